@@ -1,0 +1,94 @@
+"""What the kernels are told: one elementwise merge, fully resolved, without names of methods, files or recipes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class KeepLargest:
+    """Keep, in each delta, the `max(1, floor(density * n))` entries of largest magnitude after the
+    `floor(skip * n)` very largest; entries equal to the lower threshold are all kept (TIES trim; breadcrumbs).
+
+    across: "tensor" thresholds each tensor by itself, "model" takes one threshold over all merged tensors.
+    """
+
+    density: float
+    skip: float = 0.0
+    across: Literal["tensor", "model"] = "tensor"
+
+
+@dataclass(frozen=True)
+class DropRandom:
+    """Keep each entry with probability `density` (DARE); survivors are divided by `density`
+    (rescale "inverse_density"), or multiplied so that the delta's sum of magnitudes is kept ("l1"), or left."""
+
+    density: float
+    rescale: Literal["inverse_density", "l1", "none"] = "inverse_density"
+
+
+@dataclass(frozen=True)
+class DropByRank:
+    """DELLA: rank |d| inside each row (last axis; vectors and scalars are one row); keep-probability rises
+    linearly from density - epsilon (smallest) to density + epsilon (largest); survivors ÷ own probability.
+    A one-element row keeps with `density`."""
+
+    density: float
+    epsilon: float
+    rescale: bool = True
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Σ w_i d_i."""
+
+
+@dataclass(frozen=True)
+class Elect:
+    """TIES: elect a sign per entry, merge what agrees with it. A zero sum elects +.
+
+    elect: "weighted_mass" sign(Σ w_i d_i), "mass" sign(Σ d_i), "count" sign(Σ sign(d_i)).
+    average: "weight" Σ w d / Σ w over agreeing non-zero entries, "count" Σ w d / their number, "none" Σ w d.
+    """
+
+    elect: Literal["weighted_mass", "mass", "count"] = "weighted_mass"
+    average: Literal["weight", "count", "none"] = "weight"
+
+
+@dataclass(frozen=True)
+class Largest:
+    """MagMax: per entry the weighted delta of largest magnitude (first specialist on ties)."""
+
+
+@dataclass(frozen=True)
+class Active:
+    """Consensus TA: m_i = |d_i| > theta * |Σ_{j≠i} d_j|; entries active in >= minimum specialists keep Σ w d."""
+
+    theta: float
+    minimum: int
+
+
+Sparsify = KeepLargest | DropRandom | DropByRank
+Consensus = Sum | Elect | Largest | Active
+
+
+@dataclass(frozen=True)
+class Program:
+    """result = base_factor * base + scale * consensus(sparsify(d_i), weights), in float64, rounded once.
+
+    weights: one per specialist, in order. base_factor: 1 except for plain weighted sums of models (`linear`).
+    from_gram: when set, the measure pass computes the Gram matrix G[i, j] = <d_i, d_j> (float64, shape (T, T))
+    of the whole tensor and this function returns the weights to use in place of `weights`
+    (model stock, slerp, karcher, metagpt).
+    """
+
+    weights: tuple[float, ...]
+    scale: float = 1.0
+    base_factor: float = 1.0
+    sparsify: Sparsify | None = None
+    consensus: Consensus = field(default_factory=Sum)
+    from_gram: Callable[[np.ndarray], np.ndarray] | None = None
