@@ -1,0 +1,119 @@
+"""Where a checkpoint named by the user lies: a local path, a hub id with a revision, or an hf:// uri."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskmerge.errors import CheckpointError
+
+_REPO_ID = re.compile(r"^(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?$")
+_SIDE_FILES = (
+    "*.json", "*.txt", "*.model", "*.py", "*.jinja", "*.tiktoken", "*.md", "LICENSE*", "*/config.json",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HubPlace:
+    """A model repository on the hub: id, revision as the user gave it (None: the default branch), folder within."""
+
+    repo: str
+    revision: str | None = None
+    folder: str = ""
+
+    def __str__(self) -> str:
+        at = f"@{self.revision}" if self.revision else ""
+        return f"{self.repo}{at}" + (f"/{self.folder}" if self.folder else "")
+
+
+def locate(text: str, relative_to: Path | None = None) -> Path | HubPlace:
+    """What the user's text means. An existing path wins; then hf:// uris; then ``owner/name[@revision]``.
+
+    relative_to: the folder that relative paths start from (the recipe's). Raises CheckpointError when the text is
+    neither an existing path nor a possible hub id.
+    """
+    if text.startswith("hf://"):
+        return _parse_uri(text)
+    path = Path(text).expanduser()
+    if relative_to is not None and not path.is_absolute() and (relative_to / path).exists():
+        return relative_to / path
+    if path.exists():
+        return path
+    match = _REPO_ID.match(text)
+    if match and not text.startswith((".", "/", "~")):
+        return HubPlace(match["repo"], match["revision"])
+    raise CheckpointError(
+        f"no file or folder {text!r}, and it is no hub id (owner/name[@revision]) either",
+        text,
+        "check the path; relative paths start at the recipe's folder, then at the current one",
+    )
+
+
+def _parse_uri(text: str) -> HubPlace:
+    from huggingface_hub.utils import parse_hf_uri
+
+    try:
+        uri = parse_hf_uri(text)
+    except Exception as error:
+        raise CheckpointError(f"not an hf:// uri: {error}", text, "write hf://owner/name[@revision]") from None
+    if uri.type != "model":
+        raise CheckpointError(f"the uri names a {uri.type}, not a model", text, "write hf://owner/name[@revision]")
+    return HubPlace(uri.id, uri.revision, uri.path_in_repo)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A hub repository at one commit. folder: local folder with all files but the weights.
+
+    weights: names of the safetensors files, relative to `folder`; `fetch` downloads one when it is first needed.
+    """
+
+    place: HubPlace
+    commit: str
+    folder: Path
+    weights: tuple[str, ...]
+
+    def fetch(self, name: str) -> Path:
+        """The local path of weight file `name`, downloaded (resumably, into the shared cache) if absent."""
+        from huggingface_hub import hf_hub_download
+
+        inside = f"{self.place.folder}/{name}" if self.place.folder else name
+        return Path(_asked(self.place, lambda: hf_hub_download(self.place.repo, inside, revision=self.commit)))
+
+
+def open_snapshot(place: HubPlace) -> Snapshot:
+    """Resolves the revision to a commit and fetches everything small; weight files stay where they are.
+
+    With HF_HUB_OFFLINE=1 only the local cache is consulted. Raises CheckpointError with the hub's own words.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    prefix = f"{place.folder}/" if place.folder else ""
+    patterns = [prefix + pattern for pattern in _SIDE_FILES]
+    root = Path(_asked(place, lambda: snapshot_download(place.repo, revision=place.revision, allow_patterns=patterns)))
+    folder = root / place.folder if place.folder else root
+    commit = root.name
+    if constants.HF_HUB_OFFLINE:
+        names: Sequence[str] = [str(path.relative_to(folder)) for path in folder.rglob("*.safetensors")]
+    else:
+        info: Any = _asked(place, lambda: HfApi().model_info(place.repo, revision=commit))
+        files = [sibling.rfilename for sibling in info.siblings]
+        names = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
+    weights = tuple(sorted(name for name in names if name.endswith(".safetensors")))
+    return Snapshot(place, commit, folder, weights)
+
+
+def _asked(place: HubPlace, call: Any) -> Any:
+    """Runs a hub call; its failures become one line in our own form."""
+    try:
+        return call()
+    except Exception as error:  # the hub client raises many kinds: network, rights, missing, offline
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(
+            f"cannot be had from the hub: {first}",
+            str(place),
+            "check the id and revision, HF_TOKEN for private models, and HF_HUB_OFFLINE (only what is cached)",
+        ) from None

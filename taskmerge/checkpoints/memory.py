@@ -1,0 +1,65 @@
+"""Tensors that already live in memory: a dict of arrays or torch tensors, or a live module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from taskmerge.checkpoints.weights import TensorInfo
+from taskmerge.dtypes import BY_TORCH_NAME, DTYPES
+from taskmerge.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import torch
+
+_BY_NUMPY = {row.storage: row.name for row in DTYPES.values() if row.storage is not None and row.kind != "small_float"}
+_BY_NUMPY[np.dtype("u1")], _BY_NUMPY[np.dtype("<u2")] = "U8", "U16"
+
+
+class MemoryWeights:
+    """`Weights` over a mapping from name to NumPy array or torch tensor; nothing is copied until it is read."""
+
+    def __init__(
+        self, tensors: Mapping[str, Any], label: str = "in memory", config: Mapping[str, Any] | None = None
+    ) -> None:
+        self.label = label
+        self.config: Mapping[str, Any] = dict(config or {})
+        self._values = dict(tensors)
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: _describe(name, value, label) for name, value in self._values.items()
+        }
+
+    @classmethod
+    def of_module(cls, module: torch.nn.Module, label: str | None = None) -> MemoryWeights:
+        """The state dict of a live module, with its transformers config when it has one."""
+        config = getattr(module, "config", None)
+        table = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
+        return cls(module.state_dict(), label or type(module).__name__, table)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """See `Weights.read`."""
+        value = self._values[name]
+        if isinstance(value, np.ndarray):
+            return value.reshape(-1)[start:stop]
+        storage = self.tensors[name].format.storage
+        flat = value.detach().reshape(-1)[start:stop].cpu().contiguous()
+        return flat.view(_same_size_integer(flat)).numpy().view(storage)
+
+
+def _describe(name: str, value: Any, label: str) -> TensorInfo:
+    if isinstance(value, np.ndarray):
+        dtype = _BY_NUMPY.get(value.dtype.newbyteorder("<"))
+    else:
+        dtype = getattr(BY_TORCH_NAME.get(str(getattr(value, "dtype", "")).removeprefix("torch.")), "name", None)
+    if dtype is None or DTYPES[dtype].storage is None:
+        found = getattr(value, "dtype", type(value).__name__)
+        raise CheckpointError(f"{name!r} is no tensor of a known format: {found}", label)
+    return TensorInfo(name, dtype, tuple(int(size) for size in value.shape))
+
+
+def _same_size_integer(tensor: torch.Tensor) -> torch.dtype:
+    import torch
+
+    return {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]

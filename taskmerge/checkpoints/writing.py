@@ -1,0 +1,243 @@
+"""The output folder: written beside its final place, and there whole or not at all.
+
+A run that was killed leaves ``.NAME.partial`` beside the place where NAME would be. It holds a journal with the identity of
+the run (recipe, inputs, version) and every finished file with its sha256; the next run with the same identity goes on from there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import queue
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.checkpoints.layout import ShardLayout
+from taskmerge.errors import OutputError
+
+JOURNAL = ".taskmerge-journal.json"
+_QUEUED_BUFFERS = 4
+
+
+class OutputFolder:
+    """Collects the files of one output and publishes them in one rename.
+
+    final: the folder to make. identity: text that is equal only for runs that would write the same bytes.
+    fresh: replace an existing output and throw away an unfinished one.
+
+    Raises OutputError when `final` exists (without fresh), when an unfinished run with another identity lies there,
+    or when another process is writing.
+    """
+
+    def __init__(self, final: Path, identity: str, fresh: bool = False) -> None:
+        self.final = Path(os.path.abspath(final))
+        self.staging = self.final.parent / f".{self.final.name}.partial"
+        self.identity = identity
+        self.fresh = fresh
+        self.finished: dict[str, str] = {}
+        check_free(self.final, fresh)
+
+    def __enter__(self) -> OutputFolder:
+        try:
+            self.staging.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.staging / ".lock").open("w")
+        except OSError as error:
+            raise OutputError(f"cannot be made: {error.strerror}", str(self.staging)) from None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise OutputError("another process is writing this output", str(self.final), "wait for it to end") from None
+        self._take_up_journal()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.close()
+
+    def _take_up_journal(self) -> None:
+        journal = self.staging / JOURNAL
+        if self.fresh:
+            self._clear()
+        elif journal.exists():
+            try:
+                table = json.loads(journal.read_text("utf-8"))
+            except ValueError:
+                table = {}
+            if table.get("identity") != self.identity:
+                raise OutputError(
+                    "an unfinished run with another recipe, other inputs or another version lies here",
+                    str(self.staging),
+                    "--fresh throws it away",
+                )
+            self.finished = {
+                name: digest for name, digest in table["finished"].items() if (self.staging / name).exists()
+            }
+        else:
+            self._clear()
+        self._write_journal()
+
+    def _clear(self) -> None:
+        for path in self.staging.iterdir():
+            if path.name != ".lock":
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+    def _write_journal(self) -> None:
+        table = {"identity": self.identity, "finished": self.finished}
+        _write_synced(self.staging / f"{JOURNAL}.new", json.dumps(table).encode())
+        (self.staging / f"{JOURNAL}.new").replace(self.staging / JOURNAL)
+        _sync_folder(self.staging)
+
+    def path(self, name: str) -> Path:
+        """Where the file `name` is being collected; makes its folders."""
+        path = self.staging / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @contextlib.contextmanager
+    def shard(self, layout: ShardLayout) -> Iterator[ShardWriter]:
+        """A writer for one weight file; on a clean exit the file is complete, synced and noted as finished."""
+        path = self.path(layout.file + ".unfinished")
+        writer = ShardWriter(path, layout)
+        try:
+            yield writer
+            digest = writer.finish()
+        finally:
+            writer.close()
+        path.replace(self.path(layout.file))
+        self.finished[layout.file] = digest
+        self._write_journal()
+
+    def add_text(self, name: str, text: str) -> None:
+        """Writes a small file."""
+        _write_synced(self.path(name), text.encode("utf-8"))
+
+    def add_copy(self, name: str, source: Path) -> None:
+        """Copies a side file (contents, not links)."""
+        target = self.path(name)
+        shutil.copyfile(source, target)
+
+    def publish(self) -> None:
+        """Moves the finished folder to its final place."""
+        for name in (JOURNAL, ".lock"):
+            (self.staging / name).unlink(missing_ok=True)
+        for folder, _, _ in os.walk(self.staging):
+            _sync_folder(Path(folder))
+        old = self.final.parent / f".{self.final.name}.replaced"
+        if self.final.exists():
+            if old.exists():
+                shutil.rmtree(old)
+            self.final.replace(old)
+        self.staging.replace(self.final)
+        _sync_folder(self.final.parent)
+        if old.exists():
+            shutil.rmtree(old)
+
+    def abandon(self) -> None:
+        """Removes everything written: the run has failed for good and there is nothing worth going on from."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+
+
+def check_free(final: Path, fresh: bool) -> None:
+    """Refuses an existing output, unless it is an empty folder or is to be replaced."""
+    if final.is_symlink() or (final.exists() and not final.is_dir()):
+        raise OutputError("exists and is no folder", str(final), "choose another output path")
+    if final.exists() and any(final.iterdir()) and not fresh:
+        raise OutputError("the output folder already exists", str(final), "--fresh replaces it, --out writes elsewhere")
+
+
+def check_space(final: Path, needed: int) -> None:
+    """Refuses to start when the disk cannot hold `needed` more bytes."""
+    existing = next(parent for parent in (final, *final.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise OutputError(
+            f"the output needs {needed:,} bytes, the disk has {free:,} free",
+            str(final),
+            "free space or choose another disk",
+        )
+
+
+class ShardWriter:
+    """Takes the bytes of one file in order and writes and hashes them in a thread of its own."""
+
+    def __init__(self, path: Path, layout: ShardLayout) -> None:
+        self._expected = layout.size
+        self._written = 0
+        self._hash = hashlib.sha256()
+        self._failure: BaseException | None = None
+        self._queue: queue.Queue[Any] = queue.Queue(_QUEUED_BUFFERS)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        if layout.size:
+            try:
+                os.posix_fallocate(self._file, 0, layout.size)
+            except OSError as error:
+                os.close(self._file)
+                raise OutputError(f"no room for {layout.size:,} bytes: {error.strerror}", str(path)) from None
+        self._thread: threading.Thread | None = threading.Thread(target=self._drain, daemon=True)
+        self._thread.start()
+        self.write(np.frombuffer(layout.header, dtype=np.uint8))
+
+    def write(self, data: np.ndarray) -> None:
+        """Appends the bytes of `data`, which must not change afterwards."""
+        if self._failure is not None:
+            raise OutputError(f"writing failed: {self._failure}")
+        self._queue.put(memoryview(data).cast("B") if data.size else b"")
+
+    def _drain(self) -> None:
+        while (data := self._queue.get()) is not None:
+            if self._failure is not None:
+                continue
+            try:
+                self._hash.update(data)
+                view = memoryview(data)
+                while view:
+                    view = view[os.write(self._file, view) :]
+                self._written += len(data)
+            except BaseException as error:
+                self._failure = error
+
+    def finish(self) -> str:
+        """Waits for the last byte to be on disk; the file's sha256."""
+        self._stop()
+        if self._failure is not None:
+            raise OutputError(f"writing failed: {self._failure}")
+        if self._written != self._expected:
+            raise OutputError(f"wrote {self._written:,} bytes of {self._expected:,}")
+        os.fsync(self._file)
+        return self._hash.hexdigest()
+
+    def _stop(self) -> None:
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def close(self) -> None:
+        """Ends the thread and closes the file."""
+        self._stop()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
