@@ -178,8 +178,6 @@ def _files_of_index(index: Path, names: list[str]) -> list[str]:
             str(index),
             "finish the download",
         )
-    if (index.parent / files[0]).exists():
-        _check_index(index, weight_map, files)
     return files
 
 

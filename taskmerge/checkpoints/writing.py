@@ -1,7 +1,8 @@
 """The output folder: written beside its final place, and there whole or not at all.
 
-A run that was killed leaves ``.NAME.partial`` beside the place where NAME would be. It holds a journal with the identity of
-the run (recipe, inputs, version) and every finished file with its sha256; the next run with the same identity goes on from there.
+A run that was killed leaves ``.NAME.partial`` beside the place where NAME would be. It holds a journal with the identity
+of the run (recipe, inputs, version) and every finished file with its sha256; the next run with the same identity goes on
+from there.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class OutputFolder:
     """
 
     def __init__(self, final: Path, identity: str, fresh: bool = False) -> None:
-        self.final = Path(os.path.abspath(final))
+        self.final = Path.cwd() / final
         self.staging = self.final.parent / f".{self.final.name}.partial"
         self.identity = identity
         self.fresh = fresh
@@ -189,7 +190,7 @@ class ShardWriter:
         """Appends the bytes of `data`, which must not change afterwards."""
         if self._failure is not None:
             raise OutputError(f"writing failed: {self._failure}")
-        self._queue.put(memoryview(data).cast("B") if data.size else b"")
+        self._queue.put(data.view(np.uint8).data)
 
     def _drain(self) -> None:
         while (data := self._queue.get()) is not None:
