@@ -1,0 +1,1 @@
+"""Plain measurements on arrays of embeddings: no model, no file, NumPy alone."""

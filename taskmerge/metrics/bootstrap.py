@@ -1,0 +1,73 @@
+"""Bootstrap intervals of a mean, over items or over groups of items that belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from taskmerge.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean and its percentile bootstrap interval. count: items behind it; confidence: e.g. 0.95."""
+
+    estimate: float
+    low: float
+    high: float
+    count: int
+    confidence: float = 0.95
+
+    def excludes(self, value: float) -> bool:
+        """Whether `value` lies outside [low, high]."""
+        return value < self.low or value > self.high
+
+    def as_dict(self) -> dict[str, float | int]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{self.estimate:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def mean_interval(
+    values: np.ndarray,
+    *,
+    groups: Sequence[object] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """Mean of `values` (n,) with a percentile bootstrap interval (Efron 1979).
+
+    groups: one label per value. When given, whole groups are resampled (the cluster bootstrap), because recordings of
+    one word or captions of one picture do not fail independently. A single value or group has no spread to measure:
+    its interval is [estimate, estimate]. Raises UsageError when there are no values.
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if values.ndim != 1 or not len(values):
+        raise UsageError(f"an interval needs a non-empty 1-D array of values, got shape {values.shape}")
+    if groups is None:
+        sums, counts = values, np.ones(len(values))
+    else:
+        if len(groups) != len(values):
+            raise UsageError(f"{len(values)} values but {len(groups)} group labels")
+        numbers: dict[object, int] = {}
+        index = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
+        sums, counts = np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
+    means = _resampled_means(sums, counts, resamples, np.random.default_rng(seed))
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return Interval(float(values.mean()), float(low), float(high), len(values), confidence)
+
+
+def _resampled_means(sums: np.ndarray, counts: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Means of `resamples` draws of the groups with replacement, in blocks of bounded memory."""
+    size = len(sums)
+    block = max(1, min(resamples, 4_000_000 // size))
+    means = []
+    for start in range(0, resamples, block):
+        times = rng.multinomial(size, np.full(size, 1 / size), size=min(block, resamples - start)).astype(np.float64)
+        means.append((times @ sums) / (times @ counts))
+    return np.concatenate(means)
