@@ -1,0 +1,46 @@
+"""One declaration per parameter: a signature or a dataclass, read into rows that check and document themselves."""
+
+from taskmerge.declarations.kinds import BAD, At, Graded, Kind, Number, shown
+from taskmerge.declarations.parameters import (
+    REQUIRED,
+    Between,
+    Bytes,
+    DeclarationError,
+    Doc,
+    Gradient,
+    Parameter,
+    Section,
+    check,
+    fields_of,
+    kind_of,
+    name_field,
+    object_schema,
+    parameters_of,
+    place_field,
+    read_mapping,
+)
+
+__all__ = [
+    "BAD",
+    "REQUIRED",
+    "At",
+    "Between",
+    "Bytes",
+    "DeclarationError",
+    "Doc",
+    "Graded",
+    "Gradient",
+    "Kind",
+    "Number",
+    "Parameter",
+    "Section",
+    "check",
+    "fields_of",
+    "kind_of",
+    "name_field",
+    "object_schema",
+    "parameters_of",
+    "place_field",
+    "read_mapping",
+    "shown",
+]

@@ -1,0 +1,401 @@
+"""What a declared value may be: numbers with bounds, flags, choices, lists, mappings. Strict, and in plain words."""
+
+from __future__ import annotations
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from taskmerge.errors import Problem, nearest
+
+Path = tuple[str | int, ...]
+
+
+class _Bad:
+    """Stands where a value was wrong; its problem has been noted."""
+
+    def __repr__(self) -> str:
+        return "BAD"
+
+
+BAD = _Bad()
+
+
+@dataclass(frozen=True)
+class At:
+    """Where a value stands: its path of keys and positions, and how to say that place ("merge.yaml:12")."""
+
+    lookup: Callable[[Path], str]
+    path: Path = ()
+
+    @property
+    def place(self) -> str:
+        return self.lookup(self.path)
+
+    @property
+    def name(self) -> str:
+        """The last key, as messages call the value; positions in a list follow it in brackets."""
+        name = ""
+        for step in self.path:
+            name = f"{name}[{step}]" if isinstance(step, int) else str(step)
+        return name or "the recipe"
+
+    @property
+    def dotted(self) -> str:
+        text = ""
+        for step in self.path:
+            text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
+        return text or "the recipe"
+
+    def child(self, step: str | int) -> At:
+        return At(self.lookup, (*self.path, step))
+
+    @staticmethod
+    def fixed(place: str, name: str) -> At:
+        """One value outside any document (a command-line option, a call's argument)."""
+        return At(lambda _path: place, (name,))
+
+
+def shown(value: Any) -> str:
+    """A value as the user wrote it: text in quotes, YAML's words for true, false and nothing."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        return f"the text {value!r}"
+    if isinstance(value, Mapping):
+        return "a mapping" + (f" with {', '.join(map(repr, list(value)[:3]))}" if value else " (empty)")
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)}" if value else "an empty list"
+    return str(value)
+
+
+class Kind(ABC):
+    """One kind of value."""
+
+    @property
+    @abstractmethod
+    def words(self) -> str:
+        """What is wanted, to stand after "must be"."""
+
+    @abstractmethod
+    def accepts(self, value: Any) -> bool:
+        """Whether the value has the right shape for this kind (bounds aside); chooses between alternatives."""
+
+    @abstractmethod
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """The value in its final form, or BAD with what is wrong appended to `problems`."""
+
+    @abstractmethod
+    def schema(self) -> dict[str, Any]:
+        """JSON Schema (draft 7) of what `read` accepts."""
+
+    def refuse(self, value: Any, at: At, problems: list[Problem], next_move: str | None = None) -> Any:
+        problems.append(Problem(f"{at.name} must be {self.words}, not {shown(value)}", at.place, next_move))
+        return BAD
+
+
+@dataclass(frozen=True)
+class Number(Kind):
+    """A finite number inside bounds. integer: whole numbers only (1.0 is not one). An int serves as a float."""
+
+    low: float | None = None
+    high: float | None = None
+    low_open: bool = False
+    high_open: bool = False
+    integer: bool = False
+
+    @property
+    def words(self) -> str:
+        noun = "a whole number" if self.integer else "a number"
+        if self.low is not None and self.high is not None:
+            if not (self.low_open or self.high_open):
+                return f"{noun} from {self.low:g} to {self.high:g}"
+            low = f"above {self.low:g}" if self.low_open else f"at least {self.low:g}"
+            high = f"below {self.high:g}" if self.high_open else f"at most {self.high:g}"
+            return f"{noun} {low} and {high}"
+        if self.low is not None:
+            return f"{noun} {'above' if self.low_open else 'of at least'} {self.low:g}"
+        if self.high is not None:
+            return f"{noun} {'below' if self.high_open else 'of at most'} {self.high:g}"
+        return noun
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, int if self.integer else (int, float)) and not isinstance(value, bool)
+
+    def inside(self, value: float) -> bool:
+        below = self.low is not None and (value <= self.low if self.low_open else value < self.low)
+        above = self.high is not None and (value >= self.high if self.high_open else value > self.high)
+        return math.isfinite(value) and not below and not above
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        if not self.accepts(value):
+            return self.refuse(value, at, problems, self._unquote(value))
+        try:
+            number = value if self.integer else float(value)
+        except OverflowError:
+            return self.refuse(value, at, problems)
+        return number if self.inside(number) else self.refuse(value, at, problems)
+
+    def _unquote(self, value: Any) -> str | None:
+        if isinstance(value, bool):
+            return f"write {int(value)} if that is meant"
+        if isinstance(value, str):
+            try:
+                float(value)
+            except ValueError:
+                return None
+            return f"write {value} without quotes"
+        return None
+
+    def schema(self) -> dict[str, Any]:
+        schema: dict[str, Any] = {"type": "integer" if self.integer else "number"}
+        if self.low is not None:
+            schema["exclusiveMinimum" if self.low_open else "minimum"] = self.low
+        if self.high is not None:
+            schema["exclusiveMaximum" if self.high_open else "maximum"] = self.high
+        return schema
+
+
+@dataclass(frozen=True)
+class Graded(Kind):
+    """A number, or a list of numbers: a gradient over depth (first layer .. last layer, linear in between)."""
+
+    number: Number
+
+    @property
+    def words(self) -> str:
+        return f"{self.number.words}, or a list of such numbers (a gradient over depth)"
+
+    def accepts(self, value: Any) -> bool:
+        return self.number.accepts(value) or isinstance(value, (list, tuple))
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return self.number.read(value, at, problems)
+        if not value:
+            return self.refuse(value, at, problems)
+        read = [self.number.read(entry, at.child(index), problems) for index, entry in enumerate(value)]
+        return BAD if BAD in read else tuple(read)
+
+    def schema(self) -> dict[str, Any]:
+        number = self.number.schema()
+        return {"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]}
+
+
+@dataclass(frozen=True)
+class Flag(Kind):
+    """true or false, nothing else."""
+
+    @property
+    def words(self) -> str:
+        return "true or false"
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, bool)
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        if isinstance(value, bool):
+            return value
+        word = str(value).lower()
+        yes = {"1": "true", "yes": "true", "on": "true", "true": "true"}
+        no = {"0": "false", "no": "false", "off": "false", "false": "false"}
+        meant = {**yes, **no}.get(word)
+        return self.refuse(value, at, problems, f"write {meant}" if meant else None)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True)
+class Text(Kind):
+    """Text that says something: not empty, no control characters."""
+
+    @property
+    def words(self) -> str:
+        return "text"
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, str)
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        if not isinstance(value, str):
+            quoted = f'put it in quotes: "{value}"' if isinstance(value, (int, float)) else None
+            return self.refuse(value, at, problems, quoted)
+        if not value.strip() or re.search(r"[\x00-\x1f]", value):
+            problems.append(Problem(f"{at.name} must be text, not {value!r}", at.place))
+            return BAD
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1}
+
+
+@dataclass(frozen=True)
+class OneOf(Kind):
+    """One of a few words or numbers."""
+
+    choices: tuple[str | int, ...]
+
+    @property
+    def words(self) -> str:
+        names = [str(choice) for choice in self.choices]
+        return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
+
+    def accepts(self, value: Any) -> bool:
+        return any(type(value) is type(choice) for choice in self.choices)
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        for choice in self.choices:
+            if type(value) is type(choice) and value == choice:
+                return value
+        close = nearest(str(value), [str(choice) for choice in self.choices]) if isinstance(value, str) else None
+        return self.refuse(value, at, problems, f"did you mean {close!r}?" if close else None)
+
+    def schema(self) -> dict[str, Any]:
+        return {"enum": list(self.choices)}
+
+
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b)\s*\Z", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Size(Kind):
+    """A number of bytes: 5GB, 500MB, 2GiB, or a whole number."""
+
+    @property
+    def words(self) -> str:
+        return "a size such as 5GB, 500MB or 2GiB"
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, (str, int)) and not isinstance(value, bool)
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        size = value if self.accepts(value) and isinstance(value, int) else None
+        match = _SIZE.match(value) if isinstance(value, str) else None
+        if match and match[2].upper() in _UNITS:
+            size = int(float(match[1]) * _UNITS[match[2].upper()])
+        if size is None or size < 1:
+            return self.refuse(value, at, problems)
+        return size
+
+    def schema(self) -> dict[str, Any]:
+        pattern = r"^\s*\d+(\.\d+)?\s*([kKmMgGtT][iI]?)?[bB]\s*$"
+        return {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": pattern}]}
+
+
+@dataclass(frozen=True)
+class Listed(Kind):
+    """A list; one entry may stand alone. Read as a tuple."""
+
+    entry: Kind
+    lone: bool = True
+
+    @property
+    def words(self) -> str:
+        return f"a list, each entry {self.entry.words}" + (f" (or one, {self.entry.words})" if self.lone else "")
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, (list, tuple)) or (self.lone and self.entry.accepts(value))
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        if not isinstance(value, (list, tuple)):
+            if not (self.lone and self.entry.accepts(value)):
+                return self.refuse(value, at, problems)
+            value = [value]
+        elif not value:
+            return self.refuse(value, at, problems)
+        read = [self.entry.read(entry, at.child(index), problems) for index, entry in enumerate(value)]
+        return BAD if any(entry is BAD for entry in read) else tuple(read)
+
+    def schema(self) -> dict[str, Any]:
+        entry = self.entry.schema()
+        listed = {"type": "array", "items": entry, "minItems": 1}
+        return {"anyOf": [entry, listed]} if self.lone else listed
+
+
+@dataclass(frozen=True)
+class Mapped(Kind):
+    """A mapping from names of the user's choice to values of one kind."""
+
+    entry: Kind
+
+    @property
+    def words(self) -> str:
+        return f"a mapping from names to values, each {self.entry.words}"
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, Mapping)
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        if not isinstance(value, Mapping):
+            return self.refuse(value, at, problems)
+        read = {}
+        for key, entry in value.items():
+            if not isinstance(key, str) or not key.strip():
+                problems.append(Problem(f"a name in {at.name} must be text, not {shown(key)}", at.place))
+                continue
+            read[key] = self.entry.read(entry, at.child(key), problems)
+        return BAD if any(entry is BAD for entry in read.values()) else read
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object", "additionalProperties": self.entry.schema()}
+
+
+@dataclass(frozen=True)
+class Either(Kind):
+    """The first alternative whose shape fits."""
+
+    alternatives: tuple[Kind, ...]
+
+    @property
+    def words(self) -> str:
+        return ", or ".join(kind.words for kind in self.alternatives)
+
+    def accepts(self, value: Any) -> bool:
+        return any(kind.accepts(value) for kind in self.alternatives)
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        fitting = [kind for kind in self.alternatives if kind.accepts(value)]
+        if not fitting:
+            return self.refuse(value, at, problems)
+        if len(fitting) == 1:
+            return fitting[0].read(value, at, problems)
+        for kind in fitting:
+            trial: list[Problem] = []
+            read = kind.read(value, at, trial)
+            if not trial:
+                return read
+        return self.refuse(value, at, problems)
+
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [kind.schema() for kind in self.alternatives]}
+
+
+@dataclass(frozen=True)
+class Nothing(Kind):
+    """Left empty, or written as null."""
+
+    @property
+    def words(self) -> str:
+        return "left out"
+
+    def accepts(self, value: Any) -> bool:
+        return value is None
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        return None if value is None else self.refuse(value, at, problems)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "null"}
+
+
+def listed_words(words: Sequence[str]) -> str:
+    """`a`, `b` and `c`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

@@ -1,0 +1,97 @@
+"""Where other merge methods come from: installed entry points, and `path/to/file.py:name` in a recipe."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+
+from taskmerge.errors import UsageError, did_you_mean
+from taskmerge.methods.registry import MergeMethod, register, registered, unregistered
+
+GROUP = "taskmerge.methods"
+_loaded = False
+
+
+def load_entry_points() -> None:
+    """Register every method that an installed package offers under the group `taskmerge.methods`, once."""
+    global _loaded
+    if _loaded:
+        return
+    _loaded = True
+    for point in entry_points(group=GROUP):
+        _register_point(point)
+
+
+def _register_point(point: EntryPoint) -> None:
+    owner = point.dist.name if point.dist else "an installed package"
+    try:
+        found = point.load()
+    except Exception as error:
+        raise UsageError(
+            f"the merge method {point.name!r} offered by {owner} cannot be imported: {error}",
+            place=point.value,
+            next_move=f"repair or uninstall {owner}",
+        ) from error
+    if not isinstance(found, MergeMethod):
+        raise UsageError(
+            f"{owner} offers {point.value!r} as a merge method, but it is not one",
+            place=point.value,
+            next_move="its author should decorate the function with @taskmerge.methods.merge_method",
+        )
+    register(found)
+
+
+def is_file_method(name: str) -> bool:
+    """Whether a method's name in a recipe means a function in a Python file."""
+    return ".py:" in name or name.endswith(".py")
+
+
+def find_method(name: str, folder: Path | None = None) -> MergeMethod:
+    """The method of this name: built in, registered, or `path/to/file.py:name`, the path relative to `folder`.
+
+    A file named here is executed: it is the user's own code. Raises UsageError saying what is missing.
+    """
+    return method_from_file(name, folder or Path()) if is_file_method(name) else registered(name)
+
+
+def method_from_file(name: str, folder: Path) -> MergeMethod:
+    """Execute `file.py` of `file.py:function` and return the merge method it declares under that name."""
+    path_text, _, function = name.rpartition(":")
+    if not path_text or not function.isidentifier():
+        raise UsageError(
+            f"{name!r} does not say which method of the file is meant", next_move="write path/to/file.py:name"
+        )
+    path = (folder / path_text).resolve()
+    if not path.is_file():
+        raise UsageError(f"no file {path_text!r} for the method {name!r}", next_move=f"looked for {path}")
+    module = _execute(path, name)
+    found = getattr(module, function, None)
+    if found is None:
+        declared = [key for key, value in vars(module).items() if isinstance(value, MergeMethod)]
+        raise UsageError(f"{path_text} has no {function!r}", next_move=did_you_mean(function, declared))
+    if not isinstance(found, MergeMethod):
+        raise UsageError(
+            f"{function!r} in {path_text} is not a merge method",
+            next_move="decorate it with @merge_method (from taskmerge.methods import merge_method)",
+        )
+    return found
+
+
+def _execute(path: Path, name: str) -> ModuleType:
+    module_name = f"_taskmerge_method_{path.stem}_{abs(hash(str(path)))}"
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        with unregistered():
+            spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise UsageError(
+            f"the file of the method {name!r} fails: {type(error).__name__}: {error}", place=str(path)
+        ) from error
+    return module

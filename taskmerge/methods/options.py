@@ -1,0 +1,26 @@
+"""Options that several methods share, declared once."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from taskmerge.declarations import Between, Doc
+
+Scale = Annotated[float, Doc("λ, what the merged task vector is multiplied by before it is added to the base")]
+Density = Annotated[float, Between(0, 1), Doc("ρ, the share of each task vector's entries that is kept")]
+KeepProbability = Annotated[
+    float, Between(0, 1, open="low"), Doc("ρ, the probability with which an entry of a task vector is kept")
+]
+Normalize = Annotated[bool, Doc("divide the weights by their sum")]
+ElectSign = Annotated[
+    Literal["weighted_mass", "mass", "count"],
+    Doc("how the sign of an entry is elected: by sign(Σ w·d), sign(Σ d) or the number of signs"),
+]
+Average = Annotated[
+    Literal["weight", "count", "none"],
+    Doc("what the agreeing entries' weighted sum is divided by: the sum of their weights, their number, or nothing"),
+]
+Rescale = Annotated[
+    Literal["inverse_density", "l1", "none"],
+    Doc("what the survivors are multiplied by: 1/ρ, what restores the task vector's sum of magnitudes, or nothing"),
+]
