@@ -195,9 +195,9 @@ class _Hsic:
 class GalleryStatistics:
     """How one model's probes lie in its own text gallery.
 
-    neighbours: (n, k) gallery rows nearest to each probe, in no order.  margins: (n,) cosine to the right text minus the
-    mean of the best wrong ones.  modality_gap: distance of the two means.  alignment: mean squared distance of a probe
-    to its text.  uniformity: log mean e^{-2‖u-u'‖²} over pairs of probes (Wang & Isola 2005.10242).
+    neighbours: (n, k) gallery rows nearest to each probe, in no order.  margins: (n,) cosine to the right text minus
+    the mean of the best wrong ones.  modality_gap: distance of the two means.  alignment: mean squared distance of a
+    probe to its text.  uniformity: log mean e^{-2‖u-u'‖²} over pairs of probes (Wang & Isola 2005.10242).
     """
 
     neighbours: np.ndarray
