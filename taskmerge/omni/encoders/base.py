@@ -1,0 +1,68 @@
+"""What every encoder offers, and the small transformer the built-in ones share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class Encoder(nn.Module, ABC):
+    """Turns media items into sequences of vectors.
+
+    kind: its registered name.  modalities: what `prepare` accepts.  output_size: width of its vectors.
+    options: keyword arguments that rebuild it, JSON-serialisable.
+    """
+
+    kind: ClassVar[str]
+    modalities: tuple[str, ...]
+    output_size: int
+    options: dict[str, Any]
+
+    @abstractmethod
+    def prepare(self, item: Any, modality: str) -> Tensor:
+        """One item as a float32 tensor (length, ...), on the CPU, without weights or gradients.
+
+        Raises UsageError for an item that cannot be used.
+        """
+
+    @abstractmethod
+    def token_count(self, length: int) -> int:
+        """How many vectors `forward` gives for a prepared item of this length."""
+
+    @abstractmethod
+    def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """values: (items, longest, ...) zero-padded; lengths: (items,) -> (items, tokens, output_size).
+
+        Item i's vectors are its first ``token_count(lengths[i])`` rows; what stands behind them is padding.
+        """
+
+
+class PatchTransformer(nn.Module):
+    """Linear embedding, learned positions, pre-norm transformer layers. layers=0 hands patches through unchanged.
+
+    patch_size: entries of one patch.  width, layers, heads: of the transformer.  positions: most patches an item has.
+    """
+
+    def __init__(self, patch_size: int, width: int, layers: int, heads: int, positions: int) -> None:
+        super().__init__()
+        self.output_size = width if layers else patch_size
+        if not layers:
+            return
+        self.embed = nn.Linear(patch_size, width)
+        self.position = nn.Parameter(torch.randn(positions, width) * 0.02)
+        layer = nn.TransformerEncoderLayer(
+            width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+    def forward(self, patches: Tensor, lengths: Tensor) -> Tensor:
+        """patches: (items, longest, patch_size); lengths: (items,) -> (items, longest, output_size)."""
+        if not hasattr(self, "embed"):
+            return patches
+        longest = patches.shape[1]
+        padding = torch.arange(longest, device=patches.device)[None, :] >= lengths[:, None]
+        hidden = self.embed(patches) + self.position[:longest]
+        return self.layers(hidden, src_key_padding_mask=padding)

@@ -1,0 +1,36 @@
+"""Opening saved embedders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from taskmerge.errors import CheckpointError
+
+
+def load_embedder(folder: str | Path, device: str = "cpu", **kwargs: Any) -> Any:
+    """`SentenceTransformer(folder)` of a grafted embedder or of any other sentence-transformers folder.
+
+    sentence-transformers asks for `trust_remote_code=True` before it imports a class from outside its own package,
+    even one that is installed. This function hands it our class instead, so no code from the folder can run.
+    Further keyword arguments go to SentenceTransformer. Raises CheckpointError when it is no such folder.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    if Path(folder).is_absolute() and not Path(folder).is_dir():
+        raise CheckpointError("no such folder", str(folder))
+    return SentenceTransformer._load_with_module_classes(str(folder), _module_classes(), device=device, **kwargs)
+
+
+def _module_classes() -> dict[str, type]:
+    from taskmerge.omni.embedder import OmniEmbedder
+
+    return {f"{OmniEmbedder.__module__}.{OmniEmbedder.__name__}": OmniEmbedder}
+
+
+def embedder_of(model: Any) -> Any:
+    """The OmniEmbedder inside a SentenceTransformer, or None when its towers are its own."""
+    from taskmerge.omni.embedder import OmniEmbedder
+
+    first = model[0]
+    return first if isinstance(first, OmniEmbedder) else None

@@ -1,0 +1,165 @@
+"""From what a user hands in (paths, arrays, pictures, dicts) to checked waveforms and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.errors import UsageError
+
+#: Data-set columns and the modality their items have for the model: a document is a picture of a page.
+MODALITY_OF_COLUMN = {"text": "text", "image": "image", "document": "image", "audio": "audio", "video": "video"}
+
+LOWEST_SAMPLING_RATE = 1000
+
+
+def describe(item: Any) -> str:
+    """A short name of an input for error messages: its path, or its type and shape."""
+    if isinstance(item, (str, Path)):
+        return repr(str(item))
+    if isinstance(item, dict) and "array" in item:
+        return f"{describe(item['array'])} at {item.get('sampling_rate')} Hz"
+    shape = getattr(item, "shape", None)
+    return f"{type(item).__name__}{list(shape) if shape is not None else ''}"
+
+
+def load_audio(item: Any, sampling_rate: int) -> np.ndarray:
+    """One waveform, mono float32 at `sampling_rate`.
+
+    item: a path to a file soundfile reads; ``{"array", "sampling_rate"}``; or a bare 1-D or 2-D array or tensor,
+    taken to be at `sampling_rate` already. Channels are averaged; integers are scaled to [-1, 1].
+    Raises UsageError for empty, non-finite or unreadable audio and impossible sampling rates.
+    """
+    name = describe(item)
+    if isinstance(item, (str, Path)):
+        array, rate = _read_audio_file(Path(item))
+    elif isinstance(item, dict):
+        if "array" not in item or item.get("sampling_rate") is None:
+            raise UsageError(
+                f"audio {name} says no sampling rate",
+                next_move='hand in {"array": waveform, "sampling_rate": 16000} or a path',
+            )
+        array, rate = np.asarray(item["array"]), item["sampling_rate"]
+    else:
+        array, rate = np.asarray(item), sampling_rate
+    wave = _mono(array, name)
+    if not LOWEST_SAMPLING_RATE <= float(rate) <= 400_000:
+        raise UsageError(
+            f"audio {name} has a sampling rate of {rate} Hz",
+            next_move=f"rates from {LOWEST_SAMPLING_RATE} to 400000 Hz are resampled to the encoder's {sampling_rate}",
+        )
+    if float(rate) != float(sampling_rate):
+        import soxr
+
+        wave = soxr.resample(wave, float(rate), float(sampling_rate))
+    return np.ascontiguousarray(wave, dtype=np.float32)
+
+
+def _read_audio_file(path: Path) -> tuple[np.ndarray, int]:
+    import soundfile
+
+    if not path.is_file():
+        raise UsageError(f"no audio file {str(path)!r}", next_move="paths are relative to the working directory")
+    try:
+        return soundfile.read(path, dtype="float32", always_2d=False)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise UsageError(
+            f"audio file {str(path)!r} cannot be read: {error}", next_move="WAV, FLAC, OGG/Opus and MP3 are read"
+        ) from error
+
+
+def _mono(array: np.ndarray, name: str) -> np.ndarray:
+    if array.size == 0:
+        raise UsageError(f"audio {name} is empty", next_move="remove the item, or find out why nothing was recorded")
+    if array.ndim not in (1, 2):
+        raise UsageError(f"audio {name} has {array.ndim} dimensions", next_move="waveforms are 1-D, or 2-D: channels")
+    if np.issubdtype(array.dtype, np.integer):
+        array = array.astype(np.float32) / float(np.iinfo(array.dtype).max)
+    wave = array.astype(np.float32)
+    if wave.ndim == 2:  # the shorter axis holds the channels, whichever library wrote it
+        wave = wave.mean(axis=int(np.argmin(wave.shape)))
+    if not np.isfinite(wave).all():
+        raise UsageError(f"audio {name} holds NaN or infinite samples", next_move="mend or remove the item")
+    return wave
+
+
+def load_picture(item: Any, mode: str) -> Any:
+    """One PIL picture in `mode` ("L" or "RGB") from a path, a PIL picture, or an array (H, W), (H, W, C), (C, H, W).
+
+    Float arrays hold [0, 1], integers [0, 255]. Transparency is laid on white.
+    Raises UsageError for empty or unreadable pictures.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    name = describe(item)
+    picture: Any
+    if isinstance(item, (str, Path)):
+        try:
+            picture = Image.open(item)
+            picture.load()
+        except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
+            raise UsageError(f"picture {name} cannot be read: {error}") from error
+    elif isinstance(item, Image.Image):
+        picture = item
+    else:
+        picture = _picture_from_array(np.asarray(item), name)
+    if picture.width == 0 or picture.height == 0:
+        raise UsageError(f"picture {name} is empty ({picture.width} x {picture.height})")
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert(mode)
+
+
+def _picture_from_array(array: np.ndarray, name: str) -> Any:
+    from PIL import Image
+
+    if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
+        array = array.transpose(1, 2, 0)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or array.size == 0:
+        raise UsageError(f"picture {name} is not (height, width[, channels])")
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise UsageError(f"picture {name} holds NaN or infinite values")
+        array = np.rint(np.clip(array, 0.0, 1.0) * 255.0)
+    return Image.fromarray(array.astype(np.uint8))
+
+
+def load_frames(item: Any, mode: str) -> list[Any]:
+    """The frames of one video as PIL pictures: a list of pictures, a (frames, ...) array, a folder of pictures,
+    or an animated GIF/WebP/PNG file. Raises UsageError when there are none, or for a format that needs a codec.
+    """
+    if isinstance(item, dict) and "array" in item:
+        item = item["array"]
+    if isinstance(item, (str, Path)):
+        return _frames_from_path(Path(item), mode)
+    if not isinstance(item, Sequence):
+        item = np.asarray(item)
+        if item.ndim != 4:
+            raise UsageError(f"video {describe(item)} is not (frames, height, width, channels)")
+    if len(item) == 0:
+        raise UsageError("video has no frames")
+    return [load_picture(frame, mode) for frame in item]
+
+
+def _frames_from_path(path: Path, mode: str) -> list[Any]:
+    from PIL import Image, ImageSequence, UnidentifiedImageError
+
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
+        if not files:
+            raise UsageError(f"video folder {str(path)!r} holds no pictures")
+        return [load_picture(file, mode) for file in files]
+    try:
+        with Image.open(path) as film:
+            return [load_picture(frame.copy(), mode) for frame in ImageSequence.Iterator(film)]
+    except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
+        raise UsageError(
+            f"video {str(path)!r} cannot be read: {error}",
+            next_move="hand in a folder of pictures, an animated GIF/WebP/PNG, or an array of frames",
+        ) from error
