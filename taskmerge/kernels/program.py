@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,6 +22,13 @@ class KeepLargest:
     skip: float = 0.0
     across: Literal["tensor", "model"] = "tensor"
 
+    def ranks(self, count: int) -> tuple[int, int]:
+        """Of `count` entries by falling magnitude, counted from 1: the first and the last one kept. Kept is whatever
+        has a magnitude between those two's, ties at both ends included."""
+        skipped = math.floor(self.skip * count)
+        kept = max(1, math.floor(self.density * count))
+        return min(count, skipped + 1), min(count, skipped + kept)
+
 
 @dataclass(frozen=True)
 class DropRandom:
@@ -35,7 +43,9 @@ class DropRandom:
 class DropByRank:
     """DELLA: rank |d| inside each row (last axis; vectors and scalars are one row); keep-probability rises
     linearly from density - epsilon (smallest) to density + epsilon (largest); survivors ÷ own probability.
-    A one-element row keeps with `density`."""
+    A one-element row keeps with `density`. Entries of equal magnitude share their mean rank (so nothing depends on a
+    sort's tie order): with `less` entries below and `equal` ones of an entry's magnitude in its row of n, rank =
+    less + (equal - 1) / 2 and p = density - epsilon + 2 epsilon rank / (n - 1), cut to [0, 1]."""
 
     density: float
     epsilon: float
@@ -50,6 +60,9 @@ class Sum:
 @dataclass(frozen=True)
 class Elect:
     """TIES: elect a sign per entry, merge what agrees with it. A zero sum elects +.
+
+    An entry d_i agrees if it is not zero and has the elected sign itself, whatever the sign of its weight. Where
+    nothing agrees, or the divisor of the average is zero, the merged entry is zero.
 
     elect: "weighted_mass" sign(Σ w_i d_i), "mass" sign(Σ d_i), "count" sign(Σ sign(d_i)).
     average: "weight" Σ w d / Σ w over agreeing non-zero entries, "count" Σ w d / their number, "none" Σ w d.
@@ -66,7 +79,8 @@ class Largest:
 
 @dataclass(frozen=True)
 class Active:
-    """Consensus TA: m_i = |d_i| > theta * |Σ_{j≠i} d_j|; entries active in >= minimum specialists keep Σ w d."""
+    """Consensus TA: m_i = |d_i| > theta * |Σ_{j≠i} d_j|; entries active in >= minimum specialists keep Σ w d (of all
+    specialists), the others become zero."""
 
     theta: float
     minimum: int
@@ -79,6 +93,8 @@ Consensus = Sum | Elect | Largest | Active
 @dataclass(frozen=True)
 class Program:
     """result = base_factor * base + scale * consensus(sparsify(d_i), weights), in float64, rounded once.
+
+    Where scale * consensus is zero the base's own sign of zero stays (so scale 0 gives the base bit for bit).
 
     weights: one per specialist, in order. base_factor: 1 except for plain weighted sums of models (`linear`).
     from_gram: when set, the measure pass computes the Gram matrix G[i, j] = <d_i, d_j> (float64, shape (T, T))

@@ -1,0 +1,208 @@
+"""Raw entries of a mapped file to float64 and back, rounded once.
+
+Arrays come as an address and a format code, so that one compiled kernel serves all dtypes. Loops work on blocks that
+stay in the first-level cache and are plain enough for LLVM to vectorise. No fast-math: the bits are the formula's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic as _intrinsic
+
+intrinsic: Any = _intrinsic  # its declared type hides that the typing context is passed by numba
+
+BF16, F16, F32, F64 = 0, 1, 2, 3
+CODES = {"BF16": BF16, "F16": F16, "F32": F32, "F64": F64}
+
+_ONE = np.uint32(1)
+_TOP = np.uint32(16)
+_ROUND_BF16 = np.uint32(0x7FFF)
+_MAGNITUDE = np.uint32(0x7FFFFFFF)
+_SIGN = np.uint32(0x80000000)
+_HALF_BITS = np.uint32(0x3F000000)
+_ROUND_F16 = np.uint32(0xC8000FFF)  # exponent bias 127 -> 15, plus half a unit less one
+_F16_INFINITE = np.uint32(0x47800000)  # 65536 as float32
+_F16_NORMAL = np.uint32(0x38800000)  # 2^-14 as float32
+_F16_MAGIC = np.uint32(0x38000000)  # exponent bias 15 -> 127
+_F32_INFINITE = np.uint32(0x7F800000)
+_THIRTEEN = np.uint32(13)
+
+
+@intrinsic
+def pointer(typing: Any, address: Any) -> Any:
+    """An integer address as a pointer for `numba.carray`."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.int64), build
+
+
+@intrinsic
+def float_of_bits(typing: Any, bits: Any) -> Any:
+    """uint32 -> the float32 with these bits."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), build
+
+
+@intrinsic
+def bits_of_float(typing: Any, value: Any) -> Any:
+    """float32 -> its bits as uint32."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), build
+
+
+@njit(nogil=True, error_model="numpy", inline="always")
+def float32_of_half(half: np.uint16) -> np.float32:
+    """float16 bits -> float32, subnormals and infinities included."""
+    wide = np.uint32(half)
+    magnitude = np.uint32((wide & np.uint32(0x7FFF)) << _THIRTEEN)
+    exponent = np.uint32(magnitude & np.uint32(0x0F800000))
+    normal = np.uint32(magnitude + _F16_MAGIC)
+    special = np.uint32(normal + _F16_MAGIC)
+    subnormal = bits_of_float(float_of_bits(np.uint32(normal + np.uint32(0x00800000))) - float_of_bits(_F16_NORMAL))
+    result = normal
+    if exponent == np.uint32(0x0F800000):
+        result = special
+    if exponent == np.uint32(0):
+        result = subnormal
+    return float_of_bits(np.uint32(result | ((wide & np.uint32(0x8000)) << _TOP)))
+
+
+@njit(nogil=True, error_model="numpy", inline="always")
+def round_to_odd(value: np.float64) -> np.uint32:
+    """Bits of the float32 next to `value` towards zero, last bit set when inexact: rounding that again, to a format
+    at least two bits shorter, gives the correctly rounded result of `value` itself."""
+    near = np.float32(value)
+    wide = np.float64(near)
+    bits = bits_of_float(near)
+    if abs(wide) > abs(value):
+        bits = np.uint32(bits - _ONE)
+    if wide != value:
+        bits = np.uint32(bits | _ONE)
+    return bits
+
+
+@njit(nogil=True, error_model="numpy", inline="always")
+def bfloat_of(value: np.float64) -> np.uint16:
+    """float64 -> bfloat16 bits, to nearest even."""
+    odd = round_to_odd(value)
+    rounded = np.uint32(np.uint32(odd + _ROUND_BF16 + ((odd >> _TOP) & _ONE)) >> _TOP)
+    if value != value:
+        rounded = np.uint32(0x7FC0)
+    return np.uint16(rounded)
+
+
+@njit(nogil=True, error_model="numpy", inline="always")
+def half_of(value: np.float64) -> np.uint16:
+    """float64 -> float16 bits, to nearest even, subnormals and overflow to infinity included."""
+    odd = round_to_odd(value)
+    magnitude = np.uint32(odd & _MAGNITUDE)
+    normal = np.uint32(np.uint32(magnitude + _ROUND_F16 + ((magnitude >> _THIRTEEN) & _ONE)) >> _THIRTEEN)
+    subnormal = np.uint32(bits_of_float(float_of_bits(magnitude) + float_of_bits(_HALF_BITS)) - _HALF_BITS)
+    result = normal
+    if magnitude < _F16_NORMAL:
+        result = subnormal
+    if magnitude >= _F16_INFINITE:
+        result = np.uint32(0x7C00)
+    if value != value:
+        result = np.uint32(0x7E00)
+    return np.uint16(result | ((odd & _SIGN) >> _TOP))
+
+
+@njit(nogil=True, error_model="numpy")
+def decode(address: int, code: int, start: int, count: int, out: np.ndarray) -> None:
+    """Entries [start, start + count) of the array at `address`, as float64, into `out`."""
+    if code == BF16:
+        short = carray(pointer(address + 2 * start), count, np.uint16)
+        for j in range(count):
+            out[j] = np.float64(float_of_bits(np.uint32(np.uint32(short[j]) << _TOP)))
+    elif code == F16:
+        half = carray(pointer(address + 2 * start), count, np.uint16)
+        for j in range(count):
+            out[j] = np.float64(float32_of_half(half[j]))
+    elif code == F32:
+        single = carray(pointer(address + 4 * start), count, np.float32)
+        for j in range(count):
+            out[j] = np.float64(single[j])
+    else:
+        double = carray(pointer(address + 8 * start), count, np.float64)
+        for j in range(count):
+            out[j] = double[j]
+
+
+@njit(nogil=True, error_model="numpy")
+def decode_single(address: int, code: int, start: int, count: int, out: np.ndarray) -> None:
+    """As `decode`, into float32; not for F64."""
+    if code == BF16:
+        short = carray(pointer(address + 2 * start), count, np.uint16)
+        for j in range(count):
+            out[j] = float_of_bits(np.uint32(np.uint32(short[j]) << _TOP))
+    elif code == F16:
+        half = carray(pointer(address + 2 * start), count, np.uint16)
+        for j in range(count):
+            out[j] = float32_of_half(half[j])
+    else:
+        single = carray(pointer(address + 4 * start), count, np.float32)
+        for j in range(count):
+            out[j] = single[j]
+
+
+@njit(nogil=True, error_model="numpy")
+def encode(values: np.ndarray, address: int, code: int, start: int, count: int) -> None:
+    """`values[:count]`, float64, rounded once to nearest even, to entries [start, start + count) at `address`."""
+    if code == BF16:
+        short = carray(pointer(address + 2 * start), count, np.uint16)
+        for j in range(count):
+            short[j] = bfloat_of(values[j])
+    elif code == F16:
+        half = carray(pointer(address + 2 * start), count, np.uint16)
+        for j in range(count):
+            half[j] = half_of(values[j])
+    elif code == F32:
+        single = carray(pointer(address + 4 * start), count, np.float32)
+        for j in range(count):
+            single[j] = np.float32(values[j])
+    else:
+        double = carray(pointer(address + 8 * start), count, np.float64)
+        for j in range(count):
+            double[j] = values[j]
+
+
+@njit(nogil=True, error_model="numpy")
+def count_nonfinite(address: int, code: int, start: int, count: int) -> int:
+    """How many of these entries are NaN or infinite: one vectorised maximum of the exponents, counted only if any."""
+    bad = 0
+    if code in (BF16, F16):
+        limit = np.uint16(0x7F80) if code == BF16 else np.uint16(0x7C00)
+        short = carray(pointer(address + 2 * start), count, np.uint16)
+        top = np.uint16(0)
+        for j in range(count):
+            top = max(top, np.uint16(short[j] & np.uint16(0x7FFF)))
+        if top >= limit:
+            for j in range(count):
+                bad += int(np.uint16(short[j] & np.uint16(0x7FFF)) >= limit)
+    elif code == F32:
+        single = carray(pointer(address + 4 * start), count, np.uint32)
+        high = np.uint32(0)
+        for j in range(count):
+            high = max(high, np.uint32(single[j] & _MAGNITUDE))
+        if high >= _F32_INFINITE:
+            for j in range(count):
+                bad += int(np.uint32(single[j] & _MAGNITUDE) >= _F32_INFINITE)
+    else:
+        double = carray(pointer(address + 8 * start), count, np.float64)
+        for j in range(count):
+            bad += int(not np.isfinite(double[j]))
+    return bad

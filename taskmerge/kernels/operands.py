@@ -1,0 +1,60 @@
+"""What goes into a kernel and what it says back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from taskmerge.dtypes import DTYPES
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One tensor of one input, flat.
+
+    dtype: "BF16", "F16", "F32" or "F64".  shape: as in the checkpoint.
+    read: entries [start, stop) as a 1-D array of the storage dtype (BF16 as uint16 bits); a view of mapped pages where
+    possible, computed where not; may be unaligned. Called from several threads at once.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    read: Callable[[int, int], np.ndarray]
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def entry_size(self) -> int:
+        """Bytes of one entry."""
+        return DTYPES[self.dtype].size
+
+
+@dataclass(frozen=True)
+class Health:
+    """NaN and infinite entries met: in all inputs together, and in the output (inputs' own or overflow)."""
+
+    nonfinite_inputs: int = 0
+    nonfinite_outputs: int = 0
+
+    def __add__(self, other: Health) -> Health:
+        return Health(self.nonfinite_inputs + other.nonfinite_inputs, self.nonfinite_outputs + other.nonfinite_outputs)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What the passes before combining found, one entry per specialist.
+
+    lowest, highest: the magnitudes (float32 values) between which `KeepLargest` keeps.  factors: what `DropRandom`'s
+    survivors are multiplied by ("l1").  gram: `<d_i, d_j>`, float64.  weights: `Program.from_gram(gram)`.
+    """
+
+    lowest: tuple[float, ...] | None = None
+    highest: tuple[float, ...] | None = None
+    factors: tuple[float, ...] | None = None
+    gram: np.ndarray | None = None
+    weights: tuple[float, ...] | None = None

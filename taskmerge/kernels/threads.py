@@ -1,0 +1,57 @@
+"""The one pool of worker threads. Compiled kernels release the interpreter lock, so threads are cores."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_chosen: int | None = None
+_pool: tuple[int, ThreadPoolExecutor] | None = None
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads() -> int:
+    """Worker threads in use: as set, else TASKMERGE_THREADS, else every available core."""
+    if _chosen is not None:
+        return _chosen
+    text = os.environ.get("TASKMERGE_THREADS", "")
+    return max(1, int(text)) if text.isdigit() else available_cores()
+
+
+def set_threads(count: int | None) -> None:
+    """Use `count` worker threads from now on (None: the default). No result depends on it."""
+    global _chosen
+    _chosen = None if count is None else max(1, count)
+
+
+def pool() -> ThreadPoolExecutor:
+    """The pool, with `threads()` workers."""
+    global _pool
+    if _pool is None or _pool[0] != threads():
+        if _pool is not None:
+            _pool[1].shutdown(wait=False)
+        _pool = (threads(), ThreadPoolExecutor(threads(), thread_name_prefix="taskmerge-kernel"))
+    return _pool[1]
+
+
+def map_on_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """`[function(item) for item in items]`, spread over the pool; the first error is raised once all have ended."""
+    todo = list(items)
+    if threads() == 1 or len(todo) < 2:
+        return [function(item) for item in todo]
+    futures: list[Future[Result]] = [pool().submit(function, item) for item in todo]
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    if errors:
+        raise errors[0]
+    return [future.result() for future in futures]

@@ -1,0 +1,59 @@
+"""Random numbers that depend on what is drawn, never on when: a counter-based generator.
+
+The bits for element `i` of a tensor are `mix(key + (i + 1) · golden)`, the SplitMix64 generator (Steele, Lea, Flood
+2014) entered at position `i`; the key is hashed from seed, specialist and tensor name. So no order of tensors, no
+thread, chunk or shard changes a bit, and any of them can be drawn alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import numpy as np
+
+GOLDEN = 0x9E3779B97F4A7C15
+FIRST_FACTOR = 0xBF58476D1CE4E5B9
+SECOND_FACTOR = 0x94D049BB133111EB
+
+
+def stream_key(seed: int, specialist: str, tensor: str) -> int:
+    """The 64-bit key of one tensor of one specialist; distinct inputs give unrelated keys (BLAKE2b)."""
+    parts = [str(int(seed)), specialist, tensor]
+    text = b"".join(len(part := word.encode()).to_bytes(8, "little") + part for word in parts)
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def keep_limit(density: float) -> int:
+    """An entry is kept if and only if its bits are below this: `floor(density · 2^32)`; density 1 keeps all."""
+    return min(max(math.floor(density * 2.0**32), 0), 2**32)
+
+
+def uniform_bits(key: int, start: int, count: int) -> np.ndarray:
+    """32 uniform random bits for each of elements [start, start + count): uint32, shape (count,). start < 2^63."""
+    with np.errstate(over="ignore"):
+        z = np.arange(start + 1, start + 1 + count, dtype=np.uint64) * np.uint64(GOLDEN) + np.uint64(key)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(FIRST_FACTOR)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(SECOND_FACTOR)
+        return ((z ^ (z >> np.uint64(31))) >> np.uint64(32)).astype(np.uint32)
+
+
+def uniform_bits_torch(key: int, start: int, count: int, device: Any = "cpu") -> Any:
+    """The same bits as `uniform_bits`, as an int64 tensor with values in [0, 2^32), on any torch device."""
+    import torch
+
+    z = torch.arange(start + 1, start + 1 + count, dtype=torch.int64, device=device) * _signed(GOLDEN) + _signed(key)
+    z = (z ^ _shifted(z, 30)) * _signed(FIRST_FACTOR)
+    z = (z ^ _shifted(z, 27)) * _signed(SECOND_FACTOR)
+    return _shifted(z ^ _shifted(z, 31), 32)
+
+
+def _signed(value: int) -> int:
+    """A 64-bit pattern as the int64 that torch takes."""
+    return value - 2**64 if value >= 2**63 else value
+
+
+def _shifted(z: Any, by: int) -> Any:
+    """Logical right shift of int64 (torch's own copies the sign)."""
+    return (z >> by) & ((1 << (64 - by)) - 1)
