@@ -1,10 +1,10 @@
 """One declaration per parameter: a signature or a dataclass, read into rows that check and document themselves."""
 
-from taskmerge.declarations.kinds import BAD, At, Graded, Kind, Number, shown
+from taskmerge.declarations.containers import Graded
+from taskmerge.declarations.kinds import BAD, At, EntryOf, Glob, Kind, NewName, Number, Size, shown
 from taskmerge.declarations.parameters import (
     REQUIRED,
     Between,
-    Bytes,
     DeclarationError,
     Doc,
     Gradient,
@@ -25,15 +25,18 @@ __all__ = [
     "REQUIRED",
     "At",
     "Between",
-    "Bytes",
     "DeclarationError",
     "Doc",
+    "EntryOf",
+    "Glob",
     "Graded",
     "Gradient",
     "Kind",
+    "NewName",
     "Number",
     "Parameter",
     "Section",
+    "Size",
     "check",
     "fields_of",
     "kind_of",

@@ -1,17 +1,19 @@
-"""What a declared value may be: numbers with bounds, flags, choices, lists, mappings. Strict, and in plain words."""
+"""What one declared value may be: numbers with bounds, flags, choices, text, names. Strict, and in plain words."""
 
 from __future__ import annotations
 
 import math
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from taskmerge.errors import Problem, nearest
+from taskmerge.errors import Problem, did_you_mean, nearest
+from taskmerge.patterns import Pattern, PatternError
 
-Path = tuple[str | int, ...]
+Keys = tuple[str | int, ...]
 
 
 class _Bad:
@@ -26,10 +28,15 @@ BAD = _Bad()
 
 @dataclass(frozen=True)
 class At:
-    """Where a value stands: its path of keys and positions, and how to say that place ("merge.yaml:12")."""
+    """Where a value stands: its path of keys and positions, and how to say that place ("merge.yaml:12").
 
-    lookup: Callable[[Path], str]
-    path: Path = ()
+    folder: what relative file names in the document are relative to.  root: the whole document, unread.
+    """
+
+    lookup: Callable[[Keys], str]
+    path: Keys = ()
+    folder: Path = Path()
+    root: Any = None
 
     @property
     def place(self) -> str:
@@ -51,7 +58,7 @@ class At:
         return text or "the recipe"
 
     def child(self, step: str | int) -> At:
-        return At(self.lookup, (*self.path, step))
+        return At(self.lookup, (*self.path, step), self.folder, self.root)
 
     @staticmethod
     def fixed(place: str, name: str) -> At:
@@ -162,32 +169,6 @@ class Number(Kind):
 
 
 @dataclass(frozen=True)
-class Graded(Kind):
-    """A number, or a list of numbers: a gradient over depth (first layer .. last layer, linear in between)."""
-
-    number: Number
-
-    @property
-    def words(self) -> str:
-        return f"{self.number.words}, or a list of such numbers (a gradient over depth)"
-
-    def accepts(self, value: Any) -> bool:
-        return self.number.accepts(value) or isinstance(value, (list, tuple))
-
-    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
-        if not isinstance(value, (list, tuple)):
-            return self.number.read(value, at, problems)
-        if not value:
-            return self.refuse(value, at, problems)
-        read = [self.number.read(entry, at.child(index), problems) for index, entry in enumerate(value)]
-        return BAD if BAD in read else tuple(read)
-
-    def schema(self) -> dict[str, Any]:
-        number = self.number.schema()
-        return {"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]}
-
-
-@dataclass(frozen=True)
 class Flag(Kind):
     """true or false, nothing else."""
 
@@ -291,111 +272,62 @@ class Size(Kind):
 
 
 @dataclass(frozen=True)
-class Listed(Kind):
-    """A list; one entry may stand alone. Read as a tuple."""
+class EntryOf(Text):
+    """The name of an entry of the document's mapping `section`, or one of the words in `also`."""
 
-    entry: Kind
-    lone: bool = True
+    section: str
+    also: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
-        return f"a list, each entry {self.entry.words}" + (f" (or one, {self.entry.words})" if self.lone else "")
-
-    def accepts(self, value: Any) -> bool:
-        return isinstance(value, (list, tuple)) or (self.lone and self.entry.accepts(value))
+        return ", ".join(["the name of one of the " + self.section, *map(repr, self.also)]).replace(", '", " or '", 1)
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
-        if not isinstance(value, (list, tuple)):
-            if not (self.lone and self.entry.accepts(value)):
-                return self.refuse(value, at, problems)
-            value = [value]
-        elif not value:
-            return self.refuse(value, at, problems)
-        read = [self.entry.read(entry, at.child(index), problems) for index, entry in enumerate(value)]
-        return BAD if any(entry is BAD for entry in read) else tuple(read)
+        name = super().read(value, at, problems)
+        entries = at.root.get(self.section) if isinstance(at.root, Mapping) else None
+        if name is BAD or not isinstance(entries, Mapping) or name in entries or name in self.also:
+            return name
+        known = [str(entry) for entry in entries] + list(self.also)
+        what = f"{at.dotted}: {name!r} is none of the {self.section}"
+        problems.append(Problem(what, at.place, did_you_mean(name, known)))
+        return BAD
 
-    def schema(self) -> dict[str, Any]:
-        entry = self.entry.schema()
-        listed = {"type": "array", "items": entry, "minItems": 1}
-        return {"anyOf": [entry, listed]} if self.lone else listed
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*\Z")
 
 
 @dataclass(frozen=True)
-class Mapped(Kind):
-    """A mapping from names of the user's choice to values of one kind."""
+class NewName(Text):
+    """A name of the user's choice, none of `taken`."""
 
-    entry: Kind
+    taken: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
-        return f"a mapping from names to values, each {self.entry.words}"
-
-    def accepts(self, value: Any) -> bool:
-        return isinstance(value, Mapping)
+        return "a name of letters, digits, `_`, `-` and `.`"
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
-        if not isinstance(value, Mapping):
-            return self.refuse(value, at, problems)
-        read = {}
-        for key, entry in value.items():
-            if not isinstance(key, str) or not key.strip():
-                problems.append(Problem(f"a name in {at.name} must be text, not {shown(key)}", at.place))
-                continue
-            read[key] = self.entry.read(entry, at.child(key), problems)
-        return BAD if any(entry is BAD for entry in read.values()) else read
-
-    def schema(self) -> dict[str, Any]:
-        return {"type": "object", "additionalProperties": self.entry.schema()}
+        if isinstance(value, str) and _NAME.match(value) and value not in self.taken:
+            return value
+        reserved = f"; {' and '.join(map(repr, self.taken))} mean something else here" if self.taken else ""
+        problems.append(Problem(f"{shown(value)} cannot be a name", at.place, f"choose {self.words}{reserved}"))
+        return BAD
 
 
 @dataclass(frozen=True)
-class Either(Kind):
-    """The first alternative whose shape fits."""
-
-    alternatives: tuple[Kind, ...]
+class Glob(Text):
+    """A name pattern, as in `taskmerge.patterns`."""
 
     @property
     def words(self) -> str:
-        return ", or ".join(kind.words for kind in self.alternatives)
-
-    def accepts(self, value: Any) -> bool:
-        return any(kind.accepts(value) for kind in self.alternatives)
+        return "a name pattern"
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
-        fitting = [kind for kind in self.alternatives if kind.accepts(value)]
-        if not fitting:
-            return self.refuse(value, at, problems)
-        if len(fitting) == 1:
-            return fitting[0].read(value, at, problems)
-        for kind in fitting:
-            trial: list[Problem] = []
-            read = kind.read(value, at, trial)
-            if not trial:
-                return read
-        return self.refuse(value, at, problems)
-
-    def schema(self) -> dict[str, Any]:
-        return {"anyOf": [kind.schema() for kind in self.alternatives]}
-
-
-@dataclass(frozen=True)
-class Nothing(Kind):
-    """Left empty, or written as null."""
-
-    @property
-    def words(self) -> str:
-        return "left out"
-
-    def accepts(self, value: Any) -> bool:
-        return value is None
-
-    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
-        return None if value is None else self.refuse(value, at, problems)
-
-    def schema(self) -> dict[str, Any]:
-        return {"type": "null"}
-
-
-def listed_words(words: Sequence[str]) -> str:
-    """`a`, `b` and `c`."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+        text = super().read(value, at, problems)
+        if text is not BAD:
+            try:
+                Pattern.parse(text)
+            except PatternError as error:
+                problems.extend(replace(problem, place=at.place) for problem in error.problems)
+                return BAD
+        return text

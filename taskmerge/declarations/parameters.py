@@ -17,22 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from taskmerge.declarations.kinds import (
-    BAD,
-    At,
-    Either,
-    Flag,
-    Graded,
-    Kind,
-    Listed,
-    Mapped,
-    Nothing,
-    Number,
-    OneOf,
-    Size,
-    Text,
-    shown,
-)
+from taskmerge.declarations.containers import Either, Graded, Listed, Mapped, Nothing
+from taskmerge.declarations.kinds import BAD, At, Flag, Kind, Number, OneOf, Text, shown
 from taskmerge.errors import Problem, did_you_mean
 
 
@@ -59,11 +45,6 @@ class Between:
 @dataclass(frozen=True)
 class Gradient:
     """Marks a number that may also be a list of numbers: a gradient over depth."""
-
-
-@dataclass(frozen=True)
-class Bytes:
-    """Marks an int that is read from sizes such as 5GB."""
 
 
 class _Required:
@@ -134,7 +115,8 @@ def name_field() -> Any:
 @dataclass(frozen=True)
 class Section(Kind):
     """A mapping whose keys are the fields of a dataclass. A class variable `shorthand` names the one field that
-    a plain value may stand for; a method `problems()` of the class checks fields against one another."""
+    a plain value may stand for; a method `problems()` of the class checks fields against one another; a class whose
+    keys depend on its values reads itself by the class methods `read_section` and `section_schema`."""
 
     cls: type
 
@@ -153,6 +135,9 @@ class Section(Kind):
         return isinstance(value, Mapping) or (self._lone is not None and self._lone.kind.accepts(value))
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        own_reader = getattr(self.cls, "read_section", None)
+        if own_reader and isinstance(value, Mapping):
+            return own_reader(value, at, problems)
         if self._lone and not isinstance(value, Mapping):
             if not self._lone.kind.accepts(value):
                 return self.refuse(value, at, problems)
@@ -179,7 +164,8 @@ class Section(Kind):
         return BAD if found else section
 
     def schema(self) -> dict[str, Any]:
-        schema = object_schema(fields_of(self.cls))
+        own_schema = getattr(self.cls, "section_schema", None)
+        schema = own_schema() if own_schema else object_schema(fields_of(self.cls))
         return {"anyOf": [self._lone.kind.schema(), schema]} if self._lone else schema
 
 
@@ -301,24 +287,38 @@ def kind_of(annotation: Any, where: str) -> Kind:
         return Either(tuple(kind_of(argument, where) for argument in arguments))
     if origin is tuple and len(arguments) == 2 and arguments[1] is Ellipsis:
         return Listed(kind_of(arguments[0], where))
-    if origin in (dict, Mapping) and arguments[0] is str:
-        return Mapped(kind_of(arguments[1], where))
+    if origin in (dict, Mapping):
+        key = kind_of(arguments[0], where)
+        if isinstance(key, Text):
+            return Mapped(kind_of(arguments[1], where), key)
     raise DeclarationError(
         f"{where}: {annotation!r} cannot be checked; use float, int, bool, str, Literal, tuple[X, ...], "
-        "Mapping[str, X], a dataclass, a union of these, or Annotated[...] with Between, Doc, Gradient, Bytes"
+        "Mapping[str, X], a dataclass, a union of these, or Annotated[...] with Between, Doc, Gradient or a Kind"
     )
 
 
 def _marked(kind: Kind, marks: tuple[Any, ...], where: str) -> Kind:
     for mark in marks:
-        number = isinstance(kind, Number)
-        if isinstance(mark, Between) and isinstance(kind, Number):
-            opens = {"low": (True, False), "high": (False, True), "both": (True, True), "": (False, False)}
-            kind = Number(mark.low, mark.high, *opens[mark.open], integer=kind.integer)
-        elif isinstance(mark, Gradient) and isinstance(kind, Number):
-            kind = Graded(kind)
-        elif isinstance(mark, Bytes) and number:
-            kind = Size()
-        elif not isinstance(mark, Doc):
+        if isinstance(mark, Doc):
+            continue
+        if isinstance(mark, Kind):
+            kind = mark
+            continue
+        numbers = [
+            part for part in (kind.alternatives if isinstance(kind, Either) else (kind,)) if type(part) is Number
+        ]
+        if len(numbers) != 1 or not isinstance(mark, (Between, Gradient)):
             raise DeclarationError(f"{where}: {mark!r} says nothing about {kind.words}")
+        kind = _narrowed(kind, numbers[0], mark)
     return kind
+
+
+def _narrowed(kind: Kind, number: Number, mark: Between | Gradient) -> Kind:
+    """The kind with what a mark says about its number."""
+    if isinstance(mark, Gradient):
+        # `float | tuple[float, ...]` is how a type checker is told of a gradient.
+        return Graded(number)
+    bounded = Number(mark.low, mark.high, mark.open in ("low", "both"), mark.open in ("high", "both"), number.integer)
+    if isinstance(kind, Either):
+        return Either(tuple(bounded if part is number else part for part in kind.alternatives))
+    return bounded

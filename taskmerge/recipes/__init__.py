@@ -1,0 +1,41 @@
+"""Recipes: YAML in, frozen and checked dataclasses out."""
+
+from taskmerge.recipes.depth import at_depth, layer_depth
+from taskmerge.recipes.merging import Merge, Rule, Settings
+from taskmerge.recipes.recipe import Recipe, from_dict, load, loads
+from taskmerge.recipes.schema import schema
+from taskmerge.recipes.sections import (
+    Balance,
+    Drift,
+    Evaluate,
+    FailAbove,
+    Lora,
+    Output,
+    Recover,
+    Rehearse,
+    Specialist,
+    Specialize,
+)
+
+__all__ = [
+    "Balance",
+    "Drift",
+    "Evaluate",
+    "FailAbove",
+    "Lora",
+    "Merge",
+    "Output",
+    "Recipe",
+    "Recover",
+    "Rehearse",
+    "Rule",
+    "Settings",
+    "Specialist",
+    "Specialize",
+    "at_depth",
+    "from_dict",
+    "layer_depth",
+    "load",
+    "loads",
+    "schema",
+]

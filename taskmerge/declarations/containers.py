@@ -1,0 +1,144 @@
+"""What several values together may be: lists, mappings, gradients, alternatives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from taskmerge.declarations.kinds import BAD, At, Kind, Number, Text, shown
+from taskmerge.errors import Problem
+
+
+@dataclass(frozen=True)
+class Graded(Kind):
+    """A number, or a list of numbers: a gradient over depth (first layer .. last layer, linear in between)."""
+
+    number: Number
+
+    @property
+    def words(self) -> str:
+        return f"{self.number.words}, or a list of such numbers (a gradient over depth)"
+
+    def accepts(self, value: Any) -> bool:
+        return self.number.accepts(value) or isinstance(value, (list, tuple))
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return self.number.read(value, at, problems)
+        if not value:
+            return self.refuse(value, at, problems)
+        read = [self.number.read(entry, at.child(index), problems) for index, entry in enumerate(value)]
+        return BAD if BAD in read else tuple(read)
+
+    def schema(self) -> dict[str, Any]:
+        number = self.number.schema()
+        return {"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]}
+
+
+@dataclass(frozen=True)
+class Listed(Kind):
+    """A list; one entry may stand alone. Read as a tuple."""
+
+    entry: Kind
+    lone: bool = True
+
+    @property
+    def words(self) -> str:
+        return f"a list, each entry {self.entry.words}" + (f" (or one, {self.entry.words})" if self.lone else "")
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, (list, tuple)) or (self.lone and self.entry.accepts(value))
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        if not isinstance(value, (list, tuple)):
+            if not (self.lone and self.entry.accepts(value)):
+                return self.refuse(value, at, problems)
+            value = [value]
+        elif not value:
+            return self.refuse(value, at, problems)
+        read = [self.entry.read(entry, at.child(index), problems) for index, entry in enumerate(value)]
+        return BAD if any(entry is BAD for entry in read) else tuple(read)
+
+    def schema(self) -> dict[str, Any]:
+        entry = self.entry.schema()
+        listed = {"type": "array", "items": entry, "minItems": 1}
+        return {"anyOf": [entry, listed]} if self.lone else listed
+
+
+@dataclass(frozen=True)
+class Mapped(Kind):
+    """A mapping from names to values of one kind."""
+
+    entry: Kind
+    key: Text = Text()  # noqa: RUF009 (frozen)
+
+    @property
+    def words(self) -> str:
+        return f"a mapping from names to values, each {self.entry.words}"
+
+    def accepts(self, value: Any) -> bool:
+        return isinstance(value, Mapping)
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        if not isinstance(value, Mapping):
+            return self.refuse(value, at, problems)
+        read = {}
+        for key, entry in value.items():
+            if not isinstance(key, str):
+                problems.append(Problem(f"a name in {at.name} must be text, not {shown(key)}", at.place))
+                continue
+            name = self.key.read(key, at.child(key), problems)
+            read[name] = self.entry.read(entry, at.child(key), problems)
+        return BAD if BAD in read or any(entry is BAD for entry in read.values()) else read
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object", "additionalProperties": self.entry.schema()}
+
+
+@dataclass(frozen=True)
+class Either(Kind):
+    """The first alternative whose shape fits."""
+
+    alternatives: tuple[Kind, ...]
+
+    @property
+    def words(self) -> str:
+        return ", or ".join(kind.words for kind in self.alternatives)
+
+    def accepts(self, value: Any) -> bool:
+        return any(kind.accepts(value) for kind in self.alternatives)
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        fitting = [kind for kind in self.alternatives if kind.accepts(value)]
+        if not fitting:
+            return self.refuse(value, at, problems)
+        if len(fitting) == 1:
+            return fitting[0].read(value, at, problems)
+        for kind in fitting:
+            trial: list[Problem] = []
+            read = kind.read(value, at, trial)
+            if not trial:
+                return read
+        return self.refuse(value, at, problems)
+
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [kind.schema() for kind in self.alternatives]}
+
+
+@dataclass(frozen=True)
+class Nothing(Kind):
+    """Left empty, or written as null."""
+
+    @property
+    def words(self) -> str:
+        return "left out"
+
+    def accepts(self, value: Any) -> bool:
+        return value is None
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        return None if value is None else self.refuse(value, at, problems)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "null"}

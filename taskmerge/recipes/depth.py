@@ -1,0 +1,28 @@
+"""Gradients over depth: a list of numbers stands for a line through them, first layer to last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def at_depth(value: float | Sequence[float], depth: float) -> float:
+    """The number that holds at `depth`, from 0 (first layer) to 1 (last): linear between evenly spaced anchors.
+
+    >>> at_depth([0.0, 1.0, 0.5], 0.75)
+    0.75
+    >>> at_depth(0.3, 0.75)
+    0.3
+    """
+    if isinstance(value, (int, float)):
+        return value
+    if len(value) == 1:
+        return value[0]
+    position = min(max(depth, 0.0), 1.0) * (len(value) - 1)
+    low = min(int(position), len(value) - 2)
+    share = position - low
+    return value[low] * (1.0 - share) + value[low + 1] * share
+
+
+def layer_depth(layer: int, layers: int) -> float:
+    """The depth of block `layer` of `layers`, counted from 0; a single block stands at 0."""
+    return layer / (layers - 1) if layers > 1 else 0.0

@@ -1,0 +1,177 @@
+"""The `merge` section: a method, its parameters beside it, and rules for the tensors that are treated otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
+
+from taskmerge.declarations import BAD, At, Doc, Gradient, Parameter, fields_of, place_field, read_mapping
+from taskmerge.errors import Problem, UsageError
+from taskmerge.methods import MergeMethod, find_method
+from taskmerge.recipes.sections import BaseOrSpecialist, GradedNumber, NamePattern, SpecialistName
+
+GradedWeight = Annotated[GradedNumber, Gradient()]
+Weight = GradedWeight | Mapping[SpecialistName, GradedWeight] | Literal["metagpt"]
+"""One weight for all specialists, one for each named, or weights found from the task vectors' norms (MetaGPT)."""
+
+_filled = {"filled": "options"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What happens to the tensors that `match`. The first rule that matches a tensor claims it.
+
+    options: the method's parameters that stand beside `match`.  merge_method: the method itself, None where the rule
+    does not merge (keep, drop).
+    """
+
+    match: Annotated[
+        tuple[NamePattern, ...], Doc("name patterns, each may begin with a component: `backbone.layers.{0..7}.*`")
+    ]
+    keep: Annotated[
+        BaseOrSpecialist | None, Doc("copy from `base` or from the specialist of this name, merging nothing")
+    ] = None
+    drop: Annotated[bool, Doc("leave the tensors out of the output")] = False
+    method: Annotated[str | None, Doc("another merge method than the section's")] = None
+    weight: Annotated[Weight | None, Doc("other weights: one for all specialists, or by name")] = None
+    options: Mapping[str, Any] = field(default_factory=dict, metadata=_filled)
+    merge_method: MergeMethod | None = field(default=None, compare=False, repr=False, metadata=_filled)
+    place: str = place_field()
+
+
+@dataclass(frozen=True)
+class Merge:
+    """How task vectors are merged. options: the method's parameters as given (numbers may be gradients over depth)."""
+
+    method: Annotated[str, Doc("name of a merge method, or path/to/file.py:name")] = "task_arithmetic"
+    weight: Annotated[Weight | None, Doc("weights that take the place of the specialists' own")] = None
+    rules: Annotated[
+        tuple[Rule, ...], Doc("what is treated otherwise; the first rule that matches claims the tensor")
+    ] = ()
+    options: Mapping[str, Any] = field(default_factory=dict, metadata=_filled)
+    merge_method: MergeMethod | None = field(default=None, compare=False, repr=False, metadata=_filled)
+    place: str = place_field()
+
+    def settings(self, rule: Rule | None = None) -> Settings:
+        """Method, options (defaults filled in) and weights that hold under a rule, or where no rule matches."""
+        method = (rule.merge_method if rule else None) or self.merge_method or find_method(self.method)
+        own = rule is not None and rule.method is not None
+        given = {**({} if own else self.options), **(rule.options if rule else {})}
+        weight = rule.weight if rule is not None and rule.weight is not None else self.weight
+        return Settings(method, {**method.defaults, **given}, weight)
+
+    @classmethod
+    def read_section(cls, value: Mapping[str, Any], at: At, problems: list[Problem]) -> Any:
+        """A Merge from its mapping; see `taskmerge.declarations.Section`."""
+        before = len(problems)
+        method = _method(value.get("method", cls.method), at.child("method"), problems)
+        parameters = () if method is None else method.recipe_parameters
+        own = [row for row in fields_of(cls) if row.name != "rules"]
+        plain = {key: entry for key, entry in value.items() if key != "rules"}
+        read = _read(plain, own, parameters, at, problems, tolerant=method is None)
+        rules = _rules(value.get("rules"), method, at.child("rules"), problems)
+        if len(problems) > before:
+            return BAD
+        options = {row.name: read.pop(row.name) for row in parameters if row.name in read}
+        return cls(**read, rules=rules, options=options, merge_method=method, place=at.place)
+
+    @classmethod
+    def section_schema(cls) -> dict[str, Any]:
+        """JSON Schema of the section: each built-in method with its own parameters."""
+        from taskmerge.recipes.schema import by_method
+
+        rules = {"type": "array", "items": by_method(fields_of(Rule), "method", required=("match",), partial=True)}
+        return by_method(fields_of(cls), "method", replaced={"rules": rules}, default=cls.method)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What holds for one tensor, gradients not yet resolved. options: every parameter of the method."""
+
+    method: MergeMethod
+    options: Mapping[str, Any]
+    weight: Weight | None
+
+
+def _method(name: Any, at: At, problems: list[Problem]) -> MergeMethod | None:
+    if not isinstance(name, str):
+        return None
+    try:
+        return find_method(name, at.folder)
+    except UsageError as error:
+        problems.extend(_placed(error.problems, at))
+        return None
+
+
+def _placed(found: Sequence[Problem], at: At) -> Iterator[Problem]:
+    for problem in found:
+        what = f"{problem.what} ({problem.place})" if problem.place else problem.what
+        yield Problem(what, at.place, problem.next_move)
+
+
+def _read(
+    value: Mapping[str, Any],
+    own: Sequence[Parameter],
+    parameters: Sequence[Parameter],
+    at: At,
+    problems: list[Problem],
+    tolerant: bool,
+) -> dict[str, Any]:
+    """tolerant: the method is not known, so what could be one of its parameters is not judged."""
+    if tolerant:
+        names = {row.name for row in own}
+        value = {key: entry for key, entry in value.items() if key in names}
+    return read_mapping(value, [*own, *parameters], at, problems)
+
+
+def _rules(value: Any, merge: MergeMethod | None, at: At, problems: list[Problem]) -> tuple[Rule, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, (list, tuple)):
+        shown = "a mapping" if isinstance(value, Mapping) else repr(value)
+        problems.append(Problem(f"rules must be a list, not {shown}", at.place, "begin each rule with `- match:`"))
+        return ()
+    return tuple(_rule(entry, merge, at.child(index), problems) for index, entry in enumerate(value))
+
+
+def _rule(value: Any, merge: MergeMethod | None, at: At, problems: list[Problem]) -> Rule:
+    if not isinstance(value, Mapping):
+        problems.append(Problem(f"{at.name} must be a mapping with `match`, not {value!r}", at.place))
+        return Rule(())
+    given = value.get("method")
+    method = merge if given is None else _method(given, at.child("method"), problems)
+    parameters = () if method is None else method.recipe_parameters
+    if given is None:
+        parameters = tuple(_optional(row) for row in parameters)
+    before = len(problems)
+    read = _read(value, fields_of(Rule), parameters, at, problems, tolerant=method is None)
+    if len(problems) > before:
+        return Rule(())
+    options = {row.name: read.pop(row.name) for row in parameters if row.name in read}
+    merges = read.get("keep") is None and not read.get("drop")
+    rule = Rule(**read, options=options, merge_method=method if merges else None, place=at.place)
+    problems.extend(_contradictions(rule, value, at))
+    return rule
+
+
+def _optional(row: Parameter) -> Parameter:
+    return Parameter(row.name, row.kind, None, row.doc) if row.required else row
+
+
+def _contradictions(rule: Rule, value: Mapping[str, Any], at: At) -> Iterator[Problem]:
+    ways = [f"keep: {rule.keep}"] if rule.keep is not None else []
+    ways += ["drop: true"] if rule.drop else []
+    merging = [key for key in value if key not in ("match", "keep", "drop")]
+    if len(ways) == 2 or (ways and merging):
+        both = " and ".join([*ways, *merging][:2])
+        yield Problem(f"a rule says both {both}", at.place, "a rule keeps, drops or merges; split it in two")
+    if not ways and not merging:
+        yield Problem(
+            f"the rule for {', '.join(map(repr, rule.match))} says nothing",
+            at.place,
+            "add keep, drop, method, weight or a parameter of the method",
+        )
+
+
+RESERVED = frozenset(entry.name for cls in (Merge, Rule) for entry in fields(cls))

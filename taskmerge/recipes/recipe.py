@@ -1,0 +1,122 @@
+"""The recipe: what is merged, how, into what, and what happens to it before and after. Read strictly, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from taskmerge.declarations import At, Between, Doc, Section, place_field
+from taskmerge.errors import Problem, RecipeError
+from taskmerge.recipes.document import Document, parse_documents, read_documents
+from taskmerge.recipes.merging import Merge
+from taskmerge.recipes.sections import (
+    Drift,
+    Evaluate,
+    NamePattern,
+    NewSpecialist,
+    Output,
+    Recover,
+    Rehearse,
+    Specialist,
+    SpecialistName,
+    Specialize,
+)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole recipe, checked in itself; no model has been looked at.
+
+    place: the file (or "recipe").  folder: what relative file names of methods are relative to.  text: as written.
+    """
+
+    base: Annotated[str, Doc("the model all specialists were fine-tuned from: path, hub id[@revision] or hf:// uri")]
+    specialists: Annotated[Mapping[NewSpecialist, Specialist], Doc("the models to fuse, by a name of your choice")]
+    merge: Annotated[Merge, Doc("how")] = field(default_factory=Merge)
+    components: Annotated[
+        Mapping[str, tuple[NamePattern, ...]],
+        Doc("name patterns of a component, where the architecture does not tell it"),
+    ] = field(default_factory=dict)
+    copy: Annotated[
+        Mapping[SpecialistName, tuple[NamePattern, ...]] | None,
+        Doc("components or name patterns taken whole from a specialist; left out: what only that specialist has"),
+    ] = None
+    output: Annotated[Output, Doc("what is written, and where")] = field(default_factory=Output)
+    seed: Annotated[int, Between(0, 2**63 - 1), Doc("decides every random drop")] = 0
+    drift: Annotated[Drift | None, Doc("how drift is diagnosed")] = None
+    recover: Annotated[Recover | None, Doc("how a drifted projector is repaired")] = None
+    rehearse: Annotated[Rehearse | None, Doc("balanced training over all modalities afterwards")] = None
+    specialize: Annotated[
+        Mapping[SpecialistName, Specialize] | None, Doc("how specialists are trained first, by name")
+    ] = None
+    evaluate: Annotated[Evaluate | None, Doc("what the variants are scored on")] = None
+    place: str = place_field()
+    folder: Path = field(default=Path(), compare=False, repr=False, metadata={"filled": "folder"})
+    text: str = field(default="", compare=False, repr=False, metadata={"filled": "text"})
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.specialists:
+            yield Problem("specialists is empty", self.place, "name at least one, such as `audio: models/audio`")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that `from_dict` reads back to an equal recipe; what is left at its default is left out."""
+        from taskmerge.recipes.writing import plain
+
+        return plain(self)
+
+    def to_yaml(self) -> str:
+        """As `to_dict`, as YAML."""
+        from taskmerge.recipes.writing import dump
+
+        return dump(self.to_dict())
+
+
+def load(path: str | Path) -> Recipe:
+    """Read a recipe file, ours or mergekit's. Raises RecipeError with every problem in it, each with file and line."""
+    return _from_documents(read_documents(path))
+
+
+def loads(text: str, label: str = "recipe", folder: str | Path = ".") -> Recipe:
+    """As `load`, from YAML text; label: what places call it."""
+    return _from_documents(parse_documents(text, label, Path(folder)))
+
+
+def from_dict(values: Mapping[str, Any], folder: str | Path = ".") -> Recipe:
+    """As `load`, from plain values; places are the dotted names of keys."""
+    from taskmerge.recipes.writing import dump
+
+    def lookup(path: tuple[str | int, ...]) -> str:
+        return ".".join(["recipe", *map(str, path)])
+
+    return _read(values, At(lookup, (), Path(folder), values), dump(values))
+
+
+def _from_documents(documents: list[Document]) -> Recipe:
+    if len(documents) > 1:
+        place = documents[1].place(())
+        raise RecipeError("a recipe is one YAML document", place, "remove the `---`, or split the file")
+    if not documents or documents[0].data is None:
+        label = documents[0].label if documents else "recipe"
+        raise RecipeError("the recipe is empty", label, "begin with `base:` and `specialists:`")
+    document = documents[0]
+    return _read(document.data, At(document.place, (), document.folder, document.data), document.text)
+
+
+def _read(values: Any, at: At, text: str) -> Recipe:
+    if not isinstance(values, Mapping):
+        raise RecipeError("a recipe is a mapping", at.place, "begin with `base:` and `specialists:`")
+    problems: list[Problem] = []
+    recipe = Section(Recipe).read(values, at, problems)
+    if problems:
+        raise RecipeError(sorted(problems, key=_line))
+    object.__setattr__(recipe, "folder", at.folder)
+    object.__setattr__(recipe, "text", text)
+    assert isinstance(recipe, Recipe)
+    return recipe
+
+
+def _line(problem: Problem) -> int:
+    _, _, line = (problem.place or "").rpartition(":")
+    return int(line) if line.isdigit() else 0
