@@ -1,8 +1,8 @@
 """The output folder: written beside its final place, and there whole or not at all.
 
-A run that was killed leaves ``.NAME.partial`` beside the place where NAME would be. It holds a journal with the identity
-of the run (recipe, inputs, version) and every finished file with its sha256; the next run with the same identity goes on
-from there.
+A run that was killed leaves ``.NAME.partial`` beside the place where NAME would be. It holds a journal with the
+identity of the run (recipe, inputs, version) and every finished file with its sha256; the next run with the same
+identity goes on from there.
 """
 
 from __future__ import annotations

@@ -1,0 +1,119 @@
+"""Streams any `Weights` into a new model folder."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.checkpoints.layout import ShardLayout, index_files, lay_out
+from taskmerge.checkpoints.side_files import side_files
+from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.checkpoints.writing import OutputFolder, check_space
+from taskmerge.dtypes import OUTPUT_DTYPES
+from taskmerge.errors import UsageError, did_you_mean
+from taskmerge.rounding import decode, encode
+
+CHUNK = 4 << 20
+SHARD_SIZE = 5_000_000_000
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+Produce = Callable[[str, int, int], np.ndarray]
+Progress = Callable[[int], None]
+
+
+def parse_size(text: int | str) -> int:
+    """Bytes from a number or text such as "5GB" (10^9) or "500MiB" (2^20)."""
+    if isinstance(text, int) and not isinstance(text, bool) and text > 0:
+        return text
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)?\s*", str(text), re.IGNORECASE)
+    size = int(float(match[1]) * _UNITS[(match[2] or "B").upper()]) if match else 0
+    if size <= 0:
+        raise UsageError(f"{text!r} is no size", next_move='write bytes, or a number with KB, MB, GB or TB: "5GB"')
+    return size
+
+
+def stored_format(info: TensorInfo, dtype: str | None) -> TensorInfo:
+    """The header entry a tensor gets in an output of torch dtype `dtype` (None: its own)."""
+    if dtype is None or not info.format.mergeable:
+        return info
+    return TensorInfo(info.name, output_dtype(dtype), info.shape)
+
+
+def output_dtype(name: str) -> str:
+    """The safetensors name of an output dtype. Raises UsageError for one that cannot be written."""
+    if name not in OUTPUT_DTYPES:
+        raise UsageError(f"unknown output dtype {name!r}", next_move=did_you_mean(name, OUTPUT_DTYPES))
+    return OUTPUT_DTYPES[name]
+
+
+def save_weights(
+    weights: Weights, path: Path, *, dtype: str | None = None, shard_size: int | str = SHARD_SIZE, fresh: bool = False
+) -> Path:
+    """Writes `weights` into folder `path`, whole or not at all; side files come from ``weights.folder`` if it has one.
+
+    Returns the path. Raises OutputError, UsageError, and whatever reading raises.
+    """
+    infos = {name: stored_format(info, dtype) for name, info in weights.tensors.items()}
+    parts = dict(getattr(weights, "parts", None) or {"": ""})
+    shards = lay_out(infos.values(), parse_size(shard_size), parts)
+
+    def produce(name: str, start: int, stop: int) -> np.ndarray:
+        return converted(weights.read(name, start, stop), weights.tensors[name].dtype, infos[name].dtype)
+
+    check_space(path, sum(shard.size for shard in shards))
+    with OutputFolder(path, identity=uuid.uuid4().hex, fresh=fresh) as output:
+        write_shards(output, shards, produce)
+        add_side_files(output, getattr(weights, "folder", None), parts, weights.config, dtype)
+        output.publish()
+    return path
+
+
+def converted(stored: np.ndarray, dtype: str, target: str) -> np.ndarray:
+    """Entries of format `dtype` in format `target`, rounded once; the same array when nothing changes."""
+    return stored if dtype == target else encode(decode(stored, dtype), target)
+
+
+def write_shards(
+    output: OutputFolder, shards: list[ShardLayout], produce: Produce, progress: Progress | None = None
+) -> None:
+    """Writes every shard that is not finished yet, chunk after chunk, then the indexes.
+
+    produce: (name, start, stop) -> entries [start, stop) in the output format. progress: called with bytes written.
+    """
+    for shard in shards:
+        if shard.file in output.finished:
+            if progress:
+                progress(shard.size)
+            continue
+        with output.shard(shard) as writer:
+            for name, entry in zip(shard.names, shard.entries, strict=True):
+                for start in range(0, entry.info.count, CHUNK):
+                    stop = min(start + CHUNK, entry.info.count)
+                    data = produce(name, start, stop)
+                    writer.write(data)
+                    if progress:
+                        progress(data.nbytes)
+    for name, text in index_files(shards).items():
+        output.add_text(name, text)
+
+
+def add_side_files(
+    output: OutputFolder, folder: Path | None, parts: Mapping[str, str], config: Mapping[str, Any], dtype: str | None
+) -> None:
+    """Copies config, tokenizer and processor files; config.json says the dtype the weights now have."""
+    if folder is not None:
+        for name in side_files(folder, parts.values()):
+            output.add_copy(name, folder / name)
+    if config:
+        table = dict(config)
+        if dtype is not None:
+            table["dtype" if "torch_dtype" not in table else "torch_dtype"] = dtype
+        inside = f"{parts['']}/config.json" if parts[""] else "config.json"
+        if dtype is not None or folder is None:
+            output.add_text(inside, json.dumps(table, indent=2) + "\n")

@@ -1,0 +1,96 @@
+"""All tensors of all inputs under the base's names: who has which, and which component each belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from taskmerge.checkpoints.weights import Weights
+from taskmerge.components import Components, component_map
+from taskmerge.errors import Problem, did_you_mean
+from taskmerge.fusion.steps import BASE
+from taskmerge.patterns import matches
+
+
+@dataclass(frozen=True)
+class Census:
+    """inputs: label -> weights under the base's names. own: tensors the base lacks -> specialists that have them."""
+
+    inputs: Mapping[str, Weights]
+    own: Mapping[str, list[str]]
+    components: Components
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Weights], overrides: Mapping[str, Sequence[str]]) -> Census:
+        """Takes the census. Raises MergeError for an override that matches nothing."""
+        base = inputs[BASE]
+        everything = dict(base.tensors)
+        own: dict[str, list[str]] = {}
+        for label, weights in inputs.items():
+            for name, info in weights.tensors.items():
+                if name not in base.tensors:
+                    own.setdefault(name, []).append(label)
+                    everything.setdefault(name, info)
+        config = inputs[_describer(own)].config or base.config
+        return cls(inputs, own, component_map(everything, config, overrides))
+
+    @property
+    def base(self) -> Weights:
+        """The base."""
+        return self.inputs[BASE]
+
+    @property
+    def specialists(self) -> list[str]:
+        """Their labels, in the recipe's order."""
+        return [label for label in self.inputs if label != BASE]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """config.json of the result: of the specialist that brings modules of its own, else of the base."""
+        return self.inputs[_describer(self.own)].config or self.base.config
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Module folder -> path, of all inputs together."""
+        parts: dict[str, str] = {}
+        for weights in self.inputs.values():
+            for part, folder in dict(getattr(weights, "parts", None) or {"": ""}).items():
+                parts.setdefault(part, folder)
+        return parts
+
+    def selects(self, pattern: str, name: str) -> bool:
+        """Whether a pattern of the recipe means a tensor: its component, its name, or component.inner_name."""
+        return (
+            self.components[name] == pattern
+            or matches(name, pattern)
+            or matches(self.components.scoped_name(name), pattern)
+        )
+
+    def nearest(self, pattern: str) -> str:
+        """A next move for a pattern that means nothing."""
+        scoped = (self.components.scoped_name(name) for name in self.components)
+        return did_you_mean(pattern, {*self.components.values(), *self.components, *scoped})
+
+    def copied(
+        self, copy: Mapping[str, Iterable[str]], place: str, problems: list[Problem]
+    ) -> dict[str, tuple[str, str]]:
+        """Tensor -> (specialist, pattern) for what the recipe's `copy` names; contradictions go to `problems`."""
+        copied: dict[str, tuple[str, str]] = {}
+        for label, patterns in copy.items():
+            for pattern in patterns:
+                hits = [name for name in self.inputs[label].tensors if self.selects(pattern, name)]
+                if not hits and pattern != "new_tokens":
+                    what = f"copy: {label}: {pattern!r} names no tensor of {label}"
+                    problems.append(Problem(what, place, self.nearest(pattern)))
+                for name in hits:
+                    first, _ = copied.setdefault(name, (label, pattern))
+                    if first != label:
+                        problems.append(
+                            Problem(f"copy: {first} and {label} both claim {name!r}", place, "name it once")
+                        )
+        return copied
+
+
+def _describer(own: Mapping[str, list[str]]) -> str:
+    return next((owners[0] for owners in own.values()), BASE)

@@ -1,0 +1,181 @@
+"""The fused model as lazy `Weights`: reading a tensor merges it. Saving it streams; in memory it is the same bits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from taskmerge import kernels
+from taskmerge.checkpoints.saving import converted
+from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.errors import MergeError
+from taskmerge.fusion.steps import BASE, Plan, Source, TensorStep
+from taskmerge.kernels.program import KeepLargest, Program
+from taskmerge.randomness import stream_key, uniform_bits
+from taskmerge.rounding import decode, encode
+
+if TYPE_CHECKING:
+    import torch
+
+
+class FusedWeights:
+    """`Weights` of a planned merge. device: where the arithmetic runs ("cpu", "cuda", …).
+
+    Elementwise methods work chunk by chunk; others are given whole tensors, one at a time.
+    """
+
+    def __init__(self, plan: Plan, device: str = "cpu") -> None:
+        self.label = "fused"
+        self.plan = plan
+        self.device = device
+        self.config = plan.config
+        self.parts = plan.parts
+        self.folder = getattr(plan.base, "folder", None)
+        self.steps: Mapping[str, TensorStep] = {step.info.name: step for step in plan.steps}
+        self.tensors: Mapping[str, TensorInfo] = {step.info.name: step.info for step in plan.steps}
+        self._lock = threading.Lock()
+        self._measured: tuple[str, kernels.Measurement | None] = ("", None)
+        self._whole: tuple[str, np.ndarray] = ("", np.empty(0))
+        self._model_wide: dict[Program, kernels.Measurement] = {}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """See `Weights.read`. Raises MergeError for NaN or inf that the plan does not allow."""
+        step = self.steps[name]
+        stop = step.info.count if stop is None else stop
+        if step.action != "merge":
+            return self._taken(step, start, stop)
+        program = self.plan.methods[step.method].program(step.weights, step.options, step.info.shape)
+        if program is None:
+            return self._merged_whole(step)[start:stop]
+        return self._merged_chunk(step, program, start, stop)
+
+    def _taken(self, step: TensorStep, start: int, stop: int) -> np.ndarray:
+        weights = self.plan.inputs[step.source.label]
+        stored = weights.read(step.source.name, start, stop)
+        return converted(stored, weights.tensors[step.source.name].dtype, step.info.dtype)
+
+    def _merged_chunk(self, step: TensorStep, program: Program, start: int, stop: int) -> np.ndarray:
+        base, specialists = self._operands(step)
+        keys = self._keys(step)
+        measurement = self._measurement(step, program)
+        out = np.empty(stop - start, step.info.format.storage)
+        health = kernels.combine(
+            base, specialists, program, measurement, keys, start, stop, out, step.info.dtype, device=self.device
+        )
+        if (health.nonfinite_inputs or health.nonfinite_outputs) and not self.plan.allow_nonfinite:
+            if self._agree(step):
+                return converted(base.read(start, stop), base.dtype, step.info.dtype)
+            raise self._nonfinite(step)
+        return out
+
+    def _measurement(self, step: TensorStep, program: Program) -> kernels.Measurement | None:
+        with self._lock:
+            if isinstance(program.sparsify, KeepLargest) and program.sparsify.across == "model":
+                if program not in self._model_wide:
+                    self._model_wide[program] = kernels.measure_model(self._alike(step), program, device=self.device)
+                return self._model_wide[program]
+            name = step.info.name
+            if self._measured[0] != name:
+                base, specialists = self._operands(step)
+                found = kernels.measure(base, specialists, program, self._keys(step), device=self.device)
+                self._measured = (name, found)
+            return self._measured[1]
+
+    def _alike(self, step: TensorStep) -> list[tuple[kernels.Operand, Sequence[kernels.Operand]]]:
+        """Every tensor merged the same way from the same specialists: what a model-wide threshold is taken over."""
+        labels = [source.label for source in step.specialists]
+        return [
+            self._operands(other)
+            for other in self.plan.steps
+            if other.action == "merge"
+            and (other.method, other.options, other.weights) == (step.method, step.options, step.weights)
+            and [source.label for source in other.specialists] == labels
+        ]
+
+    def _merged_whole(self, step: TensorStep) -> np.ndarray:
+        with self._lock:
+            if self._whole[0] != step.info.name:
+                self._whole = (step.info.name, self._run_whole(step))
+            return self._whole[1]
+
+    def _run_whole(self, step: TensorStep) -> np.ndarray:
+        import torch
+
+        method = self.plan.methods[step.method]
+        base = self._decoded(Source(BASE, step.source.name), step.info.shape)
+        deltas = torch.stack([self._decoded(source, step.info.shape) - base for source in step.specialists])
+        if not torch.isfinite(deltas).all() and not self.plan.allow_nonfinite:
+            if self._agree(step):
+                return self._taken(step, 0, step.info.count)
+            raise self._nonfinite(step)
+        working = torch.float64 if step.info.dtype == "F64" or method.whole_matrices else torch.float32
+        bits = (
+            torch.stack([self._bits(key, step.info) for key in self._keys(step)])
+            if "random_bits" in method.inputs
+            else None
+        )
+        merged = method.merge(
+            deltas.to(self.device, working),
+            torch.tensor(step.weights, dtype=torch.float64, device=self.device),
+            step.options,
+            base=base.to(self.device, working),
+            random_bits=bits,
+        )
+        total = (base + merged.double().cpu()).numpy().reshape(-1)
+        out = encode(total, step.info.dtype)
+        if not np.isfinite(decode(out, step.info.dtype)).all() and not self.plan.allow_nonfinite:
+            raise self._nonfinite(step)
+        return out
+
+    def _decoded(self, source: Source, shape: tuple[int, ...]) -> torch.Tensor:
+        import torch
+
+        weights = self.plan.inputs[source.label]
+        values = decode(weights.read(source.name), weights.tensors[source.name].dtype)
+        return torch.from_numpy(values).reshape(shape)
+
+    def _bits(self, key: int, info: TensorInfo) -> torch.Tensor:
+        import torch
+
+        return torch.from_numpy(uniform_bits(key, 0, info.count).astype(np.int64)).reshape(info.shape).to(self.device)
+
+    def _operands(self, step: TensorStep) -> tuple[kernels.Operand, list[kernels.Operand]]:
+        base = self._operand(Source(BASE, step.source.name))
+        return base, [self._operand(source) for source in step.specialists]
+
+    def _operand(self, source: Source) -> kernels.Operand:
+        weights = self.plan.inputs[source.label]
+        info = weights.tensors[source.name]
+        return kernels.Operand(info.dtype, info.shape, lambda start, stop: weights.read(source.name, start, stop))
+
+    def _keys(self, step: TensorStep) -> list[int]:
+        return [stream_key(self.plan.seed, source.label, step.info.name) for source in step.specialists]
+
+    def _agree(self, step: TensorStep) -> bool:
+        """Whether all inputs of a merged tensor hold the same values: buffers of ±inf are then copied."""
+        base = _values(self.plan.base, step.source.name)
+        return all(
+            np.array_equal(base, _values(self.plan.inputs[source.label], source.name)) for source in step.specialists
+        )
+
+    def _nonfinite(self, step: TensorStep) -> MergeError:
+        sources = (Source(BASE, step.source.name), *step.specialists)
+        bad = [
+            source.label
+            for source in sources
+            if not np.isfinite(_values(self.plan.inputs[source.label], source.name)).all()
+        ]
+        where = f"in {', '.join(bad)}" if bad else "in the result: it overflows the output dtype"
+        return MergeError(
+            f"NaN or infinite values {where}",
+            f"tensor {step.info.name!r}",
+            f"repair the input, keep the tensor (rules: - {{match: {step.info.name!r}, keep: base}}), "
+            "or choose a wider output dtype",
+        )
+
+
+def _values(weights: Weights, name: str) -> np.ndarray:
+    return decode(weights.read(name), weights.tensors[name].dtype)

@@ -1,0 +1,222 @@
+"""Recipe -> Plan: every check of a merge, from headers and configs alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from taskmerge.checkpoints.layout import lay_out, natural
+from taskmerge.checkpoints.names import align
+from taskmerge.checkpoints.saving import stored_format
+from taskmerge.checkpoints.weights import Weights
+from taskmerge.components import EMBEDDINGS, layer_index
+from taskmerge.errors import MergeError, Problem, RecipeError
+from taskmerge.fusion.census import Census
+from taskmerge.fusion.inputs import open_inputs
+from taskmerge.fusion.steps import BASE, Action, Dropped, Plan, Source, TensorStep
+from taskmerge.methods import MergeMethod
+from taskmerge.recipes import Recipe, Rule, at_depth, layer_depth
+
+_MOST_PROBLEMS = 50
+
+
+def plan(recipe: Recipe, inputs: Mapping[str, Weights] | None = None) -> Plan:
+    """Decides what becomes of every tensor. Reads headers and configs; no tensor.
+
+    inputs: the base (under "base") and the specialists when they are already open, e.g. in memory.
+    Raises RecipeError, MergeError or CheckpointError with every problem found.
+    """
+    opened = dict(inputs) if inputs is not None else open_inputs(recipe)
+    base, overrides = opened[BASE], {name: list(globs) for name, globs in recipe.components.items()}
+    named = {
+        label: weights if label == BASE else align(base, weights, overrides).weights
+        for label, weights in opened.items()
+    }
+    return _Planner(recipe, Census.of(named, recipe.components)).plan()
+
+
+@dataclass
+class _Planner:
+    """One planning run: collects steps and problems."""
+
+    recipe: Recipe
+    census: Census
+    problems: list[Problem] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    used: set[int] = field(default_factory=set)
+    methods: dict[str, MergeMethod] = field(default_factory=dict)
+    copied: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def plan(self) -> Plan:
+        census, recipe = self.census, self.recipe
+        self.copied = census.copied(recipe.copy or {}, recipe.place, self.problems)
+        decided = [self._base_step(name) for name in census.base.tensors]
+        decided += [self._own_step(name, owners) for name, owners in census.own.items()]
+        self._unused_rules()
+        if self.problems:
+            said_by_recipe = all(problem.place is not None for problem in self.problems)
+            raise (RecipeError if said_by_recipe else MergeError)(self.problems[:_MOST_PROBLEMS])
+        steps = sorted((step for step in decided if step is not None), key=lambda step: natural(step.info.name))
+        parts = census.parts
+        return Plan(
+            inputs=census.inputs,
+            steps=tuple(steps),
+            dropped=tuple(self.dropped),
+            methods=self.methods,
+            shards=tuple(lay_out([step.info for step in steps], recipe.output.shard_size, parts)),
+            parts=parts,
+            config=census.config,
+            seed=recipe.seed,
+            warnings=tuple(self.warnings),
+        )
+
+    def _rule(self, name: str) -> Rule | None:
+        for number, rule in enumerate(self.recipe.merge.rules):
+            if any(self.census.selects(pattern, name) for pattern in rule.match):
+                self.used.add(number)
+                return rule
+        return None
+
+    def _base_step(self, name: str) -> TensorStep | None:
+        rule = self._rule(name)
+        if rule is not None and (rule.drop or rule.keep is not None):
+            return self._ruled(name, rule, [BASE])
+        if rule is None and name in self.copied:
+            label, pattern = self.copied[name]
+            return self._taken(name, label, f"copy {pattern!r}")
+        if not self._fits(name):
+            return None
+        info = self.census.base.tensors[name]
+        if info.format.kind == "small_float":
+            self._problem(
+                f"{name!r} is {info.dtype}: such tensors are not merged, their scales are not known here",
+                f"dequantise the models first, or keep it: rules: - {{match: {name!r}, keep: base}}",
+            )
+            return None
+        if not info.format.mergeable:
+            everyone = tuple(Source(label, name) for label in self.census.specialists)
+            return self._step(name, "keep", f"{info.dtype}: must agree in all inputs", Source(BASE, name), everyone)
+        return self._merged(name, rule)
+
+    def _own_step(self, name: str, owners: list[str]) -> TensorStep | None:
+        rule = self._rule(name)
+        if rule is not None and (rule.drop or rule.keep is not None):
+            return self._ruled(name, rule, owners)
+        if name in self.copied:
+            label, pattern = self.copied[name]
+            return self._taken(name, label, f"copy {pattern!r}")
+        if len(owners) == 1:
+            return self._taken(name, owners[0], f"only {owners[0]} has it")
+        self._problem(
+            f"{' and '.join(owners)} both bring their own {name!r}, which the base lacks",
+            f"say whose: copy: {{{owners[0]}: [{self.census.components[name]}]}}, "
+            f"or a rule {{match: {name!r}, keep: {owners[0]}}}",
+        )
+        return None
+
+    def _ruled(self, name: str, rule: Rule, owners: list[str]) -> TensorStep | None:
+        if rule.keep is not None:
+            return self._taken(name, rule.keep, _said(rule))
+        self.dropped += [Dropped(Source(owner, name), _said(rule)) for owner in owners]
+        return None
+
+    def _taken(self, name: str, label: str, said: str) -> TensorStep | None:
+        inputs = self.census.inputs
+        if name not in inputs[label].tensors:
+            self._problem(f"{said} takes {name!r} from {label}, which has no such tensor", "take another input's")
+            return None
+        self.dropped += [
+            Dropped(Source(other, name), f"{said}: taken from {label}")
+            for other in inputs
+            if other != label and name in inputs[other].tensors
+        ]
+        return self._step(name, "keep" if label == BASE else "copy", said, Source(label, name))
+
+    def _merged(self, name: str, rule: Rule | None) -> TensorStep:
+        settings = self.recipe.merge.settings(rule)
+        said = _said(rule)
+        options = {key: self._graded(value, name) for key, value in settings.options.items()}
+        weights = {}
+        for label in self.census.specialists:
+            weight: Any = settings.weight
+            if isinstance(weight, Mapping):
+                weight = weight.get(label)
+            weights[label] = self._graded(self.recipe.specialists[label].weight if weight is None else weight, name)
+        active = [label for label, weight in weights.items() if weight != 0]
+        if not active:
+            return self._step(name, "keep", f"{said}; every weight is 0", Source(BASE, name))
+        self.methods[settings.method.name] = settings.method
+        sources = tuple(Source(label, name) for label in active)
+        shares = tuple(float(weights[label]) for label in active)
+        return self._step(name, "merge", said, Source(BASE, name), sources, shares, settings.method.name, options)
+
+    def _graded(self, value: Any, name: str) -> Any:
+        """A gradient's value at the tensor's depth, first layer to last, in its own component.
+
+        Token embeddings take the first entry; other tensors outside numbered layers (final norm, head) the last.
+        """
+        if not isinstance(value, tuple):
+            return value
+        index, component = layer_index(name), self.census.components[name]
+        if index is None:
+            return value[0] if component == EMBEDDINGS else value[-1]
+        return at_depth(value, layer_depth(index, self.census.components.depth(component)))
+
+    def _fits(self, name: str) -> bool:
+        """Whether every specialist has the tensor in the base's shape; notes the problem when one does not."""
+        info = self.census.base.tensors[name]
+        advice = f"is it the same lineage? A rule keeps one side: - {{match: {name!r}, keep: base}}"
+        fits = True
+        for label in self.census.specialists:
+            weights = self.census.inputs[label]
+            other = weights.tensors.get(name)
+            if other is None:
+                self._problem(f"{label} ({weights.label}) lacks the base's tensor {name!r}", advice)
+            elif other.shape != info.shape:
+                self._problem(
+                    f"{name!r} is {list(info.shape)} in the base ({self.census.base.label}) and {list(other.shape)} "
+                    f"in {label} ({weights.label})",
+                    advice,
+                )
+            elif other.format.mergeable != info.format.mergeable:
+                self._problem(f"{name!r} is {info.dtype} in the base and {other.dtype} in {label}", advice)
+            else:
+                continue
+            fits = False
+        return fits
+
+    def _step(
+        self,
+        name: str,
+        action: Action,
+        said: str,
+        source: Source,
+        specialists: tuple[Source, ...] = (),
+        weights: tuple[float, ...] = (),
+        method: str = "",
+        options: Mapping[str, Any] | None = None,
+    ) -> TensorStep:
+        info = stored_format(self.census.inputs[source.label].tensors[name], self.recipe.output.dtype)
+        component = self.census.components[name]
+        return TensorStep(info, component, action, said, source, specialists, weights, method, options or {})
+
+    def _problem(self, what: str, next_move: str, place: str | None = None) -> None:
+        self.problems.append(Problem(what, place, next_move))
+
+    def _unused_rules(self) -> None:
+        for number, rule in enumerate(self.recipe.merge.rules):
+            if number in self.used:
+                continue
+            if any(self.census.selects(pattern, name) for pattern in rule.match for name in self.census.components):
+                self.warnings.append(f"{rule.place}: {_said(rule)} never applies: earlier rules take all it names")
+            else:
+                first = rule.match[0]
+                self._problem(f"{_said(rule)} names no tensor", self.census.nearest(first), rule.place)
+
+
+def _said(rule: Rule | None) -> str:
+    if rule is None:
+        return "no rule names it"
+    return f"rule {', '.join(map(repr, rule.match))}"

@@ -1,0 +1,97 @@
+"""The plan: what becomes of every tensor, by which rule; every check is behind it, no decision after it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from taskmerge.checkpoints.layout import ShardLayout
+from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.methods.registry import MergeMethod
+
+BASE = "base"
+Action = Literal["merge", "keep", "copy"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor of one input. label: "base" or the specialist's name; name: as that input stores it."""
+
+    label: str
+    name: str
+
+
+@dataclass(frozen=True)
+class TensorStep:
+    """What becomes of one output tensor.
+
+    info: name, dtype and shape in the output. rule: the sentence that claims it. action "keep" and "copy" take `source`
+    as it is; "merge" combines the base's tensor with `specialists`, one weight each, by `method` with `options`.
+    """
+
+    info: TensorInfo
+    component: str
+    action: Action
+    rule: str
+    source: Source
+    specialists: tuple[Source, ...] = ()
+    weights: tuple[float, ...] = ()
+    method: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """An input tensor that does not reach the output, and the rule that says so."""
+
+    source: Source
+    rule: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A merge, decided.
+
+    inputs: label -> weights ("base" and every specialist). steps: one per output tensor, in output order. methods: by
+    the name used in the steps. shards: the exact layout of the output. parts: module folder -> path. seed: of random
+    drops. allow_nonfinite: let NaN and inf pass.
+    """
+
+    inputs: Mapping[str, Weights]
+    steps: tuple[TensorStep, ...]
+    dropped: tuple[Dropped, ...]
+    methods: Mapping[str, MergeMethod]
+    shards: tuple[ShardLayout, ...]
+    parts: Mapping[str, str]
+    config: Mapping[str, Any]
+    seed: int = 0
+    allow_nonfinite: bool = False
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def base(self) -> Weights:
+        """The base's weights."""
+        return self.inputs[BASE]
+
+    @property
+    def bytes_written(self) -> int:
+        """Size of all weight files."""
+        return sum(shard.size for shard in self.shards)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of input tensors that the steps use, each once."""
+        total = 0
+        for step in self.steps:
+            used = (Source(BASE, step.source.name), *step.specialists) if step.action == "merge" else (step.source,)
+            total += sum(self.inputs[source.label].tensors[source.name].nbytes for source in used)
+        return total
+
+    def table(self) -> dict[str, Counter[str]]:
+        """Component -> how many tensors are merged, kept, copied."""
+        rows: dict[str, Counter[str]] = {}
+        for step in self.steps:
+            rows.setdefault(step.component, Counter())[step.action] += 1
+        return rows
