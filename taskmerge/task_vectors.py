@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taskmerge.checkpoints.memory import MemoryWeights
-from taskmerge.checkpoints.names import match_names
+from taskmerge.checkpoints.names import align
 from taskmerge.checkpoints.reading import open_stored
 from taskmerge.checkpoints.weights import TensorInfo, Weights
 from taskmerge.components import component_map
-from taskmerge.dtypes import DTYPES
 from taskmerge.errors import MergeError, UsageError, did_you_mean
 from taskmerge.patterns import matches
 from taskmerge.rounding import decode, encode
@@ -120,7 +119,7 @@ class Checkpoint:
     def __mul__(self, factor: object) -> Checkpoint:
         raise UsageError(
             f"a model times {factor!r} is not a model",
-            next_move="scale task vectors: base + 0.3 * (specialist - base); for an average of models use method linear",
+            next_move="scale task vectors: base + 0.3 * (specialist - base); the method linear averages models",
         )
 
     __rmul__ = __mul__
@@ -261,11 +260,11 @@ def difference(specialist: Checkpoint, base: Checkpoint) -> TaskVector:
             )
         if info.format.mergeable:
             shapes[name] = info.shape
-    own = {ours: specialist.weights for theirs, ours in names.items() if ours not in base.tensors}
+    own = {name: new for name in new.tensors if name not in base.tensors}
 
     def read(name: str, start: int, stop: int) -> np.ndarray:
-        new = decode(specialist.weights.read(there[name], start, stop), specialist.tensors[there[name]].dtype)
-        return new - decode(base.weights.read(name, start, stop), base.tensors[name].dtype)
+        moved = decode(new.read(name, start, stop), new.tensors[name].dtype)
+        return moved - decode(base.weights.read(name, start, stop), base.tensors[name].dtype)
 
     return TaskVector(base, shapes, read, own, specialist.label)
 
@@ -316,6 +315,3 @@ class _Moved:
         dtype = self.tensors[name].dtype
         stop = self.tensors[name].count if stop is None else stop
         return encode(decode(stored, dtype) + self._vector.read(name, start, stop), dtype)
-
-
-__all__ = ["CHUNK", "DTYPES", "Checkpoint", "TaskVector", "difference"]

@@ -94,7 +94,7 @@ def check_integers(plan: Plan) -> None:
 
 
 def identity(plan: Plan, recipe: Recipe) -> str:
-    """Equal only for runs that would write the same bytes: recipe, decided steps, state of every input file, version."""
+    """Equal only for runs that would write the same bytes: recipe, steps, state of every input file, version."""
     digest = hashlib.sha256()
     for part in (__version__, recipe.to_yaml(), repr(plan.steps), repr(plan.seed)):
         digest.update(part.encode())

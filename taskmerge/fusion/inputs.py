@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from taskmerge.checkpoints.reading import open_stored
 from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import Problem, RecipeError, TaskmergeError
 from taskmerge.fusion.steps import BASE
-from taskmerge.recipes import Recipe
+from taskmerge.recipes import Recipe, Specialist
 
 
 def open_inputs(recipe: Recipe) -> dict[str, Weights]:
@@ -30,25 +31,19 @@ def open_inputs(recipe: Recipe) -> dict[str, Weights]:
 
     attempt(BASE, recipe.place, lambda: _open(recipe.base, recipe.folder))
     for name, specialist in recipe.specialists.items():
-        source = recipe.base if specialist.model == BASE else specialist.model
-        adapter = specialist.adapter
-        if adapter is None:
-            attempt(name, specialist.place, lambda source=source: _open(source, recipe.folder))
-        else:
-            attempt(
-                name,
-                specialist.place,
-                lambda source=source, adapter=adapter: _adapted(_open(source, recipe.folder), adapter, recipe.folder),
-            )
+        attempt(name, specialist.place, partial(_open_specialist, specialist, recipe))
     if problems:
         raise RecipeError(problems)
     return opened
 
 
-def _adapted(model: Weights, adapter: str, folder: Path) -> Weights:
+def _open_specialist(specialist: Specialist, recipe: Recipe) -> Weights:
+    model = _open(recipe.base if specialist.model == BASE else specialist.model, recipe.folder)
+    if specialist.adapter is None:
+        return model
     from taskmerge.checkpoints.adapters import adapted
 
-    return adapted(model, adapter, folder)
+    return adapted(model, specialist.adapter, recipe.folder)
 
 
 def _open(text: str, folder: Path) -> Weights:
