@@ -20,9 +20,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
-from taskmerge.checkpoints.weights import TensorInfo
+from taskmerge.dtypes import DTYPES
 from taskmerge.errors import MergeError
 from taskmerge.patterns import Pattern
 
@@ -83,6 +83,13 @@ _EXCEPTIONS: dict[str, dict[str, str]] = {
 }
 
 
+class HasDtype(Protocol):
+    """What of a tensor's header is looked at: its safetensors dtype name."""
+
+    @property
+    def dtype(self) -> str: ...
+
+
 class Components(Mapping[str, str]):
     """name -> component, for every tensor of one checkpoint, and what follows from it."""
 
@@ -123,7 +130,7 @@ class Components(Mapping[str, str]):
 
 
 def component_map(
-    tensors: Mapping[str, TensorInfo],
+    tensors: Mapping[str, HasDtype],
     config: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Sequence[str]] | None = None,
 ) -> Components:
@@ -150,9 +157,9 @@ def component_map(
     return Components(assigned, homes)
 
 
-def is_buffer(name: str, info: TensorInfo) -> bool:
+def is_buffer(name: str, info: HasDtype) -> bool:
     """Whether a tensor is state that no gradient trains: integers, running statistics, bounds, fixed tables."""
-    return not info.format.kind.endswith("float") or _BUFFER.fullmatch(name.rsplit(".", 1)[-1]) is not None
+    return not DTYPES[info.dtype].kind.endswith("float") or _BUFFER.fullmatch(name.rsplit(".", 1)[-1]) is not None
 
 
 def layer_index(name: str) -> int | None:

@@ -138,6 +138,7 @@ class Kind:
     config: Mapping[str, Any] = field(default_factory=dict)
     inputs: Inputs = text
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    auto: bool = True  # whether AutoModel knows it
 
     def build(self, class_name: str | None = None, seed: int = 0, variant: str | None = None) -> torch.nn.Module:
         """A random float32 model in eval mode; the same seed gives the same weights."""
@@ -475,6 +476,7 @@ KINDS: tuple[Kind, ...] = (
             },
             "embedding_dim": 8,
         },
+        auto=False,
     ),
     Kind(
         "Qwen3-MoE",

@@ -1,0 +1,105 @@
+"""Mixture-of-experts weights: one file tensor per expert, or all experts of a layer packed into one.
+
+transformers packs on load: `experts.{e}.gate_proj` and `experts.{e}.up_proj`, each (I, H), become
+`experts.gate_up_proj` (E, 2I, H); `experts.{e}.down_proj` (H, I) become `experts.down_proj` (E, H, I).
+Both layouts hold the same entries in runs, so either is read from the other without a copy on disk.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from taskmerge.checkpoints.views import Piece, View, ViewedWeights, whole
+from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.errors import MergeError
+
+_SINGLE = re.compile(r"(?P<stem>.*\bexperts)\.(?P<expert>\d+)\.(?P<leaf>gate_proj|up_proj|down_proj)\.weight")
+_PACKED = re.compile(r"(?P<stem>.*\bexperts)\.(?P<leaf>gate_up_proj|down_proj)")
+
+
+def repack_experts(base: Weights, other: Weights) -> Weights:
+    """`other` with its experts laid out as `base` lays them out; `other` itself when they agree already.
+
+    Raises MergeError when a packed tensor's shape is not the one described above (transposed or interleaved layouts).
+    """
+    base_single, other_single = _any(_SINGLE, base), _any(_SINGLE, other)
+    base_packed, other_packed = _any(_PACKED, base), _any(_PACKED, other)
+    if base_single and other_packed and not other_single:
+        return _unpack(other, _expert_shape(base))
+    if base_packed and other_single and not other_packed:
+        return _pack(other)
+    return other
+
+
+def _any(pattern: re.Pattern[str], weights: Weights) -> bool:
+    return any(pattern.fullmatch(name) for name in weights.tensors)
+
+
+def _expert_shape(weights: Weights) -> tuple[int, int]:
+    """(I, H) of one expert's gate or up projection."""
+    for name, info in weights.tensors.items():
+        match = _SINGLE.fullmatch(name)
+        if match and match["leaf"] != "down_proj" and len(info.shape) == 2:
+            return info.shape[0], info.shape[1]
+    raise MergeError("experts without a gate_proj or up_proj", weights.label)
+
+
+def _unpack(weights: Weights, expert_shape: tuple[int, int]) -> Weights:
+    inner, hidden = expert_shape
+    views: dict[str, View] = {}
+    for name, info in weights.tensors.items():
+        match = _PACKED.fullmatch(name)
+        if not match:
+            views[name] = whole(info, name)
+            continue
+        leaves = ("gate_proj", "up_proj") if match["leaf"] == "gate_up_proj" else ("down_proj",)
+        shape = (inner, hidden) if len(leaves) == 2 else (hidden, inner)
+        expected = (len(leaves) * shape[0], shape[1])
+        if len(info.shape) != 3 or info.shape[1:] != expected:
+            raise MergeError(
+                f"packed experts of shape {list(info.shape)}; one file tensor per expert needs [experts, "
+                f"{expected[0]}, {expected[1]}]",
+                f"{weights.label}: {name}",
+                "save base and specialist with the same version of transformers",
+            )
+        count, place = shape[0] * shape[1], 0
+        for expert in range(info.shape[0]):
+            for leaf in leaves:
+                own = f"{match['stem']}.{expert}.{leaf}.weight"
+                views[own] = View(TensorInfo(own, info.dtype, shape), (Piece(name, place, count),))
+                place += count
+    return ViewedWeights(weights, views)
+
+
+def _pack(weights: Weights) -> Weights:
+    views: dict[str, View] = {}
+    stems: dict[str, dict[tuple[int, str], TensorInfo]] = {}
+    for name, info in weights.tensors.items():
+        match = _SINGLE.fullmatch(name)
+        if match:
+            stems.setdefault(match["stem"], {})[int(match["expert"]), match["leaf"]] = info
+        else:
+            views[name] = whole(info, name)
+    for stem, singles in stems.items():
+        for packed, leaves in (("gate_up_proj", ("gate_proj", "up_proj")), ("down_proj", ("down_proj",))):
+            views[f"{stem}.{packed}"] = _packed_view(weights.label, f"{stem}.{packed}", singles, leaves)
+    return ViewedWeights(weights, views)
+
+
+def _packed_view(label: str, name: str, singles: Mapping[tuple[int, str], TensorInfo], leaves: tuple[str, ...]) -> View:
+    experts = 1 + max(expert for expert, _ in singles)
+    parts = [singles.get((expert, leaf)) for expert in range(experts) for leaf in leaves]
+    present = [part for part in parts if part is not None]
+    first = present[0] if present else None
+    if (
+        first is None
+        or len(present) < len(parts)
+        or {(one.shape, one.dtype) for one in present} != {(first.shape, first.dtype)}
+    ):
+        raise MergeError(
+            f"{experts} experts whose {' and '.join(leaves)} are not all there and alike", f"{label}: {name}"
+        )
+    rows, columns = first.shape
+    info = TensorInfo(name, first.dtype, (experts, len(leaves) * rows, columns))
+    return View(info, tuple(Piece(part.name, 0, part.count) for part in present))
