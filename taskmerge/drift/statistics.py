@@ -134,15 +134,10 @@ class PairMoments:
         return float(np.linalg.norm(covariance_y - covariance_x)) / size if size else float("nan")
 
     def frechet_distance(self) -> float:
-        """‖Δμ‖² + tr(Σ_x + Σ_y - 2(Σ_x^½ Σ_y Σ_x^½)^½), the Fréchet (2-Wasserstein) distance of two Gaussians."""
+        """Fréchet distance of the two sets of rows, see `frechet_distance`."""
         mean_x, mean_y = self.means()
         covariance_x, covariance_y = self.covariances()
-        values, vectors = np.linalg.eigh(covariance_x)
-        root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
-        middle = np.linalg.eigvalsh(root @ covariance_y @ root).clip(min=0)
-        shift = mean_x - mean_y
-        total = shift @ shift + np.trace(covariance_x) + np.trace(covariance_y) - 2 * np.sqrt(middle).sum()
-        return max(float(total), 0.0)
+        return frechet_distance(mean_x, covariance_x, mean_y, covariance_y)
 
     def effective_ranks(self) -> tuple[float, float]:
         """exp(entropy of the normalised singular values of the centred rows) (Roy & Vetterli 2007), of x and of y."""
@@ -256,6 +251,18 @@ def uniformity(unit: np.ndarray) -> float:
         kernel[rows, start + rows] = 0.0
         total += float(kernel.sum())
     return float(np.log(total / (len(unit) * (len(unit) - 1))))
+
+
+def frechet_distance(
+    mean_x: np.ndarray, covariance_x: np.ndarray, mean_y: np.ndarray, covariance_y: np.ndarray
+) -> float:
+    """‖Δμ‖² + tr(Σ_x + Σ_y - 2(Σ_x^½ Σ_y Σ_x^½)^½): squared 2-Wasserstein distance of two Gaussians. (d,), (d, d)."""
+    values, vectors = np.linalg.eigh(covariance_x)
+    root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+    middle = np.linalg.eigvalsh(root @ covariance_y @ root).clip(min=0)
+    shift = mean_x - mean_y
+    total = shift @ shift + np.trace(covariance_x) + np.trace(covariance_y) - 2 * np.sqrt(middle).sum()
+    return max(float(total), 0.0)
 
 
 def _effective_rank(covariance: np.ndarray) -> float:

@@ -1,0 +1,104 @@
+"""What a diagnosis found, as one object: for people, for programs, for the exit code."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from taskmerge.drift.comparison import DepthChange, ProjectorControl
+from taskmerge.drift.forecast import Forecast
+from taskmerge.drift.null_band import Band
+from taskmerge.drift.verdict import Verdict
+from taskmerge.metrics.bootstrap import Interval
+
+EXIT_DRIFTED = 3
+
+
+@dataclass(frozen=True)
+class ModalityDrift:
+    """One grafted projector, one set of probes.
+
+    intervals, bands: of every per-probe statistic (see `probe_changes`).  scores: "specialist" and "fused" -> metric ->
+    mean. control, depths: levels 1 and 2.  explanations: statistics of the final embeddings that explain, and never
+    decide.
+    """
+
+    modality: str
+    source: str
+    probes: int
+    distinct_texts: int
+    verdict: Verdict
+    scores: Mapping[str, Mapping[str, float]]
+    intervals: Mapping[str, Interval]
+    bands: Mapping[str, Band]
+    control: ProjectorControl
+    depths: tuple[DepthChange, ...]
+    explanations: Mapping[str, float]
+
+    @property
+    def onset(self) -> int | None:
+        """The first depth at which the mean cosine of the projected tokens is below 0.99; None when there is none."""
+        return next((change.depth for change in self.depths if change.cosine < 0.99), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "onset": self.onset}
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """All modalities that were diagnosed. forecasts: modality -> what the weights alone say, where a base was given."""
+
+    modalities: Mapping[str, ModalityDrift]
+    forecasts: Mapping[str, Forecast]
+
+    @property
+    def drifted(self) -> tuple[str, ...]:
+        """The modalities whose verdict is "drifted"."""
+        return tuple(name for name, found in self.modalities.items() if found.verdict.outcome == "drifted")
+
+    @property
+    def beyond_limit(self) -> tuple[str, ...]:
+        """The modalities that drifted by more than the limit."""
+        return tuple(name for name, found in self.modalities.items() if found.verdict.beyond_limit)
+
+    @property
+    def exit_code(self) -> int:
+        """3 when a modality drifted beyond its limit, else 0."""
+        return EXIT_DRIFTED if self.beyond_limit else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; what is not a number is None."""
+        table = {
+            "drifted": list(self.drifted),
+            "beyond_limit": list(self.beyond_limit),
+            "modalities": {name: found.as_dict() for name, found in self.modalities.items()},
+            "forecasts": {name: found.as_dict() for name, found in self.forecasts.items()},
+        }
+        return _plain(table)
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as JSON."""
+        Path(path).write_text(json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        lines = [f"{name}: {found.verdict}" for name, found in self.modalities.items()]
+        for name, forecast in self.forecasts.items():
+            lines.append(
+                f"{name}, weights alone: the fused backbone lies {forecast.displacement:.2f} specialist task vectors "
+                "away from the specialist (a forecast; only probes can tell)."
+            )
+        return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
