@@ -53,11 +53,18 @@ def output_dtype(name: str) -> str:
 
 
 def save_weights(
-    weights: Weights, path: Path, *, dtype: str | None = None, shard_size: int | str = SHARD_SIZE, fresh: bool = False
+    weights: Weights,
+    path: Path,
+    *,
+    dtype: str | None = None,
+    shard_size: int | str = SHARD_SIZE,
+    fresh: bool = False,
+    extra: Mapping[str, str] | None = None,
 ) -> Path:
     """Writes `weights` into folder `path`, whole or not at all; side files come from ``weights.folder`` if it has one.
 
-    Returns the path. Raises OutputError, UsageError, and whatever reading raises.
+    extra: file name -> text of further files. Returns the path. Raises OutputError, UsageError, and what reading
+    raises.
     """
     infos = {name: stored_format(info, dtype) for name, info in weights.tensors.items()}
     parts = dict(getattr(weights, "parts", None) or {"": ""})
@@ -70,6 +77,8 @@ def save_weights(
     with OutputFolder(path, identity=uuid.uuid4().hex, fresh=fresh) as output:
         write_shards(output, shards, produce)
         add_side_files(output, getattr(weights, "folder", None), parts, weights.config, dtype)
+        for name, text in (extra or {}).items():
+            output.add_text(name, text)
         output.publish()
     return path
 

@@ -6,8 +6,9 @@ saved file asks for it, and then in chunks.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,17 +16,21 @@ import numpy as np
 
 from taskmerge.checkpoints.memory import MemoryWeights
 from taskmerge.checkpoints.names import align
-from taskmerge.checkpoints.reading import open_stored
+from taskmerge.checkpoints.reading import load_json, open_stored
+from taskmerge.checkpoints.saving import save_weights
 from taskmerge.checkpoints.weights import TensorInfo, Weights
 from taskmerge.components import component_map
-from taskmerge.errors import MergeError, UsageError, did_you_mean
+from taskmerge.errors import CheckpointError, MergeError, UsageError, did_you_mean
 from taskmerge.patterns import matches
-from taskmerge.rounding import decode, encode
+from taskmerge.rounding import decode
+from taskmerge.task_vectors import statistics
+from taskmerge.task_vectors.weights import MovedWeights
 
 if TYPE_CHECKING:
     import torch
 
 CHUNK = 1 << 20
+VECTOR_FILE = "task_vector.json"
 Reader = Callable[[str, int, int], np.ndarray]
 
 
@@ -106,7 +111,7 @@ class Checkpoint:
 
     def __add__(self, other: object) -> Checkpoint:
         if isinstance(other, TaskVector):
-            return Checkpoint(_Moved(self, other))
+            return Checkpoint(MovedWeights(self, other))
         if isinstance(other, Checkpoint):
             raise UsageError(
                 f"model + model: {self.label} + {other.label}",
@@ -132,8 +137,6 @@ class Checkpoint:
         dtype: torch name ("bfloat16") for all floating-point tensors; None keeps each tensor's own. shard_size: bytes,
         or text such as "500MB". fresh: replace an existing folder. Raises OutputError, MergeError.
         """
-        from taskmerge.checkpoints.saving import save_weights
-
         return save_weights(self.weights, Path(path), dtype=dtype, shard_size=shard_size, fresh=fresh)
 
 
@@ -203,6 +206,53 @@ class TaskVector:
             return NotImplemented
         return self + (-other)
 
+    def norm(self) -> float:
+        """Euclidean norm over all deltas."""
+        return statistics.norm(self)
+
+    def norms(self) -> dict[str, float]:
+        """Euclidean norm of each delta."""
+        return statistics.norms(self)
+
+    def cosine(self, other: TaskVector) -> float:
+        """Cosine of the angle to another task vector, over the tensors both have."""
+        return statistics.cosine(self, other)
+
+    def sign_conflict(self, other: TaskVector) -> float:
+        """Share of entries, non-zero in both, whose signs differ."""
+        return statistics.sign_conflict(self, other)
+
+    def sparsify(self, density: float, how: str = "magnitude", *, seed: int = 0) -> TaskVector:
+        """The task vector with a share `density` of each delta's entries.
+
+        how: "magnitude" keeps the largest, ties included (TIES' trim); "random" keeps each with probability `density`
+        and divides it by that (DARE), the same entries for the same seed. Raises UsageError.
+        """
+        read = statistics.sparsified_reader(self, density, how, seed)
+        return replace(self, read=read, label=f"{self.label} at density {density}")
+
+    def save(self, path: str | Path, *, dtype: str = "float32", fresh: bool = False) -> Path:
+        """Writes the deltas (and the specialist's own tensors) as a folder that `load` reads. Streams."""
+        marks = {"task_vector": 1, "label": self.label, "own": sorted(self.own)}
+        return save_weights(
+            _Deltas(self, dtype), Path(path), fresh=fresh, extra={VECTOR_FILE: json.dumps(marks) + "\n"}
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, base: Checkpoint) -> TaskVector:
+        """A saved task vector, to be added to models of `base`'s shape. Raises CheckpointError when it is none."""
+        stored = open_stored(path)
+        marks_file = stored.folder / VECTOR_FILE
+        if not marks_file.is_file():
+            raise CheckpointError("a checkpoint, but no task vector", str(path), "task vectors are made by extract")
+        own = dict.fromkeys(load_json(marks_file)["own"], stored)
+        shapes = {name: info.shape for name, info in stored.tensors.items() if name not in own}
+
+        def read(name: str, start: int, stop: int) -> np.ndarray:
+            return decode(stored.read(name, start, stop), stored.tensors[name].dtype)
+
+        return cls(base, shapes, read, own, str(path))
+
     def only(self, *patterns: str) -> TaskVector:
         """The part whose tensors lie in the named components or match the globs ("backbone", "*.layers.{0..7}.*").
 
@@ -216,7 +266,7 @@ class TaskVector:
 
     def _select(self, patterns: tuple[str, ...], keep: bool) -> TaskVector:
         everything = {**self.base.tensors, **{name: weights.tensors[name] for name, weights in self.own.items()}}
-        components = component_map(everything, self._config())
+        components = component_map(everything, self.describing_config())
         chosen: set[str] = set()
         for pattern in patterns:
             hits = {name for name in (*self.shapes, *self.own) if _selected(pattern, name, components)}
@@ -230,7 +280,8 @@ class TaskVector:
         own = {name: weights for name, weights in self.own.items() if (name in chosen) == keep}
         return TaskVector(self.base, shapes, self.read, own, self.label)
 
-    def _config(self) -> Mapping[str, Any]:
+    def describing_config(self) -> Mapping[str, Any]:
+        """config.json of the model this task vector makes: the specialist's when it brings tensors of its own."""
         grafted = next(iter(self.own.values()), None)
         return grafted.config if grafted is not None else self.base.config
 
@@ -245,15 +296,12 @@ def difference(specialist: Checkpoint, base: Checkpoint) -> TaskVector:
     Raises MergeError when shapes differ, or when the base has a tensor that the specialist lacks; tensors only the
     specialist has become the task vector's own. Integer and bool tensors have no delta: they must agree when read.
     """
-    names = match_names(base.weights, specialist.weights)
-    there = {ours: theirs for theirs, ours in names.items()}
+    new = align(base.weights, specialist.weights).weights
     shapes: dict[str, tuple[int, ...]] = {}
     for name, info in base.tensors.items():
-        if name not in there:
-            raise MergeError(
-                f"{specialist.label} lacks the base's tensor {name!r}", next_move="is it the same lineage?"
-            )
-        other = specialist.tensors[there[name]]
+        if name not in new.tensors:
+            raise MergeError(f"{specialist.label} lacks the base's {name!r}", next_move="is it the same lineage?")
+        other = new.tensors[name]
         if other.shape != info.shape:
             raise MergeError(
                 f"{name!r} is {list(info.shape)} in {base.label}, {list(other.shape)} in {specialist.label}"
@@ -289,29 +337,3 @@ def _add(first: TaskVector, second: TaskVector) -> TaskVector:
 
     shapes = {**first.shapes, **second.shapes}
     return TaskVector(first.base, shapes, read, {**first.own, **second.own}, f"{first.label} + {second.label}")
-
-
-class _Moved:
-    """`Weights` of model + task vector, rounded once into the model's own formats."""
-
-    def __init__(self, model: Checkpoint, vector: TaskVector) -> None:
-        self.label = f"{model.label} + {vector.label}"
-        self.config = vector._config() if vector.own else model.config
-        self._model, self._vector = model, vector
-        unknown = [name for name in vector.shapes if name not in model.tensors]
-        if unknown:
-            raise MergeError(f"{model.label} lacks {unknown[0]!r}, which {vector.label} changes")
-        own = {name: weights.tensors[name] for name, weights in vector.own.items()}
-        self.tensors: Mapping[str, TensorInfo] = {**model.tensors, **own}
-        self.folder = getattr(model.weights, "folder", None)
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`."""
-        if name in self._vector.own:
-            return self._vector.own[name].read(name, start, stop)
-        stored = self._model.weights.read(name, start, stop)
-        if name not in self._vector.shapes:
-            return stored
-        dtype = self.tensors[name].dtype
-        stop = self.tensors[name].count if stop is None else stop
-        return encode(decode(stored, dtype) + self._vector.read(name, start, stop), dtype)
