@@ -117,3 +117,12 @@ def elect_and_merge(deltas: Tensor, weights: Tensor, elect: str, average: str) -
     shares = weights if average == "weight" else weights.new_ones(weights.shape)
     divisor = weighted_sum(agrees.to(deltas), shares)
     return (total / divisor.where(divisor != 0, 1.0)).where(divisor != 0, 0.0)
+
+
+def largest_entries(values: Tensor, share: float) -> Tensor:
+    """Where each row holds one of its max(1, ⌊share·n⌋) largest values, ties all counted: (rows, n), bool."""
+    count = values.shape[1]
+    if count == 0:
+        return values.bool()
+    last = min(max(1, math.floor(share * count)), count)
+    return values >= values.sort(dim=1, descending=True).values[:, last - 1 : last]

@@ -1,0 +1,45 @@
+"""Weights found from the task vectors themselves: `weight: metagpt` in a recipe, with any method."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from taskmerge.errors import MergeError
+from taskmerge.kernels.program import Program
+from taskmerge.methods.geometry import gram_matrix
+from taskmerge.methods.registry import MergeMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def metagpt_from_gram(gram: np.ndarray) -> np.ndarray:
+    """MetaGPT (arXiv 2406.11385): w_i = ‖d_i‖² / Σ_j ‖d_j‖²; all zero where all task vectors are.
+
+    gram (specialists, specialists) -> (specialists,), float64.
+    """
+    squares = np.diag(gram)
+    total = squares.sum()
+    return squares / total if total > 0 else np.zeros(len(squares))
+
+
+def metagpt_weights(deltas: Tensor) -> Tensor:
+    """As `metagpt_from_gram`: deltas (specialists, *shape) -> (specialists,), float64, on the deltas' device."""
+    import torch
+
+    return torch.as_tensor(metagpt_from_gram(gram_matrix(deltas)), device=deltas.device)
+
+
+def metagpt_program(
+    method: MergeMethod, specialists: int, options: Mapping[str, Any], shape: Sequence[int]
+) -> Program | None:
+    """`method.program` with MetaGPT's weights. Raises MergeError for a method that finds its own weights."""
+    # Any weights that sum to exactly 1, as MetaGPT's do, serve to build the program.
+    program = method.program((1.0, *[0.0] * (specialists - 1)), options, shape)
+    if program is not None and program.from_gram is not None:
+        raise MergeError(f"{method.name} finds its own weights", next_move="leave out weight: metagpt")
+    return program and replace(program, from_gram=metagpt_from_gram)
