@@ -1,0 +1,64 @@
+"""InfoNCE in both directions: within a batch, or against a frozen bank of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def in_batch(model: Any, temperature: float, gradient_cache: int | None) -> nn.Module:
+    """Symmetric InfoNCE with in-batch negatives, gathered across processes (van den Oord et al., arXiv 1807.03748).
+
+    gradient_cache: pairs embedded at once; None embeds the whole batch at once.
+    """
+    from sentence_transformers.sentence_transformer.losses import (
+        CachedMultipleNegativesRankingLoss,
+        MultipleNegativesRankingLoss,
+    )
+
+    options: dict[str, Any] = {
+        "scale": 1.0 / temperature,
+        "directions": ("query_to_doc", "doc_to_query"),
+        "partition_mode": "per_direction",
+        "gather_across_devices": torch.distributed.is_available() and torch.distributed.is_initialized(),
+    }
+    if gradient_cache is None:
+        return MultipleNegativesRankingLoss(model, **options)
+    return CachedMultipleNegativesRankingLoss(model, mini_batch_size=gradient_cache, **options)
+
+
+class BankedInfoNCE(nn.Module):
+    """Symmetric InfoNCE where the texts do not learn: every distinct text of the data is a negative, embedded once.
+
+    Item to text runs over the whole bank. Text to item runs within the batch; items of the same text are no
+    negatives of each other.  bank: (texts, width), length 1.  Labels of a batch are rows of the bank.
+    """
+
+    bank: Tensor
+
+    def __init__(self, model: Any, bank: Tensor, temperature: float) -> None:
+        super().__init__()
+        self.model = model
+        self.temperature = temperature
+        self.register_buffer("bank", bank, persistent=False)
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
+        (features,) = sentence_features
+        items = F.normalize(self.model(features)["sentence_embedding"].float(), dim=-1)
+        return banked_info_nce(items, self.bank, labels, self.temperature)
+
+    def get_config_dict(self) -> dict[str, Any]:
+        return {"temperature": self.temperature, "bank": len(self.bank)}
+
+
+def banked_info_nce(items: Tensor, bank: Tensor, labels: Tensor, temperature: float) -> Tensor:
+    """items: (batch, width), bank: (texts, width), both of length 1; labels: (batch,) rows of the bank -> scalar."""
+    to_text = F.cross_entropy(items @ bank.T / temperature, labels)
+    scores = bank[labels] @ items.T / temperature
+    same = (labels[:, None] == labels[None, :]) & ~torch.eye(len(items), dtype=torch.bool, device=items.device)
+    to_item = F.cross_entropy(scores.masked_fill(same, float("-inf")), torch.arange(len(items), device=items.device))
+    return (to_text + to_item) / 2

@@ -1,0 +1,151 @@
+"""One run of training: freeze, bank or batch, look, keep the best, prove what did not move."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from taskmerge.errors import UsageError
+from taskmerge.metrics.retrieval import collapse
+from taskmerge.pairs import Pairs
+from taskmerge.training.components import (
+    assert_unchanged,
+    dropout_set_to,
+    freeze_all_but,
+    frozen_hashes,
+    inject_lora,
+    linear_layers,
+    select,
+)
+from taskmerge.training.held_out import METRIC, HeldOutRetrieval
+from taskmerge.training.items import TrainingItems
+from taskmerge.training.losses import BankedInfoNCE, in_batch
+from taskmerge.training.settings import TrainingSettings
+
+
+class Session:
+    """Everything is checked and prepared when a Session is made; `run` only trains.
+
+    model: SentenceTransformer, trained in place.  sets, held_out: {name: Pairs}.  train: components or globs.
+    folder: for checkpoints.  Raises UsageError for data that cannot be used and components that do not exist.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        sets: Mapping[str, Pairs],
+        held_out: Mapping[str, Pairs],
+        train: Sequence[str],
+        settings: TrainingSettings,
+        folder: Path,
+    ) -> None:
+        self.model, self.settings, self.folder = model, settings, folder
+        self.module = model[0]
+        self.trained = select(self.module, train)
+        self.items = TrainingItems(model, sets, settings.input_noise)
+        self.held_out = HeldOutRetrieval(TrainingItems(model, held_out)) if held_out else None
+        self.is_main = True
+        components = {name.partition(".")[0] for name in self.trained}
+        grafted = self.items.embedder is not None
+        self.text_is_frozen = grafted and "backbone" not in components
+        if grafted and not any(name.endswith("_encoder") for name in components) and not settings.input_noise:
+            self.items.encode()
+            if self.held_out is not None:
+                self.held_out.items.encode()
+
+    def run(self) -> dict[str, Any]:
+        """Train; returns the fields of a StageReport that only training knows."""
+        before_hashes = frozen_hashes(self.module, self.trained)
+        if self.held_out is not None and self.text_is_frozen:
+            self.held_out.freeze_texts()
+        before = self.held_out.scores() if self.held_out is not None else {}
+        original = {
+            name: tensor.detach().clone()
+            for name, tensor in self.module.named_parameters()
+            if name in set(self.trained)
+        }
+        with dropout_set_to(self.model, self.settings.dropout):
+            steps = self._train()
+        assert_unchanged(before_hashes, frozen_hashes(self.module, self.trained))
+        after = self.held_out.scores() if self.held_out is not None else {}
+        kept = not before or after[METRIC] > before[METRIC]
+        if not kept:
+            self._restore(original)
+        return {
+            "steps": steps,
+            "trained": len(self.trained),
+            "frozen": len(before_hashes),
+            "before": before,
+            "after": after if kept else before,
+            "curves": self.held_out.history if self.held_out is not None else [],
+            "kept": kept,
+        }
+
+    def _restore(self, original: Mapping[str, Any]) -> None:
+        import torch
+
+        with torch.no_grad():
+            for name, parameter in self.module.named_parameters():
+                if name in original:
+                    parameter.copy_(original[name])
+
+    def _train(self) -> int:
+        from taskmerge.training.trainer import build_trainer
+
+        freeze_all_but(self.module, self.trained)
+        adapters = self._adapters()
+        loss, data = self._loss_and_data()
+        trainer = build_trainer(
+            self.model, loss, data, self.items, self.held_out, self.settings, self.folder, not self.text_is_frozen
+        )
+        self.is_main = trainer.is_world_process_zero()
+        trainer.train(resume_from_checkpoint=self._last_checkpoint())
+        if adapters is not None:
+            adapters.merge_and_unload()
+        self.model.zero_grad(set_to_none=True)
+        freeze_all_but(self.module, [name for name, _ in self.module.named_parameters()])
+        self.model.eval()
+        return int(trainer.state.global_step)
+
+    def _adapters(self) -> Any:
+        """LoRA on the linear layers it is wanted for; other trained tensors of those components stay frozen."""
+        lora = self.settings.lora
+        if lora is None:
+            return None
+        wanted = lora.components or [
+            part for part in {name.partition(".")[0] for name in self.trained} if not part.endswith("_projector")
+        ]
+        adapted = [name for name in select(self.module, list(wanted)) if name in set(self.trained)]
+        layers = linear_layers(self.module, adapted)
+        full = [name for name in self.trained if name not in set(adapted)]
+        adapters = inject_lora(self.module, layers, lora.rank, lora.scale)
+        names = [name for name, _ in self.module.named_parameters()]
+        freeze_all_but(self.module, [name for name in names if ".lora_" in name or name in set(full)])
+        return adapters
+
+    def _loss_and_data(self) -> tuple[Any, Any]:
+        from datasets import DatasetDict
+
+        from taskmerge.training.trainer import labelled_rows, pair_rows
+
+        temperature = self.settings.temperature
+        if not self.text_is_frozen:
+            data = {name: pair_rows(self.items, name) for name in self.items.sets}
+            return in_batch(self.model, temperature, self.settings.gradient_cache), DatasetDict(data)
+        texts, places = collapse([text for pairs in self.items.sets.values() for text in pairs.texts])
+        labels = places.tolist()
+        data = {}
+        for name, pairs in self.items.sets.items():
+            data[name] = labelled_rows(self.items, name, labels[: len(pairs)])
+            labels = labels[len(pairs) :]
+        return BankedInfoNCE(self.model, self.items.embed_texts(texts), temperature), DatasetDict(data)
+
+    def _last_checkpoint(self) -> str | None:
+        from transformers.trainer_utils import get_last_checkpoint
+
+        if not self.settings.resume:
+            return None
+        if not self.folder.is_dir():
+            raise UsageError(f"nothing to resume in {str(self.folder)!r}")
+        return get_last_checkpoint(str(self.folder))

@@ -1,0 +1,71 @@
+"""What can be set about a training stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from taskmerge.errors import Problem, UsageError
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Train low-rank adapters instead of whole matrices, merged to dense at the end (Hu et al., arXiv 2106.09685).
+
+    rank: of each update.  scale: the update is multiplied by scale / rank.
+    components: whose linear layers get adapters; default: every trained component that is not a projector.
+    """
+
+    rank: int = 16
+    scale: float = 32.0
+    components: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """One stage's training.
+
+    steps: optimizer steps.  batch_size: pairs per process and step.  learning_rate: of every trained tensor, unless
+    learning_rates says otherwise: {part of a tensor's name: rate}, e.g. {"projector": 1e-3}.  warmup: steps of linear
+    rise before the cosine fall.  temperature: of InfoNCE.  max_gradient_norm: clipping.
+    lora: adapters instead of full training.  balance: exponent of rehearsal's draw, p ~ size ** (1 / balance);
+    large values draw every modality equally often.
+    bf16: autocast.  gradient_cache: pairs embedded at once when the batch does not fit (Gao et al., arXiv 2101.06983).
+    dropout: of all layers; None leaves what the backbone's config says.  input_noise: standard deviation of Gaussian
+    noise on the prepared items while training.
+    evaluate_every: steps between looks at the held-out pairs.  patience: looks without improvement before it stops,
+    None: never early.  report_to: "none", "tensorboard", "wandb", ...  resume: go on from the last checkpoint.
+    """
+
+    steps: int = 200
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    learning_rates: Mapping[str, float] = field(default_factory=dict)
+    warmup: int = 20
+    temperature: float = 0.02
+    max_gradient_norm: float = 1.0
+    lora: LoraSettings | None = None
+    balance: float = 1.0
+    bf16: bool = False
+    gradient_cache: int | None = None
+    dropout: float | None = 0.0
+    input_noise: float = 0.0
+    evaluate_every: int = 50
+    patience: int | None = None
+    report_to: str = "none"
+    resume: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        lowest = {"steps": 1, "batch_size": 2, "evaluate_every": 1, "warmup": 0, "input_noise": 0}
+        problems = [
+            Problem(f"{name} is {getattr(self, name)}", next_move=f"at least {least}")
+            for name, least in lowest.items()
+            if getattr(self, name) < least
+        ]
+        positive = ("learning_rate", "temperature", "max_gradient_norm", "balance")
+        problems += [Problem(f"{name} is {getattr(self, name)}") for name in positive if not getattr(self, name) > 0]
+        if self.lora is not None and self.lora.rank < 1:
+            problems.append(Problem(f"lora rank is {self.lora.rank}", next_move="at least 1"))
+        if problems:
+            raise UsageError(problems)

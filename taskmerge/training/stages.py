@@ -1,0 +1,186 @@
+"""specialize, recover, rehearse: the same training with another trainable set."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.errors import OutputError, UsageError
+from taskmerge.pairs import Pairs, read_pairs
+from taskmerge.training.settings import TrainingSettings
+
+HELD_OUT_SHARE = 0.1
+REPORT_FILE = "taskmerge_training.json"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """What a stage did.
+
+    before, after: scores on the held-out pairs ({} without any).  curves: the same at every look.
+    trained, frozen: numbers of tensors; the frozen ones are hashed before and after and were bit-identical.
+    kept: False when nothing beat the model as it came, which is then what was saved.
+    """
+
+    stage: str
+    steps: int
+    seconds: float
+    trained: int
+    frozen: int
+    before: dict[str, float] = field(default_factory=dict)
+    after: dict[str, float] = field(default_factory=dict)
+    curves: list[dict[str, float]] = field(default_factory=list)
+    kept: bool = True
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def specialize(
+    model: Any,
+    data: Any,
+    train: Sequence[str] | None = None,
+    settings: TrainingSettings | None = None,
+    *,
+    held_out: Any = None,
+    out: str | Path | None = None,
+    work: str | Path | None = None,
+) -> StageReport:
+    """Train a modality specialist from the base: InfoNCE both ways with in-batch negatives.
+
+    model: a SentenceTransformer (trained in place), or a folder.  data: pairs, as `read_pairs` takes them, or
+    {set name: pairs} for joint training.  train: components or globs; default: the backbone and the data's towers.
+    held_out: pairs to look at, {set name: pairs} for several; default: none.  out: folder for the result.
+    work: folder for checkpoints; default: inside out, else temporary.
+    Raises UsageError about data, components and settings before training starts.
+    """
+    sets = _named_sets(data)
+    model = _opened(model)
+    train = list(train) if train is not None else ["backbone", *_tower_globs(model, sets)]
+    return _run("specialize", model, sets, train, settings or TrainingSettings(), held_out, out, work)
+
+
+def recover(
+    model: Any,
+    data: Any,
+    train: Sequence[str] = ("*_projector",),
+    settings: TrainingSettings | None = None,
+    *,
+    held_out: Any = None,
+    out: str | Path | None = None,
+    work: str | Path | None = None,
+) -> StageReport:
+    """Projector Recovery: full-parameter training of projectors, everything else frozen and proven bit-identical.
+
+    Texts are embedded once and all of them serve as negatives; items go through their frozen encoder once. A tenth of
+    the texts is held out unless `held_out` says which pairs are. Stops early by `settings.patience`; the best
+    checkpoint is kept, or the model as it came when nothing was better. Arguments as for `specialize`.
+    """
+    sets = _named_sets(data)
+    settings = settings or TrainingSettings(steps=300, learning_rate=1e-3, evaluate_every=25, patience=4)
+    if held_out is None:
+        sets, held_out = _split(sets, settings.seed)
+    return _run("recover", _opened(model), sets, list(train), settings, held_out, out, work)
+
+
+def rehearse(
+    model: Any,
+    data: Mapping[str, Any],
+    train: Sequence[str] = ("backbone", "vision_encoder"),
+    settings: TrainingSettings | None = None,
+    *,
+    held_out: Any = None,
+    out: str | Path | None = None,
+    work: str | Path | None = None,
+) -> StageReport:
+    """Balanced rehearsal over all modalities: one modality per batch, drawn by `settings.balance`.
+
+    data: {modality: pairs}.  Learning curves of every held-out modality are in the report.
+    Other arguments as for `specialize`.
+    """
+    sets = _named_sets(data)
+    settings = settings or TrainingSettings(steps=2000, learning_rate=1e-5)
+    if held_out is None:
+        sets, held_out = _split(sets, settings.seed)
+    return _run("rehearse", _opened(model), sets, list(train), settings, held_out, out, work)
+
+
+def _run(
+    stage: str,
+    model: Any,
+    sets: dict[str, Pairs],
+    train: list[str],
+    settings: TrainingSettings,
+    held_out: Any,
+    out: str | Path | None,
+    work: str | Path | None,
+) -> StageReport:
+    from tempfile import TemporaryDirectory
+
+    from taskmerge.training.session import Session
+
+    _check_output(out, settings)
+    held = _named_sets(held_out) if held_out is not None else {}
+    with TemporaryDirectory() as temporary:
+        folder = Path(work) if work is not None else Path(out) / CHECKPOINTS if out is not None else Path(temporary)
+        session = Session(model, sets, held, train, settings, folder)
+        started = time.monotonic()
+        outcome = session.run()
+    report = StageReport(stage, seconds=time.monotonic() - started, settings=asdict(settings), **outcome)
+    if out is not None and session.is_main:
+        model.save_pretrained(str(out), create_model_card=False)
+        (Path(out) / REPORT_FILE).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def _opened(model: Any) -> Any:
+    from taskmerge.omni.loading import load_embedder
+
+    return load_embedder(model) if isinstance(model, (str, Path)) else model
+
+
+def _named_sets(data: Any) -> dict[str, Pairs]:
+    """{set name: pairs}; a single set is named after its column."""
+    if isinstance(data, Mapping):
+        if not data:
+            raise UsageError("no training data", next_move="{modality: pairs, ...}")
+        return {str(name): read_pairs(source) for name, source in data.items()}
+    pairs = read_pairs(data)
+    return {pairs.column: pairs}
+
+
+def _tower_globs(model: Any, sets: Mapping[str, Pairs]) -> list[str]:
+    from taskmerge.omni.loading import embedder_of
+
+    embedder = embedder_of(model)
+    if embedder is None:
+        return []
+    towers = {embedder.tower_of[pairs.modality] for pairs in sets.values() if pairs.modality in embedder.tower_of}
+    return [f"{tower}_*" for tower in sorted(towers)]
+
+
+def _split(sets: Mapping[str, Pairs], seed: int) -> tuple[dict[str, Pairs], dict[str, Pairs]]:
+    """A tenth of every set's pairs aside. Raises UsageError for a set too small to split."""
+    kept: dict[str, Pairs] = {}
+    held: dict[str, Pairs] = {}
+    for name, pairs in sets.items():
+        count = round(len(pairs) * HELD_OUT_SHARE)
+        if count < 2:
+            raise UsageError(
+                f"{name}: {len(pairs)} pairs are too few to hold some out", next_move="give held_out pairs"
+            )
+        order = np.random.default_rng(seed).permutation(len(pairs)).tolist()
+        held[name], kept[name] = pairs.take(sorted(order[:count])), pairs.take(sorted(order[count:]))
+    return kept, held
+
+
+def _check_output(out: str | Path | None, settings: TrainingSettings) -> None:
+    if out is None or settings.resume or not Path(out).exists():
+        return
+    if any(Path(out).iterdir()):
+        raise OutputError("the folder is not empty", str(out), "choose another, remove it, or resume")
