@@ -1,0 +1,23 @@
+"""The command line. `main` is the entry point; importing this package imports no command."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Runs the command line: errors meant for the user become messages and exit codes, never tracebacks."""
+    from taskmerge.cli.app import app
+    from taskmerge.cli.output import report_error
+    from taskmerge.errors import TaskmergeError
+
+    try:
+        app()
+    except TaskmergeError as error:
+        report_error(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)

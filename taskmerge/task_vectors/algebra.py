@@ -24,7 +24,7 @@ from taskmerge.errors import CheckpointError, MergeError, UsageError, did_you_me
 from taskmerge.patterns import matches
 from taskmerge.rounding import decode
 from taskmerge.task_vectors import statistics
-from taskmerge.task_vectors.weights import MovedWeights
+from taskmerge.task_vectors.weights import DeltaWeights, MovedWeights
 
 if TYPE_CHECKING:
     import torch
@@ -235,7 +235,7 @@ class TaskVector:
         """Writes the deltas (and the specialist's own tensors) as a folder that `load` reads. Streams."""
         marks = {"task_vector": 1, "label": self.label, "own": sorted(self.own)}
         return save_weights(
-            _Deltas(self, dtype), Path(path), fresh=fresh, extra={VECTOR_FILE: json.dumps(marks) + "\n"}
+            DeltaWeights(self, dtype), Path(path), fresh=fresh, extra={VECTOR_FILE: json.dumps(marks) + "\n"}
         )
 
     @classmethod

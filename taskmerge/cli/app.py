@@ -1,0 +1,35 @@
+"""All commands, one module per group; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import typer
+
+from taskmerge import __version__
+from taskmerge.cli import fusing, looking, reference, vectors
+
+app = typer.Typer(
+    name="taskmerge",
+    help="Merge models by task-vector arithmetic, find what the fusion broke, and repair it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def taskmerge(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Merge models by task-vector arithmetic, find what the fusion broke, and repair it."""
+
+
+for group in (fusing, looking, vectors, reference):
+    for command in group.COMMANDS:
+        app.command()(command)

@@ -1,0 +1,131 @@
+"""fuse, verify."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from taskmerge.cli.output import note, print_json, print_table, progress, show_bytes
+from taskmerge.errors import UsageError
+
+if TYPE_CHECKING:
+    from taskmerge.fusion import Plan, Written
+
+RECIPE = typer.Argument(help="The recipe: a YAML file (`taskmerge schema` describes it; mergekit's are read too).")
+JSON = typer.Option(False, "--json", help="Print JSON for machines.")
+
+
+def fuse(
+    recipe: Path = RECIPE,
+    out: Path = typer.Option(None, "--out", help="Output folder; overrides the recipe's output.path."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and print the plan; write nothing."),
+    device: str = typer.Option("cpu", "--device", help="Where the arithmetic runs: cpu, cuda, cuda:1, mps."),
+    fresh: bool = typer.Option(False, "--fresh", help="Replace an existing output and forget an unfinished one."),
+    resume: bool = typer.Option(
+        True, "--resume/--no-resume", help="Go on from the finished files of an interrupted run (the default)."
+    ),
+    as_json: bool = JSON,
+) -> None:
+    """Fuse the specialists of a recipe into one model."""
+    from taskmerge.fusion import execute, plan
+    from taskmerge.recipes import load
+
+    said = load(recipe)
+    decided = plan(said)
+    target = _output(out, said.output.path, said.folder, recipe)
+    for warning in decided.warnings:
+        note(f"warning: {warning}")
+    if dry_run:
+        show_plan(decided, target, as_json)
+        return
+    began = time.monotonic()
+    with progress(decided.bytes_written, "fusing", quiet=as_json) as advance:
+        written = execute(decided, said, target, device=device, fresh=fresh or not resume, progress=advance)
+    _show_written(decided, written, time.monotonic() - began, as_json)
+
+
+def _output(given: Path | None, said: str | None, folder: Path, recipe: Path) -> Path:
+    if given is not None:
+        return given
+    if said is None:
+        raise UsageError("no output folder", str(recipe), "give --out FOLDER, or output: {path: ...} in the recipe")
+    return folder / Path(said).expanduser()
+
+
+def show_plan(plan: Plan, target: Path, as_json: bool) -> None:
+    """What a fuse would do: per component, and per tensor in JSON."""
+    from taskmerge.fusion.provenance import sentence
+
+    if as_json:
+        table: dict[str, Any] = {
+            "output": str(target),
+            "bytes_read": plan.bytes_read,
+            "bytes_written": plan.bytes_written,
+            "files": {shard.file: shard.size for shard in plan.shards},
+            "components": {name: dict(counts) for name, counts in plan.table().items()},
+            "tensors": {step.info.name: sentence(step) for step in plan.steps},
+            "dropped": {f"{drop.source.label}:{drop.source.name}": drop.rule for drop in plan.dropped},
+            "warnings": list(plan.warnings),
+        }
+        print_json(table)
+        return
+    rows = [
+        (component, counts["merge"], counts["keep"], counts["copy"], _ways(plan, component))
+        for component, counts in sorted(plan.table().items())
+    ]
+    print_table(("component", "merged", "kept", "copied", "how"), rows, "plan")
+    if plan.dropped:
+        note(f"{len(plan.dropped)} input tensors do not reach the output, by rule (--json lists them)")
+    note(
+        f"reads {show_bytes(plan.bytes_read)}, writes {show_bytes(plan.bytes_written)} "
+        f"in {len(plan.shards)} file(s) to {target}"
+    )
+
+
+def _ways(plan: Plan, component: str) -> str:
+    from taskmerge.fusion.provenance import sentence
+
+    ways = list(dict.fromkeys(sentence(step) for step in plan.steps if step.component == component))
+    return ways[0] + (f" (and {len(ways) - 1} more)" if len(ways) > 1 else "")
+
+
+def _show_written(plan: Plan, written: Written, seconds: float, as_json: bool) -> None:
+    if as_json:
+        table = {
+            "path": str(written.path),
+            "bytes": written.bytes,
+            "seconds": seconds,
+            "sha256": dict(written.sha256),
+            "resumed": list(written.resumed),
+        }
+        print_json(table)
+        return
+    for file in written.resumed:
+        note(f"{file}: taken over from the interrupted run")
+    note(f"{show_bytes(written.bytes)} in {seconds:.1f} s: {written.path}")
+    print(written.path)
+
+
+def verify(
+    out: Path = typer.Argument(help="A folder made by `taskmerge fuse`."),
+    hashes_only: bool = typer.Option(False, "--hashes-only", help="Compare sha256 only; do not fuse again."),
+    as_json: bool = JSON,
+) -> None:
+    """Re-derive a fused model from its recorded recipe and say what differs."""
+    from taskmerge.fusion.verify import verify as run
+
+    findings = run(out, rederive=not hashes_only)
+    if as_json:
+        print_json({"path": str(out), "same": not findings, "differences": findings})
+    else:
+        for line in findings:
+            print(line)
+        note("differs from its record" if findings else "as recorded: inputs, output and every tensor")
+    if findings:
+        raise typer.Exit(1)
+
+
+COMMANDS = (fuse, verify)

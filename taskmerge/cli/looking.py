@@ -1,0 +1,104 @@
+"""inspect, compare, diff."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from taskmerge.cli.output import note, print_json, print_table, show_bytes
+
+MODEL = typer.Argument(help="A model: path, hub id[@revision] or hf:// uri.")
+JSON = typer.Option(False, "--json", help="Print JSON for machines.")
+
+
+def inspect(
+    model: str = MODEL,
+    tensors: bool = typer.Option(False, "--tensors", help="One line per tensor."),
+    as_json: bool = JSON,
+) -> None:
+    """Show what a model is made of: components, tensors, formats, sizes."""
+    from taskmerge.task_vectors import Checkpoint
+
+    checkpoint = Checkpoint.open(model)
+    components = checkpoint.components()
+    if as_json:
+        rows = {
+            name: {"component": components[name], "dtype": info.dtype, "shape": list(info.shape)}
+            for name, info in checkpoint.tensors.items()
+        }
+        print_json({"model": model, "config": dict(checkpoint.config), "tensors": rows})
+        return
+    if tensors:
+        print_table(
+            ("tensor", "component", "dtype", "shape"),
+            [(name, components[name], info.dtype, list(info.shape)) for name, info in checkpoint.tensors.items()],
+        )
+        return
+    groups: dict[str, list[Any]] = {}
+    for name, info in checkpoint.tensors.items():
+        groups.setdefault(components[name], []).append(info)
+    rows_shown = [
+        (
+            component,
+            len(infos),
+            f"{sum(info.count for info in infos):,}",
+            show_bytes(sum(info.nbytes for info in infos)),
+            ", ".join(sorted({info.dtype for info in infos})),
+            infos[0].name,
+        )
+        for component, infos in groups.items()
+    ]
+    print_table(("component", "tensors", "entries", "size", "dtype", "first"), rows_shown, model)
+
+
+def compare(
+    base: str = typer.Argument(help="The base of all the models."),
+    models: list[str] = typer.Argument(help="Specialists: paths, hub ids or name=path."),
+    by_layer: bool = typer.Option(False, "--by-layer", help="Also the norm of each task vector in each layer."),
+    as_json: bool = JSON,
+) -> None:
+    """Compare task vectors: norms, cosines, sign conflicts."""
+    from taskmerge.task_vectors.comparison import compare_task_vectors
+
+    named = dict(_named(model) for model in models)
+    result = compare_task_vectors(base, named)
+    if as_json:
+        print_json(result)
+        return
+    labels = list(named)
+    print_table(("task vector", "norm", "relative"), [(name, *result["norms"][name]) for name in labels], "norms")
+    for key, title in (("cosine", "cosine"), ("sign_conflict", "sign conflict")):
+        print_table(
+            (title, *labels), [(name, *(result[key][name][other] for other in labels)) for name in labels], title
+        )
+    if by_layer:
+        print_table(
+            ("layer", *labels),
+            [(layer, *(norms.get(name) for name in labels)) for layer, norms in result["by_layer"].items()],
+            "norm by layer",
+        )
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    return (name, path) if equals and "/" not in name else (Path(text).name or text, text)
+
+
+def diff(first: str = MODEL, second: str = MODEL, as_json: bool = JSON) -> None:
+    """Say exactly how two checkpoints differ; exit 1 when they do."""
+    from taskmerge.task_vectors.comparison import differences
+
+    found = differences(first, second)
+    if as_json:
+        print_json({"same": not found, "differences": found})
+    elif found:
+        print_table(("tensor", "difference", "entries", "largest"), [tuple(row.values()) for row in found])
+    if found:
+        note(f"{len(found)} tensors differ")
+        raise typer.Exit(1)
+    note("no tensor differs")
+
+
+COMMANDS = (inspect, compare, diff)

@@ -1,0 +1,111 @@
+"""What every command prints with: data on stdout, progress and messages on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from taskmerge.errors import TaskmergeError
+
+_PLAIN_INTERVAL = 5.0
+
+
+def report_error(error: TaskmergeError) -> None:
+    """Writes every problem to stderr, numbered when there are several."""
+    print(f"taskmerge: {len(error.problems)} problems" if len(error.problems) > 1 else "taskmerge:", file=sys.stderr)
+    for problem in error.problems:
+        print(f"  {problem}", file=sys.stderr)
+
+
+def note(text: str) -> None:
+    """A line for the reader, not for machines."""
+    print(text, file=sys.stderr)
+
+
+def print_json(data: Any) -> None:
+    """Data for machines."""
+    print(json.dumps(data, indent=2, ensure_ascii=False, default=str))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+    """A table: drawn on a terminal, tab-separated otherwise."""
+    table_rows = [[_cell(value) for value in row] for row in rows]
+    if not sys.stdout.isatty():
+        print("\t".join(columns))
+        for row in table_rows:
+            print("\t".join(row))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left")
+    for row in table_rows:
+        table.add_row(*row)
+    Console(no_color="NO_COLOR" in os.environ or None).print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
+def show_bytes(count: float) -> str:
+    """Bytes as people write them: 90.9 MB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+@contextlib.contextmanager
+def progress(total: int, title: str, quiet: bool = False) -> Iterator[Callable[[int], None]]:
+    """A callable to be told of bytes done: a bar with rate and remaining time, or a line every few seconds."""
+    if quiet:
+        yield lambda _: None
+    elif sys.stderr.isatty():
+        with _bar(total, title) as advance:
+            yield advance
+    else:
+        yield _Lines(total, title)
+
+
+@contextlib.contextmanager
+def _bar(total: int, title: str) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+
+    columns = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.DownloadColumn(),
+        rich_progress.TransferSpeedColumn(),
+        rich_progress.TimeRemainingColumn(),
+    )
+    with rich_progress.Progress(*columns, console=Console(stderr=True, no_color="NO_COLOR" in os.environ or None)) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+class _Lines:
+    """Progress for logs."""
+
+    def __init__(self, total: int, title: str) -> None:
+        self.total, self.title, self.done = total, title, 0
+        self.began = self.shown = time.monotonic()
+
+    def __call__(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.shown < _PLAIN_INTERVAL:
+            return
+        self.shown = now
+        rate = self.done / (now - self.began)
+        left = (self.total - self.done) / rate if rate else 0
+        done = f"{show_bytes(self.done)} of {show_bytes(self.total)}"
+        note(f"{self.title}: {done}, {show_bytes(rate)}/s, {left:.0f} s left")

@@ -1,0 +1,57 @@
+"""methods, schema."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from taskmerge.cli.output import print_json, print_table
+
+JSON = typer.Option(False, "--json", help="Print JSON for machines.")
+
+
+def methods(name: str = typer.Argument(None, help="A merge method, or file.py:name."), as_json: bool = JSON) -> None:
+    """List the merge methods, or explain one and its parameters."""
+    from taskmerge.methods import all_methods, find_method
+
+    chosen = [find_method(name)] if name else all_methods()
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": method.name,
+                    "aliases": list(method.aliases),
+                    "doc": method.doc,
+                    "source": method.source,
+                    "parameters": {row.name: {"default": row.default, "doc": row.doc} for row in method.parameters},
+                }
+                for method in chosen
+            ]
+        )
+        return
+    if not name:
+        rows = [(method.name, ", ".join(method.aliases), method.summary, method.source) for method in chosen]
+        print_table(("method", "alias", "what it does", "source"), rows)
+        return
+    method = chosen[0]
+    print(f"{method.name}: {method.doc}\n\nsource: {method.source or 'none given'}\n")
+    parameters = [(row.name, row.kind.words, row.default_words, row.doc) for row in method.parameters]
+    print_table(("parameter", "takes", "default", "meaning"), parameters)
+
+
+def schema(out: Path = typer.Option(None, "--out", help="File to write; stdout by default.")) -> None:
+    """Print the recipe's JSON Schema, for editors."""
+    import json
+
+    from taskmerge.recipes import schema as recipe_schema
+
+    text = json.dumps(recipe_schema(), indent=2, ensure_ascii=False) + "\n"
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        out.write_text(text, "utf-8")
+
+
+COMMANDS = (methods, schema)

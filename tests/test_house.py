@@ -1,0 +1,108 @@
+"""The floors of the house: imports point down, and starting up is light."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import taskmerge
+
+PACKAGE = Path(taskmerge.__file__).parent
+FLOORS: dict[str, int] = {
+    "errors": 0, "dtypes": 0, "declarations": 0, "patterns": 0, "randomness": 0, "rounding": 0,
+    "checkpoints": 1, "components": 1, "kernels": 1,
+    "methods": 2, "task_vectors": 2, "omni": 2, "metrics": 2, "pairs": 2,
+    "recipes": 3, "fusion": 3, "drift": 3, "training": 3, "evaluation": 3,
+    "reporting": 4, "pipeline": 4,
+    "cli": 5,
+}  # fmt: skip
+HEAVY = ("torch", "transformers", "numba", "sentence_transformers", "rich", "yaml", "huggingface_hub")
+
+
+def modules() -> dict[str, Path]:
+    """Dotted name -> file, of every module of the package."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path) -> set[str]:
+    """taskmerge modules that a file imports anywhere but under TYPE_CHECKING."""
+    found: set[str] = set()
+
+    class Visitor(ast.NodeVisitor):
+        def visit_If(self, node: ast.If) -> None:
+            if "TYPE_CHECKING" not in ast.unparse(node.test):
+                self.generic_visit(node)
+
+        def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+            assert node.level == 0, f"{path}: a relative import"
+            if node.module == "taskmerge":
+                found.update(f"taskmerge.{alias.name}" for alias in node.names)
+            elif node.module and node.module.startswith("taskmerge."):
+                found.add(node.module)
+
+        def visit_Import(self, node: ast.Import) -> None:
+            found.update(alias.name for alias in node.names if alias.name.startswith("taskmerge."))
+
+    Visitor().visit(ast.parse(path.read_text("utf-8")))
+    return found
+
+
+def room(module: str) -> str:
+    return module.split(".")[1]
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {room(module) for module in modules() if "." in module}
+    assert rooms == set(FLOORS), f"say the floor of {rooms ^ set(FLOORS)} here and in docs/architecture.md"
+
+
+def test_imports_point_down() -> None:
+    upward = []
+    for module, path in modules().items():
+        if "." not in module:
+            continue
+        for target in imports(path):
+            if room(target) in FLOORS and FLOORS[room(target)] > FLOORS[room(module)]:
+                upward.append(f"{module} (floor {FLOORS[room(module)]}) -> {target} (floor {FLOORS[room(target)]})")
+    assert not upward, "\n".join(upward)
+
+
+def test_rooms_of_one_floor_do_not_form_a_ring() -> None:
+    edges: dict[str, set[str]] = {}
+    for module, path in modules().items():
+        if "." in module:
+            edges.setdefault(room(module), set()).update(
+                room(target) for target in imports(path) if room(target) in FLOORS and room(target) != room(module)
+            )
+
+    def reachable(start: str) -> set[str]:
+        seen: set[str] = set()
+        stack = [start]
+        while stack:
+            for after in edges.get(stack.pop(), ()):
+                if after not in seen:
+                    seen.add(after)
+                    stack.append(after)
+        return seen
+
+    rings = sorted(start for start in edges if start in reachable(start))
+    assert not rings, f"rooms that import each other: {rings}"
+
+
+def test_starting_up_is_light() -> None:
+    script = "import sys, taskmerge, taskmerge.cli.app; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not [name for name in HEAVY if name in loaded]
+
+
+def test_version_is_the_newest_in_the_changelog() -> None:
+    changelog = (PACKAGE.parent / "CHANGELOG.md").read_text("utf-8")
+    newest = re.search(r"^## (\S+)", changelog, re.MULTILINE)
+    assert newest and newest[1] == taskmerge.__version__
