@@ -89,7 +89,7 @@ def sce(
     variance = deltas.double().var(dim=0, correction=0)
     selected = deltas.where(largest_entries(variance.reshape(1, -1), select).reshape(variance.shape), 0.0)
     squares = selected.double().square().reshape(deltas.shape[0], -1)
-    shares = squares.mean(dim=1) if squares.shape[1] else squares.sum(dim=1)
+    shares = squares.mean(dim=1)
     largest = shares.max()
     shares = weights.double() * (shares / largest.where(largest > 0, 1.0))
     return scale * elect_and_merge(selected, shares, "mass", "weight")
@@ -114,8 +114,6 @@ def pcb(
     """
     scaled = weighted(deltas, weights)
     flat = scaled.abs().reshape(deltas.shape[0], -1)
-    if flat.shape[1] == 0:
-        return scaled.sum(dim=0)
     low, high = flat.min(dim=1, keepdim=True).values, flat.max(dim=1, keepdim=True).values
     own = (deltas.shape[0] * ((flat - low) / (high - low).where(high > low, 1.0)).square()).exp()
     balance = own * (scaled * scaled.sum(dim=0)).tanh().reshape(flat.shape)

@@ -28,8 +28,6 @@ def keep_probabilities(deltas: Tensor, density: float, epsilon: float) -> Tensor
     """
     import torch
 
-    if deltas.numel() == 0:
-        return deltas.double()
     length = deltas.shape[-1] if deltas.dim() > 1 else 1
     sizes = deltas.abs().float().reshape(-1, length).contiguous()
     if length == 1:

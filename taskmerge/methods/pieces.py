@@ -75,8 +75,6 @@ def keep_largest(deltas: Tensor, density: float, skip: float = 0.0, thresholds: 
     """
     sizes = magnitudes(deltas)
     count = sizes.shape[1]
-    if count == 0:
-        return deltas
     if thresholds is not None:
         keep = sizes >= thresholds.float().reshape(-1, 1)
         return deltas.where(keep.reshape(deltas.shape), 0.0)
@@ -122,7 +120,5 @@ def elect_and_merge(deltas: Tensor, weights: Tensor, elect: str, average: str) -
 def largest_entries(values: Tensor, share: float) -> Tensor:
     """Where each row holds one of its max(1, ⌊share·n⌋) largest values, ties all counted: (rows, n), bool."""
     count = values.shape[1]
-    if count == 0:
-        return values.bool()
     last = min(max(1, math.floor(share * count)), count)
     return values >= values.sort(dim=1, descending=True).values[:, last - 1 : last]

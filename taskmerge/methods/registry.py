@@ -111,7 +111,8 @@ class MergeMethod:
     ) -> Tensor:
         """Run the plain function. options: as from `options`. Shapes as in `INPUTS`; returns (*shape).
 
-        Raises MergeError when an input it needs is missing or the result has another shape.
+        An empty tensor has an empty delta, whatever the method. Raises MergeError when an input it needs is missing or
+        the result has another shape.
         """
         have = {
             "deltas": deltas,
@@ -123,6 +124,8 @@ class MergeMethod:
         for name in self.inputs:
             if have[name] is None and name != "thresholds":
                 raise MergeError(f"the method {self.name!r} needs {name} ({INPUTS[name]})")
+        if deltas.numel() == 0:
+            return deltas.new_zeros(deltas.shape[1:])
         merged = self.function(*(have[name] for name in self.inputs), **options)
         if tuple(merged.shape) != tuple(deltas.shape[1:]):
             made, wanted = tuple(merged.shape), tuple(deltas.shape[1:])

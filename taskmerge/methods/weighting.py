@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taskmerge.errors import MergeError
-from taskmerge.kernels.program import Program
+from taskmerge.kernels.program import DropRandom, KeepLargest, Program
 from taskmerge.methods.geometry import gram_matrix
 from taskmerge.methods.registry import MergeMethod
 
@@ -37,9 +37,19 @@ def metagpt_weights(deltas: Tensor) -> Tensor:
 def metagpt_program(
     method: MergeMethod, specialists: int, options: Mapping[str, Any], shape: Sequence[int]
 ) -> Program | None:
-    """`method.program` with MetaGPT's weights. Raises MergeError for a method that finds its own weights."""
+    """`method.program` with MetaGPT's weights, or None when the whole tensor must be taken.
+
+    Raises MergeError for a method that finds its own weights.
+    """
     # Any weights that sum to exactly 1, as MetaGPT's do, serve to build the program.
     program = method.program((1.0, *[0.0] * (specialists - 1)), options, shape)
     if program is not None and program.from_gram is not None:
         raise MergeError(f"{method.name} finds its own weights", next_move="leave out weight: metagpt")
-    return program and replace(program, from_gram=metagpt_from_gram)
+    if program is None or isinstance(program.sparsify, KeepLargest) or _rescaled_by_sum(program):
+        # A tensor is measured once: for its Gram matrix, or for what its sparsifying needs.
+        return None
+    return replace(program, from_gram=metagpt_from_gram)
+
+
+def _rescaled_by_sum(program: Program) -> bool:
+    return isinstance(program.sparsify, DropRandom) and program.sparsify.rescale == "l1"

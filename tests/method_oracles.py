@@ -1,0 +1,298 @@
+"""Merge methods once more, in plain float64 NumPy straight from their formulas: what the real ones are compared with.
+
+Each takes deltas (specialists, *shape) and weights (specialists,), and returns the scaled merged delta (*shape).
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def linear(d: Array, w: Array, base: Array, normalize: bool = True, scale: float = 1.0) -> Array:
+    models = d + base
+    total = sum(w[i] * models[i] for i in range(len(w)))
+    return scale * ((total / w.sum() if normalize else total) - base)
+
+
+def task_arithmetic(d: Array, w: Array, normalize: bool = False, scale: float = 1.0) -> Array:
+    return scale * np.einsum("i,i...->...", w / w.sum() if normalize else w, d)
+
+
+def trimmed(delta: Array, density: float, skip: float = 0.0) -> Array:
+    """One entry at a time: how many are strictly larger decides."""
+    sizes = np.abs(delta).astype(np.float32).ravel()
+    n = sizes.size
+    first = min(math.floor(skip * n), n - 1) if n else 0
+    last = min(first + max(1, math.floor(density * n)), n)
+    kept = np.zeros(n)
+    for j in range(n):
+        larger, as_large = int((sizes > sizes[j]).sum()), int((sizes == sizes[j]).sum())
+        # Its ranks are larger+1 .. larger+as_large; kept when any of them lies in first+1 .. last.
+        if larger < last and larger + as_large > first:
+            kept[j] = delta.ravel()[j]
+    return kept.reshape(delta.shape)
+
+
+def elected(d: Array, w: Array, elect: str, average: str) -> Array:
+    out = np.zeros(d.shape[1:])
+    for place in np.ndindex(*d.shape[1:]):
+        entry = d[(slice(None), *place)]
+        votes = {"weighted_mass": w * entry, "mass": entry, "count": np.sign(entry)}[elect]
+        sign = 1.0 if sum(votes) >= 0 else -1.0
+        chosen = [i for i in range(len(w)) if entry[i] != 0 and np.sign(entry[i]) == sign]
+        total = sum(w[i] * entry[i] for i in chosen)
+        below = {"weight": sum(w[i] for i in chosen), "count": len(chosen), "none": 1.0}[average]
+        out[place] = total / below if below else 0.0
+    return out
+
+
+def ties(
+    d: Array,
+    w: Array,
+    density: float = 0.2,
+    trim: str = "tensor",
+    elect: str = "weighted_mass",
+    average: str = "weight",
+    scale: float = 1.0,
+) -> Array:
+    return scale * elected(np.stack([trimmed(delta, density) for delta in d]), w, elect, average)
+
+
+def breadcrumbs(
+    d: Array, w: Array, density: float = 0.9, outliers: float = 0.01, normalize: bool = False, scale: float = 1.0
+) -> Array:
+    return task_arithmetic(np.stack([trimmed(delta, density, outliers) for delta in d]), w, normalize, scale)
+
+
+def breadcrumbs_ties(
+    d: Array,
+    w: Array,
+    density: float = 0.9,
+    outliers: float = 0.01,
+    elect: str = "weighted_mass",
+    average: str = "weight",
+    scale: float = 1.0,
+) -> Array:
+    return scale * elected(np.stack([trimmed(delta, density, outliers) for delta in d]), w, elect, average)
+
+
+def dropped(d: Array, bits: Array, density: float, rescale: str) -> Array:
+    kept = np.where(bits < math.floor(density * 2**32), d, 0.0)
+    if rescale == "inverse_density":
+        return kept / density
+    if rescale == "l1":
+        for i in range(len(d)):
+            left = np.abs(kept[i]).sum()
+            if left > 0:
+                kept[i] = kept[i] * (np.abs(d[i]).sum() / left)
+    return kept
+
+
+def dare_linear(
+    d: Array,
+    w: Array,
+    bits: Array,
+    density: float = 0.5,
+    rescale: str = "inverse_density",
+    normalize: bool = False,
+    scale: float = 1.0,
+) -> Array:
+    return task_arithmetic(dropped(d, bits, density, rescale), w, normalize, scale)
+
+
+def dare_ties(
+    d: Array,
+    w: Array,
+    bits: Array,
+    density: float = 0.5,
+    rescale: str = "inverse_density",
+    elect: str = "weighted_mass",
+    average: str = "weight",
+    scale: float = 1.0,
+) -> Array:
+    return scale * elected(dropped(d, bits, density, rescale), w, elect, average)
+
+
+def chances(delta: Array, density: float, epsilon: float) -> Array:
+    if delta.size == 0:
+        return delta
+    rows = np.abs(delta).astype(np.float32).reshape(-1, delta.shape[-1] if delta.ndim else 1)
+    out = np.empty(rows.shape)
+    for r, row in enumerate(rows):
+        for j, size in enumerate(row):
+            if len(row) == 1:
+                out[r, j] = density
+            else:
+                rank = (row < size).sum() + ((row == size).sum() - 1) / 2
+                out[r, j] = density - epsilon + 2 * epsilon * rank / (len(row) - 1)
+    return out.clip(0.0, 1.0).reshape(delta.shape)
+
+
+def dropped_by_rank(d: Array, bits: Array, density: float, epsilon: float, rescale: bool) -> Array:
+    p = np.stack([chances(delta, density, epsilon) for delta in d])
+    kept = np.where(bits < np.floor(p * 2**32), d, 0.0)
+    return np.divide(kept, p, out=np.zeros_like(kept), where=p > 0) if rescale else kept
+
+
+def della_linear(
+    d: Array,
+    w: Array,
+    bits: Array,
+    density: float = 0.5,
+    epsilon: float = 0.1,
+    rescale: bool = True,
+    normalize: bool = False,
+    scale: float = 1.0,
+) -> Array:
+    return task_arithmetic(dropped_by_rank(d, bits, density, epsilon, rescale), w, normalize, scale)
+
+
+def della(
+    d: Array,
+    w: Array,
+    bits: Array,
+    density: float = 0.5,
+    epsilon: float = 0.1,
+    rescale: bool = True,
+    elect: str = "weighted_mass",
+    average: str = "weight",
+    scale: float = 1.0,
+) -> Array:
+    return scale * elected(dropped_by_rank(d, bits, density, epsilon, rescale), w, elect, average)
+
+
+def magmax(d: Array, w: Array, scale: float = 1.0) -> Array:
+    scaled = np.einsum("i,i...->i...", w, d)
+    winner = np.abs(scaled).argmax(axis=0)
+    return scale * np.take_along_axis(scaled, winner[None], axis=0)[0]
+
+
+def consensus(d: Array, w: Array, theta: float = 0.4, minimum: int = 2, scale: float = 1.0) -> Array:
+    total = d.sum(axis=0)
+    masks = [np.abs(delta) > theta * np.abs(total - delta) for delta in d]
+    return scale * np.where(
+        sum(m.astype(int) for m in masks) >= min(minimum, len(w)), np.einsum("i,i...->...", w, d), 0
+    )
+
+
+def sce(d: Array, w: Array, select: float = 1.0, scale: float = 1.0) -> Array:
+    variance = d.var(axis=0)
+    n = variance.size
+    bar = np.sort(variance.ravel())[::-1][max(1, math.floor(select * n)) - 1] if n else 0.0
+    chosen = np.where(variance >= bar, d, 0.0)
+    energy = np.array([np.mean(delta**2) if n else 0.0 for delta in chosen])
+    if energy.sum() > 0:
+        energy = energy / energy.sum()
+    return scale * elected(chosen, w * energy, "mass", "weight")
+
+
+def pcb(d: Array, w: Array, ratio: float = 0.1, scale: float = 1.0) -> Array:
+    scaled = np.stack([w[i] * d[i] for i in range(len(w))])
+    total, kept = scaled.sum(axis=0), []
+    for delta in scaled:
+        size = np.abs(delta)
+        if size.size == 0:
+            return scale * total
+        span = size.max() - size.min()
+        own = np.exp(len(w) * ((size - size.min()) / span) ** 2) if span > 0 else np.ones(size.shape)
+        beta = own * np.tanh(delta * total)
+        bar = np.sort(beta.ravel())[::-1][max(1, math.floor(ratio * size.size)) - 1]
+        kept.append(np.where((beta >= bar) & (beta > 0), beta, 0.0))
+    below = sum(kept)
+    above = sum(beta * delta for beta, delta in zip(kept, scaled, strict=True))
+    return scale * np.divide(above, below, out=np.zeros(np.shape(above)), where=np.asarray(below) > 0)
+
+
+def emr(d: Array, w: Array, scale: float = 1.0) -> Array:
+    scaled = np.stack([w[i] * d[i] for i in range(len(w))])
+    sign = np.where(scaled.sum(axis=0) >= 0, 1.0, -1.0)
+    return scale * sign * np.where(np.sign(scaled) == sign, np.abs(scaled), 0.0).max(axis=0)
+
+
+def cosine(a: Array, b: Array) -> float:
+    lengths = np.linalg.norm(a.ravel()) * np.linalg.norm(b.ravel())
+    return float(a.ravel() @ b.ravel() / lengths) if lengths else 0.0
+
+
+def model_stock(d: Array, w: Array, scale: float = 1.0) -> Array:
+    n = len(w)
+    mean = np.einsum("i,i...->...", w / w.sum(), d)
+    if n == 1:
+        return scale * mean
+    c = float(np.mean([cosine(d[i], d[j]) for i, j in combinations(range(n), 2)]))
+    return scale * (n * c / (1 + (n - 1) * c)) * mean
+
+
+def interpolated(a: Array, b: Array, fraction: float, lerp_above: float) -> Array:
+    c = cosine(a, b)
+    if abs(c) > lerp_above or not np.any(a) or not np.any(b):
+        return (1 - fraction) * a + fraction * b
+    angle = math.acos(c)
+    return (math.sin((1 - fraction) * angle) * a + math.sin(fraction * angle) * b) / math.sin(angle)
+
+
+def slerp(
+    d: Array,
+    w: Array,
+    base: Array,
+    fraction: float = 0.5,
+    space: str = "delta",
+    lerp_above: float = 0.9995,
+    scale: float = 1.0,
+) -> Array:
+    if space == "model":
+        return scale * (interpolated(d[0] + base, d[1] + base, fraction, lerp_above) - base)
+    return scale * interpolated(w[0] * d[0], w[1] * d[1], fraction, lerp_above)
+
+
+def nuslerp(
+    d: Array, w: Array, base: Array, space: str = "delta", lerp_above: float = 0.9995, scale: float = 1.0
+) -> Array:
+    fraction = w[1] / w.sum()
+    if space == "model":
+        return scale * (interpolated(d[0] + base, d[1] + base, fraction, lerp_above) - base)
+    return scale * interpolated(d[0], d[1], fraction, lerp_above)
+
+
+def karcher(
+    d: Array,
+    w: Array,
+    base: Array,
+    space: str = "delta",
+    iterations: int = 100,
+    tolerance: float = 1e-10,
+    scale: float = 1.0,
+) -> Array:
+    """On the vectors themselves: follow the mean of the logarithms until it vanishes."""
+    v = d + base if space == "model" else d
+    share = w / w.sum()
+    norms = np.array([np.linalg.norm(x.ravel()) for x in v])
+    units = [x / n for x, n in zip(v, norms, strict=True) if n > 0]
+    pull = share[norms > 0] / share[norms > 0].sum() if units else share
+    if not units:
+        return np.zeros(d.shape[1:])
+    mean = sum(p * u for p, u in zip(pull, units, strict=True))
+    mean = mean / np.linalg.norm(mean.ravel())
+    for _ in range(1000):
+        step = np.zeros_like(mean)
+        for p, u in zip(pull, units, strict=True):
+            c = float(np.clip((u * mean).sum(), -1, 1))
+            across = u - c * mean
+            length = np.linalg.norm(across.ravel())
+            if length > 0:
+                step = step + p * math.acos(c) * across / length
+        size = np.linalg.norm(step.ravel())
+        if size < 1e-13:
+            break
+        mean = math.cos(size) * mean + math.sin(size) * step / size
+    return scale * (share @ norms * mean - (base if space == "model" else 0.0))
+
+
+def metagpt(d: Array) -> Array:
+    squares = np.array([float((delta**2).sum()) for delta in d])
+    return squares / squares.sum() if squares.sum() else squares
