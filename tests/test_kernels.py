@@ -1,37 +1,57 @@
-"""The kernels against float64 NumPy written from the formulas, on every dtype, shape and cut."""
+"""The kernels against float64 NumPy written from the formulas, on every dtype, shape, cut, thread count and backend."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
+from kernel_oracles import STORAGE, TORCH, assert_nearest, combined, operand, oracle, rounded, run, stored, valued
 
+from taskmerge.errors import MergeError
 from taskmerge.kernels import (
     Active,
+    DropByRank,
     DropRandom,
     Elect,
     Health,
     KeepLargest,
     Largest,
-    Measurement,
     Operand,
     Program,
     Sum,
     combine,
     measure,
+    measure_model,
     set_threads,
 )
-from taskmerge.randomness import keep_limit, stream_key, uniform_bits
+from taskmerge.randomness import stream_key
 
-TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
-STORAGE = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "F64": np.float64}
-PRECISION = {"BF16": (8, -126), "F16": (11, -14), "F32": (24, -126), "F64": (53, -1022)}  # digits, least exponent
+W = (0.3, 0.5, 0.7)
+PROGRAMS = {
+    "task_arithmetic": Program(W),
+    "linear": Program((0.2, 0.3, 0.5), scale=0.7, base_factor=0.5),
+    "ties": Program(W, sparsify=KeepLargest(0.2), consensus=Elect()),
+    "breadcrumbs_ties": Program(W, sparsify=KeepLargest(0.3, skip=0.1), consensus=Elect("mass", "count")),
+    "count_none": Program((0.3, -0.5, 0.7), sparsify=KeepLargest(0.6), consensus=Elect("count", "none")),
+    "cancelling_weights": Program((0.5, -0.5, 0.0), consensus=Elect("mass", "weight")),
+    "dare_ties": Program(W, sparsify=DropRandom(0.4), consensus=Elect()),
+    "dare_l1": Program(W, sparsify=DropRandom(0.4, "l1")),
+    "dare_none": Program(W, sparsify=DropRandom(0.4, "none"), consensus=Sum()),
+    "dare_all": Program(W, sparsify=DropRandom(1.0)),
+    "della": Program(W, sparsify=DropByRank(0.5, 0.2), consensus=Elect()),
+    "della_clipped": Program(W, sparsify=DropByRank(0.9, 0.3)),
+    "della_plain": Program(W, sparsify=DropByRank(0.1, 0.3, rescale=False), consensus=Largest()),
+    "magmax": Program(W, scale=2.0, consensus=Largest()),
+    "consensus": Program(W, consensus=Active(0.4, 2)),
+    "model_stock": Program(W, from_gram=lambda gram: np.sqrt(np.diag(gram)) / (1e-30 + np.trace(gram))),
+}
+KEYS = [stream_key(7, name, "layer") for name in ("audio", "image", "video")]
+DTYPES = sorted(TORCH)
 
 
 @pytest.fixture(autouse=True)
@@ -40,166 +60,227 @@ def default_threads() -> Iterator[None]:
     set_threads(None)
 
 
-def stored(values: np.ndarray, dtype: str) -> np.ndarray:
-    """Values as a file of that dtype holds them, by torch's own conversion."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float64)).flatten().to(TORCH[dtype])
-    return tensor.view(torch.uint16).numpy() if dtype == "BF16" else tensor.numpy()
-
-
-def valued(entries: np.ndarray, dtype: str) -> np.ndarray:
-    """What stored entries are worth, float64."""
-    if dtype == "BF16":
-        return (entries.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return entries.astype(np.float64)
-
-
-def rounded(value: float, dtype: str) -> float:
-    """Nearest-even in exact integer arithmetic, subnormals and overflow included."""
-    if dtype == "F64" or not math.isfinite(value) or value == 0.0:
-        return value
-    digits, least = PRECISION[dtype]
-    exponent = max(math.frexp(value)[1] - 1, least)
-    unit = math.ldexp(1.0, exponent - digits + 1)
-    result = round(value / unit) * unit  # exact division by a power of two; round() is to even
-    largest = (2 - 2.0 ** (1 - digits)) * 2.0 ** (15 if dtype == "F16" else 127)
-    return math.copysign(math.inf, value) if abs(result) > largest else math.copysign(result, value)
-
-
-def operand(entries: np.ndarray, dtype: str, shape: tuple[int, ...] | None = None) -> Operand:
-    return Operand(dtype, shape if shape is not None else entries.shape, lambda start, stop: entries[start:stop])
-
-
-def run(
-    base: Operand,
-    specialists: Sequence[Operand],
-    program: Program,
-    keys: Sequence[int],
-    out_dtype: str,
-    cuts: Sequence[int] = (),
-) -> tuple[np.ndarray, Health]:
-    """Measure and combine in the pieces that `cuts` make."""
-    measurement = measure(base, specialists, program, keys)
-    return combined(base, specialists, program, measurement, keys, out_dtype, cuts)
-
-
-def combined(
-    base: Operand,
-    specialists: Sequence[Operand],
-    program: Program,
-    measurement: Measurement | None,
-    keys: Sequence[int],
-    out_dtype: str,
-    cuts: Sequence[int] = (),
-) -> tuple[np.ndarray, Health]:
-    out = np.empty(base.count, STORAGE[out_dtype])
-    places = [0, *sorted(cuts), base.count]
-    health = Health()
-    for start, stop in pairwise(places):
-        health += combine(base, specialists, program, measurement, keys, start, stop, out[start:stop], out_dtype)
-    return out, health
-
-
-def sparsified(deltas: np.ndarray, program: Program, keys: Sequence[int]) -> np.ndarray:
-    """Rows of deltas after the program's sparsify step, from the definitions."""
-    piece = program.sparsify
-    count = deltas.shape[1]
-    if isinstance(piece, KeepLargest):
-        skipped, kept = math.floor(piece.skip * count), max(1, math.floor(piece.density * count))
-        magnitudes = np.abs(deltas).astype(np.float32)
-        falling = -np.sort(-magnitudes, axis=1)
-        high = falling[:, min(skipped, count - 1), None] if skipped else np.inf
-        low = falling[:, min(skipped + kept, count) - 1, None]
-        return np.where((magnitudes >= low) & (magnitudes <= high), deltas, 0.0)
-    if isinstance(piece, DropRandom):
-        bits = np.stack([uniform_bits(key, 0, count) for key in keys])
-        kept_rows = np.where(bits < keep_limit(piece.density), deltas, 0.0)
-        if piece.rescale == "inverse_density":
-            return kept_rows * (1 / piece.density)
-        if piece.rescale == "l1":
-            whole, left = np.abs(deltas).sum(axis=1), np.abs(kept_rows).sum(axis=1)
-            return kept_rows * np.where(left > 0, whole / np.where(left > 0, left, 1), 1)[:, None]
-        return kept_rows
-    return deltas
-
-
-def agreed(deltas: np.ndarray, weights: np.ndarray, program: Program) -> np.ndarray:
-    """The consensus of rows of deltas, from the definitions."""
-    how = program.consensus
-    weighted = weights[:, None] * deltas
-    if isinstance(how, Elect):
-        votes = {"weighted_mass": weighted, "mass": deltas, "count": np.sign(deltas)}[how.elect]
-        elected = np.where(sum(votes) >= 0, 1.0, -1.0)
-        agrees = np.sign(deltas) == elected
-        top = np.where(agrees, weighted, 0.0).sum(axis=0)
-        shares = np.where(agrees, weights[:, None] if how.average == "weight" else 1.0, 0.0).sum(axis=0)
-        if how.average == "none":
-            return top
-        return np.where(shares != 0, top / np.where(shares != 0, shares, 1), 0.0)
-    if isinstance(how, Largest):
-        return np.take_along_axis(weighted, np.abs(weighted).argmax(axis=0)[None], axis=0)[0]
-    if isinstance(how, Active):
-        others = np.stack([np.delete(deltas, i, axis=0).sum(axis=0) for i in range(len(deltas))])
-        votes = (np.abs(deltas) > how.theta * np.abs(others)).sum(axis=0)
-        return np.where(votes >= how.minimum, weighted.sum(axis=0), 0.0)
-    return weighted.sum(axis=0)
-
-
-def oracle(base: np.ndarray, specialists: Sequence[np.ndarray], program: Program, keys: Sequence[int]) -> np.ndarray:
-    """The merged values before rounding: float64 in, float64 out."""
-    deltas = sparsified(np.stack([values - base for values in specialists]), program, keys)
-    return program.base_factor * base + program.scale * agreed(deltas, np.array(program.weights), program)
-
-
-def assert_nearest(out: np.ndarray, dtype: str, exact: np.ndarray) -> None:
-    """Every entry is the rounded value of the formula; a last-place slip of float64 itself is allowed to flip a tie."""
-    got = valued(out, dtype)
-    slack = 1e-13 * np.abs(exact) + 1e-300
-    for value, want, room in zip(got.tolist(), exact.tolist(), slack.tolist(), strict=True):
-        if dtype == "F64":
-            assert abs(value - want) <= room
-        else:
-            assert rounded(want - room, dtype) <= value <= rounded(want + room, dtype)
-
-
-PROGRAMS = [
-    Program((0.3, 0.5, 0.7)),
-    Program((0.2, 0.3, 0.5), scale=0.7, base_factor=0.5),
-    Program((0.3, 0.5, 0.7), sparsify=KeepLargest(0.2), consensus=Elect()),
-    Program((0.3, 0.5, 0.7), sparsify=KeepLargest(0.3, skip=0.1), consensus=Elect("mass", "count")),
-    Program((0.3, -0.5, 0.7), sparsify=KeepLargest(0.6), consensus=Elect("count", "none")),
-    Program((0.3, 0.5, 0.7), sparsify=DropRandom(0.4), consensus=Elect()),
-    Program((0.3, 0.5, 0.7), sparsify=DropRandom(0.4, "l1")),
-    Program((0.3, 0.5, 0.7), sparsify=DropRandom(0.4, "none"), consensus=Sum()),
-    Program((0.3, 0.5, 0.7), scale=2.0, consensus=Largest()),
-    Program((0.3, 0.5, 0.7), consensus=Active(0.4, 2)),
-]
-KEYS = [stream_key(7, name, "layer") for name in ("audio", "image", "video")]
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    program=some.sampled_from(PROGRAMS),
-    count=some.integers(1, 3000),
-    dtypes=some.lists(some.sampled_from(sorted(TORCH)), min_size=4, max_size=4),
-    out_dtype=some.sampled_from(sorted(TORCH)),
-    cuts=some.lists(some.floats(0, 1), max_size=3),
-    seed=some.integers(0, 999),
-)
-def test_every_program_is_the_rounded_formula(
-    program: Program, count: int, dtypes: list[str], out_dtype: str, cuts: list[float], seed: int
-) -> None:
+def inputs(shape: tuple[int, ...], dtypes: list[str], seed: int) -> tuple[list[np.ndarray], list[Operand]]:
+    """A base and specialists near it, with zeros and ties among the deltas."""
     random = np.random.default_rng(seed)
+    count = math.prod(shape)
     values = random.standard_normal(count) * 0.02
     entries = [stored(values, dtypes[0])]
     for dtype, size in zip(dtypes[1:], (1e-3, 2e-3, 4e-4), strict=True):
         entries.append(stored(values + random.standard_normal(count) * size * (random.random(count) < 0.8), dtype))
-    operands = [operand(array, dtype) for array, dtype in zip(entries, dtypes, strict=True)]
-    out, health = run(operands[0], operands[1:], program, KEYS, out_dtype, [int(cut * count) for cut in cuts])
-    exact = oracle(
-        valued(entries[0], dtypes[0]),
-        [valued(array, dtype) for array, dtype in zip(entries[1:], dtypes[1:], strict=True)],
-        program,
-        KEYS,
-    )
-    assert_nearest(out, out_dtype, exact)
+    return entries, [operand(array, dtype, shape) for array, dtype in zip(entries, dtypes, strict=True)]
+
+
+def expected(entries: list[np.ndarray], dtypes: list[str], program: Program, shape: tuple[int, ...]) -> np.ndarray:
+    values = [valued(array, dtype) for array, dtype in zip(entries, dtypes, strict=True)]
+    if program.from_gram is not None:
+        deltas = np.stack(values[1:]) - values[0]
+        program = Program(tuple(program.from_gram(deltas @ deltas.T)))
+    return oracle(values[0], values[1:], program, KEYS, shape)
+
+
+@settings(deadline=None, max_examples=120)
+@given(
+    name=some.sampled_from(sorted(PROGRAMS)),
+    shape=some.one_of(
+        some.just(()),
+        some.tuples(some.integers(0, 3000)),
+        some.tuples(some.integers(1, 40), some.integers(1, 80)),
+        some.tuples(some.integers(1, 6), some.integers(1, 5), some.integers(1, 3), some.integers(1, 3)),
+    ),
+    dtypes=some.lists(some.sampled_from(DTYPES), min_size=4, max_size=4),
+    out_dtype=some.sampled_from(DTYPES),
+    cuts=some.lists(some.floats(0, 1), max_size=3),
+    seed=some.integers(0, 999),
+)
+def test_every_program_is_the_rounded_formula(
+    name: str, shape: tuple[int, ...], dtypes: list[str], out_dtype: str, cuts: list[float], seed: int
+) -> None:
+    program, count = PROGRAMS[name], math.prod(shape)
+    entries, operands = inputs(shape, dtypes, seed)
+    places = [int(cut * count) for cut in cuts]
+    out, health = run(operands[0], operands[1:], program, KEYS, out_dtype, places)
+    assert_nearest(out, out_dtype, expected(entries, dtypes, program, shape))
     assert health == Health(0, 0)
+    through_torch, health = run(operands[0], operands[1:], program, KEYS, out_dtype, places[::-1], device="cpu:0")
+    assert through_torch.tobytes() == out.tobytes()
+    assert health == Health(0, 0)
+
+
+@pytest.mark.parametrize("name", sorted(PROGRAMS))
+def test_large_tensors_give_the_same_bits_on_any_threads_cuts_and_backend(name: str) -> None:
+    program, shape = PROGRAMS[name], (611, 1031)
+    entries, operands = inputs(shape, ["BF16", "BF16", "F32", "F16"], 3)
+    results = []
+    for threads, cuts in ((1, []), (2, [1, 262_145, 400_000]), (2, [])):
+        set_threads(threads)
+        results.append(run(operands[0], operands[1:], program, KEYS, "BF16", cuts)[0].tobytes())
+    results.append(run(operands[0], operands[1:], program, KEYS, "BF16", [300_000], device="cpu:0")[0].tobytes())
+    assert len(set(results)) == 1
+    exact = expected(entries, ["BF16", "BF16", "F32", "F16"], program, shape)
+    part = slice(500_000, 520_000)
+    assert_nearest(np.frombuffer(results[0], np.uint16)[part], "BF16", exact[part])
+
+
+@pytest.mark.parametrize("out_dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_rounding_is_once_and_to_nearest_even(out_dtype: str, device: str) -> None:
+    """Half-way points, their float64 neighbours, subnormals, overflow: where rounding by way of float32 errs."""
+    storage = np.dtype(STORAGE[out_dtype])
+    patterns = np.random.default_rng(0).integers(0, 2 ** (8 * storage.itemsize), 4000, dtype=np.uint64)
+    near = valued(patterns.astype(f"u{storage.itemsize}").view(storage), out_dtype)
+    following = valued((patterns + 1).astype(f"u{storage.itemsize}").view(storage), out_dtype)
+    finite = np.isfinite(near) & np.isfinite(following)
+    middle = near[finite] / 2 + following[finite] / 2
+    values = np.concatenate([middle, np.nextafter(middle, np.inf), np.nextafter(middle, -np.inf), near[finite]])
+    values = np.concatenate([values, [0.0, -0.0, 65519.99, 65520.0, 3.3961775e38, 3.39e38, 5e-324, -1e-46, 1e300]])
+    out, _ = run(operand(values, "F64"), [], Program(()), (), out_dtype, device=device)
+    want = np.array([rounded(value, out_dtype) for value in values.tolist()])
+    got = valued(out, out_dtype)
+    np.testing.assert_array_equal(got, want)
+    np.testing.assert_array_equal(np.signbit(got), np.signbit(values))
+
+
+def test_every_16_bit_pattern_is_read_right() -> None:
+    patterns = np.arange(1 << 16, dtype=np.uint16)
+    for dtype, device in product(("BF16", "F16"), ("cpu", "cpu:0")):
+        out, health = run(operand(patterns.view(STORAGE[dtype]), dtype), [], Program(()), (), "F64", device=device)
+        np.testing.assert_array_equal(out, valued(patterns.view(STORAGE[dtype]), dtype))
+        bad = int((~np.isfinite(valued(patterns.view(STORAGE[dtype]), dtype))).sum())
+        assert health == Health(bad, bad)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_nonfinite_entries_are_counted_and_stay(dtype: str, device: str) -> None:
+    values = np.linspace(-1, 1, 5000)
+    spoiled = values.copy()
+    spoiled[[3, 1024, 4999]] = np.nan, np.inf, -np.inf
+    operands = [operand(stored(array, dtype), dtype) for array in (values, spoiled, values)]
+    out, health = run(operands[0], operands[1:], Program((0.5, 0.5)), (), "BF16", [1024], device=device)
+    assert health == Health(3, 3)
+    got = valued(out, "BF16")
+    assert np.isnan(got[3]) and got[1024] == np.inf and got[4999] == -np.inf
+    assert np.isfinite(np.delete(got, [3, 1024, 4999])).all()
+
+
+def test_overflow_of_the_output_dtype_is_counted() -> None:
+    base, other = operand(np.array([60000.0, 1.0]), "F64"), operand(np.array([70000.0, 2.0]), "F64")
+    out, health = run(base, [other], Program((1.0,)), (), "F16")
+    assert out[0] == np.inf and out[1] == 2.0 and health == Health(0, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_scale_zero_and_unmoved_entries_keep_the_bits_of_the_base(dtype: str) -> None:
+    random = np.random.default_rng(1)
+    values = random.standard_normal(3000)
+    values[:10] = -0.0
+    base = stored(values, dtype)
+    other = stored(values + (random.random(3000) < 0.5), dtype)
+    for program in (Program((1.0,), scale=0.0), Program((0.0,)), Program(())):
+        others = [operand(other, dtype)] * len(program.weights)
+        out, _ = run(operand(base, dtype), others, program, (), dtype)
+        assert out.tobytes() == base.tobytes()
+    out, _ = run(operand(base, dtype), [operand(base, dtype)], Program((1.0,), consensus=Elect()), (), dtype)
+    assert out.tobytes() == base.tobytes()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+@pytest.mark.parametrize(
+    ("kind", "density", "skip"),
+    [
+        ("distinct", 0.2, 0.0),
+        ("distinct", 0.05, 0.013),
+        ("distinct", 1.0, 0.0),
+        ("distinct", 1e-9, 0.0),
+        ("ties", 0.2, 0.01),
+        ("sparse", 0.2, 0.05),
+        ("constant", 0.3, 0.1),
+        ("clustered", 0.2, 0.02),
+    ],
+)
+def test_thresholds_are_the_exact_order_statistics(kind: str, density: float, skip: float, device: str) -> None:
+    """Also where the sample is misled: magnitudes that grow along the tensor, hide between sampled blocks, or tie."""
+    random = np.random.default_rng(5)
+    count = 700_001
+    deltas = {
+        "distinct": random.standard_normal(count),
+        "ties": np.round(random.standard_normal(count) * 4) / 4,
+        "sparse": random.standard_normal(count) * (random.random(count) < 0.1),
+        "constant": np.full(count, -0.25),
+        "clustered": np.where(np.arange(count) % (count // 64) < 2100, 1e-3, 1.0) * random.standard_normal(count),
+    }[kind].astype(np.float32)
+    pair = operand(np.zeros(count, np.float32), "F32"), [operand(deltas, "F32")]
+    keep = KeepLargest(density, skip)
+    found = measure(*pair, Program((1.0,), sparsify=keep), (), device=device)
+    falling = np.sort(np.abs(deltas))[::-1]
+    skipped, kept = math.floor(skip * count), max(1, math.floor(density * count))
+    assert found is not None and found.lowest is not None and found.highest is not None
+    assert found.lowest[0] == falling[min(skipped + kept, count) - 1]
+    assert found.highest[0] == (falling[skipped] if skipped else math.inf)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_one_threshold_over_a_whole_model(device: str) -> None:
+    random = np.random.default_rng(2)
+    arrays = [
+        (random.standard_normal(n) * size).astype(np.float32)
+        for n, size in ((70_000, 1), (0, 1), (9, 50), (200_000, 3))
+    ]
+    tensors = [(operand(np.zeros_like(array), "F32"), [operand(array, "F32")]) for array in arrays]
+    program = Program((1.0,), sparsify=KeepLargest(0.1, 0.01, across="model"), consensus=Elect())
+    found = measure_model(tensors, program, device=device)
+    falling = np.sort(np.abs(np.concatenate(arrays)))[::-1]
+    assert found.lowest == (falling[2700 + 27000 - 1],) and found.highest == (falling[2700],)
+    assert measure(*tensors[0], program, (), device=device) is None
+    for (base, others), array in zip(tensors, arrays, strict=True):
+        out, _ = combined(base, others, program, found, (), "F32", device=device)
+        np.testing.assert_array_equal(
+            out, np.where((abs(array) >= found.lowest[0]) & (abs(array) <= found.highest[0]), array, 0)
+        )
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_gram_is_exact_enough_and_the_same_for_any_threads(device: str) -> None:
+    _, operands = inputs((700, 1000), ["BF16", "BF16", "F32", "F16"], 4)
+    values = [valued(o.read(0, o.count), o.dtype) for o in operands]
+    deltas = np.stack(values[1:]) - values[0]
+    program = Program(W, from_gram=lambda gram: gram[0])
+    grams = []
+    for threads in (1, 2):
+        set_threads(threads)
+        found = measure(operands[0], operands[1:], program, (), device=device)
+        assert found is not None and found.gram is not None and found.weights == tuple(found.gram[0])
+        grams.append(found.gram)
+    assert grams[0].tobytes() == grams[1].tobytes()
+    np.testing.assert_allclose(grams[0], deltas @ deltas.T, rtol=1e-12)
+
+
+def test_no_specialists_and_no_entries() -> None:
+    base = operand(np.arange(5, dtype=np.float32), "F32")
+    out, _ = run(base, [], Program((), consensus=Elect(), sparsify=KeepLargest(0.2)), (), "F32")
+    np.testing.assert_array_equal(out, np.arange(5))
+    empty = operand(np.empty(0, np.float32), "F32", (0, 7))
+    for program in PROGRAMS.values():
+        assert run(empty, [empty] * 3, program, KEYS, "BF16")[0].size == 0
+
+
+def test_unaligned_and_strided_arrays_are_taken() -> None:
+    raw = np.frombuffer(b"x" + np.linspace(0, 1, 3000, dtype=np.float32).tobytes(), np.uint8)
+    unaligned = raw[1:].view(np.float32)
+    strided = np.repeat(np.linspace(0, 2, 3000, dtype=np.float32), 2)[::2]
+    out = np.zeros(6000, np.uint16)
+    health = combine(
+        operand(unaligned, "F32"), [operand(strided, "F32")], Program((0.5,)), None, (), 0, 3000, out[::2], "BF16"
+    )
+    exact = unaligned.astype(np.float64) + 0.5 * (strided.astype(np.float64) - unaligned)
+    assert_nearest(out[::2], "BF16", exact)
+    assert health == Health() and not out[1::2].any()
+
+
+def test_mistakes_of_the_caller_are_said() -> None:
+    base = operand(np.zeros(4, np.float32), "F32")
+    with pytest.raises(MergeError, match="1 weights for 2 specialists"):
+        run(base, [base, base], Program((1.0,)), (), "F32")
+    with pytest.raises(MergeError, match=r"shape \(4,\), the base's \(2, 2\)"):
+        run(operand(np.zeros(4, np.float32), "F32", (2, 2)), [base], Program((1.0,)), (), "F32")

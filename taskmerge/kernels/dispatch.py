@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
-from typing import Any
 
 import numpy as np
 
 from taskmerge.errors import MergeError
+from taskmerge.kernels import measuring
 from taskmerge.kernels.operands import Health, Measurement, Operand
+from taskmerge.kernels.pairs import Backend, Job, Pair, combining_size, pieces_of, spread
 from taskmerge.kernels.program import DropRandom, KeepLargest, Program
 
 
@@ -22,19 +24,19 @@ def measure(
     torch device.  A program with `KeepLargest(across="model")` is measured by `measure_model` instead.
     """
     backend = _backend(device)
-    pair = backend.Pair(base, tuple(specialists))
+    pair = Pair(base, tuple(specialists))
     _check(pair, program)
     if not specialists:
         return None
     if program.from_gram is not None:
-        gram = backend.gram(pair)
+        gram = measuring.gram(backend, pair)
         return Measurement(gram=gram, weights=tuple(float(weight) for weight in program.from_gram(gram)))
     if base.count == 0:
         return Measurement(*(((0.0,) * len(specialists),) * 3))
     if isinstance(program.sparsify, KeepLargest) and program.sparsify.across == "tensor":
-        return backend.thresholds([pair], program.sparsify)
+        return measuring.thresholds(backend, [pair], program.sparsify)
     if isinstance(program.sparsify, DropRandom) and program.sparsify.rescale == "l1":
-        return Measurement(factors=backend.rescale_factors(pair, program.sparsify, keys))
+        return Measurement(factors=measuring.rescale_factors(backend, pair, program.sparsify, keys))
     return None
 
 
@@ -45,12 +47,12 @@ def measure_model(
     if not isinstance(program.sparsify, KeepLargest):
         raise MergeError("only KeepLargest is measured over a whole model")
     backend = _backend(device)
-    pairs = [backend.Pair(base, tuple(specialists)) for base, specialists in tensors if base.count]
+    pairs = [Pair(base, tuple(specialists)) for base, specialists in tensors if base.count]
     if not pairs:
         return Measurement(*(((0.0,) * len(program.weights),) * 2))
     for pair in pairs:
         _check(pair, program)
-    return backend.thresholds(pairs, program.sparsify)
+    return measuring.thresholds(backend, pairs, program.sparsify)
 
 
 def combine(
@@ -72,23 +74,32 @@ def combine(
     not depend on how [0, count) is cut into calls, on threads, or on the device.
     """
     backend = _backend(device)
-    pair = backend.Pair(base, tuple(specialists))
+    pair = Pair(base, tuple(specialists))
     _check(pair, program)
-    return backend.combine(pair, program, measurement, keys, start, stop, out, out_dtype)
+    found = measurement or Measurement()
+    jobs = [
+        Job(piece, found, tuple(keys), out[piece.start - start : piece.stop - start])
+        for piece in pieces_of(pair, combining_size(program, pair, backend.piece), start, stop)
+    ]
+    if not jobs:
+        return Health()
+    batches = [[job] for job in jobs] if backend.parallel else [jobs]
+    return sum(spread(backend, lambda batch: backend.combine(batch, program, out_dtype), batches), Health())
 
 
-def _backend(device: str) -> Any:
+@cache
+def _backend(device: str) -> Backend:
     """The compiled kernels for "cpu" where numba is installed, torch otherwise."""
     if device == "cpu" and find_spec("numba") is not None:
-        from taskmerge.kernels.compiled import backend
+        from taskmerge.kernels.compiled.backend import CompiledBackend
 
-        return backend
-    from taskmerge.kernels import torch_backend
+        return CompiledBackend()
+    from taskmerge.kernels.through_torch.backend import TorchBackend
 
-    return torch_backend
+    return TorchBackend(device)
 
 
-def _check(pair: Any, program: Program) -> None:
+def _check(pair: Pair, program: Program) -> None:
     """A caller's mistake, said before any byte is read through a wrong address."""
     if len(program.weights) != len(pair.specialists):
         raise MergeError(f"{len(program.weights)} weights for {len(pair.specialists)} specialists")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
@@ -12,6 +13,7 @@ Result = TypeVar("Result")
 
 _chosen: int | None = None
 _pool: tuple[int, ThreadPoolExecutor] | None = None
+_here = threading.local()
 
 
 def available_cores() -> int:
@@ -41,14 +43,19 @@ def pool() -> ThreadPoolExecutor:
     if _pool is None or _pool[0] != threads():
         if _pool is not None:
             _pool[1].shutdown(wait=False)
-        _pool = (threads(), ThreadPoolExecutor(threads(), thread_name_prefix="taskmerge-kernel"))
+        _pool = (threads(), ThreadPoolExecutor(threads(), "taskmerge-kernel", _mark_worker))
     return _pool[1]
+
+
+def _mark_worker() -> None:
+    """A worker that spreads work runs it itself: waiting for its own pool could wait for ever."""
+    _here.worker = True
 
 
 def map_on_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """`[function(item) for item in items]`, spread over the pool; the first error is raised once all have ended."""
     todo = list(items)
-    if threads() == 1 or len(todo) < 2:
+    if threads() == 1 or len(todo) < 2 or getattr(_here, "worker", False):
         return [function(item) for item in todo]
     futures: list[Future[Result]] = [pool().submit(function, item) for item in todo]
     errors = [error for future in futures if (error := future.exception()) is not None]

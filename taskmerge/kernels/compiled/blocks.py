@@ -10,8 +10,6 @@ from numba import njit
 
 from taskmerge.randomness import FIRST_FACTOR, GOLDEN, SECOND_FACTOR
 
-BLOCK = 1024
-
 SUM, ELECT, LARGEST, ACTIVE = 0, 1, 2, 3
 WEIGHTED_MASS, MASS, COUNT = 0, 1, 2
 BY_WEIGHT, BY_COUNT, BY_NOTHING = 0, 1, 2
@@ -41,11 +39,25 @@ def keep_between(row: np.ndarray, count: int, low: np.float32, high: np.float32)
 
 
 @njit(nogil=True, error_model="numpy")
-def drop_random(row: np.ndarray, count: int, key: np.uint64, start: np.uint64, limit: np.uint64, factor: float) -> None:
-    """Zero the entries whose random bits reach `limit`; multiply the rest by `factor`."""
+def drop_random(
+    row: np.ndarray, count: int, key: np.uint64, start: np.uint64, limit: np.uint64, divisor: float, factor: float
+) -> None:
+    """Zero the entries whose random bits reach `limit`; divide the rest by `divisor`, multiply by `factor`."""
     for j in range(count):
-        value = row[j] * factor
+        value = row[j] / divisor * factor
         row[j] = value if random_bits(key, start + np.uint64(j)) < limit else 0.0
+
+
+@njit(nogil=True, error_model="numpy")
+def drop_by_chance(
+    row: np.ndarray, count: int, key: np.uint64, start: np.uint64, chances: np.ndarray, rescale: bool
+) -> None:
+    """Keep each entry with its own probability; survivors ÷ it."""
+    for j in range(count):
+        chance = chances[j]
+        kept = random_bits(key, start + np.uint64(j)) < np.uint64(chance * 4294967296.0)
+        divisor = chance if rescale & (chance > 0.0) else 1.0
+        row[j] = row[j] / divisor if kept else 0.0
 
 
 @njit(nogil=True, error_model="numpy")

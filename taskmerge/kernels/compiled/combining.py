@@ -6,10 +6,10 @@ import numpy as np
 from numba import njit
 
 from taskmerge.kernels.compiled import blocks
-from taskmerge.kernels.compiled.blocks import BLOCK
-from taskmerge.kernels.compiled.formats import count_nonfinite, decode, encode
+from taskmerge.kernels.compiled.formats import carray, count_nonfinite, decode, encode, pointer
+from taskmerge.kernels.pairs import BLOCK
 
-KEEP_ALL, KEEP_BETWEEN, DROP_RANDOM = 0, 1, 2
+KEEP_ALL, KEEP_BETWEEN, DROP_RANDOM, DROP_BY_RANK, DROP_BY_RANK_RESCALED = 0, 1, 2, 3, 4
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
@@ -22,9 +22,11 @@ def combine_pieces(
     low: np.ndarray,
     high: np.ndarray,
     limit: np.uint64,
+    divisor: float,
     factors: np.ndarray,
-    weights: np.ndarray,
     sparsify: int,
+    chances: np.ndarray,
+    weights: np.ndarray,
     consensus: int,
     vote: int,
     average: int,
@@ -38,7 +40,8 @@ def combine_pieces(
 
     addresses, codes: int64 (pieces, specialists + 2): base, specialists, output.  counts, starts: int64 (pieces,),
     length of the run and the index of its first entry in the tensor (for the random bits).  keys: uint64, low, high:
-    float32, factors, weights: float64, all (pieces, specialists).  health: int64 (2,), added to: non-finite entries
+    float32, factors, weights: float64, chances: int64, addresses of float64 probabilities per entry (`DROP_BY_RANK`),
+    all (pieces, specialists).  health: int64 (2,), added to: non-finite entries
     in, out.
     """
     specialists = weights.shape[1]
@@ -66,7 +69,12 @@ def combine_pieces(
                     blocks.keep_between(row, count, low[piece, i], high[piece, i])
                 elif sparsify == DROP_RANDOM:
                     first = np.uint64(starts[piece] + done)
-                    blocks.drop_random(row, count, keys[piece, i], first, limit, factors[piece, i])
+                    blocks.drop_random(row, count, keys[piece, i], first, limit, divisor, factors[piece, i])
+                elif sparsify != KEEP_ALL:
+                    first = np.uint64(starts[piece] + done)
+                    chance = carray(pointer(chances[piece, i] + 8 * done), count, np.float64)
+                    rescale = sparsify == DROP_BY_RANK_RESCALED
+                    blocks.drop_by_chance(row, count, keys[piece, i], first, chance, rescale)
                 if not keep_rows:
                     blocks.add_weighted(row, count, weights[piece, i], total)
             if consensus == blocks.ELECT:

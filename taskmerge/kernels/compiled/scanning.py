@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from taskmerge.kernels.compiled.blocks import BLOCK, random_bits
+from taskmerge.kernels.compiled.blocks import random_bits
 from taskmerge.kernels.compiled.formats import F64, bits_of_float, decode, decode_single
+from taskmerge.kernels.pairs import BLOCK
 
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 
@@ -38,14 +39,14 @@ def _magnitude_block(
 
 
 @njit(nogil=True, error_model="numpy", cache=True)
-def magnitudes(addresses: np.ndarray, codes: np.ndarray, specialist: int, start: int, out: np.ndarray) -> None:
-    """Magnitudes of one specialist's delta, from entry `start` of the arrays on, as float32 bits (uint32)."""
+def magnitudes(addresses: np.ndarray, codes: np.ndarray, out: np.ndarray) -> None:
+    """Magnitudes of one delta as float32 bits (uint32). addresses, codes: int64 (2,), base and specialist."""
     scratch = np.empty((2, BLOCK), np.float32)
     wide = np.empty((2, BLOCK), np.float64)
     done = 0
     while done < out.size:
         count = min(BLOCK, out.size - done)
-        _magnitude_block(addresses, codes, specialist, start + done, count, scratch, wide, out[done : done + count])
+        _magnitude_block(addresses, codes, 0, done, count, scratch, wide, out[done : done + count])
         done += count
 
 
@@ -65,7 +66,7 @@ def count_in_brackets(
 
     addresses, codes: int64 (specialists + 1,).  specialists: int64 (queries,), whose delta each query looks at, in
     rising order.  low, high: uint32 (queries,), bracket of magnitude bits, inclusive.  above: int64 (queries,), added
-    to: entries over the bracket.  histogram: uint32 (queries, bins), added to: entries inside, bin
+    to: entries over the bracket.  histogram: int64 (queries, bins), added to: entries inside, bin
     `(bits - low) >> shift`.
     """
     scratch = np.empty((2, BLOCK), np.float32)
@@ -87,7 +88,7 @@ def count_in_brackets(
             for j in range(length):
                 offset = np.uint32(bits[j] - least)
                 if offset <= width:
-                    bins[offset >> shift] += np.uint32(1)
+                    bins[offset >> shift] += 1
         done += length
 
 

@@ -1,0 +1,71 @@
+"""The passes before combining, on any backend: thresholds, the Gram matrix, sums of magnitudes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from taskmerge.kernels.operands import Measurement
+from taskmerge.kernels.pairs import Backend, Pair, Piece, pieces_of, spread
+from taskmerge.kernels.program import DropRandom, KeepLargest
+from taskmerge.kernels.selection import Query, find_all, magnitude_of
+from taskmerge.randomness import keep_limit
+
+_SAMPLE_BLOCKS, _SAMPLE_BLOCK = 64, 2048
+
+
+def thresholds(backend: Backend, pairs: Sequence[Pair], keep: KeepLargest) -> Measurement:
+    """The magnitudes between which `keep` keeps, two per specialist, over all `pairs` together."""
+    total = sum(pair.base.count for pair in pairs)
+    specialists = len(pairs[0].specialists)
+    first, last = keep.ranks(total)
+    ranks = (last,) if first == 1 else (last, first)
+    queries = [Query(i, rank) for i in range(specialists) for rank in ranks]
+    samples = spread(backend, lambda i: _sample(backend, pairs, i, total), range(specialists))
+    for query in queries:
+        query.bracket_from(samples[query.specialist], total)
+    pieces = [piece for pair in pairs for piece in pieces_of(pair, backend.piece)]
+    find_all(queries, lambda open_queries: backend.scan(pieces, open_queries))
+    found = {(query.specialist, query.rank): magnitude_of(query.found or 0) for query in queries}
+    return Measurement(
+        lowest=tuple(found[i, last] for i in range(specialists)),
+        highest=tuple(found[i, first] if first > 1 else math.inf for i in range(specialists)),
+    )
+
+
+def _sample(backend: Backend, pairs: Sequence[Pair], specialist: int, total: int) -> np.ndarray:
+    """Magnitudes (bits) of evenly spread blocks, or of everything when that is little."""
+    size = _SAMPLE_BLOCKS * _SAMPLE_BLOCK
+    stride = max(_SAMPLE_BLOCK, total // _SAMPLE_BLOCKS) if total > size else _SAMPLE_BLOCK
+    return np.concatenate(
+        [
+            backend.magnitudes(Piece(pair, start, min(start + _SAMPLE_BLOCK, pair.base.count)), specialist)
+            for pair in pairs
+            for start in range(0, pair.base.count, stride)
+        ]
+    )
+
+
+def gram(backend: Backend, pair: Pair) -> np.ndarray:
+    """`<d_i, d_j>` of one tensor, float64 (specialists, specialists)."""
+    specialists = len(pair.specialists)
+    parts = spread(backend, backend.gram, pieces_of(pair, backend.piece))
+    return _exact_sum(parts, (specialists, specialists))
+
+
+def rescale_factors(backend: Backend, pair: Pair, drop: DropRandom, keys: Sequence[int]) -> tuple[float, ...]:
+    """Per specialist, what the survivors are multiplied by so that the delta keeps its sum of magnitudes."""
+    limit = keep_limit(drop.density)
+    parts = spread(backend, lambda piece: backend.masses(piece, keys, limit), pieces_of(pair, backend.piece))
+    whole, kept = _exact_sum(parts, (2, len(pair.specialists)))
+    return tuple(float(a / b) if b > 0 else 1.0 for a, b in zip(whole, kept, strict=True))
+
+
+def _exact_sum(parts: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Sum over the first axes, exactly rounded: the order of the parts plays no role."""
+    if not parts:
+        return np.zeros(shape)
+    columns = np.concatenate([part.reshape(-1, math.prod(shape)) for part in parts]).T
+    return np.array([math.fsum(column) for column in columns]).reshape(shape)

@@ -1,0 +1,118 @@
+"""Tensors cut into pieces, and what a backend must be able to do with one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from taskmerge.kernels.operands import Health, Measurement, Operand
+from taskmerge.kernels.program import DropByRank, Program
+from taskmerge.kernels.selection import Query
+from taskmerge.kernels.threads import map_on_threads
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+BLOCK = 1024  # entries folded first
+PIECE = 1 << 18  # entries folded into one partial sum, always from a multiple of PIECE on
+
+
+class Pair(NamedTuple):
+    """One tensor: the base's and the specialists' operands."""
+
+    base: Operand
+    specialists: tuple[Operand, ...]
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        return (self.base, *self.specialists)
+
+    @property
+    def row(self) -> int:
+        """Length of the last axis; 1 for a scalar."""
+        return self.base.shape[-1] if self.base.shape else 1
+
+
+class Piece(NamedTuple):
+    """Entries [start, stop) of one tensor."""
+
+    pair: Pair
+    start: int
+    stop: int
+
+    @property
+    def length(self) -> int:
+        return self.stop - self.start
+
+    def widened_to_rows(self) -> Piece:
+        """The whole rows that this piece touches."""
+        row = self.pair.row
+        return Piece(self.pair, self.start // row * row, -(-self.stop // row) * row)
+
+
+class Job(NamedTuple):
+    """A piece to combine: what measuring found, one random key per specialist, and where the result goes (1-D)."""
+
+    piece: Piece
+    found: Measurement
+    keys: tuple[int, ...]
+    out: np.ndarray
+
+    def weights(self, program: Program) -> tuple[float, ...]:
+        """Those of the program, unless measuring has found others."""
+        return program.weights if self.found.weights is None else self.found.weights
+
+
+def pieces_of(pair: Pair, size: int, start: int = 0, stop: int | None = None) -> list[Piece]:
+    """[start, stop) of a tensor, cut at the multiples of `size`."""
+    end = pair.base.count if stop is None else stop
+    cuts = [start, *range((start // size + 1) * size, end, size), end]
+    return [Piece(pair, low, high) for low, high in pairwise(cuts) if low < high]
+
+
+def combining_size(program: Program, pair: Pair, size: int) -> int:
+    """Entries to combine at a time: `size`, or a quarter of it in whole rows where ranks are taken in rows."""
+    if isinstance(program.sparsify, DropByRank):
+        return max(1, size // 4 // pair.row) * pair.row
+    return size
+
+
+class Backend(Protocol):
+    """One implementation of the kernels. All of them give the same bits.
+
+    piece: how many entries it likes to take at a time, a multiple of PIECE.  parallel: whether one call works on one
+    core only, so that several should run at once.
+    """
+
+    piece: int
+    parallel: bool
+
+    def combine(self, jobs: Sequence[Job], program: Program, out_dtype: str) -> Health:
+        """Every job's merged entries into its `out`."""
+        ...
+
+    def magnitudes(self, piece: Piece, specialist: int) -> np.ndarray:
+        """Bits of float32(|x - b|): uint32 (entries,)."""
+        ...
+
+    def scan(self, pieces: Sequence[Piece], queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
+        """One pass: per query the entries over its bracket, int64 (queries,), and a histogram of those inside,
+        int64 (queries, bins)."""
+        ...
+
+    def gram(self, piece: Piece) -> np.ndarray:
+        """`<d_i, d_j>` over each PIECE of the piece: float64 (PIECEs, specialists, specialists)."""
+        ...
+
+    def masses(self, piece: Piece, keys: Sequence[int], limit: int) -> np.ndarray:
+        """Σ|d| of all entries and of those whose random bits are below `limit`, over each PIECE of the piece:
+        float64 (PIECEs, 2, specialists)."""
+        ...
+
+
+def spread(backend: Backend, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """`[function(item) for item in items]`, on all cores when one call uses one."""
+    return map_on_threads(function, items) if backend.parallel else [function(item) for item in items]
