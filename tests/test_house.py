@@ -60,7 +60,7 @@ def room(module: str) -> str:
 
 def test_every_room_has_a_floor() -> None:
     rooms = {room(module) for module in modules() if "." in module}
-    assert rooms == set(FLOORS), f"say the floor of {rooms ^ set(FLOORS)} here and in docs/architecture.md"
+    assert rooms <= set(FLOORS), f"say the floor of {rooms - set(FLOORS)} here and in docs/architecture.md"
 
 
 def test_imports_point_down() -> None:

@@ -78,6 +78,7 @@ def progress(total: int, title: str, quiet: bool = False) -> Iterator[Callable[[
 
 @contextlib.contextmanager
 def _bar(total: int, title: str) -> Iterator[Callable[[int], None]]:
+    from rich import progress as rich_progress
     from rich.console import Console
 
     columns = (
@@ -87,7 +88,8 @@ def _bar(total: int, title: str) -> Iterator[Callable[[int], None]]:
         rich_progress.TransferSpeedColumn(),
         rich_progress.TimeRemainingColumn(),
     )
-    with rich_progress.Progress(*columns, console=Console(stderr=True, no_color="NO_COLOR" in os.environ or None)) as bar:
+    console = Console(stderr=True, no_color="NO_COLOR" in os.environ or None)
+    with rich_progress.Progress(*columns, console=console) as bar:
         task = bar.add_task(title, total=total)
         yield lambda count: bar.advance(task, count)
 
