@@ -296,3 +296,11 @@ def karcher(
 def metagpt(d: Array) -> Array:
     squares = np.array([float((delta**2).sum()) for delta in d])
     return squares / squares.sum() if squares.sum() else squares
+
+
+def actmat(d: Array, w: Array, density: float = 1.0, scale: float = 1.0) -> Array:
+    if d.ndim != 3:
+        return scale * np.einsum("i,i...->...", w, d) / len(w)
+    grams = [d[i].T @ d[i] for i in range(len(w))]
+    moved = sum(w[i] * d[i] @ grams[i] for i in range(len(w)))
+    return scale * moved @ np.linalg.pinv(sum(w[i] * grams[i] for i in range(len(w))), rcond=1e-8)

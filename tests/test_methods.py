@@ -75,6 +75,9 @@ TABLE = [
     ),
     Row("nuslerp", [{"space": "model"}], None, specialists=2),
     Row("karcher", [{"space": "model"}]),
+    Row("regmean", oracle=oracles.task_arithmetic),  # without covariances; with them: test_covariance_methods.py
+    Row("protect", oracle=oracles.task_arithmetic),
+    Row("actmat"),
 ]
 ROWS = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 CASES = pytest.mark.parametrize(

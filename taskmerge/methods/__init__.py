@@ -1,6 +1,6 @@
 """Merge methods: pure functions of tensors, one short file per family, found by name."""
 
-from taskmerge.methods import agreement, averages, breadcrumbs, dare, della, geometry, ties
+from taskmerge.methods import agreement, averages, breadcrumbs, covariance, dare, della, geometry, ties
 from taskmerge.methods.discovery import find_method, is_file_method
 from taskmerge.methods.registry import INPUTS, MergeMethod, all_methods, known_names, merge_method
 
@@ -11,6 +11,7 @@ __all__ = [
     "all_methods",
     "averages",
     "breadcrumbs",
+    "covariance",
     "dare",
     "della",
     "find_method",

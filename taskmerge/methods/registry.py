@@ -44,6 +44,7 @@ INPUTS: dict[str, str] = {
     "base": "the base tensor: (*shape), the deltas' dtype",
     "random_bits": "32 random bits per entry: (specialists, *shape), int64 in [0, 2^32)",
     "thresholds": "least magnitude kept, per specialist, found over the whole model: (specialists,), float32, or None",
+    "covariances": "of the inputs of this linear layer: (specialists, inputs, inputs), float64, or None",
 }
 """Every positional argument that a merge method may ask for, by name."""
 
@@ -108,6 +109,7 @@ class MergeMethod:
         base: Tensor | None = None,
         random_bits: Tensor | None = None,
         thresholds: Tensor | None = None,
+        covariances: Tensor | None = None,
     ) -> Tensor:
         """Run the plain function. options: as from `options`. Shapes as in `INPUTS`; returns (*shape).
 
@@ -120,9 +122,10 @@ class MergeMethod:
             "base": base,
             "random_bits": random_bits,
             "thresholds": thresholds,
+            "covariances": covariances,
         }
         for name in self.inputs:
-            if have[name] is None and name != "thresholds":
+            if have[name] is None and name not in ("thresholds", "covariances"):
                 raise MergeError(f"the method {self.name!r} needs {name} ({INPUTS[name]})")
         if deltas.numel() == 0:
             return deltas.new_zeros(deltas.shape[1:])
