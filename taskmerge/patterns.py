@@ -15,13 +15,13 @@ True
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 from taskmerge.errors import UsageError
 
-MOST_ALTERNATIVES = 10_000
+MOST_NUMBERS = 10_000
 LONGEST = 2_000
 DEEPEST = 20
 _RANGE = re.compile(r"(\d+)\.\.(\d+)\Z")
@@ -36,7 +36,7 @@ class Pattern:
     """A glob, ready to match. text: as the user wrote it."""
 
     text: str
-    regex: re.Pattern[str]
+    steps: Sequence
 
     @staticmethod
     def parse(text: str) -> Pattern:
@@ -45,10 +45,118 @@ class Pattern:
 
     def matches(self, name: str) -> bool:
         """Whether the pattern covers the whole name."""
-        return self.regex.fullmatch(name) is not None
+        return bool(self.steps.after(_Name.of(name), 1) >> len(name))
 
     def filter(self, names: Iterable[str]) -> list[str]:
         return [name for name in names if self.matches(name)]
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether the glob covers the whole name. Raises PatternError when the glob cannot be read."""
+    return _parse(pattern).matches(name)
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A name with, for each of its characters, the set of positions it stands at (bit i: position i)."""
+
+    text: str
+    places: dict[str, int]
+
+    @staticmethod
+    @lru_cache(maxsize=4096)
+    def of(text: str) -> _Name:
+        places: dict[str, int] = {}
+        for index, character in enumerate(text):
+            places[character] = places.get(character, 0) | 1 << index
+        return _Name(text, places)
+
+    @property
+    def everywhere(self) -> int:
+        return (2 << len(self.text)) - 1
+
+
+class Step:
+    """One piece of a glob: from the set of positions reached so far to the set reachable after it (sets as bits).
+
+    So the work grows with name times pattern, and no pattern is slow, however many stars it has.
+    """
+
+    def after(self, name: _Name, reached: int) -> int:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Sequence(Step):
+    steps: tuple[Step, ...]
+
+    def after(self, name: _Name, reached: int) -> int:
+        for step in self.steps:
+            if not reached:
+                break
+            reached = step.after(name, reached)
+        return reached
+
+
+@dataclass(frozen=True)
+class Character(Step):
+    """This character."""
+
+    character: str
+
+    def after(self, name: _Name, reached: int) -> int:
+        return (reached & name.places.get(self.character, 0)) << 1
+
+
+@dataclass(frozen=True)
+class AnyOne(Step):
+    """Any one character, or any that passes `accepts`."""
+
+    accepts: Callable[[str], bool] | None = None
+
+    def after(self, name: _Name, reached: int) -> int:
+        places = name.everywhere >> 1
+        if self.accepts:
+            places = sum(where for character, where in name.places.items() if self.accepts(character))
+        return (reached & places) << 1
+
+
+@dataclass(frozen=True)
+class AnyRun(Step):
+    def after(self, name: _Name, reached: int) -> int:
+        return name.everywhere & -(reached & -reached)
+
+
+@dataclass(frozen=True)
+class Alternatives(Step):
+    choices: tuple[Step, ...]
+
+    def after(self, name: _Name, reached: int) -> int:
+        result = 0
+        for choice in self.choices:
+            result |= choice.after(name, reached)
+        return result
+
+
+@dataclass(frozen=True)
+class Numbers(Step):
+    """A whole number from low to high, written without leading zeros."""
+
+    low: int
+    high: int
+
+    def after(self, name: _Name, reached: int) -> int:
+        result = 0
+        for start in range(len(name.text)):
+            if not reached >> start & 1:
+                continue
+            for stop in range(start + 1, min(len(name.text), start + len(str(self.high))) + 1):
+                digits = name.text[start:stop]
+                if not (digits.isascii() and digits.isdigit()) or (digits[0] == "0" and len(digits) > 1):
+                    break
+                if self.low <= int(digits) <= self.high:
+                    result |= 1 << stop
+        return result
 
 
 @lru_cache(maxsize=1024)
@@ -57,11 +165,11 @@ def _parse(text: str) -> Pattern:
         raise PatternError("a pattern is empty", next_move='write "*" for every name')
     if len(text) > LONGEST:
         raise PatternError(f"a pattern has {len(text)} characters, more than {LONGEST}")
-    return Pattern(text, re.compile(_Reader(text).whole(), re.DOTALL))
+    return Pattern(text, _Reader(text).run(depth=0))
 
 
 class _Reader:
-    """Turns a glob into a regular expression, one character at a time."""
+    """Turns a glob into steps, one character at a time."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -71,52 +179,45 @@ class _Reader:
         pointer = f"{self.text}\n    {' ' * position}^"
         return PatternError(f"bad pattern {self.text!r}: {what} at character {position + 1}\n    {pointer}")
 
-    def whole(self) -> str:
-        return self.run(depth=0, inside=False)
-
-    def run(self, depth: int, inside: bool) -> str:
-        """Everything up to the end, or, inside braces, up to the next comma or closing brace."""
-        pieces: list[str] = []
+    def run(self, depth: int) -> Sequence:
+        """Everything up to the end, or, inside braces (depth > 0), up to the next comma or closing brace."""
+        steps: list[Step] = []
         while self.at < len(self.text):
             character = self.text[self.at]
-            if inside and character in ",}":
+            if depth and character in ",}":
                 break
-            if character == "*":
-                if not pieces or pieces[-1] != ".*":
-                    pieces.append(".*")
-                self.at += 1
-            elif character == "?":
-                pieces.append(".")
-                self.at += 1
-            elif character == "[":
-                pieces.append(self.one_of())
+            if character == "[":
+                steps.append(self.one_of())
             elif character == "{":
-                pieces.append(self.alternatives(depth + 1))
+                steps.append(self.alternatives(depth + 1))
             elif character in "]}":
                 raise self.fail(f"{character!r} closes nothing", self.at)
             else:
-                pieces.append(re.escape(character))
+                plain: dict[str, Step] = {"*": AnyRun(), "?": AnyOne()}
+                steps.append(plain.get(character) or Character(character))
                 self.at += 1
-        return "".join(pieces)
+        return Sequence(tuple(steps))
 
-    def one_of(self) -> str:
+    def one_of(self) -> Step:
         start = self.at
-        end = self.text.find("]", start + 2)
+        negated = self.text.startswith("[!", start)
+        first = start + 1 + negated
+        end = self.text.find("]", first + 1)
         if end < 0:
             raise self.fail("'[' is never closed", start)
-        body = self.text[start + 1 : end]
+        body, spans = self.text[first:end], []
         self.at = end + 1
-        negated = body.startswith("!")
-        body = body[1:] if negated else body
-        if not body:
-            raise self.fail("'[!]' names no character", start)
-        for low, high in re.findall(r"(.)-(.)", body):
+        while body:
+            low, high = body[0], body[0]
+            if len(body) > 2 and body[1] == "-":
+                high = body[2]
             if low > high:
                 raise self.fail(f"the range {low}-{high} runs backwards", start)
-        ranges = re.sub(r"([\\\]\[^&~|])", r"\\\1", body)
-        return f"[{'^' if negated else ''}{ranges}]"
+            spans.append((low, high))
+            body = body[3:] if len(body) > 2 and body[1] == "-" else body[1:]
+        return AnyOne(lambda character: any(low <= character <= high for low, high in spans) != negated)
 
-    def alternatives(self, depth: int) -> str:
+    def alternatives(self, depth: int) -> Step:
         start = self.at
         if depth > DEEPEST:
             raise self.fail("braces are nested too deep", start)
@@ -126,23 +227,23 @@ class _Reader:
             self.at = end + 1
             return self.numbers(int(span[1]), int(span[2]), start)
         self.at += 1
-        choices = [self.run(depth, inside=True)]
+        choices = [self.run(depth)]
         while self.at < len(self.text) and self.text[self.at] == ",":
             self.at += 1
-            choices.append(self.run(depth, inside=True))
+            choices.append(self.run(depth))
         if self.at >= len(self.text):
             raise self.fail("'{' is never closed", start)
         self.at += 1
-        if choices == [""]:
+        if len(choices) == 1 and not choices[0].steps:
             raise self.fail("'{}' names no alternative", start)
-        return f"(?:{'|'.join(choices)})"
+        return Alternatives(tuple(choices))
 
-    def numbers(self, low: int, high: int, start: int) -> str:
+    def numbers(self, low: int, high: int, start: int) -> Numbers:
         if low > high:
             raise self.fail(f"the range {low}..{high} runs backwards", start)
-        if high - low >= MOST_ALTERNATIVES:
-            raise self.fail(f"the range {low}..{high} holds more than {MOST_ALTERNATIVES} numbers", start)
-        return f"(?:{'|'.join(str(number) for number in range(low, high + 1))})"
+        if high - low >= MOST_NUMBERS:
+            raise self.fail(f"the range {low}..{high} holds more than {MOST_NUMBERS} numbers", start)
+        return Numbers(low, high)
 
 
 def split_component(text: str, components: Iterable[str]) -> tuple[str | None, str]:
@@ -152,8 +253,3 @@ def split_component(text: str, components: Iterable[str]) -> tuple[str | None, s
     if first not in set(components):
         return None, text
     return first, rest if dot else "*"
-
-
-def matches(name: str, pattern: str) -> bool:
-    """Whether the glob covers the whole name. Raises PatternError when the glob cannot be read."""
-    return _parse(pattern).matches(name)

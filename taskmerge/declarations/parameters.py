@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from taskmerge.declarations.containers import Either, Graded, Listed, Mapped, Nothing
 from taskmerge.declarations.kinds import BAD, At, Flag, Kind, Number, OneOf, Text, shown
-from taskmerge.errors import Problem, did_you_mean
+from taskmerge.errors import Problem, did_you_mean, nearest
 
 
 class DeclarationError(TypeError):
@@ -186,6 +186,7 @@ def read_mapping(
     """Check each key against its parameter. Returns what was given, in final form; defaults are not filled in."""
     known = {parameter.name: parameter for parameter in parameters}
     read: dict[str, Any] = {}
+    misspelt: set[str | None] = set()
     for key, entry in value.items():
         if key in known:
             read[key] = known[key].kind.read(entry, at.child(key), problems)
@@ -193,8 +194,9 @@ def read_mapping(
             where = f" in {at.dotted}" if at.path else ""
             place = at.child(key).place if isinstance(key, str) else at.place
             problems.append(Problem(f"unknown key {str(key)!r}{where}", place, did_you_mean(str(key), known)))
+            misspelt.add(nearest(str(key), known))
     for parameter in parameters:
-        if parameter.required and parameter.name not in value:
+        if parameter.required and parameter.name not in value and parameter.name not in misspelt:
             where = f"{at.dotted} lacks" if at.path else "the recipe lacks"
             move = f"add {parameter.name}: {parameter.doc} ({parameter.kind.words})"
             problems.append(Problem(f"{where} {parameter.name!r}", at.place, move))
