@@ -32,8 +32,8 @@ class Pair(NamedTuple):
 
     @property
     def row(self) -> int:
-        """Length of the last axis; 1 for a scalar."""
-        return self.base.shape[-1] if self.base.shape else 1
+        """Length of the last axis; 1 for a scalar, and where there are no entries."""
+        return self.base.shape[-1] if self.base.count and self.base.shape else 1
 
 
 class Piece(NamedTuple):
