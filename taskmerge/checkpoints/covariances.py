@@ -1,0 +1,123 @@
+"""Covariances of the inputs of a model's linear layers, stored beside its weights.
+
+The file lies in a folder of its own, `statistics/`, so that no reader takes it for a shard. It holds one float32 matrix
+(inputs, inputs) a distinct input; layers that read the same input (query, key and value) share one, as the aliases in
+its header say.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.errors import CheckpointError
+
+FILE = Path("statistics") / "input_covariances.safetensors"
+FORMAT = "taskmerge input covariances 1"
+
+
+class InputCovariances(Mapping[str, np.ndarray]):
+    """Weight tensor's file name -> E[z zᵀ] of its layer's inputs, (inputs, inputs) float64; read when asked for.
+
+    counts: tokens seen, by group ("audio", "text"): each group's covariance is normalised by its own count, then
+    summed.
+    """
+
+    def __init__(
+        self, matrices: Mapping[str, np.ndarray], aliases: Mapping[str, str], counts: Mapping[str, int]
+    ) -> None:
+        self._matrices = matrices
+        self.aliases = dict(aliases)
+        self.counts = dict(counts)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.asarray(self._matrices[self.aliases[name]], dtype=np.float64)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.aliases)
+
+    def __len__(self) -> int:
+        return len(self.aliases)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write into `folder`/statistics; returns the file."""
+        from safetensors.numpy import save_file
+
+        path = Path(folder) / FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stored = {name: np.asarray(self._matrices[name], dtype=np.float32) for name in set(self.aliases.values())}
+        header = {"format": FORMAT, "aliases": json.dumps(self.aliases), "counts": json.dumps(self.counts)}
+        unfinished = path.with_suffix(".part")
+        save_file(stored, unfinished, metadata=header)
+        unfinished.replace(path)
+        return path
+
+    @classmethod
+    def open(cls, folder: str | Path) -> InputCovariances:
+        """The covariances beside a checkpoint. Raises CheckpointError when there are none, or the file is another's."""
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(folder) / FILE
+        if not path.is_file():
+            raise CheckpointError(
+                "holds no covariances of its layers' inputs",
+                str(folder),
+                f"`taskmerge stats {folder} --probes …` collects them",
+            )
+        try:
+            with safe_open(path, framework="np") as file:
+                header = file.metadata() or {}
+        except SafetensorError as error:
+            raise CheckpointError(f"cannot be read: {error}", str(path)) from None
+        if header.get("format") != FORMAT:
+            raise CheckpointError("is no file of input covariances", str(path), "collect them anew")
+        return cls(_Stored(path), json.loads(header["aliases"]), json.loads(header["counts"]))
+
+
+def covariances_beside(weights: Any) -> InputCovariances | None:
+    """The covariances that belong to an opened checkpoint, however it is wrapped; None when there are none."""
+    while weights is not None:
+        folder = getattr(weights, "folder", None)
+        if folder is not None:
+            return InputCovariances.open(folder) if (Path(folder) / FILE).is_file() else None
+        weights = getattr(weights, "source", None)
+    return None
+
+
+def covariance_of(weights: Any, name: str) -> np.ndarray | None:
+    """The covariance for one tensor of an opened checkpoint, seen through renaming views; None when there is none."""
+    beside = covariances_beside(weights)
+    if beside is None:
+        return None
+    while hasattr(weights, "views"):
+        pieces = weights.views[name].pieces
+        if len(pieces) != 1:
+            return None
+        name, weights = pieces[0].name, weights.source
+    return beside.get(name)
+
+
+class _Stored(Mapping[str, np.ndarray]):
+    """Matrices of a file, one read at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        from safetensors import safe_open
+
+        with safe_open(self._path, framework="np") as file:
+            return file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        from safetensors import safe_open
+
+        with safe_open(self._path, framework="np") as file:
+            return iter(list(file.keys()))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
