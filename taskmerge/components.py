@@ -4,7 +4,7 @@ Every tensor has exactly one component:
 
     backbone                         the language model; in a model of one tower, that tower
     embeddings                       its token embedding table(s), apart from the backbone because rows can be new
-    head                             lm_head, classifiers, poolers' outputs outside the base model, logit scales
+    head                             lm_head, classifiers, BERT's pooler, logit scales
     {vision,audio}_encoder           the tower of a modality
     {vision,audio,text}_projector    what leads from a tower into the backbone's (or the shared) space
     projector                        a projector shared by several modalities
@@ -214,7 +214,9 @@ class _Layout:
             return self._in_tower(parts, tower)
         if "/" in name or any(_HEAD.fullmatch(part) for part in parts):
             return HEAD
-        if self.prefix and tuple(parts[: len(self.prefix)]) != self.prefix and parts[0] != "language_model":
+        if inside[:1] == ["pooler"]:  # inside the base model, yet absent from every class with a head of its own
+            return HEAD
+        if self.prefix and inside is parts and parts[0] != "language_model":
             return HEAD
         return EMBEDDINGS if is_token_table(name) else BACKBONE
 
@@ -276,7 +278,7 @@ def _base_prefix(names: Sequence[str]) -> tuple[str, ...]:
         if index is None or _tower(_unnumbered(name)) is not None:
             continue
         prefix = parts[:1] if parts[0] not in _STRUCTURE else []
-        return () if prefix == ["language_model"] else tuple(prefix)
+        return () if prefix in (["language_model"], ["text_model"]) else tuple(prefix)
     return ()
 
 

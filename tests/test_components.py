@@ -27,6 +27,10 @@ def names_only(*names: str) -> dict[str, TensorInfo]:
     return {name: TensorInfo(name, "F32", (4,)) for name in names}
 
 
+# Heads that stand inside what transformers calls the base model.
+HEADS = ("logit_", "embedding_proj_layer", "pooler.")
+
+
 def path_of(model: torch.nn.Module, module: torch.nn.Module | None) -> str | None:
     return next((path for path, own in model.named_modules() if own is module), None)
 
@@ -107,7 +111,7 @@ def truth(model: torch.nn.Module) -> dict[str, str]:
             roles[name] = "embeddings"
         elif inside:
             roles[name] = placed[max(inside, key=len)]
-        elif (base and not name.startswith(base + ".")) or name.startswith(("logit_", "embedding_proj_layer")):
+        elif (base and not name.startswith(base + ".")) or name.startswith(HEADS):
             roles[name] = "head"
         else:
             roles[name] = "backbone"

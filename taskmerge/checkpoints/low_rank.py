@@ -10,6 +10,7 @@ import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,9 @@ class AdaptedWeights:
     ) -> None:
         self.base = base
         self.label = label
+        self.folder: Path | None = getattr(base, "folder", None)
+        self.parts: dict[str, str] = dict(getattr(base, "parts", None) or {"": ""})
+        self.files = {**getattr(base, "files", {}), f"adapter/{adapter.name}": adapter}
         self.config: Mapping[str, Any] = base.config
         self._adapter = adapter
         self._factors = dict(factors)

@@ -14,16 +14,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from taskmerge.checkpoints.experts import repack_experts
 from taskmerge.checkpoints.views import View, ViewedWeights, whole
 from taskmerge.checkpoints.weights import Weights
-from taskmerge.components import BUFFERS, EMBEDDINGS, HEAD, Components, component_map
+from taskmerge.components import BUFFERS, EMBEDDINGS, HEAD, Components, component_map, is_token_table
 from taskmerge.errors import MergeError, Problem
 
 How = Literal["identical", "structure", "transformers"]
 _SHOWN = 4
+_WRAPPERS = ("model", "language_model", "thinker", "vlm")  # path components that may stand before a head
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def align(base: Weights, other: Weights, overrides: Mapping[str, list[str]] | No
     Tensors only `other` has keep their names, put under the base's prefix where all others moved by one. Raises
     MergeError as `match_names`.
     """
-    repacked = repack_experts(base, other)
+    repacked = _with_tied_head(base, repack_experts(base, other))
     names = match_names(base, repacked, overrides)
     if not names.renamed:
         return Aligned(repacked, names, names.other_only)
@@ -97,6 +98,24 @@ def align(base: Weights, other: Weights, overrides: Mapping[str, list[str]] | No
         views[ours] = whole(repacked.tensors[theirs], ours)
         extra.append(ours)
     return Aligned(ViewedWeights(repacked, views), names, tuple(extra))
+
+
+def ties_its_head(config: Mapping[str, Any]) -> bool | None:
+    """Whether the output head is the token table; None when the config does not say."""
+    sections = [config, *(section for key in ("text_config", "llm_config") if (section := config.get(key)))]
+    said = [section["tie_word_embeddings"] for section in sections if "tie_word_embeddings" in section]
+    return bool(said[0]) if said else None
+
+
+def _with_tied_head(base: Weights, other: Weights) -> Weights:
+    """Where the base stores an lm_head and `other` ties it to its token table: that table, under the head's name."""
+    head = next((name for name in base.tensors if name.split(".")[-2:] == ["lm_head", "weight"]), None)
+    tables = [name for name in other.tensors if is_token_table(name)]
+    has_head = any(name.split(".")[-2:] == ["lm_head", "weight"] for name in other.tensors)
+    if head is None or has_head or len(tables) != 1 or not ties_its_head(other.config):
+        return other
+    views = {name: whole(info, name) for name, info in other.tensors.items()}
+    return ViewedWeights(other, views | {head: whole(other.tensors[tables[0]], head)})
 
 
 # ---------------------------------------------------------------------------------------------------- matching
@@ -126,12 +145,12 @@ class _Sides:
 
 def _by_structure(sides: _Sides) -> dict[str, str]:
     pairs: dict[str, str] = {}
-    for _, ours, theirs in sides.groups():
+    for home, ours, theirs in sides.groups():
         left_ours = [name for name in ours if name not in sides.other.tensors]
         left_theirs = [name for name in theirs if name not in sides.base.tensors]
         pairs |= {name: name for name in ours if name in sides.other.tensors}
         while left_ours and left_theirs:
-            moved = _best_move(sides, left_ours, left_theirs)
+            moved = _best_move(sides, home, left_ours, left_theirs)
             if not moved:
                 break
             pairs |= moved
@@ -141,12 +160,12 @@ def _by_structure(sides: _Sides) -> dict[str, str]:
     return {name: pairs[name] for name in sides.base.tensors if name in pairs}
 
 
-def _best_move(sides: _Sides, ours: list[str], theirs: list[str]) -> dict[str, str]:
+def _best_move(sides: _Sides, home: str, ours: list[str], theirs: list[str]) -> dict[str, str]:
     """The change of prefix that pairs most names and leaves nothing over on one side of it; {} when there is none."""
     best: dict[str, str] = {}
-    for our_prefix in _prefixes(ours):
+    for our_prefix in _prefixes(ours, home):
         inner_ours = _inner(ours, our_prefix)
-        for their_prefix in _prefixes(theirs):
+        for their_prefix in _prefixes(theirs, home):
             inner_theirs = _inner(theirs, their_prefix)
             common = [inner for inner in inner_ours if inner in inner_theirs]
             whole = len(common) in (len(inner_ours), len(inner_theirs))
@@ -156,13 +175,15 @@ def _best_move(sides: _Sides, ours: list[str], theirs: list[str]) -> dict[str, s
     return best
 
 
-def _prefixes(names: list[str]) -> list[str]:
-    """ "" and every leading path of a name that ends before its first number."""
+def _prefixes(names: list[str], home: str) -> list[str]:
+    """ "" and every leading path of a name that ends before its first number. A head keeps what names it: a pooler's
+    dense layer is not a classifier's.
+    """
     found = {""}
     for name in names:
         parts = name.split(".")
         for stop in range(1, len(parts)):
-            if parts[stop - 1].isdigit():
+            if parts[stop - 1].isdigit() or (home == HEAD and parts[stop - 1] not in _WRAPPERS):
                 break
             found.add(".".join(parts[:stop]) + ".")
     return sorted(found, key=lambda prefix: (len(prefix), prefix))

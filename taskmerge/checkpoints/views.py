@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,12 +35,15 @@ def whole(info: TensorInfo, name: str) -> View:
 
 
 class ViewedWeights:
-    """`Weights` made of views of another."""
+    """`Weights` made of views of another; folder, module folders and commit are the other's."""
 
     def __init__(self, source: Weights, views: Mapping[str, View]) -> None:
         self.source = source
         self.label = source.label
         self.config: Mapping[str, Any] = source.config
+        self.folder: Path | None = getattr(source, "folder", None)
+        self.parts: dict[str, str] = dict(getattr(source, "parts", None) or {"": ""})
+        self.commit: str | None = getattr(source, "commit", None)
         self.views = dict(views)
         self.tensors: Mapping[str, TensorInfo] = {name: view.info for name, view in self.views.items()}
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskmerge.checkpoints.weights import Weights
-from taskmerge.components import Components, component_map
+from taskmerge.components import BUFFERS, HEAD, Components, component_map
 from taskmerge.errors import Problem, did_you_mean
 from taskmerge.fusion.steps import BASE
 from taskmerge.patterns import matches
@@ -66,6 +66,28 @@ class Census:
             or matches(name, pattern)
             or matches(self.components.scoped_name(name), pattern)
         )
+
+    def absence(self, label: str, name: str) -> str | None:
+        """Why a specialist may lack a tensor of the base: it has no such head, buffer or component; else None."""
+        if self.components[name] in (HEAD, BUFFERS):
+            return f"{label} stores no such {self.components[name]} tensor"
+        home = self.components.home(name)
+        if any(self.components.home(other) == home for other in self.inputs[label].tensors):
+            return None
+        return f"{label} has no {home}"
+
+    def surplus(self, name: str, owners: Sequence[str]) -> str | None:
+        """Why a tensor the base lacks has no place in the output: a head or buffer that goes with no new module."""
+        home = self.components.home(name)
+        if self.components[name] == BUFFERS and any(self.components.home(one) == home for one in self.base.tensors):
+            return "the base stores no such buffer"
+        grafted = {label for own, labels in self.own.items() if self._brings_module(own) for label in labels}
+        if home == HEAD and not grafted & set(owners):
+            return "the base has no such head; a rule or `copy` may take it"
+        return None
+
+    def _brings_module(self, name: str) -> bool:
+        return self.components.home(name) != HEAD and self.components[name] != BUFFERS
 
     def nearest(self, pattern: str) -> str:
         """A next move for a pattern that means nothing."""

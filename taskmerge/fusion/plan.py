@@ -96,7 +96,7 @@ class _Planner:
             )
             return None
         if not info.format.mergeable:
-            everyone = tuple(Source(label, name) for label in self.census.specialists)
+            everyone = tuple(Source(label, name) for label in self._having(name))
             return self._step(name, "keep", f"{info.dtype}: must agree in all inputs", Source(BASE, name), everyone)
         return self._merged(name, rule)
 
@@ -107,6 +107,10 @@ class _Planner:
         if name in self.copied:
             label, pattern = self.copied[name]
             return self._taken(name, label, f"copy {pattern!r}")
+        surplus = self.census.surplus(name, owners)
+        if surplus is not None:
+            self.dropped += [Dropped(Source(owner, name), surplus) for owner in owners]
+            return None
         if len(owners) == 1:
             return self._taken(name, owners[0], f"only {owners[0]} has it")
         self._problem(
@@ -144,13 +148,20 @@ class _Planner:
             if isinstance(weight, Mapping):
                 weight = weight.get(label)
             weights[label] = self._graded(self.recipe.specialists[label].weight if weight is None else weight, name)
-        active = [label for label, weight in weights.items() if weight != 0]
+        having = self._having(name)
+        if not having:
+            lacking = self.census.absence(self.census.specialists[0], name)
+            return self._step(name, "keep", f"{said}; {lacking}", Source(BASE, name))
+        active = [label for label, weight in weights.items() if weight != 0 and label in having]
         if not active:
             return self._step(name, "keep", f"{said}; every weight is 0", Source(BASE, name))
         self.methods[settings.method.name] = settings.method
         sources = tuple(Source(label, name) for label in active)
         shares = tuple(float(weights[label]) for label in active)
         return self._step(name, "merge", said, Source(BASE, name), sources, shares, settings.method.name, options)
+
+    def _having(self, name: str) -> list[str]:
+        return [label for label in self.census.specialists if name in self.census.inputs[label].tensors]
 
     def _graded(self, value: Any, name: str) -> Any:
         """A gradient's value at the tensor's depth, first layer to last, in its own component.
@@ -173,6 +184,8 @@ class _Planner:
             weights = self.census.inputs[label]
             other = weights.tensors.get(name)
             if other is None:
+                if self.census.absence(label, name):
+                    continue
                 self._problem(f"{label} ({weights.label}) lacks the base's tensor {name!r}", advice)
             elif other.shape != info.shape:
                 self._problem(
