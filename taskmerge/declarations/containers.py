@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from taskmerge.declarations.kinds import BAD, At, Kind, Number, Text, shown
+from taskmerge.declarations.kinds import BAD, At, Kind, Number, OneOf, Text, shown
 from taskmerge.errors import Problem
 
 
@@ -113,7 +113,7 @@ class Either(Kind):
         fitting = [kind for kind in self.alternatives if kind.accepts(value)]
         if not fitting:
             return self.refuse(value, at, problems)
-        if len(fitting) == 1:
+        if len(fitting) == 1 and not isinstance(fitting[0], OneOf):
             return fitting[0].read(value, at, problems)
         for kind in fitting:
             trial: list[Problem] = []

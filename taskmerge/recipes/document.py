@@ -60,7 +60,7 @@ class Document:
 
 
 def read_documents(path: str | Path) -> list[Document]:
-    """The documents of a YAML file. Raises RecipeError with every problem of its form."""
+    """The documents of a YAML file, at least one. Raises RecipeError with every problem of its form."""
     label, path = str(path), Path(path)
     try:
         raw = path.read_bytes()[: MOST_BYTES + 1] if path.is_file() else None
@@ -96,7 +96,7 @@ def parse_documents(text: str, label: str, folder: Path) -> list[Document]:
         if reader.problems:
             raise RecipeError(reader.problems)
         documents.append(Document(data, label, folder, text, reader.lines))
-    return documents
+    return documents or [Document(None, label, folder, text)]
 
 
 def _syntax_error(error: yaml.MarkedYAMLError, label: str) -> RecipeError:

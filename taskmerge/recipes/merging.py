@@ -67,9 +67,8 @@ class Merge:
         before = len(problems)
         method = _method(value.get("method", cls.method), at.child("method"), problems)
         parameters = () if method is None else method.recipe_parameters
-        own = [row for row in fields_of(cls) if row.name != "rules"]
         plain = {key: entry for key, entry in value.items() if key != "rules"}
-        read = _read(plain, own, parameters, at, problems, tolerant=method is None)
+        read = _read(plain, fields_of(cls), parameters, at, problems, tolerant=method is None)
         rules = _rules(value.get("rules"), method, at.child("rules"), problems)
         if len(problems) > before:
             return BAD

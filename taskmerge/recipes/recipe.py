@@ -97,9 +97,8 @@ def _from_documents(documents: list[Document]) -> Recipe:
     if len(documents) > 1:
         place = documents[1].place(())
         raise RecipeError("a recipe is one YAML document", place, "remove the `---`, or split the file")
-    if not documents or documents[0].data is None:
-        label = documents[0].label if documents else "recipe"
-        raise RecipeError("the recipe is empty", label, "begin with `base:` and `specialists:`")
+    if documents[0].data is None:
+        raise RecipeError("the recipe is empty", documents[0].label, "begin with `base:` and `specialists:`")
     document = documents[0]
     return _read(document.data, At(document.place, (), document.folder, document.data), document.text)
 

@@ -1,0 +1,564 @@
+"""Recipes: what is read, and that every mistake in every key is told with its line and a next move."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from taskmerge import recipes
+from taskmerge.declarations import Parameter, fields_of
+from taskmerge.declarations.containers import Either, Graded, Listed, Mapped
+from taskmerge.declarations.kinds import Number
+from taskmerge.declarations.parameters import Section
+from taskmerge.errors import Problem, RecipeError
+from taskmerge.methods import all_methods, find_method
+from taskmerge.recipes import Recipe
+
+FULL = """\
+# yaml-language-server: $schema=./taskmerge.schema.json
+base: Qwen/Qwen3-VL-8B-Instruct
+specialists:
+  image: {model: models/image, weight: 0.3}
+  video: models/video
+  audio: {model: base, adapter: models/audio-lora, weight: [0.2, 0.5]}
+merge:
+  method: ties
+  weight: {audio: 0.4}
+  density: 0.3
+  scale: [1.0, 0.5]
+  rules:
+    - {match: "*.embed_tokens.weight", keep: base}
+    - {match: ["backbone.layers.{0..7}.*", "head.*"], weight: {audio: 0.7}, density: 0.5}
+    - {match: "*.bias", drop: true}
+    - {match: "*.norm.*", method: linear, normalize: false}
+components:
+  audio_projector: ["multi_modal_projector.*"]
+copy: {audio: [audio_encoder, audio_projector, new_tokens]}
+output: {path: out/fused, dtype: bfloat16, shard_size: 5GB, tokenizer: audio}
+seed: 7
+drift:
+  specialist: audio
+  probes: data/audio_pairs.jsonl
+  fail_above: {recall_drop: 0.05}
+recover: {train: [audio_projector], data: data/audio_pairs.jsonl, method: auto, steps: 200, lr: 1e-3,
+          batch_size: 32, temperature: 0.02}
+rehearse: {train: [backbone, vision_encoder], lora: {rank: 16, alpha: 32, dropout: 0.1}, steps: 2000, lr: 1.0e-5,
+           data: {image: a.jsonl, audio: b.jsonl}, balance: {temperature: 1.0}, batch_size: 16, temperature: 0.02}
+specialize:
+  audio: {data: data/audio.jsonl, modality: audio, train: [backbone], lora: {rank: 4}, steps: 10, lr: 2e-5,
+          batch_size: 8, temperature: 0.05}
+evaluate: {retrieval: {audio: data/audio_test.jsonl}, mteb: ["MAEB(v1)"]}
+"""
+
+SMALL = """\
+base: models/base
+specialists:
+  audio: models/audio
+merge:
+  method: {method}
+"""
+
+
+def problems_of(text: str) -> list[Problem]:
+    with pytest.raises(RecipeError) as caught:
+        recipes.loads(text, "merge.yaml")
+    return list(caught.value.problems)
+
+
+def test_the_whole_grammar_is_read() -> None:
+    recipe = recipes.loads(FULL, "merge.yaml")
+    assert recipe.base == "Qwen/Qwen3-VL-8B-Instruct"
+    assert list(recipe.specialists) == ["image", "video", "audio"]
+    audio = recipe.specialists["audio"]
+    assert (audio.name, audio.model, audio.adapter, audio.weight) == ("audio", "base", "models/audio-lora", (0.2, 0.5))
+    assert audio.place == "merge.yaml:6"
+    assert recipe.specialists["video"].weight == 1.0
+    assert recipe.merge.options == {"density": 0.3, "scale": (1.0, 0.5)}
+    assert [rule.place for rule in recipe.merge.rules] == [f"merge.yaml:{line}" for line in (13, 14, 15, 16)]
+    assert recipe.output.shard_size == 5_000_000_000
+    assert recipe.recover is not None and recipe.recover.lr == 1e-3
+    assert recipe.drift is not None and recipe.drift.specialist == ("audio",)
+    assert recipe.copy == {"audio": ("audio_encoder", "audio_projector", "new_tokens")}
+    assert recipe.text == FULL
+
+
+def test_settings_say_what_holds_under_a_rule() -> None:
+    merge = recipes.loads(FULL).merge
+    assert merge.merge_method is find_method("ties")
+    plain = merge.settings()
+    assert plain.method.name == "ties" and plain.weight == {"audio": 0.4}
+    assert plain.options == {**find_method("ties").defaults, "density": 0.3, "scale": (1.0, 0.5)}
+    weighted = merge.settings(merge.rules[1])
+    assert weighted.weight == {"audio": 0.7} and weighted.options["density"] == 0.5
+    assert weighted.options["scale"] == (1.0, 0.5)
+    other = merge.settings(merge.rules[3])
+    assert other.method.name == "linear" and other.options == {"normalize": False, "scale": 1.0}
+    assert other.weight == {"audio": 0.4}
+
+
+def test_a_recipe_survives_being_written() -> None:
+    recipe = recipes.loads(FULL)
+    assert recipes.from_dict(recipe.to_dict()) == recipe
+    assert recipes.loads(recipe.to_yaml()) == recipe
+
+
+def test_what_is_left_out_has_defaults() -> None:
+    recipe = recipes.loads("base: b\nspecialists: {a: m}\n")
+    assert recipe.merge.settings().method.name == "task_arithmetic"
+    assert recipe.copy is None and recipe.seed == 0 and recipe.output.tokenizer == "union"
+    assert recipe.drift is recipe.recover is recipe.rehearse is recipe.evaluate is None
+
+
+# --- every key of the grammar -------------------------------------------------------------------------------------
+
+
+def keys_in(
+    cls: type, value: Mapping[str, Any], path: tuple[Any, ...] = ()
+) -> Iterator[tuple[tuple[Any, ...], Parameter]]:
+    """Every declared key that stands in a document, with its path."""
+    for row in fields_of(cls):
+        if row.name in value:
+            here = (*path, row.name)
+            yield here, row
+            yield from keys_below(row.kind, value[row.name], here)
+
+
+def keys_below(kind: Any, value: Any, path: tuple[Any, ...]) -> Iterator[tuple[tuple[Any, ...], Parameter]]:
+    if isinstance(kind, Either):
+        for alternative in kind.alternatives:
+            yield from keys_below(alternative, value, path)
+    elif isinstance(kind, Section) and isinstance(value, Mapping):
+        yield from keys_in(kind.cls, value, path)
+    elif isinstance(kind, Mapped) and isinstance(value, Mapping):
+        for name, entry in value.items():
+            yield from keys_below(kind.entry, entry, (*path, name))
+    elif isinstance(kind, Listed) and isinstance(value, list):
+        for index, entry in enumerate(value):
+            yield from keys_below(kind.entry, entry, (*path, index))
+
+
+def whole() -> dict[str, Any]:
+    """FULL as plain values, in block style, so that each key has a line of its own."""
+    loaded: dict[str, Any] = yaml.safe_load(FULL.replace("1e-3", "0.001").replace("2e-5", "0.00002"))
+    return loaded
+
+
+def declared_classes(cls: type) -> set[type]:
+    found = {cls}
+    for row in fields_of(cls):
+        stack = [row.kind]
+        while stack:
+            kind = stack.pop()
+            if isinstance(kind, Section):
+                found |= declared_classes(kind.cls)
+            stack += [*getattr(kind, "alternatives", ())] + ([kind.entry] if hasattr(kind, "entry") else [])
+    return found
+
+
+KEYS = list(keys_in(Recipe, whole()))
+EVERY_KEY = pytest.mark.parametrize(("path", "row"), KEYS, ids=[".".join(map(str, path)) for path, _ in KEYS])
+
+
+def test_the_example_holds_every_key_of_the_grammar() -> None:
+    present = {row.name for _, row in KEYS}
+    assert len(declared_classes(Recipe)) >= 13
+    for cls in declared_classes(Recipe):
+        assert {row.name for row in fields_of(cls)} <= present
+
+
+def parent_of(values: Any, path: tuple[Any, ...]) -> Any:
+    for step in path[:-1]:
+        values = values[step]
+    return values
+
+
+def line_with(text: str, mark: str) -> int:
+    return next(number for number, line in enumerate(text.splitlines(), 1) if mark in line)
+
+
+@EVERY_KEY
+def test_a_typo_in_a_key_is_told_with_line_and_nearest_name(path: tuple[Any, ...], row: Parameter) -> None:
+    values = whole()
+    parent = parent_of(values, path)
+    typo = f"{row.name[:-1]}q{row.name[-1]}"
+    renamed = {typo if key == row.name else key: value for key, value in parent.items()}
+    parent.clear()
+    parent.update(renamed)
+    text = yaml.safe_dump(values, sort_keys=False)
+    found = [problem for problem in problems_of(text) if repr(typo) in problem.what]
+    assert len(found) == 1
+    assert found[0].what.startswith(f"unknown key '{typo}'")
+    assert found[0].place == f"merge.yaml:{line_with(text, typo + ':')}"
+    assert found[0].next_move == f"did you mean {row.name!r}?"
+
+
+@EVERY_KEY
+def test_a_wrong_type_is_told_with_line_and_what_is_wanted(path: tuple[Any, ...], row: Parameter) -> None:
+    wrong = 987654 if not takes_numbers(row.kind) else "987654x"
+    values = whole()
+    parent_of(values, path)[row.name] = wrong
+    text = yaml.safe_dump(values, sort_keys=False)
+    place = f"merge.yaml:{line_with(text, '987654')}"
+    found = [problem for problem in problems_of(text) if "987654" in problem.what]
+    assert found and all(problem.place == place for problem in found)
+    assert any(row.name in problem.what or "rules must be a list" in problem.what for problem in found)
+
+
+def takes_numbers(kind: Any) -> bool:
+    if isinstance(kind, Either):
+        return any(takes_numbers(alternative) for alternative in kind.alternatives)
+    return isinstance(kind, (Number, Graded)) or "size" in kind.words
+
+
+BOUNDED = [
+    (path, row, value)
+    for path, row in KEYS
+    for kind in getattr(row.kind, "alternatives", [row.kind])
+    if isinstance(kind, Number)
+    for value in (
+        *([kind.low - 1] if kind.low is not None else []),
+        *([kind.low] if kind.low_open else []),
+        *([kind.high + 1] if kind.high is not None else []),
+    )
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "row", "value"), BOUNDED, ids=[f"{'.'.join(map(str, path))}={value}" for path, _, value in BOUNDED]
+)
+def test_an_impossible_value_is_told_with_line_and_bounds(path: tuple[Any, ...], row: Parameter, value: float) -> None:
+    values = whole()
+    parent_of(values, path)[row.name] = value
+    text = yaml.safe_dump(values, sort_keys=False)
+    (problem,) = problems_of(text)
+    assert problem.what.startswith(f"{row.name} must be a ") and problem.what.endswith(f"not {value}")
+    assert text.splitlines()[int(str(problem.place).split(":")[1]) - 1].strip(" -") == f"{row.name}: {value}"
+
+
+def test_bounds_are_tested() -> None:
+    assert len(BOUNDED) >= 20
+
+
+METHOD_KEYS = [(method.name, row) for method in all_methods() for row in method.recipe_parameters]
+METHOD_PARAMETERS = pytest.mark.parametrize(
+    ("method", "row"), METHOD_KEYS, ids=[f"{method}.{row.name}" for method, row in METHOD_KEYS]
+)
+
+
+@METHOD_PARAMETERS
+def test_a_typo_in_a_methods_parameter(method: str, row: Parameter) -> None:
+    typo = f"{row.name[:-1]}q{row.name[-1]}"
+    (problem,) = problems_of(SMALL.format(method=method) + f"  {typo}: 1\n")
+    assert problem == Problem(f"unknown key {typo!r} in merge", "merge.yaml:6", f"did you mean {row.name!r}?")
+
+
+@METHOD_PARAMETERS
+def test_a_wrong_type_in_a_methods_parameter(method: str, row: Parameter) -> None:
+    (problem,) = problems_of(SMALL.format(method=method) + f"  {row.name}: {{a: 1}}\n")
+    assert problem.place == "merge.yaml:6"
+    assert problem.what.startswith(f"{row.name} must be ") and problem.what.endswith(", not a mapping with 'a'")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "what", "move"),
+    [
+        (SMALL.format(method="tise"), 5, "unknown merge method 'tise'", "did you mean 'ties'?"),
+        (SMALL.format(method="zzzzzz"), 5, "unknown merge method 'zzzzzz'", "known: "),
+        (SMALL.format(method="ties\n  density: 2"), 6, "density must be a number from 0 to 1", None),
+        (SMALL.format(method="ties\n  density: '0.2'"), 6, "not the text '0.2'", "write 0.2 without quotes"),
+        (SMALL.format(method="ties\n  density: [0.1, 3]"), 6, "density[1] must be a number from 0 to 1", None),
+        (SMALL.format(method="linear\n  density: 0.2"), 6, "unknown key 'density' in merge", "known: "),
+        (SMALL.format(method="ties\n  weight: {audoi: 1}"), 6, "'audoi' is none of the specialists", "did you mean"),
+        (SMALL.format(method="ties\n  weight: metagtp"), 6, "weight must be", None),
+        (SMALL.format(method="ties\n  rules: {match: x}"), 6, "rules must be a list, not a mapping", "begin each rule"),
+        (SMALL.format(method="ties\n  rules:\n  - x"), 7, "rules[0] must be a mapping with `match`", None),
+        (SMALL.format(method="ties\n  rules:\n  - keep: base"), 7, "merge.rules[0] lacks 'match'", "add match:"),
+        (SMALL.format(method="ties\n  rules:\n  - match: '*'"), 7, "the rule for '*' says nothing", "add keep, drop"),
+        (
+            SMALL.format(method="ties\n  rules:\n  - {match: '*', keep: base, drop: true}"),
+            7,
+            "a rule says both keep: base and drop: true",
+            "split it in two",
+        ),
+        (
+            SMALL.format(method="ties\n  rules:\n  - {match: '*', keep: base, density: 0.1}"),
+            7,
+            "a rule says both keep: base and density",
+            "split it in two",
+        ),
+        (SMALL.format(method="ties\n  rules:\n  - {match: 'a{b', keep: base}"), 7, "'{' is never closed", None),
+        (
+            SMALL.format(method="ties\n  rules:\n  - {match: a, keep: bas}"),
+            7,
+            "'bas' is none of",
+            "did you mean 'base'?",
+        ),
+        (
+            SMALL.format(method="ties\n  rules:\n  - {match: a, method: tis}"),
+            7,
+            "unknown merge method 'tis'",
+            "did you",
+        ),
+        (SMALL.format(method="ties") + "copy: {vision: x}\n", 6, "'vision' is none of the specialists", None),
+        (
+            SMALL.format(method="ties") + "output: {tokenizer: onion}\n",
+            6,
+            "'onion' is none of",
+            "did you mean 'union'?",
+        ),
+        (SMALL.format(method="ties") + "components: {a: ['x[']}\n", 6, "'[' is never closed", None),
+        ("base: b\nspecialists: {}\n", 1, "specialists is empty", "name at least one"),
+        ("base: b\nspecialists:\n  union: m\n", 3, "the text 'union' cannot be a name", "choose a name"),
+        ("specialists: {a: m}\n", 1, "the recipe lacks 'base'", "add base:"),
+        ("base: b\n", 1, "the recipe lacks 'specialists'", "add specialists:"),
+        ("- base\n", 1, "a recipe is a mapping", "begin with"),
+        ("just words\n", 1, "a recipe is a mapping", "begin with"),
+    ],
+)
+def test_other_mistakes(text: str, line: int, what: str, move: str | None) -> None:
+    (problem,) = problems_of(text)
+    assert what in problem.what
+    assert problem.place == f"merge.yaml:{line}"
+    assert move is None or move in (problem.next_move or "")
+
+
+def test_an_unknown_method_does_not_accuse_its_parameters() -> None:
+    (problem,) = problems_of(SMALL.format(method="tise\n  density: 0.3\n  rules:\n  - {match: x, density: 0.1}"))
+    assert "tise" in problem.what
+
+
+def test_all_problems_come_at_once_in_the_order_of_lines() -> None:
+    text = FULL.replace("weight: 0.3", "wieght: 0.3").replace("audio: 0.7", "audoi: 0.7").replace("seed: 7", "seed: x")
+    text = text.replace("bfloat16", "bf16").replace("rank: 16", "rank: 0").replace("mteb:", "metb:")
+    problems = problems_of(text)
+    assert [problem.place for problem in problems] == [f"merge.yaml:{line}" for line in (4, 14, 20, 21, 28, 33)]
+
+
+def test_from_dict_names_keys_instead_of_lines() -> None:
+    with pytest.raises(RecipeError) as caught:
+        recipes.from_dict({"base": "b", "specialists": {"a": {"model": "m", "weight": "x"}}, "merg": {}})
+    assert [problem.place for problem in caught.value.problems] == ["recipe.specialists.a.weight", "recipe.merg"]
+
+
+# --- schema -------------------------------------------------------------------------------------------------------
+
+
+def test_the_schema_accepts_the_example_and_is_one() -> None:
+    schema = recipes.schema()
+    jsonschema.Draft7Validator.check_schema(schema)
+    jsonschema.validate(whole(), schema)
+
+
+@EVERY_KEY
+def test_the_schema_refuses_a_typo_too(path: tuple[Any, ...], row: Parameter) -> None:
+    values = whole()
+    parent = parent_of(values, path)
+    parent[f"{row.name}q"] = parent.pop(row.name)
+    assert not jsonschema.Draft7Validator(recipes.schema()).is_valid(values)
+
+
+def test_the_schema_knows_each_methods_parameters() -> None:
+    validator = jsonschema.Draft7Validator(recipes.schema())
+
+    def valid(**merge: Any) -> bool:
+        return validator.is_valid({"base": "b", "specialists": {"a": "m"}, "merge": merge})
+
+    assert valid(method="ties", density=0.2) and valid(method="sum") and valid(scale=0.5)
+    assert valid(method="ties", density=[0.1, 0.2]) and valid(method="mine/median.py:median", strength=3)
+    assert not valid(method="linear", density=0.2) and not valid(density=0.2)
+    assert not valid(method="tise") and not valid(method="ties", density=2)
+    assert valid(rules=[{"match": "x", "density": 0.3}]) and not valid(rules=[{"match": "x", "densty": 0.3}])
+    assert valid(rules=[{"match": "x", "method": "ties", "density": 0.3}])
+    assert not valid(rules=[{"match": "x", "method": "linear", "density": 0.3}])
+    assert not valid(rules=[{"keep": "base"}])
+
+
+# --- the file itself ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "what", "move"),
+    [
+        ("base: b\nbase: c\n", "merge.yaml:2", "the key 'base' is given twice", "it stands on line 1 already"),
+        ("base: b\nspecialists:\n\ta: m\n", "merge.yaml:3", "not readable as YAML", "indent with spaces"),
+        ("base: [b\n", "merge.yaml:2", "not readable as YAML", None),
+        ("base: b: c\n", "merge.yaml:1", "not readable as YAML: mapping values are not allowed here", None),
+        ("base: b\n1: x\n", "merge.yaml:2", "a key must be text, not '1'", 'put it in quotes: "1"'),
+        ("base: b\n? [a, b]\n: x\n", "merge.yaml:2", "a key must be text, not a list or mapping", None),
+        ("base: b\n? {a: b}\n: x\n", "merge.yaml:2", "a key must be text, not a list or mapping", None),
+        ("base: b\ntrue: x\n", "merge.yaml:2", "a key must be text, not 'true'", None),
+        ("a: &a {x: 1}\nb:\n  <<: *a\n", "merge.yaml:3", "merge keys (<<) are not read", "write the keys out"),
+        (
+            "base: !!python/object/apply:os.system [ls]\n",
+            "merge.yaml:1",
+            "the tag !!python/object/apply:os.system",
+            None,
+        ),
+        ("base: !mine x\n", "merge.yaml:1", "the tag !mine is not read in a recipe", "write the plain value"),
+        ("base: !!binary aGk=\n", "merge.yaml:1", "the tag !!binary is not read", None),
+        ("base: !!set {a, b}\n", "merge.yaml:1", "the tag !!set is not read", None),
+        ("seed: !!int abc\n", "merge.yaml:1", "'abc' cannot be read as int", None),
+        ("base: !!bool maybe\n", "merge.yaml:1", "'maybe' cannot be read as bool", None),
+        ("a: &a [*a]\n", "merge.yaml:1", "an alias contains itself", None),
+        ("a: *b\n", "merge.yaml:1", "found undefined alias", None),
+        ("a: \x07\n", "merge.yaml", "not readable as YAML", None),
+        ("", "merge.yaml", "the recipe is empty", "begin with `base:`"),
+        ("# nothing\n", "merge.yaml", "the recipe is empty", "begin with `base:`"),
+        ("base: b\n---\nbase: c\n", "merge.yaml:3", "a recipe is one YAML document", "remove the `---`"),
+        ("a: " + "[" * 3000, "merge.yaml", "nested too deep", None),
+        ("a: " + "[" * 70 + "]" * 70, "merge.yaml:1", "nested too deep", None),
+    ],
+)
+def test_hostile_or_broken_yaml(text: str, place: str, what: str, move: str | None) -> None:
+    problem = problems_of(text)[0]
+    assert what in problem.what
+    assert problem.place == place
+    assert move is None or move in (problem.next_move or "")
+
+
+def test_a_yaml_bomb_is_refused_quickly() -> None:
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True):
+        bomb += f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
+    (problem,) = problems_of(bomb)
+    assert problem.what == "the recipe holds more than 50,000 values, aliases counted"
+
+
+def test_aliases_are_read() -> None:
+    recipe = recipes.loads("base: &b models/base\nspecialists: {a: {model: *b, adapter: x}}\n")
+    assert recipe.specialists["a"].model == "models/base"
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [("1e-5", 1e-5), ("1.", 1.0), (".5", 0.5), ("-2", -2.0), ("+3", 3.0), ("010", 10.0), ("2E3", 2000.0)],
+)
+def test_numbers_are_read_as_in_yaml_1_2(written: str, read: float) -> None:
+    assert (
+        recipes.loads(f"base: b\nspecialists: {{a: {{model: m, weight: {written}}}}}\n").specialists["a"].weight == read
+    )
+
+
+@pytest.mark.parametrize("written", [".inf", "-.Inf", ".nan", "1:30", "0x10", "1_000", "yes", "2020-01-01"])
+def test_what_is_no_finite_number_is_refused(written: str) -> None:
+    (problem,) = problems_of(f"base: b\nspecialists: {{a: {{model: m, weight: {written}}}}}\n")
+    assert problem.what.startswith("weight must be a number")
+
+
+def test_words_that_yaml_1_1_took_for_truth_are_text() -> None:
+    assert recipes.loads("base: no\nspecialists: {on: off}\n").specialists["on"].model == "off"
+
+
+def test_files_that_are_no_recipes(tmp_path: Path) -> None:
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes(b"base: b\nspecialists: {a: caf\xe9}\n")
+    large = tmp_path / "large.yaml"
+    large.write_text("# " + "x" * 1_000_001)
+    for path, what in [
+        (tmp_path / "missing.yaml", "does not exist"),
+        (tmp_path, "is a folder, not a recipe"),
+        (latin, "the file is not UTF-8 text"),
+        (large, "is larger than 1,000,000 bytes"),
+    ]:
+        with pytest.raises(RecipeError, match=what) as caught:
+            recipes.load(path)
+        assert str(path) in str(caught.value)
+    assert caught.value.exit_code == 2
+
+
+def test_places_name_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "merge.yaml"
+    path.write_text("\ufeffbase: b\nspecialists: {a: {modle: m}}\n", encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        recipes.load(path)
+    assert caught.value.problems[0].place == f"{path}:2"
+
+
+# --- methods from files ---------------------------------------------------------------------------------------------
+
+MEDIAN = '''
+from typing import Annotated
+from taskmerge.declarations import Between, Doc
+from taskmerge.methods import merge_method
+
+@merge_method
+def median(deltas, weights, *, scale: Annotated[float, Between(0, 2), Doc("step along the median")] = 1.0):
+    """Coordinate-wise median of the task vectors."""
+    return scale * deltas.median(dim=0).values
+
+def helper(deltas):
+    return deltas
+'''
+
+
+def test_a_method_from_a_file_beside_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "median.py").write_text(MEDIAN)
+    path = tmp_path / "merge.yaml"
+    path.write_text(SMALL.format(method="mine/median.py:median\n  scale: [0.5, 1.5]"))
+    merge = recipes.load(path).merge
+    assert merge.settings().method.name == "median"
+    assert merge.options == {"scale": (0.5, 1.5)}
+    assert "median" not in [method.name for method in all_methods()]
+    path.write_text(SMALL.format(method="mine/median.py:median\n  scale: 3"))
+    with pytest.raises(RecipeError, match="scale must be a number from 0 to 2"):
+        recipes.load(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "move"),
+    [
+        ("mine/missing.py:median", "no file 'mine/missing.py' for the method", "looked for "),
+        ("median.py:meidan", "median.py has no 'meidan'", "did you mean 'median'?"),
+        ("median.py:helper", "'helper' in median.py is not a merge method", "decorate it with @merge_method"),
+        ("median.py", "does not say which method of the file is meant", "write path/to/file.py:name"),
+        ("broken.py:median", "the file of the method 'broken.py:median' fails: ZeroDivisionError", None),
+        ("undeclared.py:median", "unknown positional argument 'tensors'", None),
+    ],
+)
+def test_a_file_that_does_not_serve(tmp_path: Path, name: str, what: str, move: str | None) -> None:
+    (tmp_path / "median.py").write_text(MEDIAN)
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "undeclared.py").write_text(MEDIAN.replace("median(deltas", "median(tensors"))
+    path = tmp_path / "merge.yaml"
+    path.write_text(SMALL.format(method=name))
+    with pytest.raises(RecipeError) as caught:
+        recipes.load(path)
+    (problem,) = caught.value.problems
+    assert what in problem.what
+    assert str(problem.place) == f"{path}:5"
+    assert move is None or move in (problem.next_move or "")
+
+
+def test_no_file_is_run_unless_named(tmp_path: Path) -> None:
+    (tmp_path / "median.py").write_text("raise SystemExit('run')\n")
+    path = tmp_path / "merge.yaml"
+    path.write_text(SMALL.format(method="ties"))
+    assert recipes.load(path).merge.method == "ties"
+
+
+def test_gradients_over_depth() -> None:
+    assert recipes.at_depth((0.0, 1.0, 0.5), 0.75) == 0.75
+    assert recipes.at_depth((0.2,), 0.5) == 0.2
+    assert recipes.at_depth((0.0, 1.0), -1) == 0.0 and recipes.at_depth((0.0, 1.0), 2) == 1.0
+    assert [recipes.at_depth((0.0, 1.0), recipes.layer_depth(layer, 5)) for layer in range(5)] == [
+        0,
+        0.25,
+        0.5,
+        0.75,
+        1,
+    ]
+    assert recipes.layer_depth(0, 1) == 0.0
+
+
+def test_the_example_is_untouched_by_reading() -> None:
+    values = whole()
+    before = copy.deepcopy(values)
+    recipes.from_dict(values)
+    assert values == before
