@@ -1,6 +1,6 @@
 """Synthetic checkpoints that behave like real ones: a base, and specialists a small fine-tuning step away from it.
 
-The base is normal with standard deviation 0.02, each specialist adds normal noise of its own size and is rounded to bf16,
+The base is normal with standard deviation 0.02; each specialist adds normal noise of its own size, rounded to bf16,
 so that the deltas hold many zeros and ties, as those of real bf16 checkpoints do.
 
     python benchmarks/synthetic.py FOLDER --shape qwen2 --billions 0.494 --specialists 3
