@@ -69,6 +69,33 @@ def qwen2_audio(folder: Path) -> Any:
     return SentenceTransformer(str(folder), device="cpu")
 
 
+def tiny_grafted(folder: Path) -> Any:
+    """A random BERT of 2 layers with a grafted log-mel ear, as a SentenceTransformer; written below `folder`."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    from taskmerge.omni import graft
+
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    words = Tokenizer(models.WordLevel({t: i for i, t in enumerate(special + WORDS)}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]",
+        mask_token="[MASK]",
+    )  # fmt: skip
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+        max_position_embeddings=128, initializer_range=0.2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(folder / "backbone")
+    tokenizer.save_pretrained(folder / "backbone")
+    return graft(
+        str(folder / "backbone"), "audio", encoder="log_mel", projector="linear", out=folder / "grafted", pooling="mean"
+    )
+
+
 def moved(model: Any, amount: float, *, seed: int = 1, names: str = "layers.") -> Any:
     """A copy of an embedder with noise of relative size `amount` on tensors whose name has `names` (no towers)."""
     other = copy.deepcopy(model)
