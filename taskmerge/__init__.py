@@ -1,3 +1,36 @@
-"""taskmerge: merge models by task-vector arithmetic, find what the fusion broke, and repair it."""
+"""taskmerge: merge models by task-vector arithmetic, find what the fusion broke, and repair it.
+
+The names below are imported when first used, so that `import taskmerge` stays light.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from taskmerge.fusion.api import fuse as fuse
+    from taskmerge.methods import merge_method as merge_method
+    from taskmerge.task_vectors import Checkpoint as Checkpoint
+    from taskmerge.task_vectors import TaskVector as TaskVector
+
+_HOMES = {
+    "Checkpoint": "taskmerge.task_vectors",
+    "TaskVector": "taskmerge.task_vectors",
+    "fuse": "taskmerge.fusion.api",
+    "merge_method": "taskmerge.methods",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'taskmerge' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
