@@ -38,7 +38,9 @@ def make(folder: Path, seed: int) -> None:
                 rows[split].append(_record(folder, f"{split}/{number:03d}-{voice}-{take}", text, voice, speed, pitch))
         voice = TRAIN_VOICES[number % len(TRAIN_VOICES)]
         rows["validation"].append(
-            _record(folder, f"validation/{number:03d}", text, voice, int(rng.integers(155, 196)), int(rng.integers(38, 63)))
+            _record(
+                folder, f"validation/{number:03d}", text, voice, int(rng.integers(155, 196)), int(rng.integers(38, 63))
+            )
         )
         for voice in TEST_VOICES:
             speed, pitch = int(rng.integers(160, 191)), int(rng.integers(40, 61))
