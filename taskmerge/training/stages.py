@@ -59,7 +59,7 @@ def specialize(
     work: folder for checkpoints; default: inside out, else temporary.
     Raises UsageError about data, components and settings before training starts.
     """
-    sets = _named_sets(data)
+    sets = named_sets(data)
     model = _opened(model)
     train = list(train) if train is not None else ["backbone", *_tower_globs(model, sets)]
     return _run("specialize", model, sets, train, settings or TrainingSettings(), held_out, out, work)
@@ -81,10 +81,10 @@ def recover(
     the texts is held out unless `held_out` says which pairs are. Stops early by `settings.patience`; the best
     checkpoint is kept, or the model as it came when nothing was better. Arguments as for `specialize`.
     """
-    sets = _named_sets(data)
+    sets = named_sets(data)
     settings = settings or TrainingSettings(steps=300, learning_rate=1e-3, evaluate_every=25, patience=4)
     if held_out is None:
-        sets, held_out = _split(sets, settings.seed)
+        sets, held_out = split_sets(sets, settings.seed)
     return _run("recover", _opened(model), sets, list(train), settings, held_out, out, work)
 
 
@@ -103,10 +103,10 @@ def rehearse(
     data: {modality: pairs}.  Learning curves of every held-out modality are in the report.
     Other arguments as for `specialize`.
     """
-    sets = _named_sets(data)
+    sets = named_sets(data)
     settings = settings or TrainingSettings(steps=2000, learning_rate=1e-5)
     if held_out is None:
-        sets, held_out = _split(sets, settings.seed)
+        sets, held_out = split_sets(sets, settings.seed)
     return _run("rehearse", _opened(model), sets, list(train), settings, held_out, out, work)
 
 
@@ -125,7 +125,7 @@ def _run(
     from taskmerge.training.session import Session
 
     _check_output(out, settings)
-    held = _named_sets(held_out) if held_out is not None else {}
+    held = named_sets(held_out) if held_out is not None else {}
     with TemporaryDirectory() as temporary:
         folder = Path(work) if work is not None else Path(out) / CHECKPOINTS if out is not None else Path(temporary)
         session = Session(model, sets, held, train, settings, folder)
@@ -144,7 +144,7 @@ def _opened(model: Any) -> Any:
     return load_embedder(model) if isinstance(model, (str, Path)) else model
 
 
-def _named_sets(data: Any) -> dict[str, Pairs]:
+def named_sets(data: Any) -> dict[str, Pairs]:
     """{set name: pairs}; a single set is named after its column."""
     if isinstance(data, Mapping):
         if not data:
@@ -164,7 +164,7 @@ def _tower_globs(model: Any, sets: Mapping[str, Pairs]) -> list[str]:
     return [f"{tower}_*" for tower in sorted(towers)]
 
 
-def _split(sets: Mapping[str, Pairs], seed: int) -> tuple[dict[str, Pairs], dict[str, Pairs]]:
+def split_sets(sets: Mapping[str, Pairs], seed: int) -> tuple[dict[str, Pairs], dict[str, Pairs]]:
     """A tenth of every set's pairs aside. Raises UsageError for a set too small to split."""
     kept: dict[str, Pairs] = {}
     held: dict[str, Pairs] = {}

@@ -1,0 +1,146 @@
+"""Recovery chosen by measurement: every arm the data allows, "leave it" among them, compared on held-out pairs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from taskmerge.errors import OutputError, UsageError
+from taskmerge.pairs import Pairs
+from taskmerge.training.settings import TrainingSettings
+
+How = Literal["auto", "gradient", "closed_form"]
+LEAVE = "leave it"
+REPORT_FILE = "taskmerge_recovery.json"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way tried. scores: recall@1 and MRR per held-out set, and "mrr", their mean, which decides."""
+
+    name: str
+    scores: Mapping[str, float]
+    seconds: float
+    note: str
+
+
+@dataclass(frozen=True)
+class RecoveryReport:
+    """All arms in the order tried, and the one that was kept."""
+
+    arms: tuple[Arm, ...]
+    kept: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def recover_by_choice(
+    fused: str | Path,
+    data: Any,
+    train: Sequence[str] = ("*_projector",),
+    *,
+    method: How = "auto",
+    specialist: str | Path | None = None,
+    settings: TrainingSettings | None = None,
+    held_out: Any = None,
+    out: str | Path,
+    work: str | Path | None = None,
+) -> RecoveryReport:
+    """Tries the ways of recovering a projector, measures each on the same held-out pairs, saves the best to `out`.
+
+    fused: folder of the fused model. data: pairs, or {name: pairs}. method: "gradient" and "closed_form" try only
+    those; "auto" all. specialist: folder; allows the label-free closed form. held_out: pairs that decide; default: a
+    tenth of the data, which no arm sees. work: folder for training checkpoints. "leave it" wins unless an arm is better
+    than the fused model as it is. Raises UsageError before anything is computed.
+    """
+    from taskmerge.training.stages import named_sets, split_sets
+
+    if Path(out).exists() and any(Path(out).iterdir()):
+        raise OutputError("the folder is not empty", str(out), "choose another or remove it")
+    settings = settings or TrainingSettings(steps=300, learning_rate=1e-3, evaluate_every=25, patience=4)
+    sets = named_sets(data)
+    if held_out is None:
+        sets, held = split_sets(sets, settings.seed)
+    else:
+        held = named_sets(held_out)
+    trial = _Trial(Path(fused), sets, held, list(train), settings, specialist, Path(work) if work else None)
+    best, arms = trial.run(method)
+    best.save_pretrained(str(out), create_model_card=False)
+    report = RecoveryReport(tuple(arms), max(arms, key=lambda arm: arm.scores["mrr"]).name)
+    (Path(out) / REPORT_FILE).write_text(json.dumps(report.as_dict(), indent=2) + "\n", "utf-8")
+    return report
+
+
+@dataclass
+class _Trial:
+    fused: Path
+    sets: dict[str, Pairs]
+    held: dict[str, Pairs]
+    train: list[str]
+    settings: TrainingSettings
+    specialist: str | Path | None
+    work: Path | None
+
+    def run(self, method: How) -> tuple[Any, list[Arm]]:
+        """The best model and every arm; the first of equals is kept, and "leave it" is first."""
+        ways = {LEAVE: self._leave}
+        if method in ("auto", "closed_form"):
+            ways["closed form, pairs"] = self._closed_form
+            if self.specialist is not None:
+                ways["closed form, label-free"] = self._label_free
+        if method in ("auto", "gradient"):
+            ways["gradient"] = self._gradient
+        best, arms = None, []
+        for name, way in ways.items():
+            model = self._open(self.fused)
+            began = time.monotonic()
+            note = way(model)
+            arms.append(Arm(name, self._scores(model), time.monotonic() - began, note))
+            if best is None or arms[-1].scores["mrr"] > best[1]:
+                best = (model, arms[-1].scores["mrr"])
+        if best is None:
+            raise UsageError(f"unknown way to recover {method!r}", next_move="auto, gradient or closed_form")
+        return best[0], arms
+
+    def _open(self, folder: str | Path) -> Any:
+        from taskmerge.omni.loading import load_embedder
+
+        return load_embedder(folder)
+
+    def _scores(self, model: Any) -> dict[str, float]:
+        from taskmerge.training.held_out import HeldOutRetrieval
+        from taskmerge.training.items import TrainingItems
+
+        model.eval()
+        return HeldOutRetrieval(TrainingItems(model, self.held)).scores()
+
+    def _leave(self, model: Any) -> str:
+        return "the fused model as it is"
+
+    def _gradient(self, model: Any) -> str:
+        from taskmerge.training.stages import recover
+
+        report = recover(model, self.sets, self.train, self.settings, held_out=self.held, work=self.work)
+        return f"{report.steps} steps, {report.frozen} tensors proven unchanged"
+
+    def _closed_form(self, model: Any) -> str:
+        return self._solved(model, None)
+
+    def _label_free(self, model: Any) -> str:
+        assert self.specialist is not None
+        return self._solved(model, self._open(self.specialist))
+
+    def _solved(self, model: Any, specialist: Any) -> str:
+        from taskmerge.training.closed_form import recover_closed_form
+
+        notes = []
+        for pairs in self.sets.values():
+            report = recover_closed_form(model, pairs, self.train, specialist=specialist, seed=self.settings.seed)
+            notes.append(report.reason)
+        return "; ".join(notes)
