@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from taskmerge.errors import MergeError
 from taskmerge.methods import find_method
-from taskmerge.methods.covariance import leading_directions
+from taskmerge.methods.covariance import leading_directions, protected
 
 
 def merged(
@@ -84,26 +84,35 @@ def test_covariances_that_cannot_be_used_are_refused() -> None:
     deltas, _, covariances = example(2, 3, 4, 10)
     with pytest.raises(MergeError, match="cannot be inverted"):
         merged("regmean", deltas, [1, 1], np.zeros((2, 4, 4)), ridge=0.0)
-    for name in ("regmean", "protect"):
-        with pytest.raises(MergeError, match=r"shape \(2, 3, 3\) do not fit deltas of shape \(2, 3, 4\)"):
-            merged(name, deltas, [1, 1], covariances[:, :3, :3])
+    with pytest.raises(MergeError, match=r"shape \(2, 3, 3\) do not fit deltas of shape \(2, 3, 4\)"):
+        merged("regmean", deltas, [1, 1], covariances[:, :3, :3])
+    with pytest.raises(MergeError, match="do not fit"):
+        protected(torch.from_numpy(deltas), [torch.eye(3), None])
 
 
-def test_protect_leaves_the_owners_outputs_as_they_were() -> None:
+def test_protected_deltas_leave_the_owners_outputs_as_they_were() -> None:
     rng = np.random.default_rng(11)
     deltas = rng.standard_normal((3, 5, 6))
     rows = rng.standard_normal((50, 2)) @ rng.standard_normal((2, 6))  # what specialist 0 sees: two directions of six
-    covariances = np.stack([rows.T @ rows, np.zeros((6, 6)), np.zeros((6, 6))])
-    found = merged("protect", deltas, [0.5, 1, 1], covariances, energy=1 - 1e-12)
-    np.testing.assert_allclose(rows @ found.T, 0.5 * rows @ deltas[0].T, atol=1e-9)
-    # outside those directions the sum is the sum
-    rest = np.linalg.svd(rows)[2][2:]
-    np.testing.assert_allclose(found @ rest.T, (0.5 * deltas[0] + deltas[1] + deltas[2]) @ rest.T, atol=1e-9)
+    covariance = torch.from_numpy(rows.T @ rows)
+    found = protected(torch.from_numpy(deltas), [covariance, None, None], 1 - 1e-12).numpy()
+    np.testing.assert_array_equal(found[0], deltas[0])
+    np.testing.assert_allclose(rows @ found[1].T, 0, atol=1e-9)
+    np.testing.assert_allclose(rows @ found[2].T, 0, atol=1e-9)
+    rest = np.linalg.svd(rows)[2][2:]  # outside those directions nothing is lost
+    np.testing.assert_allclose(found @ rest.T, deltas @ rest.T, atol=1e-9)
 
 
-def test_protect_without_energy_is_the_sum() -> None:
+def test_protecting_two_from_each_other() -> None:
+    deltas = torch.from_numpy(np.ones((2, 1, 3)))
+    sees = [torch.diag(torch.tensor([1.0, 0, 0])).double(), torch.diag(torch.tensor([0.0, 1, 0])).double()]
+    np.testing.assert_allclose(protected(deltas, sees, 0.9).numpy(), [[[1, 0, 1]], [[0, 1, 1]]], atol=1e-12)
+
+
+def test_no_energy_protects_nothing() -> None:
     deltas, _, covariances = example(2, 3, 4, 12)
-    np.testing.assert_allclose(merged("protect", deltas, [1, 2], covariances, energy=0.0), deltas[0] + 2 * deltas[1])
+    found = protected(torch.from_numpy(deltas), [torch.from_numpy(c) for c in covariances], 0.0)
+    np.testing.assert_array_equal(found.numpy(), deltas)
 
 
 @pytest.mark.parametrize(("energy", "count"), [(0.0, 0), (0.5, 1), (0.6, 1), (0.61, 2), (0.9, 2), (0.95, 3), (1.0, 3)])

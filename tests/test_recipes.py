@@ -30,6 +30,8 @@ specialists:
 merge:
   method: ties
   weight: {audio: 0.4}
+  protect: [audio_projector]
+  protect_energy: 0.8
   density: 0.3
   scale: [1.0, 0.5]
   rules:
@@ -80,7 +82,7 @@ def test_the_whole_grammar_is_read() -> None:
     assert audio.place == "merge.yaml:6"
     assert recipe.specialists["video"].weight == 1.0
     assert recipe.merge.options == {"density": 0.3, "scale": (1.0, 0.5)}
-    assert [rule.place for rule in recipe.merge.rules] == [f"merge.yaml:{line}" for line in (13, 14, 15, 16)]
+    assert [rule.place for rule in recipe.merge.rules] == [f"merge.yaml:{line}" for line in (15, 16, 17, 18)]
     assert recipe.output.shard_size == 5_000_000_000
     assert recipe.recover is not None and recipe.recover.lr == 1e-3
     assert recipe.drift is not None and recipe.drift.specialist == ("audio",)
@@ -337,7 +339,7 @@ def test_all_problems_come_at_once_in_the_order_of_lines() -> None:
     text = FULL.replace("weight: 0.3", "wieght: 0.3").replace("audio: 0.7", "audoi: 0.7").replace("seed: 7", "seed: x")
     text = text.replace("bfloat16", "bf16").replace("rank: 16", "rank: 0").replace("mteb:", "metb:")
     problems = problems_of(text)
-    assert [problem.place for problem in problems] == [f"merge.yaml:{line}" for line in (4, 14, 20, 21, 28, 33)]
+    assert [problem.place for problem in problems] == [f"merge.yaml:{line}" for line in (4, 16, 22, 23, 30, 35)]
 
 
 def test_from_dict_names_keys_instead_of_lines() -> None:

@@ -12,8 +12,10 @@ from taskmerge import kernels
 from taskmerge.checkpoints.saving import converted
 from taskmerge.checkpoints.weights import TensorInfo, Weights
 from taskmerge.errors import MergeError
+from taskmerge.fusion.covariances import matrices
 from taskmerge.fusion.steps import BASE, Plan, Source, TensorStep
 from taskmerge.kernels.program import KeepLargest, Program
+from taskmerge.methods.covariance import protected
 from taskmerge.randomness import stream_key, uniform_bits
 from taskmerge.rounding import decode, encode
 
@@ -48,7 +50,7 @@ class FusedWeights:
         if step.action != "merge":
             return self._taken(step, start, stop)
         program = self.plan.methods[step.method].program(step.weights, step.options, step.info.shape)
-        if program is None:
+        if program is None or step.protected:
             return self._merged_whole(step)[start:stop]
         return self._merged_chunk(step, program, start, stop)
 
@@ -111,6 +113,9 @@ class FusedWeights:
             if self._agree(step):
                 return self._taken(step, 0, step.info.count)
             raise self._nonfinite(step)
+        if step.protected:
+            shields = matrices(self.plan.inputs, step.specialists, step.protected)
+            deltas = protected(deltas, shields, self.plan.protect_energy)
         working = torch.float64 if step.info.dtype == "F64" or method.whole_matrices else torch.float32
         bits = (
             torch.stack([self._bits(key, step.info) for key in self._keys(step)])
@@ -123,12 +128,20 @@ class FusedWeights:
             step.options,
             base=base.to(self.device, working),
             random_bits=bits,
+            covariances=self._covariances(step) if "covariances" in method.inputs else None,
         )
         total = (base + merged.double().cpu()).numpy().reshape(-1)
         out = encode(total, step.info.dtype)
         if not np.isfinite(decode(out, step.info.dtype)).all() and not self.plan.allow_nonfinite:
             raise self._nonfinite(step)
         return out
+
+    def _covariances(self, step: TensorStep) -> torch.Tensor | None:
+        """(specialists, inputs, inputs), or None unless every specialist measured this layer."""
+        import torch
+
+        found = [matrix for matrix in matrices(self.plan.inputs, step.specialists) if matrix is not None]
+        return torch.stack(found).to(self.device) if len(found) == len(step.specialists) else None
 
     def _decoded(self, source: Source, shape: tuple[int, ...]) -> torch.Tensor:
         import torch

@@ -13,6 +13,7 @@ from taskmerge.checkpoints.weights import Weights
 from taskmerge.components import EMBEDDINGS, layer_index
 from taskmerge.errors import MergeError, Problem, RecipeError
 from taskmerge.fusion.census import Census
+from taskmerge.fusion.covariances import missing, protected_specialists
 from taskmerge.fusion.inputs import open_inputs
 from taskmerge.fusion.steps import BASE, Action, Dropped, Plan, Source, TensorStep
 from taskmerge.methods import MergeMethod
@@ -48,13 +49,18 @@ class _Planner:
     used: set[int] = field(default_factory=set)
     methods: dict[str, MergeMethod] = field(default_factory=dict)
     copied: dict[str, tuple[str, str]] = field(default_factory=dict)
+    protected: tuple[str, ...] = ()
 
     def plan(self) -> Plan:
         census, recipe = self.census, self.recipe
         self.copied = census.copied(recipe.copy or {}, recipe.place, self.problems)
+        merge = recipe.merge
+        self.protected = tuple(protected_specialists(census, merge.protect, merge.place, self.problems))
+        self.problems += missing(census.inputs, self.protected, "protect", merge.place)
         decided = [self._base_step(name) for name in census.base.tensors]
         decided += [self._own_step(name, owners) for name, owners in census.own.items()]
         self._unused_rules()
+        self._covariances()
         if self.problems:
             said_by_recipe = all(problem.place is not None for problem in self.problems)
             raise (RecipeError if said_by_recipe else MergeError)(self.problems[:_MOST_PROBLEMS])
@@ -69,6 +75,7 @@ class _Planner:
             parts=parts,
             config=census.config,
             seed=recipe.seed,
+            protect_energy=merge.protect_energy,
             warnings=tuple(self.warnings),
         )
 
@@ -213,10 +220,18 @@ class _Planner:
     ) -> TensorStep:
         info = stored_format(self.census.inputs[source.label].tensors[name], self.recipe.output.dtype)
         component = self.census.components[name]
-        return TensorStep(info, component, action, said, source, specialists, weights, method, options or {})
+        shielded = self.protected if action == "merge" and len(info.shape) == 2 else ()
+        return TensorStep(info, component, action, said, source, specialists, weights, method, options or {}, shielded)
 
     def _problem(self, what: str, next_move: str, place: str | None = None) -> None:
         self.problems.append(Problem(what, place, next_move))
+
+    def _covariances(self) -> None:
+        for method in self.methods.values():
+            if "covariances" in method.inputs:
+                self.problems += missing(
+                    self.census.inputs, self.census.specialists, f"the method {method.name}", self.recipe.merge.place
+                )
 
     def _unused_rules(self) -> None:
         for number, rule in enumerate(self.recipe.merge.rules):

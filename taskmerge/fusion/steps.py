@@ -29,6 +29,7 @@ class TensorStep:
 
     info: name, dtype and shape in the output. rule: the sentence that claims it. action "keep" and "copy" take `source`
     as it is; "merge" combines the base's tensor with `specialists`, one weight each, by `method` with `options`.
+    protected: specialists whose inputs' directions the others' deltas lose first.
     """
 
     info: TensorInfo
@@ -40,6 +41,7 @@ class TensorStep:
     weights: tuple[float, ...] = ()
     method: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    protected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Plan:
 
     inputs: label -> weights ("base" and every specialist). steps: one per output tensor, in output order. methods: by
     the name used in the steps. shards: the exact layout of the output. parts: module folder -> path. seed: of random
-    drops. allow_nonfinite: let NaN and inf pass.
+    drops. protect_energy: share of energy that `protected` holds. allow_nonfinite: let NaN and inf pass.
     """
 
     inputs: Mapping[str, Weights]
@@ -67,6 +69,7 @@ class Plan:
     parts: Mapping[str, str]
     config: Mapping[str, Any]
     seed: int = 0
+    protect_energy: float = 0.9
     allow_nonfinite: bool = False
     warnings: tuple[str, ...] = ()
 

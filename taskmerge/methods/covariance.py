@@ -7,6 +7,7 @@ weighted sum.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from taskmerge.declarations import Between, Doc
@@ -22,7 +23,6 @@ Ridge = Annotated[
     float, Between(0, None), Doc("added to the diagonal of each covariance, as a multiple of its mean diagonal")
 ]
 OffDiagonal = Annotated[float, Between(0, 1), Doc("what the covariances' off-diagonal entries are multiplied by")]
-Energy = Annotated[float, Between(0, 1), Doc("the share of a covariance's energy whose directions are protected")]
 
 
 @merge_method(source="RegMean, arXiv 2212.09849, on task vectors")
@@ -77,36 +77,27 @@ def actmat(
     return scale * merged.to(deltas.dtype)
 
 
-@merge_method(source="this project")
-def protect(
-    deltas: Tensor,
-    weights: Tensor,
-    covariances: Tensor | None,
-    *,
-    energy: Energy = 0.9,
-    scale: Scale = 1.0,
-) -> Tensor:
-    """The weighted sum, after each delta has lost the directions that carry another specialist's inputs.
+def protected(deltas: Tensor, covariances: Sequence[Tensor | None], energy: float = 0.9) -> Tensor:
+    """Each delta without the directions that carry another specialist's inputs; any method may merge what is left.
 
     d_j ← d_j (I - Π_i Π_iᵀ) for every i ≠ j with a covariance, Π_i the top eigenvectors of C_i that hold `energy` of
-    it. A specialist whose covariance is zero, or was not handed in, is not protected: name those that are.
+    it.
 
-    deltas (specialists, outputs, inputs), weights (specialists,), covariances (specialists, inputs, inputs) ->
-    (outputs, inputs), float64 inside. Raises MergeError when the covariances do not fit.
+    deltas (specialists, outputs, inputs); covariances: one (inputs, inputs) a specialist, None for those that are not
+    protected -> as deltas, float64 inside. Raises MergeError when a covariance does not fit.
     """
-    if covariances is None:
-        return scale * weighted_sum(deltas, weights)
-    _check(deltas, covariances)
+    import torch
+
     shielded = [delta.double() for delta in deltas]
-    for owner, covariance in enumerate(covariances.double()):
-        if not covariance.any():
+    for owner, covariance in enumerate(covariances):
+        if covariance is None:
             continue
-        directions = leading_directions(covariance, energy)
+        _check(deltas[:1], covariance[None])
+        directions = leading_directions(covariance.double().to(deltas.device), energy)
         for other in range(len(shielded)):
             if other != owner:
                 shielded[other] = shielded[other] - (shielded[other] @ directions) @ directions.mT
-    total = sum(weight * delta for weight, delta in zip(weights.tolist(), shielded, strict=True))
-    return scale * total.to(deltas.dtype)  # type: ignore[union-attr]
+    return torch.stack(shielded).to(deltas.dtype)
 
 
 def leading_directions(covariance: Tensor, energy: float) -> Tensor:

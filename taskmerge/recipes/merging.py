@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal
 
-from taskmerge.declarations import BAD, At, Doc, Gradient, Parameter, fields_of, place_field, read_mapping
+from taskmerge.declarations import BAD, At, Between, Doc, Gradient, Parameter, fields_of, place_field, read_mapping
 from taskmerge.errors import Problem, UsageError
 from taskmerge.methods import MergeMethod, find_method
 from taskmerge.recipes.sections import BaseOrSpecialist, GradedNumber, NamePattern, SpecialistName
@@ -49,6 +49,13 @@ class Merge:
     rules: Annotated[
         tuple[Rule, ...], Doc("what is treated otherwise; the first rule that matches claims the tensor")
     ] = ()
+    protect: Annotated[
+        tuple[NamePattern, ...],
+        Doc("components (`audio_projector`) whose tokens' directions the other task vectors lose before merging"),
+    ] = ()
+    protect_energy: Annotated[
+        float, Between(0, 1), Doc("the share of those tokens' energy whose directions are protected")
+    ] = 0.9
     options: Mapping[str, Any] = field(default_factory=dict, metadata=_filled)
     merge_method: MergeMethod | None = field(default=None, compare=False, repr=False, metadata=_filled)
     place: str = place_field()
