@@ -42,8 +42,8 @@ COMPONENTS: tuple[str, ...] = (
 )
 
 _MODALITY_OF_WORD = {
-    **dict.fromkeys(("audio", "speech", "sound", "acoustic", "whisper", "conformer"), "audio"),
-    **dict.fromkeys(("vision", "visual", "image", "img", "pixel", "video", "vit", "siglip"), "vision"),
+    **dict.fromkeys(("audio", "speech", "sound", "acoustic"), "audio"),
+    **dict.fromkeys(("vision", "visual", "image", "img", "pixel", "video"), "vision"),
 }
 _MODALITY_WORD = r"(img|image|vision|visual|video|audio|speech|sound|text)"
 _PROJECTOR = re.compile(
@@ -214,7 +214,8 @@ class _Layout:
             return self._in_tower(parts, tower)
         if "/" in name or any(_HEAD.fullmatch(part) for part in parts):
             return HEAD
-        if inside[:1] == ["pooler"]:  # inside the base model, yet absent from every class with a head of its own
+        # The pooler stands inside the base model, yet classes with a head of their own lack it.
+        if inside[:1] in (["pooler"], ["head"]) or parts in (["decoder", "weight"], ["decoder", "bias"]):
             return HEAD
         if self.prefix and inside is parts and parts[0] != "language_model":
             return HEAD

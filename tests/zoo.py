@@ -159,11 +159,17 @@ class Kind:
 
 
 def perturb(model: torch.nn.Module, seed: int, step: float = 0.05) -> torch.nn.Module:
-    """The same model with every finite floating parameter moved: a specialist. Changed in place, and returned."""
+    """The same model with every parameter and every floating buffer moved: a specialist, in place, and returned.
+
+    Bounds of ±inf stay; buffers are stretched, so that variances stay positive.
+    """
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(step * torch.randn(parameter.shape, generator=generator).to(parameter.dtype))
+        for buffer in model.buffers():
+            if buffer.is_floating_point():
+                buffer.mul_(1 + step * torch.rand(buffer.shape, generator=generator).to(buffer.dtype))
     return model
 
 
@@ -227,6 +233,7 @@ KINDS: tuple[Kind, ...] = (
         ("T5EncoderModel",),
         {"vocab_size": VOCABULARY, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
         | {"tie_word_embeddings": True},
+        auto=False,  # it gives the decoder too
     ),
     Kind(
         "CLIP",
