@@ -298,6 +298,14 @@ def metagpt(d: Array) -> Array:
     return squares / squares.sum() if squares.sum() else squares
 
 
+def tact(d: Array, w: Array, scale: float = 1.0) -> Array:
+    if d.ndim != 3:
+        return scale * np.einsum("i,i...->...", w, d) / len(w)
+    grams = [trimmed(delta, 0.5).T @ trimmed(delta, 0.5) for delta in d]
+    moved = sum(w[i] * d[i] @ grams[i] for i in range(len(w)))
+    return scale * moved @ np.linalg.pinv(sum(w[i] * grams[i] for i in range(len(w))), rcond=1e-8)
+
+
 def actmat(d: Array, w: Array, density: float = 1.0, scale: float = 1.0) -> Array:
     if d.ndim != 3:
         return scale * np.einsum("i,i...->...", w, d) / len(w)

@@ -10,6 +10,7 @@ from typing import Any
 import method_oracles as oracles
 import numpy as np
 import pytest
+import spectral_oracles as spectral
 import torch
 
 from taskmerge.errors import MergeError
@@ -76,8 +77,18 @@ TABLE = [
     Row("nuslerp", [{"space": "model"}], None, specialists=2),
     Row("karcher", [{"space": "model"}]),
     Row("regmean", oracle=oracles.task_arithmetic),  # without covariances; with them: test_covariance_methods.py
-    Row("protect", oracle=oracles.task_arithmetic),
     Row("actmat"),
+    Row("tact"),
+    Row("tsv", oracle=spectral.tsv),
+    Row("iso_c", identity=None, oracle=spectral.iso_c),
+    Row("iso_cts", [{"common": 0.0}, {"common": 0.5}, {"common": 1.0}], identity=None, oracle=spectral.iso_cts),
+    Row("wudi", oracle=spectral.wudi),
+    Row("swudi", [{"init": "mean"}, {"density": 1.0}, {"time": 2.0}], oracle=spectral.swudi),
+    Row("cart", [{"rank_share": 0.5, "spread": 0.3}], oracle=spectral.cart),
+    Row("star", [{"energy": 0.8}], {"energy": 1.0}, oracle=spectral.star),
+    Row("svc", [{"floor": 0.9}], oracle=spectral.svc),
+    Row("knots", [{"inside": "task_arithmetic"}], {"density": 1.0}, oracle=spectral.knots),
+    Row("core", [{"inside": "task_arithmetic"}], {"density": 1.0}, oracle=spectral.core),
 ]
 ROWS = pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
 CASES = pytest.mark.parametrize(
@@ -186,7 +197,7 @@ def test_works_in_float32(row: Row) -> None:
 @ROWS
 def test_one_specialist_alone_is_returned(row: Row) -> None:
     if row.identity is None:
-        pytest.skip("takes two specialists")
+        pytest.skip("changes a single specialist, or takes two")
     given = inputs((6, 4), 1, seed=3)
     given = Inputs(given.deltas, np.ones(1), given.base, given.bits)
     found = merged(row.method, given, row.identity)

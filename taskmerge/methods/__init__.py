@@ -1,6 +1,6 @@
 """Merge methods: pure functions of tensors, one short file per family, found by name."""
 
-from taskmerge.methods import agreement, averages, breadcrumbs, covariance, dare, della, geometry, ties
+from taskmerge.methods import agreement, averages, breadcrumbs, covariance, dare, della, geometry, spectral, ties
 from taskmerge.methods.discovery import find_method, is_file_method
 from taskmerge.methods.registry import INPUTS, MergeMethod, all_methods, known_names, merge_method
 
@@ -19,5 +19,6 @@ __all__ = [
     "is_file_method",
     "known_names",
     "merge_method",
+    "spectral",
     "ties",
 ]
