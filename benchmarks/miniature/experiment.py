@@ -4,6 +4,7 @@ and skipped when it is there already, so a stopped run goes on where it was."""
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,10 +24,15 @@ from taskmerge.omni import graft, load_embedder
 from taskmerge.pairs import read_pairs
 from taskmerge.recipes import from_dict
 from taskmerge.training import StageReport, TrainingSettings, recover, rehearse, specialize
+from taskmerge.training.closed_form import ClosedFormReport, recover_closed_form
+from taskmerge.training.covariances import collect_covariances
 
 MAKERS = {"image": pictures.make, "document": pages.make, "video": films.make, "audio": speech.make}
 VISUAL = ("image", "document", "video")
 PAPER_WEIGHTS = {"image": 0.3, "video": 0.3, "document": 0.3, "audio": 0.5}
+EVEN_WEIGHTS = dict.fromkeys(PAPER_WEIGHTS, 0.5)
+UNLABELLED = 339
+"""Items a modality whose covariances regmean and protect are given."""
 # a backbone that learns fast under a linear projector on raw patches: with a deep encoder that learns in its place and
 # a slow backbone there is little to drift
 BACKBONE = "backbone.encoder.*"
@@ -116,16 +122,24 @@ class Seed:
 
     # Fusions and repairs
 
-    def fused(self, name: str, merge: Mapping[str, Any]) -> Path:
+    def statistics(self, modality: str) -> None:
+        """Covariances of what the specialist's layers see, beside it: its own items without labels, and texts."""
+        folder = self.specialist(modality)
+        if not (folder / "statistics").is_dir():
+            pairs = read_pairs(self.data(modality, "train"))
+            rows = sorted(random.Random(self.seed).sample(range(len(pairs)), UNLABELLED))
+            collect_covariances(folder, pairs.take(rows)).save(folder)
+
+    def fused(self, name: str, merge: Mapping[str, Any], weights: Mapping[str, float] = PAPER_WEIGHTS) -> Path:
         """The specialists fused by a recipe's `merge` section; audio's own modules are copied."""
 
-        def make(out: Path) -> StageReport | None:
+        def make(out: Path) -> None:
             said = from_dict(
                 {
                     "base": str(self.base()),
                     "specialists": {
                         modality: {"model": str(self.specialist(modality)), "weight": weight}
-                        for modality, weight in PAPER_WEIGHTS.items()
+                        for modality, weight in weights.items()
                     },
                     "merge": dict(merge),
                     "output": {"path": str(out)},
@@ -134,7 +148,6 @@ class Seed:
                 folder=self.folder,
             )
             execute(plan(said), said, out, fresh=True)
-            return None
 
         return self._made(name, make)
 
@@ -155,6 +168,20 @@ class Seed:
 
         return self._made(f"{name}_recovered", make)
 
+    def recovered_closed_form(self, name: str, label_free: bool) -> Path:
+        """Projector Recovery of a fusion without gradient descent, with pairs or from the specialist alone."""
+
+        def make(out: Path) -> ClosedFormReport:
+            model = load_embedder(self.folder / name)
+            specialist = load_embedder(self.specialist("audio")) if label_free else None
+            report = recover_closed_form(
+                model, self.data("audio", "train"), ["audio_projector"], specialist=specialist, seed=self.seed
+            )
+            model.save_pretrained(str(out), create_model_card=False)
+            return report
+
+        return self._made(f"{name}_{'label_free' if label_free else 'closed_form'}", make)
+
     def rehearsed(self, name: str) -> Path:
         """Balanced rehearsal over all modalities."""
 
@@ -171,7 +198,7 @@ class Seed:
 
         return self._made(f"{name}_rehearsed", make)
 
-    def _made(self, name: str, make: Callable[[Path], StageReport | None]) -> Path:
+    def _made(self, name: str, make: Callable[[Path], StageReport | ClosedFormReport | None]) -> Path:
         """Runs `make` into a folder of that name unless it has finished there before."""
         out, done = self.folder / name, self.folder / f"{name}.done.json"
         if done.is_file():

@@ -18,7 +18,7 @@ from pathlib import Path
 # threads that spin while they wait cost more than they compute as soon as anything else runs on the machine
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from experiment import VISUAL, Seed
+from experiment import EVEN_WEIGHTS, VISUAL, Seed
 from table import write_table
 
 RESULTS = Path(__file__).parent / "results"
@@ -26,21 +26,27 @@ FUSIONS = {
     "sum": {"method": "task_arithmetic"},
     "ties": {"method": "ties", "density": 0.2},
     "dare": {"method": "dare_linear", "density": 0.2},
-    "actmat": {"method": "actmat"},
+    "protect": {"method": "task_arithmetic", "protect": ["audio_projector"]},
 }
-RECOVERED = ("sum", "actmat")
+COVARIANCE_FUSIONS = {"regmean": {"method": "regmean"}, "actmat": {"method": "actmat"}}
+RECOVERED = ("sum", "regmean", "actmat", "protect")
 
 
 def models(seed: Seed) -> Iterator[str]:
     """Makes every row's model in turn and yields its name."""
     seed.base()
     yield "base"
-    for modality in ("audio", *VISUAL):
+    for modality in ("document", "audio", "image", "video"):
         yield seed.specialist(modality).name
+        seed.statistics(modality)
     for name, merge in FUSIONS.items():
         yield seed.fused(name, merge).name
+    for name, merge in COVARIANCE_FUSIONS.items():
+        yield seed.fused(name, merge, EVEN_WEIGHTS).name
     for name in RECOVERED:
         yield seed.recovered(name).name
+    for label_free in (False, True):
+        yield seed.recovered_closed_form("sum", label_free).name
     yield seed.rehearsed("sum_recovered").name
     yield seed.joint("joint_visual", VISUAL).name
     yield seed.joint("joint_all", (*VISUAL, "audio")).name

@@ -11,15 +11,27 @@ from typing import Any
 import torch
 from torch import nn
 
+from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.components import component_map
 from taskmerge.errors import TaskmergeError, UsageError, did_you_mean
 
 
 def component_names(module: nn.Module) -> dict[str, str]:
     """Tensor name -> component, for parameters and buffers of the first module of a SentenceTransformer.
 
-    A grafted embedder's components are the first parts of its names (backbone, audio_encoder, audio_projector, ...).
+    A grafted embedder's components are the first parts of its names (backbone, audio_encoder, audio_projector, ...);
+    the token embeddings are part of its backbone. Others get the component map of their architecture.
     """
-    return {name: name.partition(".")[0] for name in module.state_dict()}
+    from taskmerge.omni.embedder import OmniEmbedder
+
+    names = list(module.state_dict())
+    if isinstance(module, OmniEmbedder):
+        return {name: name.partition(".")[0] for name in names}
+    network: Any = getattr(module, "auto_model", module)
+    prefix = next((f"{name}." for name, part in module.named_modules() if part is network and name), "")
+    weights = MemoryWeights.of_module(network)
+    assigned = component_map(weights.tensors, weights.config)
+    return {name: assigned.get(name.removeprefix(prefix), "") for name in names}
 
 
 def select(module: nn.Module, wanted: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ from taskmerge.metrics.retrieval import collapse
 from taskmerge.pairs import Pairs
 from taskmerge.training.components import (
     assert_unchanged,
+    component_names,
     dropout_set_to,
     freeze_all_but,
     frozen_hashes,
@@ -46,9 +47,10 @@ class Session:
         self.items = TrainingItems(model, sets, settings.input_noise)
         self.held_out = HeldOutRetrieval(TrainingItems(model, held_out)) if held_out else None
         self.is_main = True
-        components = {name.partition(".")[0] for name in self.trained}
+        self.components = component_names(self.module)
+        components = {self.components[name] for name in self.trained}
         grafted = self.items.embedder is not None
-        self.text_is_frozen = grafted and "backbone" not in components
+        self.text_is_frozen = all(name.endswith(("projector", "_encoder")) for name in components)
         if grafted and not any(name.endswith("_encoder") for name in components) and not settings.input_noise:
             self.items.encode()
             if self.held_out is not None:
@@ -114,7 +116,7 @@ class Session:
         if lora is None:
             return None
         wanted = lora.components or [
-            part for part in {name.partition(".")[0] for name in self.trained} if not part.endswith("_projector")
+            part for part in sorted({self.components[name] for name in self.trained}) if not part.endswith("projector")
         ]
         adapted = [name for name in select(self.module, list(wanted)) if name in set(self.trained)]
         layers = linear_layers(self.module, adapted)

@@ -1,0 +1,76 @@
+"""Loss and sampling against NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import BatchSampler, ConcatDataset, SequentialSampler, TensorDataset
+
+from taskmerge.training.losses import banked_info_nce
+from taskmerge.training.sampling import balanced_sampler, draw_probabilities
+
+
+def oracle(items: np.ndarray, bank: np.ndarray, labels: np.ndarray, temperature: float) -> float:
+    """Both directions, written out in float64."""
+    total = 0.0
+    for row, label in enumerate(labels):
+        scores = bank @ items[row] / temperature
+        total += np.log(np.exp(scores - scores[label]).sum())
+        others = [other for other in range(len(items)) if other == row or labels[other] != label]
+        back = np.array([bank[label] @ items[other] for other in others]) / temperature
+        total += np.log(np.exp(back - bank[label] @ items[row] / temperature).sum())
+    return total / (2 * len(items))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(2, 9), st.integers(1, 6), st.floats(0.02, 1.0), st.integers(0, 10**6))
+def test_banked_info_nce(batch: int, texts: int, temperature: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    items, bank = rng.normal(size=(batch, 5)), rng.normal(size=(texts, 5))
+    items /= np.linalg.norm(items, axis=1, keepdims=True)
+    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
+    labels = rng.integers(0, texts, batch)
+    got = banked_info_nce(torch.tensor(items), torch.tensor(bank), torch.tensor(labels), temperature)
+    assert float(got) == pytest.approx(oracle(items, bank, labels, temperature), rel=1e-9, abs=1e-9)
+
+
+def test_draw_probabilities() -> None:
+    np.testing.assert_allclose(draw_probabilities([100, 300], 1.0), [0.25, 0.75])
+    np.testing.assert_allclose(draw_probabilities([100, 900], 2.0), [0.25, 0.75])
+    np.testing.assert_allclose(draw_probabilities([1, 10**6], 1e9), [0.5, 0.5], atol=1e-6)
+
+
+def sampler(sizes: list[int], batch: int, steps: int, balance: float, processes: int = 1) -> Any:
+    parts = [TensorDataset(torch.zeros(size)) for size in sizes]
+    inner = [BatchSampler(SequentialSampler(part), batch, drop_last=True) for part in parts]
+    return balanced_sampler(balance, steps, processes)(dataset=ConcatDataset(parts), batch_samplers=inner, seed=3)
+
+
+def owner(batch: list[int], sizes: list[int]) -> int:
+    """The one data set all of a batch comes from."""
+    owners = set(np.searchsorted(np.cumsum(sizes), batch, side="right").tolist())
+    assert len(owners) == 1
+    return owners.pop()
+
+
+def test_small_sets_are_drawn_as_often_and_start_again() -> None:
+    sizes = [8, 400]
+    batches = list(sampler(sizes, 4, 400, 1e9))
+    assert len(batches) == 400
+    share = np.mean([owner(batch, sizes) for batch in batches])
+    assert 0.42 < share < 0.58
+    by_size = list(sampler(sizes, 4, 400, 1.0))
+    assert np.mean([owner(batch, sizes) for batch in by_size]) > 0.95
+
+
+def test_all_processes_work_on_one_modality_in_a_step() -> None:
+    sizes = [40, 40, 40]
+    batches = [owner(batch, sizes) for batch in sampler(sizes, 4, 50, 1.0, processes=2)]
+    assert len(batches) == 100
+    assert batches[0::2] == batches[1::2]
+    assert len(set(batches)) == 3
