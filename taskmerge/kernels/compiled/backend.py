@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from taskmerge.dtypes import DTYPES
-from taskmerge.kernels.compiled import blocks, combining, ranking, scanning
-from taskmerge.kernels.compiled.formats import CODES
+from taskmerge.kernels.compiled import codes
+from taskmerge.kernels.compiled.native import address_of, kernel
 from taskmerge.kernels.operands import Health
 from taskmerge.kernels.pairs import BLOCK, PIECE, Job, Piece, pieces_of
 from taskmerge.kernels.program import Active, DropByRank, DropRandom, Elect, KeepLargest, Largest, Program
@@ -18,8 +18,6 @@ from taskmerge.kernels.selection import Query
 from taskmerge.kernels.threads import map_on_threads, threads
 from taskmerge.randomness import keep_limit
 
-_VOTES = {"weighted_mass": blocks.WEIGHTED_MASS, "mass": blocks.MASS, "count": blocks.COUNT}
-_AVERAGES = {"weight": blocks.BY_WEIGHT, "count": blocks.BY_COUNT, "none": blocks.BY_NOTHING}
 _FOLDED = PIECE // BLOCK
 
 
@@ -30,19 +28,33 @@ def plain(array: np.ndarray, dtype: str) -> np.ndarray:
     return np.require(array, DTYPES[dtype].storage, ["C", "A"])
 
 
-def address_of(array: np.ndarray) -> int:
-    return array.__array_interface__["data"][0]
+class Views(NamedTuple):
+    """A piece's arrays (to be kept alive while in use), where they lie, and their format codes; the base's first."""
+
+    arrays: list[np.ndarray]
+    addresses: list[int]
+    formats: list[int]
 
 
-def views(piece: Piece) -> tuple[list[np.ndarray], list[int], list[int]]:
-    """The piece's arrays (to be kept alive), their addresses and format codes, the base's first."""
+def views(piece: Piece) -> Views:
     arrays = [plain(operand.read(piece.start, piece.stop), operand.dtype) for operand in piece.pair.operands]
-    return arrays, [address_of(array) for array in arrays], [CODES[operand.dtype] for operand in piece.pair.operands]
+    formats = [codes.FORMATS[operand.dtype] for operand in piece.pair.operands]
+    return Views(arrays, [address_of(array) for array in arrays], formats)
 
 
 def table(rows: Sequence[Sequence[float]], dtype: type, columns: int) -> np.ndarray:
     """One row per job, one column per specialist."""
     return np.array(rows, dtype).reshape(len(rows), columns)
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Runs a kernel; arrays are passed as their addresses."""
+    kernel(name)(*[address_of(value) if isinstance(value, np.ndarray) else value for value in arguments])
+
+
+def scratch(rows: int) -> np.ndarray:
+    """Working space of a kernel: float64 blocks."""
+    return np.empty(rows * BLOCK)
 
 
 class CompiledBackend:
@@ -54,62 +66,58 @@ class CompiledBackend:
     def combine(self, jobs: Sequence[Job], program: Program, out_dtype: str) -> Health:
         """See `Backend.combine`."""
         count = len(program.weights)
-        alive, targets, addresses, codes, extras = [], [], [], [], []
-        for job in jobs:
-            arrays, places, formats = views(job.piece)
-            chances, chance_places = self._chances(job.piece, arrays, program)
-            target = plain(job.out, out_dtype)
-            alive.append((arrays, chances))
-            targets.append(target)
-            addresses.append([*places, address_of(target)])
-            codes.append([*formats, CODES[out_dtype]])
-            extras.append(chance_places)
+        inputs = [views(job.piece) for job in jobs]
+        targets = [plain(job.out, out_dtype) for job in jobs]
+        chances = [self._chances(job.piece, view, program) for job, view in zip(jobs, inputs, strict=True)]
+        both = list(zip(inputs, targets, strict=True))
         health = np.zeros(2, np.int64)
-        combine_pieces: Any = combining.combine_pieces  # mypy cannot count starred arguments
-        combine_pieces(
-            table(addresses, np.int64, count + 2),
-            table(codes, np.int64, count + 2),
+        call(
+            "combining.combine_pieces",
+            len(jobs),
+            count,
+            table([[*view.addresses, address_of(target)] for view, target in both], np.int64, count + 2),
+            table([[*view.formats, codes.FORMATS[out_dtype]] for view in inputs], np.int64, count + 2),
             np.array([job.piece.length for job in jobs], np.int64),
             np.array([job.piece.start for job in jobs], np.int64),
             table([job.keys or (0,) * count for job in jobs], np.uint64, count),
-            *_survival_arguments(jobs, program),
-            table(extras, np.int64, count),
+            *_bounds(jobs, program),
+            table([row.addresses for row in chances], np.int64, count),
             table([job.weights(program) for job in jobs], np.float64, count),
-            *_consensus_codes(program),
-            float(program.base_factor),
-            float(program.scale),
+            *_codes(program),
             health,
+            scratch(count + 4),
+            *_numbers(program),
         )
-        del alive
         for job, target in zip(jobs, targets, strict=True):
             if target is not job.out:
                 job.out[:] = target
         return Health(int(health[0]), int(health[1]))
 
-    def _chances(self, piece: Piece, arrays: list[np.ndarray], program: Program) -> tuple[np.ndarray, list[int]]:
-        """For `DropByRank`: keep-probabilities, float64 (specialists, entries), and the address of each row."""
+    def _chances(self, piece: Piece, inputs: Views, program: Program) -> Views:
+        """For `DropByRank`: keep-probabilities, float64 (entries,) per specialist."""
         drop, count = program.sparsify, len(program.weights)
         if not isinstance(drop, DropByRank):
-            return np.empty(0), [0] * count
+            return Views([], [0] * count, [])
         row, whole = piece.pair.row, piece.widened_to_rows()
         if whole != piece:
-            arrays, _, _ = views(whole)
-        places, codes = [address_of(array) for array in arrays], [CODES[o.dtype] for o in piece.pair.operands]
-        chances = np.empty((count, whole.length))
+            inputs = views(whole)
+        chances, keys, space = np.empty((count, whole.length)), np.empty(whole.length, np.uint64), scratch(3)
+        base = inputs.addresses[0], inputs.formats[0]
         for i in range(count):
-            keys = np.empty(whole.length, np.uint64)
-            ranking.pack(np.array(places, np.int64), np.array(codes, np.int64), i, row, keys)
+            other = inputs.addresses[i + 1], inputs.formats[i + 1]
+            call("ranking.pack", *base, *other, whole.length, row, keys, space)
             keys.reshape(-1, row).sort(axis=1)
-            ranking.chances_of_ranks(keys, row, drop.density, drop.epsilon, chances[i])
-        return chances, [address_of(chances[i]) + 8 * (piece.start - whole.start) for i in range(count)]
+            numbers = float(drop.density), float(drop.epsilon)
+            call("ranking.chances_of_ranks", keys, whole.length, row, chances[i], *numbers)
+        places = [address_of(chances[i]) + 8 * (piece.start - whole.start) for i in range(count)]
+        return Views([chances], places, [])
 
     def magnitudes(self, piece: Piece, specialist: int) -> np.ndarray:
         """See `Backend.magnitudes`."""
         two = Piece(piece.pair._replace(specialists=(piece.pair.specialists[specialist],)), piece.start, piece.stop)
-        arrays, addresses, codes = views(two)
-        out = np.empty(piece.length, np.uint32)
-        scanning.magnitudes(np.array(addresses, np.int64), np.array(codes, np.int64), out)
-        del arrays
+        inputs, out = views(two), np.empty(piece.length, np.uint32)
+        (base, other), (base_format, other_format) = inputs.addresses, inputs.formats
+        call("scanning.magnitudes", base, base_format, other, other_format, piece.length, out, scratch(2))
         return out
 
     def scan(self, pieces: Sequence[Piece], queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
@@ -124,12 +132,22 @@ class CompiledBackend:
 
         def run(share: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
             above, histogram = np.zeros(len(queries), np.int64), np.zeros((len(queries), bins), np.int64)
+            space = scratch(3)
             for piece in share:
-                arrays, addresses, codes = views(piece)
-                scanning.count_in_brackets(
-                    np.array(addresses, np.int64), np.array(codes, np.int64), piece.length, *columns, above, histogram
+                inputs = views(piece)
+                call(
+                    "scanning.count_in_brackets",
+                    len(piece.pair.specialists),
+                    np.array(inputs.addresses, np.int64),
+                    np.array(inputs.formats, np.int64),
+                    piece.length,
+                    len(queries),
+                    *columns,
+                    above,
+                    bins,
+                    histogram,
+                    space,
                 )
-                del arrays
             return above, histogram
 
         workers = min(threads(), len(pieces))
@@ -142,71 +160,60 @@ class CompiledBackend:
 
     def gram(self, piece: Piece) -> np.ndarray:
         """See `Backend.gram`."""
-        specialists = len(piece.pair.specialists)
-        sums = []
+        count = len(piece.pair.specialists)
+        sums, space = [], scratch(count + 2)
         for part in pieces_of(piece.pair, PIECE, piece.start, piece.stop):
-            arrays, addresses, codes = views(part)
-            partial = np.zeros((specialists, specialists, _FOLDED))
-            scanning.gram_of_piece(np.array(addresses, np.int64), np.array(codes, np.int64), part.length, partial)
-            del arrays
+            inputs, partial = views(part), np.zeros((count, count, _FOLDED))
+            where = np.array(inputs.addresses, np.int64), np.array(inputs.formats, np.int64)
+            call("scanning.gram_of_piece", count, *where, part.length, _FOLDED, partial, space)
             sums.append(partial[:, :, 0])
         return np.stack(sums)
 
     def masses(self, piece: Piece, keys: Sequence[int], limit: int) -> np.ndarray:
         """See `Backend.masses`."""
-        sums = []
+        count = len(piece.pair.specialists)
+        sums, space, key_table = [], scratch(count + 2), np.array(keys, np.uint64)
         for part in pieces_of(piece.pair, PIECE, piece.start, piece.stop):
-            arrays, addresses, codes = views(part)
-            partial = np.zeros((2, len(piece.pair.specialists), _FOLDED))
-            scanning.mass_of_piece(
-                np.array(addresses, np.int64),
-                np.array(codes, np.int64),
-                part.length,
-                part.start,
-                np.array(keys, np.uint64),
-                np.uint64(limit),
-                partial,
-            )
-            del arrays
+            inputs, partial = views(part), np.zeros((2, count, _FOLDED))
+            where = np.array(inputs.addresses, np.int64), np.array(inputs.formats, np.int64)
+            random = part.start, key_table, limit
+            call("scanning.mass_of_piece", count, *where, part.length, *random, _FOLDED, partial, space)
             sums.append(partial[:, :, 0])
         return np.stack(sums)
 
 
-def _survival_arguments(jobs: Sequence[Job], program: Program) -> tuple[Any, ...]:
-    """low, high, limit, divisor, factors, sparsify as `combine_pieces` takes them."""
+def _bounds(jobs: Sequence[Job], program: Program) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """low, high, factors as `combine_pieces` takes them."""
     piece, count = program.sparsify, len(program.weights)
-    none: list[tuple[float, ...]] = [(1.0,) * count] * len(jobs)
-    low, high, factors = none, none, none
-    limit, divisor, mode = 0, 1.0, combining.KEEP_ALL
+    low = high = factors = [(1.0,) * count] * len(jobs)
     if isinstance(piece, KeepLargest):
-        mode = combining.KEEP_BETWEEN
         low = [job.found.lowest or () for job in jobs]
         high = [job.found.highest or (math.inf,) * count for job in jobs]
+    elif isinstance(piece, DropRandom) and piece.rescale == "l1":
+        factors = [job.found.factors or () for job in jobs]
+    return table(low, np.float32, count), table(high, np.float32, count), table(factors, np.float64, count)
+
+
+def _codes(program: Program) -> tuple[int, int, int, int, int, int]:
+    """limit, sparsify, consensus, vote, average, minimum as `combine_pieces` takes them."""
+    piece, limit, sparsify = program.sparsify, 0, codes.KEEP_ALL
+    if isinstance(piece, KeepLargest):
+        sparsify = codes.KEEP_BETWEEN
     elif isinstance(piece, DropRandom):
-        mode, limit = combining.DROP_RANDOM, keep_limit(piece.density)
-        if piece.rescale == "inverse_density":
-            divisor = float(piece.density)
-        elif piece.rescale == "l1":
-            factors = [job.found.factors or () for job in jobs]
+        sparsify, limit = codes.DROP_RANDOM, keep_limit(piece.density)
     elif isinstance(piece, DropByRank):
-        mode = combining.DROP_BY_RANK_RESCALED if piece.rescale else combining.DROP_BY_RANK
-    return (
-        table(low, np.float32, count),
-        table(high, np.float32, count),
-        np.uint64(limit),
-        divisor,
-        table(factors, np.float64, count),
-        mode,
-    )
+        sparsify = codes.DROP_BY_RANK_RESCALED if piece.rescale else codes.DROP_BY_RANK
+    how = program.consensus
+    if isinstance(how, Elect):
+        return limit, sparsify, codes.ELECT, codes.VOTES[how.elect], codes.AVERAGES[how.average], 0
+    if isinstance(how, Active):
+        return limit, sparsify, codes.ACTIVE, 0, 0, how.minimum
+    return limit, sparsify, codes.LARGEST if isinstance(how, Largest) else codes.SUM, 0, 0, 0
 
 
-def _consensus_codes(program: Program) -> tuple[int, int, int, float, int]:
-    """consensus, vote, average, theta, minimum as `combine_pieces` takes them."""
-    consensus = program.consensus
-    if isinstance(consensus, Elect):
-        return blocks.ELECT, _VOTES[consensus.elect], _AVERAGES[consensus.average], 0.0, 0
-    if isinstance(consensus, Largest):
-        return blocks.LARGEST, 0, 0, 0.0, 0
-    if isinstance(consensus, Active):
-        return blocks.ACTIVE, 0, 0, float(consensus.theta), int(consensus.minimum)
-    return blocks.SUM, 0, 0, 0.0, 0
+def _numbers(program: Program) -> tuple[float, float, float, float]:
+    """divisor, theta, base_factor, scale as `combine_pieces` takes them."""
+    divided = isinstance(program.sparsify, DropRandom) and program.sparsify.rescale == "inverse_density"
+    divisor = program.sparsify.density if divided and isinstance(program.sparsify, DropRandom) else 1.0
+    theta = program.consensus.theta if isinstance(program.consensus, Active) else 0.0
+    return float(divisor), float(theta), float(program.base_factor), float(program.scale)

@@ -8,11 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from taskmerge.kernels.compiled.codes import BY_NOTHING, BY_WEIGHT, MASS, WEIGHTED_MASS
 from taskmerge.randomness import FIRST_FACTOR, GOLDEN, SECOND_FACTOR
-
-SUM, ELECT, LARGEST, ACTIVE = 0, 1, 2, 3
-WEIGHTED_MASS, MASS, COUNT = 0, 1, 2
-BY_WEIGHT, BY_COUNT, BY_NOTHING = 0, 1, 2
 
 _GOLDEN = np.uint64(GOLDEN)
 _FIRST = np.uint64(FIRST_FACTOR)

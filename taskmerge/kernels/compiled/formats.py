@@ -14,10 +14,9 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic as _intrinsic
 
-intrinsic: Any = _intrinsic  # its declared type hides that the typing context is passed by numba
+from taskmerge.kernels.compiled.codes import BF16, F16, F32
 
-BF16, F16, F32, F64 = 0, 1, 2, 3
-CODES = {"BF16": BF16, "F16": F16, "F32": F32, "F64": F64}
+intrinsic: Any = _intrinsic  # its declared type hides that the typing context is passed by numba
 
 _ONE = np.uint32(1)
 _TOP = np.uint32(16)
@@ -61,6 +60,12 @@ def bits_of_float(typing: Any, value: Any) -> Any:
         return builder.bitcast(arguments[0], ir.IntType(32))
 
     return types.uint32(types.float32), build
+
+
+@njit(nogil=True, error_model="numpy", inline="always")
+def array_at(address: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """The C-contiguous array at an address, seen, not owned."""
+    return carray(pointer(address), shape, dtype)
 
 
 @njit(nogil=True, error_model="numpy", inline="always")
@@ -125,36 +130,49 @@ def half_of(value: np.float64) -> np.uint16:
 def decode(address: int, code: int, start: int, count: int, out: np.ndarray) -> None:
     """Entries [start, start + count) of the array at `address`, as float64, into `out`."""
     if code == BF16:
-        short = carray(pointer(address + 2 * start), count, np.uint16)
+        short = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
             out[j] = np.float64(float_of_bits(np.uint32(np.uint32(short[j]) << _TOP)))
     elif code == F16:
-        half = carray(pointer(address + 2 * start), count, np.uint16)
+        half = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
             out[j] = np.float64(float32_of_half(half[j]))
     elif code == F32:
-        single = carray(pointer(address + 4 * start), count, np.float32)
+        single = array_at(address + 4 * start, (count,), np.float32)
         for j in range(count):
             out[j] = np.float64(single[j])
     else:
-        double = carray(pointer(address + 8 * start), count, np.float64)
+        double = array_at(address + 8 * start, (count,), np.float64)
         for j in range(count):
             out[j] = double[j]
+
+
+@njit(nogil=True, error_model="numpy")
+def decode_delta(address: int, code: int, start: int, count: int, base: np.ndarray, out: np.ndarray) -> None:
+    """Entries [start, start + count) less the base's, float64."""
+    if code == BF16:
+        short = array_at(address + 2 * start, (count,), np.uint16)
+        for j in range(count):
+            out[j] = np.float64(float_of_bits(np.uint32(np.uint32(short[j]) << _TOP))) - base[j]
+    else:
+        decode(address, code, start, count, out)
+        for j in range(count):
+            out[j] -= base[j]
 
 
 @njit(nogil=True, error_model="numpy")
 def decode_single(address: int, code: int, start: int, count: int, out: np.ndarray) -> None:
     """As `decode`, into float32; not for F64."""
     if code == BF16:
-        short = carray(pointer(address + 2 * start), count, np.uint16)
+        short = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
             out[j] = float_of_bits(np.uint32(np.uint32(short[j]) << _TOP))
     elif code == F16:
-        half = carray(pointer(address + 2 * start), count, np.uint16)
+        half = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
             out[j] = float32_of_half(half[j])
     else:
-        single = carray(pointer(address + 4 * start), count, np.float32)
+        single = array_at(address + 4 * start, (count,), np.float32)
         for j in range(count):
             out[j] = single[j]
 
@@ -163,19 +181,19 @@ def decode_single(address: int, code: int, start: int, count: int, out: np.ndarr
 def encode(values: np.ndarray, address: int, code: int, start: int, count: int) -> None:
     """`values[:count]`, float64, rounded once to nearest even, to entries [start, start + count) at `address`."""
     if code == BF16:
-        short = carray(pointer(address + 2 * start), count, np.uint16)
+        short = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
             short[j] = bfloat_of(values[j])
     elif code == F16:
-        half = carray(pointer(address + 2 * start), count, np.uint16)
+        half = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
             half[j] = half_of(values[j])
     elif code == F32:
-        single = carray(pointer(address + 4 * start), count, np.float32)
+        single = array_at(address + 4 * start, (count,), np.float32)
         for j in range(count):
             single[j] = np.float32(values[j])
     else:
-        double = carray(pointer(address + 8 * start), count, np.float64)
+        double = array_at(address + 8 * start, (count,), np.float64)
         for j in range(count):
             double[j] = values[j]
 
@@ -186,7 +204,7 @@ def count_nonfinite(address: int, code: int, start: int, count: int) -> int:
     bad = 0
     if code in (BF16, F16):
         limit = np.uint16(0x7F80) if code == BF16 else np.uint16(0x7C00)
-        short = carray(pointer(address + 2 * start), count, np.uint16)
+        short = array_at(address + 2 * start, (count,), np.uint16)
         top = np.uint16(0)
         for j in range(count):
             top = max(top, np.uint16(short[j] & np.uint16(0x7FFF)))
@@ -194,7 +212,7 @@ def count_nonfinite(address: int, code: int, start: int, count: int) -> int:
             for j in range(count):
                 bad += int(np.uint16(short[j] & np.uint16(0x7FFF)) >= limit)
     elif code == F32:
-        single = carray(pointer(address + 4 * start), count, np.uint32)
+        single = array_at(address + 4 * start, (count,), np.uint32)
         high = np.uint32(0)
         for j in range(count):
             high = max(high, np.uint32(single[j] & _MAGNITUDE))
@@ -202,7 +220,7 @@ def count_nonfinite(address: int, code: int, start: int, count: int) -> int:
             for j in range(count):
                 bad += int(np.uint32(single[j] & _MAGNITUDE) >= _F32_INFINITE)
     else:
-        double = carray(pointer(address + 8 * start), count, np.float64)
+        double = array_at(address + 8 * start, (count,), np.float64)
         for j in range(count):
             bad += int(not np.isfinite(double[j]))
     return bad

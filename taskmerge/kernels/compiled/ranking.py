@@ -1,35 +1,52 @@
-"""Ranks of magnitudes within rows, for DELLA. The sort between the two loops is NumPy's, which is vectorised."""
+"""Ranks of magnitudes within rows, for DELLA. The sort between the two kernels is NumPy's, which is vectorised."""
 
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from taskmerge.kernels.compiled.scanning import magnitudes
+from taskmerge.kernels.compiled.formats import array_at
+from taskmerge.kernels.compiled.scanning import magnitude_block
+from taskmerge.kernels.pairs import BLOCK
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
-def pack(addresses: np.ndarray, codes: np.ndarray, specialist: int, row: int, keys: np.ndarray) -> None:
-    """Per entry, magnitude bits above and place in its row below: uint64 (entries,). Rows shorter than 2^32."""
-    two = np.array([addresses[0], addresses[specialist + 1]])
-    two_codes = np.array([codes[0], codes[specialist + 1]])
-    bits = np.empty(keys.size, np.uint32)
-    magnitudes(two, two_codes, bits)
-    place = 0
-    for j in range(keys.size):
-        keys[j] = (np.uint64(bits[j]) << _32) | np.uint64(place)
-        place += 1
-        if place == row:
-            place = 0
+def pack(
+    base_at: int,
+    base_format: int,
+    other_at: int,
+    other_format: int,
+    count: int,
+    row: int,
+    keys_at: int,
+    scratch_at: int,
+) -> None:
+    """Per entry, magnitude bits above and place in its row below: keys uint64 (count,). Rows shorter than 2^32.
+    scratch: float64 (3 * BLOCK,)."""
+    keys = array_at(keys_at, (count,), np.uint64)
+    space = array_at(scratch_at, (2, BLOCK), np.float64)
+    block = array_at(scratch_at + 16 * BLOCK, (BLOCK,), np.uint32)
+    place, done = 0, 0
+    while done < count:
+        bits = block[: min(BLOCK, count - done)]
+        magnitude_block(base_at, base_format, other_at, other_format, done, space, bits)
+        for j in range(bits.size):
+            keys[done + j] = (np.uint64(bits[j]) << _32) | np.uint64(place)
+            place += 1
+            if place == row:
+                place = 0
+        done += bits.size
 
 
-@njit(nogil=True, error_model="numpy", cache=True)
-def chances_of_ranks(keys: np.ndarray, row: int, density: float, epsilon: float, chances: np.ndarray) -> None:
-    """Sorted keys -> each entry's keep-probability, at its place; equal magnitudes share their mean rank."""
-    for start in range(0, keys.size, row):
+def chances_of_ranks(keys_at: int, count: int, row: int, chances_at: int, density: float, epsilon: float) -> None:
+    """Keys sorted in each row -> each entry's keep-probability, at its place; equal magnitudes share their mean rank.
+
+    keys: uint64 (count,), chances: float64 (count,); count is a multiple of row.
+    """
+    keys = array_at(keys_at, (count,), np.uint64)
+    chances = array_at(chances_at, (count,), np.float64)
+    for start in range(0, count, row):
         less = 0
         while less < row:
             magnitude = keys[start + less] >> _32
