@@ -127,7 +127,7 @@ def recipe(base: Path, method: str, **options: object) -> dict[str, object]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(".demo"), help="folder for all models")
-    parser.add_argument("--steps", type=int, default=100, help="training steps of each specialist")
+    parser.add_argument("--steps", type=int, default=60, help="training steps of each specialist")
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)

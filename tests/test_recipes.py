@@ -14,11 +14,11 @@ import yaml
 from taskmerge import recipes
 from taskmerge.declarations import Parameter, fields_of
 from taskmerge.declarations.containers import Either, Graded, Listed, Mapped
-from taskmerge.declarations.kinds import Number
+from taskmerge.declarations.kinds import EntryOf, Flag, Number, OneOf, Size
 from taskmerge.declarations.parameters import Section
 from taskmerge.errors import Problem, RecipeError
 from taskmerge.methods import all_methods, find_method
-from taskmerge.recipes import Recipe
+from taskmerge.recipes import Recipe, Rule
 
 FULL = """\
 # yaml-language-server: $schema=./taskmerge.schema.json
@@ -49,12 +49,14 @@ drift:
   probes: data/audio_pairs.jsonl
   fail_above: {recall_drop: 0.05}
 recover: {train: [audio_projector], data: data/audio_pairs.jsonl, method: auto, steps: 200, lr: 1e-3,
-          batch_size: 32, temperature: 0.02}
-rehearse: {train: [backbone, vision_encoder], lora: {rank: 16, alpha: 32, dropout: 0.1}, steps: 2000, lr: 1.0e-5,
-           data: {image: a.jsonl, audio: b.jsonl}, balance: {temperature: 1.0}, batch_size: 16, temperature: 0.02}
+          batch_size: 32, temperature: 0.02, held_out: data/audio_held.jsonl, bf16: false, report_to: none}
+rehearse: {train: [backbone, vision_encoder], lora: {rank: 16, alpha: 32}, steps: 2000, lr: 1.0e-5,
+           data: {image: a.jsonl, audio: b.jsonl}, balance: {temperature: 1.0}, batch_size: 16, temperature: 0.02,
+           held_out: {image: c.jsonl, audio: d.jsonl}, gradient_cache: 8}
 specialize:
   audio: {data: data/audio.jsonl, modality: audio, train: [backbone], lora: {rank: 4}, steps: 10, lr: 2e-5,
-          batch_size: 8, temperature: 0.05}
+          batch_size: 8, temperature: 0.05, graft: {encoder: log_mel, projector: linear}, projector_lr: 1e-3,
+          warmup: 40}
 evaluate: {retrieval: {audio: data/audio_test.jsonl}, mteb: ["MAEB(v1)"]}
 """
 
@@ -146,9 +148,44 @@ def keys_below(kind: Any, value: Any, path: tuple[Any, ...]) -> Iterator[tuple[t
 
 
 def whole() -> dict[str, Any]:
-    """FULL as plain values, in block style, so that each key has a line of its own."""
+    """FULL as plain values, with every key that it leaves out filled in."""
     loaded: dict[str, Any] = yaml.safe_load(FULL.replace("1e-3", "0.001").replace("2e-5", "0.00002"))
+    fill(Section(Recipe), loaded)
     return loaded
+
+
+def fill(kind: Any, value: Any) -> None:
+    """Give a section, and those below it, the keys they lack, each with a value that its kind takes."""
+    for alternative in getattr(kind, "alternatives", ()):
+        fill(alternative, value)
+    if isinstance(kind, Section) and isinstance(value, dict):
+        for row in fields_of(kind.cls):
+            if row.name not in value and kind.cls is not Rule:
+                value[row.name] = some_value(row.kind)
+            fill(row.kind, value.get(row.name))
+    elif isinstance(kind, (Mapped, Listed)):
+        for entry in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+            fill(kind.entry, entry)
+
+
+def some_value(kind: Any) -> Any:
+    if isinstance(kind, Either):
+        return some_value(kind.alternatives[0])
+    if isinstance(kind, Section):
+        return {row.name: some_value(row.kind) for row in fields_of(kind.cls) if row.required}
+    if isinstance(kind, Number):
+        middle = (kind.low + kind.high) / 2 if kind.low is not None and kind.high is not None else (kind.low or 0) + 1
+        return int(middle) if kind.integer else middle
+    if isinstance(kind, Graded):
+        return some_value(kind.number)
+    if isinstance(kind, Listed):
+        return [some_value(kind.entry)]
+    if isinstance(kind, Mapped):
+        return {"audio": some_value(kind.entry)}
+    if isinstance(kind, OneOf):
+        return kind.choices[0]
+    simple = {Flag: False, EntryOf: "audio", Size: "1GB"}
+    return simple.get(type(kind), "text")
 
 
 def declared_classes(cls: type) -> set[type]:
@@ -338,8 +375,8 @@ def test_an_unknown_method_does_not_accuse_its_parameters() -> None:
 def test_all_problems_come_at_once_in_the_order_of_lines() -> None:
     text = FULL.replace("weight: 0.3", "wieght: 0.3").replace("audio: 0.7", "audoi: 0.7").replace("seed: 7", "seed: x")
     text = text.replace("bfloat16", "bf16").replace("rank: 16", "rank: 0").replace("mteb:", "metb:")
-    problems = problems_of(text)
-    assert [problem.place for problem in problems] == [f"merge.yaml:{line}" for line in (4, 16, 22, 23, 30, 35)]
+    marks = ["wieght", "audoi", "bf16,", "seed: x", "rank: 0", "metb"]
+    assert [problem.place for problem in problems_of(text)] == [f"merge.yaml:{line_with(text, mark)}" for mark in marks]
 
 
 def test_from_dict_names_keys_instead_of_lines() -> None:

@@ -9,12 +9,14 @@ from taskmerge.recipes.sections import (
     Drift,
     Evaluate,
     FailAbove,
+    Graft,
     Lora,
     Output,
     Recover,
     Rehearse,
     Specialist,
     Specialize,
+    Training,
 )
 
 __all__ = [
@@ -22,6 +24,7 @@ __all__ = [
     "Drift",
     "Evaluate",
     "FailAbove",
+    "Graft",
     "Lora",
     "Merge",
     "Output",
@@ -32,6 +35,7 @@ __all__ = [
     "Settings",
     "Specialist",
     "Specialize",
+    "Training",
     "at_depth",
     "from_dict",
     "layer_depth",

@@ -57,7 +57,6 @@ class Lora:
 
     rank: Annotated[int, Between(1, None), Doc("rank of each update")] = 16
     alpha: Annotated[float | None, Doc("updates are multiplied by alpha / rank; left out: twice the rank")] = None
-    dropout: Annotated[float, Between(0, 1, open="high"), Doc("dropout before the update")] = 0.0
     place: str = place_field()
 
 
@@ -79,19 +78,33 @@ class Drift:
     place: str = place_field()
 
 
-@dataclass(frozen=True)
-class Recover:
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What every training stage can be told; left out: the stage's own default."""
+
+    steps: Annotated[int | None, Between(1, None), Doc("most gradient steps")] = None
+    lr: Annotated[float | None, Positive, Doc("learning rate")] = None
+    projector_lr: Annotated[float | None, Positive, Doc("learning rate of projectors; left out: as the rest")] = None
+    batch_size: Annotated[int | None, Between(2, None), Doc("pairs per process and step")] = None
+    warmup: Annotated[int | None, Between(0, None), Doc("steps in which the learning rate rises")] = None
+    temperature: Annotated[float, Positive, Doc("τ of InfoNCE")] = 0.02
+    bf16: Annotated[bool, Doc("train in bfloat16 autocast")] = False
+    gradient_cache: Annotated[
+        int | None, Between(1, None), Doc("pairs embedded at once, for batches that do not fit in memory")
+    ] = None
+    report_to: Annotated[str, Doc("where losses are logged: none, tensorboard, wandb, …")] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recover(Training):
     """How a drifted projector is fitted to the fused backbone."""
 
     train: Annotated[tuple[str, ...], Doc("components to train; everything else stays frozen")]
     data: Annotated[Sources, Doc("pairs, one source or one per modality")]
+    held_out: Annotated[Sources | None, Doc("pairs that decide between the ways; left out: a tenth of the data")] = None
     method: Annotated[
         Literal["auto", "gradient", "closed_form"], Doc("how; `auto` compares on held-out pairs what the data allows")
     ] = "auto"
-    steps: Annotated[int | None, Between(1, None), Doc("most gradient steps")] = None
-    lr: Annotated[float | None, Positive, Doc("learning rate")] = None
-    batch_size: Annotated[int | None, Between(1, None), Doc("pairs per step")] = None
-    temperature: Annotated[float, Positive, Doc("τ of InfoNCE")] = 0.02
     place: str = place_field()
 
 
@@ -105,33 +118,38 @@ class Balance:
     place: str = place_field()
 
 
-@dataclass(frozen=True)
-class Rehearse:
+@dataclass(frozen=True, kw_only=True)
+class Rehearse(Training):
     """Balanced training of the fused model over all modalities."""
 
     train: Annotated[tuple[str, ...], Doc("components to train; everything else stays frozen")]
     data: Annotated[Mapping[str, str], Doc("pairs of each modality")]
+    held_out: Annotated[Mapping[str, str] | None, Doc("pairs for learning curves; left out: a tenth of the data")] = (
+        None
+    )
     lora: Annotated[Lora | None, Doc("train low-rank updates instead of the weights themselves")] = None
-    steps: Annotated[int, Between(1, None), Doc("gradient steps")] = 2000
-    lr: Annotated[float, Positive, Doc("learning rate")] = 1.0e-5
-    batch_size: Annotated[int | None, Between(1, None), Doc("pairs per step")] = None
-    temperature: Annotated[float, Positive, Doc("τ of InfoNCE")] = 0.02
     balance: Annotated[Balance, Doc("how batches are shared among modalities")] = field(default_factory=Balance)
     place: str = place_field()
 
 
 @dataclass(frozen=True)
-class Specialize:
+class Graft:
+    """A fresh encoder and projector attached to the base before its specialist is trained."""
+
+    encoder: Annotated[str, Doc("log_mel, patches, or a transformers encoder: folder or hub id")]
+    projector: Annotated[Literal["linear", "mlp"], Doc("what leads from the encoder into the backbone")] = "mlp"
+    place: str = place_field()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Specialize(Training):
     """How one specialist is trained from the base."""
 
     data: Annotated[str, Doc("pairs: path (jsonl, parquet) or `datasets` id")]
     modality: Annotated[str | None, Doc("what the pairs hold besides text; left out: told from the data")] = None
+    graft: Annotated[Graft | None, Doc("encoder and projector to attach first, for a modality the base lacks")] = None
     train: Annotated[tuple[str, ...] | None, Doc("components to train; left out: all")] = None
     lora: Annotated[Lora | None, Doc("train low-rank updates, merged to dense at the end")] = None
-    steps: Annotated[int, Between(1, None), Doc("gradient steps")] = 1000
-    lr: Annotated[float, Positive, Doc("learning rate")] = 2.0e-5
-    batch_size: Annotated[int | None, Between(1, None), Doc("pairs per step")] = None
-    temperature: Annotated[float, Positive, Doc("τ of InfoNCE")] = 0.02
     name: str = name_field()
     place: str = place_field()
 
