@@ -19,6 +19,7 @@ import zoo
 from safetensors.torch import load_file
 
 from taskmerge import fusion, recipes
+from taskmerge.checkpoints.reading import open_stored
 
 SHARD = "12KB"
 TORCH = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -209,3 +210,31 @@ def test_the_matrix(kind: zoo.Kind, setting: str, library: Any, tmp_path: Path) 
     for mine, yours in zip(ours, theirs, strict=True):
         tolerance = 1e-4 if base_way.dtype == "float32" else 0.1
         torch.testing.assert_close(mine, yours, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def fused_in_memory(base: Path, specialists: dict[str, tuple[Path, float]], method: str) -> dict[str, np.ndarray]:
+    rows = {label: {"model": str(folder), "weight": weight} for label, (folder, weight) in specialists.items()}
+    settings = {"method": method, **OPTIONS[method], "scale": 1.0}
+    weights = fusion.FusedWeights(
+        fusion.plan(recipes.from_dict({"base": str(base), "specialists": rows, "merge": settings}))
+    )
+    return {name: weights.read(name) for name in weights.tensors}
+
+
+def assert_same(ours: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> None:
+    assert set(ours) == set(theirs)
+    for name in ours:
+        np.testing.assert_array_equal(ours[name], theirs[name], err_msg=name)
+
+
+@pytest.mark.parametrize("kind", zoo.KINDS, ids=lambda kind: kind.name)
+def test_identity_nothing_and_order(kind: zoo.Kind, library: Any) -> None:
+    """One specialist at weight 1 is that specialist; weight 0 is the base; the order of specialists does not matter.
+    All bit for bit, ±inf bounds and integers included."""
+    base, first, second = (library(kind.name, seed, Saved()) for seed in (0, 1, 2))
+    stored = {folder: open_stored(folder) for folder in (base, first)}
+    values = {folder: {name: own.read(name) for name in own.tensors} for folder, own in stored.items()}
+    assert_same(fused_in_memory(base, {"one": (first, 1.0)}, "task_arithmetic"), values[first])
+    assert_same(fused_in_memory(base, {"one": (first, 0.0)}, "task_arithmetic"), values[base])
+    pair = {"one": (first, 0.6), "two": (second, 0.3)}
+    assert_same(fused_in_memory(base, pair, "ties"), fused_in_memory(base, dict(reversed(pair.items())), "ties"))
