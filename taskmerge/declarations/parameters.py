@@ -82,7 +82,8 @@ class Parameter:
             return "required"
         if isinstance(self.default, bool):
             return shown(self.default)
-        return "" if self.default is None or dataclasses.is_dataclass(self.default) else str(self.default)
+        nothing = self.default is None or self.default in ((), {}) or dataclasses.is_dataclass(self.default)
+        return "" if nothing else str(self.default)
 
     def help(self) -> str:
         """One line of help text."""

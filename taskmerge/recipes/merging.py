@@ -20,7 +20,7 @@ _filled = {"filled": "options"}
 
 @dataclass(frozen=True)
 class Rule:
-    """What happens to the tensors that `match`. The first rule that matches a tensor claims it.
+    """What happens to the tensors that match; the first rule that matches a tensor claims it.
 
     options: the method's parameters that stand beside `match`.  merge_method: the method itself, None where the rule
     does not merge (keep, drop).
@@ -42,7 +42,10 @@ class Rule:
 
 @dataclass(frozen=True)
 class Merge:
-    """How task vectors are merged. options: the method's parameters as given (numbers may be gradients over depth)."""
+    """How task vectors are merged.
+
+    options: the method's parameters as given (numbers may be gradients over depth).  merge_method: the method itself.
+    """
 
     method: Annotated[str, Doc("name of a merge method, or path/to/file.py:name")] = "task_arithmetic"
     weight: Annotated[Weight | None, Doc("weights that take the place of the specialists' own")] = None

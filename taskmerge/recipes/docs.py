@@ -1,0 +1,161 @@
+"""The reference pages, printed from the declarations: `python -m taskmerge.recipes.docs docs` writes them anew."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from taskmerge.declarations import Kind, Parameter, Section, fields_of
+from taskmerge.methods import INPUTS, MergeMethod, all_methods
+from taskmerge.recipes.merging import Merge, Rule
+from taskmerge.recipes.recipe import Recipe
+
+NOTICE = "<!-- Printed by `python -m taskmerge.recipes.docs docs`; change the declarations, not this page. -->"
+HEAD = "| key | may be | default | meaning |\n|---|---|---|---|"
+
+METHODS_INTRO = """\
+# Merge methods
+
+`b` is the base tensor, `x_i` specialist i, `d_i = x_i - b` its task vector, `w_i` its weight, λ the `scale`, T the
+number of specialists, ρ `density`. The result is `b + λ · merged(d)`, computed in float64 and rounded once, to
+nearest even, into the output's number format. Magnitudes are compared as float32; entries equal to a threshold are
+all kept, so no result depends on a sort's tie order. Random drops depend on seed, specialist, tensor name and
+position alone.
+
+Start with `task_arithmetic`: on language models it is the safest of all (arXiv 2511.21437), and no method here is
+promised to beat it on yours. Measure.
+
+Methods that *stream* pass a model of any size through bounded memory; the others take one tensor at a time whole.
+Methods of *matrices* merge 2-D tensors by their singular values and give all others (norms, biases, convolutions) the
+mean `Σ w d / T`; large embedding tables are better left to a rule: `{match: "*embed*", method: task_arithmetic}`.
+Their singular values below a millionth of the largest count as rounding and are ignored, which matters for LoRA.
+
+`weight: metagpt` beside a method weighs specialists by `‖d_i‖² / Σ ‖d_j‖²` of each tensor (MetaGPT, arXiv
+2406.11385). `scale: [α, α+β]`, a gradient over depth, is LiNeS (arXiv 2410.17146) for any method.
+"""
+
+OWN_METHOD = """\
+## A method of your own
+
+A merge method is a function of tensors; its signature is its only declaration. Save this as `median.py` beside the
+recipe and write `method: median.py:median`, or install it under the entry point group `taskmerge.methods`.
+
+```python
+from typing import Annotated
+
+from taskmerge.declarations import Between, Doc
+from taskmerge.methods import merge_method
+
+
+@merge_method
+def median(deltas, weights, *, scale: Annotated[float, Between(0, 2), Doc("step along the median")] = 1.0):
+    "Coordinate-wise median of the task vectors.  deltas: (specialists, *shape) -> (*shape)."
+    return scale * deltas.median(dim=0).values
+```
+
+It may ask for these tensors, by name:
+"""
+
+RECIPE_INTRO = """\
+# The recipe
+
+One YAML file says what is merged, how, and into what. `taskmerge fuse merge.yaml` does it, `--dry-run` shows the
+plan.
+
+```yaml
+{example}```
+
+Every unknown key, wrong type and impossible value is told at once, each with its line and the nearest valid name,
+before any tensor is read. Numbers and words are those of YAML 1.2 (`1e-5` is a number, `no` is text); duplicate keys,
+merge keys (`<<`) and tags are refused. `taskmerge schema` prints the JSON Schema that editors check recipes with.
+
+**Gradients.** Wherever a weight or a method's parameter is a number, a list of numbers may stand: a line through them
+over depth, first layer to last. Tensors outside the layers take the end they stand at.
+
+**Names.** Patterns match whole tensor names: `*` any run of characters, `?` any one, `[a-f]` one of these, `{{a,b}}`
+one of these alternatives, `{{0..7}}` one of these numbers. A component may stand in front:
+`backbone.layers.{{0..7}}.*`.
+
+**Methods.** A method's parameters stand beside it; [methods](methods.md) lists them. `path/to/file.py:name` names a
+method of your own, the path relative to the recipe; that file is executed, and no other.
+"""
+
+
+def table(rows: Sequence[Parameter]) -> str:
+    return "\n".join([HEAD, *(_brief(row) for row in rows)])
+
+
+def _brief(row: Parameter) -> str:
+    """A table row, a section's own words in place of all its keys."""
+    section = section_of(row.kind)
+    return row.row().replace(row.kind.words, f"see `{row.name}` below") if section else row.row()
+
+
+def section_of(kind: Kind) -> type | None:
+    """The dataclass that a kind holds, alone, optional, in a list or in a mapping."""
+    inner = [kind, *getattr(kind, "alternatives", ()), getattr(kind, "entry", None)]
+    inner += [getattr(part, "entry", None) for part in getattr(kind, "alternatives", ())]
+    return next((part.cls for part in inner if isinstance(part, Section)), None)
+
+
+def method_sections(methods: Sequence[MergeMethod]) -> Iterator[str]:
+    for method in methods:
+        names = " ".join(f"(also `{alias}`)" for alias in method.aliases)
+        yield f"### `{method.name}` {names}".rstrip()
+        yield f"Source: {method.source}." if method.source else ""
+        yield method.doc
+        yield table(method.recipe_parameters) if method.parameters else "No parameters."
+
+
+def methods_page() -> str:
+    """docs/methods.md."""
+    methods = [method for method in all_methods() if method.function.__module__.startswith("taskmerge.")]
+    rows = ["| method | does | takes | source |", "|---|---|---|---|"]
+    for method in methods:
+        takes = "streams" if method.stream else "matrices" if method.whole_matrices else "whole tensors"
+        summary = method.summary.replace("|", "\\|")
+        rows.append(f"| [`{method.name}`](#{method.name}) | {summary} | {takes} | {method.source} |")
+    inputs = "\n".join(f"- `{name}`: {meaning}" for name, meaning in INPUTS.items())
+    parts = [NOTICE, METHODS_INTRO, "\n".join(rows), OWN_METHOD + "\n" + inputs, "## All methods"]
+    return "\n\n".join(part.strip("\n") for part in [*parts, *method_sections(methods)] if part) + "\n"
+
+
+def sections(cls: type, seen: set[type]) -> Iterator[tuple[str, type]]:
+    """Every section under a dataclass, by the key it stands under, depth first."""
+    for row in fields_of(cls):
+        section = section_of(row.kind)
+        if section and section not in seen:
+            seen.add(section)
+            yield row.name, section
+            yield from sections(section, seen)
+
+
+def recipe_page(example: str) -> str:
+    """docs/recipe.md. example: a recipe to show."""
+    parts = [NOTICE, RECIPE_INTRO.format(example=example), "## All keys", table(fields_of(Recipe))]
+    for name, cls in sections(Recipe, set()):
+        extra = "Beside these: the method's parameters." if cls in (Merge, Rule) else ""
+        lone = getattr(cls, "shorthand", None)
+        brief = f"A plain value stands for `{lone}`." if lone else ""
+        parts += [
+            f"### `{name}`",
+            f"{(cls.__doc__ or '').split(chr(10))[0]} {extra}{brief}".strip(),
+            table(fields_of(cls)),
+        ]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def pages(example: str) -> dict[str, str]:
+    """File name -> text of every page printed here."""
+    return {"methods.md": methods_page(), "recipe.md": recipe_page(example)}
+
+
+def main(folder: str) -> None:
+    example = (Path(folder).parent / "merge_configs" / "omni_audio_graft.yaml").read_text("utf-8")
+    for name, text in pages(example).items():
+        (Path(folder) / name).write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
