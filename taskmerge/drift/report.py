@@ -78,7 +78,7 @@ class DriftReport:
             "modalities": {name: found.as_dict() for name, found in self.modalities.items()},
             "forecasts": {name: found.as_dict() for name, found in self.forecasts.items()},
         }
-        return _plain(table)
+        return plain_data(table)
 
     def save(self, path: str | Path) -> None:
         """Write the report as JSON."""
@@ -94,11 +94,12 @@ class DriftReport:
         return "\n".join(lines)
 
 
-def _plain(value: Any) -> Any:
+def plain_data(value: Any) -> Any:
+    """`value` as JSON can hold it: keys as text, tuples as lists, numbers that are none as None, paths as text."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain_data(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
+        return [plain_data(inner) for inner in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
-    return value
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,161 @@
+"""Charts as inline SVG: no library, no script, colours from the page's style sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from html import escape
+from itertools import pairwise
+
+from taskmerge.reporting.content import Line, LineChart, RangeChart, Span
+
+WIDTH = 640
+LEFT, RIGHT, TOP, BOTTOM = 56, 132, 14, 40
+PLOT_HEIGHT = 220
+ROW = 34
+NAMES = 190
+COLORS = 6
+
+Scale = Callable[[float], float]
+Place = Callable[[float, float], tuple[float, float]]
+
+
+def line_chart(chart: LineChart) -> str:
+    """Lines with their names at their ends, grid lines behind, and each point's value as its tooltip."""
+    drawn = [line for line in chart.lines if _known(line)]
+    if not drawn:
+        return ""
+    xs = [x for line in drawn for x, _ in _known(line)]
+    ys = [y for line in drawn for _, y in _known(line)]
+    x_low, x_high = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
+    y_low, y_high = chart.y_range or _padded(min(ys), max(ys))
+    height = TOP + PLOT_HEIGHT + BOTTOM
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        return across, TOP + (1 - (y - y_low) / (y_high - y_low)) * PLOT_HEIGHT
+
+    parts = [*_grid(y_low, y_high, at, x_low, x_high), *_x_axis(x_low, x_high, chart.x_label)]
+    parts.append(f'<text class="axis" x="0" y="{TOP - 2}">{escape(chart.y_label)}</text>')
+    ends = _spread([at(*_known(line)[-1])[1] for line in drawn])
+    for number, (line, end) in enumerate(zip(drawn, ends, strict=True)):
+        parts += _drawn_line(line, number, at, end)
+    return _svg(height, chart.title, parts)
+
+
+def range_chart(chart: RangeChart) -> str:
+    """A dot and its interval a row; the null band shaded on its row, a square where the value lies outside it."""
+    if not chart.spans:
+        return ""
+    edges = [edge for span in chart.spans for edge in (span.low, span.high, span.value, span.band) if edge is not None]
+    low, high = _padded(min(edges), max(edges))
+    height = TOP + ROW * len(chart.spans) + BOTTOM
+
+    def across(value: float) -> float:
+        return NAMES + (value - low) / (high - low) * (WIDTH - NAMES - 24)
+
+    bottom = TOP + ROW * len(chart.spans)
+    parts = []
+    for tick in _ticks(low, high):
+        x = across(tick)
+        parts.append(f'<line class="grid" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}"/>')
+        parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{bottom + 18}">{_number(tick)}</text>')
+    if low < 0 < high:
+        parts.append(f'<line class="zero" x1="{across(0):.1f}" y1="{TOP}" x2="{across(0):.1f}" y2="{bottom}"/>')
+    for number, span in enumerate(chart.spans):
+        parts += _drawn_span(span, TOP + ROW * number + ROW / 2, across, low, high)
+    return _svg(height, chart.title, parts)
+
+
+def _drawn_span(span: Span, y: float, across: Scale, low: float, high: float) -> list[str]:
+    outside = span.band is not None and (span.value < span.band if span.worse_when_low else span.value > span.band)
+    parts = [f'<text class="name" x="0" y="{y + 4:.1f}">{escape(span.name)}</text>']
+    if span.band is not None:
+        edge = "at least" if span.worse_when_low else "at most"
+        start, stop = (span.band, high) if span.worse_when_low else (low, span.band)
+        parts.append(
+            f'<rect class="band" x="{across(start):.1f}" y="{y - 11:.1f}" width="{across(stop) - across(start):.1f}" '
+            f'height="22"><title>null band: {edge} {span.band:.3f}</title></rect>'
+        )
+    kind = "outside" if outside else "inside"
+    ends = f'x1="{across(span.low):.1f}" y1="{y:.1f}" x2="{across(span.high):.1f}" y2="{y:.1f}"'
+    parts.append(f'<line class="interval {kind}" {ends}/>')
+    words = f"<title>{escape(span.name)}: {span.value:.3f} [{span.low:.3f}, {span.high:.3f}]</title>"
+    x = across(span.value)
+    if outside:
+        parts.append(f'<rect class="mark {kind}" x="{x - 5:.1f}" y="{y - 5:.1f}" width="10" height="10">{words}</rect>')
+    else:
+        parts.append(f'<circle class="mark {kind}" cx="{x:.1f}" cy="{y:.1f}" r="5">{words}</circle>')
+    return parts
+
+
+def _drawn_line(line: Line, number: int, at: Place, end: float) -> list[str]:
+    color = f"c{number % COLORS}"
+    points = [at(x, y) for x, y in _known(line)]
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    parts = [f'<polyline class="line {color}" points="{path}"/>']
+    for (x, y), (raw_x, raw_y) in zip(points, _known(line), strict=True):
+        words = f"<title>{escape(line.name)} at {_number(raw_x)}: {raw_y:.4g}</title>"
+        parts.append(f'<circle class="dot {color}" cx="{x:.1f}" cy="{y:.1f}" r="4">{words}</circle>')
+    x, y = points[-1]
+    parts.append(f'<line class="leader" x1="{x + 6:.1f}" y1="{y:.1f}" x2="{x + 14:.1f}" y2="{end:.1f}"/>')
+    parts.append(f'<rect class="key {color}" x="{x + 16:.1f}" y="{end - 4:.1f}" width="8" height="8" rx="2"/>')
+    parts.append(f'<text class="name" x="{x + 28:.1f}" y="{end + 4:.1f}">{escape(line.name)}</text>')
+    return parts
+
+
+def _grid(y_low: float, y_high: float, at: Place, x_low: float, x_high: float) -> list[str]:
+    parts = []
+    for tick in _ticks(y_low, y_high):
+        (left, y), (right, _) = at(x_low, tick), at(x_high, tick)
+        parts.append(f'<line class="grid" x1="{left:.1f}" y1="{y:.1f}" x2="{right:.1f}" y2="{y:.1f}"/>')
+        parts.append(f'<text class="tick" text-anchor="end" x="{left - 8:.1f}" y="{y + 4:.1f}">{_number(tick)}</text>')
+    return parts
+
+
+def _x_axis(low: float, high: float, label: str) -> list[str]:
+    bottom = TOP + PLOT_HEIGHT
+    parts = []
+    for tick in _ticks(low, high):
+        x = LEFT + (tick - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+        parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{bottom + 18}">{_number(tick)}</text>')
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(f'<text class="axis" text-anchor="middle" x="{middle:.1f}" y="{bottom + 36}">{escape(label)}</text>')
+    return parts
+
+
+def _svg(height: float, title: str, parts: Sequence[str]) -> str:
+    head = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title, quote=True)}">'
+    return head + "".join(parts) + "</svg>"
+
+
+def _known(line: Line) -> list[tuple[float, float]]:
+    return [(x, y) for x, y in line.points if y is not None and math.isfinite(y)]
+
+
+def _padded(low: float, high: float) -> tuple[float, float]:
+    room = 0.06 * (high - low) or 0.1 * abs(high) or 0.1
+    return low - room, high + room
+
+
+def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
+    """Round numbers in [low, high], about `wanted` of them."""
+    rough = (high - low) / wanted
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
+    first = math.ceil(low / step - 1e-9)
+    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}".replace("-0", "0") if abs(value) < 1e-12 else f"{value:.3g}"
+
+
+def _spread(heights: Sequence[float], gap: float = 16) -> list[float]:
+    """Label heights moved apart so that none covers another, in the order given."""
+    order = sorted(range(len(heights)), key=lambda index: heights[index])
+    placed = list(heights)
+    for before, after in pairwise(order):
+        placed[after] = max(placed[after], placed[before] + gap)
+    over = max(placed, default=0) - (TOP + PLOT_HEIGHT)
+    return [height - max(0.0, over) for height in placed]

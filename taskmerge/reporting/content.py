@@ -1,0 +1,93 @@
+"""What a report consists of, before it becomes a page or lines on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Tone = Literal["good", "bad", "open", "plain"]
+
+
+@dataclass(frozen=True)
+class Banner:
+    """A judgement that leads its section. tone: how it is marked, beside its words."""
+
+    tone: Tone
+    headline: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of a table. detail: set smaller behind it; share: 0 to 1, drawn as a bar beneath."""
+
+    text: str
+    detail: str = ""
+    share: float | None = None
+    strong: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.text} {self.detail}".strip()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table. rows: as many cells as there are columns; the first column names the row."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell | str]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart. points: (x, y), y None where nothing was measured."""
+
+    name: str
+    points: Sequence[tuple[float, float | None]]
+
+
+@dataclass(frozen=True)
+class LineChart:
+    """Lines over a common x. y_range: fixed ends of the y axis, else those of the data."""
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: Sequence[Line]
+    y_range: tuple[float, float] | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Span:
+    """One row of a range chart: a value with its interval, and the null band's edge where there is one."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    band: float | None = None
+    worse_when_low: bool = False
+
+
+@dataclass(frozen=True)
+class RangeChart:
+    """Values with intervals, one below another, on one axis."""
+
+    title: str
+    spans: Sequence[Span]
+    note: str = ""
+
+
+Block = Banner | Table | LineChart | RangeChart
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it, in order. blocks may be empty; such a section is left out."""
+
+    title: str
+    blocks: Sequence[Block] = field(default_factory=tuple)

@@ -1,0 +1,34 @@
+"""Writing a report: the page, and its twin for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from taskmerge.drift.report import plain_data
+from taskmerge.errors import OutputError
+from taskmerge.reporting.content import Section
+from taskmerge.reporting.page import render
+
+
+def write_report(
+    path: str | Path, title: str, sections: Sequence[Section], data: Mapping[str, Any], lead: str = ""
+) -> tuple[Path, Path]:
+    """Write `path` (HTML) and the same name with .json; returns both.
+
+    data: what the sections were made of, as plain data; numbers that are none become null.
+    Raises OutputError when the folder cannot be written to.
+    """
+    page = Path(path)
+    if page.suffix not in (".html", ".htm"):
+        page = page.with_name(page.name + ".html")
+    twin = page.with_suffix(".json")
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(render(title, lead, sections), encoding="utf-8")
+        twin.write_text(json.dumps(plain_data(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"the report cannot be written: {error.strerror}", str(page)) from None
+    return page, twin

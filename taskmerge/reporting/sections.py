@@ -1,0 +1,226 @@
+"""From results to sections: what a diagnosis, an evaluation, a recovery and a training stage show of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from taskmerge.drift.forecast import Forecast
+from taskmerge.drift.null_band import WORSE_WHEN_LOW
+from taskmerge.drift.report import DriftReport, ModalityDrift
+from taskmerge.evaluation.local import EvaluationTable
+from taskmerge.metrics.bootstrap import Interval
+from taskmerge.reporting.content import (
+    Banner,
+    Block,
+    Cell,
+    Line,
+    LineChart,
+    RangeChart,
+    Section,
+    Span,
+    Table,
+    Tone,
+)
+from taskmerge.training.arms import RecoveryReport
+from taskmerge.training.stages import StageReport
+
+Row = Sequence[Cell | str]
+
+TONES: Mapping[str, Tone] = {"drifted": "bad", "not drifted": "good", "cannot tell": "open"}
+NAMES = {
+    "neighbour_overlap": "neighbour overlap",
+    "rotated_cosine": "cosine after text rotation",
+    "cosine": "cosine",
+    "margin_loss": "margin lost",
+    "recall_at_1_loss": "R@1 lost",
+    "recall_at_10_loss": "R@10 lost",
+    "mrr_loss": "MRR lost",
+    "ndcg_at_10_loss": "nDCG@10 lost",
+    "recall_at_1": "R@1",
+    "recall_at_5": "R@5",
+    "recall_at_10": "R@10",
+    "mrr": "MRR",
+    "ndcg_at_10": "nDCG@10",
+}
+LED_BY = ("recall_at_1_loss", "neighbour_overlap", "margin_loss", "rotated_cosine")
+DIRECTIONS = {"to_text": "item to text", "from_text": "text to item"}
+
+
+def drift_sections(report: DriftReport) -> list[Section]:
+    """One section a modality, led by its verdict, and one of the forecasts."""
+    sections = [
+        Section(f"Drift of {name}", tuple(_modality_blocks(found))) for name, found in report.modalities.items()
+    ]
+    forecasts = tuple(block for name, found in report.forecasts.items() for block in _forecast_blocks(name, found))
+    return [*sections, Section("Weights alone: a forecast, not a measurement", forecasts)]
+
+
+def _modality_blocks(found: ModalityDrift) -> list[Block]:
+    verdict = found.verdict
+    headline = f"{found.modality}: {verdict.outcome}"
+    if verdict.beyond_limit:
+        headline += f", beyond the limit of {100 * verdict.limit:g} points"
+    return [
+        Banner(TONES[verdict.outcome], headline, str(verdict)),
+        _statistics_chart(found),
+        _scores_table(found),
+        _depth_chart(found),
+        _control_table(found),
+        _explanations_table(found),
+    ]
+
+
+def _statistics_chart(found: ModalityDrift) -> RangeChart:
+    spans = [
+        Span(
+            NAMES[name],
+            found.intervals[name].estimate,
+            found.intervals[name].low,
+            found.intervals[name].high,
+            found.bands[name].limit,
+            name in WORSE_WHEN_LOW,
+        )
+        for name in LED_BY
+    ]
+    sources = ", ".join(found.bands[LED_BY[0]].sources)
+    return RangeChart(
+        "What decides, against the null band",
+        spans,
+        f"Mean over {found.probes} probes with 95 % bootstrap intervals. Shaded: where the statistic lies when nothing "
+        f"drifted (the specialist against: {sources}); a square lies outside.",
+    )
+
+
+def _scores_table(found: ModalityDrift) -> Table:
+    metrics = list(found.scores["specialist"])
+    rows: list[Row] = [
+        [side, *(Cell(f"{scores[m]:.3f}", share=scores[m]) for m in metrics)] for side, scores in found.scores.items()
+    ]
+    return Table(
+        "Retrieval",
+        ["", *(NAMES[metric] for metric in metrics)],
+        rows,
+        f"{found.probes} probes, {found.distinct_texts} distinct texts, each gallery embedded by its own model.",
+    )
+
+
+def _depth_chart(found: ModalityDrift) -> LineChart:
+    cosine = Line("cosine", [(change.depth, change.cosine) for change in found.depths])
+    cka = Line("debiased CKA", [(change.depth, change.debiased_cka) for change in found.depths])
+    norm = Line("relative norm", [(change.depth, change.relative_norm) for change in found.depths])
+    onset = "" if found.onset is None else f" The mean cosine falls below 0.99 at depth {found.onset}."
+    return LineChart(
+        "Where it starts: projected tokens, fused against specialist, by depth",
+        "depth (0: what enters the first layer)",
+        "1 = unchanged",
+        [cosine, cka, norm],
+        note=f"Where in the backbone the same projected tokens begin to differ.{onset}",
+    )
+
+
+def _control_table(found: ModalityDrift) -> Table:
+    control = found.control
+    if not control.outputs:
+        return Table("Control", ["", ""], [["projector output", "no projector found"]])
+    equal = "bit-identical" if control.identical else f"differs by {control.relative_change:.2%}"
+    rows: list[Row] = [[f"projector output ({control.outputs} vectors)", equal]]
+    for title, values in (
+        ("length against token embeddings", control.norm_against_tokens),
+        ("Fréchet distance to token embeddings / their variance", control.shift_against_tokens),
+    ):
+        rows += [[f"{title}, {side}", f"{value:.3f}"] for side, value in (values or {}).items()]
+    return Table("Control: what the backbones are fed", ["", ""], rows)
+
+
+def _explanations_table(found: ModalityDrift) -> Table:
+    rows: list[Row] = [[name.replace("_", " "), f"{value:.4g}"] for name, value in found.explanations.items()]
+    return Table("Final embeddings: what explains, and does not decide", ["", ""], rows)
+
+
+def _forecast_blocks(name: str, found: Forecast) -> list[Block]:
+    points = [(float(layer.layer), layer) for layer in found.layers if layer.layer is not None]
+    lines = [Line("displacement", [(x, layer.displacement) for x, layer in points])]
+    if found.overlap is not None:
+        lines.append(Line("overlap", [(x, layer.overlap) for x, layer in points]))
+    chance = "" if found.chance is None else f" Overlap by chance: {found.chance:.3f}."
+    return [
+        LineChart(
+            f"{name}: how far the fused backbone lies from the specialist, by layer",
+            "layer",
+            "",
+            lines,
+            note="Displacement: ‖fused - specialist‖ / ‖specialist - base‖. Overlap: share of it on the directions the "
+            f"projector writes to.{chance} Cosine of the two task vectors: {found.cosine:.3f}.",
+        )
+    ]
+
+
+def evaluation_section(
+    table: EvaluationTable, metrics: Sequence[str] = ("recall_at_1", "ndcg_at_10"), title: str = "Every variant"
+) -> Section:
+    """A table a metric and direction: variants down, sets across, the best of each set set strong."""
+    blocks = []
+    for direction, words in DIRECTIONS.items():
+        for metric in metrics:
+            cells = {
+                (row.variant, row.set_name): row.intervals[metric]
+                for row in table.results
+                if row.direction == direction and metric in row.intervals
+            }
+            if cells:
+                blocks.append(_variants_table(table, cells, f"{NAMES[metric]}, {words}"))
+    return Section(title, tuple(blocks))
+
+
+def _variants_table(table: EvaluationTable, cells: Mapping[tuple[str, str], Interval], title: str) -> Table:
+    best = {
+        name: max((cell.estimate for (_, own), cell in cells.items() if own == name), default=0.0)
+        for name in table.sets
+    }
+
+    def shown(variant: str, name: str) -> Cell:
+        cell = cells.get((variant, name))
+        if cell is None:
+            return Cell("–")
+        detail = f"{cell.low:.3f}-{cell.high:.3f}"
+        return Cell(f"{cell.estimate:.3f}", detail, cell.estimate, strong=cell.estimate == best[name])
+
+    rows: list[Row] = [[variant, *(shown(variant, name) for name in table.sets)] for variant in table.variants]
+    return Table(title, ["variant", *table.sets], rows, "95 % bootstrap intervals; – : not a modality of this variant.")
+
+
+def recovery_section(report: RecoveryReport) -> Section:
+    """Every arm with its held-out scores; the one kept set strong."""
+    names = [name for name in report.arms[0].scores if name != "mrr"]
+    rows: list[Row] = []
+    for arm in report.arms:
+        kept = arm.name == report.kept
+        scores = [Cell(f"{arm.scores[name]:.3f}", share=arm.scores[name], strong=kept) for name in names]
+        decides = Cell(f"{arm.scores['mrr']:.3f}", strong=kept)
+        rows.append(
+            [Cell(arm.name, "kept" if kept else "", strong=kept), *scores, decides, f"{arm.seconds:.0f} s", arm.note]
+        )
+    columns = ["arm", *(name.replace("_recall_at_1", " R@1").replace("_mrr", " MRR") for name in names)]
+    return Section(
+        "Recovery: every arm, measured on the same held-out pairs",
+        (Table("Arms", [*columns, "mean MRR (decides)", "time", ""], rows),),
+    )
+
+
+def training_section(report: StageReport) -> Section:
+    """Learning curves of one stage, one line a modality."""
+    curves = report.curves
+    names = [name for name in (curves[0] if curves else {}) if name.endswith("_recall_at_1")]
+    lines = [
+        Line(name.removesuffix("_recall_at_1"), [(row["step"], row.get(name)) for row in curves]) for name in names
+    ]
+    chart = LineChart(
+        f"{report.stage}: R@1 on held-out pairs while training",
+        "step",
+        "R@1",
+        lines,
+        note=f"{report.steps} steps in {report.seconds:.0f} s; {report.trained} tensors trained, "
+        f"{report.frozen} proven unchanged."
+        + ("" if report.kept else " Nothing beat the model as it came, which was kept."),
+    )
+    return Section(f"Training: {report.stage}", (chart,) if lines else ())
