@@ -10,6 +10,7 @@ from pathlib import Path
 
 _BLOCK = 16 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_MOST_REMEMBERED = 4096
 
 
 def sha256_of(path: Path) -> str:
@@ -78,7 +79,7 @@ def _remember(key: str, digest: str) -> None:
         path = _cache()
         path.parent.mkdir(parents=True, exist_ok=True)
         table = {known: value for known, value in _load().items() if known.split(":")[0] != key.split(":")[0]}
-        table[key] = digest
+        table = dict([*table.items(), (key, digest)][-_MOST_REMEMBERED:])
         scratch = path.with_suffix(f".{os.getpid()}")
         scratch.write_text(json.dumps(table), "utf-8")
         scratch.replace(path)

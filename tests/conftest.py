@@ -1,0 +1,22 @@
+"""What every test runs under: no network, and no traces in the home folder of whoever runs the tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before huggingface_hub is first imported
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hashes_forgotten_afterwards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Remembered sha256 of files that end with the run go nowhere else."""
+    from taskmerge.checkpoints import hashing
+
+    path = tmp_path_factory.mktemp("hashes") / "sha256.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashing, "_cache", lambda: path)
+        yield
