@@ -82,11 +82,11 @@ class TrainingItems:
                     self.rows[number] = row[: self.embedder.encoder(tower).token_count(length)].clone()
         self.encoded = True
 
-    def batch(self, numbers: Sequence[int], training: bool = False) -> dict[str, Any]:
-        """Features of these items; with noise on their prepared values when training."""
+    def batch(self, numbers: Sequence[int], training: bool = False, beside: Sequence[str] = ()) -> dict[str, Any]:
+        """Features of these items, then of the texts `beside`; with noise on prepared values when training."""
         rows = [self.rows[number] for number in numbers]
         if self.embedder is None:
-            return self.model.preprocess(rows)
+            return self.model.preprocess([*rows, *beside])
         texts = [row if isinstance(row, str) else "" for row in rows]
         media = [
             {}
@@ -94,7 +94,7 @@ class TrainingItems:
             else {self.embedder.tower_of[self.modalities[number]]: self._noisy(row, training)}
             for number, row in zip(numbers, rows, strict=True)
         ]
-        return self.embedder.assemble(texts, media, encoded=self.encoded)
+        return self.embedder.assemble([*texts, *beside], [*media, *({} for _ in beside)], encoded=self.encoded)
 
     def _noisy(self, row: Tensor, training: bool) -> Tensor:
         return row + self.input_noise * torch.randn_like(row) if training and self.input_noise else row

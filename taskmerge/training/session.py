@@ -129,12 +129,13 @@ class Session:
     def _loss_and_data(self) -> tuple[Any, Any]:
         from datasets import DatasetDict
 
-        from taskmerge.training.trainer import labelled_rows, pair_rows
+        from taskmerge.training.trainer import labelled_rows, pair_rows, process_count
 
         temperature = self.settings.temperature
         if not self.text_is_frozen:
             data = {name: pair_rows(self.items, name) for name in self.items.sets}
-            return in_batch(self.model, temperature, self.settings.gradient_cache), DatasetDict(data)
+            loss = in_batch(self.model, temperature, self.settings.gradient_cache, process_count())
+            return loss, DatasetDict(data)
         texts, places = collapse([text for pairs in self.items.sets.values() for text in pairs.texts])
         labels = places.tolist()
         data = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,23 @@ class StageTrainer(SentenceTransformerTrainer):
             self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
+@dataclass
+class PairCollator(SentenceTransformerDataCollator):
+    """Items and texts as one batch, for `OneForwardInfoNCE`."""
+
+    items: TrainingItems | None = None
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        assert self.items is not None
+        batch = self.items.batch([row["item"] for row in features], True, [row["text"] for row in features])
+        return {f"pair_{name}": value for name, value in batch.items()}
+
+
+def process_count() -> int:
+    """Processes of this launch."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def build_trainer(
     model: Any,
     loss: Any,
@@ -80,17 +99,21 @@ def build_trainer(
         train_dataset=data,
         loss=loss,
         evaluator=held_out,
-        data_collator=SentenceTransformerDataCollator(preprocess_fn=items.collate),
+        data_collator=_collator(items, unique_texts),
         callbacks=callbacks,
     )
+
+
+def _collator(items: TrainingItems, unique_texts: bool) -> SentenceTransformerDataCollator:
+    if unique_texts and process_count() > 1:
+        return PairCollator(preprocess_fn=items.collate, items=items)
+    return SentenceTransformerDataCollator(preprocess_fn=items.collate)
 
 
 def _arguments(
     settings: TrainingSettings, folder: Path, data: DatasetDict, looks: bool, unique_texts: bool
 ) -> SentenceTransformerTrainingArguments:
-    import os
-
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    processes = process_count()
     on_gpu = torch.cuda.is_available()
     strategy = "steps" if looks else "no"
     distributed: dict[str, Any] = {}
