@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.weights import Weights
 from taskmerge.components import BUFFERS, HEAD, Components, component_map
 from taskmerge.errors import Problem, did_you_mean
+from taskmerge.fusion.grafts import brought, grafted_config, side_folders
 from taskmerge.fusion.steps import BASE
 from taskmerge.patterns import matches
 
 
 @dataclass(frozen=True)
 class Census:
-    """inputs: label -> weights under the base's names. own: tensors the base lacks -> specialists that have them."""
+    """inputs: label -> weights under one naming. own: tensors the base lacks -> specialists that have them.
+    naming: label of the input whose names and class these are. grafts: specialist -> components it brings."""
 
     inputs: Mapping[str, Weights]
     own: Mapping[str, list[str]]
     components: Components
+    naming: str = BASE
+    grafts: Mapping[str, set[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, inputs: Mapping[str, Weights], overrides: Mapping[str, Sequence[str]]) -> Census:
+    def of(cls, inputs: Mapping[str, Weights], overrides: Mapping[str, Sequence[str]], naming: str = BASE) -> Census:
         """Takes the census. Raises MergeError for an override that matches nothing."""
         base = inputs[BASE]
         everything = dict(base.tensors)
@@ -32,8 +37,10 @@ class Census:
                 if name not in base.tensors:
                     own.setdefault(name, []).append(label)
                     everything.setdefault(name, info)
-        config = inputs[_describer(own)].config or base.config
-        return cls(inputs, own, component_map(everything, config, overrides))
+        config = inputs[naming].config or base.config
+        components = component_map(everything, config, overrides)
+        homes = {name: components.home(name) for name in components}
+        return cls(inputs, own, components, naming, brought(own, homes, {homes[name] for name in base.tensors}))
 
     @property
     def base(self) -> Weights:
@@ -47,8 +54,14 @@ class Census:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """config.json of the result: of the specialist that brings modules of its own, else of the base."""
-        return self.inputs[_describer(self.own)].config or self.base.config
+        """config.json of the result: the naming input's, with what grafted specialists add."""
+        added = {label: (self.inputs[label].config, bring) for label, bring in self.grafts.items()}
+        return grafted_config(self.inputs[self.naming].config or self.base.config, added)
+
+    @property
+    def side_folders(self) -> tuple[Path, ...]:
+        """Where config, processor and tokenizer files come from; the first folder that has a file wins."""
+        return side_folders(self.inputs, [self.naming, *self.grafts, BASE])
 
     @property
     def parts(self) -> dict[str, str]:
@@ -81,13 +94,9 @@ class Census:
         home = self.components.home(name)
         if self.components[name] == BUFFERS and any(self.components.home(one) == home for one in self.base.tensors):
             return "the base stores no such buffer"
-        grafted = {label for own, labels in self.own.items() if self._brings_module(own) for label in labels}
-        if home == HEAD and not grafted & set(owners):
+        if home == HEAD and not set(self.grafts) & set(owners):
             return "the base has no such head; a rule or `copy` may take it"
         return None
-
-    def _brings_module(self, name: str) -> bool:
-        return self.components.home(name) != HEAD and self.components[name] != BUFFERS
 
     def nearest(self, pattern: str) -> str:
         """A next move for a pattern that means nothing."""
@@ -112,7 +121,3 @@ class Census:
                             Problem(f"copy: {first} and {label} both claim {name!r}", place, "name it once")
                         )
         return copied
-
-
-def _describer(own: Mapping[str, list[str]]) -> str:
-    return next((owners[0] for owners in own.values()), BASE)

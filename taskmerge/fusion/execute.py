@@ -15,12 +15,13 @@ import numpy as np
 from taskmerge import __version__
 from taskmerge.checkpoints.files import WeightFile
 from taskmerge.checkpoints.hashing import fingerprint, sha256_of
-from taskmerge.checkpoints.saving import add_side_files, write_shards
+from taskmerge.checkpoints.saving import write_shards
 from taskmerge.checkpoints.writing import OutputFolder, check_space
 from taskmerge.errors import MergeError, TaskmergeError
 from taskmerge.fusion import provenance
 from taskmerge.fusion.fused import FusedWeights
 from taskmerge.fusion.model_card import model_card
+from taskmerge.fusion.sides import add_side_files
 from taskmerge.fusion.steps import BASE, Plan
 from taskmerge.recipes import Recipe
 
@@ -70,8 +71,7 @@ def execute(
 
 
 def _add_everything_else(output: OutputFolder, plan: Plan, recipe: Recipe, inputs: Mapping[str, Any]) -> None:
-    folder = getattr(plan.base, "folder", None)
-    add_side_files(output, folder, plan.parts, plan.config, recipe.output.dtype)
+    add_side_files(output, plan, recipe.output.dtype)
     record = provenance.describe(plan, recipe.text, recipe.folder, output.final, inputs)
     record["outputs"] = dict(output.finished)
     output.add_text(provenance.FILE, provenance.render(record))

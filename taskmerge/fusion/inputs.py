@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from taskmerge.checkpoints.hub import locate
 from taskmerge.checkpoints.reading import open_stored
 from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import Problem, RecipeError, TaskmergeError
@@ -38,12 +39,14 @@ def open_inputs(recipe: Recipe) -> dict[str, Weights]:
 
 
 def _open_specialist(specialist: Specialist, recipe: Recipe) -> Weights:
-    model = _open(recipe.base if specialist.model == BASE else specialist.model, recipe.folder)
-    if specialist.adapter is None:
-        return model
-    from taskmerge.checkpoints.adapters import adapted
+    from taskmerge.checkpoints.adapters import adapted, is_adapter
 
-    return adapted(model, specialist.adapter, recipe.folder)
+    if specialist.adapter is None:
+        place = locate(specialist.model, recipe.folder) if specialist.model != BASE else None
+        if isinstance(place, Path) and is_adapter(place):
+            return adapted(_open(recipe.base, recipe.folder), place)
+    model = _open(recipe.base if specialist.model == BASE else specialist.model, recipe.folder)
+    return model if specialist.adapter is None else adapted(model, specialist.adapter, recipe.folder)
 
 
 def _open(text: str, folder: Path) -> Weights:

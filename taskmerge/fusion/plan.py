@@ -14,6 +14,7 @@ from taskmerge.components import EMBEDDINGS, layer_index
 from taskmerge.errors import MergeError, Problem, RecipeError
 from taskmerge.fusion.census import Census
 from taskmerge.fusion.covariances import missing, protected_specialists
+from taskmerge.fusion.grafts import naming
 from taskmerge.fusion.inputs import open_inputs
 from taskmerge.fusion.steps import BASE, Action, Dropped, Plan, Source, TensorStep
 from taskmerge.methods import MergeMethod
@@ -29,12 +30,13 @@ def plan(recipe: Recipe, inputs: Mapping[str, Weights] | None = None) -> Plan:
     Raises RecipeError, MergeError or CheckpointError with every problem found.
     """
     opened = dict(inputs) if inputs is not None else open_inputs(recipe)
-    base, overrides = opened[BASE], {name: list(globs) for name, globs in recipe.components.items()}
+    overrides = {name: list(globs) for name, globs in recipe.components.items()}
+    names_of = naming(opened)
     named = {
-        label: weights if label == BASE else align(base, weights, overrides).weights
+        label: weights if label == names_of else align(opened[names_of], weights, overrides).weights
         for label, weights in opened.items()
     }
-    return _Planner(recipe, Census.of(named, recipe.components)).plan()
+    return _Planner(recipe, Census.of(named, recipe.components, names_of)).plan()
 
 
 @dataclass
@@ -74,6 +76,7 @@ class _Planner:
             shards=tuple(lay_out([step.info for step in steps], recipe.output.shard_size, parts)),
             parts=parts,
             config=census.config,
+            side_folders=census.side_folders,
             seed=recipe.seed,
             protect_energy=merge.protect_energy,
             warnings=tuple(self.warnings),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from taskmerge.checkpoints.layout import ShardLayout
@@ -57,8 +58,9 @@ class Plan:
     """A merge, decided.
 
     inputs: label -> weights ("base" and every specialist). steps: one per output tensor, in output order. methods: by
-    the name used in the steps. shards: the exact layout of the output. parts: module folder -> path. seed: of random
-    drops. protect_energy: share of energy that `protected` holds. allow_nonfinite: let NaN and inf pass.
+    the name used in the steps. shards: the exact layout of the output. parts: module folder -> path.
+    side_folders: where the side files come from, first wins. texts: side files written anew. seed: of random drops.
+    protect_energy: share of energy that `protected` holds. allow_nonfinite: let NaN and inf pass.
     """
 
     inputs: Mapping[str, Weights]
@@ -68,6 +70,8 @@ class Plan:
     shards: tuple[ShardLayout, ...]
     parts: Mapping[str, str]
     config: Mapping[str, Any]
+    side_folders: tuple[Path, ...] = ()
+    texts: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     protect_energy: float = 0.9
     allow_nonfinite: bool = False
