@@ -73,9 +73,10 @@ class Census:
         return parts
 
     def selects(self, pattern: str, name: str) -> bool:
-        """Whether a pattern of the recipe means a tensor: its component, its name, or component.inner_name."""
+        """Whether a pattern of the recipe means a tensor: its component (a buffer is also its module's), its name, or
+        component.inner_name."""
         return (
-            self.components[name] == pattern
+            pattern in (self.components[name], self.components.home(name))
             or matches(name, pattern)
             or matches(self.components.scoped_name(name), pattern)
         )
