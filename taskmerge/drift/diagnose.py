@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from taskmerge.checkpoints.weights import Weights
-from taskmerge.drift.comparison import Comparison, compare, embed_pairs, probe_changes
+from taskmerge.drift.comparison import Comparison, Embedded, compare, embed_pairs, probe_changes
 from taskmerge.drift.forecast import Forecast, forecast_drift
-from taskmerge.drift.null_band import between_halves, named_references, null_bands, precision_twin
+from taskmerge.drift.null_band import Band, between_halves, named_references, null_bands, precision_twin
 from taskmerge.drift.report import DriftReport, ModalityDrift
 from taskmerge.drift.statistics import PairMoments, gallery_statistics
-from taskmerge.drift.verdict import DEFAULT_LIMIT, judge
+from taskmerge.drift.verdict import DEFAULT_LIMIT, Verdict, judge
 from taskmerge.errors import Problem, UsageError
 from taskmerge.metrics.bootstrap import mean_interval
 from taskmerge.metrics.retrieval import collapse, score_queries
@@ -86,10 +86,10 @@ def diagnose_modality(
     found = compare(specialist, fused, pairs, batch_size=batch_size, components=components)
     changes = probe_changes(found.reference, found.other, found.right)
     twin_name, twin = precision_twin(specialist)
-    undrifted = {}
-    for title, model in {twin_name: twin, **references}.items():
-        undrifted[title] = probe_changes(found.reference, embed_pairs(model, pairs, batch_size), found.right)
-    bands = null_bands(undrifted)
+    undrifted = {
+        title: embed_pairs(model, pairs, batch_size) for title, model in {twin_name: twin, **references}.items()
+    }
+    bands = bands_of(found.reference, undrifted, found.right)
     relevant = [[row] for row in found.right]
     scores = {
         title: score_queries(side.probes, side.texts, relevant).means()
@@ -115,6 +115,30 @@ def diagnose_modality(
         found.control,
         found.depths,
         _explanations(found),
+    )
+
+
+def bands_of(reference: Embedded, undrifted: Mapping[str, Embedded], right: np.ndarray) -> dict[str, Band]:
+    """The null band of every statistic: `undrifted` models, by name, against the specialist."""
+    return null_bands({name: probe_changes(reference, side, right) for name, side in undrifted.items()})
+
+
+def judged(
+    reference: Embedded,
+    other: Embedded,
+    undrifted: Mapping[str, Embedded],
+    texts: Sequence[str],
+    limit: float = DEFAULT_LIMIT,
+) -> Verdict:
+    """The verdict from embeddings alone. texts: one per probe; the embedded texts are the distinct ones in order."""
+    right = collapse(texts)[1]
+    scores = score_queries(reference.probes, reference.texts, [[row] for row in right])
+    return judge(
+        probe_changes(reference, other, right),
+        bands_of(reference, undrifted, right),
+        texts=texts,
+        specialist_recall=float(scores["recall_at_1"].mean()),
+        limit=limit,
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from itertools import repeat
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from taskmerge.drift.comparison import DepthChange, ProjectorControl
 from taskmerge.drift.forecast import Forecast
@@ -80,6 +82,14 @@ class DriftReport:
         }
         return plain_data(table)
 
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> DriftReport:
+        """The inverse of `as_dict`, for resumed runs."""
+        return cls(
+            {name: _rebuilt(ModalityDrift, row) for name, row in table["modalities"].items()},
+            {name: _rebuilt(Forecast, row) for name, row in table["forecasts"].items()},
+        )
+
     def save(self, path: str | Path) -> None:
         """Write the report as JSON."""
         Path(path).write_text(json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -103,3 +113,21 @@ def plain_data(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
+
+
+def _rebuilt(kind: Any, value: Any) -> Any:
+    """Plain data as the type it came from: dataclasses, mappings, tuples; None where a number belongs is nan."""
+    arguments = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        known = [argument for argument in arguments if argument is not NoneType]
+        return None if value is None else _rebuilt(known[0], value)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        make: Any = kind
+        return make(**{entry.name: _rebuilt(hints[entry.name], value[entry.name]) for entry in fields(kind)})
+    if get_origin(kind) is tuple:
+        kinds = repeat(arguments[0]) if arguments[-1] is Ellipsis else arguments
+        return tuple(_rebuilt(inner, entry) for inner, entry in zip(kinds, value, strict=False))
+    if arguments and isinstance(value, Mapping):
+        return {name: _rebuilt(arguments[1], entry) for name, entry in value.items()}
+    return math.nan if value is None and kind is float else value

@@ -98,9 +98,10 @@ def _drawn_line(line: Line, number: int, at: Place, end: float) -> list[str]:
         words = f"<title>{escape(line.name)} at {_number(raw_x)}: {raw_y:.4g}</title>"
         parts.append(f'<circle class="dot {color}" cx="{x:.1f}" cy="{y:.1f}" r="4">{words}</circle>')
     x, y = points[-1]
-    parts.append(f'<line class="leader" x1="{x + 6:.1f}" y1="{y:.1f}" x2="{x + 14:.1f}" y2="{end:.1f}"/>')
-    parts.append(f'<rect class="key {color}" x="{x + 16:.1f}" y="{end - 4:.1f}" width="8" height="8" rx="2"/>')
-    parts.append(f'<text class="name" x="{x + 28:.1f}" y="{end + 4:.1f}">{escape(line.name)}</text>')
+    edge = WIDTH - RIGHT
+    parts.append(f'<line class="leader" x1="{x + 6:.1f}" y1="{y:.1f}" x2="{edge + 14:.1f}" y2="{end:.1f}"/>')
+    parts.append(f'<rect class="key {color}" x="{edge + 16:.1f}" y="{end - 4:.1f}" width="8" height="8" rx="2"/>')
+    parts.append(f'<text class="name" x="{edge + 28:.1f}" y="{end + 4:.1f}">{escape(line.name)}</text>')
     return parts
 
 

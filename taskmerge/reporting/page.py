@@ -82,8 +82,8 @@ def _card(title: str, inside: str, note: str) -> str:
 
 def _table(table: Table) -> str:
     head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
-    rows = "".join(_row(row) for row in table.rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    named = f"<thead><tr>{head}</tr></thead>" if any(table.columns) else ""
+    return f"<table>{named}<tbody>{''.join(_row(row) for row in table.rows)}</tbody></table>"
 
 
 def _row(row: Sequence[Cell | str]) -> str:

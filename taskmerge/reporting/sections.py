@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from taskmerge.drift.forecast import Forecast
@@ -133,7 +134,10 @@ def _control_table(found: ModalityDrift) -> Table:
 
 
 def _explanations_table(found: ModalityDrift) -> Table:
-    rows: list[Row] = [[name.replace("_", " "), f"{value:.4g}"] for name, value in found.explanations.items()]
+    rows: list[Row] = [
+        [name.replace("_", " ").replace("cka", "CKA"), f"{value:.4g}" if math.isfinite(value) else "–"]
+        for name, value in found.explanations.items()
+    ]
     return Table("Final embeddings: what explains, and does not decide", ["", ""], rows)
 
 
