@@ -148,6 +148,18 @@ def test_the_page_stands_alone_and_says_what_was_found(tmp_path: Path) -> None:
     assert stored["drift"]["modalities"]["audio"]["explanations"]["effective_rank_fused"] is None
 
 
+def test_a_drift_report_survives_json() -> None:
+    report = drift_report()
+    again = DriftReport.from_dict(json.loads(json.dumps(report.as_dict())))
+    assert again.as_dict() == report.as_dict()
+    assert again.exit_code == report.exit_code == 3
+    assert again.modalities["audio"].verdict == report.modalities["audio"].verdict
+    assert np.isnan(again.modalities["audio"].explanations["effective_rank_fused"])
+    still = Forecast((LayerForecast(None, float("inf"), None),), 0.5, 0.1, None, None, None)
+    stored = json.loads(json.dumps(DriftReport({}, {"audio": still}).as_dict()))
+    assert DriftReport.from_dict(stored).forecasts["audio"] == still
+
+
 def test_text_cannot_break_out_of_the_page(tmp_path: Path) -> None:
     evil = '</title><script>alert("x")</script>&'
     table = Table(evil, [evil], [[evil]], evil)
