@@ -55,12 +55,6 @@ class Forecast:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
-    @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> Forecast:
-        """The inverse of `as_dict`."""
-        layers = tuple(LayerForecast(**_measured(row)) for row in table["layers"])
-        return cls(**{**_measured(table), "layers": layers})
-
 
 def forecast_drift(
     fused: Weights,
@@ -103,11 +97,6 @@ def forecast_drift(
         written,
         written / width if written and width else None,
     )
-
-
-def _measured(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A layer that the specialist left as it was is infinitely displaced, which JSON holds as null."""
-    return {**row, "displacement": math.inf if row["displacement"] is None else row["displacement"]}
 
 
 class _Sums:
