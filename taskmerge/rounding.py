@@ -33,3 +33,17 @@ def encode(values: np.ndarray, dtype: str) -> np.ndarray:
     rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
     quiet_nan = np.uint32(0x7FC0)
     return np.where(np.isnan(values), quiet_nan, rounded).astype(np.uint16)
+
+
+def holds_nan(stored: np.ndarray, dtype: str) -> bool:
+    """Whether any entry of format `dtype` is NaN."""
+    if dtype == "BF16":
+        return bool(((stored & np.uint16(0x7FFF)) > np.uint16(0x7F80)).any())
+    return bool(np.isnan(stored).any())
+
+
+def infinities(stored: np.ndarray, dtype: str) -> int:
+    """How many entries of format `dtype` are +inf or -inf."""
+    if dtype == "BF16":
+        return int(np.count_nonzero((stored & np.uint16(0x7FFF)) == np.uint16(0x7F80)))
+    return int(np.count_nonzero(np.isinf(stored)))

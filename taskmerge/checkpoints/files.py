@@ -47,6 +47,13 @@ class WeightFile:
         return self._path
 
     @property
+    def origin(self) -> str | None:
+        """What names its content for good: repository, commit and place on the hub. None for a file of this disk."""
+        if self._snapshot is None:
+            return None
+        return f"{self._snapshot.place.repo}@{self._snapshot.commit}/{self._snapshot.place.folder}/{self.name}"
+
+    @property
     def local(self) -> bool:
         """Whether reading needs no download."""
         return self._path is not None

@@ -42,8 +42,8 @@ def lay_out(tensors: Iterable[TensorInfo], shard_size: int, parts: Mapping[str, 
     """
     by_part: dict[str, list[TensorInfo]] = {part: [] for part in parts}
     for info in sorted(tensors, key=lambda info: natural(info.name)):
-        part, _, _ = info.name.rpartition("/")
-        by_part[part].append(info)
+        part = info.name.rpartition("/")[0]
+        by_part[part if part in by_part else ""].append(info)
     shards = []
     for part, infos in by_part.items():
         if infos:
@@ -65,7 +65,8 @@ def _lay_out_part(part: str, folder: str, infos: list[TensorInfo], shard_size: i
     for number, group in enumerate(groups, 1):
         name = "model.safetensors" if total == 1 else f"model-{number:05d}-of-{total:05d}.safetensors"
         ordered = sorted(group, key=lambda info: -info.format.bits)  # stable: natural order within one format
-        stored = [TensorInfo(info.name.removeprefix(f"{part}/"), info.dtype, info.shape) for info in ordered]
+        prefix = f"{part}/" if part else ""
+        stored = [TensorInfo(info.name.removeprefix(prefix), info.dtype, info.shape) for info in ordered]
         header, entries = build_header(stored, METADATA)
         file = f"{folder}/{name}" if folder else name
         shards.append(ShardLayout(file, header, entries, tuple(info.name for info in ordered)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from taskmerge.checkpoints.layout import ShardLayout, index_files, lay_out
+from taskmerge.checkpoints.reading import load_json
 from taskmerge.checkpoints.side_files import side_files
 from taskmerge.checkpoints.weights import TensorInfo, Weights
 from taskmerge.checkpoints.writing import OutputFolder, check_space
@@ -61,8 +61,9 @@ def save_weights(
     fresh: bool = False,
     extra: Mapping[str, str] | None = None,
 ) -> Path:
-    """Writes `weights` into folder `path`, whole or not at all; side files come from ``weights.folder`` if it has one.
+    """Writes `weights` into folder `path`, whole or not at all; a failure leaves nothing behind.
 
+    Side files come from ``weights.folder`` if it has one, or from ``weights.write_side_files`` if it knows better.
     extra: file name -> text of further files. Returns the path. Raises OutputError, UsageError, and what reading
     raises.
     """
@@ -73,13 +74,22 @@ def save_weights(
     def produce(name: str, start: int, stop: int) -> np.ndarray:
         return converted(weights.read(name, start, stop), weights.tensors[name].dtype, infos[name].dtype)
 
+    folder = getattr(weights, "folder", None)
+    write_side_files = getattr(weights, "write_side_files", None)
     check_space(path, sum(shard.size for shard in shards))
-    with OutputFolder(path, identity=uuid.uuid4().hex, fresh=fresh) as output:
-        write_shards(output, shards, produce)
-        add_side_files(output, getattr(weights, "folder", None), parts, weights.config, dtype)
-        for name, text in (extra or {}).items():
-            output.add_text(name, text)
-        output.publish()
+    with OutputFolder(path, identity="", fresh=fresh, inputs=[folder] if folder else ()) as output:
+        try:
+            write_shards(output, shards, produce)
+            if write_side_files is not None:
+                write_side_files(output, dtype)
+            else:
+                add_side_files(output, folder, parts, weights.config, dtype)
+            for name, text in (extra or {}).items():
+                output.add_text(name, text)
+            output.publish()
+        except BaseException:
+            output.abandon()
+            raise
     return path
 
 
@@ -115,14 +125,14 @@ def write_shards(
 def add_side_files(
     output: OutputFolder, folder: Path | None, parts: Mapping[str, str], config: Mapping[str, Any], dtype: str | None
 ) -> None:
-    """Copies config, tokenizer and processor files; config.json says the dtype the weights now have."""
+    """Copies config, tokenizer and processor files; writes config.json where it is not the folder's own."""
     if folder is not None:
         for name in side_files(folder, parts.values()):
             output.add_copy(name, folder / name)
-    if config:
-        table = dict(config)
-        if dtype is not None:
-            table["dtype" if "torch_dtype" not in table else "torch_dtype"] = dtype
-        inside = f"{parts['']}/config.json" if parts[""] else "config.json"
-        if dtype is not None or folder is None:
-            output.add_text(inside, json.dumps(table, indent=2) + "\n")
+    table = dict(config)
+    if config and dtype is not None:
+        table["dtype" if "torch_dtype" not in table else "torch_dtype"] = dtype
+    inside = f"{parts['']}/config.json" if parts.get("") else "config.json"
+    stored = folder / inside if folder is not None else None
+    if table and (stored is None or not stored.is_file() or load_json(stored) != table):
+        output.add_text(inside, json.dumps(table, indent=2) + "\n")

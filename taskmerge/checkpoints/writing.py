@@ -15,7 +15,7 @@ import os
 import queue
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,35 +25,46 @@ from taskmerge.checkpoints.layout import ShardLayout
 from taskmerge.errors import OutputError
 
 JOURNAL = ".taskmerge-journal.json"
+LOCK = ".lock"
 _QUEUED_BUFFERS = 4
 
 
 class OutputFolder:
     """Collects the files of one output and publishes them in one rename.
 
-    final: the folder to make. identity: text that is equal only for runs that would write the same bytes.
-    fresh: replace an existing output and throw away an unfinished one.
+    final: the folder to make. identity: text that is equal only for runs that would write the same bytes; "" for a run
+    that cannot be gone on with. fresh: replace an existing output and throw away an unfinished one. inputs: folders
+    that are being read, which `final` must not replace.
 
-    Raises OutputError when `final` exists (without fresh), when an unfinished run with another identity lies there,
-    or when another process is writing.
+    Raises OutputError when `final` exists (without fresh) or holds an input, when an unfinished run with another
+    identity lies there, or when another process is writing.
     """
 
-    def __init__(self, final: Path, identity: str, fresh: bool = False) -> None:
+    def __init__(self, final: Path, identity: str, fresh: bool = False, inputs: Iterable[Path] = ()) -> None:
         self.final = Path.cwd() / final
         self.staging = self.final.parent / f".{self.final.name}.partial"
         self.identity = identity
         self.fresh = fresh
         self.finished: dict[str, str] = {}
+        self._made: list[Path] = []
         check_free(self.final, fresh)
+        check_apart(self.final, inputs)
 
     def __enter__(self) -> OutputFolder:
         try:
+            self._made = [folder for folder in self.final.parents if not folder.exists()]
             self.staging.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.staging / ".lock").open("w")
+            self._lock = (self.staging / LOCK).open("w")
         except OSError as error:
-            raise OutputError(f"cannot be made: {error.strerror}", str(self.staging)) from None
+            self._remove_made()
+            raise OutputError(
+                f"cannot be made: {error.strerror}", str(self.final), "choose another output path"
+            ) from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = os.fstat(self._lock.fileno())
+            if not os.path.samestat(held, (self.staging / LOCK).stat()):  # published since it was opened
+                raise OSError
         except OSError:
             self._lock.close()
             raise OutputError("another process is writing this output", str(self.final), "wait for it to end") from None
@@ -72,22 +83,23 @@ class OutputFolder:
                 table = json.loads(journal.read_text("utf-8"))
             except ValueError:
                 table = {}
-            if table.get("identity") != self.identity:
+            if table.get("identity") == "":
+                self._clear()
+            elif table.get("identity") != self.identity:
                 raise OutputError(
                     "an unfinished run with another recipe, other inputs or another version lies here",
                     str(self.staging),
                     "--fresh throws it away",
                 )
-            self.finished = {
-                name: digest for name, digest in table["finished"].items() if (self.staging / name).exists()
-            }
+            finished = table.get("finished", {})
+            self.finished = {name: digest for name, digest in finished.items() if (self.staging / name).exists()}
         else:
             self._clear()
         self._write_journal()
 
     def _clear(self) -> None:
         for path in self.staging.iterdir():
-            if path.name != ".lock":
+            if path.name != LOCK:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def _write_journal(self) -> None:
@@ -127,8 +139,7 @@ class OutputFolder:
 
     def publish(self) -> None:
         """Moves the finished folder to its final place."""
-        for name in (JOURNAL, ".lock"):
-            (self.staging / name).unlink(missing_ok=True)
+        check_free(self.final, self.fresh)
         for folder, _, _ in os.walk(self.staging):
             _sync_folder(Path(folder))
         old = self.final.parent / f".{self.final.name}.replaced"
@@ -136,7 +147,9 @@ class OutputFolder:
             if old.exists():
                 shutil.rmtree(old)
             self.final.replace(old)
+        (self.staging / JOURNAL).unlink()
         self.staging.replace(self.final)
+        (self.final / LOCK).unlink()
         _sync_folder(self.final.parent)
         if old.exists():
             shutil.rmtree(old)
@@ -144,6 +157,12 @@ class OutputFolder:
     def abandon(self) -> None:
         """Removes everything written: the run has failed for good and there is nothing worth going on from."""
         shutil.rmtree(self.staging, ignore_errors=True)
+        self._remove_made()
+
+    def _remove_made(self) -> None:
+        for folder in self._made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
 
 def check_free(final: Path, fresh: bool) -> None:
@@ -152,6 +171,13 @@ def check_free(final: Path, fresh: bool) -> None:
         raise OutputError("exists and is no folder", str(final), "choose another output path")
     if final.exists() and any(final.iterdir()) and not fresh:
         raise OutputError("the output folder already exists", str(final), "--fresh replaces it, --out writes elsewhere")
+
+
+def check_apart(final: Path, inputs: Iterable[Path]) -> None:
+    """Refuses an output that would take the place of an input, or of a folder that an input lies in."""
+    for folder in inputs:
+        if folder.resolve().is_relative_to(final.resolve()):
+            raise OutputError(f"the output would replace an input: {folder}", str(final), "choose another output path")
 
 
 def check_space(final: Path, needed: int) -> None:

@@ -50,23 +50,25 @@ def execute(
     """Writes the planned model into folder `out`, whole or not at all.
 
     progress: called with the number of bytes written since the last call. An interrupted run leaves its finished files
-    beside `out` and the next call goes on from them. A failure that another try cannot mend (a NaN, integers that
-    disagree) leaves nothing. Raises OutputError, MergeError, CheckpointError.
+    beside `out` and the next call goes on from them, and so does one that lacked room or a download. A failure that
+    another try cannot mend (a NaN, integers that disagree) leaves nothing. Raises OutputError, MergeError,
+    CheckpointError.
     """
     check_integers(plan)
     fused = FusedWeights(plan, device)
-    with OutputFolder(out, identity(plan, recipe), fresh) as output:
+    with OutputFolder(out, identity(plan, recipe), fresh, input_folders(plan)) as output:
         resumed = tuple(output.finished)
-        left = [shard for shard in plan.shards if shard.file not in output.finished]
-        check_space(out, sum(shard.size for shard in left))
-        hashes = _Hashes(plan)
         try:
+            left = [shard for shard in plan.shards if shard.file not in output.finished]
+            check_space(out, sum(shard.size for shard in left))
+            hashes = _Hashes(plan)
             write_shards(output, list(plan.shards), fused.read, progress)
-        except TaskmergeError:
-            output.abandon()
+            _add_everything_else(output, plan, recipe, hashes.result())
+            output.publish()
+        except TaskmergeError as error:
+            if isinstance(error, MergeError) or not output.finished:
+                output.abandon()
             raise
-        _add_everything_else(output, plan, recipe, hashes.result())
-        output.publish()
     return Written(out, plan.bytes_written, dict(output.finished), resumed)
 
 
@@ -94,13 +96,19 @@ def check_integers(plan: Plan) -> None:
 
 
 def identity(plan: Plan, recipe: Recipe) -> str:
-    """Equal only for runs that would write the same bytes: recipe, steps, state of every input file, version."""
+    """Equal only for runs that would write the same bytes: recipe, steps, state of every input file, version.
+
+    "" when that cannot be known, as for inputs in memory.
+    """
     digest = hashlib.sha256()
     for part in (__version__, recipe.to_yaml(), repr(plan.steps), repr(plan.seed)):
         digest.update(part.encode())
     for label, weights in plan.inputs.items():
-        for name, file in weight_files(weights).items():
-            digest.update(f"{label}:{name}:{fingerprint(file.path) if file.local else file.name}".encode())
+        files = weight_files(weights)
+        if not files:  # in memory: nobody can say whether they are the same next time
+            return ""
+        for name, file in files.items():
+            digest.update(f"{label}:{name}:{file.origin or fingerprint(file.path)}".encode())
     return digest.hexdigest()
 
 
@@ -111,6 +119,14 @@ def weight_files(weights: Any) -> dict[str, WeightFile]:
             return dict(weights.files)
         weights = getattr(weights, "source", None)
     return {}
+
+
+def input_folders(plan: Plan) -> list[Path]:
+    """The local folders that inputs are read from."""
+    folders = [getattr(weights, "folder", None) for weights in plan.inputs.values()]
+    folders += [file.path.parent for weights in plan.inputs.values() for file in weight_files(weights).values()
+                if file.local]  # fmt: skip
+    return list(dict.fromkeys(folder for folder in folders if folder is not None))
 
 
 def describe_inputs(plan: Plan) -> dict[str, Any]:

@@ -11,13 +11,15 @@ import numpy as np
 from taskmerge import kernels
 from taskmerge.checkpoints.saving import converted
 from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.checkpoints.writing import OutputFolder
 from taskmerge.errors import MergeError
 from taskmerge.fusion.covariances import matrices
+from taskmerge.fusion.sides import add_side_files
 from taskmerge.fusion.steps import BASE, Plan, Source, TensorStep
 from taskmerge.kernels.program import KeepLargest, Program
 from taskmerge.methods.covariance import protected
 from taskmerge.randomness import stream_key, uniform_bits
-from taskmerge.rounding import decode, encode
+from taskmerge.rounding import decode, encode, holds_nan, infinities
 
 if TYPE_CHECKING:
     import torch
@@ -44,7 +46,10 @@ class FusedWeights:
         self._model_wide: dict[Program, kernels.Measurement] = {}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`. Raises MergeError for NaN or inf that the plan does not allow."""
+        """See `Weights.read`. Raises MergeError for NaN or inf that the plan does not allow.
+
+        Allowed are infinities of tensors that are taken as they are, or in which all inputs agree (buffers of bounds).
+        """
         step = self.steps[name]
         stop = step.info.count if stop is None else stop
         if step.action != "merge":
@@ -56,8 +61,13 @@ class FusedWeights:
 
     def _taken(self, step: TensorStep, start: int, stop: int) -> np.ndarray:
         weights = self.plan.inputs[step.source.label]
-        stored = weights.read(step.source.name, start, stop)
-        return converted(stored, weights.tensors[step.source.name].dtype, step.info.dtype)
+        stored, dtype = weights.read(step.source.name, start, stop), weights.tensors[step.source.name].dtype
+        taken = converted(stored, dtype, step.info.dtype)
+        if step.info.format.mergeable and not self.plan.allow_nonfinite:
+            overflows = taken is not stored and infinities(taken, step.info.dtype) > infinities(stored, dtype)
+            if overflows or (not step.as_is and holds_nan(taken, step.info.dtype)):
+                raise self._nonfinite(step)
+        return taken
 
     def _merged_chunk(self, step: TensorStep, program: Program, start: int, stop: int) -> np.ndarray:
         base, specialists = self._operands(step)
@@ -68,10 +78,14 @@ class FusedWeights:
             base, specialists, program, measurement, keys, start, stop, out, step.info.dtype, device=self.device
         )
         if (health.nonfinite_inputs or health.nonfinite_outputs) and not self.plan.allow_nonfinite:
-            if self._agree(step):
+            if program.base_factor == 1.0 and self._agree(step):
                 return converted(base.read(start, stop), base.dtype, step.info.dtype)
             raise self._nonfinite(step)
         return out
+
+    def write_side_files(self, output: OutputFolder, dtype: str | None) -> None:
+        """Config, tokenizer and processor of the fused model; see `sides.add_side_files`."""
+        add_side_files(output, self.plan, dtype)
 
     def _measurement(self, step: TensorStep, program: Program) -> kernels.Measurement | None:
         with self._lock:
@@ -175,7 +189,7 @@ class FusedWeights:
         )
 
     def _nonfinite(self, step: TensorStep) -> MergeError:
-        sources = (Source(BASE, step.source.name), *step.specialists)
+        sources = (step.source, *step.specialists) if step.action == "merge" else (step.source,)
         bad = [
             source.label
             for source in sources
@@ -185,8 +199,9 @@ class FusedWeights:
         return MergeError(
             f"NaN or infinite values {where}",
             f"tensor {step.info.name!r}",
-            f"repair the input, keep the tensor (rules: - {{match: {step.info.name!r}, keep: base}}), "
-            "or choose a wider output dtype",
+            f"repair the input, keep the tensor (rules: - {{match: {step.info.name!r}, keep: {step.source.label}}})"
+            if bad
+            else "choose a wider output dtype",
         )
 
 

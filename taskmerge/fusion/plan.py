@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.layout import lay_out, natural
 from taskmerge.checkpoints.names import align
 from taskmerge.checkpoints.saving import stored_format
+from taskmerge.checkpoints.tokenizers import Rows
 from taskmerge.checkpoints.weights import Weights
 from taskmerge.components import EMBEDDINGS, layer_index
 from taskmerge.errors import MergeError, Problem, RecipeError
@@ -17,6 +19,7 @@ from taskmerge.fusion.covariances import missing, protected_specialists
 from taskmerge.fusion.grafts import naming
 from taskmerge.fusion.inputs import open_inputs
 from taskmerge.fusion.steps import BASE, Action, Dropped, Plan, Source, TensorStep
+from taskmerge.fusion.vocabulary import match_tokens
 from taskmerge.methods import MergeMethod
 from taskmerge.recipes import Recipe, Rule, at_depth, layer_depth
 
@@ -36,7 +39,8 @@ def plan(recipe: Recipe, inputs: Mapping[str, Weights] | None = None) -> Plan:
         label: weights if label == names_of else align(opened[names_of], weights, overrides).weights
         for label, weights in opened.items()
     }
-    return _Planner(recipe, Census.of(named, recipe.components, names_of)).plan()
+    named, rows = match_tokens(named, recipe.output.tokenizer)
+    return _Planner(recipe, Census.of(named, recipe.components, names_of), rows).plan()
 
 
 @dataclass
@@ -45,6 +49,7 @@ class _Planner:
 
     recipe: Recipe
     census: Census
+    rows: Rows | None = None
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
@@ -77,10 +82,18 @@ class _Planner:
             parts=parts,
             config=census.config,
             side_folders=census.side_folders,
+            tokenizer_folder=self._tokenizer_folder(),
+            texts=self.rows.texts if self.rows else {},
             seed=recipe.seed,
             protect_energy=merge.protect_energy,
             warnings=tuple(self.warnings),
         )
+
+    def _tokenizer_folder(self) -> Path | None:
+        if self.rows is not None:
+            return self.rows.folder
+        chosen = self.census.inputs.get(self.recipe.output.tokenizer)
+        return getattr(chosen, "folder", None)
 
     def _rule(self, name: str) -> Rule | None:
         for number, rule in enumerate(self.recipe.merge.rules):
@@ -122,7 +135,7 @@ class _Planner:
             self.dropped += [Dropped(Source(owner, name), surplus) for owner in owners]
             return None
         if len(owners) == 1:
-            return self._taken(name, owners[0], f"only {owners[0]} has it")
+            return self._taken(name, owners[0], f"only {owners[0]} has it", named=False)
         self._problem(
             f"{' and '.join(owners)} both bring their own {name!r}, which the base lacks",
             f"say whose: copy: {{{owners[0]}: [{self.census.components[name]}]}}, "
@@ -136,7 +149,7 @@ class _Planner:
         self.dropped += [Dropped(Source(owner, name), _said(rule)) for owner in owners]
         return None
 
-    def _taken(self, name: str, label: str, said: str) -> TensorStep | None:
+    def _taken(self, name: str, label: str, said: str, named: bool = True) -> TensorStep | None:
         inputs = self.census.inputs
         if name not in inputs[label].tensors:
             self._problem(f"{said} takes {name!r} from {label}, which has no such tensor", "take another input's")
@@ -146,7 +159,8 @@ class _Planner:
             for other in inputs
             if other != label and name in inputs[other].tensors
         ]
-        return self._step(name, "keep" if label == BASE else "copy", said, Source(label, name))
+        step = self._step(name, "keep" if label == BASE else "copy", said, Source(label, name))
+        return replace(step, as_is=named)
 
     def _merged(self, name: str, rule: Rule | None) -> TensorStep:
         settings = self.recipe.merge.settings(rule)

@@ -30,7 +30,8 @@ class TensorStep:
 
     info: name, dtype and shape in the output. rule: the sentence that claims it. action "keep" and "copy" take `source`
     as it is; "merge" combines the base's tensor with `specialists`, one weight each, by `method` with `options`.
-    protected: specialists whose inputs' directions the others' deltas lose first.
+    protected: specialists whose inputs' directions the others' deltas lose first. as_is: the recipe itself names whose
+    tensor to take, so that NaN in it is the user's own wish.
     """
 
     info: TensorInfo
@@ -43,6 +44,7 @@ class TensorStep:
     method: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     protected: tuple[str, ...] = ()
+    as_is: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Plan:
 
     inputs: label -> weights ("base" and every specialist). steps: one per output tensor, in output order. methods: by
     the name used in the steps. shards: the exact layout of the output. parts: module folder -> path.
-    side_folders: where the side files come from, first wins. texts: side files written anew. seed: of random drops.
+    side_folders: where the side files come from, first wins. tokenizer_folder: where those of the tokenizer come
+    from, when not from there. texts: side files of the transformer written anew. seed: of random drops.
     protect_energy: share of energy that `protected` holds. allow_nonfinite: let NaN and inf pass.
     """
 
@@ -71,6 +74,7 @@ class Plan:
     parts: Mapping[str, str]
     config: Mapping[str, Any]
     side_folders: tuple[Path, ...] = ()
+    tokenizer_folder: Path | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     protect_energy: float = 0.9

@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 
 
 class DeltaWeights:
-    """`Weights` of a task vector itself: deltas in one float format, own tensors as they are."""
+    """`Weights` of a task vector itself: deltas in one float format, own tensors as they are.
+
+    config: that of the specialist, where it brings tensors of its own; the model they are added to takes it on.
+    """
 
     def __init__(self, vector: TaskVector, dtype: str) -> None:
         self.label, self._vector = vector.label, vector
-        self.config: Mapping[str, Any] = {}
+        self.config: Mapping[str, Any] = vector.describing_config() if vector.own else {}
         self._dtype = output_dtype(dtype)
         deltas = {name: TensorInfo(name, self._dtype, shape) for name, shape in vector.shapes.items()}
         self.tensors = {**deltas, **{name: weights.tensors[name] for name, weights in vector.own.items()}}
-        folders = {name.rpartition("/")[0] for name in self.tensors}
-        self.parts = {"": "", **{part: part for part in sorted(folders)}}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """See `Weights.read`."""
@@ -43,9 +44,16 @@ class MovedWeights:
         self.label = f"{model.label} + {vector.label}"
         self.config = vector.describing_config() if vector.own else model.config
         self._model, self._vector = model, vector
-        unknown = [name for name in vector.shapes if name not in model.tensors]
-        if unknown:
-            raise MergeError(f"{model.label} lacks {unknown[0]!r}, which {vector.label} changes")
+        for name, shape in vector.shapes.items():
+            if name not in model.tensors:
+                raise MergeError(
+                    f"{model.label} lacks {name!r}, which {vector.label} changes", next_move=f"without({name!r})"
+                )
+            if model.tensors[name].shape != shape:
+                raise MergeError(
+                    f"{name!r} is {list(model.tensors[name].shape)} in {model.label}, {list(shape)} in {vector.label}",
+                    next_move="a task vector moves models of its base's shape",
+                )
         own = {name: weights.tensors[name] for name, weights in vector.own.items()}
         self.tensors: Mapping[str, TensorInfo] = {**model.tensors, **own}
         self.folder = getattr(model.weights, "folder", None)
