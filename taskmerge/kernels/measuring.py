@@ -13,7 +13,7 @@ from taskmerge.kernels.program import DropRandom, KeepLargest
 from taskmerge.kernels.selection import Query, find_all, magnitude_of
 from taskmerge.randomness import keep_limit
 
-_SAMPLE_BLOCKS, _SAMPLE_BLOCK = 64, 2048
+_LEAST_SAMPLE_BLOCKS, _MOST_SAMPLE_BLOCKS, _SAMPLE_BLOCK = 16, 128, 2048
 
 
 def thresholds(backend: Backend, pairs: Sequence[Pair], keep: KeepLargest) -> Measurement:
@@ -22,10 +22,10 @@ def thresholds(backend: Backend, pairs: Sequence[Pair], keep: KeepLargest) -> Me
     specialists = len(pairs[0].specialists)
     first, last = keep.ranks(total)
     ranks = (last,) if first == 1 else (last, first)
-    queries = [Query(i, rank) for i in range(specialists) for rank in ranks]
+    queries = [Query(i, rank, total) for i in range(specialists) for rank in ranks]
     samples = spread(backend, lambda i: _sample(backend, pairs, i, total), range(specialists))
     for query in queries:
-        query.bracket_from(samples[query.specialist], total)
+        query.bracket_from(samples[query.specialist])
     pieces = [piece for pair in pairs for piece in pieces_of(pair, backend.piece)]
     find_all(queries, lambda open_queries: backend.scan(pieces, open_queries))
     found = {(query.specialist, query.rank): magnitude_of(query.found or 0) for query in queries}
@@ -36,16 +36,15 @@ def thresholds(backend: Backend, pairs: Sequence[Pair], keep: KeepLargest) -> Me
 
 
 def _sample(backend: Backend, pairs: Sequence[Pair], specialist: int, total: int) -> np.ndarray:
-    """Magnitudes (bits) of evenly spread blocks, or of everything when that is little."""
-    size = _SAMPLE_BLOCKS * _SAMPLE_BLOCK
-    stride = max(_SAMPLE_BLOCK, total // _SAMPLE_BLOCKS) if total > size else _SAMPLE_BLOCK
-    return np.concatenate(
-        [
-            backend.magnitudes(Piece(pair, start, min(start + _SAMPLE_BLOCK, pair.base.count)), specialist)
-            for pair in pairs
-            for start in range(0, pair.base.count, stride)
-        ]
-    )
+    """Magnitudes (bits) of evenly spread blocks, or of everything when that is little; sorted."""
+    blocks = min(max(total >> 16, _LEAST_SAMPLE_BLOCKS), _MOST_SAMPLE_BLOCKS)
+    stride = total // blocks if total > blocks * _SAMPLE_BLOCK else _SAMPLE_BLOCK
+    parts = [
+        backend.magnitudes(Piece(pair, start, min(start + _SAMPLE_BLOCK, pair.base.count)), specialist)
+        for pair in pairs
+        for start in range(0, pair.base.count, stride)
+    ]
+    return np.sort(np.concatenate(parts))
 
 
 def gram(backend: Backend, pair: Pair) -> np.ndarray:

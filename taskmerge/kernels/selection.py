@@ -14,58 +14,69 @@ from dataclasses import dataclass
 import numpy as np
 
 LARGEST_BITS = 0x7FFFFFFF
-BINS = 1 << 18
+RAGGED = 1 << 40  # what an entry that is not at the start of its bin adds to the bin's count
 _SIGMAS = 6.0
+_LEAST_BINS, _MOST_BINS = 1 << 12, 1 << 18
 
 
 @dataclass
 class Query:
-    """Looks for the `rank`-th largest (from 1) magnitude of one specialist's delta within [low, high] (bits)."""
+    """Looks for the `rank`-th largest (from 1) of `count` magnitudes of one specialist, within [low, high] (bits)."""
 
     specialist: int
     rank: int
+    count: int
     low: int = 0
     high: int = LARGEST_BITS
     found: int | None = None
 
     @property
     def shift(self) -> int:
-        """How many low bits one histogram bin leaves out."""
-        return max(0, (self.high - self.low).bit_length() - BINS.bit_length() + 1)
+        """How many low bits one histogram bin leaves out: as many bins as are worth it for so many entries."""
+        bins = min(max(self.count >> 4, _LEAST_BINS), _MOST_BINS)
+        return max(0, (self.high - self.low).bit_length() - bins.bit_length() + 1)
 
-    def bracket_from(self, sample: np.ndarray, count: int) -> None:
-        """Narrow to where a random sample (bits, uint32) says the rank of `count` entries lies, six sigma around."""
-        size = sample.size
-        share = self.rank / count
+    @property
+    def bins(self) -> int:
+        """Length of the histogram."""
+        return ((self.high - self.low) >> self.shift) + 1
+
+    def bracket_from(self, ordered: np.ndarray) -> None:
+        """Narrow to where a sorted sample (bits, uint32) says the rank lies, six sigma around; done if it is all."""
+        size = ordered.size
+        if size == self.count:
+            self.found = int(ordered[size - self.rank])
+            return
+        share = self.rank / self.count
         margin = int(_SIGMAS * np.sqrt(max(share * (1 - share), 1 / size) * size)) + 2
         place = size - int(share * size)  # position in rising order
-        lower, upper = max(0, place - margin), min(size - 1, place + margin)
-        ordered = np.partition(sample, (lower, upper))
-        self.low = 0 if lower == 0 else int(ordered[lower])
-        self.high = LARGEST_BITS if upper == size - 1 else int(ordered[upper])
+        lower, upper = place - margin, place + margin
+        self.low = int(ordered[lower]) if lower > 0 else 0
+        self.high = int(ordered[upper]) if upper < size - 1 else LARGEST_BITS
+        self.low &= -1 << self.shift  # so that entries with as many trailing zeros lie at the start of their bins
 
     def narrow(self, above: int, histogram: np.ndarray) -> None:
         """Take in one pass's counts: `found`, or a smaller bracket."""
-        inside = int(histogram.sum(dtype=np.int64))
+        counts = histogram[: self.bins] & (RAGGED - 1)
+        inside = int(counts.sum())
         if self.rank <= above:
             self.low, self.high = self.high + 1, LARGEST_BITS
         elif self.rank > above + inside:
             self.low, self.high = 0, self.low - 1
         else:
-            from_top = above + np.cumsum(histogram[::-1], dtype=np.int64)
-            bin_index = histogram.size - 1 - int(np.searchsorted(from_top, self.rank))
-            shift = self.shift
-            low = self.low + (bin_index << shift)
-            if shift == 0:
+            from_top = above + np.cumsum(counts[::-1])
+            place = counts.size - 1 - int(np.searchsorted(from_top, self.rank))
+            low = self.low + (place << self.shift)
+            if histogram[place] < RAGGED:
                 self.found = low
-            self.low, self.high = low, min(self.high, low + (1 << shift) - 1)
+            self.low, self.high = low, min(self.high, low + (1 << self.shift) - 1)
 
 
 Scan = Callable[[Sequence[Query]], tuple[np.ndarray, np.ndarray]]
 
 
 def find_all(queries: Sequence[Query], scan: Scan) -> None:
-    """Repeat passes until all is found. scan: queries -> (above int64 (queries,), histogram (queries, bins))."""
+    """Repeat passes until all is found. scan: queries -> (above int64 (queries,), histogram int64 (queries, bins))."""
     while open_queries := [query for query in queries if query.found is None]:
         above, histogram = scan(open_queries)
         for query, count, bins in zip(open_queries, above, histogram, strict=True):

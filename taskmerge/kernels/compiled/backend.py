@@ -122,7 +122,7 @@ class CompiledBackend:
 
     def scan(self, pieces: Sequence[Piece], queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
         """See `Backend.scan`. Every worker counts for itself; whole numbers are added at the end."""
-        bins = max(((query.high - query.low) >> query.shift) + 1 for query in queries)
+        bins = max(query.bins for query in queries)
         columns = (
             np.array([query.specialist for query in queries], np.int64),
             np.array([query.low for query in queries], np.uint32),

@@ -69,6 +69,12 @@ def array_at(address: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
 
 
 @njit(nogil=True, error_model="numpy", inline="always")
+def float_of_bfloat(short: np.uint16) -> np.float32:
+    """bfloat16 bits -> float32."""
+    return float_of_bits(np.uint32(np.uint32(short) << _TOP))
+
+
+@njit(nogil=True, error_model="numpy", inline="always")
 def float32_of_half(half: np.uint16) -> np.float32:
     """float16 bits -> float32, subnormals and infinities included."""
     wide = np.uint32(half)
@@ -132,7 +138,7 @@ def decode(address: int, code: int, start: int, count: int, out: np.ndarray) -> 
     if code == BF16:
         short = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
-            out[j] = np.float64(float_of_bits(np.uint32(np.uint32(short[j]) << _TOP)))
+            out[j] = np.float64(float_of_bfloat(short[j]))
     elif code == F16:
         half = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
@@ -153,7 +159,7 @@ def decode_delta(address: int, code: int, start: int, count: int, base: np.ndarr
     if code == BF16:
         short = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
-            out[j] = np.float64(float_of_bits(np.uint32(np.uint32(short[j]) << _TOP))) - base[j]
+            out[j] = np.float64(float_of_bfloat(short[j])) - base[j]
     else:
         decode(address, code, start, count, out)
         for j in range(count):
@@ -166,7 +172,7 @@ def decode_single(address: int, code: int, start: int, count: int, out: np.ndarr
     if code == BF16:
         short = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
-            out[j] = float_of_bits(np.uint32(np.uint32(short[j]) << _TOP))
+            out[j] = float_of_bfloat(short[j])
     elif code == F16:
         half = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):

@@ -33,7 +33,18 @@ ENTRIES = {
     "ranking.pack": "i" * 8,
     "ranking.chances_of_ranks": "i" * 4 + "d" * 2,
 }
-_SOURCES = ("codes", "formats", "blocks", "combining", "scanning", "ranking", "native", "../pairs", "../../randomness")
+_SOURCES = (
+    "codes",
+    "formats",
+    "blocks",
+    "combining",
+    "scanning",
+    "ranking",
+    "native",
+    "../pairs",
+    "../selection",
+    "../../randomness",
+)
 # What the machine code may ask of the process: nothing, but for a destructor of arrays that own memory (none do).
 _UNUSED = ("NRT_MemInfo_call_dtor", "NRT_Free")
 _KNOWN = ("llvm.", *_UNUSED, "memset", "memcpy", "memmove")
@@ -46,13 +57,13 @@ Kernel = Callable[..., None]
 def _loaded() -> Mapping[str, Kernel]:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    path = _cache_folder() / f"{_key()}.o"
-    found = _read(path)
+    path = cache_folder() / f"{_key()}.o"
+    found = read(path)
     if found is None:
         symbols, code = build()
         if code is None:
             return {name: _compiled(name, letters)[0] for name, letters in ENTRIES.items()}
-        _write(path, symbols, code)
+        write(path, symbols, code)
         found = symbols, code
     return _link(*found)
 
@@ -134,12 +145,12 @@ def _key() -> str:
     return digest.hexdigest()[:32]
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "taskmerge" / "kernels"
 
 
-def _read(path: Path) -> tuple[dict[str, str], bytes] | None:
+def read(path: Path) -> tuple[dict[str, str], bytes] | None:
     """A stored build, if it is whole."""
     try:
         first, _, code = path.read_bytes().partition(b"\n")
@@ -149,7 +160,7 @@ def _read(path: Path) -> tuple[dict[str, str], bytes] | None:
         return None
 
 
-def _write(path: Path, symbols: Mapping[str, str], code: bytes) -> None:
+def write(path: Path, symbols: Mapping[str, str], code: bytes) -> None:
     """Keeps a build; where nothing can be kept, the next run builds again."""
     first = json.dumps({"sha256": hashlib.sha256(code).hexdigest(), "symbols": symbols}).encode()
     try:

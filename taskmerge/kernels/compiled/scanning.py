@@ -9,9 +9,17 @@ import numpy as np
 from numba import njit
 
 from taskmerge.kernels.compiled.blocks import random_bits
-from taskmerge.kernels.compiled.codes import F64
-from taskmerge.kernels.compiled.formats import array_at, bits_of_float, decode, decode_delta, decode_single
+from taskmerge.kernels.compiled.codes import BF16, F64
+from taskmerge.kernels.compiled.formats import (
+    array_at,
+    bits_of_float,
+    decode,
+    decode_delta,
+    decode_single,
+    float_of_bfloat,
+)
 from taskmerge.kernels.pairs import BLOCK
+from taskmerge.kernels.selection import RAGGED
 
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 
@@ -25,7 +33,13 @@ def magnitude_block(
     space: float64 (2, BLOCK).
     """
     count = bits.size
-    if base_format != F64 and other_format != F64:
+    if base_format == BF16 and other_format == BF16:
+        first = array_at(base_at + 2 * start, (count,), np.uint16)
+        second = array_at(other_at + 2 * start, (count,), np.uint16)
+        for j in range(count):
+            difference = np.float32(float_of_bfloat(second[j]) - float_of_bfloat(first[j]))
+            bits[j] = np.uint32(bits_of_float(difference) & _MAGNITUDE)
+    elif base_format != F64 and other_format != F64:
         base, other = space[0].view(np.float32), space[1].view(np.float32)
         decode_single(base_at, base_format, start, count, base)
         decode_single(other_at, other_format, start, count, other)
@@ -71,8 +85,8 @@ def count_in_brackets(
 
     whose: int64 (queries,), the specialist each query looks at, in rising order.  low, high, shifts: uint32
     (queries,), bracket of magnitude bits, inclusive.  above: int64 (queries,), added to: entries over the bracket.
-    histogram: int64 (queries, bins), added to: entries inside, bin `(bits - low) >> shift`.  scratch: float64 (3 *
-    BLOCK,).
+    histogram: int64 (queries, bins), added to: entries inside, bin `(bits - low) >> shift`, each
+    counting RAGGED more if its last `shift` bits are not zero.  scratch: float64 (3 * BLOCK,).
     """
     addresses = array_at(addresses_at, (specialists + 1,), np.int64)
     formats = array_at(formats_at, (specialists + 1,), np.int64)
@@ -83,6 +97,7 @@ def count_in_brackets(
     histogram = array_at(histogram_at, (queries, bins), np.int64)
     space = array_at(scratch_at, (2, BLOCK), np.float64)
     block = array_at(scratch_at + 16 * BLOCK, (BLOCK,), np.uint32)
+    kept = array_at(scratch_at + 20 * BLOCK, (BLOCK,), np.uint32)
     done = 0
     while done < count:
         length = min(BLOCK, count - done)
@@ -97,11 +112,15 @@ def count_in_brackets(
             for j in range(length):
                 over += np.int32(bits[j] > most)
             above[query] += over
-            bins_of = histogram[query]
+            # Without a branch: whether an entry is inside cannot be predicted, and a wrong guess costs twenty cycles.
+            inside = 0
             for j in range(length):
                 offset = np.uint32(bits[j] - least)
-                if offset <= width:
-                    bins_of[offset >> shift] += 1
+                kept[inside] = offset
+                inside += int(offset <= width)
+            bins_of, low_bits = histogram[query], np.uint32((np.uint32(1) << shift) - np.uint32(1))
+            for j in range(inside):
+                bins_of[kept[j] >> shift] += 1 + (RAGGED if kept[j] & low_bits != 0 else 0)
         done += length
 
 

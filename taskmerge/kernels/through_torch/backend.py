@@ -12,7 +12,7 @@ from torch import Tensor
 from taskmerge.kernels.operands import Health
 from taskmerge.kernels.pairs import BLOCK, PIECE, Job, Piece
 from taskmerge.kernels.program import DropByRank, DropRandom, KeepLargest, Program
-from taskmerge.kernels.selection import Query
+from taskmerge.kernels.selection import RAGGED, Query
 from taskmerge.kernels.through_torch.consensus import agree, drop_by_rank, drop_random, fold, keep_between
 from taskmerge.kernels.through_torch.formats import bits_of, count_nonfinite, encode, upload
 from taskmerge.randomness import keep_limit, uniform_bits_torch
@@ -94,7 +94,7 @@ class TorchBackend:
 
     def scan(self, pieces: Sequence[Piece], queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
         """See `Backend.scan`."""
-        bins = max(((query.high - query.low) >> query.shift) + 1 for query in queries)
+        bins = max(query.bins for query in queries)
         above = torch.zeros(len(queries), dtype=torch.int64, device=self.device)
         histogram = torch.zeros(len(queries), bins, dtype=torch.int64, device=self.device)
         for piece in pieces:
@@ -103,7 +103,10 @@ class TorchBackend:
                 these = bits[query.specialist]
                 above[number] += (these > query.high).sum()
                 inside = these[(these >= query.low) & (these <= query.high)]
-                histogram[number] += torch.bincount((inside - query.low) >> query.shift, minlength=bins)
+                offsets = inside - query.low
+                ragged = offsets[offsets & ((1 << query.shift) - 1) != 0]
+                histogram[number] += torch.bincount(offsets >> query.shift, minlength=bins)
+                histogram[number] += RAGGED * torch.bincount(ragged >> query.shift, minlength=bins)
         return above.cpu().numpy(), histogram.cpu().numpy()
 
     def gram(self, piece: Piece) -> np.ndarray:
