@@ -7,6 +7,7 @@ from pathlib import Path
 
 from taskmerge.checkpoints.reading import load_json
 from taskmerge.checkpoints.side_files import side_files
+from taskmerge.checkpoints.tokenizers import FILES
 from taskmerge.checkpoints.writing import OutputFolder
 from taskmerge.fusion.grafts import is_processor_file, merged_json
 from taskmerge.fusion.steps import Plan
@@ -22,8 +23,10 @@ def add_side_files(output: OutputFolder, plan: Plan, dtype: str | None) -> None:
     for folder in plan.side_folders:
         for name in side_files(folder, plan.parts.values()):
             sources.setdefault(name, []).append(folder / name)
-    written = dict(plan.texts)
-    inside = f"{plan.parts['']}/config.json" if plan.parts.get("") else "config.json"
+    here = f"{plan.parts['']}/" if plan.parts.get("") else ""
+    _choose_tokenizer(sources, plan, here)
+    written = {here + name: text for name, text in plan.texts.items()}
+    inside = f"{here}config.json"
     stored = load_json(sources[inside][0]) if inside in sources else {}
     config = dict(plan.config)
     if config and dtype is not None:
@@ -41,3 +44,15 @@ def add_side_files(output: OutputFolder, plan: Plan, dtype: str | None) -> None:
         output.add_copy(name, paths[0])
     for name, text in written.items():
         output.add_text(name, text)
+
+
+def _choose_tokenizer(sources: dict[str, list[Path]], plan: Plan, here: str) -> None:
+    """Tokenizer files all come from the plan's tokenizer folder; a chat template it lacks may come from elsewhere."""
+    if plan.tokenizer_folder is None:
+        return
+    for name in FILES:
+        path = plan.tokenizer_folder / name
+        if path.is_file():
+            sources[here + name] = [path]
+        elif name != "chat_template.jinja":
+            sources.pop(here + name, None)
