@@ -47,7 +47,8 @@ def grafted_config(
     """config.json of the result: `start`, with what it lacks from each grafted specialist.
 
     grafts: label -> (its config, the components it brings). A key that `start` lacks or leaves null is taken over, and
-    so is every key that speaks of a modality the specialist brings (audio_config, audio_token_id).
+    so is every key that speaks of a modality the specialist brings (audio_config, audio_token_id); a list of named
+    tables (an embedder's towers) gets those it lacks.
     """
     config = dict(start)
     for own, components in grafts.values():
@@ -56,7 +57,14 @@ def grafted_config(
         for key, value in own.items():
             if config.get(key) is None or words & set(key.split("_")):
                 config[key] = value
+            elif _named_tables(value) and _named_tables(config[key]):
+                known = {row["name"] for row in config[key]}
+                config[key] = [*config[key], *(row for row in value if row["name"] not in known)]
     return config
+
+
+def _named_tables(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, Mapping) and "name" in row for row in value)
 
 
 def side_folders(inputs: Mapping[str, Weights], order: Iterable[str]) -> tuple[Path, ...]:

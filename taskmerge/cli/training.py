@@ -1,0 +1,91 @@
+"""graft, specialize, recover, rehearse, run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from taskmerge.cli.output import note, print_json
+from taskmerge.errors import UsageError
+
+RECIPE = typer.Argument(help="The recipe.")
+OUT = typer.Option(None, "--out", help="Output folder; overrides the recipe's output.path.")
+JSON = typer.Option(False, "--json", help="Print JSON for machines.")
+
+
+def graft(
+    backbone: str = typer.Argument(help="A text model, or a model grafted before: folder or hub id."),
+    modality: str = typer.Option(..., "--modality", help="audio, image, document or video."),
+    encoder: str = typer.Option(..., "--encoder", help="log_mel, patches, or a transformers encoder."),
+    projector: str = typer.Option("mlp", "--projector", help="linear or mlp."),
+    out: Path = typer.Option(..., "--out", help="Folder to write."),
+    seed: int = typer.Option(0, "--seed", help="Of the fresh projector."),
+) -> None:
+    """Attach an encoder and a fresh projector to a backbone."""
+    from taskmerge.omni import graft as attach
+
+    attach(backbone, modality, encoder, projector, out, seed=seed)
+    print(out)
+
+
+def specialize(recipe: Path = RECIPE, as_json: bool = JSON) -> None:
+    """Train the specialists that the recipe has a `specialize` section for."""
+    _stage(recipe, "specialize", None, as_json)
+
+
+def recover(recipe: Path = RECIPE, out: Path = OUT, as_json: bool = JSON) -> None:
+    """Repair drifted projectors of the fused model, everything else frozen."""
+    _stage(recipe, "recover", out, as_json)
+
+
+def rehearse(recipe: Path = RECIPE, out: Path = OUT, as_json: bool = JSON) -> None:
+    """Train the fused (or recovered) model on all modalities in balance."""
+    _stage(recipe, "rehearse", out, as_json)
+
+
+def _stage(path: Path, stage: str, out: Path | None, as_json: bool) -> None:
+    from taskmerge.pipeline import run
+    from taskmerge.recipes import load
+
+    recipe = load(path)
+    if getattr(recipe, stage) is None:
+        raise UsageError(f"the recipe has no `{stage}` section", str(path), "`taskmerge schema` describes it")
+    table = run(recipe, out=out, start=stage, until=stage, say=note)
+    if as_json:
+        print_json(table)
+
+
+def run(
+    recipe: Path = RECIPE,
+    out: Path = OUT,
+    start: str = typer.Option(None, "--from", help="First stage to run."),
+    until: str = typer.Option(None, "--until", help="Last stage to run."),
+    as_json: bool = JSON,
+) -> None:
+    """Run all stages of a recipe: specialize, fuse, diagnose, recover, rehearse, evaluate. Resumable."""
+    from taskmerge.pipeline import Places
+    from taskmerge.pipeline import run as run_all
+    from taskmerge.recipes import load
+
+    said = load(recipe)
+    table = run_all(said, out=out, start=start, until=until, say=note)
+    if as_json:
+        print_json(table)
+        return
+    _show_table(table)
+    print(Places.of(said, out).report / "report.html")
+
+
+def _show_table(table: dict[str, object]) -> None:
+    from taskmerge.evaluation import EvaluationTable
+    from taskmerge.reporting import evaluation_section, show
+
+    stages = table["stages"]
+    assert isinstance(stages, dict)
+    evaluated = stages.get("evaluate", {})
+    if "retrieval" in evaluated:
+        show([evaluation_section(EvaluationTable.from_dict(evaluated["retrieval"]))])
+
+
+COMMANDS = (graft, specialize, recover, rehearse, run)

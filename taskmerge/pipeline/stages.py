@@ -1,0 +1,213 @@
+"""Each stage of a run: what it reads, what it leaves, which part of the library does it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from taskmerge.errors import RecipeError, UsageError
+from taskmerge.pipeline.state import Run, training_settings
+from taskmerge.recipes import Specialize
+
+
+def specialize(run: Run) -> None:
+    """Trains every specialist that the recipe has a `specialize` section for, into its `model` folder."""
+    for name, section in (run.recipe.specialize or {}).items():
+        out = run.specialist(name)
+        stage = f"specialize-{name}"
+        reads = [run.path(run.recipe.base), run.data(section.data)]
+        run.once(stage, section, reads, [out], partial(_train_specialist, run, section, out, stage))
+
+
+def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> dict[str, Any]:
+    from taskmerge.omni import graft, load_embedder
+    from taskmerge.pairs import read_pairs
+    from taskmerge.training import specialize as train
+
+    base, data = run.path(run.recipe.base), run.data(section.data)
+    modality = section.modality or read_pairs(data).modality
+    if section.graft is None:
+        model = load_embedder(base)
+    else:
+        model = graft(base, modality, section.graft.encoder, section.graft.projector, seed=run.recipe.seed)
+    settings = training_settings(section, run.recipe.seed, run.work(stage), steps=1000, learning_rate=2e-5)
+    return asdict(train(model, data, section.train, settings, out=out, work=run.work(stage)))
+
+
+def fuse(run: Run) -> None:
+    """Fuses into OUT."""
+    from taskmerge.fusion import execute, plan
+
+    recipe, out = run.recipe, run.places.fused
+
+    def make() -> dict[str, Any]:
+        decided = plan(recipe)
+        written = execute(decided, recipe, out, fresh=out.exists())
+        table = {component: dict(counts) for component, counts in decided.table().items()}
+        return {"path": str(out), "bytes": written.bytes, "components": table, "warnings": list(decided.warnings)}
+
+    reads = [run.path(recipe.base), *(run.specialist(name) for name in recipe.specialists)]
+    reads += [run.path(row.adapter) for row in recipe.specialists.values() if row.adapter]
+    parts = ("base", "specialists", "merge", "components", "copy", "output")
+    section = {name: getattr(recipe, name) for name in parts}
+    run.once("fuse", section, reads, [], make)
+    if not (out / "config.json").exists():
+        raise UsageError(
+            f"the fused model is gone from {out}", next_move="remove its note: fuse.json in the report folder"
+        )
+
+
+def diagnose(run: Run) -> None:
+    """Measures drift of the fused model against each named specialist."""
+    from taskmerge.drift import diagnose_drift
+
+    section = run.recipe.drift
+    if section is None:
+        return
+    names = section.specialist
+    probes = section.probes if not isinstance(section.probes, str) else dict.fromkeys(names, section.probes)
+    sources = {name: run.data(probes[name]) for name in names if name in probes}
+    if missing := [name for name in names if name not in sources]:
+        raise RecipeError(f"drift: no probes for {', '.join(missing)}", section.place, "probes: {NAME: path, ...}")
+
+    def make() -> dict[str, Any]:
+        specialists = {name: run.specialist(name) for name in names}
+        base = run.path(run.recipe.base)
+        found = diagnose_drift(run.places.fused, specialists, base, sources, limit=section.fail_above.recall_drop)
+        for line in str(found).splitlines():
+            run.say(f"  {line}")
+        return {**found.as_dict(), "words": str(found), "exit_code": found.exit_code}
+
+    reads = [run.places.fused, *(run.specialist(name) for name in names), *sources.values()]
+    run.once("diagnose", section, reads, [], make)
+
+
+def recover(run: Run) -> None:
+    """Repairs projectors of the fused model into OUT-recovered."""
+    section = run.recipe.recover
+    if section is None:
+        return
+    from taskmerge.training.arms import recover_by_choice
+
+    data, held_out = run.data(section.data), run.data(section.held_out)
+    drift = run.recipe.drift
+    specialist = run.specialist(drift.specialist[0]) if drift and len(drift.specialist) == 1 else None
+
+    def make() -> dict[str, Any]:
+        settings = training_settings(
+            section, run.recipe.seed, run.work("recover"),
+            steps=300, learning_rate=1e-3, evaluate_every=25, patience=4,
+        )  # fmt: skip
+        report = recover_by_choice(
+            run.places.fused, data, section.train, method=section.method, specialist=specialist, settings=settings,
+            held_out=held_out, out=run.places.recovered, work=run.work("recover"),
+        )  # fmt: skip
+        for arm in report.arms:
+            run.say(f"  {arm.name}: MRR {arm.scores['mrr']:.3f} ({arm.note})")
+        run.say(f"  kept: {report.kept}")
+        return report.as_dict()
+
+    run.once("recover", section, [run.places.fused, data, held_out], [run.places.recovered], make)
+
+
+def rehearse(run: Run) -> None:
+    """Trains the latest model on all modalities in balance, into OUT-rehearsed."""
+    section = run.recipe.rehearse
+    if section is None:
+        return
+    from taskmerge.training import rehearse as train
+
+    start = run.places.recovered if run.recipe.recover else run.places.fused
+    data, held_out = run.data(section.data), run.data(section.held_out)
+
+    def make() -> dict[str, Any]:
+        work = run.work("rehearse")
+        settings = training_settings(section, run.recipe.seed, work, steps=2000, learning_rate=1e-5)
+        return asdict(
+            train(start, data, section.train, settings, held_out=held_out, out=run.places.rehearsed, work=work)
+        )
+
+    run.once("rehearse", section, [start, data, held_out], [run.places.rehearsed], make)
+
+
+def evaluate(run: Run) -> None:
+    """Scores every variant there is on the recipe's retrieval sets."""
+    section = run.recipe.evaluate
+    if section is None:
+        return
+    from taskmerge.evaluation import evaluate_retrieval
+
+    models = variants(run)
+    sets = run.data(section.retrieval)
+
+    def make() -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        if sets:
+            result["retrieval"] = evaluate_retrieval(models, sets).as_dict()
+        if section.mteb:
+            from taskmerge.evaluation.mteb_adapter import evaluate_mteb
+
+            result["mteb"] = evaluate_mteb(models, section.mteb)
+        return result
+
+    run.once("evaluate", section, [*models.values(), sets], [], make)
+
+
+def variants(run: Run) -> dict[str, Path]:
+    """Name -> folder of every model of the run that is there: base, specialists, fused, recovered, rehearsed."""
+    named = {"base": run.path(run.recipe.base)}
+    named |= {
+        f"specialist {name}": run.specialist(name) for name, row in run.recipe.specialists.items() if not row.adapter
+    }
+    named |= {"fused": run.places.fused, "recovered": run.places.recovered, "rehearsed": run.places.rehearsed}
+    return {name: path for name, path in named.items() if (path / "modules.json").is_file()}
+
+
+def report(run: Run) -> dict[str, Any]:
+    """Writes report.html and report.json from the results of all stages; returns what the JSON holds."""
+    from taskmerge.reporting import write_report
+
+    table = {
+        "recipe": run.recipe.text,
+        "models": {name: str(path) for name, path in variants(run).items()},
+        "stages": run.results,
+    }
+    lead = ", ".join(run.recipe.specialists) + f" fused by {run.recipe.merge.method}."
+    write_report(run.places.report / "report.html", run.places.fused.name, _sections(run), table, lead)
+    return table
+
+
+def _sections(run: Run) -> list[Any]:
+    """What the page shows of each stage, from the stages' plain results (a skipped stage's come from its note)."""
+    from taskmerge.drift import DriftReport
+    from taskmerge.evaluation import EvaluationTable
+    from taskmerge.reporting import drift_sections, evaluation_section, recovery_section, training_section
+    from taskmerge.training import StageReport
+    from taskmerge.training.arms import Arm, RecoveryReport
+
+    sections = []
+    results = run.results
+    if "retrieval" in results.get("evaluate", {}):
+        sections.append(evaluation_section(EvaluationTable.from_dict(results["evaluate"]["retrieval"])))
+    if "diagnose" in results:
+        sections += drift_sections(DriftReport.from_dict(results["diagnose"]))
+    if "recover" in results:
+        arms = tuple(Arm(**row) for row in results["recover"]["arms"])
+        sections.append(recovery_section(RecoveryReport(arms, results["recover"]["kept"])))
+    trained = [stage for stage in results if stage == "rehearse" or stage.startswith("specialize-")]
+    sections += [training_section(StageReport(**results[stage])) for stage in trained]
+    return sections
+
+
+BY_NAME: dict[str, Callable[[Run], None]] = {
+    "specialize": specialize,
+    "fuse": fuse,
+    "diagnose": diagnose,
+    "recover": recover,
+    "rehearse": rehearse,
+    "evaluate": evaluate,
+}
+STAGES = tuple(BY_NAME)

@@ -1,0 +1,182 @@
+"""What the stages of one run share: where things lie, and notes of what was made from what.
+
+Every stage leaves a note of what it was made from: its section of the recipe, the files it read, this version. When
+the note still holds, the stage is skipped; a stage that was killed goes on from its own last checkpoint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from taskmerge import __version__
+from taskmerge.checkpoints.hashing import fingerprint
+from taskmerge.errors import RecipeError
+from taskmerge.recipes import Lora, Recipe, Training
+from taskmerge.recipes.writing import dump
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the stages of a recipe leave things, all from `output.path`: OUT is the fused model itself."""
+
+    fused: Path
+
+    @classmethod
+    def of(cls, recipe: Recipe, out: Path | None = None) -> Places:
+        """Raises RecipeError when neither the recipe nor `out` names the output."""
+        if out is not None:
+            return cls(out)
+        if recipe.output.path is None:
+            raise RecipeError("no output folder", recipe.place, "give --out FOLDER, or output: {path: ...}")
+        return cls(recipe.folder / Path(recipe.output.path).expanduser())
+
+    def beside(self, name: str) -> Path:
+        """OUT-name."""
+        return self.fused.with_name(f"{self.fused.name}-{name}")
+
+    @property
+    def recovered(self) -> Path:
+        return self.beside("recovered")
+
+    @property
+    def rehearsed(self) -> Path:
+        return self.beside("rehearsed")
+
+    @property
+    def report(self) -> Path:
+        """Folder of notes, results and the report."""
+        return self.beside("report")
+
+
+@dataclass
+class Run:
+    """One run of a recipe. results: stage -> plain data for the report."""
+
+    recipe: Recipe
+    places: Places
+    say: Say = print
+    results: dict[str, Any] = field(default_factory=dict)
+
+    def path(self, text: str) -> Path:
+        """A path of the recipe: relative to its folder."""
+        return self.recipe.folder / Path(text).expanduser()
+
+    def data(self, source: Any) -> Any:
+        """A data source of the recipe as `read_pairs` takes it: existing files by path, others as they are said."""
+        if isinstance(source, Mapping):
+            return {name: self.data(text) for name, text in source.items()}
+        return self.path(source) if isinstance(source, str) and self.path(source).exists() else source
+
+    def specialist(self, name: str) -> Path:
+        """Folder of a specialist."""
+        return self.path(self.recipe.specialists[name].model)
+
+    @property
+    def latest(self) -> Path:
+        """The last model made so far: rehearsed, recovered or fused."""
+        made = (self.places.rehearsed, self.places.recovered, self.places.fused)
+        return next((path for path in made if (path / "config.json").exists()), self.places.fused)
+
+    def once(
+        self, stage: str, section: Any, reads: Iterable[Any], outputs: Iterable[Path], make: Callable[[], Any]
+    ) -> None:
+        """Runs `make` unless the stage's note says that it was made from the same; keeps what it returns.
+
+        section: what the recipe says of it. reads: files and folders it is made from. outputs: what it leaves;
+        they are removed first when they were made from something else.
+        """
+        identity = self._identity(section, reads)
+        note = self.places.report / f"{stage}.json"
+        outputs = list(outputs)
+        known = json.loads(note.read_text("utf-8")) if note.is_file() else {}
+        if known.get("identity") == identity and known.get("done") and all(path.exists() for path in outputs):
+            self.say(f"{stage}: unchanged, skipped")
+            self.results[stage] = known["result"]
+            return
+        if known and known.get("identity") != identity:
+            for path in (*outputs, self.work(stage)):
+                shutil.rmtree(path, ignore_errors=True)
+        self._write(note, {"identity": identity, "done": False})
+        self.say(f"{stage}: running")
+        self.results[stage] = json.loads(json.dumps(make()))  # as a later run will read it
+        self._write(note, {"identity": identity, "done": True, "result": self.results[stage]})
+
+    def recall(self) -> None:
+        """Takes in the results of finished stages that this run did not touch, so that the report is whole."""
+        for note in sorted(self.places.report.glob("*.json")):
+            known = json.loads(note.read_text("utf-8"))
+            if known.get("done"):
+                self.results.setdefault(note.stem, known["result"])
+
+    def work(self, stage: str) -> Path:
+        """Folder of a stage's own checkpoints."""
+        return self.places.report / "work" / stage
+
+    def _identity(self, section: Any, reads: Iterable[Any]) -> str:
+        digest = hashlib.sha256(f"{__version__}:{dump({'section': section})}:{self.recipe.seed}".encode())
+        for source in reads:
+            for path in sorted(files_of(source)):
+                digest.update(f"{path}:{fingerprint(path)}".encode())
+        return digest.hexdigest()
+
+    def _write(self, path: Path, table: Mapping[str, Any]) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(".new")
+        scratch.write_text(json.dumps(table, indent=1, allow_nan=True) + "\n", "utf-8")
+        scratch.replace(path)
+
+
+def files_of(source: Any) -> list[Path]:
+    """The files behind a data source or model folder; none for what is not on this disk."""
+    if isinstance(source, Mapping):
+        return [path for entry in source.values() for path in files_of(entry)]
+    if not isinstance(source, Path) or not source.exists():
+        return []
+    if source.is_file():
+        return [source]
+    wanted = (".safetensors", ".json", ".jsonl", ".parquet", ".arrow")
+    return [
+        path for path in source.rglob("*") if path.is_file() and path.suffix in wanted and ".partial" not in str(path)
+    ]
+
+
+def training_settings(section: Training, seed: int, work: Path, **defaults: Any) -> Any:
+    """The trainer's settings for a section of the recipe; `defaults` where the recipe is silent.
+
+    work: the stage's checkpoints; training goes on from the last one when there are any.
+    """
+    from taskmerge.training import LoraSettings, TrainingSettings
+
+    said = {
+        "steps": section.steps,
+        "learning_rate": section.lr,
+        "batch_size": section.batch_size,
+        "warmup": section.warmup,
+    }
+    settings = {**defaults, **{name: value for name, value in said.items() if value is not None}}
+    if section.projector_lr is not None:
+        settings["learning_rates"] = {"projector": section.projector_lr}
+    lora: Lora | None = getattr(section, "lora", None)
+    if lora is not None:
+        scale = 2.0 * lora.rank if lora.alpha is None else lora.alpha
+        settings["lora"] = LoraSettings(rank=lora.rank, scale=scale)
+    balance = getattr(section, "balance", None)
+    if balance is not None:
+        settings["balance"] = balance.temperature
+    return TrainingSettings(
+        temperature=section.temperature,
+        bf16=section.bf16,
+        gradient_cache=section.gradient_cache,
+        report_to=section.report_to,
+        seed=seed % 2**32,
+        resume=work.is_dir(),
+        **settings,
+    )

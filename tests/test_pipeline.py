@@ -1,0 +1,137 @@
+"""A whole recipe on tiny models: every stage, nothing twice, told before training, taken up after a kill."""
+
+from __future__ import annotations
+
+import json
+import wave
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omni_models import WORDS, tiny_backbone, tone
+
+from taskmerge.errors import RecipeError, UsageError
+from taskmerge.omni import graft
+from taskmerge.pipeline import Run, run, stages
+from taskmerge.recipes import loads
+
+TEXTS = WORDS[1:9]
+RECIPE = """\
+base: base
+specialists:
+  audio: {model: specialist-audio, weight: 0.5}
+  text: {model: specialist-text, weight: 0.5}
+specialize:
+  audio: {data: audio.jsonl, graft: {encoder: log_mel, projector: linear}, steps: 3, batch_size: 4, lr: 1e-3}
+  text: {data: text.jsonl, train: [backbone], steps: 2, batch_size: 4}
+output: {path: fused}
+drift: {specialist: audio, probes: audio.jsonl}
+recover: {train: [audio_projector], data: audio.jsonl, held_out: held.jsonl, method: gradient, steps: 2, batch_size: 4}
+rehearse:
+  train: [backbone]
+  data: {audio: audio.jsonl, text: text.jsonl}
+  held_out: {audio: held.jsonl}
+  steps: 2
+  batch_size: 4
+evaluate: {retrieval: {audio: held.jsonl}}
+"""
+
+
+def base_model(folder: Path) -> None:
+    """A tiny text backbone that sees: what specialists start from."""
+    graft(tiny_backbone(folder.with_name("backbone")), "image", "patches", "linear", folder)
+
+
+def write_sound(path: Path, pitch: float) -> None:
+    samples = (16000 * tone(pitch)).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(samples.tobytes())
+
+
+def new_project(folder: Path) -> Path:
+    """Base, sounds and pairs of a recipe, none of it trained yet."""
+    folder.mkdir(exist_ok=True)
+    base_model(folder / "base")
+    rows = []
+    for number, word in enumerate(TEXTS):
+        write_sound(folder / f"{word}.wav", 300 + 200 * number)
+        rows.append({"audio": f"{word}.wav", "text": f"a {word}"})
+    (folder / "audio.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:6]))
+    texts = [{"query": f"the {word}", "text": f"a {word}"} for word in TEXTS]
+    (folder / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return new_project(tmp_path)
+
+
+def run_quietly(project: Path, text: str = RECIPE, **keywords: Any) -> tuple[dict[str, Any], list[str]]:
+    said: list[str] = []
+    return run(loads(text, "recipe.yaml", project), say=said.append, **keywords), said
+
+
+def running(said: list[str]) -> list[str]:
+    return [line.removesuffix(": running") for line in said if line.endswith(": running")]
+
+
+def test_every_stage_once_and_only_what_changed_again(project: Path) -> None:
+    table, said = run_quietly(project)
+    every = ["specialize-audio", "specialize-text", "fuse", "diagnose", "recover", "rehearse", "evaluate"]
+    assert running(said) == every
+    assert table["stages"]["fuse"]["components"]["audio_projector"] == {"copy": 4}
+    variants = {row["variant"] for row in table["stages"]["evaluate"]["retrieval"]["results"]}
+    assert variants == {"specialist audio", "fused", "recovered", "rehearsed"}
+    page = (project / "fused-report" / "report.html").read_text("utf-8")
+    assert "Drift of audio" in page and "rehearsed" in page
+
+    again, said = run_quietly(project, "# a comment\n" + RECIPE)
+    assert all(line.endswith("skipped") for line in said) and len(said) == len(every)
+    assert again["stages"] == table["stages"]
+
+    _, said = run_quietly(project, RECIPE.replace("method: gradient, steps: 2", "method: gradient, steps: 3"))
+    assert running(said) == ["recover", "rehearse", "evaluate"]
+
+
+def test_an_interrupted_run_ends_with_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = RECIPE.partition("rehearse:")[0] + "evaluate: {retrieval: {audio: held.jsonl}}\n"
+    whole, _ = run_quietly(new_project(tmp_path / "whole"), text)
+    other = new_project(tmp_path / "other")
+
+    def interrupted(_: Run) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(stages.BY_NAME, "recover", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_quietly(other, text)
+    resumed, said = run_quietly(other, text)
+    assert running(said) == ["recover", "evaluate"]
+    assert resumed["stages"]["evaluate"] == whole["stages"]["evaluate"]
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (("data: audio.jsonl, graft", "data: gone.jsonl, graft"), "gone.jsonl"),
+        (("probes: audio.jsonl", "probes: empty.jsonl"), "empty.jsonl"),
+        (("retrieval: {audio: held.jsonl}", "retrieval: {audio: bad.jsonl}"), "missing.wav"),
+    ],
+)
+def test_bad_data_is_told_before_anything_runs(project: Path, change: tuple[str, str], what: str) -> None:
+    (project / "empty.jsonl").write_text("")
+    (project / "bad.jsonl").write_text('{"audio": "missing.wav", "text": "x"}\n')
+    said: list[str] = []
+    with pytest.raises(RecipeError, match=what):
+        run(loads(RECIPE.replace(*change), "recipe.yaml", project), say=said.append)
+    assert not said and not (project / "fused-report").exists()
+
+
+def test_unknown_stage(project: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'rehearse'"):
+        run_quietly(project, start="reherse")
