@@ -51,53 +51,71 @@ def elected(d: Array, w: Array, elect: str, average: str) -> Array:
     return out
 
 
+Each = float | tuple[float, ...]
+
+
+def every(value: Each, count: int) -> tuple[float, ...]:
+    return value if isinstance(value, tuple) else (value,) * count
+
+
+def all_trimmed(d: Array, density: Each, outliers: Each = 0.0) -> Array:
+    shares = zip(every(density, len(d)), every(outliers, len(d)), strict=True)
+    return np.stack([trimmed(delta, *share) for delta, share in zip(d, shares, strict=True)])
+
+
 def ties(
     d: Array,
     w: Array,
-    density: float = 0.2,
+    density: Each = 0.2,
     trim: str = "tensor",
     elect: str = "weighted_mass",
     average: str = "weight",
     scale: float = 1.0,
 ) -> Array:
-    return scale * elected(np.stack([trimmed(delta, density) for delta in d]), w, elect, average)
+    return scale * elected(all_trimmed(d, density), w, elect, average)
 
 
 def breadcrumbs(
-    d: Array, w: Array, density: float = 0.9, outliers: float = 0.01, normalize: bool = False, scale: float = 1.0
+    d: Array, w: Array, density: Each = 0.9, outliers: Each = 0.01, normalize: bool = False, scale: float = 1.0
 ) -> Array:
-    return task_arithmetic(np.stack([trimmed(delta, density, outliers) for delta in d]), w, normalize, scale)
+    return task_arithmetic(all_trimmed(d, density, outliers), w, normalize, scale)
 
 
 def breadcrumbs_ties(
     d: Array,
     w: Array,
-    density: float = 0.9,
-    outliers: float = 0.01,
+    density: Each = 0.9,
+    outliers: Each = 0.01,
     elect: str = "weighted_mass",
     average: str = "weight",
     scale: float = 1.0,
 ) -> Array:
-    return scale * elected(np.stack([trimmed(delta, density, outliers) for delta in d]), w, elect, average)
+    return scale * elected(all_trimmed(d, density, outliers), w, elect, average)
 
 
-def dropped(d: Array, bits: Array, density: float, rescale: str) -> Array:
-    kept = np.where(bits < math.floor(density * 2**32), d, 0.0)
+def restored(kept: Array, d: Array) -> Array:
+    out = kept.copy()
+    for i in range(len(d)):
+        left = np.abs(kept[i]).sum()
+        if left > 0:
+            out[i] = kept[i] * (np.abs(d[i]).sum() / left)
+    return out
+
+
+def dropped(d: Array, bits: Array, density: Each, rescale: str) -> Array:
+    kept = np.stack(
+        [np.where(bits[i] < math.floor(p * 2**32), d[i], 0.0) for i, p in enumerate(every(density, len(d)))]
+    )
     if rescale == "inverse_density":
-        return kept / density
-    if rescale == "l1":
-        for i in range(len(d)):
-            left = np.abs(kept[i]).sum()
-            if left > 0:
-                kept[i] = kept[i] * (np.abs(d[i]).sum() / left)
-    return kept
+        return np.stack([kept[i] / p for i, p in enumerate(every(density, len(d)))])
+    return restored(kept, d) if rescale == "l1" else kept
 
 
 def dare_linear(
     d: Array,
     w: Array,
     bits: Array,
-    density: float = 0.5,
+    density: Each = 0.5,
     rescale: str = "inverse_density",
     normalize: bool = False,
     scale: float = 1.0,
@@ -109,7 +127,7 @@ def dare_ties(
     d: Array,
     w: Array,
     bits: Array,
-    density: float = 0.5,
+    density: Each = 0.5,
     rescale: str = "inverse_density",
     elect: str = "weighted_mass",
     average: str = "weight",
@@ -133,19 +151,22 @@ def chances(delta: Array, density: float, epsilon: float) -> Array:
     return out.clip(0.0, 1.0).reshape(delta.shape)
 
 
-def dropped_by_rank(d: Array, bits: Array, density: float, epsilon: float, rescale: bool) -> Array:
-    p = np.stack([chances(delta, density, epsilon) for delta in d])
+def dropped_by_rank(d: Array, bits: Array, density: Each, epsilon: Each, rescale: str) -> Array:
+    shares = zip(every(density, len(d)), every(epsilon, len(d)), strict=True)
+    p = np.stack([chances(delta, *share) for delta, share in zip(d, shares, strict=True)])
     kept = np.where(bits < np.floor(p * 2**32), d, 0.0)
-    return np.divide(kept, p, out=np.zeros_like(kept), where=p > 0) if rescale else kept
+    if rescale == "own_probability":
+        return np.divide(kept, p, out=np.zeros_like(kept), where=p > 0)
+    return restored(kept, d) if rescale == "l1" else kept
 
 
 def della_linear(
     d: Array,
     w: Array,
     bits: Array,
-    density: float = 0.5,
-    epsilon: float = 0.1,
-    rescale: bool = True,
+    density: Each = 0.5,
+    epsilon: Each = 0.1,
+    rescale: str = "own_probability",
     normalize: bool = False,
     scale: float = 1.0,
 ) -> Array:
@@ -156,9 +177,9 @@ def della(
     d: Array,
     w: Array,
     bits: Array,
-    density: float = 0.5,
-    epsilon: float = 0.1,
-    rescale: bool = True,
+    density: Each = 0.5,
+    epsilon: Each = 0.1,
+    rescale: str = "own_probability",
     elect: str = "weighted_mass",
     average: str = "weight",
     scale: float = 1.0,

@@ -299,9 +299,9 @@ def test_a_typo_in_a_methods_parameter(method: str, row: Parameter) -> None:
 
 @METHOD_PARAMETERS
 def test_a_wrong_type_in_a_methods_parameter(method: str, row: Parameter) -> None:
-    (problem,) = problems_of(SMALL.format(method=method) + f"  {row.name}: {{a: 1}}\n")
+    (problem,) = problems_of(SMALL.format(method=method) + f"  {row.name}:\n")
     assert problem.place == "merge.yaml:6"
-    assert problem.what.startswith(f"{row.name} must be ") and problem.what.endswith(", not a mapping with 'a'")
+    assert problem.what.startswith(f"{row.name} must be ") and problem.what.endswith(", not nothing")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """One declaration per parameter: a signature or a dataclass, read into rows that check and document themselves."""
 
-from taskmerge.declarations.containers import Graded
+from taskmerge.declarations.containers import Graded, NumberEach
 from taskmerge.declarations.kinds import BAD, At, EntryOf, Glob, Kind, NewName, Number, Size, shown
 from taskmerge.declarations.parameters import (
     REQUIRED,
@@ -9,6 +9,7 @@ from taskmerge.declarations.parameters import (
     Doc,
     Gradient,
     Parameter,
+    PerSpecialist,
     Section,
     check,
     fields_of,
@@ -34,7 +35,9 @@ __all__ = [
     "Kind",
     "NewName",
     "Number",
+    "NumberEach",
     "Parameter",
+    "PerSpecialist",
     "Section",
     "Size",
     "check",

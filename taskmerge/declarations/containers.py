@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from taskmerge.declarations.kinds import BAD, At, Kind, Number, OneOf, Text, shown
+from taskmerge.declarations.kinds import BAD, At, EntryOf, Kind, Number, OneOf, Text, shown
 from taskmerge.errors import Problem
 
 
@@ -31,9 +31,41 @@ class Graded(Kind):
         read = [self.number.read(entry, at.child(index), problems) for index, entry in enumerate(value)]
         return BAD if BAD in read else tuple(read)
 
+    def hint(self, value: Any) -> str | None:
+        return self.number.hint(value)
+
     def schema(self) -> dict[str, Any]:
         number = self.number.schema()
         return {"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]}
+
+
+@dataclass(frozen=True)
+class NumberEach(Kind):
+    """A number, or one per specialist: a tuple in a call, a mapping from names in a recipe (`in_recipe`)."""
+
+    number: Number
+
+    @property
+    def words(self) -> str:
+        return f"{self.number.words}, or one such number per specialist"
+
+    def accepts(self, value: Any) -> bool:
+        return self.number.accepts(value) or isinstance(value, (list, tuple))
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        if not isinstance(value, (list, tuple)):
+            return self.number.read(value, at, problems)
+        read = [self.number.read(entry, at.child(index), problems) for index, entry in enumerate(value)]
+        return BAD if BAD in read else tuple(read)
+
+    def hint(self, value: Any) -> str | None:
+        return self.number.hint(value)
+
+    def schema(self) -> dict[str, Any]:
+        return Graded(self.number).schema()
+
+    def in_recipe(self) -> Kind:
+        return Either((Graded(self.number), Mapped(Graded(self.number), EntryOf("specialists"))))
 
 
 @dataclass(frozen=True)
@@ -121,6 +153,9 @@ class Either(Kind):
             if not trial:
                 return read
         return self.refuse(value, at, problems)
+
+    def hint(self, value: Any) -> str | None:
+        return next((hint for hint in (kind.hint(value) for kind in self.alternatives) if hint), None)
 
     def schema(self) -> dict[str, Any]:
         return {"anyOf": [kind.schema() for kind in self.alternatives]}

@@ -101,8 +101,13 @@ class Kind(ABC):
     def schema(self) -> dict[str, Any]:
         """JSON Schema (draft 7) of what `read` accepts."""
 
-    def refuse(self, value: Any, at: At, problems: list[Problem], next_move: str | None = None) -> Any:
-        problems.append(Problem(f"{at.name} must be {self.words}, not {shown(value)}", at.place, next_move))
+    def hint(self, value: Any) -> str | None:
+        """What to write in place of a value of the wrong type, where that can be guessed."""
+        return None
+
+    def refuse(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        what = f"{at.name} must be {self.words}, not {shown(value)}"
+        problems.append(Problem(what, at.place, self.hint(value)))
         return BAD
 
 
@@ -141,14 +146,14 @@ class Number(Kind):
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
         if not self.accepts(value):
-            return self.refuse(value, at, problems, self._unquote(value))
+            return self.refuse(value, at, problems)
         try:
             number = value if self.integer else float(value)
         except OverflowError:
             return self.refuse(value, at, problems)
         return number if self.inside(number) else self.refuse(value, at, problems)
 
-    def _unquote(self, value: Any) -> str | None:
+    def hint(self, value: Any) -> str | None:
         if isinstance(value, bool):
             return f"write {int(value)} if that is meant"
         if isinstance(value, str):
@@ -180,13 +185,13 @@ class Flag(Kind):
         return isinstance(value, bool)
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
-        if isinstance(value, bool):
-            return value
+        return value if isinstance(value, bool) else self.refuse(value, at, problems)
+
+    def hint(self, value: Any) -> str | None:
         word = str(value).lower()
-        yes = {"1": "true", "yes": "true", "on": "true", "true": "true"}
-        no = {"0": "false", "no": "false", "off": "false", "false": "false"}
-        meant = {**yes, **no}.get(word)
-        return self.refuse(value, at, problems, f"write {meant}" if meant else None)
+        if word in ("1", "yes", "on", "true"):
+            return "write true"
+        return "write false" if word in ("0", "no", "off", "false") else None
 
     def schema(self) -> dict[str, Any]:
         return {"type": "boolean"}
@@ -205,12 +210,14 @@ class Text(Kind):
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
         if not isinstance(value, str):
-            quoted = f'put it in quotes: "{value}"' if isinstance(value, (int, float)) else None
-            return self.refuse(value, at, problems, quoted)
+            return self.refuse(value, at, problems)
         if not value.strip() or re.search(r"[\x00-\x1f]", value):
             problems.append(Problem(f"{at.name} must be text, not {value!r}", at.place))
             return BAD
         return value
+
+    def hint(self, value: Any) -> str | None:
+        return f'put it in quotes: "{value}"' if isinstance(value, (int, float)) else None
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "minLength": 1}
@@ -234,8 +241,11 @@ class OneOf(Kind):
         for choice in self.choices:
             if type(value) is type(choice) and value == choice:
                 return value
-        close = nearest(str(value), [str(choice) for choice in self.choices]) if isinstance(value, str) else None
-        return self.refuse(value, at, problems, f"did you mean {close!r}?" if close else None)
+        return self.refuse(value, at, problems)
+
+    def hint(self, value: Any) -> str | None:
+        close = nearest(value, [str(choice) for choice in self.choices]) if isinstance(value, str) else None
+        return f"did you mean {close!r}?" if close else None
 
     def schema(self) -> dict[str, Any]:
         return {"enum": list(self.choices)}

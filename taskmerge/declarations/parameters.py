@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from taskmerge.declarations.containers import Either, Graded, Listed, Mapped, Nothing
+from taskmerge.declarations.containers import Either, Graded, Listed, Mapped, Nothing, NumberEach
 from taskmerge.declarations.kinds import BAD, At, Flag, Kind, Number, OneOf, Text, shown
 from taskmerge.errors import Problem, did_you_mean, nearest
 
@@ -45,6 +45,11 @@ class Between:
 @dataclass(frozen=True)
 class Gradient:
     """Marks a number that may also be a list of numbers: a gradient over depth."""
+
+
+@dataclass(frozen=True)
+class PerSpecialist:
+    """Marks a method's number that may also be given for each specialist: a tuple in a call, names in a recipe."""
 
 
 class _Required:
@@ -296,7 +301,8 @@ def kind_of(annotation: Any, where: str) -> Kind:
             return Mapped(kind_of(arguments[1], where), key)
     raise DeclarationError(
         f"{where}: {annotation!r} cannot be checked; use float, int, bool, str, Literal, tuple[X, ...], "
-        "Mapping[str, X], a dataclass, a union of these, or Annotated[...] with Between, Doc, Gradient or a Kind"
+        "Mapping[str, X], a dataclass, a union of these, or Annotated[...] with Between, Doc, Gradient, "
+        "PerSpecialist or a Kind"
     )
 
 
@@ -310,17 +316,19 @@ def _marked(kind: Kind, marks: tuple[Any, ...], where: str) -> Kind:
         numbers = [
             part for part in (kind.alternatives if isinstance(kind, Either) else (kind,)) if type(part) is Number
         ]
-        if len(numbers) != 1 or not isinstance(mark, (Between, Gradient)):
+        if len(numbers) != 1 or not isinstance(mark, (Between, Gradient, PerSpecialist)):
             raise DeclarationError(f"{where}: {mark!r} says nothing about {kind.words}")
         kind = _narrowed(kind, numbers[0], mark)
     return kind
 
 
-def _narrowed(kind: Kind, number: Number, mark: Between | Gradient) -> Kind:
+def _narrowed(kind: Kind, number: Number, mark: Between | Gradient | PerSpecialist) -> Kind:
     """The kind with what a mark says about its number."""
     if isinstance(mark, Gradient):
         # `float | tuple[float, ...]` is how a type checker is told of a gradient.
         return Graded(number)
+    if isinstance(mark, PerSpecialist):
+        return NumberEach(number)
     bounded = Number(mark.low, mark.high, mark.open in ("low", "both"), mark.open in ("high", "both"), number.integer)
     if isinstance(kind, Either):
         return Either(tuple(bounded if part is number else part for part in kind.alternatives))

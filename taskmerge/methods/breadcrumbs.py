@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from taskmerge.declarations import Between, Doc
+from taskmerge.declarations import Between, Doc, PerSpecialist
 from taskmerge.kernels.program import Elect, KeepLargest, Program
-from taskmerge.methods.options import Average, Density, ElectSign, Normalize, Scale
+from taskmerge.methods.options import Average, Density, Each, ElectSign, Normalize, Scale
 from taskmerge.methods.pieces import elect_and_merge, keep_largest, normalized, normalized_values, weighted_sum
 from taskmerge.methods.registry import merge_method
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Outliers = Annotated[
-    float, Between(0, 1, open="high"), Doc("γ, the share of entries, the very largest, that is dropped first")
+    Each,
+    Between(0, 1, open="high"),
+    PerSpecialist(),
+    Doc("γ, the share of entries, the very largest, that is dropped first"),
 ]
 
 

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from taskmerge.declarations import Between, Doc
+from taskmerge.declarations import Between, Doc, PerSpecialist
 from taskmerge.kernels.program import DropByRank, Elect, Program
-from taskmerge.methods.options import Average, ElectSign, KeepProbability, Normalize, Scale
-from taskmerge.methods.pieces import elect_and_merge, normalized, normalized_values, weighted_sum
+from taskmerge.methods.options import Average, Each, ElectSign, KeepProbability, Normalize, Scale
+from taskmerge.methods.pieces import (
+    elect_and_merge,
+    normalized,
+    normalized_values,
+    per_specialist,
+    same_magnitude,
+    weighted_sum,
+)
 from taskmerge.methods.registry import merge_method
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Epsilon = Annotated[
-    float, Between(0, 1), Doc("ε, by how much the smallest and the largest entry's probability differ from ρ")
+    Each,
+    Between(0, 1),
+    PerSpecialist(),
+    Doc("ε, by how much the smallest and the largest entry's probability differ from ρ"),
 ]
-RescaleByOwn = Annotated[bool, Doc("divide each surviving entry by its own probability")]
+RescaleByOwn = Annotated[
+    Literal["own_probability", "l1", "none"],
+    Doc(
+        "what a survivor is multiplied by: one over its own probability, what restores the task vector's sum of "
+        "magnitudes (as mergekit does), or nothing"
+    ),
+]
 
 
-def keep_probabilities(deltas: Tensor, density: float, epsilon: float) -> Tensor:
+def keep_probabilities(deltas: Tensor, density: Each, epsilon: Each) -> Tensor:
     """How likely each entry is kept: linear in its rank by magnitude within its row, ρ-ε to ρ+ε, cut to [0, 1].
 
     Rows run along the last axis; vectors and scalars are one row. Entries of equal magnitude share their mean rank; a
@@ -31,27 +47,31 @@ def keep_probabilities(deltas: Tensor, density: float, epsilon: float) -> Tensor
     length = deltas.shape[-1] if deltas.dim() > 1 else 1
     sizes = deltas.abs().float().reshape(-1, length).contiguous()
     if length == 1:
-        return torch.full(deltas.shape, min(density, 1.0), dtype=torch.float64, device=deltas.device)
+        return per_specialist(density, deltas).expand(deltas.shape)
     ordered = sizes.sort(dim=1).values
     less = torch.searchsorted(ordered, sizes, right=False).double()
     not_more = torch.searchsorted(ordered, sizes, right=True).double()
     rank = less + (not_more - less - 1.0) / 2.0
-    chance = density - epsilon + 2.0 * epsilon * rank / (length - 1)
-    return chance.clamp(0.0, 1.0).reshape(deltas.shape)
+    rank, kept, half = rank.reshape(deltas.shape), per_specialist(density, deltas), per_specialist(epsilon, deltas)
+    return (kept - half + 2.0 * half * rank / (length - 1)).clamp(0.0, 1.0)
 
 
-def keep_by_rank(deltas: Tensor, random_bits: Tensor, density: float, epsilon: float, rescale: bool) -> Tensor:
-    """Drop entries by `keep_probabilities`, divide survivors by their own: (specialists, *shape)."""
+def keep_by_rank(deltas: Tensor, random_bits: Tensor, density: Each, epsilon: Each, rescale: str) -> Tensor:
+    """Drop entries by `keep_probabilities`, rescale the survivors: (specialists, *shape)."""
     chance = keep_probabilities(deltas, density, epsilon)
     kept = deltas.where(random_bits < (chance * 2.0**32).floor(), 0.0)
-    return kept / chance.where(chance > 0, 1.0).to(deltas) if rescale else kept
+    if rescale == "l1":
+        return same_magnitude(kept, deltas)
+    return kept / chance.where(chance > 0, 1.0).to(deltas) if rescale == "own_probability" else kept
 
 
-def _stream_linear(weights: Sequence[float], options: Mapping[str, Any]) -> Program:
+def _stream_linear(weights: Sequence[float], options: Mapping[str, Any]) -> Program | None:
+    if options["rescale"] == "l1":
+        return None
     return Program(
         normalized_values(weights) if options["normalize"] else tuple(weights),
         options["scale"],
-        sparsify=DropByRank(options["density"], options["epsilon"], options["rescale"]),
+        sparsify=DropByRank(options["density"], options["epsilon"], options["rescale"] == "own_probability"),
     )
 
 
@@ -63,7 +83,7 @@ def della_linear(
     *,
     density: KeepProbability = 0.5,
     epsilon: Epsilon = 0.1,
-    rescale: RescaleByOwn = True,
+    rescale: RescaleByOwn = "own_probability",
     normalize: Normalize = False,
     scale: Scale = 1.0,
 ) -> Tensor:
@@ -75,11 +95,13 @@ def della_linear(
     return scale * weighted_sum(kept, normalized(weights) if normalize else weights)
 
 
-def _stream(weights: Sequence[float], options: Mapping[str, Any]) -> Program:
+def _stream(weights: Sequence[float], options: Mapping[str, Any]) -> Program | None:
+    if options["rescale"] == "l1":
+        return None
     return Program(
         tuple(weights),
         options["scale"],
-        sparsify=DropByRank(options["density"], options["epsilon"], options["rescale"]),
+        sparsify=DropByRank(options["density"], options["epsilon"], options["rescale"] == "own_probability"),
         consensus=Elect(options["elect"], options["average"]),
     )
 
@@ -92,7 +114,7 @@ def della(
     *,
     density: KeepProbability = 0.5,
     epsilon: Epsilon = 0.1,
-    rescale: RescaleByOwn = True,
+    rescale: RescaleByOwn = "own_probability",
     elect: ElectSign = "weighted_mass",
     average: Average = "weight",
     scale: Scale = 1.0,

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from taskmerge.declarations import Between, Doc
+from taskmerge.declarations import Between, Doc, PerSpecialist
+
+Each = float | tuple[float, ...]
+"""A number, or one per specialist."""
 
 Scale = Annotated[float, Doc("λ, what the merged task vector is multiplied by before it is added to the base")]
-Density = Annotated[float, Between(0, 1), Doc("ρ, the share of each task vector's entries that is kept")]
+Density = Annotated[
+    Each, Between(0, 1), PerSpecialist(), Doc("ρ, the share of each task vector's entries that is kept")
+]
 KeepProbability = Annotated[
-    float, Between(0, 1, open="low"), Doc("ρ, the probability with which an entry of a task vector is kept")
+    Each,
+    Between(0, 1, open="low"),
+    PerSpecialist(),
+    Doc("ρ, the probability with which an entry of a task vector is kept"),
 ]
 Normalize = Annotated[bool, Doc("divide the weights by their sum")]
 ElectSign = Annotated[

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from taskmerge.errors import MergeError
 from taskmerge.kernels.program import Program, Sum
+from taskmerge.methods.options import Each
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +69,17 @@ def magnitudes(deltas: Tensor) -> Tensor:
     return deltas.abs().float().reshape(deltas.shape[0], -1)
 
 
-def keep_largest(deltas: Tensor, density: float, skip: float = 0.0, thresholds: Tensor | None = None) -> Tensor:
+def per_specialist(value: Each, deltas: Tensor) -> Tensor:
+    """A number, or one per specialist, shaped to go with deltas: (specialists, 1, …), float64."""
+    import torch
+
+    given = value if isinstance(value, tuple) else (value,) * deltas.shape[0]
+    if len(given) != deltas.shape[0]:
+        raise MergeError(f"{len(given)} numbers for {deltas.shape[0]} specialists")
+    return torch.tensor(given, dtype=torch.float64, device=deltas.device).reshape(-1, *[1] * (deltas.dim() - 1))
+
+
+def keep_largest(deltas: Tensor, density: Each, skip: Each = 0.0, thresholds: Tensor | None = None) -> Tensor:
     """Keep, per delta, the max(1, ⌊density·n⌋) entries of largest magnitude after the ⌊skip·n⌋ very largest.
 
     thresholds: (specialists,) least magnitude kept, in place of density. Zeros elsewhere: (specialists, *shape).
@@ -78,27 +89,32 @@ def keep_largest(deltas: Tensor, density: float, skip: float = 0.0, thresholds: 
     if thresholds is not None:
         keep = sizes >= thresholds.float().reshape(-1, 1)
         return deltas.where(keep.reshape(deltas.shape), 0.0)
-    skipped = min(math.floor(skip * count), count - 1)
-    last = min(skipped + max(1, math.floor(density * count)), count) - 1
     ordered = sizes.sort(dim=1, descending=True).values
-    keep = (sizes <= ordered[:, skipped : skipped + 1]) & (sizes >= ordered[:, last : last + 1])
+    keep = sizes.new_zeros(sizes.shape).bool()
+    shares = zip(per_specialist(density, sizes).flatten(), per_specialist(skip, sizes).flatten(), strict=True)
+    for index, (share, over) in enumerate(shares):
+        skipped = min(math.floor(over.item() * count), count - 1)
+        last = min(skipped + max(1, math.floor(share.item() * count)), count) - 1
+        keep[index] = (sizes[index] <= ordered[index, skipped]) & (sizes[index] >= ordered[index, last])
     return deltas.where(keep.reshape(deltas.shape), 0.0)
 
 
-def keep_random(deltas: Tensor, random_bits: Tensor, density: float, rescale: str) -> Tensor:
-    """DARE: keep each entry whose bits lie below ⌊density·2^32⌋, rescale the survivors."""
-    from taskmerge.randomness import keep_limit
+def same_magnitude(kept: Tensor, deltas: Tensor) -> Tensor:
+    """What is left of each delta, multiplied so that its sum of magnitudes is the whole delta's."""
+    entries = tuple(range(1, deltas.dim()))
+    total, left = deltas.abs(), kept.abs()
+    if entries:
+        total, left = total.sum(entries, keepdim=True), left.sum(entries, keepdim=True)
+    return kept * (total / left.where(left > 0, 1.0))
 
-    kept = deltas.where(random_bits < keep_limit(density), 0.0)
-    if rescale == "inverse_density":
-        return kept / density
+
+def keep_random(deltas: Tensor, random_bits: Tensor, density: Each, rescale: str) -> Tensor:
+    """DARE: keep each entry whose bits lie below ⌊density·2^32⌋, rescale the survivors."""
+    chance = per_specialist(density, deltas)
+    kept = deltas.where(random_bits < (chance * 2.0**32).floor(), 0.0)
     if rescale == "l1":
-        entries = tuple(range(1, deltas.dim()))
-        total, left = deltas.abs(), kept.abs()
-        if entries:
-            total, left = total.sum(entries, keepdim=True), left.sum(entries, keepdim=True)
-        return kept * (total / left.where(left > 0, 1.0))
-    return kept
+        return same_magnitude(kept, deltas)
+    return kept / chance.to(deltas) if rescale == "inverse_density" else kept
 
 
 def elect_and_merge(deltas: Tensor, weights: Tensor, elect: str, average: str) -> Tensor:

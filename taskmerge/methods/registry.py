@@ -24,7 +24,9 @@ from taskmerge.declarations import (
     At,
     DeclarationError,
     Graded,
+    Kind,
     Number,
+    NumberEach,
     Parameter,
     parameters_of,
     read_mapping,
@@ -82,10 +84,7 @@ class MergeMethod:
     @cached_property
     def recipe_parameters(self) -> tuple[Parameter, ...]:
         """The parameters as a recipe may give them: any float may be a gradient over depth."""
-        return tuple(
-            replace(row, kind=Graded(row.kind)) if isinstance(row.kind, Number) and not row.kind.integer else row
-            for row in self.parameters
-        )
+        return tuple(replace(row, kind=_in_recipe(row.kind)) for row in self.parameters)
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -139,16 +138,28 @@ class MergeMethod:
         return merged
 
     def program(self, weights: Sequence[float], options: Mapping[str, Any], shape: Sequence[int]) -> Program | None:
-        """What the kernels need to merge one tensor of this shape, or None when it takes the whole tensor."""
+        """What the kernels need to merge one tensor of this shape, or None when it takes the whole tensor.
+
+        Numbers given for each specialist take the whole tensor.
+        """
         if self.whole_matrices and len(shape) != 2:
             from taskmerge.methods.pieces import mean_program
 
             return mean_program(weights, options)
+        if any(isinstance(value, tuple) for value in options.values()):
+            return None
         return self.stream(weights, options) if self.stream else None
 
     def needs(self, options: Mapping[str, Any]) -> frozenset[str]:
         """The inputs besides deltas and weights that `merge` must be given."""
         return frozenset(self.inputs) - {"deltas", "weights"}
+
+
+def _in_recipe(kind: Kind) -> Kind:
+    """What a recipe may give for a parameter: gradients for numbers, a number by name where each specialist has one."""
+    if isinstance(kind, NumberEach):
+        return kind.in_recipe()
+    return Graded(kind) if isinstance(kind, Number) and not kind.integer else kind
 
 
 _METHODS: dict[str, MergeMethod] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from taskmerge.declarations import Doc
-from taskmerge.methods.options import Density, Scale
+from taskmerge.methods.options import Density, Each, Scale
 from taskmerge.methods.pieces import elect_and_merge, keep_largest, weighted_mean, weighted_sum
 from taskmerge.methods.registry import merge_method
 from taskmerge.methods.spectral.matrices import are_matrices, triplets
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Inside = Annotated[Literal["ties", "task_arithmetic"], Doc("how the aligned task vectors are merged")]
 
 
-def _merge_inside(aligned: Tensor, weights: Tensor, inside: str, density: float) -> Tensor:
+def _merge_inside(aligned: Tensor, weights: Tensor, inside: str, density: Each) -> Tensor:
     if inside == "task_arithmetic":
         return weighted_sum(aligned, weights)
     return elect_and_merge(keep_largest(aligned, density), weights, "weighted_mass", "weight")
