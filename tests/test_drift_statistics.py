@@ -186,6 +186,28 @@ def test_uniformity_of_one_row_is_not_a_number() -> None:
     assert np.isnan(uniformity(np.ones((1, 3))))
 
 
+def held(value: object) -> int:
+    """Numbers kept by a statistic: entries of its arrays, one for anything else."""
+    if isinstance(value, np.ndarray):
+        return value.size
+    if isinstance(value, (tuple, list)):
+        return sum(held(part) for part in value)
+    return sum(held(part) for part in vars(value).values()) if hasattr(value, "__dict__") else 1
+
+
+def test_what_is_kept_does_not_grow_with_the_rows() -> None:
+    sizes = set()
+    for batches in (2, 200):
+        moments, sums = PairMoments(), RowSums()
+        for seed in range(batches):
+            x, y = rows(16, 6, seed)
+            moments.update(x, y)
+            sums.update(x, y)
+        assert moments.count == sums.count == 16 * batches
+        sizes.add(held(moments) + held(sums))
+    assert len(sizes) == 1
+
+
 def test_rows_that_do_not_pair_up_are_refused() -> None:
     with pytest.raises(UsageError, match="must pair up"):
         PairMoments().update(np.zeros((3, 2)), np.zeros((4, 2)))
