@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.layout import lay_out, natural
+from taskmerge.checkpoints.modules import check_modules
 from taskmerge.checkpoints.names import align
 from taskmerge.checkpoints.saving import stored_format
 from taskmerge.checkpoints.tokenizers import Rows
@@ -34,6 +35,7 @@ def plan(recipe: Recipe, inputs: Mapping[str, Weights] | None = None) -> Plan:
     """
     opened = dict(inputs) if inputs is not None else open_inputs(recipe)
     overrides = {name: list(globs) for name, globs in recipe.components.items()}
+    check_modules(opened, BASE)
     names_of = naming(opened)
     named = {
         label: weights if label == names_of else align(opened[names_of], weights, overrides).weights
