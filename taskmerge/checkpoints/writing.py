@@ -68,7 +68,11 @@ class OutputFolder:
         except OSError:
             self._lock.close()
             raise OutputError("another process is writing this output", str(self.final), "wait for it to end") from None
-        self._take_up_journal()
+        try:
+            self._take_up_journal()
+        except BaseException:
+            self._lock.close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

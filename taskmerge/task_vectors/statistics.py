@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taskmerge.errors import MergeError, UsageError
-from taskmerge.kernels.selection import Query
 from taskmerge.randomness import keep_limit, stream_key, uniform_bits
 
 if TYPE_CHECKING:
@@ -98,16 +97,23 @@ def _threshold(vector: TaskVector, name: str, density: float) -> np.float32:
 
 
 def kth_largest(chunks: Callable[[], Iterable[np.ndarray]], rank: int) -> np.float32:
-    """The rank-th largest magnitude (from 1) of all entries, exact, in two passes or three over `chunks()`."""
-    query = Query(0, rank)
-    while query.found is None:
-        shift = query.shift
-        histogram = np.zeros(((query.high - query.low) >> shift) + 1, np.int64)
-        above = 0
-        for chunk in chunks():
-            bits = np.abs(chunk).astype(np.float32).view(np.uint32).astype(np.int64)
-            above += int(np.count_nonzero(bits > query.high))
-            inside = bits[(bits >= query.low) & (bits <= query.high)]
-            histogram += np.bincount((inside - query.low) >> shift, minlength=histogram.size)
-        query.narrow(above, histogram)
-    return np.array([query.found], np.uint32).view(np.float32)[0]
+    """The rank-th largest magnitude (from 1) of all entries as float32, exact, in two passes over `chunks()`.
+
+    A non-negative float32 orders like its bits: the first pass finds their high half, the second the low half.
+    """
+
+    def bits(chunk: np.ndarray) -> np.ndarray:
+        return np.abs(chunk).astype(np.float32).view(np.uint32)
+
+    high, above = _from_top((bits(chunk) >> 16 for chunk in chunks()), rank)
+    same_high = ((found & 0xFFFF)[found >> 16 == high] for found in map(bits, chunks()))
+    low, _ = _from_top(same_high, rank - above)
+    return np.array([high << 16 | low], np.uint32).view(np.float32)[0]
+
+
+def _from_top(values: Iterable[np.ndarray], rank: int) -> tuple[int, int]:
+    """The rank-th largest (from 1) of 16-bit values, and how many are larger."""
+    counts = sum((np.bincount(part, minlength=1 << 16) for part in values), np.zeros(1 << 16, np.int64))
+    from_top = np.cumsum(counts[::-1])
+    place = int(np.searchsorted(from_top, rank))
+    return (1 << 16) - 1 - place, int(from_top[place] - counts[(1 << 16) - 1 - place])
