@@ -13,13 +13,13 @@ import pytest
 import spectral_oracles as spectral
 import torch
 
-from taskmerge.errors import MergeError
+from taskmerge.errors import MergeError, UsageError
 from taskmerge.kernels import Operand, combine, measure, measure_model
 from taskmerge.kernels.program import KeepLargest
 from taskmerge.methods import MergeMethod, all_methods, find_method
 from taskmerge.methods.agreement import emr_masks
 from taskmerge.methods.della import keep_probabilities
-from taskmerge.methods.weighting import metagpt_program, metagpt_weights
+from taskmerge.methods.weighting import metagpt_weights, weighed_by_metagpt
 from taskmerge.randomness import stream_key, uniform_bits
 
 SHAPES = [(), (0,), (1,), (7,), (5, 3), (3, 0), (1, 6), (2, 3, 3, 3)]
@@ -358,23 +358,26 @@ def test_metagpt_weights_any_method() -> None:
     given = inputs((6, 4), 3, seed=10)
     weights = metagpt_weights(torch.from_numpy(given.deltas))
     np.testing.assert_allclose(weights.numpy(), oracles.metagpt(given.deltas), rtol=1e-12)
-    method = find_method("task_arithmetic")
-    program = metagpt_program(method, 3, method.options(), (6, 4))
+    method = weighed_by_metagpt(find_method("task_arithmetic"))
+    program = method.program((1.0, 1.0, 1.0), method.options(), (6, 4))
     assert program is not None
     base, specialists = operand(given.base), [operand(given.base + delta) for delta in given.deltas]
     out = np.empty(24)
     combine(base, specialists, program, measure(base, specialists, program, ()), (), 0, 24, out, "F64")
     wanted = given.base + np.einsum("i,ijk->jk", oracles.metagpt(given.deltas), given.deltas)
     np.testing.assert_allclose(out.reshape(6, 4), wanted, rtol=1e-11)
+    np.testing.assert_allclose(given.base + merged(method, given, {}).numpy(), wanted, rtol=1e-11)
 
 
 def test_metagpt_is_refused_where_a_method_finds_its_own_weights() -> None:
-    method = find_method("model_stock")
-    with pytest.raises(MergeError, match="model_stock finds its own weights"):
-        metagpt_program(method, 3, method.options(), (4,))
+    with pytest.raises(UsageError, match="model_stock finds its own weights"):
+        weighed_by_metagpt(find_method("model_stock"))
     assert not metagpt_weights(torch.zeros(2, 3)).any()
 
 
 def test_metagpt_with_trimming_takes_the_whole_tensor() -> None:
-    method = find_method("ties")
-    assert metagpt_program(method, 3, method.options(), (4,)) is None
+    given = inputs((6, 4), 3, seed=11)
+    method = weighed_by_metagpt(find_method("ties"))
+    assert method.program((1.0, 1.0, 1.0), method.options(), (4,)) is None
+    wanted = oracles.ties(given.deltas, oracles.metagpt(given.deltas))
+    np.testing.assert_allclose(merged(method, given, {}).numpy(), wanted, rtol=1e-9)

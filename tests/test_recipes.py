@@ -37,7 +37,7 @@ merge:
   rules:
     - {match: "*.embed_tokens.weight", keep: base}
     - {match: ["backbone.layers.{0..7}.*", "head.*"], weight: {audio: 0.7}, density: 0.5}
-    - {match: "*.bias", drop: true}
+    - {match: "*.bias", drop: true, optional: true}
     - {match: "*.norm.*", method: linear, normalize: false}
 components:
   audio_projector: ["multi_modal_projector.*"]

@@ -1,6 +1,6 @@
 """Recipes: YAML in, frozen and checked dataclasses out."""
 
-from taskmerge.recipes.depth import at_depth, layer_depth
+from taskmerge.recipes.depth import Standing, at_depth, layer_depth
 from taskmerge.recipes.merging import Merge, Rule, Settings
 from taskmerge.recipes.recipe import Recipe, from_dict, load, loads
 from taskmerge.recipes.schema import schema
@@ -35,6 +35,7 @@ __all__ = [
     "Settings",
     "Specialist",
     "Specialize",
+    "Standing",
     "Training",
     "at_depth",
     "from_dict",

@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a tensor stands in its model. depth: from 0 (first layer) to 1 (last), None outside the layers."""
+
+    depth: float | None
+    embeddings: bool = False
 
 
 def at_depth(value: float | Sequence[float], depth: float) -> float:

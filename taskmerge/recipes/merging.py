@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 from taskmerge.declarations import BAD, At, Between, Doc, Gradient, Parameter, fields_of, place_field, read_mapping
 from taskmerge.errors import Problem, UsageError
 from taskmerge.methods import MergeMethod, find_method
-from taskmerge.recipes.sections import BaseOrSpecialist, GradedNumber, NamePattern, SpecialistName
+from taskmerge.methods.weighting import weighed_by_metagpt
+from taskmerge.recipes.depth import Standing, at_depth
+from taskmerge.recipes.sections import BaseOrSpecialist, GradedNumber, NamePattern, Specialist, SpecialistName
 
 GradedWeight = Annotated[GradedNumber, Gradient()]
 Weight = GradedWeight | Mapping[SpecialistName, GradedWeight] | Literal["metagpt"]
@@ -35,6 +37,7 @@ class Rule:
     drop: Annotated[bool, Doc("leave the tensors out of the output")] = False
     method: Annotated[str | None, Doc("another merge method than the section's")] = None
     weight: Annotated[Weight | None, Doc("other weights: one for all specialists, or by name")] = None
+    optional: Annotated[bool, Doc("the rule may match nothing; otherwise that is an error")] = False
     options: Mapping[str, Any] = field(default_factory=dict, metadata=_filled)
     merge_method: MergeMethod | None = field(default=None, compare=False, repr=False, metadata=_filled)
     place: str = place_field()
@@ -59,6 +62,13 @@ class Merge:
     protect_energy: Annotated[
         float, Between(0, 1), Doc("the share of those tokens' energy whose directions are protected")
     ] = 0.9
+    edges: Annotated[
+        Literal["ends", "first"],
+        Doc(
+            "which number of a gradient tensors outside the layers take: embeddings the first and others the last, or "
+            "all the first (as mergekit does)"
+        ),
+    ] = "ends"
     options: Mapping[str, Any] = field(default_factory=dict, metadata=_filled)
     merge_method: MergeMethod | None = field(default=None, compare=False, repr=False, metadata=_filled)
     place: str = place_field()
@@ -69,7 +79,9 @@ class Merge:
         own = rule is not None and rule.method is not None
         given = {**({} if own else self.options), **(rule.options if rule else {})}
         weight = rule.weight if rule is not None and rule.weight is not None else self.weight
-        return Settings(method, {**method.defaults, **given}, weight)
+        if isinstance(weight, str):
+            method, weight = weighed_by_metagpt(method), None
+        return Settings(method, {**method.defaults, **given}, weight, self.edges)
 
     @classmethod
     def read_section(cls, value: Mapping[str, Any], at: At, problems: list[Problem]) -> Any:
@@ -96,11 +108,41 @@ class Merge:
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for one tensor, gradients not yet resolved. options: every parameter of the method."""
+    """What holds for the tensors of one rule, gradients not yet resolved. options: every parameter of the method.
+
+    weight: what takes the place of the specialists' own; None where theirs hold (or the method finds its own).
+    """
 
     method: MergeMethod
     options: Mapping[str, Any]
-    weight: Weight | None
+    weight: GradedNumber | Mapping[str, GradedNumber] | None
+    edges: str = "ends"
+
+    def weights(self, specialists: Mapping[str, Specialist], standing: Standing) -> dict[str, float]:
+        """Each specialist's weight for a tensor that stands there."""
+        weights = {}
+        for name, specialist in specialists.items():
+            weight = self.weight.get(name) if isinstance(self.weight, Mapping) else self.weight
+            weights[name] = float(self._at(specialist.weight if weight is None else weight, standing))
+        return weights
+
+    def resolved(self, active: Sequence[str], standing: Standing) -> dict[str, Any]:
+        """The method's options for a tensor that stands there: a number, or one for each of the active specialists."""
+        return {name: self._option(name, value, active, standing) for name, value in self.options.items()}
+
+    def _option(self, name: str, value: Any, active: Sequence[str], standing: Standing) -> Any:
+        if not isinstance(value, Mapping):
+            return self._at(value, standing)
+        default = self.method.defaults.get(name)
+        each = tuple(self._at(value.get(label, default), standing) for label in active)
+        return each[0] if len(set(each)) == 1 else each
+
+    def _at(self, value: Any, standing: Standing) -> Any:
+        if not isinstance(value, tuple):
+            return value
+        if standing.depth is not None:
+            return at_depth(value, standing.depth)
+        return value[0] if standing.embeddings or self.edges == "first" else value[-1]
 
 
 def _method(name: Any, at: At, problems: list[Problem]) -> MergeMethod | None:
@@ -171,7 +213,7 @@ def _optional(row: Parameter) -> Parameter:
 def _contradictions(rule: Rule, value: Mapping[str, Any], at: At) -> Iterator[Problem]:
     ways = [f"keep: {rule.keep}"] if rule.keep is not None else []
     ways += ["drop: true"] if rule.drop else []
-    merging = [key for key in value if key not in ("match", "keep", "drop")]
+    merging = [key for key in value if key not in ("match", "keep", "drop", "optional")]
     if len(ways) == 2 or (ways and merging):
         both = " and ".join([*ways, *merging][:2])
         yield Problem(f"a rule says both {both}", at.place, "a rule keeps, drops or merges; split it in two")

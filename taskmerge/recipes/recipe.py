@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from taskmerge.declarations import At, Between, Doc, Section, place_field
 from taskmerge.errors import Problem, RecipeError
 from taskmerge.recipes.document import Document, parse_documents, read_documents
+from taskmerge.recipes.mergekit import is_mergekit, translate
 from taskmerge.recipes.merging import Merge
 from taskmerge.recipes.sections import (
     Drift,
@@ -44,6 +45,7 @@ class Recipe:
         Doc("components or name patterns taken whole from a specialist; left out: what only that specialist has"),
     ] = None
     output: Annotated[Output, Doc("what is written, and where")] = field(default_factory=Output)
+    layers: Annotated[int | None, Between(1, None), Doc("how many layers the backbone must have; left out: any")] = None
     seed: Annotated[int, Between(0, 2**63 - 1), Doc("decides every random drop")] = 0
     drift: Annotated[Drift | None, Doc("how drift is diagnosed")] = None
     recover: Annotated[Recover | None, Doc("how a drifted projector is repaired")] = None
@@ -106,6 +108,10 @@ def _from_documents(documents: list[Document]) -> Recipe:
 def _read(values: Any, at: At, text: str) -> Recipe:
     if not isinstance(values, Mapping):
         raise RecipeError("a recipe is a mapping", at.place, "begin with `base:` and `specialists:`")
+    if is_mergekit(values):
+        whole = at.place
+        values = translate(values, at)
+        at = At(lambda _path: whole, (), at.folder, values)
     problems: list[Problem] = []
     recipe = Section(Recipe).read(values, at, problems)
     if problems:

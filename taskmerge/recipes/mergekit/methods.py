@@ -1,0 +1,97 @@
+"""mergekit's merge methods in our words: which of ours does the same, and what its parameters are called here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from taskmerge.recipes.mergekit.values import Value
+
+Convert = Callable[[Any], Any]
+
+
+def same(value: Any) -> Any:
+    return value
+
+
+def mean_or_sum(normalize: Any) -> str:
+    return "weight" if normalize else "none"
+
+
+def sum_of_magnitudes(rescale: Any) -> str:
+    return "l1" if rescale else "none"
+
+
+@dataclass(frozen=True)
+class Named:
+    """One parameter: its name here, its default there, how a value is carried over."""
+
+    option: str
+    default: Value
+    convert: Convert = same
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One method. models: it combines the models themselves, the base among them, not task vectors.
+
+    weight: whether each model must be given one.  own: parameters that models may have each for themselves.
+    options: parameters of the whole merge.  fixed: our options that make ours the same.  unsupported: parameters that
+    change what is done in ways we do not follow, with the value that is harmless.
+    """
+
+    method: str
+    models: bool = False
+    weight: bool = True
+    own: Mapping[str, Named] = field(default_factory=dict)
+    options: Mapping[str, Named] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    unsupported: Mapping[str, Value] = field(default_factory=dict)
+
+
+_DENSITY = {"density": Named("density", 1.0)}
+_LAMBDA = {"lambda": Named("scale", 1.0)}
+_SUM = {"normalize": Named("normalize", False), **_LAMBDA}
+_ELECT = {"normalize": Named("average", False, mean_or_sum), **_LAMBDA}
+_RESCALE = {"rescale": Named("rescale", True, sum_of_magnitudes)}
+_EPSILON = {"epsilon": Named("epsilon", 0.1)}
+_OUTLIERS = {"gamma": Named("outliers", 0.01)}
+
+PEERS: dict[str, Peer] = {
+    "linear": Peer("linear", models=True, options={"normalize": Named("normalize", True)}),
+    "task_arithmetic": Peer("task_arithmetic", options=_SUM),
+    "ties": Peer("ties", own=_DENSITY, options={"normalize": Named("average", True, mean_or_sum), **_LAMBDA}),
+    "dare_linear": Peer("dare_linear", own=_DENSITY, options={**_SUM, **_RESCALE}),
+    "dare_ties": Peer("dare_ties", own=_DENSITY, options={**_ELECT, **_RESCALE}),
+    "della_linear": Peer("della_linear", own={**_DENSITY, **_EPSILON}, options={**_SUM, **_RESCALE}),
+    "della": Peer("della", own={**_DENSITY, **_EPSILON}, options={**_ELECT, **_RESCALE}),
+    "breadcrumbs": Peer("breadcrumbs", own={**_DENSITY, **_OUTLIERS}, options=_SUM),
+    "breadcrumbs_ties": Peer("breadcrumbs_ties", own={**_DENSITY, **_OUTLIERS}, options=_ELECT),
+    "sce": Peer("sce", weight=False, options={"select_topk": Named("select", 1.0)}),
+    "model_stock": Peer("model_stock", weight=False, unsupported={"filter_wise": False}),
+    "slerp": Peer(
+        "slerp",
+        models=True,
+        weight=False,
+        options={"t": Named("fraction", 0.0)},
+        fixed={"space": "model"},
+    ),
+    "nuslerp": Peer(
+        "nuslerp",
+        fixed={"lerp_above": 1.0 - 1e-8},
+        unsupported={"nuslerp_flatten": True, "nuslerp_row_wise": False},
+    ),
+    "karcher": Peer(
+        "karcher",
+        models=True,
+        weight=False,
+        options={"max_iter": Named("iterations", 10.0, int), "tol": Named("tolerance", 1e-5)},
+        fixed={"space": "model"},
+    ),
+    "passthrough": Peer("linear", models=True, weight=False, unsupported={"scale": 1.0}),
+}
+
+IGNORED = frozenset({"int8_mask", "weight"})
+KNOWN_PARAMETERS = IGNORED.union(*({*peer.own, *peer.options, *peer.unsupported} for peer in PEERS.values()))
+"""Every parameter that some method has; those of another method are ignored, as mergekit does."""
