@@ -25,10 +25,10 @@ _PLACEHOLDERS = ("{}_token_id", "{}_token_index")
 class Anatomy:
     """The parts of one embedder that drift is measured on.
 
-    layers: the backbone's layers in order.  projectors: modality -> the modules that lead into the backbone, the last
-    one's output being what the backbone is fed.  placeholders: modality -> id of the token whose embedding is replaced
-    (empty for the grafted embedder, which hands out masks).  token_table: (vocabulary, width) weight of the token
-    embeddings, or None.
+    layers: the backbone's layers in order.  projectors: modality -> the modules that lead into the backbone, as defined;
+    what the one that runs last puts out is what the backbone is fed.  placeholders: modality -> id of the token whose
+    embedding is replaced (empty for the grafted embedder, which hands out masks).  token_table: (vocabulary, width)
+    weight of the token embeddings, or None.
     """
 
     layers: tuple[nn.Module, ...]
