@@ -18,11 +18,15 @@ _SIDE_FILES = (
 
 @dataclass(frozen=True)
 class HubPlace:
-    """A model repository on the hub: id, revision as the user gave it (None: the default branch), folder within."""
+    """A model repository on the hub: id, revision as the user gave it (None: the default branch), folder within.
+
+    certain: the user wrote hf://; otherwise a mistyped path of this disk may be meant.
+    """
 
     repo: str
     revision: str | None = None
     folder: str = ""
+    certain: bool = False
 
     def __str__(self) -> str:
         at = f"@{self.revision}" if self.revision else ""
@@ -61,7 +65,7 @@ def _parse_uri(text: str) -> HubPlace:
         raise CheckpointError(f"not an hf:// uri: {error}", text, "write hf://owner/name[@revision]") from None
     if uri.type != "model":
         raise CheckpointError(f"the uri names a {uri.type}, not a model", text, "write hf://owner/name[@revision]")
-    return HubPlace(uri.id, uri.revision, uri.path_in_repo)
+    return HubPlace(uri.id, uri.revision, uri.path_in_repo, certain=True)
 
 
 @dataclass(frozen=True)
@@ -112,8 +116,32 @@ def _asked(place: HubPlace, call: Any) -> Any:
         return call()
     except Exception as error:  # the hub client raises many kinds: network, rights, missing, offline
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        what = f"cannot be had from the hub: {first}"
         raise CheckpointError(
-            f"cannot be had from the hub: {first}",
+            what if place.certain else f"no file or folder {str(place)!r} here, and it {what}",
             str(place),
-            "check the id and revision, HF_TOKEN for private models, and HF_HUB_OFFLINE (only what is cached)",
+            "check the path or id and revision, HF_TOKEN for private models, and HF_HUB_OFFLINE (only what is cached)",
         ) from None
+
+
+def upload(folder: Path, repository: str, *, private: bool = False, revision: str | None = None) -> str:
+    """Uploads every file of `folder` to a model repository, made if need be; returns the commit's address.
+
+    Raises CheckpointError with the hub's own words.
+    """
+    from huggingface_hub import HfApi
+
+    place, api = HubPlace(repository, revision), HfApi()
+    _asked(place, lambda: api.create_repo(repository, private=private, exist_ok=True))
+    if revision is not None:
+        _asked(place, lambda: api.create_branch(repository, branch=revision, exist_ok=True))
+    commit = _asked(
+        place,
+        lambda: api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            revision=revision,
+            commit_message="Upload a model fused by taskmerge",
+        ),
+    )
+    return str(commit.commit_url)

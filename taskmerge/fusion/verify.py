@@ -35,6 +35,11 @@ def verify(folder: Path, rederive: bool = True) -> list[str]:
     return findings
 
 
+def changed_outputs(folder: Path) -> list[str]:
+    """Weight files of a fused model that are not the recorded ones, as sentences. Raises CheckpointError."""
+    return _output_hashes(folder, read_provenance(folder))
+
+
 def _output_hashes(folder: Path, record: dict[str, Any]) -> list[str]:
     findings = []
     for name, digest in record["outputs"].items():

@@ -1,0 +1,119 @@
+"""doctor, push."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import typer
+
+from taskmerge.cli.output import note, print_json, print_table, show_bytes
+
+JSON = typer.Option(False, "--json", help="Print JSON for machines.")
+_LIBRARIES = {
+    "torch": "methods of whole matrices, GPUs, training",
+    "numba": "compiled kernels",
+    "safetensors": "reading and writing",
+    "huggingface_hub": "hub ids",
+    "transformers": "extra [models]: classes, tokenizers",
+    "peft": "extra [models]: adapters",
+    "sentence-transformers": "extra [train]: embedders, training",
+    "datasets": "extra [train]",
+    "accelerate": "extra [train]: several processes",
+    "soundfile": "extra [audio]: sound files",
+    "soxr": "extra [audio]: resampling",
+    "mteb": "extra [eval]",
+    "matplotlib": "extra [plots]",
+}
+_REQUIRED = ("torch", "safetensors", "huggingface_hub")
+_OFTEN_BROKEN = ("torchvision", "torchaudio")
+
+
+def doctor(as_json: bool = JSON) -> None:
+    """Say what works on this machine: versions, devices, room, and libraries that are there but broken."""
+    rows = [*_machine(), *(_library(name, use) for name, use in _LIBRARIES.items())]
+    rows += [_import_works(name) for name in _OFTEN_BROKEN if importlib.util.find_spec(name)]
+    if importlib.util.find_spec("torch"):
+        rows.append(_devices())
+    if as_json:
+        print_json([{"what": what, "found": found, "state": state, "note": text} for what, found, state, text in rows])
+    else:
+        print_table(("what", "found", "state", "note"), rows)
+    if any(state == "broken" for _, _, state, _ in rows):
+        raise typer.Exit(1)
+
+
+Row = tuple[str, str, str, str]
+
+
+def _machine() -> list[Row]:
+    disk = shutil.disk_usage(Path.cwd())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
+    return [
+        ("python", platform.python_version(), "ok" if sys.version_info >= (3, 10) else "broken", "3.10 or newer"),
+        ("cores", str(cores), "ok", platform.machine()),
+        ("memory", show_bytes(memory), "ok", "a merge needs about 1 GB whatever the model"),
+        ("disk here", show_bytes(disk.free), "ok", "an output is written whole beside its place, then renamed"),
+        (
+            "hub",
+            "offline" if offline else "online",
+            "ok",
+            "HF_HUB_OFFLINE" if offline else "HF_HUB_OFFLINE=1: cache only",
+        ),
+    ]
+
+
+def _library(name: str, use: str) -> Row:
+    try:
+        return name, version(name), "ok", use
+    except PackageNotFoundError:
+        return name, "", "broken" if name in _REQUIRED else "absent", use
+
+
+def _import_works(name: str) -> Row:
+    """Imports a library in a process of its own: one built for another torch fails there."""
+    found = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True, check=False)
+    if found.returncode == 0:
+        return name, version(name), "ok", "not needed by taskmerge"
+    last = found.stderr.strip().splitlines()[-1:] or ["it ended without a word"]
+    return name, version(name), "broken", f"{last[0]}: install the one for your torch, or uninstall it"
+
+
+def _devices() -> Row:
+    import torch
+
+    devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return "devices", ", ".join(["cpu", *devices]), "ok", "--device cuda" if devices else "no GPU: none is needed"
+
+
+def push(
+    folder: Path = typer.Argument(help="A model made by taskmerge."),
+    repository: str = typer.Argument(help="owner/name on the hub; made when it is not there."),
+    private: bool = typer.Option(False, "--private", help="Make a new repository private."),
+    revision: str = typer.Option(None, "--revision", help="Branch to upload to."),
+) -> None:
+    """Upload a fused model with its model card, after checking it against its record."""
+    from taskmerge.checkpoints.hub import upload
+    from taskmerge.errors import CheckpointError
+    from taskmerge.fusion.verify import changed_outputs
+
+    findings = changed_outputs(folder)
+    if findings:
+        raise CheckpointError(
+            f"is not what its record says: {'; '.join(findings[:3])}", str(folder), "`taskmerge verify` says more"
+        )
+    note(f"uploading {folder} to {repository}")
+    print(upload(folder, repository, private=private, revision=revision))
+
+
+COMMANDS = (doctor, push)
