@@ -19,7 +19,7 @@ from taskmerge.checkpoints.files import WeightFile
 from taskmerge.checkpoints.hub import HubPlace, locate, open_snapshot
 from taskmerge.checkpoints.low_rank import AdaptedWeights, Factors
 from taskmerge.checkpoints.names import match_names
-from taskmerge.checkpoints.reading import load_json
+from taskmerge.checkpoints.reading import check_link, load_json
 from taskmerge.checkpoints.weights import TensorInfo, Weights
 from taskmerge.errors import CheckpointError, MergeError
 
@@ -136,6 +136,7 @@ def _open(adapter: str | Path, relative_to: Path | None) -> tuple[Path, WeightFi
     for name in (CONFIG, WEIGHTS):
         if not (place / name).is_file():
             raise CheckpointError(f"no {name}: not a PEFT adapter folder", str(place))
+        check_link(place / name, place)
     return place, WeightFile(WEIGHTS, place / WEIGHTS)
 
 

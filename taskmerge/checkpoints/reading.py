@@ -194,16 +194,20 @@ def check_link(path: Path, folder: Path) -> None:
     """A symbolic link may stay inside its folder or point into the hub cache's blobs, nowhere else."""
     if not path.is_symlink():
         return
-    target = path.resolve()
-    blobs = folder.resolve().parent.parent / "blobs"
-    if not (target.is_relative_to(folder.resolve()) or target.is_relative_to(blobs)):
+    try:
+        target, home = path.resolve(), folder.resolve()
+    except (OSError, RuntimeError):  # Python's two ways of reporting a loop
+        raise CheckpointError("a link that leads back to itself", str(path)) from None
+    blobs = next((parent.parent / "blobs" for parent in (home, *home.parents) if parent.name == "snapshots"), home)
+    if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
         raise CheckpointError(
             f"a link to a file outside the folder: {target}", str(path), "copy the file in, or name it"
         )
 
 
 def load_json(path: Path) -> Any:
-    """A JSON file of bounded size; CheckpointError with the place when it is none."""
+    """A JSON file of bounded size; CheckpointError with the place when it is none, or a link to somewhere else."""
+    check_link(path, path.parent)
     try:
         if path.stat().st_size > _LARGEST_JSON:
             raise CheckpointError(f"{path.stat().st_size:,} bytes is too much for a JSON file", str(path))

@@ -35,6 +35,9 @@ def plan(recipe: Recipe, inputs: Mapping[str, Weights] | None = None) -> Plan:
     """
     opened = dict(inputs) if inputs is not None else open_inputs(recipe)
     overrides = {name: list(globs) for name, globs in recipe.components.items()}
+    empty = [Problem("holds no tensors", weights.label) for weights in opened.values() if not weights.tensors]
+    if empty:
+        raise MergeError(empty)
     check_modules(opened, BASE)
     names_of = naming(opened)
     named = {
@@ -184,7 +187,18 @@ class _Planner:
         self.methods[settings.method.name] = settings.method
         sources = tuple(Source(label, name) for label in active)
         shares = tuple(float(weights[label]) for label in active)
+        self._try_method(settings.method, shares, options, name, (rule or self.recipe.merge).place)
         return self._step(name, "merge", said, Source(BASE, name), sources, shares, settings.method.name, options)
+
+    def _try_method(
+        self, method: MergeMethod, shares: tuple[float, ...], options: Mapping[str, Any], name: str, place: str
+    ) -> None:
+        """Notes, once, what the method has against these weights and options."""
+        try:
+            method.program(shares, options, self.census.base.tensors[name].shape)
+        except MergeError as error:
+            found = [replace(problem, place=place) for problem in error.problems]
+            self.problems += [problem for problem in found if problem not in self.problems]
 
     def _having(self, name: str) -> list[str]:
         return [label for label in self.census.specialists if name in self.census.inputs[label].tensors]
