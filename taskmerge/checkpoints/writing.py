@@ -201,6 +201,7 @@ class ShardWriter:
 
     def __init__(self, path: Path, layout: ShardLayout) -> None:
         self._expected = layout.size
+        self._path = path
         self._written = 0
         self._hash = hashlib.sha256()
         self._failure: BaseException | None = None
@@ -211,7 +212,7 @@ class ShardWriter:
                 os.posix_fallocate(self._file, 0, layout.size)
             except OSError as error:
                 os.close(self._file)
-                raise OutputError(f"no room for {layout.size:,} bytes: {error.strerror}", str(path)) from None
+                raise self._failed(f"no room for {layout.size:,} bytes: {error.strerror}") from None
         self._thread: threading.Thread | None = threading.Thread(target=self._drain, daemon=True)
         self._thread.start()
         self.write(np.frombuffer(layout.header, dtype=np.uint8))
@@ -219,8 +220,11 @@ class ShardWriter:
     def write(self, data: np.ndarray) -> None:
         """Appends the bytes of `data`, which must not change afterwards."""
         if self._failure is not None:
-            raise OutputError(f"writing failed: {self._failure}")
+            raise self._failed(f"writing failed: {self._failure}")
         self._queue.put(data.view(np.uint8).data)
+
+    def _failed(self, what: str) -> OutputError:
+        return OutputError(what, str(self._path), "free space, then run it again: it goes on from its finished files")
 
     def _drain(self) -> None:
         while (data := self._queue.get()) is not None:
@@ -239,9 +243,9 @@ class ShardWriter:
         """Waits for the last byte to be on disk; the file's sha256."""
         self._stop()
         if self._failure is not None:
-            raise OutputError(f"writing failed: {self._failure}")
+            raise self._failed(f"writing failed: {self._failure}")
         if self._written != self._expected:
-            raise OutputError(f"wrote {self._written:,} bytes of {self._expected:,}")
+            raise self._failed(f"wrote {self._written:,} bytes of {self._expected:,}")
         os.fsync(self._file)
         return self._hash.hexdigest()
 
