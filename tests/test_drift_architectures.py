@@ -17,13 +17,13 @@ PROJECTORS = {
     "LLaVA": {"image": "multi_modal_projector"},
     "Qwen2-VL": {"image": "visual.merger"},
     "Qwen2.5-VL": {"image": "visual.merger"},
-    "Qwen3-VL": {"image": "visual.deepstack_merger_list"},
+    "Qwen3-VL": {"image": "visual.deepstack_merger_list.1"},
     "Gemma 3": {"image": "multi_modal_projector"},
     "Qwen2-Audio": {"audio": "multi_modal_projector"},
     "Voxtral": {"audio": "multi_modal_projector"},
     "AudioFlamingo 3": {"audio": "multi_modal_projector"},
-    "Qwen2.5-Omni thinker": {"audio": "audio_tower.proj", "image": "visual.merger"},
-    "Qwen3-Omni-MoE thinker": {"audio": "audio_tower.proj2", "image": "visual.merger_list"},
+    "Qwen2.5-Omni thinker": {"audio": "model.audio_tower.proj", "image": "model.visual.merger"},
+    "Qwen3-Omni-MoE thinker": {"audio": "model.audio_tower.proj2", "image": "model.visual.merger_list.0"},
     "EmbeddingGemma 2": {"audio": "embed_audio", "image": "embed_vision"},
 }
 KINDS = {kind.name: kind for kind in zoo.KINDS}
@@ -80,5 +80,6 @@ def test_states_are_caught_at_the_projected_tokens(name: str) -> None:
     assert len(caught.hidden) == 3
     for depth in (0, 1):
         np.testing.assert_allclose(caught.hidden[depth], states[depth][mask].numpy(), rtol=1e-5, atol=1e-6)
+    assert len(caught.projected) == len(anatomy.projectors[modality])  # every one of them ran, and was heard
     assert caught.fed is not None
     assert caught.fed.shape == caught.hidden[0].shape

@@ -25,10 +25,10 @@ _PLACEHOLDERS = ("{}_token_id", "{}_token_index")
 class Anatomy:
     """The parts of one embedder that drift is measured on.
 
-    layers: the backbone's layers in order.  projectors: modality -> the modules that lead into the backbone, as defined;
-    what the one that runs last puts out is what the backbone is fed.  placeholders: modality -> id of the token whose
-    embedding is replaced (empty for the grafted embedder, which hands out masks).  token_table: (vocabulary, width)
-    weight of the token embeddings, or None.
+    layers: the backbone's layers in order.  projectors: modality -> the modules that lead into the backbone, as
+    defined; what the one that runs last puts out is what the backbone is fed.  placeholders: modality -> id of the
+    token whose embedding is replaced (empty for the grafted embedder, which hands out masks).  token_table:
+    (vocabulary, width) weight of the token embeddings, or None.
     """
 
     layers: tuple[nn.Module, ...]
@@ -95,10 +95,17 @@ def _layers(network: nn.Module, parts: Components) -> tuple[nn.Module, ...]:
 
 
 def _projectors(network: nn.Module, parts: Components, tower: str) -> tuple[nn.Module, ...]:
-    """The outermost modules that hold nothing but the tower's projector, in the order they are defined."""
+    """The outermost modules that hold nothing but the tower's projector, in the order they are defined.
+
+    A list of modules is never called itself, so its members count.
+    """
+    from torch import nn
+
     own = {f"{tower}_projector", "projector"}
     found: list[str] = []
-    for name, _ in network.named_modules():
+    for name, module in network.named_modules():
+        if isinstance(module, nn.ModuleList):
+            continue
         inside = [parameter for parameter in parts if parameter.startswith(f"{name}.")] if name else []
         pure = bool(inside) and all(parts.home(parameter) in own for parameter in inside)
         if pure and not any(name.startswith(f"{outer}.") for outer in found):
