@@ -278,6 +278,8 @@ def _base_prefix(names: Sequence[str]) -> tuple[str, ...]:
         index = layer_index(name)
         if index is None or _tower(_unnumbered(name)) is not None:
             continue
+        if any(_PROJECTOR.fullmatch(part) for part in parts):  # its own numbered layers are not the backbone's
+            continue
         prefix = parts[:1] if parts[0] not in _STRUCTURE else []
         return () if prefix in (["language_model"], ["text_model"]) else tuple(prefix)
     return ()

@@ -155,6 +155,13 @@ def test_words_inside_words_are_no_projectors() -> None:
     assert set(found.values()) == {"backbone"}
 
 
+def test_a_projector_of_numbered_layers_does_not_name_the_backbone() -> None:
+    names = ["audio_projector.layers.0.weight", "backbone.embeddings.LayerNorm.weight",
+             "backbone.encoder.layer.0.output.dense.weight"]  # fmt: skip
+    found = component_map({name: TensorInfo(name, "F32", (2, 2)) for name in names}, {"model_type": "taskmerge_omni"})
+    assert [found[name] for name in names] == ["audio_projector", "backbone", "backbone"]
+
+
 def test_a_flamingo_of_two_towers_tells_its_projectors_apart() -> None:
     found = component_map(
         names_only(
