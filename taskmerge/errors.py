@@ -1,11 +1,11 @@
 """Every error a user can meet: what is wrong, where, and what to do next.
 
-    TaskmergeError            exit 1   the run failed
-    ├── CheckpointError                a checkpoint cannot be read, or is not what it says it is
-    ├── OutputError                    the output folder or disk refuses
-    ├── MergeError                     inputs are readable but do not fit together
-    └── UsageError            exit 2   the command or its arguments are wrong
-        └── RecipeError                the recipe is wrong
+TaskmergeError            exit 1   the run failed
+├── CheckpointError                a checkpoint cannot be read, or is not what it says it is
+├── OutputError                    the output folder or disk refuses
+├── MergeError                     inputs are readable but do not fit together
+└── UsageError            exit 2   the command or its arguments are wrong
+    └── RecipeError                the recipe is wrong
 """
 
 from __future__ import annotations
