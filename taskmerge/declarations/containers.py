@@ -121,7 +121,7 @@ class Mapped(Kind):
                 problems.append(Problem(f"a name in {at.name} must be text, not {shown(key)}", at.place))
                 continue
             name = self.key.read(key, at.child(key), problems)
-            read[name] = self.entry.read(entry, at.child(key), problems)
+            read[name] = self.entry.read(entry, at.child(key, named=True), problems)
         return BAD if BAD in read or any(entry is BAD for entry in read.values()) else read
 
     def schema(self) -> dict[str, Any]:

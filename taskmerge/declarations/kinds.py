@@ -31,12 +31,14 @@ class At:
     """Where a value stands: its path of keys and positions, and how to say that place ("merge.yaml:12").
 
     folder: what relative file names in the document are relative to.  root: the whole document, unread.
+    keys: how many keys of the path `name` shows.
     """
 
     lookup: Callable[[Keys], str]
     path: Keys = ()
     folder: Path = Path()
     root: Any = None
+    keys: int = 1
 
     @property
     def place(self) -> str:
@@ -44,11 +46,10 @@ class At:
 
     @property
     def name(self) -> str:
-        """The last key, as messages call the value; positions in a list follow it in brackets."""
-        name = ""
-        for step in self.path:
-            name = f"{name}[{step}]" if isinstance(step, int) else str(step)
-        return name or "the recipe"
+        """As messages call the value: the last key (with the one before it where that is a name of the user's choice);
+        positions in a list follow in brackets."""
+        keys = [index for index, step in enumerate(self.path) if isinstance(step, str)][-self.keys :]
+        return At(self.lookup, self.path[keys[0] :]).dotted if keys else "the recipe"
 
     @property
     def dotted(self) -> str:
@@ -57,8 +58,10 @@ class At:
             text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
         return text or "the recipe"
 
-    def child(self, step: str | int) -> At:
-        return At(self.lookup, (*self.path, step), self.folder, self.root)
+    def child(self, step: str | int, named: bool = False) -> At:
+        """named: the step is a name of the user's choice, which says little without the key before it."""
+        keys = self.keys + named if named or isinstance(step, int) else 1
+        return At(self.lookup, (*self.path, step), self.folder, self.root, keys)
 
     @staticmethod
     def fixed(place: str, name: str) -> At:

@@ -25,10 +25,10 @@ def sum_of_magnitudes(rescale: Any) -> str:
 
 @dataclass(frozen=True)
 class Named:
-    """One parameter: its name here, its default there, how a value is carried over."""
+    """One parameter: its name here, its default there (None: it must be given), how a value is carried over."""
 
     option: str
-    default: Value
+    default: Value | None
     convert: Convert = same
 
 
@@ -55,7 +55,7 @@ _LAMBDA = {"lambda": Named("scale", 1.0)}
 _SUM = {"normalize": Named("normalize", False), **_LAMBDA}
 _ELECT = {"normalize": Named("average", False, mean_or_sum), **_LAMBDA}
 _RESCALE = {"rescale": Named("rescale", True, sum_of_magnitudes)}
-_EPSILON = {"epsilon": Named("epsilon", 0.1)}
+_EPSILON = {"epsilon": Named("epsilon", 0.15)}
 _OUTLIERS = {"gamma": Named("outliers", 0.01)}
 
 PEERS: dict[str, Peer] = {
@@ -74,8 +74,7 @@ PEERS: dict[str, Peer] = {
         "slerp",
         models=True,
         weight=False,
-        options={"t": Named("fraction", 0.0)},
-        fixed={"space": "model"},
+        options={"t": Named("fraction", None)},
     ),
     "nuslerp": Peer(
         "nuslerp",
@@ -87,7 +86,6 @@ PEERS: dict[str, Peer] = {
         models=True,
         weight=False,
         options={"max_iter": Named("iterations", 10.0, int), "tol": Named("tolerance", 1e-5)},
-        fixed={"space": "model"},
     ),
     "passthrough": Peer("linear", models=True, weight=False, unsupported={"scale": 1.0}),
 }

@@ -50,11 +50,13 @@ def translate(config: Mapping[str, Any], at: At) -> dict[str, Any]:
     base = read_model(config["base_model"], at.child("base_model"), problems) if config.get("base_model") else None
     slices = read_slices(config, at, problems)
     layers = check_layout(slices, problems)
+    if not isinstance(config.get("parameters") or {}, Mapping):
+        problems.append(Problem("parameters must be a mapping", at.child("parameters").place))
     recipe: dict[str, Any] = {}
     if peer is not None and slices and not problems:
         recipe = _Translation(config, at, peer, base, slices, layers, problems).recipe()
     if problems:
-        raise RecipeError(problems)
+        raise RecipeError(list(dict.fromkeys(problems)))
     return recipe
 
 
@@ -88,8 +90,12 @@ class _Translation:
         self.names = names_for(models)
         recipe: dict[str, Any] = {"base": base.path, "specialists": {}}
         for model, name in self.names.items():
-            recipe["specialists"][name] = {"model": model.path} | ({"adapter": model.adapter} if model.adapter else {})
+            # `base` alone would mean the recipe's base.
+            path = "./base" if model.path == "base" else model.path
+            recipe["specialists"][name] = {"model": path} | ({"adapter": model.adapter} if model.adapter else {})
         merge = {"method": self.peer.method, "edges": "first", **self.peer.fixed}
+        if self._of_models and self.peer.method in ("slerp", "nuslerp", "karcher"):
+            merge["space"] = "model"
         if self.config["merge_method"] == "passthrough" and len(self.slices) > 1:
             merge["rules"] = self._stacked(base)
         elif len(self.slices) > 1:
@@ -101,13 +107,17 @@ class _Translation:
             recipe["layers"] = self.layers
         return recipe | {"output": self._output()}
 
+    @property
+    def _of_models(self) -> bool:
+        """Whether the models themselves are combined, the base among them."""
+        return self.peer.models or (self.peer.method == "nuslerp" and self.base is None)
+
     def _cast(self) -> tuple[list[Model], Model | None]:
         """The models that are merged, in order, and the one their task vectors start from."""
         listed = list(dict.fromkeys(source.model for part in self.slices for source in part.sources))
         peer, place = self.peer, self.at.child("merge_method").place
         name = self.config["merge_method"]
-        of_models = peer.models or (name == "nuslerp" and self.base is None)
-        if not of_models:
+        if not self._of_models:
             if self.base is None:
                 self.problems.append(Problem(f"{name} needs a base_model", place, "add base_model:"))
             return [model for model in listed if model != self.base], self.base
@@ -163,9 +173,6 @@ class _Translation:
         levels += [(part.parameters, part.at) for part in self.slices if part.at]
         levels += [(source.parameters, source.at) for part in self.slices for source in part.sources]
         for parameters, at in levels:
-            if not isinstance(parameters, Mapping):
-                self.problems.append(Problem("parameters must be a mapping", at.place))
-                continue
             for key, value in parameters.items():
                 if key not in KNOWN_PARAMETERS:
                     move = did_you_mean(str(key), KNOWN_PARAMETERS)
@@ -206,9 +213,8 @@ class _Translation:
             value = one.under(contained)
             if value is None:
                 place = self.at.child("merge_method").place
-                self.problems.append(
-                    Problem(f"{name} has no {parameter}", place, f"give it parameters: {{{parameter}: …}}")
-                )
+                what = f"{name or 'the merge'} has no {parameter}"
+                self.problems.append(Problem(what, place, f"give it parameters: {{{parameter}: …}}"))
                 continue
             values[name, parameter] = at_depth(value, at) if isinstance(value, tuple) and at is not None else value
         said: dict[str, Any] = {"weight": {}} if self.peer.weight else {}
@@ -238,6 +244,13 @@ class _Translation:
         if negative and self.peer.method in ("ties", "dare_ties", "della", "breadcrumbs_ties"):
             move = "use a method without sign election, or a recipe of ours"
             self.problems.append(Problem("negative weights elect signs differently in mergekit", place, move))
+        for name, epsilon in said.get("epsilon", {}).items():
+            density = said["density"][name]
+            if density == 1.0:
+                said["epsilon"][name] = 0.0
+            elif _highest(density) + _highest(epsilon) >= 1.0 or _lowest(density) - _highest(epsilon) <= 0.0:
+                what = f"density of {name} plus or minus epsilon ({epsilon:g}) leaves (0, 1)"
+                self.problems.append(Problem(what, place, "lower epsilon"))
         for name, outliers in said.get("outliers", {}).items():
             density = said["density"][name]
             if density == 1.0:
