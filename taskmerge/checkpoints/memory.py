@@ -40,10 +40,11 @@ class MemoryWeights:
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """See `Weights.read`."""
-        value = self._values[name]
+        value, storage = self._values[name], self.tensors[name].format.storage
         if isinstance(value, np.ndarray):
-            return value.reshape(-1)[start:stop]
-        storage = self.tensors[name].format.storage
+            return np.ascontiguousarray(value.reshape(-1)[start:stop], storage)
+        if value.is_meta:
+            raise CheckpointError(f"{name!r} has no values: it is on the meta device", self.label, "load the weights")
         flat = value.detach().reshape(-1)[start:stop].cpu().contiguous()
         return flat.view(_same_size_integer(flat)).numpy().view(storage)
 
