@@ -217,6 +217,11 @@ def test_bad_requests_are_told_before_training(start: Path, sounds: dict[str, Pa
         recover(start, sounds["train"], ["audio_projecter"], FAST, held_out=sounds["held_out"])
     with pytest.raises(UsageError, match="no encoder for image"):
         specialize(start.parent / "audio", shades(3), None, FAST)
+    with pytest.raises(UsageError, match="learning_rates: 'projecter'"):
+        recover(
+            start, sounds["train"], ["audio_projector"], TrainingSettings(learning_rates={"projecter": 1.0}),
+            held_out=sounds["held_out"],
+        )  # fmt: skip
     (tmp_path / "mine").write_text("keep me")
     with pytest.raises(OutputError, match="not empty"):
         recover(start, sounds["train"], settings=FAST, out=tmp_path)

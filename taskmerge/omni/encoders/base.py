@@ -41,22 +41,25 @@ class Encoder(nn.Module, ABC):
 
 
 class PatchTransformer(nn.Module):
-    """Linear embedding, learned positions, pre-norm transformer layers. layers=0 hands patches through unchanged.
+    """Linear embedding, learned positions, pre-norm transformer layers (none when layers=0).
 
-    patch_size: entries of one patch.  width, layers, heads: of the transformer.  positions: most patches an item has.
+    patch_size: entries of one patch.  width: of the vectors; 0 hands the patches through unchanged, without weights.
+    positions: most patches an item has.
     """
 
     def __init__(self, patch_size: int, width: int, layers: int, heads: int, positions: int) -> None:
         super().__init__()
-        self.output_size = width if layers else patch_size
-        if not layers:
+        self.output_size = width or patch_size
+        self.layers = None
+        if not width:
             return
         self.embed = nn.Linear(patch_size, width)
         self.position = nn.Parameter(torch.randn(positions, width) * 0.02)
-        layer = nn.TransformerEncoderLayer(
-            width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        if layers:
+            layer = nn.TransformerEncoderLayer(
+                width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
     def forward(self, patches: Tensor, lengths: Tensor) -> Tensor:
         """patches: (items, longest, patch_size); lengths: (items,) -> (items, longest, output_size)."""
@@ -65,4 +68,4 @@ class PatchTransformer(nn.Module):
         longest = patches.shape[1]
         padding = torch.arange(longest, device=patches.device)[None, :] >= lengths[:, None]
         hidden = self.embed(patches) + self.position[:longest]
-        return self.layers(hidden, src_key_padding_mask=padding)
+        return hidden if self.layers is None else self.layers(hidden, src_key_padding_mask=padding)

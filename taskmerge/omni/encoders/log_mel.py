@@ -23,7 +23,7 @@ class LogMelEncoder(Encoder):
     """Log-mel spectrogram cut into patches of `patch_frames` frames, then optional transformer layers.
 
     sampling_rate: Hz, everything else is resampled to it.  window, hop: samples.  mels: bands between 50 Hz and
-    7 kHz.  max_seconds: longer audio is cut, with a warning.  layers=0: the patches themselves, no weights.
+    7 kHz.  max_seconds: longer audio is cut, with a warning.  width=0: the patches themselves, no weights.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class LogMelEncoder(Encoder):
         patch_frames: int = 8,
         max_seconds: float = 30.0,
         layers: int = 0,
-        width: int = 256,
+        width: int = 0,
         heads: int = 4,
     ) -> None:
         super().__init__()

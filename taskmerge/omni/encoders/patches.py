@@ -13,6 +13,9 @@ from taskmerge.omni.encoders import register_encoder
 from taskmerge.omni.encoders.base import Encoder, PatchTransformer
 from taskmerge.omni.media import load_frames, load_picture
 
+CONTRAST = 2.5
+"""Brings drawings and type, mostly ground, to about unit variance."""
+
 
 @register_encoder("patches")
 class PatchEncoder(Encoder):
@@ -75,7 +78,9 @@ class PatchEncoder(Encoder):
         columns = round(picture.width * self.height / picture.height / self.patch_width)
         columns = min(max(columns, 1), self.max_columns)
         scaled = picture.resize((columns * self.patch_width, self.height), Image.Resampling.BILINEAR)
-        pixels = torch.from_numpy(np.array(scaled, dtype=np.float32)) / 127.5 - 1.0
+        values = np.array(scaled, dtype=np.float32).reshape(self.height, -1, self.channels) / 255.0
+        # what differs from the ground: paper and sky are zero, whatever their colour
+        pixels = torch.from_numpy((values - np.median(values, axis=(0, 1))) * CONTRAST)
         pixels = pixels.reshape(self.rows, self.patch_height, columns, self.patch_width, self.channels)
         patches = pixels.permute(2, 0, 1, 3, 4).reshape(columns * self.rows, -1)  # column by column, as one reads
         first = torch.zeros(len(patches), 1)
