@@ -122,6 +122,7 @@ CASES: dict[str, str] = {
     "dare_linear of all": "merge_method: dare_linear\n" + BASE + DENSE % (1.0, 1.0),
     "dare_ties of all": "merge_method: dare_ties\n" + BASE + TWO,
     "della of all": "merge_method: della\n" + BASE + TWO,
+    "della_linear of all": "merge_method: della_linear\n" + BASE + TWO,
     "breadcrumbs": "merge_method: breadcrumbs\n" + BASE + DENSE % (0.5, 0.5) + "parameters: {gamma: 0.05}\n",
     "breadcrumbs of all": "merge_method: breadcrumbs\n" + BASE + TWO,
     "breadcrumbs_ties": "merge_method: breadcrumbs_ties\n" + BASE + DENSE % (0.5, 0.5) + "parameters: {gamma: 0.05}\n",

@@ -54,6 +54,7 @@ _DENSITY = {"density": Named("density", 1.0)}
 _LAMBDA = {"lambda": Named("scale", 1.0)}
 _SUM = {"normalize": Named("normalize", False), **_LAMBDA}
 _ELECT = {"normalize": Named("average", False, mean_or_sum), **_LAMBDA}
+_ELECT_MEAN = {"normalize": Named("average", True, mean_or_sum), **_LAMBDA}
 _RESCALE = {"rescale": Named("rescale", True, sum_of_magnitudes)}
 _EPSILON = {"epsilon": Named("epsilon", 0.15)}
 _OUTLIERS = {"gamma": Named("outliers", 0.01)}
@@ -61,11 +62,11 @@ _OUTLIERS = {"gamma": Named("outliers", 0.01)}
 PEERS: dict[str, Peer] = {
     "linear": Peer("linear", models=True, options={"normalize": Named("normalize", True)}),
     "task_arithmetic": Peer("task_arithmetic", options=_SUM),
-    "ties": Peer("ties", own=_DENSITY, options={"normalize": Named("average", True, mean_or_sum), **_LAMBDA}),
+    "ties": Peer("ties", own=_DENSITY, options=_ELECT_MEAN),
     "dare_linear": Peer("dare_linear", own=_DENSITY, options={**_SUM, **_RESCALE}),
     "dare_ties": Peer("dare_ties", own=_DENSITY, options={**_ELECT, **_RESCALE}),
     "della_linear": Peer("della_linear", own={**_DENSITY, **_EPSILON}, options={**_SUM, **_RESCALE}),
-    "della": Peer("della", own={**_DENSITY, **_EPSILON}, options={**_ELECT, **_RESCALE}),
+    "della": Peer("della", own={**_DENSITY, **_EPSILON}, options={**_ELECT_MEAN, **_RESCALE}),
     "breadcrumbs": Peer("breadcrumbs", own={**_DENSITY, **_OUTLIERS}, options=_SUM),
     "breadcrumbs_ties": Peer("breadcrumbs_ties", own={**_DENSITY, **_OUTLIERS}, options=_ELECT),
     "sce": Peer("sce", weight=False, options={"select_topk": Named("select", 1.0)}),
