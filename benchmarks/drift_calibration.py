@@ -79,7 +79,7 @@ class Models:
         if not (out / "modules.json").is_file():
             shutil.rmtree(out, ignore_errors=True)
             audio = modality == "audio"
-            encoder = "log_mel" if audio else {"kind": "patches", "layers": 0}
+            encoder = "log_mel" if audio else {"kind": "patches", "layers": 0, "width": 0}
             model = graft(self.base(), modality, encoder, "linear", seed=seed, pooling="mean")
             rates = {"projector": 1e-3}
             size = 48 if audio else 32

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from drift_models import moved, qwen2_audio, sounds
+from drift_models import moved, qwen2_audio, sounds, tiny_grafted
 
 from taskmerge.checkpoints.memory import MemoryWeights
 from taskmerge.drift import diagnose_drift, forecast_drift
@@ -49,6 +49,37 @@ def test_twins_of_a_model_have_not_moved(native: Any) -> None:
     assert found.onset is None
     assert found.explanations["debiased_cka"] == pytest.approx(1)
     assert found.explanations["frechet_distance"] == pytest.approx(0, abs=1e-6)
+
+
+def test_four_paths(tmp_path: Path) -> None:
+    """As the command hands them over: a text backbone, its grafted specialist, a fused model, probes on disk."""
+    import soundfile
+
+    specialist = tiny_grafted(tmp_path)
+    moved(specialist, 0.3, names="backbone.encoder").save_pretrained(str(tmp_path / "base_and_ear"))
+    moved(specialist, 0.5, names="backbone.encoder.layer.1.").save_pretrained(str(tmp_path / "fused"))
+    lines = []
+    for number, pair in enumerate(sounds(33)):
+        soundfile.write(tmp_path / f"{number}.wav", pair["audio"]["array"], 16000)
+        lines.append(json.dumps({"audio": f"{number}.wav", "text": pair["text"]}))
+    (tmp_path / "probes.jsonl").write_text("\n".join(lines))
+    report = diagnose_drift(
+        str(tmp_path / "fused"),
+        str(tmp_path / "grafted"),
+        base=str(tmp_path / "base_and_ear"),
+        probes=str(tmp_path / "probes.jsonl"),
+    )
+    found = report.modalities["audio"]
+    assert [change.relative_change > 0 for change in found.depths] == [False, False, True]
+    assert found.control.identical
+    assert [layer.displacement > 0 for layer in report.forecasts["audio"].layers] == [False, False, True]
+    assert report.forecasts["audio"].overlap is not None
+    only = diagnose_drift(str(tmp_path / "fused"), str(tmp_path / "grafted"), base=str(tmp_path / "base_and_ear"))
+    assert only.forecasts["audio"] == report.forecasts["audio"]
+    assert not only.modalities
+    # a plain text backbone is a base too: its names are the grafted ones without their prefix
+    with pytest.raises(MergeError, match="backbone equals the base's"):
+        diagnose_drift(str(tmp_path / "fused"), str(tmp_path / "grafted"), base=str(tmp_path / "backbone"))
 
 
 def test_two_grafted_projectors_at_once(tmp_path: Path) -> None:

@@ -218,7 +218,7 @@ def _forecast(fused: Any, specialist: Any, base: Any, modality: str, components:
 
 
 def _weights(source: Any) -> Weights:
-    if hasattr(source, "encode"):  # a SentenceTransformer: its first module holds the transformer
+    if not isinstance(source, str | Path) and hasattr(source, "encode"):  # a SentenceTransformer's first module
         source = getattr(source[0], "auto_model", source[0])
     if isinstance(source, Weights):
         return source
