@@ -1,5 +1,5 @@
 """Task-vector algebra, lazy, over any two sets of weights."""
 
-from taskmerge.task_vectors.algebra import Checkpoint, TaskVector, difference
+from taskmerge.task_vectors.algebra import VECTOR_FILE, Checkpoint, TaskVector, difference
 
-__all__ = ["Checkpoint", "TaskVector", "difference"]
+__all__ = ["VECTOR_FILE", "Checkpoint", "TaskVector", "difference"]

@@ -10,16 +10,19 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from taskmerge.checkpoints.adapters import adapted, is_adapter
+from taskmerge.checkpoints.compressed import CompressedDeltas, Form, restore
+from taskmerge.checkpoints.lora_extraction import Extraction, extract_lora
 from taskmerge.checkpoints.memory import MemoryWeights
 from taskmerge.checkpoints.names import align
 from taskmerge.checkpoints.reading import load_json, open_stored
 from taskmerge.checkpoints.saving import save_weights
 from taskmerge.checkpoints.weights import TensorInfo, Weights
-from taskmerge.components import component_map
+from taskmerge.components import BUFFERS, HEAD, Components, component_map
 from taskmerge.errors import CheckpointError, MergeError, UsageError, did_you_mean
 from taskmerge.patterns import matches
 from taskmerge.rounding import decode
@@ -79,7 +82,7 @@ class Checkpoint:
         """The model's config.json."""
         return self.weights.config
 
-    def components(self) -> Mapping[str, str]:
+    def components(self) -> Components:
         """Tensor name -> component (backbone, audio_projector, …)."""
         return component_map(self.tensors, self.config)
 
@@ -201,6 +204,9 @@ class TaskVector:
             return NotImplemented
         return _add(self, other)
 
+    def __radd__(self, other: object) -> TaskVector:
+        return self if other == 0 else NotImplemented  # what sum() begins with
+
     def __sub__(self, other: object) -> TaskVector:
         if not isinstance(other, TaskVector):
             return NotImplemented
@@ -231,21 +237,65 @@ class TaskVector:
         read = statistics.sparsified_reader(self, density, how, seed)
         return replace(self, read=read, label=f"{self.label} at density {density}")
 
-    def save(self, path: str | Path, *, dtype: str = "float32", fresh: bool = False) -> Path:
-        """Writes the deltas (and the specialist's own tensors) as a folder that `load` reads. Streams."""
-        marks = {"task_vector": 1, "label": self.label, "own": sorted(self.own)}
-        return save_weights(
-            DeltaWeights(self, dtype), Path(path), fresh=fresh, extra={VECTOR_FILE: json.dumps(marks) + "\n"}
+    def save(
+        self,
+        path: str | Path,
+        *,
+        dtype: str = "float32",
+        form: str = "dense",
+        density: float | None = None,
+        rank: int | None = None,
+        fresh: bool = False,
+    ) -> Path:
+        """Writes the deltas (and the specialist's own tensors) as a folder that `load` reads. Streams.
+
+        form: "dense" in `dtype`, or, in float32, "sparse" (the largest `density` of each), "low_rank" (`rank`) or
+        "sign" (one bit and a scale per row); what these lose is in the folder's task_vector.json, under "report".
+        """
+        marks = {"task_vector": 1, "label": self.label, "own": sorted(self.own), "form": form}
+        if form == "dense":
+            deltas, extra = DeltaWeights(self, dtype), {VECTOR_FILE: json.dumps(marks) + "\n"}
+            return save_weights(deltas, Path(path), fresh=fresh, extra=extra)
+        config = self.describing_config() if self.own else {}
+        small = CompressedDeltas(
+            self.read, self.shapes, cast(Form, form), self.own, density, rank, label=self.label, config=config
+        )
+        marks["shapes"] = {name: list(shape) for name, shape in self.shapes.items()}
+        written = {VECTOR_FILE: lambda: json.dumps(marks | {"report": small.report()}) + "\n"}
+        return save_weights(small, Path(path), fresh=fresh, extra=written)
+
+    def save_lora(
+        self, path: str | Path, rank: int, *, seed: int = 0, base_name: str | None = None, fresh: bool = False
+    ) -> Extraction:
+        """Writes the deltas as a PEFT adapter of at most `rank`, and says what it loses. Raises MergeError when the
+        specialist has tensors of its own, which an adapter cannot carry."""
+        if self.own:
+            raise MergeError(
+                f"{self.label} has tensors of its own, e.g. {next(iter(self.own))!r}; an adapter cannot carry them",
+                next_move="take a part: only('backbone'), or write a task vector",
+            )
+        weights = self.base.weights
+        return extract_lora(
+            weights, self.read, self.shapes, Path(path), rank, seed=seed, base_name=base_name, fresh=fresh
         )
 
     @classmethod
     def load(cls, path: str | Path, base: Checkpoint) -> TaskVector:
-        """A saved task vector, to be added to models of `base`'s shape. Raises CheckpointError when it is none."""
+        """A saved task vector, or a PEFT adapter, to be added to models of `base`'s shape.
+
+        Raises CheckpointError when it is neither.
+        """
+        if is_adapter(Path(path)):
+            return difference(Checkpoint(adapted(base.weights, path)), base)
         stored = open_stored(path)
         marks_file = stored.folder / VECTOR_FILE
         if not marks_file.is_file():
             raise CheckpointError("a checkpoint, but no task vector", str(path), "task vectors are made by extract")
-        own = dict.fromkeys(load_json(marks_file)["own"], stored)
+        marks = load_json(marks_file)
+        own = dict.fromkeys(marks["own"], stored)
+        if marks.get("form", "dense") != "dense":
+            shapes = {name: tuple(shape) for name, shape in marks["shapes"].items()}
+            return cls(base, shapes, restore(stored, marks["form"], shapes), own, str(path))
         shapes = {name: info.shape for name, info in stored.tensors.items() if name not in own}
 
         def read(name: str, start: int, stop: int) -> np.ndarray:
@@ -293,19 +343,27 @@ def _selected(pattern: str, name: str, components: Any) -> bool:
 def difference(specialist: Checkpoint, base: Checkpoint) -> TaskVector:
     """specialist - base, tensor by tensor under the base's names.
 
-    Raises MergeError when shapes differ, or when the base has a tensor that the specialist lacks; tensors only the
-    specialist has become the task vector's own. Integer and bool tensors have no delta: they must agree when read.
+    Raises MergeError when shapes differ, or when the base has a tensor that the specialist lacks and that is neither a
+    head nor a buffer, nor of a component it lacks as a whole: those have no delta. Neither have integer and bool
+    tensors: a model that is moved keeps its own. Tensors only the specialist has become the task vector's own.
     """
     new = align(base.weights, specialist.weights).weights
+    components = base.components()
+    homes = {components.home(name) for name in new.tensors if name in components}
     shapes: dict[str, tuple[int, ...]] = {}
     for name, info in base.tensors.items():
         if name not in new.tensors:
+            if components[name] in (HEAD, BUFFERS) or components.home(name) not in homes:
+                continue
             raise MergeError(f"{specialist.label} lacks the base's {name!r}", next_move="is it the same lineage?")
         other = new.tensors[name]
         if other.shape != info.shape:
             raise MergeError(
-                f"{name!r} is {list(info.shape)} in {base.label}, {list(other.shape)} in {specialist.label}"
+                f"{name!r} is {list(info.shape)} in {base.label}, {list(other.shape)} in {specialist.label}",
+                next_move="is it the same lineage?",
             )
+        if info.format.mergeable and not other.format.mergeable:
+            raise MergeError(f"{name!r} is {info.dtype} in {base.label}, {other.dtype} in {specialist.label}")
         if info.format.mergeable:
             shapes[name] = info.shape
     own = {name: new for name in new.tensors if name not in base.tensors}
