@@ -9,7 +9,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python examples/two_text_specialists.py --out .demo
 
 test: check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
