@@ -251,7 +251,7 @@ def _default_of(entry: dataclasses.Field[Any]) -> Any:
 
 
 def _parameter(name: str, annotation: Any, default: Any, scope: Mapping[str, Any], where: str) -> Parameter:
-    if isinstance(annotation, str):
+    while isinstance(annotation, str):
         try:
             annotation = eval(annotation, dict(scope))
         except Exception as error:
