@@ -139,8 +139,8 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _ticks(low: float, high: float, wanted: int = 5) -> list[float]:
-    """Round numbers in [low, high], about `wanted` of them."""
+def _ticks(low: float, high: float, wanted: int = 8) -> list[float]:
+    """Round numbers in [low, high], `wanted` of them at most."""
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
