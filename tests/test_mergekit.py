@@ -197,6 +197,31 @@ def test_what_cannot_be_done_is_refused_by_name(text: str, line: int | None, wha
     assert move is None or move in (found[0].next_move or "")
 
 
+def test_several_documents_use_one_anothers_results(tmp_path: Path) -> None:
+    path = tmp_path / "multi.yml"
+    path.write_text(
+        "name: first\n" + CASES["ties"] + "---\nname: second\nmerge_method: task_arithmetic\nbase_model: first\n"
+        "models: [{model: m2, parameters: {weight: 1}}]\n---\nmerge_method: slerp\nbase_model: first\n"
+        "models: [{model: first}, {model: second}]\nparameters: {t: 0.5}\n"
+    )
+    first, second, last = recipes.load_all(path, tmp_path / "made")
+    made = str(tmp_path / "made")
+    assert [first.output.path, second.output.path, last.output.path] == [f"{made}/first", f"{made}/second", None]
+    assert first.base == "base" and second.base == f"{made}/first"
+    assert [one.model for one in last.specialists.values()] == [f"{made}/first", f"{made}/second"]
+    with pytest.raises(RecipeError, match="a recipe is one YAML document"):
+        recipes.load(path)
+
+
+def test_one_document_is_one_recipe(tmp_path: Path) -> None:
+    path = tmp_path / "one.yml"
+    path.write_text(CASES["ties"])
+    assert recipes.load_all(path, tmp_path) == [recipes.load(path)]
+    path.write_text("base: b\nspecialists: {a: m}\n---\nbase: b\nspecialists: {a: m}\n")
+    with pytest.raises(RecipeError, match="only mergekit files may hold several"):
+        recipes.load_all(path, tmp_path)
+
+
 def test_a_document_that_is_neither_is_read_as_ours() -> None:
     with pytest.raises(RecipeError, match="the recipe lacks 'specialists'"):
         recipes.loads("base: b\n")

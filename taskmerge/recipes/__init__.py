@@ -2,7 +2,7 @@
 
 from taskmerge.recipes.depth import Standing, at_depth, layer_depth
 from taskmerge.recipes.merging import Merge, Rule, Settings
-from taskmerge.recipes.recipe import Recipe, from_dict, load, loads
+from taskmerge.recipes.recipe import Recipe, from_dict, load, load_all, loads
 from taskmerge.recipes.schema import schema
 from taskmerge.recipes.sections import (
     Balance,
@@ -41,6 +41,7 @@ __all__ = [
     "from_dict",
     "layer_depth",
     "load",
+    "load_all",
     "loads",
     "schema",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -80,6 +80,29 @@ def load(path: str | Path) -> Recipe:
     return _from_documents(read_documents(path))
 
 
+def load_all(path: str | Path, intermediate: str | Path) -> list[Recipe]:
+    """Every merge of a file, in order: one, or those of a mergekit file of several documents.
+
+    A document's `name` is how later ones call its result, which is written to the folder `intermediate`/name. Raises
+    RecipeError with every problem in the first document that has one.
+    """
+    documents = read_documents(path)
+    if len(documents) == 1:
+        return [_from_documents(documents)]
+    results: dict[str, str] = {}
+    found = []
+    for document in documents:
+        at = At(document.place, (), document.folder, document.data)
+        if not isinstance(document.data, Mapping) or not is_mergekit(document.data):
+            raise RecipeError("a recipe is one YAML document", at.place, "only mergekit files may hold several")
+        found.append(_read(document.data, at, document.text, results))
+        name = document.data.get("name")
+        if isinstance(name, str):
+            results[name] = str(Path(intermediate) / name)
+            found[-1] = replace(found[-1], output=replace(found[-1].output, path=results[name]))
+    return found
+
+
 def loads(text: str, label: str = "recipe", folder: str | Path = ".") -> Recipe:
     """As `load`, from YAML text; label: what places call it."""
     return _from_documents(parse_documents(text, label, Path(folder)))
@@ -98,19 +121,21 @@ def from_dict(values: Mapping[str, Any], folder: str | Path = ".") -> Recipe:
 def _from_documents(documents: list[Document]) -> Recipe:
     if len(documents) > 1:
         place = documents[1].place(())
-        raise RecipeError("a recipe is one YAML document", place, "remove the `---`, or split the file")
+        move = "remove the `---`, or split the file; `taskmerge.recipes.load_all` reads mergekit files of several"
+        raise RecipeError("a recipe is one YAML document", place, move)
     if documents[0].data is None:
         raise RecipeError("the recipe is empty", documents[0].label, "begin with `base:` and `specialists:`")
     document = documents[0]
     return _read(document.data, At(document.place, (), document.folder, document.data), document.text)
 
 
-def _read(values: Any, at: At, text: str) -> Recipe:
+def _read(values: Any, at: At, text: str, results: Mapping[str, str] | None = None) -> Recipe:
+    """results: folders of what earlier documents merge, by the name that this one may call them."""
     if not isinstance(values, Mapping):
         raise RecipeError("a recipe is a mapping", at.place, "begin with `base:` and `specialists:`")
     if is_mergekit(values):
         whole = at.place
-        values = translate(values, at)
+        values = translate(values, at, results or {})
         at = At(lambda _path: whole, (), at.folder, values)
     problems: list[Problem] = []
     recipe = Section(Recipe).read(values, at, problems)

@@ -42,8 +42,11 @@ def is_mergekit(values: Mapping[str, Any]) -> bool:
     return "merge_method" in values or ("specialists" not in values and bool({"models", "slices"} & set(values)))
 
 
-def translate(config: Mapping[str, Any], at: At) -> dict[str, Any]:
-    """The values of a recipe with the configuration's result. Raises RecipeError with everything it cannot do."""
+def translate(config: Mapping[str, Any], at: At, results: Mapping[str, str]) -> dict[str, Any]:
+    """The values of a recipe with the configuration's result. Raises RecipeError with everything it cannot do.
+
+    results: the folders of models that earlier documents made, by name.
+    """
     problems: list[Problem] = []
     refuse_others(config, KEYS, at, problems)
     peer = _peer(config, at, problems)
@@ -57,6 +60,9 @@ def translate(config: Mapping[str, Any], at: At) -> dict[str, Any]:
         recipe = _Translation(config, at, peer, base, slices, layers, problems).recipe()
     if problems:
         raise RecipeError(list(dict.fromkeys(problems)))
+    for named in (recipe, *recipe["specialists"].values()):
+        key = "base" if named is recipe else "model"
+        named[key] = results.get(named[key], named[key])
     return recipe
 
 
