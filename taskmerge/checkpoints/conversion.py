@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from taskmerge.components import is_token_table
+
 # Tried in this order for the class that holds every tensor its config allows.
 _FULL_CLASSES = (
     "MODEL_FOR_MULTIMODAL_LM_MAPPING",
@@ -47,6 +49,36 @@ def canonical_names(
     return best
 
 
+def memory_modules(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """File name -> (parameter of the class that holds most of them, as `named_parameters` calls it, kind of the module
+    that owns it: "embedding", "conv1d" (a linear layer stored in × out) or "other").
+
+    Only names that become one parameter each. By the file's own names when transformers cannot tell.
+    """
+    names = list(names)
+    best: dict[str, tuple[str, str]] = {}
+    for model in _meta_models(config, ()):
+        try:
+            loaded = _loaded_as(names, model)
+        except Exception:  # as in canonical_names
+            continue
+        own = {name: renamed for name, (renamed, source) in loaded.items() if source is None}
+        found = {name: (renamed, _kind(model, renamed)) for name, renamed in own.items()}
+        best = max(best, found, key=len)
+        if len(best) == len(names):
+            break
+    return best or {name: (name, "embedding" if is_token_table(name) else "other") for name in names}
+
+
+def _kind(model: Any, parameter: str) -> str:
+    import torch
+
+    module = model.get_submodule(parameter.rpartition(".")[0])
+    if isinstance(module, torch.nn.Embedding):
+        return "embedding"
+    return "conv1d" if type(module).__name__ == "Conv1D" else "other"
+
+
 def _meta_models(config: Mapping[str, Any], architectures: Iterable[str]) -> Iterable[Any]:
     try:
         import torch
@@ -73,6 +105,15 @@ def _meta_models(config: Mapping[str, Any], architectures: Iterable[str]) -> Ite
 
 
 def _renamed(names: list[str], model: Any) -> dict[str, str]:
+    found = {}
+    for name, (renamed, source) in _loaded_as(names, model).items():
+        inner = renamed.removeprefix(f"{model.base_model_prefix}.")
+        found[name] = f"{inner}|{source}|{re.findall('[0-9]+', name)}" if source else inner
+    return found
+
+
+def _loaded_as(names: list[str], model: Any) -> dict[str, tuple[str, str | None]]:
+    """Name -> (the parameter it becomes, the pattern of the converter that packs it), for names the model knows."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
 
@@ -86,6 +127,5 @@ def _renamed(names: list[str], model: Any) -> dict[str, str]:
         if renamed not in state and name in state:
             renamed, source = name, None
         if renamed in state:
-            inner = renamed.removeprefix(f"{model.base_model_prefix}.")
-            found[name] = f"{inner}|{source}|{re.findall('[0-9]+', name)}" if source else inner
+            found[name] = (renamed, source)
     return found

@@ -59,13 +59,13 @@ def save_weights(
     dtype: str | None = None,
     shard_size: int | str = SHARD_SIZE,
     fresh: bool = False,
-    extra: Mapping[str, str] | None = None,
+    extra: Mapping[str, str | Callable[[], str]] | None = None,
 ) -> Path:
     """Writes `weights` into folder `path`, whole or not at all; a failure leaves nothing behind.
 
     Side files come from ``weights.folder`` if it has one, or from ``weights.write_side_files`` if it knows better.
-    extra: file name -> text of further files. Returns the path. Raises OutputError, UsageError, and what reading
-    raises.
+    extra: file name -> text of further files, or what makes it once the weights are written. Returns the path. Raises
+    OutputError, UsageError, and what reading raises.
     """
     infos = {name: stored_format(info, dtype) for name, info in weights.tensors.items()}
     parts = dict(getattr(weights, "parts", None) or {"": ""})
@@ -85,7 +85,7 @@ def save_weights(
             else:
                 add_side_files(output, folder, parts, weights.config, dtype)
             for name, text in (extra or {}).items():
-                output.add_text(name, text)
+                output.add_text(name, text if isinstance(text, str) else text())
             output.publish()
         except BaseException:
             output.abandon()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import typer
@@ -19,24 +20,37 @@ def extract(
     only: list[str] = typer.Option([], "--only", help="Components or name globs to take; all by default."),
     dtype: str = typer.Option("float32", "--dtype", help="Format of the deltas."),
     density: float = typer.Option(None, "--density", help="Keep only this share of each delta, the largest."),
+    form: str = typer.Option("dense", "--form", help="dense, sparse (--density), low_rank (--rank) or sign (one bit)."),
+    rank: int = typer.Option(None, "--rank", help="Rank of the low_rank form."),
+    lora: int = typer.Option(None, "--lora", help="Write a PEFT adapter of this rank instead."),
     fresh: bool = FRESH,
 ) -> None:
     """Write a task vector (specialist - base) as a folder of its own."""
-    from taskmerge.task_vectors import Checkpoint
+    from taskmerge.task_vectors import VECTOR_FILE, Checkpoint
 
     vector = Checkpoint.open(specialist) - Checkpoint.open(base)
     if only:
         vector = vector.only(*only)
-    if density is not None:
+    if density is not None and form != "sparse":
         vector = vector.sparsify(density)
-    path = vector.save(out, dtype=dtype, fresh=fresh)
+    if lora is not None:
+        made = vector.save_lora(out, lora, base_name=base, fresh=fresh)
+        left = f", {len(made.left_out)} tensors left out" if made.left_out else ""
+        note(f"{made.bytes:,} bytes, relative error {made.relative_error:.3g}{left}")
+        print(made.path)
+        return
+    path = vector.save(out, dtype=dtype, form=form, density=density, rank=rank, fresh=fresh)
     note(f"{len(vector)} deltas, {len(vector.own)} tensors of the specialist's own")
+    if form != "dense":
+        report = json.loads((path / VECTOR_FILE).read_text())["report"]
+        share = report["bytes"] / report["dense_bytes"]
+        note(f"{report['bytes']:,} bytes ({share:.1%} of float32), relative error {report['relative_error']:.3g}")
     print(path)
 
 
 def apply(
     base: str = typer.Argument(help="The model to add to."),
-    vector: str = typer.Argument(help="A folder written by `taskmerge extract`."),
+    vector: str = typer.Argument(help="A folder written by `taskmerge extract`, or a PEFT adapter."),
     out: Path = OUT,
     weight: float = typer.Option(1.0, "--weight", help="What the task vector is multiplied by; -1 takes it away."),
     dtype: str = typer.Option(None, "--dtype", help="Format of the output; the base's by default."),
