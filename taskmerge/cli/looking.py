@@ -57,6 +57,7 @@ def compare(
     base: str = typer.Argument(help="The base of all the models."),
     models: list[str] = typer.Argument(help="Specialists: paths, hub ids or name=path."),
     by_layer: bool = typer.Option(False, "--by-layer", help="Also the norm of each task vector in each layer."),
+    plot: Path = typer.Option(None, "--plot", help="Also draw heat maps: .png, .svg or .pdf (extra [plots])."),
     as_json: bool = JSON,
 ) -> None:
     """Compare task vectors: norms, cosines, sign conflicts."""
@@ -64,6 +65,10 @@ def compare(
 
     named = dict(_named(model) for model in models)
     result = compare_task_vectors(base, named)
+    if plot is not None:
+        from taskmerge.reporting.plots import plot_comparison
+
+        note(f"drawn: {plot_comparison(result, plot)}")
     if as_json:
         print_json(result)
         return

@@ -1,0 +1,53 @@
+"""Pictures of task vectors side by side; needs the extra [plots]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.errors import OutputError, UsageError
+
+
+def plot_comparison(result: Mapping[str, Any], path: str | Path) -> Path:
+    """Heat maps of a comparison (`task_vectors.comparison.compare_task_vectors`): norm by layer, cosine, sign conflict.
+
+    path: .png, .svg or .pdf. Returns it. Raises UsageError without matplotlib or for another ending, OutputError when
+    the file cannot be written.
+    """
+    try:
+        import matplotlib
+    except ImportError:
+        raise UsageError("plots need matplotlib", next_move="pip install 'taskmerge[plots]'") from None
+    target = Path(path)
+    if target.suffix not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"cannot draw a {target.suffix or 'file without ending'}", str(path), "use .png, .svg or .pdf")
+    from matplotlib.figure import Figure
+
+    names, layers = list(result["norms"]), list(result["by_layer"])
+    height = max(3.2, 0.22 * len(layers) + 1.2)
+    figure = Figure(figsize=(4.2 + 2.6 + 1.3 * len(names), height), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1))
+    norms = np.array([[result["by_layer"][layer].get(name, np.nan) for name in names] for layer in layers])
+    image = left.imshow(norms, aspect="auto", cmap="viridis", vmin=0)
+    left.set(title="norm by layer", xticks=range(len(names)), yticks=range(len(layers)))
+    left.set_xticklabels(names, rotation=30, ha="right")
+    left.set_yticklabels(layers, fontsize=8)
+    figure.colorbar(image, ax=left)
+    for axes, key, low in ((middle, "cosine", -1.0), (right, "sign_conflict", 0.0)):
+        matrix = np.array([[result[key][one][two] for two in names] for one in names])
+        axes.imshow(matrix, cmap="coolwarm" if low < 0 else "magma", vmin=low, vmax=1)
+        axes.set(title=key.replace("_", " "), xticks=range(len(names)), yticks=range(len(names)))
+        axes.set_xticklabels(names, rotation=30, ha="right")
+        axes.set_yticklabels(names)
+        for (row, column), value in np.ndenumerate(matrix):
+            dark = value < 0.6 if low == 0 else abs(value) > 0.5
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color="white" if dark else "black")
+    try:
+        with matplotlib.rc_context({"svg.hashsalt": "taskmerge"}):
+            figure.savefig(target, dpi=150)
+    except OSError as error:
+        raise OutputError(f"cannot be written: {error.strerror}", str(target)) from None
+    return target
