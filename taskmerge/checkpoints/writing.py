@@ -9,24 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
-import queue
 import shutil
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from taskmerge.checkpoints.layout import ShardLayout
+from taskmerge.checkpoints.shard_writer import ShardWriter
 from taskmerge.errors import OutputError
 
 JOURNAL = ".taskmerge-journal.json"
 LOCK = ".lock"
-_QUEUED_BUFFERS = 4
 
 
 class OutputFolder:
@@ -194,73 +188,6 @@ def check_space(final: Path, needed: int) -> None:
             str(final),
             "free space or choose another disk",
         )
-
-
-class ShardWriter:
-    """Takes the bytes of one file in order and writes and hashes them in a thread of its own."""
-
-    def __init__(self, path: Path, layout: ShardLayout) -> None:
-        self._expected = layout.size
-        self._path = path
-        self._written = 0
-        self._hash = hashlib.sha256()
-        self._failure: BaseException | None = None
-        self._queue: queue.Queue[Any] = queue.Queue(_QUEUED_BUFFERS)
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-        if layout.size:
-            try:
-                os.posix_fallocate(self._file, 0, layout.size)
-            except OSError as error:
-                os.close(self._file)
-                raise self._failed(f"no room for {layout.size:,} bytes: {error.strerror}") from None
-        self._thread: threading.Thread | None = threading.Thread(target=self._drain, daemon=True)
-        self._thread.start()
-        self.write(np.frombuffer(layout.header, dtype=np.uint8))
-
-    def write(self, data: np.ndarray) -> None:
-        """Appends the bytes of `data`, which must not change afterwards."""
-        if self._failure is not None:
-            raise self._failed(f"writing failed: {self._failure}")
-        self._queue.put(data.view(np.uint8).data)
-
-    def _failed(self, what: str) -> OutputError:
-        return OutputError(what, str(self._path), "free space, then run it again: it goes on from its finished files")
-
-    def _drain(self) -> None:
-        while (data := self._queue.get()) is not None:
-            if self._failure is not None:
-                continue
-            try:
-                self._hash.update(data)
-                view = memoryview(data)
-                while view:
-                    view = view[os.write(self._file, view) :]
-                self._written += len(data)
-            except BaseException as error:
-                self._failure = error
-
-    def finish(self) -> str:
-        """Waits for the last byte to be on disk; the file's sha256."""
-        self._stop()
-        if self._failure is not None:
-            raise self._failed(f"writing failed: {self._failure}")
-        if self._written != self._expected:
-            raise self._failed(f"wrote {self._written:,} bytes of {self._expected:,}")
-        os.fsync(self._file)
-        return self._hash.hexdigest()
-
-    def _stop(self) -> None:
-        if self._thread is not None:
-            self._queue.put(None)
-            self._thread.join()
-            self._thread = None
-
-    def close(self) -> None:
-        """Ends the thread and closes the file."""
-        self._stop()
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
 
 
 def _write_synced(path: Path, data: bytes) -> None:

@@ -47,6 +47,16 @@ def pool() -> ThreadPoolExecutor:
     return _pool[1]
 
 
+def _forget_pool() -> None:
+    """A forked child has the parent's pool, but none of its threads."""
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
 def _mark_worker() -> None:
     """A worker that spreads work runs it itself: waiting for its own pool could wait for ever."""
     _here.worker = True
