@@ -146,9 +146,9 @@ def report(name: str, results: list[dict[str, object]], folder: Path) -> None:
     lines = [
         f"# {name}",
         "",
-        f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB; whole processes, alternating, medians;",
-        "peak memory is the largest seen, 'private' without mapped file pages. 'x floor' and 'peer ÷ ours' are ratios of",
-        "wall time within one run.",
+        f"{about['processor']}, {about['cores']} cores, {about['memory_gib']} GiB. Whole processes, alternating;",
+        f"load average {about['load_average_after']} at the end. Times are medians, memory is the largest seen, 'private'",
+        "without mapped file pages. 'x floor' and 'peer ÷ ours' are ratios of wall time within one run.",
         "",
         "| case | method | tool | runs | wall s | cpu s | resident MiB | private MiB | x floor | peer ÷ ours |",
         "|---|---|---|---|---|---|---|---|---|---|",

@@ -82,5 +82,5 @@ def machine() -> dict[str, object]:
         "processor": model,
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(memory / 2**30, 1),
-        "load_average_before": round(os.getloadavg()[0], 1),
+        "load_average_after": round(os.getloadavg()[0], 1),
     }
