@@ -139,7 +139,7 @@ def _installed(monkeypatch: pytest.MonkeyPatch, folder: Path, text: str, value: 
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.delitem(__import__("sys").modules, "their_methods", raising=False)
     point = EntryPoint(name="theirs", value=value, group=discovery.GROUP)
-    monkeypatch.setattr(discovery, "entry_points", lambda group: [point] if group == "taskmerge.methods" else [])
+    monkeypatch.setattr(discovery, "offered", lambda: [point])
     monkeypatch.setattr(discovery, "_loaded", False)
 
 
@@ -163,11 +163,16 @@ def test_an_installed_package_offers_a_method(tmp_path: Path, monkeypatch: pytes
     assert method.merge(DELTAS, WEIGHTS, {}).tolist() == [1.0, 2.0, 3.0]
 
 
+def test_the_group_is_that_of_the_documentation() -> None:
+    assert discovery.GROUP == "taskmerge.methods"
+    assert all(point.group == discovery.GROUP for point in discovery.offered())
+
+
 def test_known_methods_are_found_without_importing_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(group: str) -> list[EntryPoint]:
+    def fail() -> list[EntryPoint]:
         raise AssertionError("looked for entry points")
 
-    monkeypatch.setattr(discovery, "entry_points", fail)
+    monkeypatch.setattr(discovery, "offered", fail)
     monkeypatch.setattr(discovery, "_loaded", False)
     assert find_method("ties").name == "ties"
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from taskmerge.errors import UsageError, did_you_mean
 from taskmerge.methods.registry import MergeMethod, register, registered, unregistered
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "taskmerge.methods"
 _loaded = False
@@ -21,8 +24,15 @@ def load_entry_points() -> None:
     if _loaded:
         return
     _loaded = True
-    for point in entry_points(group=GROUP):
+    for point in offered():
         _register_point(point)
+
+
+def offered() -> list[EntryPoint]:
+    """The entry points of installed packages; what reads them is slow to import."""
+    from importlib.metadata import entry_points
+
+    return list(entry_points(group=GROUP))
 
 
 def _register_point(point: EntryPoint) -> None:

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 from taskmerge.declarations import At, Between, Doc, Section, place_field
 from taskmerge.errors import Problem, RecipeError
 from taskmerge.recipes.document import Document, parse_documents, read_documents
-from taskmerge.recipes.mergekit import is_mergekit, translate
 from taskmerge.recipes.merging import Merge
 from taskmerge.recipes.sections import (
     Drift,
@@ -134,6 +133,8 @@ def _read(values: Any, at: At, text: str, results: Mapping[str, str] | None = No
     if not isinstance(values, Mapping):
         raise RecipeError("a recipe is a mapping", at.place, "begin with `base:` and `specialists:`")
     if is_mergekit(values):
+        from taskmerge.recipes.mergekit import translate
+
         whole = at.place
         values = translate(values, at, results or {})
         at = At(lambda _path: whole, (), at.folder, values)
@@ -145,6 +146,11 @@ def _read(values: Any, at: At, text: str, results: Mapping[str, str] | None = No
     object.__setattr__(recipe, "text", text)
     assert isinstance(recipe, Recipe)
     return recipe
+
+
+def is_mergekit(values: Mapping[str, Any]) -> bool:
+    """Whether a document is a mergekit configuration and no recipe of ours."""
+    return "merge_method" in values or ("specialists" not in values and bool({"models", "slices"} & set(values)))
 
 
 def _line(problem: Problem) -> int:

@@ -3,6 +3,6 @@
 Written from its documentation and from what version 0.1.5 does. What cannot be done is refused by name.
 """
 
-from taskmerge.recipes.mergekit.translation import is_mergekit, translate
+from taskmerge.recipes.mergekit.translation import translate
 
-__all__ = ["is_mergekit", "translate"]
+__all__ = ["translate"]

@@ -37,11 +37,6 @@ KEYS = (
 LAYERS = "{layers,layer,h,blocks,block}"
 
 
-def is_mergekit(values: Mapping[str, Any]) -> bool:
-    """Whether a document is a mergekit configuration and no recipe of ours."""
-    return "merge_method" in values or ("specialists" not in values and bool({"models", "slices"} & set(values)))
-
-
 def translate(config: Mapping[str, Any], at: At, results: Mapping[str, str]) -> dict[str, Any]:
     """The values of a recipe with the configuration's result. Raises RecipeError with everything it cannot do.
 
