@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,3 +28,28 @@ def hashes_forgotten_afterwards(tmp_path_factory: pytest.TempPathFactory) -> Ite
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hashing, "_cache", lambda: path)
         yield
+
+
+class Ran(NamedTuple):
+    """What a command ended with."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
+    """`command("fuse", path)` runs `taskmerge fuse PATH` in this process."""
+    import taskmerge.cli
+
+    def run(*words: object) -> Ran:
+        monkeypatch.setattr("sys.argv", ["taskmerge", *map(str, words)])
+        code = 0
+        try:
+            taskmerge.cli.main()
+        except SystemExit as ended:
+            code = ended.code if isinstance(ended.code, int) else 1
+        return Ran(code, *capsys.readouterr())
+
+    return run

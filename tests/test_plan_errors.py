@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from checkpoint_files import Tensors, digests, random_model, read_model, same_bits, write_model, write_recipe
 
-import taskmerge.cli
 from taskmerge import recipes
 from taskmerge.errors import CheckpointError, MergeError, OutputError
 from taskmerge.fusion import execute, plan
 
 PROJ, CONV, NORM = "model.layers.0.proj.weight", "model.layers.1.conv.weight", "model.layers.1.norm.weight"
 Change = Callable[[dict[str, Tensors]], None]
-
-
-class Ran(NamedTuple):
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
 
 
 @dataclass
@@ -188,26 +180,12 @@ def prepare(folder: Path, change: Change, recipe: dict[str, Any]) -> Path:
     return write_recipe(folder, **said)
 
 
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> Ran:
-    """`taskmerge WORDS`, in this process."""
-    monkeypatch.setattr("sys.argv", ["taskmerge", *map(str, words)])
-    code = 0
-    try:
-        taskmerge.cli.main()
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 1
-    out, err = capsys.readouterr()
-    return Ran(code, out, err)
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_the_message_says_what_where_and_what_next(
-    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_message_says_what_where_and_what_next(name: str, tmp_path: Path, command: Callable[..., Any]) -> None:
     case = CASES[name]
     recipe = prepare(tmp_path, case.change, case.recipe)
     before = digests(tmp_path)
-    ran = command(capsys, monkeypatch, "fuse", recipe)
+    ran = command("fuse", recipe)
     assert ran.code == case.code, ran.err
     assert ran.out == ""
     for words in case.says:
@@ -220,14 +198,12 @@ def test_the_message_says_what_where_and_what_next(
 # --- what does not stand in the table -----------------------------------------------------------------------------
 
 
-def test_every_missing_input_is_told_at_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_missing_input_is_told_at_once(tmp_path: Path, command: Callable[..., Any]) -> None:
     recipe = prepare(tmp_path, lambda models: None, {})
     shutil.rmtree(tmp_path / "image")
     (tmp_path / "audio" / "model.safetensors").unlink()
     (tmp_path / "audio" / "pytorch_model.bin").write_bytes(b"")
-    ran = command(capsys, monkeypatch, "fuse", recipe)
+    ran = command("fuse", recipe)
     assert ran.code == 2 and "2 problems" in ran.err
     assert f"{recipe}:3: image: no file or folder 'image', and it is no hub id" in ran.err
     assert "check the path; relative paths start at the recipe's folder, then at the current one" in ran.err
@@ -236,36 +212,32 @@ def test_every_missing_input_is_told_at_once(
     assert not (tmp_path / "results").exists()
 
 
-def test_a_path_that_could_be_a_hub_id_is_told_as_both(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_path_that_could_be_a_hub_id_is_told_as_both(tmp_path: Path, command: Callable[..., Any]) -> None:
     recipe = prepare(tmp_path, lambda models: None, {"base": "models/bse"})
-    ran = command(capsys, monkeypatch, "fuse", recipe)
+    ran = command("fuse", recipe)
     assert ran.code == 2
     assert "base: no file or folder 'models/bse' here, and" in ran.err and "from the hub" in ran.err
 
 
-def test_a_missing_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    ran = command(capsys, monkeypatch, "fuse", tmp_path / "merg.yaml")
+def test_a_missing_recipe(tmp_path: Path, command: Callable[..., Any]) -> None:
+    ran = command("fuse", tmp_path / "merg.yaml")
     assert (ran.code, ran.out) == (2, "")
     assert "merg.yaml does not exist" in ran.err and "give the path of a recipe" in ran.err
 
 
-def test_no_output_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_output_folder(tmp_path: Path, command: Callable[..., Any]) -> None:
     prepare(tmp_path, lambda models: None, {})
     recipe = write_recipe(tmp_path, base="base", specialists={"image": "image"})
-    ran = command(capsys, monkeypatch, "fuse", recipe)
+    ran = command("fuse", recipe)
     assert ran.code == 2
     assert "no output folder" in ran.err and "give --out FOLDER, or output: {path: ...}" in ran.err
 
 
-def test_a_broken_file_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_file_is_named(tmp_path: Path, command: Callable[..., Any]) -> None:
     recipe = prepare(tmp_path, lambda models: None, {})
     path = tmp_path / "image" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-7])
-    ran = command(capsys, monkeypatch, "fuse", recipe)
+    ran = command("fuse", recipe)
     assert ran.code == 2
     assert "not a valid safetensors file: tensor" in ran.err and str(path) in ran.err
     assert "download or save it again" in ran.err
@@ -296,30 +268,29 @@ def test_no_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert digests(tmp_path) == before and not (tmp_path / "results").exists()
 
 
-def test_the_disk_fills_up_while_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The finished files stay, and the next run goes on from them."""
-    from taskmerge.checkpoints import writing
+def test_the_disk_takes_no_more(tmp_path: Path) -> None:
+    """The kernel refuses the last, large file; the finished ones stay, and the next run goes on from them."""
 
-    recipe = recipes.load(prepare(tmp_path, lambda models: None, {}))
-    out, left = tmp_path / "out", [700]
-    really_write = writing.os.write
+    def grow(models: dict[str, Tensors]) -> None:
+        for held in models.values():
+            held["model.layers.11.proj.weight"] = torch.ones(200, 200)
 
-    def write(file: int, data: Any) -> int:
-        if left[0] <= 0:
-            raise OSError(28, "No space left on device")
-        left[0] -= min(left[0], len(data))
-        return really_write(file, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(writing.os, "write", write)
-        with pytest.raises(OutputError, match=r"writing failed: .*No space left on device") as caught:
+    recipe = recipes.load(prepare(tmp_path, grow, {}))
+    out = tmp_path / "out"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OutputError, match=r"(no room for [\d,]+ bytes|writing failed): .*File too large") as caught:
             execute(plan(recipe), recipe, out)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(out.parent / ".out.partial") in (caught.value.problems[0].place or "")
     assert caught.value.problems[0].next_move == "free space, then run it again: it goes on from its finished files"
     assert not out.exists()
     written = execute(plan(recipe), recipe, out)
     undisturbed = execute(plan(recipe), recipe, tmp_path / "other")
     assert written.sha256 == undisturbed.sha256
+    assert len(written.resumed) == len(written.sha256) - 1 and undisturbed.resumed == ()
 
 
 def test_an_output_below_a_file(tmp_path: Path) -> None:

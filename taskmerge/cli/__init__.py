@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+INTERRUPTED = 130
+
 
 def main() -> None:
     """Runs the command line: errors meant for the user become messages and exit codes, never tracebacks."""
@@ -16,8 +18,7 @@ def main() -> None:
     except TaskmergeError as error:
         report_error(error)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(141)
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer has turned Ctrl-C into this
+            print("interrupted; run the same command again to go on", file=sys.stderr)
+        raise

@@ -44,7 +44,9 @@ def _output_hashes(folder: Path, record: dict[str, Any]) -> list[str]:
     findings = []
     for name, digest in record["outputs"].items():
         path = folder / name
-        if not path.is_file():
+        if not path.resolve().is_relative_to(folder.resolve()):
+            findings.append(f"{name}: lies outside the folder")
+        elif not path.is_file():
             findings.append(f"{name}: missing")
         elif sha256_of(path) != digest:
             findings.append(f"{name}: its sha256 is not the recorded one")

@@ -1,0 +1,44 @@
+"""The commands' help as one page: `python -m taskmerge.cli.docs > docs/commands.md`."""
+
+from __future__ import annotations
+
+import sys
+
+from typer.main import get_command
+
+from taskmerge.cli.app import app
+
+_WIDTH = 100
+_HEAD = """# Commands
+
+Made from the commands' own help by `python -m taskmerge.cli.docs`; edit the help, not this page.
+
+Data goes to stdout, progress and messages to stderr; tables are drawn on a terminal and tab-separated otherwise;
+`--json` prints JSON for machines. `NO_COLOR`, `HF_HOME`, `HF_HUB_OFFLINE` and `HF_TOKEN` are honoured, and
+`TASKMERGE_THREADS` limits the cores used.
+
+| exit code | means |
+|---|---|
+| 0 | done |
+| 1 | failed: unreadable or unfitting inputs, a full disk; `diff` and `verify`: a difference was found |
+| 2 | a mistake in the command line or the recipe; nothing was done |
+| 3 | drifted beyond the limit |
+| 130 | interrupted; the same command goes on from the finished files |
+"""
+
+
+def page() -> str:
+    """The text of docs/commands.md."""
+    group = get_command(app)
+    sections = [_HEAD]
+    with group.make_context("taskmerge", [], resilient_parsing=True) as around:
+        for name, command in sorted(getattr(group, "commands", {}).items()):
+            settings = {"resilient_parsing": True, "terminal_width": _WIDTH, "max_content_width": _WIDTH}
+            with command.make_context(name, [], parent=around, **settings) as context:
+                help_text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
+            sections.append(f"## {name}\n\n```\n{help_text}\n```\n")
+    return "\n".join(sections)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
