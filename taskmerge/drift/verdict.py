@@ -125,10 +125,12 @@ def _within(moved: Sequence[str], loss: Interval, limit: float) -> str:
 
 
 def _probes_needed(loss: Interval, limit: float, enough: int) -> int:
-    """Intervals shrink with √n: the n at which this one would clear zero or the limit, whichever is farther away."""
+    """Intervals shrink with √n: the n at which this one would, with some room, clear zero or the limit, whichever is
+    farther away.
+    """
     half = (loss.high - loss.low) / 2
-    room = max(abs(loss.estimate), abs(limit - loss.estimate), limit / 2)
-    return max(enough, loss.count + 1, math.ceil(loss.count * (half / room) ** 2))
+    room = 0.7 * max(abs(loss.estimate), abs(limit - loss.estimate), limit / 2)
+    return max(enough, math.ceil(loss.count * max(1.25, (half / room) ** 2)))
 
 
 def _points(share: float) -> str:
