@@ -143,7 +143,7 @@ def component_map(
     overrides = overrides or {}
     _check_overrides(overrides, tensors)
     layout = _Layout.of(list(tensors), config)
-    homes = {name: layout.home(name) for name in tensors}
+    homes = layout.homes(tensors)
     if not {BACKBONE, EMBEDDINGS} & set(homes.values()):
         towers = {home for home in homes.values() if home.endswith("_encoder")}
         if len(towers) == 1:  # a tower saved alone is a model of its own
@@ -190,14 +190,24 @@ class _Layout:
     def of(cls, names: Sequence[str], config: Mapping[str, Any]) -> _Layout:
         sole = _sole_modality(names, config)
         outside = set()
-        for name in names:
-            parts = _unnumbered(name)
+        for parts in {tuple(_unnumbered(name)) for name in names}:
             tower = _tower(parts)
             for part in parts[:tower] if tower is not None else parts:
                 if _PROJECTOR.fullmatch(part):
                     outside.add(_modality(parts) or sole or "*")
         exceptions = _EXCEPTIONS.get(str(config.get("model_type", "")), {})
         return cls(_base_prefix(names), sole, frozenset(outside), exceptions)
+
+    def homes(self, names: Iterable[str]) -> dict[str, str]:
+        """The component of each name; names that differ only after their first number share it."""
+        known: dict[tuple[str, bool], str] = {}
+        found = {}
+        for name in names:
+            key = "/".join(_unnumbered(name)) if "/" not in name else name, is_token_table(name)
+            if key not in known:
+                known[key] = self.home(name)
+            found[name] = known[key]
+        return found
 
     def home(self, name: str) -> str:
         parts = _unnumbered(name)

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 import zoo
+from test_tokenizers import tokenizer
 
 from taskmerge import fusion, recipes
 from taskmerge.checkpoints.reading import open_stored
@@ -174,3 +175,79 @@ def test_copying_a_tower_takes_its_buffers_along(embedding_gemma: dict[str, Path
     )
     name = next(name for name in values(again) if "audio_tower" in name and name.endswith("input_max"))
     np.testing.assert_array_equal(values(tmp_path / "out")[name], values(again)[name])
+
+
+@pytest.fixture(scope="module")
+def audio_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A Qwen2 with its tokenizer, and the Qwen2-Audio grown from it: three more tokens, an encoder, a processor."""
+    root = tmp_path_factory.mktemp("qwen2_audio")
+    words = "a dog cat red blue sound of tone high low".split()
+    added = ("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
+    plain, grown = tokenizer(words), tokenizer(words, added)
+    text_kind, kind = zoo.BY_NAME["Qwen2"], zoo.BY_NAME["Qwen2-Audio"]
+    base_config = {**text_kind.config, "vocab_size": len(plain)}
+    zoo.save(dataclasses.replace(text_kind, config=base_config).build(), root / "base")
+    plain.save_pretrained(root / "base")
+    token = grown.convert_tokens_to_ids("<|AUDIO|>")
+    text_config = {**kind.config["text_config"], "vocab_size": len(grown)}
+    config = {**kind.config, "text_config": text_config, "audio_token_id": token}
+    config.pop("audio_token_index")
+    zoo.save(dataclasses.replace(kind, config=config).build(seed=1), root / "audio")
+    extractor = transformers.WhisperFeatureExtractor(feature_size=8, chunk_length=1, n_fft=400, hop_length=160)
+    processor = transformers.Qwen2AudioProcessor(extractor, grown, chat_template="{{ messages }}")
+    processor.save_pretrained(root / "audio")
+    return root / "base", root / "audio"
+
+
+def test_a_grafted_qwen2_audio_listens(audio_pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, audio = audio_pair
+    out = tmp_path / "out"
+    fuse(out, base, {"audio": audio})
+    model = load(out, "Qwen2AudioForConditionalGeneration")
+    processor = transformers.AutoProcessor.from_pretrained(out)
+    assert model.config.audio_token_id == processor.tokenizer.convert_tokens_to_ids("<|AUDIO|>")
+    assert model.get_input_embeddings().num_embeddings == len(processor.tokenizer)
+    sound = np.random.default_rng(0).standard_normal(8000).astype("f4")
+    said = "a dog <|audio_bos|> <|AUDIO|> <|audio_eos|>"
+    inputs = processor(text=said, audio=sound, sampling_rate=16000, return_tensors="pt")
+    with torch.no_grad():
+        assert torch.isfinite(model(**inputs).logits).all()
+    own, merged, start = values(audio), values(out), values(base)
+    width = 32
+    table, theirs = (v["language_model.model.embed_tokens.weight"].reshape(-1, width) for v in (merged, own))
+    first = start["model.embed_tokens.weight"].reshape(-1, width)
+    np.testing.assert_array_equal(table[len(first) :], theirs[len(first) :])  # new tokens: the specialist's rows
+    expected = first + 0.5 * (theirs[: len(first)].astype("f8") - first)
+    np.testing.assert_allclose(table[: len(first)], expected, rtol=2e-7, atol=1e-9)
+
+
+def test_a_head_of_its_own_is_not_lost_to_a_tied_base(tmp_path: Path) -> None:
+    kind = zoo.BY_NAME["Qwen3"]
+    base = zoo.save(kind.build(variant="tied"), tmp_path / "base")
+    other = zoo.save(kind.build(seed=1), tmp_path / "other")
+    with pytest.raises(TaskmergeError, match=r"other has a head of its own .*, the base ties its head"):
+        fuse(tmp_path / "out", base, {"other": other})
+    dropped = {"method": "task_arithmetic", "rules": [{"match": "lm_head.*", "drop": True}]}
+    fuse(tmp_path / "out", base, {"other": other}, merge=dropped)
+    assert "lm_head.weight" not in values(tmp_path / "out")
+
+
+def test_a_tied_specialist_lends_its_table_to_an_untied_base(tmp_path: Path) -> None:
+    kind = zoo.BY_NAME["Qwen3"]
+    base = zoo.save(kind.build(), tmp_path / "base")
+    tied = zoo.save(kind.build(seed=1, variant="tied"), tmp_path / "tied")
+    fuse(tmp_path / "out", base, {"tied": tied})
+    start, own, merged = values(base), values(tied), values(tmp_path / "out")
+    assert "lm_head.weight" not in own
+    expected = start["lm_head.weight"].astype("f8")
+    expected = expected + 0.5 * (own["model.embed_tokens.weight"] - expected)
+    np.testing.assert_allclose(merged["lm_head.weight"], expected, rtol=2e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind_name", ["Qwen2", "Qwen3", "Llama", "Mistral", "Gemma 3 text"])
+def test_tied_heads_stay_tied(kind_name: str, tmp_path: Path) -> None:
+    kind = zoo.BY_NAME[kind_name]
+    base, one = (zoo.save(kind.build(seed=seed, variant="tied"), tmp_path / str(seed)) for seed in (0, 1))
+    fuse(tmp_path / "out", base, {"one": one})
+    model = load(tmp_path / "out", kind.classes[0])
+    assert model.lm_head.weight is model.get_input_embeddings().weight

@@ -130,11 +130,14 @@ class _Sides:
 
     def groups(self) -> Iterable[tuple[str, list[str], list[str]]]:
         """Component, the base's names at home in it, the specialist's."""
-        homes = dict.fromkeys(self.base_components.home(name) for name in self.base_components)
-        for home in homes:
-            ours = [name for name in self.base_components if self.base_components.home(name) == home]
-            theirs = [name for name in self.other_components if self.other_components.home(name) == home]
-            yield home, ours, theirs
+        theirs: dict[str, list[str]] = {}
+        for name in self.other_components:
+            theirs.setdefault(self.other_components.home(name), []).append(name)
+        ours: dict[str, list[str]] = {}
+        for name in self.base_components:
+            ours.setdefault(self.base_components.home(name), []).append(name)
+        for home, names in ours.items():
+            yield home, names, theirs.get(home, [])
 
     def may_pair(self, ours: str, theirs: str) -> bool:
         """Equal shapes, or tables whose rows alone differ (vocabularies of different sizes)."""
@@ -163,10 +166,10 @@ def _by_structure(sides: _Sides) -> dict[str, str]:
 def _best_move(sides: _Sides, home: str, ours: list[str], theirs: list[str]) -> dict[str, str]:
     """The change of prefix that pairs most names and leaves nothing over on one side of it; {} when there is none."""
     best: dict[str, str] = {}
+    every_theirs = [_inner(theirs, prefix) for prefix in _prefixes(theirs, home)]
     for our_prefix in _prefixes(ours, home):
         inner_ours = _inner(ours, our_prefix)
-        for their_prefix in _prefixes(theirs, home):
-            inner_theirs = _inner(theirs, their_prefix)
+        for inner_theirs in every_theirs:
             common = [inner for inner in inner_ours if inner in inner_theirs]
             whole = len(common) in (len(inner_ours), len(inner_theirs))
             moved = {inner_ours[inner]: inner_theirs[inner] for inner in common}
@@ -202,6 +205,8 @@ def _inner(names: list[str], prefix: str) -> dict[str, str]:
 
 def _one_spelling(name: str) -> str:
     """Older spellings of the same parameter: LayerNorm.gamma/beta, weight norm's weight_g/weight_v."""
+    if not name.endswith(("gamma", "beta", "weight_g", "weight_v")):
+        return name
     name = re.sub(r"(?<=LayerNorm\.)gamma$", "weight", name)
     name = re.sub(r"(?<=LayerNorm\.)beta$", "bias", name)
     name = re.sub(r"(?<=\.)weight_g$", "parametrizations.weight.original0", name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from taskmerge.checkpoints.names import ties_its_head
 from taskmerge.checkpoints.weights import Weights
 from taskmerge.components import BUFFERS, HEAD, Components, component_map
 from taskmerge.errors import Problem, did_you_mean
@@ -98,6 +99,12 @@ class Census:
         if home == HEAD and not set(self.grafts) & set(owners):
             return "the base has no such head; a rule or `copy` may take it"
         return None
+
+    def untied_head(self, name: str, owners: Sequence[str]) -> str | None:
+        """The first owner of an lm_head of its own (its config does not tie it), where the base ties its head."""
+        if name.split(".")[-2:] != ["lm_head", "weight"] or not ties_its_head(self.base.config):
+            return None
+        return next((label for label in owners if ties_its_head(self.inputs[label].config) is False), None)
 
     def nearest(self, pattern: str) -> str:
         """A next move for a pattern that means nothing."""

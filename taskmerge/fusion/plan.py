@@ -135,6 +135,13 @@ class _Planner:
         if name in self.copied:
             label, pattern = self.copied[name]
             return self._taken(name, label, f"copy {pattern!r}")
+        untied = self.census.untied_head(name, owners)
+        if untied is not None:
+            self._problem(
+                f"{untied} has a head of its own ({name!r}), the base ties its head to its token table",
+                f"untie the base, or give it up: rules: - {{match: {name!r}, drop: true}}",
+            )
+            return None
         surplus = self.census.surplus(name, owners)
         if surplus is not None:
             self.dropped += [Dropped(Source(owner, name), surplus) for owner in owners]
