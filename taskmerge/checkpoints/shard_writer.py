@@ -22,6 +22,7 @@ from taskmerge.errors import OutputError
 
 _QUEUED_BUFFERS = 4
 _BUFFER = 8 << 20
+_BATCH = 1 << 20
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -31,7 +32,8 @@ class ShardWriter:
     def __init__(self, path: Path, layout: ShardLayout) -> None:
         self._expected = layout.size
         self._path = path
-        self._taken = 0
+        self._taken = self._waiting_bytes = 0
+        self._waiting: list[np.ndarray] = []
         self._hash = hashlib.sha256()
         try:
             self._file = _StraightFile(path, layout.size)
@@ -44,10 +46,18 @@ class ShardWriter:
         """Appends the bytes of `data`, which must not change afterwards."""
         entries = data.view(np.uint8)
         self._taken += entries.size
+        self._waiting.append(entries)
+        self._waiting_bytes += entries.size
+        if self._waiting_bytes >= _BATCH:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Little tensors go to the threads many at a time: waking a thread costs more than writing one."""
         for consumer in self._consumers:
             if consumer.failure is not None:
                 raise self._failed(f"writing failed: {consumer.failure}")
-            consumer.queue.put(entries)
+            consumer.queue.put(self._waiting)
+        self._waiting, self._waiting_bytes = [], 0
 
     def _hash_more(self, data: np.ndarray) -> None:
         self._hash.update(data.data)
@@ -57,6 +67,7 @@ class ShardWriter:
 
     def finish(self) -> str:
         """Waits for the last byte to be on disk; the file's sha256."""
+        self._hand_over()
         failures = [consumer.stop() for consumer in self._consumers]
         try:
             if any(failures):
@@ -79,7 +90,7 @@ class _Consumer:
     """A thread that calls a function with everything put into its queue, until the first failure."""
 
     def __init__(self, function: Callable[[np.ndarray], None]) -> None:
-        self.queue: queue.Queue[np.ndarray | None] = queue.Queue(_QUEUED_BUFFERS)
+        self.queue: queue.Queue[list[np.ndarray] | None] = queue.Queue(_QUEUED_BUFFERS)
         self.failure: BaseException | None = None
         self._function = function
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -89,7 +100,8 @@ class _Consumer:
         while (data := self.queue.get()) is not None:
             if self.failure is None:
                 try:
-                    self._function(data)
+                    for part in data:
+                        self._function(part)
                 except BaseException as error:
                     self.failure = error
 

@@ -23,7 +23,7 @@ def thresholds(backend: Backend, pairs: Sequence[Pair], keep: KeepLargest) -> Me
     first, last = keep.ranks(total)
     ranks = (last,) if first == 1 else (last, first)
     queries = [Query(i, rank, total) for i in range(specialists) for rank in ranks]
-    samples = spread(backend, lambda i: _sample(backend, pairs, i, total), range(specialists))
+    samples = [_sample(backend, pairs, i, total) for i in range(specialists)]
     for query in queries:
         query.bracket_from(samples[query.specialist])
     pieces = [piece for pair in pairs for piece in pieces_of(pair, backend.piece)]
