@@ -23,12 +23,13 @@ from checkpoint_files import (
     write_model,
     write_recipe,
 )
-from kernel_oracles import PRECISION
+from kernel_oracles import PRECISION, rounded
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from taskmerge import fuse, recipes
 from taskmerge.checkpoints import saving
+from taskmerge.dtypes import BY_TORCH_NAME
 from taskmerge.errors import MergeError
 from taskmerge.fusion import Plan, Written, execute, plan
 from taskmerge.kernels.threads import set_threads
@@ -159,6 +160,15 @@ def test_an_output_may_be_narrower_or_wider_than_every_input(tmp_path: Path) -> 
             assert_rounded_once(tensor, exact("task_arithmetic", {}, tensors, name), FORMATS[dtype][0])
         config = json.loads((tmp_path / dtype / "config.json").read_text())
         assert config["dtype"] == dtype
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_in_memory_models_are_saved_in_any_format_rounded_once(tmp_path: Path, dtype: str) -> None:
+    base = {"model.w": torch.ones(2, dtype=torch.float32)}
+    step = torch.tensor([2.0**-8 + 2.0**-30, 2.0**-11 + 2.0**-30], dtype=torch.float64)
+    fused = fuse(base, {"one": {"model.w": 1.0 + step}}, "sum").save(tmp_path / "out", dtype=dtype)
+    want = [rounded(value, BY_TORCH_NAME[dtype].name) for value in (1.0 + step).tolist()]  # torch itself rounds twice
+    assert read_model(fused)["model.w"].tolist() == want
 
 
 def test_trim_over_the_whole_model_takes_one_threshold(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from checkpoint_files import SHAPES, Tensors, digests, random_model, read_model,
 from hypothesis import given, settings
 from hypothesis import strategies as some
 from hypothesis.extra import numpy as arrays
+from kernel_oracles import rounded
 
 from taskmerge import Checkpoint, TaskVector
+from taskmerge.dtypes import BY_TORCH_NAME
 from taskmerge.errors import CheckpointError, MergeError, TaskmergeError, UsageError
 from taskmerge.randomness import stream_key, uniform_bits
 from taskmerge.task_vectors import algebra, comparison, statistics
@@ -78,6 +80,17 @@ def test_sums_are_rounded_once() -> None:
     assert same_bits(moved["w"], want) and not torch.equal(moved["w"], base["w"])
     one_by_one = Checkpoint.open({"w": (Checkpoint.open(base) + vector)["w"]})
     assert torch.equal(one_by_one["w"], base["w"]), "a single one rounds away"
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+def test_a_moved_model_saved_in_another_format_is_rounded_once(tmp_path: Path, dtype: str) -> None:
+    base = {"w": torch.full((1,), 1.0)}
+    # Just above the middle of two bfloat16 (and of two float16) neighbours, by less than a float32 can tell.
+    for step in (2.0**-8 + 2.0**-30, 2.0**-11 + 2.0**-30):
+        vector = Checkpoint.open({"w": torch.full((1,), 1.0 + step, dtype=torch.float64)}) - Checkpoint.open(base)
+        path = (Checkpoint.open(base) + vector).save(tmp_path / "out", dtype=dtype, fresh=True)
+        want = rounded(1.0 + step, BY_TORCH_NAME[dtype].name)  # torch itself rounds twice here
+        assert read_model(path)["w"].item() == want, step
 
 
 # --- parts --------------------------------------------------------------------------------------------------------

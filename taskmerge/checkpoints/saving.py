@@ -64,9 +64,12 @@ def save_weights(
     """Writes `weights` into folder `path`, whole or not at all; a failure leaves nothing behind.
 
     Side files come from ``weights.folder`` if it has one, or from ``weights.write_side_files`` if it knows better.
+    Weights that are computed have ``in_dtype``, so that they are rounded once.
     extra: file name -> text of further files, or what makes it once the weights are written. Returns the path. Raises
     OutputError, UsageError, and what reading raises.
     """
+    if dtype is not None and hasattr(weights, "in_dtype"):
+        weights = weights.in_dtype(dtype)
     infos = {name: stored_format(info, dtype) for name, info in weights.tensors.items()}
     parts = dict(getattr(weights, "parts", None) or {"": ""})
     shards = lay_out(infos.values(), parse_size(shard_size), parts)

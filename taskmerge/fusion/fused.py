@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from taskmerge import kernels
-from taskmerge.checkpoints.saving import converted
+from taskmerge.checkpoints.saving import converted, stored_format
 from taskmerge.checkpoints.weights import TensorInfo, Weights
 from taskmerge.checkpoints.writing import OutputFolder
 from taskmerge.errors import MergeError
@@ -82,6 +83,11 @@ class FusedWeights:
                 return converted(base.read(start, stop), base.dtype, step.info.dtype)
             raise self._nonfinite(step)
         return out
+
+    def in_dtype(self, dtype: str) -> FusedWeights:
+        """The same, rounded straight into another format."""
+        steps = tuple(replace(step, info=stored_format(step.info, dtype)) for step in self.plan.steps)
+        return FusedWeights(replace(self.plan, steps=steps), self.device)
 
     def write_side_files(self, output: OutputFolder, dtype: str | None) -> None:
         """Config, tokenizer and processor of the fused model; see `sides.add_side_files`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taskmerge.checkpoints.saving import output_dtype
+from taskmerge.checkpoints.saving import converted, output_dtype, stored_format
 from taskmerge.checkpoints.weights import TensorInfo
 from taskmerge.errors import MergeError
 from taskmerge.rounding import decode, encode
@@ -38,9 +38,9 @@ class DeltaWeights:
 
 
 class MovedWeights:
-    """`Weights` of model + task vector, rounded once into the model's own formats."""
+    """`Weights` of model + task vector, rounded once into the model's own formats, or into `dtype` (a torch name)."""
 
-    def __init__(self, model: Checkpoint, vector: TaskVector) -> None:
+    def __init__(self, model: Checkpoint, vector: TaskVector, dtype: str | None = None) -> None:
         self.label = f"{model.label} + {vector.label}"
         self.config = vector.describing_config() if vector.own else model.config
         self._model, self._vector = model, vector
@@ -55,17 +55,22 @@ class MovedWeights:
                     next_move="a task vector moves models of its base's shape",
                 )
         own = {name: weights.tensors[name] for name, weights in vector.own.items()}
-        self.tensors: Mapping[str, TensorInfo] = {**model.tensors, **own}
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: stored_format(info, dtype) for name, info in {**model.tensors, **own}.items()
+        }
         self.folder = getattr(model.weights, "folder", None)
         self.parts = getattr(model.weights, "parts", None)
 
+    def in_dtype(self, dtype: str) -> MovedWeights:
+        """The same, rounded straight into another format."""
+        return MovedWeights(self._model, self._vector, dtype)
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """See `Weights.read`."""
-        if name in self._vector.own:
-            return self._vector.own[name].read(name, start, stop)
-        stored = self._model.weights.read(name, start, stop)
-        if name not in self._vector.shapes:
-            return stored
-        dtype = self.tensors[name].dtype
-        stop = self.tensors[name].count if stop is None else stop
-        return encode(decode(stored, dtype) + self._vector.read(name, start, stop), dtype)
+        info = self.tensors[name]
+        source = self._vector.own.get(name, self._model.weights)
+        stored, dtype = source.read(name, start, stop), source.tensors[name].dtype
+        if name in self._vector.own or name not in self._vector.shapes:
+            return converted(stored, dtype, info.dtype)
+        stop = info.count if stop is None else stop
+        return encode(decode(stored, dtype) + self._vector.read(name, start, stop), info.dtype)
