@@ -44,7 +44,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "ties": {"method": "ties", "density": 0.2},
     "dare": {"method": "dare_linear", "density": 0.5},
 }
-WEIGHTS = ((0.5, 0.3), (0.3, 0.3), (0.5, 0.7), (0.8, 0.5), (1.0, 1.0))
+WEIGHTS = ((0.5, 0.3), (0.3, 0.3), (0.5, 0.7), (0.8, 0.5), (1.0, 1.0), (0.8, 0.2), (1.0, 0.3), (1.0, 0.1))
 LOSS_THAT_COUNTS = 0.05
 
 
@@ -143,11 +143,17 @@ class Calibration:
         self.rows: list[dict[str, Any]] = []
 
     def judge(
-        self, title: str, reference: int, other: Embedded, seeds: list[int], rows: np.ndarray | None = None
+        self,
+        title: str,
+        reference: int,
+        other: Embedded,
+        seeds: list[int],
+        rows: np.ndarray | None = None,
+        precision: str = "bfloat16",
     ) -> Verdict:
-        """reference: the specialist's seed; seeds: other seeds that widen the null band; rows: which probes."""
+        """reference: the specialist's seed; rows: which probes; seeds, precision: what the null band is made of."""
         chosen = np.arange(len(self.texts)) if rows is None else rows
-        undrifted = {"bfloat16": self.models.own(reference, "bfloat16")}
+        undrifted = {precision: self.models.own(reference, precision)}
         undrifted |= {f"seed {seed}": self.models.own(seed) for seed in seeds}
         verdict = judged(
             self._part(self.models.own(reference), chosen),
@@ -188,7 +194,9 @@ class Calibration:
                 for name, rows in zip(
                     ("all", "first half", "second half"), [None, *self.halves(reference)], strict=True
                 ):
-                    found.append(self.judge(f"seed {reference} in {precision}, {name}", reference, side, [], rows))
+                    title = f"seed {reference} in {precision}, {name}"
+                    band = "float16" if precision == "bfloat16" else "bfloat16"
+                    found.append(self.judge(title, reference, side, [], rows, band))
         return found
 
     def fusions(self) -> list[Verdict]:
