@@ -135,6 +135,13 @@ def test_audio_files_and_other_rates_are_resampled(model: Any, tmp_path: Path) -
     assert similar[0, 2] > similar[3, 2] and similar[1, 2] > similar[3, 2]
 
 
+def test_half_precision(folder: Path, model: Any) -> None:
+    half = load_embedder(folder, model_kwargs={"dtype": torch.bfloat16})
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    close = (half.encode(everything(), convert_to_tensor=True).float().numpy() * model.encode(everything())).sum(axis=1)
+    assert (close > 0.995).all()
+
+
 def test_hidden_states_on_request(model: Any) -> None:
     features = model.preprocess([tone(440), "a dog"])
     output = model(features, output_hidden_states=True)

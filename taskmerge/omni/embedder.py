@@ -174,13 +174,16 @@ class OmniEmbedder(InputModule):
         """(vectors, width): the projected vectors of all items of this tower, padding left out."""
         lengths = features[f"{tower}_lengths"][:, 0]
         present = lengths > 0
+        projector = self.projector(tower)
+        dtype = projector.norm.weight.dtype
         if f"{tower}_encoded" in features:
             encoded = features[f"{tower}_encoded"][:, 0][present]
         else:
-            encoded = self.encode_media(tower, features[f"{tower}_values"][:, 0][present], lengths[present])
+            values = features[f"{tower}_values"][:, 0][present].to(dtype)
+            encoded = self.encode_media(tower, values, lengths[present])
         counts = features[f"{tower}_mask"].sum(dim=1)[present]
         inside = torch.arange(encoded.shape[1], device=encoded.device)[None, :] < counts[:, None]
-        return self.projector(tower)(encoded[inside])
+        return projector(encoded[inside].to(dtype))
 
     # Saving and loading
 
