@@ -8,7 +8,7 @@ Every tensor has exactly one component:
     {vision,audio}_encoder           the tower of a modality
     {vision,audio,text}_projector    what leads from a tower into the backbone's (or the shared) space
     projector                        a projector shared by several modalities
-    speech_decoder                   talker and vocoder of a speaking model
+    speech_decoder, image_decoder    talker and vocoder of a speaking model; what draws, in a drawing one
     buffers                          what is not trained by gradient, wherever it sits
 
 Rules look at whole path components, never at parts of words: `out_proj` and `patch_embed.proj` are no projectors.
@@ -38,6 +38,7 @@ COMPONENTS: tuple[str, ...] = (
     "text_projector",
     "projector",
     "speech_decoder",
+    "image_decoder",
     BUFFERS,
 )
 
@@ -48,14 +49,14 @@ _MODALITY_OF_WORD = {
 _MODALITY_WORD = r"(img|image|vision|visual|video|audio|speech|sound|text)"
 _PROJECTOR = re.compile(
     r"multi_modal_projector|mm_projector|projector|connector|adapter|adaptor|aligner|resampler|perceiver|mlp1|qformer"
-    r"|query_tokens|language_projection|modality_projection|image_newline|embed_vision|embed_audio"
+    r"|query_tokens|language_projection|image_to_text_projection|visual_embeddings_table|modality_projection|image_newline|embed_vision|embed_audio"
     r"|(\w+_)?merger(_list)?|(up|down)_proj_for_\w+"
     rf"|(multi_modal_)?{_MODALITY_WORD}_(projection|projector|proj|adapter|adaptor|newline)(_(up|down))?"
 )
 # The last stage of a tower that has no projector outside it (Qwen's mergers and audio projections).
 _TOWER_TAIL = re.compile(r"(\w+_)?merger(_list)?|proj\d?|ln_post|ln_q|projector|adapter")
 _HEAD = re.compile(
-    r"lm_head|cls|classifier|score|qa_outputs|embedding_proj_layer|custom_text_proj|logit_scale(_[at])?|logit_bias"
+    r"lm_head|cls|predictions|classifier|score|qa_outputs|embedding_proj_layer|custom_text_proj|logit_scale(_[at])?|logit_bias"
     r"|vocab_(transform|layer_norm|projector)|proj_out|generator_lm_head"
 )
 _TOKEN_TABLE = re.compile(
@@ -64,7 +65,7 @@ _TOKEN_TABLE = re.compile(
 _BUFFER = re.compile(
     r"position_ids|token_type_ids|running_(mean|var)|num_batches_tracked|(original_)?inv_freq|masked_bias"
     r"|relative_position_index|relative_coords_table|(input|output)_(min|max)|layer_scalar|std_(bias|scale)"
-    r"|global_(mean|invstd)|e_score_correction_bias|embed_scale|rotary_emb_inv_freq"
+    r"|global_(mean|invstd)|e_score_correction_bias|embed_scale|rotary_emb_inv_freq|final_logits_bias|pos_idx_to_embed"
 )
 _SPEECH_DECODER = re.compile(r"talker|token2wav|code2wav|code_predictor|vocoder")
 _LAYERS = frozenset(
@@ -80,6 +81,11 @@ _EXCEPTIONS: dict[str, dict[str, str]] = {
     "speech-encoder-decoder": {"encoder": "audio_encoder"},
     "granite_speech": {"encoder": "audio_encoder"},
     "vision-encoder-decoder": {"encoder": "vision_encoder"},
+    "janus": dict.fromkeys(
+        ("vqmodel", "generation_embeddings", "generation_aligner", "generation_head"), "image_decoder"
+    ),
+    "emu3": {"vqmodel": "image_decoder"},
+    "chameleon": {"vqmodel": "image_decoder"},
 }
 
 
@@ -222,7 +228,7 @@ class _Layout:
                 return _join(_modality(parts) or ("text" if "text" in part.split("_") else self.sole_modality))
         if tower is not None:
             return self._in_tower(parts, tower)
-        if "/" in name or any(_HEAD.fullmatch(part) for part in parts):
+        if "/" in name or any(_HEAD.fullmatch(part) for part in parts[:3]):
             return HEAD
         # The pooler stands inside the base model, yet classes with a head of their own lack it.
         if inside[:1] in (["pooler"], ["head"]) or parts in (["decoder", "weight"], ["decoder", "bias"]):

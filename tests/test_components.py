@@ -184,6 +184,52 @@ def test_a_flamingo_of_two_towers_tells_its_projectors_apart() -> None:
     ]
 
 
+LAYER = "model.language_model.layers.0.mlp.weight"
+EXCEPTIONS: dict[str, tuple[dict[str, object], dict[str, str]]] = {
+    "Granite speech": (
+        {"model_type": "granite_speech"},
+        {"model.encoder.layers.0.ff.weight": "audio_encoder", "model.projector.linear.weight": "audio_projector"},
+    ),
+    "SmolVLM": (
+        {"model_type": "smolvlm", "vision_config": {}},
+        {"model.connector.modality_projection.proj.weight": "vision_projector"},
+    ),
+    "BLIP-2": (
+        {"model_type": "blip-2", "vision_config": {}, "qformer_config": {}},
+        {"query_tokens": "vision_projector", "qformer.encoder.layer.0.dense.weight": "vision_projector"},
+    ),
+    "Kosmos-2": (
+        {"model_type": "kosmos-2", "vision_config": {}},
+        {"image_to_text_projection.dense.weight": "vision_projector", "text_model.lm_head.weight": "head"},
+    ),
+    "Ovis 2": (
+        {"model_type": "ovis2", "vision_config": {}},
+        {"model.visual_embeddings_table.weight": "vision_projector"},
+    ),
+    "Janus": (
+        {"model_type": "janus", "vision_config": {}},
+        {
+            "model.vqmodel.encoder.mid.attn_1.proj_out.weight": "image_decoder",
+            "model.generation_head.proj_out.weight": "image_decoder",
+            "model.aligner.fc1.weight": "vision_projector",
+        },
+    ),
+    "Moonshine": (
+        {"model_type": "moonshine"},
+        {"model.encoder.layers.0.mlp.fc1.weight": "audio_encoder", "proj_out.weight": "head"},
+    ),
+    "ALBERT": ({"model_type": "albert"}, {"predictions.dense.weight": "head"}),
+    "BART": ({"model_type": "bart"}, {"final_logits_bias": "buffers", "model.shared.weight": "embeddings"}),
+}
+
+
+@pytest.mark.parametrize("name", EXCEPTIONS)
+def test_classes_with_names_of_their_own(name: str) -> None:
+    config, expected = EXCEPTIONS[name]
+    found = component_map(names_only(*expected, LAYER), config)
+    assert {own: found[own] for own in expected} == expected
+
+
 def test_full_omni_checkpoints_set_the_speaking_half_apart() -> None:
     found = component_map(
         names_only(
