@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from taskmerge.checkpoints.hub import locate
+from taskmerge.checkpoints.quantized import dequantized
 from taskmerge.checkpoints.reading import open_stored
 from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import Problem, RecipeError, TaskmergeError
@@ -50,4 +51,4 @@ def _open_specialist(specialist: Specialist, recipe: Recipe) -> Weights:
 
 
 def _open(text: str, folder: Path) -> Weights:
-    return open_stored(text, relative_to=folder)
+    return dequantized(open_stored(text, relative_to=folder))

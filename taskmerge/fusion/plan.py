@@ -13,7 +13,7 @@ from taskmerge.checkpoints.names import align
 from taskmerge.checkpoints.saving import stored_format
 from taskmerge.checkpoints.tokenizers import Rows
 from taskmerge.checkpoints.weights import Weights
-from taskmerge.components import EMBEDDINGS, layer_index
+from taskmerge.components import BACKBONE, EMBEDDINGS, layer_index
 from taskmerge.errors import MergeError, Problem, RecipeError
 from taskmerge.fusion.census import Census
 from taskmerge.fusion.covariances import missing, protected_specialists
@@ -22,7 +22,7 @@ from taskmerge.fusion.inputs import open_inputs
 from taskmerge.fusion.steps import BASE, Action, Dropped, Plan, Source, TensorStep
 from taskmerge.fusion.vocabulary import match_tokens
 from taskmerge.methods import MergeMethod
-from taskmerge.recipes import Recipe, Rule, at_depth, layer_depth
+from taskmerge.recipes import Recipe, Rule, Standing, layer_depth
 
 _MOST_PROBLEMS = 50
 
@@ -45,7 +45,8 @@ def plan(recipe: Recipe, inputs: Mapping[str, Weights] | None = None) -> Plan:
         for label, weights in opened.items()
     }
     named, rows = match_tokens(named, recipe.output.tokenizer)
-    return _Planner(recipe, Census.of(named, recipe.components, names_of), rows).plan()
+    dtype = recipe.output.dtype or getattr(opened[BASE], "output_dtype", None)
+    return _Planner(recipe, Census.of(named, recipe.components, names_of), rows, dtype).plan()
 
 
 @dataclass
@@ -55,6 +56,7 @@ class _Planner:
     recipe: Recipe
     census: Census
     rows: Rows | None = None
+    dtype: str | None = None
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
@@ -72,6 +74,7 @@ class _Planner:
         decided = [self._base_step(name) for name in census.base.tensors]
         decided += [self._own_step(name, owners) for name, owners in census.own.items()]
         self._unused_rules()
+        self._layers()
         self._covariances()
         if self.problems:
             said_by_recipe = all(problem.place is not None for problem in self.problems)
@@ -177,13 +180,8 @@ class _Planner:
     def _merged(self, name: str, rule: Rule | None) -> TensorStep:
         settings = self.recipe.merge.settings(rule)
         said = _said(rule)
-        options = {key: self._graded(value, name) for key, value in settings.options.items()}
-        weights = {}
-        for label in self.census.specialists:
-            weight: Any = settings.weight
-            if isinstance(weight, Mapping):
-                weight = weight.get(label)
-            weights[label] = self._graded(self.recipe.specialists[label].weight if weight is None else weight, name)
+        standing = self._standing(name)
+        weights = settings.weights(self.recipe.specialists, standing)
         having = self._having(name)
         if not having:
             lacking = self.census.absence(self.census.specialists[0], name)
@@ -193,7 +191,8 @@ class _Planner:
             return self._step(name, "keep", f"{said}; every weight is 0", Source(BASE, name))
         self.methods[settings.method.name] = settings.method
         sources = tuple(Source(label, name) for label in active)
-        shares = tuple(float(weights[label]) for label in active)
+        shares = tuple(weights[label] for label in active)
+        options = settings.resolved(active, standing)
         self._try_method(settings.method, shares, options, name, (rule or self.recipe.merge).place)
         return self._step(name, "merge", said, Source(BASE, name), sources, shares, settings.method.name, options)
 
@@ -210,17 +209,12 @@ class _Planner:
     def _having(self, name: str) -> list[str]:
         return [label for label in self.census.specialists if name in self.census.inputs[label].tensors]
 
-    def _graded(self, value: Any, name: str) -> Any:
-        """A gradient's value at the tensor's depth, first layer to last, in its own component.
-
-        Token embeddings take the first entry; other tensors outside numbered layers (final norm, head) the last.
-        """
-        if not isinstance(value, tuple):
-            return value
+    def _standing(self, name: str) -> Standing:
+        """Where a gradient finds the tensor: its depth, first layer to last, in its own component."""
         index, component = layer_index(name), self.census.components[name]
         if index is None:
-            return value[0] if component == EMBEDDINGS else value[-1]
-        return at_depth(value, layer_depth(index, self.census.components.depth(component)))
+            return Standing(None, component == EMBEDDINGS)
+        return Standing(layer_depth(index, self.census.components.depth(component)))
 
     def _fits(self, name: str) -> bool:
         """Whether every specialist has the tensor in the base's shape; notes the problem when one does not."""
@@ -258,7 +252,7 @@ class _Planner:
         method: str = "",
         options: Mapping[str, Any] | None = None,
     ) -> TensorStep:
-        info = stored_format(self.census.inputs[source.label].tensors[name], self.recipe.output.dtype)
+        info = stored_format(self.census.inputs[source.label].tensors[name], self.dtype)
         component = self.census.components[name]
         shielded = self.protected if action == "merge" and len(info.shape) == 2 else ()
         return TensorStep(info, component, action, said, source, specialists, weights, method, options or {}, shielded)
@@ -273,9 +267,18 @@ class _Planner:
                     self.census.inputs, self.census.specialists, f"the method {method.name}", self.recipe.merge.place
                 )
 
+    def _layers(self) -> None:
+        wanted, found = self.recipe.layers, self.census.components.depth(BACKBONE)
+        if wanted is not None and found != wanted:
+            self._problem(
+                f"the recipe is for a model of {wanted} layers; {self.census.base.label} has {found}",
+                "take as many layers as the model has (taskmerge merges whole models)",
+                self.recipe.place,
+            )
+
     def _unused_rules(self) -> None:
         for number, rule in enumerate(self.recipe.merge.rules):
-            if number in self.used:
+            if number in self.used or rule.optional:
                 continue
             if any(self.census.selects(pattern, name) for pattern in rule.match for name in self.census.components):
                 self.warnings.append(f"{rule.place}: {_said(rule)} never applies: earlier rules take all it names")
