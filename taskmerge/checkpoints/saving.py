@@ -19,7 +19,8 @@ from taskmerge.dtypes import OUTPUT_DTYPES
 from taskmerge.errors import UsageError, did_you_mean
 from taskmerge.rounding import decode, encode
 
-CHUNK = 4 << 20
+CHUNK, _LEAST_CHUNK = 4 << 20, 1 << 16
+MEMORY = 1 << 30
 SHARD_SIZE = 5_000_000_000
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
@@ -102,11 +103,16 @@ def converted(stored: np.ndarray, dtype: str, target: str) -> np.ndarray:
 
 
 def write_shards(
-    output: OutputFolder, shards: list[ShardLayout], produce: Produce, progress: Progress | None = None
+    output: OutputFolder,
+    shards: list[ShardLayout],
+    produce: Produce,
+    progress: Progress | None = None,
+    memory: int = MEMORY,
 ) -> None:
     """Writes every shard that is not finished yet, chunk after chunk, then the indexes.
 
     produce: (name, start, stop) -> entries [start, stop) in the output format. progress: called with bytes written.
+    memory: bytes to stay within; about a dozen chunks are under way at once, and what makes them needs some too.
     """
     for shard in shards:
         if shard.file in output.finished:
@@ -115,8 +121,9 @@ def write_shards(
             continue
         with output.shard(shard) as writer:
             for name, entry in zip(shard.names, shard.entries, strict=True):
-                for start in range(0, entry.info.count, CHUNK):
-                    stop = min(start + CHUNK, entry.info.count)
+                chunk = min(CHUNK, max(_LEAST_CHUNK, memory // 32 // max(1, entry.info.format.size)))
+                for start in range(0, entry.info.count, chunk):
+                    stop = min(start + chunk, entry.info.count)
                     data = produce(name, start, stop)
                     writer.write(data)
                     if progress:

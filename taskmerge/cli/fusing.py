@@ -23,6 +23,7 @@ def fuse(
     out: Path = typer.Option(None, "--out", help="Output folder; overrides the recipe's output.path."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and print the plan; write nothing."),
     device: str = typer.Option("cpu", "--device", help="Where the arithmetic runs: cpu, cuda, cuda:1, mps."),
+    memory: str = typer.Option("1GiB", "--memory", help="What an elementwise merge may use besides mapped inputs."),
     fresh: bool = typer.Option(False, "--fresh", help="Replace an existing output and forget an unfinished one."),
     resume: bool = typer.Option(
         True, "--resume/--no-resume", help="Go on from the finished files of an interrupted run (the default)."
@@ -30,9 +31,11 @@ def fuse(
     as_json: bool = JSON,
 ) -> None:
     """Fuse the specialists of a recipe into one model."""
+    from taskmerge.checkpoints.saving import parse_size
     from taskmerge.fusion import execute, plan
     from taskmerge.recipes import load
 
+    allowed = parse_size(memory)
     said = load(recipe)
     decided = plan(said)
     target = _output(out, said.output.path, said.folder, recipe)
@@ -43,7 +46,8 @@ def fuse(
         return
     began = time.monotonic()
     with progress(decided.bytes_written, "fusing", quiet=as_json) as advance:
-        written = execute(decided, said, target, device=device, fresh=fresh or not resume, progress=advance)
+        restart = fresh or not resume
+        written = execute(decided, said, target, device=device, fresh=restart, progress=advance, memory=allowed)
     _show_written(decided, written, time.monotonic() - began, as_json)
 
 

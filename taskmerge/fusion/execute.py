@@ -15,7 +15,7 @@ import numpy as np
 from taskmerge import __version__
 from taskmerge.checkpoints.files import WeightFile
 from taskmerge.checkpoints.hashing import fingerprint, sha256_of
-from taskmerge.checkpoints.saving import write_shards
+from taskmerge.checkpoints.saving import MEMORY, write_shards
 from taskmerge.checkpoints.writing import OutputFolder, check_space
 from taskmerge.errors import MergeError, TaskmergeError
 from taskmerge.fusion import provenance
@@ -46,13 +46,16 @@ def execute(
     device: str = "cpu",
     fresh: bool = False,
     progress: Progress | None = None,
+    memory: int = MEMORY,
 ) -> Written:
     """Writes the planned model into folder `out`, whole or not at all.
 
-    progress: called with the number of bytes written since the last call. An interrupted run leaves its finished files
-    beside `out` and the next call goes on from them, and so does one that lacked room or a download. A failure that
-    another try cannot mend (a NaN, integers that disagree) leaves nothing. Raises OutputError, MergeError,
-    CheckpointError.
+    memory: bytes an elementwise merge stays within, besides mapped input pages; other methods need their largest
+    tensor whole. progress: called with the number of bytes written since the last call.
+
+    An interrupted run leaves its finished files beside `out` and the next call goes on from them, and so does one that
+    lacked room or a download. A failure that another try cannot mend (a NaN, integers that disagree) leaves nothing.
+    Raises OutputError, MergeError, CheckpointError.
     """
     check_integers(plan)
     fused = FusedWeights(plan, device)
@@ -62,7 +65,7 @@ def execute(
             left = [shard for shard in plan.shards if shard.file not in output.finished]
             check_space(out, sum(shard.size for shard in left))
             hashes = _Hashes(plan)
-            write_shards(output, list(plan.shards), fused.read, progress)
+            write_shards(output, list(plan.shards), fused.read, progress, memory)
             _add_everything_else(output, plan, recipe, hashes.result())
             output.publish()
         except TaskmergeError as error:
