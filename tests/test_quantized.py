@@ -104,5 +104,5 @@ def test_scales_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TaskmergeError, match=r"scales of shape \[5, 7\]"):
         dequantized(open_stored(tmp_path / "small"))
     save_file({key: value for key, value in tensors.items() if key != name}, path, {"format": "pt"})
-    with pytest.raises(TaskmergeError, match="F8_E4M3 without a scale"):
-        dequantized(open_stored(tmp_path / "small"))
+    weights = dequantized(open_stored(tmp_path / "small"))
+    assert weights.tensors[name.removesuffix("_scale_inv")].dtype == "F8_E4M3"  # left to a rule

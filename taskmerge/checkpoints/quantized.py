@@ -49,7 +49,8 @@ class _Scaled:
 def dequantized(weights: Weights) -> Weights:
     """`weights` as float32 numbers where they are stored as scaled 8-bit floats; itself when nothing is quantised.
 
-    Raises CheckpointError naming format and tensor for anything else that is quantised.
+    8-bit floats without a scale are left as they are, for a rule to keep. Raises CheckpointError naming format and
+    tensor for anything else that is quantised.
     """
     if not _is_quantized(weights):
         return weights
@@ -125,15 +126,11 @@ def _is_quantized(weights: Weights) -> bool:
     return small or bool(weights.config.get("quantization_config"))
 
 
-def _scaled(weights: Weights, name: str) -> _Scaled:
+def _scaled(weights: Weights, name: str) -> _Scaled | None:
     info = weights.tensors[name]
     scale = next((name + ending for ending in _SCALES if name + ending in weights.tensors), None)
     if info.dtype not in ("F8_E4M3", "F8_E5M2") or scale is None or len(info.shape) != 2:
-        raise CheckpointError(
-            f"{info.dtype} without a scale known here ({', '.join('weight' + ending for ending in _SCALES)})",
-            f"{weights.label}: {name}",
-            "name the model it was made from, or save it dequantised with transformers (model.dequantize())",
-        )
+        return None
     shape = weights.tensors[scale].shape
     if math.prod(shape) == 1:
         return _Scaled(scale, info.shape)
