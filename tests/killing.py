@@ -1,7 +1,7 @@
-"""Runs a fuse in child processes and kills them: `python killing.py FOLDER SEED KILLS`. Prints counts as JSON.
+"""Runs fuses in child processes and kills them: `python killing.py FOLDER SMALL SEED KILLS`. Prints counts as JSON.
 
-FOLDER holds merge.yaml and its models. The parent imports everything once and never runs a kernel, so that children
-can be forked from it.
+FOLDER and SMALL each hold a merge.yaml and its models: one is killed at random moments, one before every change. The
+parent imports everything once and never runs a kernel, so that children can be forked from it.
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ def at_every_change(folder: Path) -> dict[str, int]:
 
 
 def main() -> None:
-    folder, seed, kills = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-    counts = {"random": at_random_moments(folder, kills, random.Random(seed)), "every": at_every_change(folder)}
+    folder, small, seed, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    counts = {"random": at_random_moments(folder, kills, random.Random(seed)), "every": at_every_change(small)}
     print(json.dumps(counts))
 
 

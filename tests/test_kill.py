@@ -50,8 +50,8 @@ def environment() -> dict[str, str]:
 
 
 def test_killed_at_random_moments_and_before_every_change(tmp_path: Path) -> None:
-    prepare(tmp_path, layers=4, size=128)
-    script = [sys.executable, str(HERE / "killing.py"), str(tmp_path), "17", "52"]
+    folders = [prepare(tmp_path / "random", layers=4, size=128), prepare(tmp_path / "every", layers=2, size=64)]
+    script = [sys.executable, str(HERE / "killing.py"), *map(str, folders), "17", "52"]
     done = subprocess.run(script, capture_output=True, text=True, timeout=300, env=environment())
     assert done.returncode == 0, done.stderr
     counts = json.loads(done.stdout)

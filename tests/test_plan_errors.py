@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import shutil
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import pytest
 import torch
 from checkpoint_files import Tensors, digests, random_model, read_model, same_bits, write_model, write_recipe
 
-from taskmerge import recipes
+from taskmerge import fuse, recipes
 from taskmerge.errors import CheckpointError, MergeError, OutputError
 from taskmerge.fusion import execute, plan
 
@@ -118,14 +119,6 @@ def booleans_disagree(models: dict[str, Tensors]) -> None:
     for held in models.values():
         held["model.mask"] = torch.tensor([True, False])
     models["image"]["model.mask"] = torch.tensor([True, True])
-
-
-@case(
-    f"'{PROJ}' is F8_E4M3: such tensors are not merged, their scales are not known here", "dequantise the models first"
-)
-def eight_bit_floats(models: dict[str, Tensors]) -> None:
-    for held in models.values():
-        held[PROJ] = held[PROJ].to(torch.float8_e4m3fn)
 
 
 @case(
@@ -251,6 +244,39 @@ def test_two_inputs_of_other_lineages(tmp_path: Path) -> None:
     assert "image" in str(caught.value) and "encoder.stack.0.kernel" in str(caught.value)
 
 
+OLD_POOLING = {"word_embedding_dimension": 8, "pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True}
+
+
+@pytest.mark.parametrize(
+    ("pooling", "words"),
+    [
+        ({"embedding_dimension": 8, "pooling_mode": "mean", "include_prompt": True}, None),
+        (OLD_POOLING, None),
+        (
+            {**OLD_POOLING, "pooling_mode_cls_token": True},
+            "pooling_mode is ['cls', 'mean'] in image, 'mean' in the base",
+        ),
+        ({"embedding_dimension": 8, "pooling_mode": "cls"}, "pooling_mode is 'cls' in image, 'mean' in the base"),
+        ({"embedding_dimension": 9, "pooling_mode": "mean"}, "embedding_dimension is 9 in image, 8 in the base"),
+    ],
+    ids=str,
+)
+def test_modules_must_work_alike_whatever_version_saved_them(tmp_path: Path, pooling: Any, words: str | None) -> None:
+    recipe = prepare(tmp_path, lambda models: None, {})
+    for label in ("base", "image", "audio"):
+        (tmp_path / label / "1_Pooling").mkdir()
+        rows = [{"path": "", "type": "a.Transformer"}, {"path": "1_Pooling", "type": "a.Pooling"}]
+        (tmp_path / label / "modules.json").write_text(json.dumps(rows))
+        settings = pooling if label == "image" else OLD_POOLING
+        (tmp_path / label / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+    if words is None:
+        plan(recipes.load(recipe))
+        return
+    with pytest.raises(MergeError) as caught:
+        plan(recipes.load(recipe))
+    assert f"module 1 (Pooling): {words}" in str(caught.value) and str(tmp_path / "image") in str(caught.value)
+
+
 # --- the disk -----------------------------------------------------------------------------------------------------
 
 
@@ -356,11 +382,18 @@ def test_the_user_may_say_whose_integers_to_keep(tmp_path: Path) -> None:
     assert torch.equal(read_model(tmp_path / "out")["model.position_ids"], torch.arange(5) + 2)
 
 
-def test_eight_bit_floats_may_be_kept(tmp_path: Path) -> None:
+def test_eight_bit_floats_are_refused_unless_they_are_kept() -> None:
+    """Files of them may come with scales; tensors in memory never do."""
     models = sound()
     for held in models.values():
         held[PROJ] = held[PROJ].to(torch.float8_e4m3fn)
-    rules = {"merge": {"rules": [{"match": PROJ, "keep": "image"}]}, "output": {"dtype": "bfloat16"}}
-    recipe = recipes.load(prepare(tmp_path, lambda held: held.update(models), rules))
-    execute(plan(recipe), recipe, tmp_path / "out")
-    assert same_bits(read_model(tmp_path / "out")[PROJ], models["image"][PROJ])
+    specialists = {"image": models["image"], "audio": models["audio"]}
+    with pytest.raises(MergeError) as caught:
+        fuse(models["base"], specialists)
+    (problem,) = caught.value.problems
+    assert problem.what == f"{PROJ!r} is F8_E4M3: such tensors are not merged, their scales are not known here"
+    assert problem.next_move and problem.next_move.startswith(
+        "dequantise the models first, or keep it: rules: - {match"
+    )
+    kept = fuse(models["base"], specialists, rules=[{"match": PROJ, "keep": "image"}], dtype="bfloat16")
+    assert same_bits(kept[PROJ], models["image"][PROJ])

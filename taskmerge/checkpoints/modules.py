@@ -13,7 +13,10 @@ from taskmerge.errors import MergeError, Problem
 
 def check_modules(inputs: Mapping[str, Weights], base: str) -> None:
     """Raises MergeError with every difference in the chain of modules and in their settings (pooling mode, sizes,
-    activation). Inputs without modules.json, plain transformers models, bring no such settings and are left alone."""
+    activation). Inputs without modules.json, plain transformers models, bring no such settings and are left alone.
+
+    A setting that only one side names is the library's default on the other, as older versions saved fewer of them.
+    """
     ours = _modules(inputs[base])
     problems = []
     for label, weights in inputs.items():
@@ -28,14 +31,22 @@ def check_modules(inputs: Mapping[str, Weights], base: str) -> None:
             )
             continue
         for number, ((kind, mine), (_, other)) in enumerate(zip(ours, theirs, strict=True)):
-            for key in sorted(mine.keys() | other.keys()):
-                if mine.get(key) != other.get(key):
-                    said = f"{key} is {other.get(key)!r} in {label}, {mine.get(key)!r} in the base"
+            for key in sorted(mine.keys() & other.keys()):
+                if mine[key] != other[key]:
+                    said = f"{key} is {other[key]!r} in {label}, {mine[key]!r} in the base"
                     problems.append(Problem(f"module {number} ({kind}): {said}", folder, _NEXT))
     if problems:
         raise MergeError(problems)
 
 
+_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
 _NEXT = "modules that work differently cannot be merged: name the plain transformers folder inside as the specialist"
 
 
@@ -53,8 +64,20 @@ def _modules(weights: Weights) -> list[tuple[str, dict[str, Any]]] | None:
 
 
 def _settings(path: Path) -> dict[str, Any]:
+    """As sentence-transformers 6 names them; before it, pooling had one true-or-false key a mode."""
     table = load_json(path) if path.is_file() else {}
-    return dict(table) if isinstance(table, dict) else {}
+    if not isinstance(table, dict):
+        return {}
+    flags = {key: bool(value) for key, value in table.items() if key.startswith("pooling_mode_")}
+    settings = {key: value for key, value in table.items() if key not in flags}
+    if flags:
+        modes = sorted(_MODES.get(key, key) for key, on in flags.items() if on)
+        settings.setdefault("pooling_mode", modes[0] if len(modes) == 1 else modes)
+    if isinstance(settings.get("pooling_mode"), list):
+        settings["pooling_mode"] = sorted(settings["pooling_mode"])
+    if "word_embedding_dimension" in settings:
+        settings["embedding_dimension"] = settings.pop("word_embedding_dimension")
+    return settings
 
 
 def _said(kinds: list[str]) -> str:
