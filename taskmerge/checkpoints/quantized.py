@@ -54,9 +54,10 @@ def dequantized(weights: Weights) -> Weights:
     """
     if not _is_quantized(weights):
         return weights
-    scaled = {
-        name: _scaled(weights, name) for name, info in weights.tensors.items() if info.format.kind == "small_float"
-    }
+    small = [name for name, info in weights.tensors.items() if info.format.kind == "small_float"]
+    scaled = {name: found for name in small if (found := _scaled(weights, name)) is not None}
+    if small and not scaled and not weights.config.get("quantization_config"):
+        return weights
     packed = next((name for name in weights.tensors if name.endswith(_PACKED)), None)
     if packed is not None or not scaled:
         method = dict(weights.config.get("quantization_config") or {}).get("quant_method", "an unknown method")
