@@ -14,6 +14,7 @@ import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taskmerge import fusion, recipes
 from taskmerge.checkpoints.adapters import adapted
 from taskmerge.checkpoints.reading import open_stored
 from taskmerge.errors import CheckpointError, MergeError, TaskmergeError
@@ -96,6 +97,16 @@ def test_equals_pefts_own_merge(tmp_path: Path, name: str) -> None:
         changed += not np.array_equal(expected, base.read(tensor))
     assert changed >= 2
     assert set(ours.tensors) == set(merged.tensors)
+    recipe = recipes.from_dict(
+        {
+            "base": "base",
+            "specialists": {"one": {"model": "base", "adapter": "a"}},
+            "merge": {"method": "task_arithmetic"},
+        }
+    )
+    fused = fusion.FusedWeights(fusion.plan(recipe, {"base": base, "one": ours}))
+    for tensor in merged.tensors:  # at weight 1 the result is the adapted model
+        np.testing.assert_array_equal(fused.read(tensor), ours.read(tensor), err_msg=tensor)
 
 
 @pytest.mark.parametrize("name", ["lora", "dora", "embedding dora", "convolution dora", "input by output dora"])
