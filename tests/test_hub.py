@@ -22,7 +22,8 @@ from taskmerge.checkpoints.hub import HubPlace, locate
 from taskmerge.checkpoints.reading import open_stored
 from taskmerge.errors import CheckpointError
 from taskmerge.fusion import execute, plan
-from taskmerge.fusion.execute import describe_inputs, identity
+from taskmerge.fusion.execute import describe_inputs
+from taskmerge.fusion.identity import identity
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "model.layers.0.norm.weight"

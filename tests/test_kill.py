@@ -131,6 +131,37 @@ def test_other_inputs_are_not_mixed_in(interrupted: Path) -> None:
     assert run(interrupted, fresh=True).resumed == ()
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "statistics/input_covariances.safetensors"])
+def test_another_file_beside_the_weights_is_not_mixed_in(interrupted: Path, file: str) -> None:
+    path = interrupted / "base" / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"model_type": "llama", "vocab_size": 2}')
+    assert "other inputs" in refused(interrupted)
+
+
+OWN = """
+from taskmerge import merge_method
+
+@merge_method
+def own(deltas, weights):
+    "The first task vector."
+    return deltas[0]
+"""
+
+
+def test_another_method_in_the_same_file_is_not_mixed_in(tmp_path: Path) -> None:
+    prepare(tmp_path, layers=5, size=32)
+    change_recipe(tmp_path, merge={"method": "own.py:own"})
+    (tmp_path / "own.py").write_text(OWN)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, progress=StopsAfter(2 * 32 * 32 * 2 + 100))
+    (tmp_path / "own.py").write_text(OWN.replace("deltas[0]", "deltas[1]"))
+    assert "an unfinished run with another recipe" in refused(tmp_path)
+    (tmp_path / "own.py").write_text(OWN)
+    assert "an unfinished run" in refused(tmp_path), "a file written anew may be another"
+    assert run(tmp_path, fresh=True).resumed == ()
+
+
 def test_a_comment_in_the_recipe_changes_nothing(interrupted: Path) -> None:
     recipe = interrupted / "merge.yaml"
     recipe.write_text("# the same merge\n" + recipe.read_text())

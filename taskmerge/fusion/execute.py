@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from collections.abc import Callable, Mapping
@@ -12,14 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from taskmerge import __version__
-from taskmerge.checkpoints.files import WeightFile
-from taskmerge.checkpoints.hashing import fingerprint, sha256_of
+from taskmerge.checkpoints.hashing import sha256_of
 from taskmerge.checkpoints.saving import MEMORY, write_shards
 from taskmerge.checkpoints.writing import OutputFolder, check_space
 from taskmerge.errors import MergeError, TaskmergeError
 from taskmerge.fusion import provenance
 from taskmerge.fusion.fused import FusedWeights
+from taskmerge.fusion.identity import identity, input_folders, weight_files
 from taskmerge.fusion.model_card import model_card
 from taskmerge.fusion.sides import add_side_files
 from taskmerge.fusion.steps import BASE, Plan
@@ -96,40 +94,6 @@ def check_integers(plan: Plan) -> None:
                     f"the {step.info.dtype} tensor {step.info.name!r} differs between the base and {source.label}",
                     next_move=f"say whose to keep: rules: - {{match: {step.info.name!r}, keep: base}}",
                 )
-
-
-def identity(plan: Plan, recipe: Recipe) -> str:
-    """Equal only for runs that would write the same bytes: recipe, steps, state of every input file, version.
-
-    "" when that cannot be known, as for inputs in memory.
-    """
-    digest = hashlib.sha256()
-    for part in (__version__, recipe.to_yaml(), repr(plan.steps), repr(plan.seed)):
-        digest.update(part.encode())
-    for label, weights in plan.inputs.items():
-        files = weight_files(weights)
-        if not files:  # in memory: nobody can say whether they are the same next time
-            return ""
-        for name, file in files.items():
-            digest.update(f"{label}:{name}:{file.origin or fingerprint(file.path)}".encode())
-    return digest.hexdigest()
-
-
-def weight_files(weights: Any) -> dict[str, WeightFile]:
-    """The files behind an input, however it is wrapped; none for weights in memory."""
-    while weights is not None:
-        if hasattr(weights, "files"):
-            return dict(weights.files)
-        weights = getattr(weights, "source", None)
-    return {}
-
-
-def input_folders(plan: Plan) -> list[Path]:
-    """The local folders that inputs are read from."""
-    folders = [getattr(weights, "folder", None) for weights in plan.inputs.values()]
-    folders += [file.path.parent for weights in plan.inputs.values() for file in weight_files(weights).values()
-                if file.local]  # fmt: skip
-    return list(dict.fromkeys(folder for folder in folders if folder is not None))
 
 
 def describe_inputs(plan: Plan) -> dict[str, Any]:

@@ -10,8 +10,8 @@ import numpy as np
 from taskmerge.checkpoints.hashing import sha256_of
 from taskmerge.checkpoints.reading import open_stored
 from taskmerge.checkpoints.saving import CHUNK
-from taskmerge.fusion.execute import weight_files
 from taskmerge.fusion.fused import FusedWeights
+from taskmerge.fusion.identity import weight_files
 from taskmerge.fusion.plan import plan
 from taskmerge.fusion.provenance import read_provenance, sentence
 from taskmerge.fusion.steps import Plan
