@@ -12,6 +12,7 @@ import numpy as np
 
 from taskmerge.checkpoints.files import WeightFile
 from taskmerge.checkpoints.hub import HubPlace, Snapshot, locate, open_snapshot
+from taskmerge.checkpoints.pickles import SUFFIXES, PickleFile, pickle_names
 from taskmerge.checkpoints.weights import TensorInfo
 from taskmerge.errors import CheckpointError
 
@@ -61,7 +62,7 @@ class StoredWeights:
 
 
 def open_stored(text: str | Path, relative_to: Path | None = None, label: str | None = None) -> StoredWeights:
-    """Opens a safetensors file, a checkpoint folder, a sentence-transformers folder, a hub id or an hf:// uri.
+    """Opens a safetensors or PyTorch file, a checkpoint or sentence-transformers folder, a hub id or an hf:// uri.
 
     Reads headers, indexes and config only. Raises CheckpointError (missing, ambiguous or malformed files).
     """
@@ -70,17 +71,21 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
     if isinstance(place, HubPlace):
         return _open_hub(place, label)
     if place.is_file():
-        if place.suffix != ".safetensors":
+        if place.suffix not in (".safetensors", *SUFFIXES):
             raise CheckpointError(f"{place.name!r} is no safetensors file", str(place), _pickle_advice(place))
-        return StoredWeights(label, place.parent, {"": ""}, [("", WeightFile(place.name, place))])
+        return StoredWeights(label, place.parent, {"": ""}, [("", _weight_file(place.name, place))])
     parts = module_folders(place)
     files = []
     for prefix, inside in parts.items():
         names = weight_files(place / inside, required=not prefix)
-        part = {name: WeightFile(_join(inside, name), place / inside / name) for name in names}
+        part = {name: _weight_file(_join(inside, name), place / inside / name) for name in names}
         check_index(place / inside, part)
         files += [(prefix, file) for file in part.values()]
     return StoredWeights(label, place, parts, files)
+
+
+def _weight_file(name: str, path: Path) -> WeightFile:
+    return PickleFile(name, path) if path.suffix in SUFFIXES else WeightFile(name, path)
 
 
 def _open_hub(place: HubPlace, label: str) -> StoredWeights:
@@ -127,12 +132,12 @@ def module_folders(folder: Path) -> dict[str, str]:
 
 
 def weight_files(folder: Path, required: bool = True) -> list[str]:
-    """Names of the safetensors files in `folder` that make up one model, in order."""
+    """Names of the files in `folder` that make up one model, in order: safetensors, or else PyTorch's own."""
     try:
         names = [path.name for path in folder.iterdir() if path.suffix == ".safetensors"]
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", str(folder)) from None
-    chosen = choose_files(names, folder, required)
+    chosen = (pickle_names(folder) if not names else []) or choose_files(names, folder, required)
     for name in chosen:
         check_link(folder / name, folder)
     return chosen
