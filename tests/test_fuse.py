@@ -115,7 +115,7 @@ def assert_rounded_once(got: torch.Tensor, want: np.ndarray, dtype: str) -> None
     """
     assert got.dtype == TORCH[dtype] and tuple(got.shape) == want.shape
     for value, wanted in zip(got.double().flatten().tolist(), want.ravel().tolist(), strict=True):
-        own_error = 8 * math.ulp(max(abs(wanted), 0.01))
+        own_error = 3 * math.ulp(max(abs(wanted), 0.01))
         assert abs(value - wanted) <= (half_ulp(wanted, dtype) if dtype != "F64" else 0.0) + own_error
 
 

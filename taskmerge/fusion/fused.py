@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from taskmerge import kernels
-from taskmerge.checkpoints.saving import converted, stored_format
+from taskmerge.checkpoints.saving import CHUNK, converted, stored_format
 from taskmerge.checkpoints.weights import TensorInfo, Weights
 from taskmerge.checkpoints.writing import OutputFolder
 from taskmerge.errors import MergeError
@@ -189,9 +189,11 @@ class FusedWeights:
 
     def _agree(self, step: TensorStep) -> bool:
         """Whether all inputs of a merged tensor hold the same values: buffers of ±inf are then copied."""
-        base = _values(self.plan.base, step.source.name)
+        base = self.plan.base, step.source.name
         return all(
-            np.array_equal(base, _values(self.plan.inputs[source.label], source.name)) for source in step.specialists
+            np.array_equal(one, two)
+            for source in step.specialists
+            for one, two in zip(_values(*base), _values(self.plan.inputs[source.label], source.name), strict=True)
         )
 
     def _nonfinite(self, step: TensorStep) -> MergeError:
@@ -199,7 +201,7 @@ class FusedWeights:
         bad = [
             source.label
             for source in sources
-            if not np.isfinite(_values(self.plan.inputs[source.label], source.name)).all()
+            if not all(np.isfinite(part).all() for part in _values(self.plan.inputs[source.label], source.name))
         ]
         where = f"in {', '.join(bad)}" if bad else "in the result: it overflows the output dtype"
         return MergeError(
@@ -211,5 +213,8 @@ class FusedWeights:
         )
 
 
-def _values(weights: Weights, name: str) -> np.ndarray:
-    return decode(weights.read(name), weights.tensors[name].dtype)
+def _values(weights: Weights, name: str) -> Iterator[np.ndarray]:
+    """A tensor's entries as float64, in chunks."""
+    info = weights.tensors[name]
+    for start in range(0, info.count, CHUNK):
+        yield decode(weights.read(name, start, min(start + CHUNK, info.count)), info.dtype)
