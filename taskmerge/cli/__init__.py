@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 INTERRUPTED = 130
@@ -9,6 +10,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Runs the command line: errors meant for the user become messages and exit codes, never tracebacks."""
+    gc.set_threshold(100_000, 20, 100)  # imports make many objects that live to the end: do not look through them
     from taskmerge.cli.app import app
     from taskmerge.cli.output import report_error
     from taskmerge.errors import TaskmergeError

@@ -33,22 +33,25 @@ def fuse(
     """Fuse the specialists of a recipe into one model."""
     from taskmerge.checkpoints.saving import parse_size
     from taskmerge.fusion import execute, plan
-    from taskmerge.recipes import load
+    from taskmerge.recipes import load_all
 
     allowed = parse_size(memory)
-    said = load(recipe)
-    decided = plan(said)
-    target = _output(out, said.output.path, said.folder, recipe)
-    for warning in decided.warnings:
-        note(f"warning: {warning}")
-    if dry_run:
-        show_plan(decided, target, as_json)
-        return
-    began = time.monotonic()
-    with progress(decided.bytes_written, "fusing", quiet=as_json) as advance:
-        restart = fresh or not resume
-        written = execute(decided, said, target, device=device, fresh=restart, progress=advance, memory=allowed)
-    _show_written(decided, written, time.monotonic() - began, as_json)
+    merges = load_all(recipe, (out or recipe.with_suffix("")).with_name(f"{(out or recipe).stem}-documents"))
+    for said in merges:
+        decided = plan(said)
+        target = _output(out if said is merges[-1] else None, said.output.path, said.folder, recipe)
+        for warning in decided.warnings:
+            note(f"warning: {warning}")
+        if dry_run:
+            show_plan(decided, target, allowed, as_json)
+            if len(merges) > 1:
+                note(f"{len(merges) - 1} more documents; each is planned when what it is made from is there")
+            return
+        began = time.monotonic()
+        with progress(decided.bytes_written, "fusing", quiet=as_json) as advance:
+            restart = fresh or not resume
+            written = execute(decided, said, target, device=device, fresh=restart, progress=advance, memory=allowed)
+        _show_written(written, time.monotonic() - began, as_json)
 
 
 def _output(given: Path | None, said: str | None, folder: Path, recipe: Path) -> Path:
@@ -59,15 +62,17 @@ def _output(given: Path | None, said: str | None, folder: Path, recipe: Path) ->
     return folder / Path(said).expanduser()
 
 
-def show_plan(plan: Plan, target: Path, as_json: bool) -> None:
+def show_plan(plan: Plan, target: Path, memory: int, as_json: bool) -> None:
     """What a fuse would do: per component, and per tensor in JSON."""
     from taskmerge.fusion.provenance import sentence
 
+    peak = max(memory, plan.whole_tensor_bytes)
     if as_json:
         table: dict[str, Any] = {
             "output": str(target),
             "bytes_read": plan.bytes_read,
             "bytes_written": plan.bytes_written,
+            "peak_memory": peak,
             "files": {shard.file: shard.size for shard in plan.shards},
             "components": {name: dict(counts) for name, counts in plan.table().items()},
             "tensors": {step.info.name: sentence(step) for step in plan.steps},
@@ -85,7 +90,7 @@ def show_plan(plan: Plan, target: Path, as_json: bool) -> None:
         note(f"{len(plan.dropped)} input tensors do not reach the output, by rule (--json lists them)")
     note(
         f"reads {show_bytes(plan.bytes_read)}, writes {show_bytes(plan.bytes_written)} "
-        f"in {len(plan.shards)} file(s) to {target}"
+        f"in {len(plan.shards)} file(s) to {target}; at most {show_bytes(peak)} of memory besides mapped inputs"
     )
 
 
@@ -96,7 +101,7 @@ def _ways(plan: Plan, component: str) -> str:
     return ways[0] + (f" (and {len(ways) - 1} more)" if len(ways) > 1 else "")
 
 
-def _show_written(plan: Plan, written: Written, seconds: float, as_json: bool) -> None:
+def _show_written(written: Written, seconds: float, as_json: bool) -> None:
     if as_json:
         table = {
             "path": str(written.path),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -99,6 +99,21 @@ class Plan:
             used = (Source(BASE, step.source.name), *step.specialists) if step.action == "merge" else (step.source,)
             total += sum(self.inputs[source.label].tensors[source.name].nbytes for source in used)
         return total
+
+    @property
+    def whole_tensor_bytes(self) -> int:
+        """Most bytes that a step takes whose method is given whole tensors, about; 0 when all are streamed.
+
+        Held at once: float64 base, result and, per specialist, the tensor and its delta.
+        """
+        return max((8 * step.info.count * (2 * len(step.specialists) + 3) for step in self._whole_steps()), default=0)
+
+    def _whole_steps(self) -> Iterator[TensorStep]:
+        for step in self.steps:
+            if step.action == "merge":
+                program = self.methods[step.method].program(step.weights, step.options, step.info.shape)
+                if program is None or step.protected:
+                    yield step
 
     def table(self) -> dict[str, Counter[str]]:
         """Component -> how many tensors are merged, kept, copied."""
