@@ -251,3 +251,24 @@ def test_tied_heads_stay_tied(kind_name: str, tmp_path: Path) -> None:
     fuse(tmp_path / "out", base, {"one": one})
     model = load(tmp_path / "out", kind.classes[0])
     assert model.lm_head.weight is model.get_input_embeddings().weight
+
+
+@pytest.mark.parametrize(
+    ("kind", "text_kind"), [("Qwen2-Audio", "Qwen2"), ("LLaVA", "Llama"), ("Gemma 3", "Gemma 3 text")]
+)
+def test_a_text_specialist_moves_the_backbone_of_a_multimodal_base(kind: str, text_kind: str, tmp_path: Path) -> None:
+    base = zoo.save(zoo.BY_NAME[kind].build(), tmp_path / "base")
+    text = zoo.save(zoo.BY_NAME[text_kind].build(seed=1), tmp_path / "text")
+    plan = fuse(tmp_path / "out", base, {"text": text})
+    merged, start, own = values(tmp_path / "out"), values(base), values(text)
+    assert set(merged) == set(start)
+    for name, value in merged.items():
+        theirs = own.get(name.removeprefix("language_model."))
+        if theirs is None:
+            np.testing.assert_array_equal(value, start[name], err_msg=name)
+        else:
+            expected = start[name].astype("f8") + 0.5 * (theirs - start[name].astype("f8"))
+            np.testing.assert_allclose(value, expected, rtol=2e-7, atol=1e-9, err_msg=name)
+    kept = {step.component for step in plan.steps if step.action == "keep"}
+    assert kept and kept <= {"vision_encoder", "audio_encoder", "vision_projector", "audio_projector", "buffers"}
+    load(tmp_path / "out", zoo.BY_NAME[kind].classes[0])
