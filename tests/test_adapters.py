@@ -13,6 +13,7 @@ import torch
 import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from taskmerge import fusion, recipes
 from taskmerge.checkpoints.adapters import adapted
@@ -223,3 +224,14 @@ def test_no_config_ends_in_a_traceback(
         adapted(open_stored(base), copy)
     except TaskmergeError as error:
         assert str(error)
+
+
+def test_an_adapter_saved_by_pytorch(plain: tuple[Path, Path], tmp_path: Path) -> None:
+    base, adapter = plain
+    copy = tmp_path / "adapter"
+    copy.mkdir()
+    (copy / "adapter_config.json").write_bytes((adapter / "adapter_config.json").read_bytes())
+    torch.save(load_file(adapter / "adapter_model.safetensors"), copy / "adapter_model.bin")
+    ours, theirs = (adapted(open_stored(base), folder) for folder in (copy, adapter))
+    for name in theirs.tensors:
+        np.testing.assert_array_equal(ours.read(name), theirs.read(name))

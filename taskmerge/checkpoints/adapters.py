@@ -19,11 +19,12 @@ from taskmerge.checkpoints.files import WeightFile
 from taskmerge.checkpoints.hub import HubPlace, locate, open_snapshot
 from taskmerge.checkpoints.low_rank import AdaptedWeights, Factors
 from taskmerge.checkpoints.names import match_names
+from taskmerge.checkpoints.pickles import PickleFile
 from taskmerge.checkpoints.reading import check_link, load_json
 from taskmerge.checkpoints.weights import TensorInfo, Weights
 from taskmerge.errors import CheckpointError, MergeError
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
@@ -133,11 +134,12 @@ def _open(adapter: str | Path, relative_to: Path | None) -> tuple[Path, WeightFi
         if WEIGHTS not in snapshot.weights:
             raise CheckpointError(f"no {WEIGHTS} in this repository", str(place))
         return snapshot.folder, WeightFile(WEIGHTS, snapshot.fetch(WEIGHTS))
-    for name in (CONFIG, WEIGHTS):
+    pickled = (place / PICKLED).is_file() and not (place / WEIGHTS).is_file()
+    for name in (CONFIG, PICKLED if pickled else WEIGHTS):
         if not (place / name).is_file():
             raise CheckpointError(f"no {name}: not a PEFT adapter folder", str(place))
         check_link(place / name, place)
-    return place, WeightFile(WEIGHTS, place / WEIGHTS)
+    return place, PickleFile(PICKLED, place / PICKLED) if pickled else WeightFile(WEIGHTS, place / WEIGHTS)
 
 
 def _sorted_out(file: WeightFile, config: AdapterConfig, place: str) -> tuple[dict[str, Factors], dict[str, str]]:
