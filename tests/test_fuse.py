@@ -110,12 +110,12 @@ def half_ulp(value: float, dtype: str) -> float:
 def assert_rounded_once(got: torch.Tensor, want: np.ndarray, dtype: str) -> None:
     """Every entry within half a unit in the last place of the formula's value.
 
-    The oracle is float64 too, its sums may differ in their own last bits: that much is granted on top, and for a
-    float64 output it is the whole tolerance.
+    The oracle is float64 too, its sums may differ in their own last bits (linear by 2 units, l1 rescaling by 4, the
+    others by none): that much is granted on top, and for a float64 output it is the whole tolerance.
     """
     assert got.dtype == TORCH[dtype] and tuple(got.shape) == want.shape
     for value, wanted in zip(got.double().flatten().tolist(), want.ravel().tolist(), strict=True):
-        own_error = 3 * math.ulp(max(abs(wanted), 0.01))
+        own_error = 4 * math.ulp(max(abs(wanted), 0.01))
         assert abs(value - wanted) <= (half_ulp(wanted, dtype) if dtype != "F64" else 0.0) + own_error
 
 
