@@ -223,6 +223,33 @@ def test_broken_tokenizers_are_errors_with_their_place(tmp_path: Path, name: str
         read_vocabulary(tmp_path)
 
 
+def test_an_adapter_with_tokens_of_its_own(tmp_path: Path) -> None:
+    import peft
+
+    base = save(tmp_path / "base", WORDS, seed=0, tied=False)
+    extended = tokenizer(WORDS, ("<|new|>", "<|end|>"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = transformers.AutoModelForCausalLM.from_pretrained(base)
+        model.resize_token_embeddings(len(extended), mean_resizing=False)
+        chosen = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
+        adapter = peft.get_peft_model(model, chosen)
+        zoo.perturb(adapter, 3)
+        adapter.save_pretrained(tmp_path / "adapter")
+    extended.save_pretrained(tmp_path / "adapter")
+    fuse(tmp_path / "out", base, {"one": (tmp_path / "adapter", 1.0)}, "union")
+    assert load(tmp_path / "out").config.vocab_size == len(extended)
+    made = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    stored = open_stored(tmp_path / "out")
+    for name, module in (("model.embed_tokens.weight", "embed_tokens"), ("lm_head.weight", "lm_head")):
+        trained = next(
+            v for n, v in adapter.state_dict().items() if n.endswith(f"{module}.modules_to_save.default.weight")
+        )
+        found = stored.read(name).reshape(len(extended), -1)
+        for token, row in extended.get_vocab().items():
+            np.testing.assert_allclose(found[made.get_vocab()[token]], trained[row].numpy(), rtol=1e-6, err_msg=token)
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     orders=st.lists(st.permutations(range(6)), min_size=2, max_size=3),

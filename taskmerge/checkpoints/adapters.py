@@ -86,7 +86,8 @@ def adapted(base: Weights, adapter: str | Path, relative_to: Path | None = None)
     modules, replaced = _sorted_out(file, read_config(folder / CONFIG), str(folder / file.name))
     stored = {name: file.entries[own].info for name, own in replaced.items()}
     factors, names = _fitted(base, modules, stored, label)
-    return AdaptedWeights(base, file, factors, {names[name]: own for name, own in replaced.items()}, label)
+    tokenizer = folder if (folder / "tokenizer.json").is_file() else None
+    return AdaptedWeights(base, file, factors, {names[name]: own for name, own in replaced.items()}, label, tokenizer)
 
 
 def read_config(path: Path) -> AdapterConfig:
@@ -150,6 +151,8 @@ def _sorted_out(file: WeightFile, config: AdapterConfig, place: str) -> tuple[di
         if not stored.startswith(_PREFIX):
             raise CheckpointError(f"{stored!r} does not start with {_PREFIX!r}: not saved by peft", place)
         name = stored[len(_PREFIX) :]
+        if ".original_module." in name:  # the base's own tensor, which peft saves beside the trained one
+            continue
         match = _FACTOR.fullmatch(name)
         if match:
             part = "lora_bias" if match["leaf"] == "bias" else match["part"]

@@ -52,6 +52,7 @@ class AdaptedWeights:
     """`Weights` of a base with adapters applied.
 
     factors: base's tensor name -> factors.  replaced: name -> the adapter's stored tensor that stands in its place.
+    tokenizer_folder: where the tokenizer lies, when the adapter brings its own.
     """
 
     def __init__(
@@ -61,10 +62,12 @@ class AdaptedWeights:
         factors: Mapping[str, Factors],
         replaced: Mapping[str, str],
         label: str,
+        tokenizer_folder: Path | None = None,
     ) -> None:
         self.base = base
         self.label = label
         self.folder: Path | None = getattr(base, "folder", None)
+        self.tokenizer_folder = tokenizer_folder
         self.parts: dict[str, str] = dict(getattr(base, "parts", None) or {"": ""})
         self.files = {**getattr(base, "files", {}), f"adapter/{adapter.name}": adapter}
         self.config: Mapping[str, Any] = base.config

@@ -42,6 +42,7 @@ class ViewedWeights:
         self.label = source.label
         self.config: Mapping[str, Any] = source.config
         self.folder: Path | None = getattr(source, "folder", None)
+        self.tokenizer_folder: Path | None = getattr(source, "tokenizer_folder", None)
         self.parts: dict[str, str] = dict(getattr(source, "parts", None) or {"": ""})
         self.commit: str | None = getattr(source, "commit", None)
         self.views = dict(views)

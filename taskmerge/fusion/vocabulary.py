@@ -44,6 +44,9 @@ def _table_rows(weights: Weights) -> int | None:
 
 
 def _tokenizer_folder(weights: Weights) -> Path | None:
+    own = getattr(weights, "tokenizer_folder", None)
+    if own is not None:
+        return Path(own)
     folder = getattr(weights, "folder", None)
     return folder / dict(getattr(weights, "parts", {}) or {}).get("", "") if folder is not None else None
 
