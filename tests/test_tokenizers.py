@@ -124,7 +124,11 @@ def test_rows_follow_their_tokens(tmp_path: Path, mode: str, tied: bool) -> None
         tied=tied,
     )
     out = tmp_path / "out"
-    fuse(out, base, {"audio": (audio, 0.5), "image": (image, 0.25)}, mode)
+    plan = fuse(out, base, {"audio": (audio, 0.5), "image": (image, 0.25)}, mode)
+    assert ("tokens of image without a row in the output: 1 ('<|image|>')" in plan.warnings) is (mode == "audio")
+    assert any("tokens of audio without a row in the output: 2" in warning for warning in plan.warnings) is (
+        mode == "base"
+    )
     found, parts = tables(out), {folder: tables(folder) for folder in (base, audio, image)}
     assert ("lm_head.weight" in found) is not tied
     for name, rows in found.items():

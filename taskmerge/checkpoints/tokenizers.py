@@ -45,13 +45,15 @@ class Vocabulary:
 @dataclass(frozen=True)
 class Rows:
     """The token tables of the output. count: rows. of: input -> its own row for each output row, -1 where it has none
-    (int64, (count,)). ids: token -> output row. texts: tokenizer files to be written anew. folder: of the others."""
+    (int64, (count,)). ids: token -> output row. texts: tokenizer files to be written anew. folder: of the others.
+    left_out: input -> its tokens that have no row in the output."""
 
     count: int
     of: Mapping[str, np.ndarray]
     ids: Mapping[str, int]
     folder: Path
     texts: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def read_vocabulary(folder: Path | None) -> Vocabulary | None:
@@ -100,7 +102,8 @@ def join(vocabularies: Mapping[str, Vocabulary | None], tables: Mapping[str, int
     _check_fits(known, tables)
     of = {label: _own_rows(own, ids, count, tables[label], label == kept) for label, own in known.items()}
     texts = _extended_files(start.folder, known, fresh, ids) if fresh else {}
-    return Rows(count, of, ids, start.folder, texts)
+    left_out = {label: tuple(token for token in own.ids if token not in ids) for label, own in known.items()}
+    return Rows(count, of, ids, start.folder, texts, {label: lost for label, lost in left_out.items() if lost})
 
 
 def with_new_ids(config: Mapping[str, Any], old: Mapping[str, int], rows: Rows, table: int) -> dict[str, Any]:

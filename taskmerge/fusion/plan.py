@@ -74,6 +74,7 @@ class _Planner:
         decided = [self._base_step(name) for name in census.base.tensors]
         decided += [self._own_step(name, owners) for name, owners in census.own.items()]
         self._unused_rules()
+        self._tokens_left_out()
         self._layers()
         self._covariances()
         if self.problems:
@@ -275,6 +276,11 @@ class _Planner:
                 "take as many layers as the model has (taskmerge merges whole models)",
                 self.recipe.place,
             )
+
+    def _tokens_left_out(self) -> None:
+        for label, tokens in (self.rows.left_out if self.rows else {}).items():
+            some = ", ".join(map(repr, tokens[:3])) + (", …" if len(tokens) > 3 else "")
+            self.warnings.append(f"tokens of {label} without a row in the output: {len(tokens)} ({some})")
 
     def _unused_rules(self) -> None:
         for number, rule in enumerate(self.recipe.merge.rules):
