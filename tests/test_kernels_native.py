@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from taskmerge.kernels.compiled import native
@@ -57,6 +58,23 @@ def test_a_damaged_build_is_not_loaded(tmp_path: Path) -> None:
 def test_built_once_per_cache(tmp_path: Path) -> None:
     assert imports_numba(tmp_path)
     assert not imports_numba(tmp_path)
+
+
+@pytest.mark.slow
+def test_where_machine_code_cannot_be_loaded_numba_runs_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no such engine")
+
+    native.load()
+    monkeypatch.setattr(native.llvm, "create_mcjit_compiler", refuse)
+    with pytest.raises(RuntimeError, match="no such engine"):
+        native.load()
+    fallback = native._loaded.__wrapped__()
+    base, other = np.zeros(300, np.float32), np.linspace(-1, 1, 300, dtype=np.float32)
+    out, space = np.empty(300, np.uint32), np.empty(512)
+    addresses = [native.address_of(array) for array in (base, other, out, space)]
+    fallback["scanning.magnitudes"](addresses[0], 2, addresses[1], 2, 300, addresses[2], addresses[3])
+    np.testing.assert_array_equal(out.view(np.float32), np.abs(other))
 
 
 @pytest.mark.slow

@@ -55,16 +55,21 @@ Kernel = Callable[..., None]
 
 @cache
 def _loaded() -> Mapping[str, Kernel]:
+    try:
+        return load()
+    except Exception:  # a numba or llvmlite that works differently inside: slower to start, the same results
+        return {name: _compiled(name, letters)[0] for name, letters in ENTRIES.items()}
+
+
+def load() -> Mapping[str, Kernel]:
+    """The kernels from the cache, built first where they are not in it."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     path = cache_folder() / f"{_key()}.o"
     found = read(path)
     if found is None:
-        symbols, code = build()
-        if code is None:
-            return {name: _compiled(name, letters)[0] for name, letters in ENTRIES.items()}
-        write(path, symbols, code)
-        found = symbols, code
+        found = build()
+        write(path, *found)
     return _link(*found)
 
 
@@ -74,8 +79,8 @@ def kernel(name: str) -> Kernel:
         return _loaded()[name]
 
 
-def build() -> tuple[dict[str, str], bytes | None]:
-    """Compiles every entry: symbol names, and object code, or None if it would need more of numba than is there."""
+def build() -> tuple[dict[str, str], bytes]:
+    """Compiles every entry: symbol names and object code. Raises RuntimeError if that would need numba at run time."""
     symbols, module = {}, None
     for name, letters in ENTRIES.items():
         compiled, arguments = _compiled(name, letters, no_cpython_wrapper=True, no_cfunc_wrapper=True)
@@ -87,7 +92,9 @@ def build() -> tuple[dict[str, str], bytes | None]:
             module.link_in(part)
     assert module is not None
     missing = [row.name for row in module.functions if row.is_declaration and not row.name.startswith(_KNOWN)]
-    return symbols, None if missing else bytes(_machine().emit_object(module))
+    if missing:
+        raise RuntimeError(f"the kernels would need {', '.join(missing)}")
+    return symbols, bytes(_machine().emit_object(module))
 
 
 def _compiled(name: str, letters: str, **options: Any) -> tuple[Any, tuple[Any, ...]]:
