@@ -27,6 +27,7 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 STEPS = (1.0, 0.5, 0.25)
 HELD_OUT_SHARE = 0.2
 TOWARD_IDENTITY = 1e-3
+TEMPERATURE = 0.02
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ class ClosedFormReport:
 
     applied: whether the projector was changed at all; reason: why, or why not.  targets: "pairs" or "label-free".
     items: used for fitting; held_out: for deciding.  ridge: μ over the largest eigenvalue, found by cross-validation.
-    errors: mean ‖target - embedding‖² on the held-out items, before and after every round kept.
-    trained, frozen: numbers of tensors; the frozen ones were hashed before and after and were bit-identical.
+    errors: on the held-out items, before and after every round kept: with pairs the mean InfoNCE loss against all
+    texts, label-free the mean ‖target - embedding‖². trained, frozen: numbers of tensors; the frozen ones were hashed
+    before and after and were bit-identical.
     """
 
     applied: bool
@@ -89,7 +91,7 @@ def recover_closed_form(
         return ClosedFormReport(False, reason, kind, len(pairs), 0, None, (), len(names), len(frozen))
     pairs = _subset(pairs, max_items, seed)
     targets = _targets(model, pairs, specialist, texts, batch_size)
-    problem = _Problem(model, pairs, names, targets, batch_size)
+    problem = _Problem(model, pairs, names, targets, batch_size, labelled=specialist is None)
     fit, held = _split(pairs.texts, HELD_OUT_SHARE, seed)
     was_training = model.training
     model.eval()
@@ -110,8 +112,16 @@ def recover_closed_form(
 class _Problem:
     """The model as a function of the projector's parameters, and the items with their targets."""
 
-    def __init__(self, model: Any, pairs: Pairs, names: Sequence[str], targets: Tensor, batch_size: int) -> None:
+    def __init__(
+        self, model: Any, pairs: Pairs, names: Sequence[str], targets: Tensor, batch_size: int, labelled: bool
+    ) -> None:
         self.model = model
+        distinct, right = collapse(pairs.texts)
+        self.labels = torch.as_tensor(right, device=model.device)
+        self.bank: Tensor | None = None
+        if labelled:
+            first = torch.as_tensor([right.tolist().index(row) for row in range(len(distinct))])
+            self.bank = targets[first].to(model.device)
         self.items = TrainingItems(model, {"items": pairs})
         if not any("_encoder" in name for name in names):
             self.items.encode()
@@ -137,11 +147,20 @@ class _Problem:
 
     @torch.no_grad()
     def errors(self, parameters: Parameters, rows: np.ndarray) -> np.ndarray:
-        """‖target - embedding‖² of these items, (rows,)."""
-        found = [
-            (self.embed(dict(parameters), features) - targets).square().sum(dim=1)
-            for features, targets in self.batches(rows)
-        ]
+        """What decides, (rows,): with pairs each item's InfoNCE loss against all texts, else ‖target - embedding‖².
+
+        With pairs the squared error would mislead: embeddings that shrink towards the mean text come nearer to every
+        text and are harder to tell apart.
+        """
+        found = []
+        for start in range(0, len(rows), self.batch_size):
+            part = torch.as_tensor(rows[start : start + self.batch_size])
+            embeddings = self.embed(dict(parameters), self._features(part.numpy()))
+            if self.bank is None:
+                found.append((embeddings - self.targets[part]).square().sum(dim=1))
+            else:
+                scores = embeddings @ self.bank.mT / TEMPERATURE
+                found.append(torch.nn.functional.cross_entropy(scores, self.labels[part], reduction="none"))
         return torch.cat(found).double().cpu().numpy()
 
     @torch.no_grad()
