@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,7 +19,7 @@ import numpy as np
 
 VOCABULARY = 151_936
 NOISE = (1.0e-3, 2.0e-3, 5.0e-4, 1.5e-3, 7.0e-4, 2.5e-3, 3.0e-4, 1.2e-3)
-_CHUNK = 1 << 22
+_CHUNK, _CHUNKS = 1 << 22, 8
 SIZES = {0.1: (384, 16, 2048), 0.494: (896, 24, 4864), 2.0: (1536, 38, 8960)}  # billions: hidden, layers, inner
 MANY_TENSORS, LITTLE = 5_000, 4_096
 HUGE = (151_936, 2_048)
@@ -83,27 +83,27 @@ def make(folder: Path, kind: str, billions: float, specialists: int) -> list[Pat
         files[path] = (path / "model.safetensors.unfinished").open("wb")
         files[path].write(header(shapes))
     for number, shape in enumerate(shapes.values()):
-        for start, base in _base_values(number, math.prod(shape)):
+        count = math.prod(shape)
+        for chunk, start in enumerate(range(0, count, _CHUNK)):
             for i, path in enumerate(paths):
-                if path not in files:
-                    continue
-                values = base
-                if i:
-                    random = np.random.default_rng((i, number, start))
-                    values = base + NOISE[i - 1] * random.standard_normal(base.size, dtype=np.float32)
-                files[path].write(bfloat(values).tobytes())
+                if path in files:
+                    files[path].write(_entries(i, (number + chunk) % _CHUNKS)[: count - start].tobytes())
     for path, file in files.items():
         file.close()
         (path / "model.safetensors.unfinished").rename(path / "model.safetensors")
     return paths
 
 
-def _base_values(number: int, count: int) -> Iterator[tuple[int, np.ndarray]]:
-    """The base's entries, already bf16 values, in chunks with their places."""
-    for start in range(0, count, _CHUNK):
-        random = np.random.default_rng((0, number, start))
-        values = random.standard_normal(min(_CHUNK, count - start), dtype=np.float32) * np.float32(0.02)
-        yield start, (bfloat(values).astype(np.uint32) << np.uint32(16)).view(np.float32)
+@cache
+def _entries(model: int, chunk: int) -> np.ndarray:
+    """bf16 entries of the base (0) or a specialist, one of a few different chunks that the tensors are filled with."""
+    random = np.random.default_rng((0, chunk))
+    values = (random.standard_normal(_CHUNK, dtype=np.float32) * np.float32(0.02)).astype(np.float32)
+    base = bfloat(values)
+    if model == 0:
+        return base
+    noise = np.random.default_rng((model, chunk)).standard_normal(_CHUNK, dtype=np.float32)
+    return bfloat((base.astype(np.uint32) << np.uint32(16)).view(np.float32) + np.float32(NOISE[model - 1]) * noise)
 
 
 def bfloat(values: np.ndarray) -> np.ndarray:
