@@ -116,7 +116,10 @@ class _Lines:
         if now - self.shown < _PLAIN_INTERVAL:
             return
         self.shown = now
+        if self.done < self.total / 100:
+            note(f"{self.title}: {show_bytes(self.done)} of {show_bytes(self.total)}")
+            return
         rate = self.done / (now - self.began)
-        left = (self.total - self.done) / rate if rate else 0
+        left = (self.total - self.done) / rate
         done = f"{show_bytes(self.done)} of {show_bytes(self.total)}"
         note(f"{self.title}: {done}, {show_bytes(rate)}/s, {left:.0f} s left")
