@@ -14,7 +14,7 @@ from torch import Tensor
 from taskmerge.errors import UsageError
 from taskmerge.training.closed_form import recover_closed_form
 from taskmerge.training.components import hashes
-from taskmerge.training.gauss_newton import moved_by, walk
+from taskmerge.training.gauss_newton import InfoNCE, SquaredError, moved_by, walk
 
 
 def toy(seed: int) -> tuple[Any, dict[str, Tensor], list[tuple[Tensor, Tensor]]]:
@@ -28,6 +28,25 @@ def toy(seed: int) -> tuple[Any, dict[str, Tensor], list[tuple[Tensor, Tensor]]]
         return torch.tanh(batch @ parameters["weight"] + parameters["bias"])
 
     return embed, {"weight": draw(4, 3), "bias": draw(3)}, [(draw(5, 4), draw(5, 3)), (draw(3, 4), draw(3, 3))]
+
+
+def squared(batches: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, SquaredError]]:
+    return [(batch, SquaredError(targets)) for batch, targets in batches]
+
+
+def test_info_nce_is_torchs_cross_entropy_with_its_derivatives() -> None:
+    generator = torch.Generator().manual_seed(3)
+    bank, embeddings, direction = (torch.randn(n, 4, generator=generator, dtype=torch.float64) for n in (6, 1, 1))
+    label = torch.tensor([2])
+
+    def loss(own: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(own @ bank.T / 0.5, label)
+
+    objective = InfoNCE(bank, label, 0.5)
+    gradient = torch.autograd.functional.jacobian(loss, embeddings)
+    hessian = torch.autograd.functional.hessian(loss, embeddings).reshape(4, 4)
+    torch.testing.assert_close(objective.descent(embeddings), -gradient)
+    torch.testing.assert_close(objective.curvature(embeddings, direction)[0], hessian @ direction[0])
 
 
 @pytest.mark.parametrize("ridge", [1e-3, 0.1, 1.0])
@@ -44,7 +63,7 @@ def test_a_full_walk_solves_the_dense_system(ridge: float) -> None:
     curvature = jacobian.T @ jacobian
     largest = np.linalg.eigvalsh(curvature)[-1]
     wanted = np.linalg.solve(curvature + ridge * largest * np.eye(15), jacobian.T @ residual)
-    krylov = walk(embed, parameters, batches, 15)
+    krylov = walk(embed, parameters, squared(batches), 15)
     assert krylov is not None
     assert krylov.largest == pytest.approx(largest)
     np.testing.assert_allclose(krylov.solve(ridge).numpy(), wanted, rtol=1e-8, atol=1e-10)
@@ -53,7 +72,7 @@ def test_a_full_walk_solves_the_dense_system(ridge: float) -> None:
 
 def test_a_short_walk_comes_near_and_a_step_reduces_the_error() -> None:
     embed, parameters, batches = toy(1)
-    full, short = walk(embed, parameters, batches, 15), walk(embed, parameters, batches, 6)
+    full, short = (walk(embed, parameters, squared(batches), steps) for steps in (15, 6))
     assert full is not None
     assert short is not None
     assert float((full.solve(0.1) - short.solve(0.1)).norm() / full.solve(0.1).norm()) < 0.05
@@ -67,7 +86,7 @@ def test_a_short_walk_comes_near_and_a_step_reduces_the_error() -> None:
 def test_no_gradient_no_walk() -> None:
     embed, parameters, batches = toy(2)
     perfect = [(batch, embed(parameters, batch)) for batch, _ in batches]
-    assert walk(embed, parameters, perfect, 5) is None
+    assert walk(embed, parameters, squared(perfect), 5) is None
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from taskmerge.metrics.retrieval import collapse
 from taskmerge.metrics.rotation import orthogonal_procrustes
 from taskmerge.pairs import Pairs, read_pairs
 from taskmerge.training.components import assert_unchanged, frozen_hashes, select
-from taskmerge.training.gauss_newton import Krylov, Parameters, moved_by, walk
+from taskmerge.training.gauss_newton import InfoNCE, Krylov, Objective, Parameters, SquaredError, moved_by, walk
 from taskmerge.training.items import TrainingItems
 
 FEWEST_ITEMS = 32
@@ -134,12 +134,15 @@ class _Problem:
         output = torch.func.functional_call(self.model, parameters, (dict(features),))["sentence_embedding"]
         return torch.nn.functional.normalize(output, dim=-1)
 
-    def batches(self, rows: np.ndarray) -> list[tuple[dict[str, Any], Tensor]]:
-        """Features and targets of these items."""
-        return [
-            (self._features(part), self.targets[torch.as_tensor(part)])
-            for part in (rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size))
-        ]
+    def batches(self, rows: np.ndarray) -> list[tuple[dict[str, Any], Objective]]:
+        """Features of these items, and what they should become."""
+        parts = [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        return [(self._features(part), self._objective(torch.as_tensor(part))) for part in parts]
+
+    def _objective(self, part: Tensor) -> Objective:
+        if self.bank is None:
+            return SquaredError(self.targets[part])
+        return InfoNCE(self.bank, self.labels[part], TEMPERATURE)
 
     def _features(self, rows: np.ndarray) -> dict[str, Any]:
         features = self.items.batch(rows.tolist())
@@ -147,7 +150,8 @@ class _Problem:
 
     @torch.no_grad()
     def errors(self, parameters: Parameters, rows: np.ndarray) -> np.ndarray:
-        """What decides, (rows,): with pairs each item's InfoNCE loss against all texts, else ‖target - embedding‖².
+        """What is fitted and decides, (rows,): with pairs the InfoNCE loss against all texts, else ‖target -
+        embedding‖².
 
         With pairs the squared error would mislead: embeddings that shrink towards the mean text come nearer to every
         text and are harder to tell apart.

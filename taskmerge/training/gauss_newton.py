@@ -1,8 +1,8 @@
 """One Gauss-Newton step for many ridges at once, from Jacobian products alone.
 
-Minimises Σ_i ‖y_i - e_i - J_i δ‖² + μ‖δ‖² over δ: (A + μI) δ = g with A = Σ JᵀJ and g = Σ Jᵀ(y - e). A is never formed.
-Conjugate gradients and Lanczos walk through the same Krylov space, and that space does not depend on μ: one walk of
-`iterations` products solves the system for every μ.
+Minimises Σ_i ‖y_i - e_i - J_i δ‖² + μ‖δ‖² over δ: (A + μI) δ = g with A = Σ JᵀJ and g = Σ Jᵀ(y - e); for another loss A
+= Σ JᵀHJ with its Hessian H. A is never formed. Conjugate gradients and Lanczos walk through the same Krylov space, and
+that space does not depend on μ: one walk of `iterations` products solves the system for every μ.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,6 +18,55 @@ from torch import Tensor
 Parameters = Mapping[str, Tensor]
 Embed = Callable[[dict[str, Tensor], Any], Tensor]
 """(parameters by name, a batch) -> embeddings (items, d): everything else in the model is fixed."""
+
+
+class Objective(Protocol):
+    """What a batch's embeddings (items, d) should become."""
+
+    def descent(self, embeddings: Tensor) -> Tensor:
+        """Minus the loss's gradient at the embeddings, (items, d)."""
+        ...
+
+    def curvature(self, embeddings: Tensor, direction: Tensor) -> Tensor:
+        """The loss's Hessian at the embeddings times a direction, (items, d)."""
+        ...
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """½ ‖target - embedding‖². targets: (items, d)."""
+
+    targets: Tensor
+
+    def descent(self, embeddings: Tensor) -> Tensor:
+        return self.targets - embeddings
+
+    def curvature(self, embeddings: Tensor, direction: Tensor) -> Tensor:
+        return direction
+
+
+@dataclass(frozen=True)
+class InfoNCE:
+    """-log softmax(bank · embedding / temperature)[label], generalised Gauss-Newton (Schraudolph 2002).
+
+    bank: (texts, d); labels: (items,) int64, each item's text.
+    """
+
+    bank: Tensor
+    labels: Tensor
+    temperature: float
+
+    def descent(self, embeddings: Tensor) -> Tensor:
+        return (self.bank[self.labels] - self._shares(embeddings) @ self.bank) / self.temperature
+
+    def curvature(self, embeddings: Tensor, direction: Tensor) -> Tensor:
+        shares = self._shares(embeddings)
+        scores = direction @ self.bank.mT
+        spread = shares * (scores - (shares * scores).sum(dim=1, keepdim=True))
+        return spread @ self.bank / self.temperature**2
+
+    def _shares(self, embeddings: Tensor) -> Tensor:
+        return torch.softmax(embeddings @ self.bank.mT / self.temperature, dim=1)
 
 
 @dataclass(frozen=True)
@@ -42,8 +91,10 @@ class Krylov:
         return self.basis.mT @ weights.to(self.basis)
 
 
-def walk(embed: Embed, parameters: Parameters, batches: Sequence[tuple[Any, Tensor]], iterations: int) -> Krylov | None:
-    """Lanczos with full re-orthogonalisation. batches: (batch, targets (items, d)). None when the gradient is zero."""
+def walk(
+    embed: Embed, parameters: Parameters, batches: Sequence[tuple[Any, Objective]], iterations: int
+) -> Krylov | None:
+    """Lanczos with full re-orthogonalisation. batches: (batch, its objective). None when the gradient is zero."""
     gradient = _gradient(embed, parameters, batches)
     length = float(gradient.norm())
     if not length > 0:
@@ -75,14 +126,14 @@ def moved_by(parameters: Parameters, step: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _gradient(embed: Embed, parameters: Parameters, batches: Sequence[tuple[Any, Tensor]]) -> Tensor:
-    """g = Σ Jᵀ(y - e), flat."""
+def _gradient(embed: Embed, parameters: Parameters, batches: Sequence[tuple[Any, Objective]]) -> Tensor:
+    """g = Σ Jᵀ descent, flat."""
     total: Tensor | None = None
-    for batch, targets in batches:
+    for batch, objective in batches:
         with _differentiable():
             found: Any = torch.func.vjp(lambda own, batch=batch: embed(own, batch), dict(parameters))
             output, pull = found
-            (part,) = pull((targets - output).detach())
+            (part,) = pull(objective.descent(output).detach())
         flat = _flat(part)
         total = flat if total is None else total + flat
     assert total is not None
@@ -90,12 +141,12 @@ def _gradient(embed: Embed, parameters: Parameters, batches: Sequence[tuple[Any,
 
 
 def _curvature(
-    embed: Embed, parameters: Parameters, batches: Sequence[tuple[Any, Tensor]], direction: Tensor
+    embed: Embed, parameters: Parameters, batches: Sequence[tuple[Any, Objective]], direction: Tensor
 ) -> Tensor:
-    """Σ Jᵀ(J v), flat."""
+    """Σ Jᵀ H (J v), flat."""
     tangent = dict(zip(parameters, _split(direction, parameters), strict=True))
     total = torch.zeros_like(direction)
-    for batch, _ in batches:
+    for batch, objective in batches:
 
         def of(own: dict[str, Tensor], batch: Any = batch) -> Tensor:
             return embed(own, batch)
@@ -103,7 +154,7 @@ def _curvature(
         with _differentiable():
             pushed: Any = torch.func.jvp(of, (dict(parameters),), (tangent,))
             pulled: Any = torch.func.vjp(of, dict(parameters))
-            (part,) = pulled[1](pushed[1].detach())
+            (part,) = pulled[1](objective.curvature(pulled[0], pushed[1]).detach())
         total = total + _flat(part)
     return total
 
