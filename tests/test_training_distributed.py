@@ -26,8 +26,8 @@ def test_two_processes_train_the_same_model(tmp_path: Path, stage: str) -> None:
     tones(tmp_path / "sounds" / "held_out", 1, seed=1)
     script = Path(__file__).parent / "distributed_stage.py"
     command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1",
-        "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2",
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
         str(script), stage, str(tmp_path / "start"), str(tmp_path / "sounds"), str(tmp_path / "out"),
     ]  # fmt: skip
     environment = {
