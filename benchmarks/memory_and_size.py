@@ -37,7 +37,7 @@ def sparse_model(folder: Path, gibibytes: int) -> Path:
 
 
 def linear_in_bytes(folder: Path, sizes: list[int]) -> list[dict[str, float]]:
-    """Task arithmetic of sparse models of growing size, inputs hashed too. The output is written for real, and removed."""
+    """Task arithmetic of sparse models of growing size, inputs hashed too. The output is written, and removed."""
     found = []
     cache = folder / "sparse_cache"  # shared, so that the kernels are built before the first of them is timed
     warm_up = Case("warm up", [sparse_model(folder / "sparse_warm_up" / name, 2) for name in ("base", "specialist")],
