@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 from omni_models import WORDS, tiny_backbone, tone
+from typer.testing import CliRunner
 
+from taskmerge.cli.app import app
 from taskmerge.errors import RecipeError, UsageError
 from taskmerge.omni import graft
 from taskmerge.pipeline import Run, run, stages
@@ -94,8 +96,38 @@ def test_every_stage_once_and_only_what_changed_again(project: Path) -> None:
     assert all(line.endswith("skipped") for line in said) and len(said) == len(every)
     assert again["stages"] == table["stages"]
 
+    commands_say_the_same(project, table)
+
     _, said = run_quietly(project, RECIPE.replace("method: gradient, steps: 2", "method: gradient, steps: 3"))
     assert running(said) == ["recover", "rehearse", "evaluate"]
+
+
+def commands_say_the_same(project: Path, table: dict[str, Any]) -> None:
+    """The stage commands on a finished project: nothing runs again, results come as JSON, a page is written."""
+    recipe = project / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    stages_said = table["stages"]
+    result = CliRunner().invoke(app, ["run", str(recipe), "--json"])
+    assert result.exit_code == 0 and json.loads(result.stdout)["stages"] == stages_said
+    page = project / "drift.html"
+    result = CliRunner().invoke(app, ["diagnose-drift", str(recipe), "--json", "--html", str(page)])
+    assert result.exit_code == stages_said["diagnose"]["exit_code"]
+    found = stages_said["diagnose"]["modalities"]["audio"]["verdict"]["outcome"]
+    assert json.loads(result.stdout)["modalities"]["audio"]["verdict"]["outcome"] == found
+    assert "Drift of audio" in page.read_text("utf-8")
+    result = CliRunner().invoke(app, ["evaluate", str(recipe), "--json"])
+    assert json.loads(result.stdout) == stages_said["evaluate"]
+    result = CliRunner().invoke(
+        app, ["evaluate", str(project / "fused"), "--retrieval", f"held={project / 'held.jsonl'}", "--json"]
+    )
+    rows = json.loads(result.stdout)["retrieval"]["results"]
+    assert {row["set_name"] for row in rows} == {"held"} and {row["variant"] for row in rows} == {"fused"}
+    result = CliRunner().invoke(
+        app, ["stats", str(project / "specialist-audio"), "--probes", str(project / "audio.jsonl")]
+    )
+    assert Path(result.stdout.strip()).is_file()
+    Path(result.stdout.strip()).unlink()
+    Path(result.stdout.strip()).parent.rmdir()
 
 
 def test_an_interrupted_run_ends_with_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
