@@ -35,7 +35,7 @@ METHODS: dict[str, dict[str, float]] = {
     "task_arithmetic": {},
     "ties": {"density": 0.2},
     "dare_ties": {"density": 0.3},
-    "breadcrumbs": {"density": 0.5, "gamma": 0.01},
+    "breadcrumbs": {"density": 0.5, "outliers": 0.01},
     "della": {"density": 0.5, "epsilon": 0.1},
     "sce": {},
 }
@@ -100,8 +100,9 @@ def mergekit(peer: Path, dtype: str) -> Command:
         config = case.work / f"mergekit_{method}.yaml"
         base, *specialists = [str(path.resolve()) for path in case.inputs]
         shared = {"normalize": method == "linear"} if method not in ("ties", "dare_ties", "della") else {}
+        options = {"gamma" if name == "outliers" else name: value for name, value in METHODS[method].items()}
         models = [
-            {"model": path, "parameters": {"weight": weight, **METHODS[method]}}
+            {"model": path, "parameters": {"weight": weight, **options}}
             for path, weight in zip(specialists, WEIGHTS, strict=False)
         ]
         table = {"merge_method": method, "models": models, "parameters": shared, "dtype": dtype}
