@@ -113,7 +113,7 @@ def omni() -> tuple[Tensors, Tensors]:
         (("audio_projector",), {"audio_projector.linear.weight"}),
         (("*.conv.weight", "audio_encoder"), {"model.layers.1.conv.weight", "audio_tower.layers.0.weight"}),
     ],
-    ids=str,
+    ids=lambda value: "+".join(sorted(value)),
 )
 def test_only_and_without_split_a_task_vector(patterns: tuple[str, ...], kept: set[str]) -> None:
     base, audio = omni()
