@@ -103,6 +103,10 @@ class Components(Mapping[str, str]):
         self._assigned = dict(assigned)
         self._homes = dict(homes)
         self._roots = {component: _root(self.names(component)) for component in set(self._assigned.values())}
+        self._depths: dict[str, int] = {}
+        for name, component in self._assigned.items():
+            if (index := layer_index(name)) is not None:
+                self._depths[component] = max(self._depths.get(component, 0), index + 1)
 
     def __getitem__(self, name: str) -> str:
         return self._assigned[name]
@@ -132,7 +136,7 @@ class Components(Mapping[str, str]):
 
     def depth(self, component: str) -> int:
         """Number of numbered layers in the component, 0 when it has none."""
-        return max((index + 1 for name in self.names(component) if (index := layer_index(name)) is not None), default=0)
+        return self._depths.get(component, 0)
 
 
 def component_map(
