@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from taskmerge.cli.options import JSON
 from taskmerge.cli.output import note, print_json, print_table, progress, show_bytes
 from taskmerge.errors import UsageError
 
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from taskmerge.fusion import Plan, Written
 
 RECIPE = typer.Argument(help="The recipe: a YAML file (`taskmerge schema` describes it; mergekit's are read too).")
-JSON = typer.Option(False, "--json", help="Print JSON for machines.")
 
 
 def fuse(

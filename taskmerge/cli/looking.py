@@ -7,10 +7,10 @@ from typing import Any
 
 import typer
 
+from taskmerge.cli.options import JSON
 from taskmerge.cli.output import note, print_json, print_table, show_bytes
 
 MODEL = typer.Argument(help="A model: path, hub id[@revision] or hf:// uri.")
-JSON = typer.Option(False, "--json", help="Print JSON for machines.")
 
 
 def inspect(

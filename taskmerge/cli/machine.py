@@ -13,9 +13,9 @@ from pathlib import Path
 
 import typer
 
+from taskmerge.cli.options import JSON
 from taskmerge.cli.output import note, print_json, print_table, show_bytes
 
-JSON = typer.Option(False, "--json", help="Print JSON for machines.")
 _LIBRARIES = {
     "torch": "methods of whole matrices, GPUs, training",
     "numba": "compiled kernels",

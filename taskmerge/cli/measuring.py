@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from taskmerge.cli.options import JSON
 from taskmerge.cli.output import note, print_json
 from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
     from taskmerge.drift import DriftReport
 
-JSON = typer.Option(False, "--json", help="Print JSON for machines.")
 HTML = typer.Option(None, "--html", help="Also write a page (and its JSON twin) here.")
 
 

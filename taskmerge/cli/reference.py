@@ -7,9 +7,8 @@ from pathlib import Path
 
 import typer
 
+from taskmerge.cli.options import JSON
 from taskmerge.cli.output import print_json, print_table
-
-JSON = typer.Option(False, "--json", help="Print JSON for machines.")
 
 
 def methods(name: str = typer.Argument(None, help="A merge method, or file.py:name."), as_json: bool = JSON) -> None:

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import typer
 
+from taskmerge.cli.options import JSON
 from taskmerge.cli.output import note, print_json
 from taskmerge.errors import UsageError
 
 RECIPE = typer.Argument(help="The recipe.")
 OUT = typer.Option(None, "--out", help="Output folder; overrides the recipe's output.path.")
-JSON = typer.Option(False, "--json", help="Print JSON for machines.")
 
 
 def graft(

@@ -64,7 +64,7 @@ class FusedWeights:
         weights = self.plan.inputs[step.source.label]
         stored, dtype = weights.read(step.source.name, start, stop), weights.tensors[step.source.name].dtype
         taken = converted(stored, dtype, step.info.dtype)
-        if step.info.format.mergeable and not self.plan.allow_nonfinite:
+        if step.info.format.mergeable:
             overflows = taken is not stored and infinities(taken, step.info.dtype) > infinities(stored, dtype)
             if overflows or (not step.as_is and holds_nan(taken, step.info.dtype)):
                 raise self._nonfinite(step)
@@ -78,7 +78,7 @@ class FusedWeights:
         health = kernels.combine(
             base, specialists, program, measurement, keys, start, stop, out, step.info.dtype, device=self.device
         )
-        if (health.nonfinite_inputs or health.nonfinite_outputs) and not self.plan.allow_nonfinite:
+        if health.nonfinite_inputs or health.nonfinite_outputs:
             if program.base_factor == 1.0 and self._agree(step):
                 return converted(base.read(start, stop), base.dtype, step.info.dtype)
             raise self._nonfinite(step)
@@ -129,7 +129,7 @@ class FusedWeights:
         method = self.plan.methods[step.method]
         base = self._decoded(Source(BASE, step.source.name), step.info.shape)
         deltas = torch.stack([self._decoded(source, step.info.shape) - base for source in step.specialists])
-        if not torch.isfinite(deltas).all() and not self.plan.allow_nonfinite:
+        if not torch.isfinite(deltas).all():
             if self._agree(step):
                 return self._taken(step, 0, step.info.count)
             raise self._nonfinite(step)
@@ -152,7 +152,7 @@ class FusedWeights:
         )
         total = (base + merged.double().cpu()).numpy().reshape(-1)
         out = encode(total, step.info.dtype)
-        if not np.isfinite(decode(out, step.info.dtype)).all() and not self.plan.allow_nonfinite:
+        if not np.isfinite(decode(out, step.info.dtype)).all():
             raise self._nonfinite(step)
         return out
 

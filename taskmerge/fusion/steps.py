@@ -63,7 +63,7 @@ class Plan:
     the name used in the steps. shards: the exact layout of the output. parts: module folder -> path.
     side_folders: where the side files come from, first wins. tokenizer_folder: where those of the tokenizer come
     from, when not from there. texts: side files of the transformer written anew. seed: of random drops.
-    protect_energy: share of energy that `protected` holds. allow_nonfinite: let NaN and inf pass.
+    protect_energy: share of energy that `protected` holds.
     """
 
     inputs: Mapping[str, Weights]
@@ -78,7 +78,6 @@ class Plan:
     texts: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     protect_energy: float = 0.9
-    allow_nonfinite: bool = False
     warnings: tuple[str, ...] = ()
 
     @property

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from taskmerge.dtypes import DTYPES
-
 
 @dataclass(frozen=True)
 class Operand:
@@ -27,11 +25,6 @@ class Operand:
     @property
     def count(self) -> int:
         return math.prod(self.shape)
-
-    @property
-    def entry_size(self) -> int:
-        """Bytes of one entry."""
-        return DTYPES[self.dtype].size
 
 
 @dataclass(frozen=True)

@@ -79,12 +79,6 @@ class Run:
         """Folder of a specialist."""
         return self.path(self.recipe.specialists[name].model)
 
-    @property
-    def latest(self) -> Path:
-        """The last model made so far: rehearsed, recovered or fused."""
-        made = (self.places.rehearsed, self.places.recovered, self.places.fused)
-        return next((path for path in made if (path / "config.json").exists()), self.places.fused)
-
     def once(
         self, stage: str, section: Any, reads: Iterable[Any], outputs: Iterable[Path], make: Callable[[], Any]
     ) -> None:
