@@ -1,6 +1,7 @@
-"""Merge methods once more, in plain float64 NumPy straight from their formulas: what the real ones are compared with.
+"""Merge methods once more, in plain NumPy straight from their formulas: what the real ones are compared with.
 
-Each takes deltas (specialists, *shape) and weights (specialists,), and returns the scaled merged delta (*shape).
+Each takes deltas (specialists, *shape) and weights (specialists,), and returns the scaled merged delta (*shape). Those
+of the elementwise family also take arrays of fractions, and then round nothing.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import math
 from itertools import combinations
 
 import numpy as np
+from kernel_oracles import fractions, like
 
 Array = np.ndarray
 
@@ -16,11 +18,11 @@ Array = np.ndarray
 def linear(d: Array, w: Array, base: Array, normalize: bool = True, scale: float = 1.0) -> Array:
     models = d + base
     total = sum(w[i] * models[i] for i in range(len(w)))
-    return scale * ((total / w.sum() if normalize else total) - base)
+    return like(scale, d) * ((total / w.sum() if normalize else total) - base)
 
 
 def task_arithmetic(d: Array, w: Array, normalize: bool = False, scale: float = 1.0) -> Array:
-    return scale * np.einsum("i,i...->...", w / w.sum() if normalize else w, d)
+    return like(scale, d) * np.einsum("i,i...->...", w / w.sum() if normalize else w, d)
 
 
 def trimmed(delta: Array, density: float, skip: float = 0.0) -> Array:
@@ -29,7 +31,7 @@ def trimmed(delta: Array, density: float, skip: float = 0.0) -> Array:
     n = sizes.size
     first = min(math.floor(skip * n), n - 1) if n else 0
     last = min(first + max(1, math.floor(density * n)), n)
-    kept = np.zeros(n)
+    kept = np.zeros(n, delta.dtype)
     for j in range(n):
         larger, as_large = int((sizes > sizes[j]).sum()), int((sizes == sizes[j]).sum())
         # Its ranks are larger+1 .. larger+as_large; kept when any of them lies in first+1 .. last.
@@ -39,15 +41,16 @@ def trimmed(delta: Array, density: float, skip: float = 0.0) -> Array:
 
 
 def elected(d: Array, w: Array, elect: str, average: str) -> Array:
-    out = np.zeros(d.shape[1:])
+    out = np.zeros(d.shape[1:], d.dtype)
     for place in np.ndindex(*d.shape[1:]):
         entry = d[(slice(None), *place)]
-        votes = {"weighted_mass": w * entry, "mass": entry, "count": np.sign(entry)}[elect]
-        sign = 1.0 if sum(votes) >= 0 else -1.0
+        seen = entry.astype(float)  # signs are elected on float64 deltas, by definition
+        votes = {"weighted_mass": w.astype(float) * seen, "mass": seen, "count": np.sign(seen)}[elect]
+        sign = 1 if sum(votes) >= 0 else -1
         chosen = [i for i in range(len(w)) if entry[i] != 0 and np.sign(entry[i]) == sign]
-        total = sum(w[i] * entry[i] for i in chosen)
-        below = {"weight": sum(w[i] for i in chosen), "count": len(chosen), "none": 1.0}[average]
-        out[place] = total / below if below else 0.0
+        total = sum((w[i] * entry[i] for i in chosen), like(0, d))
+        below = {"weight": sum(w[i] for i in chosen), "count": len(chosen), "none": 1}[average]
+        out[place] = total / below if below else 0
     return out
 
 
@@ -72,7 +75,7 @@ def ties(
     average: str = "weight",
     scale: float = 1.0,
 ) -> Array:
-    return scale * elected(all_trimmed(d, density), w, elect, average)
+    return like(scale, d) * elected(all_trimmed(d, density), w, elect, average)
 
 
 def breadcrumbs(
@@ -90,7 +93,7 @@ def breadcrumbs_ties(
     average: str = "weight",
     scale: float = 1.0,
 ) -> Array:
-    return scale * elected(all_trimmed(d, density, outliers), w, elect, average)
+    return like(scale, d) * elected(all_trimmed(d, density, outliers), w, elect, average)
 
 
 def restored(kept: Array, d: Array) -> Array:
@@ -103,11 +106,9 @@ def restored(kept: Array, d: Array) -> Array:
 
 
 def dropped(d: Array, bits: Array, density: Each, rescale: str) -> Array:
-    kept = np.stack(
-        [np.where(bits[i] < math.floor(p * 2**32), d[i], 0.0) for i, p in enumerate(every(density, len(d)))]
-    )
+    kept = np.stack([np.where(bits[i] < math.floor(p * 2**32), d[i], 0) for i, p in enumerate(every(density, len(d)))])
     if rescale == "inverse_density":
-        return np.stack([kept[i] / p for i, p in enumerate(every(density, len(d)))])
+        return np.stack([kept[i] / like(p, d) for i, p in enumerate(every(density, len(d)))])
     return restored(kept, d) if rescale == "l1" else kept
 
 
@@ -133,7 +134,7 @@ def dare_ties(
     average: str = "weight",
     scale: float = 1.0,
 ) -> Array:
-    return scale * elected(dropped(d, bits, density, rescale), w, elect, average)
+    return like(scale, d) * elected(dropped(d, bits, density, rescale), w, elect, average)
 
 
 def chances(delta: Array, density: float, epsilon: float) -> Array:
@@ -154,9 +155,9 @@ def chances(delta: Array, density: float, epsilon: float) -> Array:
 def dropped_by_rank(d: Array, bits: Array, density: Each, epsilon: Each, rescale: str) -> Array:
     shares = zip(every(density, len(d)), every(epsilon, len(d)), strict=True)
     p = np.stack([chances(delta, *share) for delta, share in zip(d, shares, strict=True)])
-    kept = np.where(bits < np.floor(p * 2**32), d, 0.0)
-    if rescale == "own_probability":
-        return np.divide(kept, p, out=np.zeros_like(kept), where=p > 0)
+    kept = np.where(bits < np.floor(p * 2**32), d, 0)
+    if rescale == "own_probability":  # the probability is a float64 by definition
+        return np.divide(kept, fractions(p) if d.dtype == object else p, out=np.zeros_like(kept), where=p > 0)
     return restored(kept, d) if rescale == "l1" else kept
 
 
@@ -184,19 +185,19 @@ def della(
     average: str = "weight",
     scale: float = 1.0,
 ) -> Array:
-    return scale * elected(dropped_by_rank(d, bits, density, epsilon, rescale), w, elect, average)
+    return like(scale, d) * elected(dropped_by_rank(d, bits, density, epsilon, rescale), w, elect, average)
 
 
 def magmax(d: Array, w: Array, scale: float = 1.0) -> Array:
     scaled = np.einsum("i,i...->i...", w, d)
-    winner = np.abs(scaled).argmax(axis=0)
-    return scale * np.take_along_axis(scaled, winner[None], axis=0)[0]
+    winner = np.asarray(np.abs(scaled).argmax(axis=0))
+    return like(scale, d) * np.take_along_axis(scaled, winner[None], axis=0)[0]
 
 
 def consensus(d: Array, w: Array, theta: float = 0.4, minimum: int = 2, scale: float = 1.0) -> Array:
     total = d.sum(axis=0)
-    masks = [np.abs(delta) > theta * np.abs(total - delta) for delta in d]
-    return scale * np.where(
+    masks = [np.abs(delta) > like(theta, d) * np.abs(total - delta) for delta in d]
+    return like(scale, d) * np.where(
         sum(m.astype(int) for m in masks) >= min(minimum, len(w)), np.einsum("i,i...->...", w, d), 0
     )
 
@@ -209,7 +210,7 @@ def sce(d: Array, w: Array, select: float = 1.0, scale: float = 1.0) -> Array:
     energy = np.array([np.mean(delta**2) if n else 0.0 for delta in chosen])
     if energy.sum() > 0:
         energy = energy / energy.sum()
-    return scale * elected(chosen, w * energy, "mass", "weight")
+    return like(scale, d) * elected(chosen, w * energy, "mass", "weight")
 
 
 def pcb(d: Array, w: Array, ratio: float = 0.1, scale: float = 1.0) -> Array:
@@ -321,7 +322,7 @@ def metagpt(d: Array) -> Array:
 
 def tact(d: Array, w: Array, scale: float = 1.0) -> Array:
     if d.ndim != 3:
-        return scale * np.einsum("i,i...->...", w, d) / len(w)
+        return like(scale, d) * np.einsum("i,i...->...", w, d) / len(w)
     grams = [trimmed(delta, 0.5).T @ trimmed(delta, 0.5) for delta in d]
     moved = sum(w[i] * d[i] @ grams[i] for i in range(len(w)))
     return scale * moved @ np.linalg.pinv(sum(w[i] * grams[i] for i in range(len(w))), rcond=1e-8)
@@ -329,7 +330,7 @@ def tact(d: Array, w: Array, scale: float = 1.0) -> Array:
 
 def actmat(d: Array, w: Array, density: float = 1.0, scale: float = 1.0) -> Array:
     if d.ndim != 3:
-        return scale * np.einsum("i,i...->...", w, d) / len(w)
+        return like(scale, d) * np.einsum("i,i...->...", w, d) / len(w)
     grams = [d[i].T @ d[i] for i in range(len(w))]
     moved = sum(w[i] * d[i] @ grams[i] for i in range(len(w)))
     return scale * moved @ np.linalg.pinv(sum(w[i] * grams[i] for i in range(len(w))), rcond=1e-8)

@@ -1,10 +1,11 @@
-"""From a recipe file to a model folder, against float64 NumPy; the same bits however it is run."""
+"""From a recipe file to a model folder, against NumPy in fractions; the same bits however it is run."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from checkpoint_files import (
     write_model,
     write_recipe,
 )
-from kernel_oracles import PRECISION, rounded
+from kernel_oracles import fractions, rounded
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -47,6 +48,7 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
     ("dare_linear", {"density": 0.6}),
     ("dare_linear", {"density": 0.3, "rescale": "l1"}),
     ("dare_ties", {"density": 0.5, "average": "count"}),
+    ("dare_ties", {"density": 0.4, "rescale": "l1", "elect": "mass"}),
 ]
 
 
@@ -84,13 +86,14 @@ def planned(folder: Path, **recipe: Any) -> Plan:
 
 
 def exact(method: str, options: Mapping[str, Any], tensors: Mapping[str, Tensors], name: str) -> np.ndarray:
-    """The method's formula for one tensor, in float64, not rounded."""
-    base = tensors["base"][name].double().numpy()
-    deltas = np.stack([tensors[label][name].double().numpy() - base for label in WEIGHTS])
-    weights = np.array(list(WEIGHTS.values()))
+    """The method's formula for one tensor, in fractions: nothing is rounded. A 0-d tensor as one of one entry."""
+    shape = tuple(tensors["base"][name].shape) or (1,)
+    base, *models = (fractions(tensors[label][name].double().numpy()).reshape(shape) for label in ("base", *WEIGHTS))
+    weights = fractions(np.array(list(WEIGHTS.values())))
     oracle = {"sum": oracles.task_arithmetic}.get(method) or getattr(oracles, method)
     if base.size == 0:
         return base
+    deltas = np.stack([model - base for model in models])
     if method == "linear":
         return base + oracle(deltas, weights, base, **options)
     if method.startswith("dare"):
@@ -100,23 +103,20 @@ def exact(method: str, options: Mapping[str, Any], tensors: Mapping[str, Tensors
     return base + oracle(deltas, weights, **options)
 
 
-def half_ulp(value: float, dtype: str) -> float:
-    """Half a unit in the last place of a format at `value`."""
-    digits, least = PRECISION[dtype]
-    exponent = max(math.frexp(value)[1] - 1, least) if value else least
-    return math.ldexp(0.5, exponent - digits + 1)
-
-
 def assert_rounded_once(got: torch.Tensor, want: np.ndarray, dtype: str) -> None:
-    """Every entry within half a unit in the last place of the formula's value.
+    """Every entry within half a unit in the last place of the formula's value, which is given in fractions.
 
-    The oracle is float64 too, its sums may differ in their own last bits (linear by 2 units, l1 rescaling by 4, the
-    others by none): that much is granted on top, and for a float64 output it is the whole tolerance.
+    A float64 output is the float64 nearest to it, nothing else. Narrower ones are computed in float64: 4 units of
+    float64 are granted on top, without which a value that near to the middle between two floats could not be judged.
     """
-    assert got.dtype == TORCH[dtype] and tuple(got.shape) == want.shape
-    for value, wanted in zip(got.double().flatten().tolist(), want.ravel().tolist(), strict=True):
-        own_error = 4 * math.ulp(max(abs(wanted), 0.01))
-        assert abs(value - wanted) <= (half_ulp(wanted, dtype) if dtype != "F64" else 0.0) + own_error
+    assert got.dtype == TORCH[dtype] and got.numel() == want.size
+    assert not any(isinstance(wanted, float) for wanted in want.flat)
+    for value, wanted in zip(got.double().flatten().tolist(), want.flat, strict=True):
+        if dtype == "F64":
+            assert value == rounded(wanted, dtype)
+        else:
+            room = 4 * math.ulp(max(abs(float(wanted)), 0.01))
+            assert rounded(wanted - Fraction(room), dtype) <= value <= rounded(wanted + Fraction(room), dtype)
 
 
 FORMATS = {
@@ -151,6 +151,22 @@ def test_every_method_is_its_formula_rounded_once(
         assert_rounded_once(fused[tensor], exact(method, options, tensors, tensor), FORMATS[name][0])
 
 
+@pytest.mark.parametrize("method", ["ties", "dare_ties", "dare_linear"])
+def test_a_density_for_each_specialist(stored: tuple[str, Path, Any], method: str, tmp_path: Path) -> None:
+    name, folder, tensors = stored
+    shares = {"image": 0.2, "audio": 0.6, "video": 1.0}
+    read = recipes.load(write_recipe(folder, **said(method, {"density": shares}, output={"dtype": name})))
+    fused = read_model(execute(plan(read), read, tmp_path / "out").path)
+    for tensor in SHAPES:
+        want = exact(method, {"density": tuple(shares.values())}, tensors, tensor)
+        if name == "float64":
+            assert_rounded_once(fused[tensor], want, "F64")
+        else:  # whole tensors are merged in float32
+            torch.testing.assert_close(
+                fused[tensor].double().flatten(), torch.tensor(want.astype(float)).flatten(), rtol=1e-2, atol=1e-5
+            )
+
+
 def test_an_output_may_be_narrower_or_wider_than_every_input(tmp_path: Path) -> None:
     tensors = models("F32")
     write(tmp_path, tensors)
@@ -177,10 +193,11 @@ def test_trim_over_the_whole_model_takes_one_threshold(tmp_path: Path) -> None:
     run(tmp_path, "out", **said("ties", {"density": 0.3, "trim": "model"}, output={"shard_size": 700}))
     fused = read_model(tmp_path / "out")
     flat = {
-        label: np.concatenate([tensors[label][name].double().numpy().ravel() for name in SHAPES]) for label in tensors
+        label: np.concatenate([fractions(tensors[label][name].double().numpy()).ravel() for name in SHAPES])
+        for label in tensors
     }
     deltas = np.stack([flat[label] - flat["base"] for label in WEIGHTS])
-    want = flat["base"] + oracles.ties(deltas, np.array(list(WEIGHTS.values())), density=0.3)
+    want = flat["base"] + oracles.ties(deltas, fractions(np.array(list(WEIGHTS.values()))), density=0.3)
     got = torch.cat([fused[name].flatten() for name in SHAPES])
     assert_rounded_once(got, want, "F32")
 
@@ -341,8 +358,8 @@ def test_rules_claim_tensors_in_order(tmp_path: Path) -> None:
         assert same_bits(fused[name], tensors["base"][name])
     assert same_bits(fused["model.layers.0.proj.weight"], tensors["video"]["model.layers.0.proj.weight"])
     name = "model.layers.2.proj.weight"
-    base, image, video = (tensors[label][name].double().numpy() for label in ("base", "image", "video"))
-    assert_rounded_once(fused[name], base + (image - base) - 0.5 * (video - base), "F32")
+    base, image, video = (fractions(tensors[label][name].double().numpy()) for label in ("base", "image", "video"))
+    assert_rounded_once(fused[name], base + (image - base) - (video - base) / 2, "F32")
     name = "model.layers.1.conv.weight"
     assert_rounded_once(fused[name], exact("ties", {"density": 0.25}, tensors, name), "F32")
     name = "model.layers.10.proj.weight"
@@ -437,7 +454,8 @@ def test_a_method_from_a_file(tmp_path: Path) -> None:
     for name in SHAPES:
         base = tensors["base"][name].numpy()
         deltas = np.stack([tensors[label][name].numpy() - base for label in WEIGHTS])
-        assert_rounded_once(fused[name], base + 0.5 * np.median(deltas, axis=0), "F64")
+        # A method of tensors is given float64 deltas, and what it returns is added to the base in float64.
+        assert np.array_equal(fused[name].numpy(), base + 0.5 * np.median(deltas, axis=0))
 
 
 # --- the real thing -----------------------------------------------------------------------------------------------

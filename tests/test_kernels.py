@@ -1,4 +1,5 @@
-"""The kernels against float64 NumPy written from the formulas, on every dtype, shape, cut, thread count and backend."""
+"""The kernels against NumPy written from the formulas (float64; fractions where the output is float64 itself), on every
+dtype, shape, cut, thread count and backend."""
 
 from __future__ import annotations
 
@@ -10,7 +11,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
-from kernel_oracles import STORAGE, TORCH, assert_nearest, combined, operand, oracle, rounded, run, stored, valued
+from kernel_oracles import (
+    STORAGE,
+    TORCH,
+    assert_nearest,
+    combined,
+    fractions,
+    operand,
+    oracle,
+    rounded,
+    run,
+    stored,
+    valued,
+)
 
 from taskmerge.errors import MergeError
 from taskmerge.kernels import (
@@ -71,11 +84,16 @@ def inputs(shape: tuple[int, ...], dtypes: list[str], seed: int) -> tuple[list[n
     return entries, [operand(array, dtype, shape) for array, dtype in zip(entries, dtypes, strict=True)]
 
 
-def expected(entries: list[np.ndarray], dtypes: list[str], program: Program, shape: tuple[int, ...]) -> np.ndarray:
+def expected(
+    entries: list[np.ndarray], dtypes: list[str], program: Program, shape: tuple[int, ...], out_dtype: str = "BF16"
+) -> np.ndarray:
+    """The formula: in fractions for a float64 output, else in float64."""
     values = [valued(array, dtype) for array, dtype in zip(entries, dtypes, strict=True)]
     if program.from_gram is not None:
         deltas = np.stack(values[1:]) - values[0]
         program = Program(tuple(program.from_gram(deltas @ deltas.T)))
+    if out_dtype == "F64":
+        values = [fractions(array) for array in values]
     return oracle(values[0], values[1:], program, KEYS, shape)
 
 
@@ -98,9 +116,13 @@ def test_every_program_is_the_rounded_formula(
 ) -> None:
     program, count = PROGRAMS[name], math.prod(shape)
     entries, operands = inputs(shape, dtypes, seed)
+    if program.from_gram is not None and out_dtype == "F64":  # exact up to the float64 coefficients that it finds
+        found = measure(operands[0], operands[1:], program, KEYS)
+        assert found is not None and found.weights is not None
+        program = Program(found.weights)
     places = [int(cut * count) for cut in cuts]
     out, health = run(operands[0], operands[1:], program, KEYS, out_dtype, places)
-    assert_nearest(out, out_dtype, expected(entries, dtypes, program, shape))
+    assert_nearest(out, out_dtype, expected(entries, dtypes, program, shape, out_dtype))
     assert health == Health(0, 0)
     through_torch, health = run(operands[0], operands[1:], program, KEYS, out_dtype, places[::-1], device="cpu:0")
     assert through_torch.tobytes() == out.tobytes()

@@ -55,8 +55,8 @@ class FusedWeights:
         stop = step.info.count if stop is None else stop
         if step.action != "merge":
             return self._taken(step, start, stop)
-        program = self.plan.methods[step.method].program(step.weights, step.options, step.info.shape)
-        if program is None or step.protected:
+        program = self.plan.program(step)
+        if program is None:
             return self._merged_whole(step)[start:stop]
         return self._merged_chunk(step, program, start, stop)
 
@@ -95,14 +95,15 @@ class FusedWeights:
 
     def _measurement(self, step: TensorStep, program: Program) -> kernels.Measurement | None:
         with self._lock:
-            if isinstance(program.sparsify, KeepLargest) and program.sparsify.across == "model":
+            if isinstance(how := program.sparsify_of(0), KeepLargest) and how.across == "model":
                 if program not in self._model_wide:
                     self._model_wide[program] = kernels.measure_model(self._alike(step), program, device=self.device)
                 return self._model_wide[program]
             name = step.info.name
             if self._measured[0] != name:
                 base, specialists = self._operands(step)
-                found = kernels.measure(base, specialists, program, self._keys(step), device=self.device)
+                keys, dtype = self._keys(step), step.info.dtype
+                found = kernels.measure(base, specialists, program, keys, out_dtype=dtype, device=self.device)
                 self._measured = (name, found)
             return self._measured[1]
 

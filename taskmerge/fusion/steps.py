@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from taskmerge.checkpoints.layout import ShardLayout
 from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.kernels.program import Program
 from taskmerge.methods.registry import MergeMethod
 
 BASE = "base"
@@ -107,12 +108,15 @@ class Plan:
         """
         return max((8 * step.info.count * (2 * len(step.specialists) + 3) for step in self._whole_steps()), default=0)
 
+    def program(self, step: TensorStep) -> Program | None:
+        """What streams a step that merges; None where its method is given whole tensors."""
+        program = self.methods[step.method].program(step.weights, step.options, step.info.shape)
+        if program is None or step.protected or (program.each and step.info.dtype != "F64"):
+            return None
+        return program
+
     def _whole_steps(self) -> Iterator[TensorStep]:
-        for step in self.steps:
-            if step.action == "merge":
-                program = self.methods[step.method].program(step.weights, step.options, step.info.shape)
-                if program is None or step.protected:
-                    yield step
+        yield from (step for step in self.steps if step.action == "merge" and self.program(step) is None)
 
     def table(self) -> dict[str, Counter[str]]:
         """Component -> how many tensors are merged, kept, copied."""

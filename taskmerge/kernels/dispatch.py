@@ -9,19 +9,27 @@ from importlib.util import find_spec
 import numpy as np
 
 from taskmerge.errors import MergeError
-from taskmerge.kernels import measuring
+from taskmerge.kernels import exact, measuring
 from taskmerge.kernels.operands import Health, Measurement, Operand
 from taskmerge.kernels.pairs import Backend, Job, Pair, combining_size, pieces_of, spread
 from taskmerge.kernels.program import DropRandom, KeepLargest, Program
+from taskmerge.kernels.threads import map_on_threads
 
 
 def measure(
-    base: Operand, specialists: Sequence[Operand], program: Program, keys: Sequence[int], *, device: str = "cpu"
+    base: Operand,
+    specialists: Sequence[Operand],
+    program: Program,
+    keys: Sequence[int],
+    *,
+    out_dtype: str | None = None,
+    device: str = "cpu",
 ) -> Measurement | None:
     """The passes over one tensor that must come before combining it; None when the program needs none.
 
-    keys: one 64-bit key per specialist (`randomness.stream_key`); used by random drops only.  device: "cpu", or a
-    torch device.  A program with `KeepLargest(across="model")` is measured by `measure_model` instead.
+    keys: one 64-bit key per specialist (`randomness.stream_key`); used by random drops only.  out_dtype: what will be
+    combined into, if known; sums for "F64" are exact.  device: "cpu", or a torch device.  A program with
+    `KeepLargest(across="model")` is measured by `measure_model` instead.
     """
     backend = _backend(device)
     pair = Pair(base, tuple(specialists))
@@ -33,10 +41,13 @@ def measure(
         return Measurement(gram=gram, weights=tuple(float(weight) for weight in program.from_gram(gram)))
     if base.count == 0:
         return Measurement(*(((0.0,) * len(specialists),) * 3))
-    if isinstance(program.sparsify, KeepLargest) and program.sparsify.across == "tensor":
-        return measuring.thresholds(backend, [pair], program.sparsify)
-    if isinstance(program.sparsify, DropRandom) and program.sparsify.rescale == "l1":
-        return Measurement(factors=measuring.rescale_factors(backend, pair, program.sparsify, keys))
+    how = program.sparsify_of(0)
+    if isinstance(how, KeepLargest) and how.across == "tensor":
+        return measuring.thresholds(backend, [pair], _keeps(program))
+    if isinstance(how, DropRandom) and how.rescale == "l1":
+        if out_dtype == "F64" or program.each:
+            return Measurement(factors=exact.rescale_factors(pair, program, keys))
+        return Measurement(factors=measuring.rescale_factors(backend, pair, how, keys))
     return None
 
 
@@ -44,7 +55,7 @@ def measure_model(
     tensors: Sequence[tuple[Operand, Sequence[Operand]]], program: Program, *, device: str = "cpu"
 ) -> Measurement:
     """One threshold per specialist over all `tensors` together, for `KeepLargest(across="model")`."""
-    if not isinstance(program.sparsify, KeepLargest):
+    if not isinstance(program.sparsify_of(0), KeepLargest):
         raise MergeError("only KeepLargest is measured over a whole model")
     backend = _backend(device)
     pairs = [Pair(base, tuple(specialists)) for base, specialists in tensors if base.count]
@@ -52,7 +63,7 @@ def measure_model(
         return Measurement(*(((0.0,) * len(program.weights),) * 2))
     for pair in pairs:
         _check(pair, program)
-    return measuring.thresholds(backend, pairs, program.sparsify)
+    return measuring.thresholds(backend, pairs, _keeps(program))
 
 
 def combine(
@@ -71,7 +82,8 @@ def combine(
     """Entries [start, stop) of the merged tensor into `out`, each rounded once to nearest even.
 
     out: writable, 1-D, `stop - start` entries of the storage dtype of `out_dtype` ("BF16" as uint16 bits).  The bits do
-    not depend on how [0, count) is cut into calls, on threads, or on the device.
+    not depend on how [0, count) is cut into calls, on threads, or on the device.  Arithmetic is float64; for "F64" it
+    is wider (`kernels.exact`), on the CPU whatever the device; that alone takes a program for `each` specialist.
     """
     backend = _backend(device)
     pair = Pair(base, tuple(specialists))
@@ -83,8 +95,18 @@ def combine(
     ]
     if not jobs:
         return Health()
+    if out_dtype == "F64":
+        return sum(map_on_threads(lambda job: exact.combine(job, program), jobs), Health())
+    if program.each:
+        raise MergeError(f"a way to sparsify for each specialist is streamed into F64 only, not {out_dtype}")
     batches = [[job] for job in jobs] if backend.parallel else [jobs]
     return sum(spread(backend, lambda batch: backend.combine(batch, program, out_dtype), batches), Health())
+
+
+def _keeps(program: Program) -> list[KeepLargest]:
+    """What is kept of each specialist."""
+    hows = [program.sparsify_of(i) for i in range(len(program.weights))]
+    return [how for how in hows if isinstance(how, KeepLargest)]
 
 
 @cache

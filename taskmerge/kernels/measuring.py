@@ -16,13 +16,14 @@ from taskmerge.randomness import keep_limit
 _LEAST_SAMPLE_BLOCKS, _MOST_SAMPLE_BLOCKS, _SAMPLE_BLOCK = 16, 128, 2048
 
 
-def thresholds(backend: Backend, pairs: Sequence[Pair], keep: KeepLargest) -> Measurement:
-    """The magnitudes between which `keep` keeps, two per specialist, over all `pairs` together."""
+def thresholds(backend: Backend, pairs: Sequence[Pair], keeps: Sequence[KeepLargest]) -> Measurement:
+    """The magnitudes between which each specialist's `KeepLargest` keeps, over all `pairs` together."""
     total = sum(pair.base.count for pair in pairs)
-    specialists = len(pairs[0].specialists)
-    first, last = keep.ranks(total)
-    ranks = (last,) if first == 1 else (last, first)
-    queries = [Query(i, rank, total) for i in range(specialists) for rank in ranks]
+    specialists = len(keeps)
+    ranks = [keep.ranks(total) for keep in keeps]
+    queries = [Query(i, last, total) for i, (_, last) in enumerate(ranks)]
+    queries += [Query(i, first, total) for i, (first, _) in enumerate(ranks) if first > 1]
+    queries.sort(key=lambda query: query.specialist)
     samples = [_sample(backend, pairs, i, total) for i in range(specialists)]
     for query in queries:
         query.bracket_from(samples[query.specialist])
@@ -30,8 +31,8 @@ def thresholds(backend: Backend, pairs: Sequence[Pair], keep: KeepLargest) -> Me
     find_all(queries, lambda open_queries: backend.scan(pieces, open_queries))
     found = {(query.specialist, query.rank): magnitude_of(query.found or 0) for query in queries}
     return Measurement(
-        lowest=tuple(found[i, last] for i in range(specialists)),
-        highest=tuple(found[i, first] if first > 1 else math.inf for i in range(specialists)),
+        lowest=tuple(found[i, last] for i, (_, last) in enumerate(ranks)),
+        highest=tuple(found[i, first] if first > 1 else math.inf for i, (first, _) in enumerate(ranks)),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -43,11 +44,12 @@ class Measurement:
     """What the passes before combining found, one entry per specialist.
 
     lowest, highest: the magnitudes (float32 values) between which `KeepLargest` keeps.  factors: what `DropRandom`'s
-    survivors are multiplied by ("l1").  gram: `<d_i, d_j>`, float64.  weights: `Program.from_gram(gram)`.
+    survivors are multiplied by ("l1"), as fractions where measured for float64 outputs.  gram: `<d_i, d_j>`, float64.
+    weights: `Program.from_gram(gram)`.
     """
 
     lowest: tuple[float, ...] | None = None
     highest: tuple[float, ...] | None = None
-    factors: tuple[float, ...] | None = None
+    factors: tuple[float | Fraction, ...] | None = None
     gram: np.ndarray | None = None
     weights: tuple[float, ...] | None = None

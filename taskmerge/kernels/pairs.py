@@ -62,8 +62,8 @@ class Job(NamedTuple):
     out: np.ndarray
 
     def weights(self, program: Program) -> tuple[float, ...]:
-        """Those of the program, unless measuring has found others."""
-        return program.weights if self.found.weights is None else self.found.weights
+        """Those of the program, unless measuring has found others; as float64 takes them."""
+        return tuple(float(w) for w in (program.weights if self.found.weights is None else self.found.weights))
 
 
 def pieces_of(pair: Pair, size: int, start: int = 0, stop: int | None = None) -> list[Piece]:

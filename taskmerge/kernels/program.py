@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -92,19 +93,32 @@ Consensus = Sum | Elect | Largest | Active
 
 @dataclass(frozen=True)
 class Program:
-    """result = base_factor * base + scale * consensus(sparsify(d_i), weights), in float64, rounded once.
+    """result = base_factor * base + scale * consensus(sparsify(d_i), weights), rounded once.
+
+    Computed in float64; for float64 outputs (`kernels.exact`) without any rounding before the last.
 
     Where scale * consensus is zero the base's own sign of zero stays (so scale 0 gives the base bit for bit).
 
-    weights: one per specialist, in order. base_factor: 1 except for plain weighted sums of models (`linear`).
+    weights: one per specialist, in order. base_factor: 1 except for plain weighted sums of models (`linear`). What was
+    computed from the user's numbers is given as a fraction, exactly. sparsify: the same for all, or one per specialist,
+    all of one kind, which `kernels.exact` alone streams.
     from_gram: when set, the measure pass computes the Gram matrix G[i, j] = <d_i, d_j> (float64, shape (T, T))
     of the whole tensor and this function returns the weights to use in place of `weights`
     (model stock, slerp, karcher, metagpt).
     """
 
-    weights: tuple[float, ...]
+    weights: tuple[float | Fraction, ...]
     scale: float = 1.0
-    base_factor: float = 1.0
-    sparsify: Sparsify | None = None
+    base_factor: float | Fraction = 1.0
+    sparsify: Sparsify | tuple[Sparsify, ...] | None = None
     consensus: Consensus = field(default_factory=Sum)
     from_gram: Callable[[np.ndarray], np.ndarray] | None = None
+
+    @property
+    def each(self) -> bool:
+        """Whether every specialist is sparsified in a way of its own."""
+        return isinstance(self.sparsify, tuple)
+
+    def sparsify_of(self, specialist: int) -> Sparsify | None:
+        """How one specialist is sparsified."""
+        return self.sparsify[specialist] if isinstance(self.sparsify, tuple) else self.sparsify

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any
 
 from taskmerge.declarations import Doc
@@ -20,7 +21,8 @@ def _stream_linear(weights: Sequence[float], options: Mapping[str, Any]) -> Prog
         return Program(normalized_values(weights), options["scale"])
     if not any(weights):
         return Program(tuple(weights), options["scale"])
-    return Program(tuple(weights), options["scale"], base_factor=1.0 + options["scale"] * (sum(weights) - 1.0))
+    surplus = sum(Fraction(weight) for weight in weights) - 1
+    return Program(tuple(weights), options["scale"], base_factor=1 + Fraction(options["scale"]) * surplus)
 
 
 @merge_method(source="Model Soups, arXiv 2203.05482", stream=_stream_linear)

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from taskmerge.declarations import Between, Doc, PerSpecialist
 from taskmerge.kernels.program import Elect, KeepLargest, Program
 from taskmerge.methods.options import Average, Density, Each, ElectSign, Normalize, Scale
-from taskmerge.methods.pieces import elect_and_merge, keep_largest, normalized, normalized_values, weighted_sum
+from taskmerge.methods.pieces import (
+    elect_and_merge,
+    keep_largest,
+    normalized,
+    normalized_values,
+    sparsifying,
+    weighted_sum,
+)
 from taskmerge.methods.registry import merge_method
 
 if TYPE_CHECKING:
@@ -26,7 +33,7 @@ def _stream(weights: Sequence[float], options: Mapping[str, Any]) -> Program:
     return Program(
         normalized_values(weights) if options["normalize"] else tuple(weights),
         options["scale"],
-        sparsify=KeepLargest(options["density"], skip=options["outliers"]),
+        sparsify=sparsifying(KeepLargest, options["density"], options["outliers"]),
     )
 
 
@@ -54,7 +61,7 @@ def _stream_ties(weights: Sequence[float], options: Mapping[str, Any]) -> Progra
     return Program(
         tuple(weights),
         options["scale"],
-        sparsify=KeepLargest(options["density"], skip=options["outliers"]),
+        sparsify=sparsifying(KeepLargest, options["density"], options["outliers"]),
         consensus=Elect(options["elect"], options["average"]),
     )
 

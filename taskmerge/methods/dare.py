@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from taskmerge.kernels.program import DropRandom, Elect, Program
 from taskmerge.methods.options import Average, ElectSign, KeepProbability, Normalize, Rescale, Scale
-from taskmerge.methods.pieces import elect_and_merge, keep_random, normalized, normalized_values, weighted_sum
+from taskmerge.methods.pieces import (
+    elect_and_merge,
+    keep_random,
+    normalized,
+    normalized_values,
+    sparsifying,
+    weighted_sum,
+)
 from taskmerge.methods.registry import merge_method
 
 if TYPE_CHECKING:
@@ -18,7 +25,7 @@ def _stream_linear(weights: Sequence[float], options: Mapping[str, Any]) -> Prog
     return Program(
         normalized_values(weights) if options["normalize"] else tuple(weights),
         options["scale"],
-        sparsify=DropRandom(options["density"], options["rescale"]),
+        sparsify=sparsifying(DropRandom, options["density"], options["rescale"]),
     )
 
 
@@ -46,7 +53,7 @@ def _stream_ties(weights: Sequence[float], options: Mapping[str, Any]) -> Progra
     return Program(
         tuple(weights),
         options["scale"],
-        sparsify=DropRandom(options["density"], options["rescale"]),
+        sparsify=sparsifying(DropRandom, options["density"], options["rescale"]),
         consensus=Elect(options["elect"], options["average"]),
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from taskmerge.declarations import Between, Doc, PerSpecialist
-from taskmerge.kernels.program import DropByRank, Elect, Program
+from taskmerge.kernels.program import DropByRank, Elect, Program, Sparsify
 from taskmerge.methods.options import Average, Each, ElectSign, KeepProbability, Normalize, Scale
 from taskmerge.methods.pieces import (
     elect_and_merge,
@@ -14,6 +14,7 @@ from taskmerge.methods.pieces import (
     normalized_values,
     per_specialist,
     same_magnitude,
+    sparsifying,
     weighted_sum,
 )
 from taskmerge.methods.registry import merge_method
@@ -65,13 +66,17 @@ def keep_by_rank(deltas: Tensor, random_bits: Tensor, density: Each, epsilon: Ea
     return kept / chance.where(chance > 0, 1.0).to(deltas) if rescale == "own_probability" else kept
 
 
+def _sparsify(options: Mapping[str, Any]) -> Sparsify | tuple[Sparsify, ...]:
+    return sparsifying(DropByRank, options["density"], options["epsilon"], options["rescale"] == "own_probability")
+
+
 def _stream_linear(weights: Sequence[float], options: Mapping[str, Any]) -> Program | None:
     if options["rescale"] == "l1":
         return None
     return Program(
         normalized_values(weights) if options["normalize"] else tuple(weights),
         options["scale"],
-        sparsify=DropByRank(options["density"], options["epsilon"], options["rescale"] == "own_probability"),
+        sparsify=_sparsify(options),
     )
 
 
@@ -101,7 +106,7 @@ def _stream(weights: Sequence[float], options: Mapping[str, Any]) -> Program | N
     return Program(
         tuple(weights),
         options["scale"],
-        sparsify=DropByRank(options["density"], options["epsilon"], options["rescale"] == "own_probability"),
+        sparsify=_sparsify(options),
         consensus=Elect(options["elect"], options["average"]),
     )
 

@@ -57,7 +57,7 @@ def cosines(gram: np.ndarray) -> np.ndarray:
 def model_stock_weights(gram: np.ndarray, weights: Sequence[float]) -> np.ndarray:
     """t·w_i/Σw with t = N·c / (1 + (N-1)·c), c the mean pairwise cosine."""
     count = len(weights)
-    shares = np.asarray(normalized_values(weights))
+    shares = np.asarray(normalized_values(weights), np.float64)
     if count == 1:
         return shares
     cosine = cosines(gram)[np.triu_indices(count, k=1)].mean()
@@ -141,7 +141,7 @@ def slerp(
 
 
 def _second_share(weights: Sequence[float]) -> float:
-    return normalized_values(weights)[1]
+    return float(normalized_values(weights)[1])
 
 
 def _stream_nuslerp(weights: Sequence[float], options: Mapping[str, Any]) -> Program | None:
@@ -179,7 +179,7 @@ def karcher_weights(
     Vectors of length zero have no direction and only shorten the mean. Every step stays in the span of the vectors,
     so the Gram matrix is all that is needed.
     """
-    shares = np.asarray(normalized_values(weights))
+    shares = np.asarray(normalized_values(weights), np.float64)
     norms = np.sqrt(np.clip(np.diag(gram), 0.0, None))
     live = (norms > 0) & (shares != 0)
     if not live.any():

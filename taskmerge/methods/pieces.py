@@ -7,11 +7,12 @@ as the kernels' do. Magnitudes are compared as float32, entries equal to a thres
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from taskmerge.errors import MergeError
-from taskmerge.kernels.program import Program, Sum
+from taskmerge.kernels.program import Program, Sparsify, Sum
 from taskmerge.methods.options import Each
 
 if TYPE_CHECKING:
@@ -48,10 +49,21 @@ def normalized(weights: Tensor) -> Tensor:
     return weights.double() / (weight_sum(weights.tolist()) or 1.0)
 
 
-def normalized_values(weights: Sequence[float]) -> tuple[float, ...]:
-    """As `normalized`, for plain numbers."""
-    total = weight_sum(weights) or 1.0
-    return tuple(weight / total for weight in weights)
+def normalized_values(weights: Sequence[float]) -> tuple[Fraction, ...]:
+    """As `normalized`, for plain numbers, exactly."""
+    weight_sum(weights)
+    exact = [Fraction(weight) for weight in weights]
+    total = sum(exact) or 1
+    return tuple(weight / total for weight in exact)
+
+
+def sparsifying(kind: Callable[..., Sparsify], *options: Any) -> Sparsify | tuple[Sparsify, ...]:
+    """`kind(*options)`, or one per specialist where an option is given for each."""
+    given = [option for option in options if isinstance(option, tuple)]
+    if not given:
+        return kind(*options)
+    rows = [option if isinstance(option, tuple) else (option,) * len(given[0]) for option in options]
+    return tuple(kind(*row) for row in zip(*rows, strict=True))
 
 
 def weighted_mean(deltas: Tensor, weights: Tensor) -> Tensor:
@@ -61,7 +73,8 @@ def weighted_mean(deltas: Tensor, weights: Tensor) -> Tensor:
 
 def mean_program(weights: Sequence[float], options: Mapping[str, Any]) -> Program:
     """`weighted_mean`, streamed."""
-    return Program(tuple(weight / len(weights) for weight in weights), options.get("scale", 1.0), consensus=Sum())
+    shares = tuple(Fraction(weight) / len(weights) for weight in weights)
+    return Program(shares, options.get("scale", 1.0), consensus=Sum())
 
 
 def magnitudes(deltas: Tensor) -> Tensor:

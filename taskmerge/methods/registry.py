@@ -140,14 +140,12 @@ class MergeMethod:
     def program(self, weights: Sequence[float], options: Mapping[str, Any], shape: Sequence[int]) -> Program | None:
         """What the kernels need to merge one tensor of this shape, or None when it takes the whole tensor.
 
-        Numbers given for each specialist take the whole tensor.
+        A program with numbers for each specialist (`Program.each`) is streamed into float64 outputs only.
         """
         if self.whole_matrices and len(shape) != 2:
             from taskmerge.methods.pieces import mean_program
 
             return mean_program(weights, options)
-        if any(isinstance(value, tuple) for value in options.values()):
-            return None
         return self.stream(weights, options) if self.stream else None
 
     def needs(self, options: Mapping[str, Any]) -> frozenset[str]:

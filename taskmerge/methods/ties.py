@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from taskmerge.declarations import Doc
 from taskmerge.kernels.program import Elect, KeepLargest, Program
 from taskmerge.methods.options import Average, Density, ElectSign, Scale
-from taskmerge.methods.pieces import elect_and_merge, keep_largest
+from taskmerge.methods.pieces import elect_and_merge, keep_largest, sparsifying
 from taskmerge.methods.registry import merge_method
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def _stream(weights: Sequence[float], options: Mapping[str, Any]) -> Program:
     return Program(
         tuple(weights),
         options["scale"],
-        sparsify=KeepLargest(options["density"], across=options["trim"]),
+        sparsify=sparsifying(KeepLargest, options["density"], 0.0, options["trim"]),
         consensus=Elect(options["elect"], options["average"]),
     )
 

@@ -69,11 +69,8 @@ def metagpt_program(method: MergeMethod, specialists: int, options: Mapping[str,
     """What the method streams, with MetaGPT's weights; None when the whole tensor must be taken."""
     # Any weights that sum to exactly 1, as MetaGPT's do, serve to build the program.
     program = method.stream((1.0, *[0.0] * (specialists - 1)), options) if method.stream else None
-    if program is None or isinstance(program.sparsify, KeepLargest) or _rescaled_by_sum(program):
+    how = program.sparsify_of(0) if program is not None else None
+    if program is None or isinstance(how, KeepLargest) or (isinstance(how, DropRandom) and how.rescale == "l1"):
         # A tensor is measured once: for its Gram matrix, or for what its sparsifying needs.
         return None
     return replace(program, from_gram=metagpt_from_gram)
-
-
-def _rescaled_by_sum(program: Program) -> bool:
-    return isinstance(program.sparsify, DropRandom) and program.sparsify.rescale == "l1"

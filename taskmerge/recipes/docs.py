@@ -19,9 +19,10 @@ METHODS_INTRO = """\
 
 `b` is the base tensor, `x_i` specialist i, `d_i = x_i - b` its task vector, `w_i` its weight, λ the `scale`, T the
 number of specialists, ρ `density`. The result is `b + λ · merged(d)`, computed in float64 and rounded once, to
-nearest even, into the output's number format. Magnitudes are compared as float32; entries equal to a threshold are
-all kept, so no result depends on a sort's tie order. Random drops depend on seed, specialist, tensor name and
-position alone.
+nearest even, into the output's number format; into float64 itself, methods that stream compute without rounding in
+between. Magnitudes are compared as float32, signs elected on float64 deltas; entries equal to a threshold are all
+kept, so no result depends on a sort's tie order. Random drops depend on seed, specialist, tensor name and position
+alone.
 
 Start with `task_arithmetic`: on language models it is the safest of all (arXiv 2511.21437), and no method here is
 promised to beat it on yours. Measure.

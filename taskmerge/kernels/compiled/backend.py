@@ -190,7 +190,7 @@ def _bounds(jobs: Sequence[Job], program: Program) -> tuple[np.ndarray, np.ndarr
         low = [job.found.lowest or () for job in jobs]
         high = [job.found.highest or (math.inf,) * count for job in jobs]
     elif isinstance(piece, DropRandom) and piece.rescale == "l1":
-        factors = [job.found.factors or () for job in jobs]
+        factors = [tuple(float(factor) for factor in job.found.factors or ()) for job in jobs]
     return table(low, np.float32, count), table(high, np.float32, count), table(factors, np.float64, count)
 
 

@@ -63,7 +63,7 @@ class TorchBackend:
             self._sparsified(tensor.to(torch.float64) - base, i, job, piece, program)
             for i, tensor in enumerate(inputs[1:])
         ]
-        still = program.base_factor * base
+        still = float(program.base_factor) * base
         move = program.scale * agree(deltas, job.weights(program), program, base)
         return torch.where(move != 0.0, still + move, still)
 
@@ -74,7 +74,7 @@ class TorchBackend:
             return keep_between(delta, job.found.lowest[i], job.found.highest[i])
         if isinstance(how, DropRandom):
             divisor = how.density if how.rescale == "inverse_density" else 1.0
-            factor = job.found.factors[i] if how.rescale == "l1" and job.found.factors else 1.0
+            factor = float(job.found.factors[i]) if how.rescale == "l1" and job.found.factors else 1.0
             return drop_random(delta, job.keys[i], piece.start, keep_limit(how.density), divisor, factor)
         if isinstance(how, DropByRank):
             return drop_by_rank(delta, job.keys[i], piece.start, piece.pair.row, how)

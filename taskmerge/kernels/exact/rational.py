@@ -1,0 +1,33 @@
+"""One entry in fractions, straight from the formula (slow: for what wider floats leave open); exact sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+import numpy as np
+
+from taskmerge.kernels.exact.expansions import nearest
+from taskmerge.kernels.exact.terms import Terms
+
+
+def merged(base: float, models: Sequence[float], divisors: Sequence[float], terms: Terms) -> float:
+    """The merged entry, rounded once. divisors: what each delta is divided by, 0 where the consensus leaves it out."""
+    start = Fraction(base)
+    move, below = Fraction(0), Fraction(0) if terms.shares else Fraction(1)
+    for i, (model, divisor) in enumerate(zip(models, divisors, strict=True)):
+        if divisor:
+            move += terms.weights[i] * terms.factors[i] * (Fraction(model) - start) / Fraction(divisor)
+            below += terms.shares[i] if terms.shares else 0
+    return nearest(terms.base_factor * start + (terms.scale * move / below if below else 0))
+
+
+def total(values: np.ndarray) -> Fraction:
+    """The sum of fewer than 2^26 finite float64 values: whole numbers, added per exponent in two halves of 27 bits."""
+    mantissas, exponents = np.frexp(values)
+    whole = np.ldexp(mantissas, 53)
+    high = np.floor(whole * 2.0**-27)
+    least = int(exponents.min(initial=0))
+    sums = [np.bincount(exponents - least, half) for half in (high, whole - high * 2.0**27)]
+    numbers = [(int(top) << 27) + int(low) for top, low in zip(*sums, strict=True)]
+    return sum((number << place for place, number in enumerate(numbers)), 0) * Fraction(2) ** (least - 53)
