@@ -64,7 +64,7 @@ class Pairs:
                 self.load(row, row + 1)
             except UsageError as error:
                 problems += [
-                    Problem(part.what, f"{self.source}: pair {row}", part.next_move) for part in error.problems
+                    Problem(part.what, f"{self.source}: row {row + 1}", part.next_move) for part in error.problems
                 ]
         if problems:
             raise UsageError(problems)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import wave
 from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_files import digests
 from omni_models import WORDS, tiny_backbone, tone
+from PIL import Image
 from typer.testing import CliRunner
 
 from taskmerge.cli.app import app
@@ -44,12 +49,12 @@ def base_model(folder: Path) -> None:
     graft(tiny_backbone(folder.with_name("backbone")), "image", "patches", "linear", folder)
 
 
-def write_sound(path: Path, pitch: float) -> None:
-    samples = (16000 * tone(pitch)).astype("<i2")
+def write_sound(path: Path, pitch: float, seconds: float = 0.4, rate: int = 16000) -> None:
+    samples = (16000 * tone(pitch, seconds, rate)).astype("<i2")
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(16000)
+        file.setframerate(rate)
         file.writeframes(samples.tobytes())
 
 
@@ -82,7 +87,7 @@ def running(said: list[str]) -> list[str]:
     return [line.removesuffix(": running") for line in said if line.endswith(": running")]
 
 
-def test_every_stage_once_and_only_what_changed_again(project: Path) -> None:
+def test_every_stage_once_and_only_what_changed_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table, said = run_quietly(project)
     every = ["specialize-audio", "specialize-text", "fuse", "diagnose", "recover", "rehearse", "evaluate"]
     assert running(said) == every
@@ -95,6 +100,10 @@ def test_every_stage_once_and_only_what_changed_again(project: Path) -> None:
     again, said = run_quietly(project, "# a comment\n" + RECIPE)
     assert all(line.endswith("skipped") for line in said) and len(said) == len(every)
     assert again["stages"] == table["stages"]
+
+    monkeypatch.chdir(project.parent)  # another way to say the same folder
+    _, said = run_quietly(Path(project.name))
+    assert all(line.endswith("skipped") for line in said)
 
     commands_say_the_same(project, table)
 
@@ -147,21 +156,68 @@ def test_an_interrupted_run_ends_with_the_same_table(tmp_path: Path, monkeypatch
     assert resumed["stages"]["evaluate"] == whole["stages"]["evaluate"]
 
 
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_with_the_same_table_and_models(tmp_path: Path) -> None:
+    text = RECIPE.replace("steps: 3,", "steps: 60,")  # long enough to leave a checkpoint to go on from
+    whole, _ = run_quietly(new_project(tmp_path / "whole"), text)
+    other = new_project(tmp_path / "other")
+    (other / "recipe.yaml").write_text(text)
+    script = [sys.executable, str(Path(__file__).with_name("killing_run.py")), str(other), "3", "16"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TASKMERGE_THREADS": "1"}
+    done = subprocess.run(script, capture_output=True, text=True, timeout=900, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    killed_in = json.loads(done.stdout)
+    assert sum(killed_in.values()) >= 6 and len(killed_in) >= 4, killed_in
+    table, said = run_quietly(other, text)
+    assert all(line.endswith("skipped") for line in said)
+    assert table["stages"]["evaluate"] == whole["stages"]["evaluate"]
+    for name in ("specialist-audio", "specialist-text", "fused", "fused-recovered", "fused-rehearsed"):
+        ours, theirs = (digests(tmp_path / folder / name) for folder in ("other", "whole"))
+        assert ours["model.safetensors"] == theirs["model.safetensors"], name
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (("data: audio.jsonl, graft", "data: gone.jsonl, graft"), "gone.jsonl"),
-        (("probes: audio.jsonl", "probes: empty.jsonl"), "empty.jsonl"),
+        (("data: audio.jsonl, graft", "data: gone.jsonl, graft"), "recipe.yaml:6: specialize: audio: no file '.*gone"),
+        (("probes: audio.jsonl", "probes: none.jsonl"), "recipe.yaml:9: drift: probes: .*none.jsonl: holds no pairs"),
+        (("probes: audio.jsonl", "probes: no_text.jsonl"), "row 1: no text beside its audio: None"),
+        (("probes: audio.jsonl", "probes: one_text.jsonl"), "one_text.jsonl have the same text: nothing can be ranked"),
+        (("probes: audio.jsonl", "probes: empty.jsonl"), r"row 2: audio '.*empty.wav' is empty\n    remove the .*$"),
+        (("probes: audio.jsonl", "probes: slow.jsonl"), "row 2: audio '.*slow.wav' has a sampling rate of 500 Hz"),
         (("retrieval: {audio: held.jsonl}", "retrieval: {audio: bad.jsonl}"), "missing.wav"),
+        (("specialist: audio", "specialist: text"), "audio.jsonl holds audio, for which the model has no encoder"),
+        ((", graft: {encoder: log_mel, projector: linear}", ""), "rehearse: data: audio.jsonl holds audio, for which"),
+        (("train: [audio_projector]", "train: [image_projector]"), "recover: no tensor to train in 'image_projector'"),
+        (("data: audio.jsonl, held_out", "data: films.jsonl, held_out"), "but nothing it passes through is trained"),
     ],
-)
+)  # fmt: skip
 def test_bad_data_is_told_before_anything_runs(project: Path, change: tuple[str, str], what: str) -> None:
-    (project / "empty.jsonl").write_text("")
-    (project / "bad.jsonl").write_text('{"audio": "missing.wav", "text": "x"}\n')
+    write_bad_data(project)
     said: list[str] = []
+    assert change[0] in RECIPE
     with pytest.raises(RecipeError, match=what):
         run(loads(RECIPE.replace(*change), "recipe.yaml", project), say=said.append)
     assert not said and not (project / "fused-report").exists()
+
+
+def write_bad_data(folder: Path) -> None:
+    """Sets of pairs that are each wrong in one way."""
+    write_sound(folder / "empty.wav", 0, seconds=0)
+    write_sound(folder / "slow.wav", 300, rate=500)
+    good = {"audio": "dog.wav", "text": "a dog"}
+    sets = {
+        "none": [],
+        "no_text": [{"audio": "dog.wav"}, good],
+        "one_text": [good, good],
+        "empty": [good, {"audio": "empty.wav", "text": "a cat"}],
+        "slow": [good, {"audio": "slow.wav", "text": "a cat"}],
+        "bad": [good, {"audio": "missing.wav", "text": "a cat"}],
+        "films": [{"video": "dog.gif", "text": f"a {word}"} for word in TEXTS],
+    }
+    Image.new("RGB", (32, 32), "red").save(folder / "dog.gif")
+    for name, rows in sets.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_unknown_stage(project: Path) -> None:

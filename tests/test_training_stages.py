@@ -75,7 +75,9 @@ def moved(before: Path, after: Path) -> set[str]:
     return {name for name in old if old[name].tobytes() != new[name].tobytes()}
 
 
-def test_recovery_trains_the_projector_alone(start: Path, sounds: dict[str, Path], tmp_path: Path) -> None:
+def test_recovery_trains_the_projector_alone(
+    start: Path, sounds: dict[str, Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     report = recover(
         start, sounds["train"], ["audio_projector"], FAST, held_out=sounds["held_out"], out=tmp_path / "out"
     )
@@ -87,6 +89,7 @@ def test_recovery_trains_the_projector_alone(start: Path, sounds: dict[str, Path
     np.testing.assert_array_equal(load_embedder(start).encode(texts), load_embedder(tmp_path / "out").encode(texts))
     saved = json.loads((tmp_path / "out" / "taskmerge_training.json").read_text())
     assert saved["stage"] == "recover" and len(saved["curves"]) == 2
+    assert capfd.readouterr().out == ""  # standard output belongs to results: `taskmerge run --json | jq`
 
 
 def test_recovery_of_what_cannot_get_better_leaves_it(start: Path, sounds: dict[str, Path], tmp_path: Path) -> None:

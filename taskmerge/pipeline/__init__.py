@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taskmerge.errors import Problem, RecipeError, UsageError, did_you_mean
+from taskmerge.errors import UsageError, did_you_mean
+from taskmerge.pipeline.checks import check
 from taskmerge.pipeline.stages import BY_NAME, STAGES, report
 from taskmerge.pipeline.state import Places, Run, Say
 from taskmerge.recipes import Recipe
@@ -33,37 +33,3 @@ def run(
         BY_NAME[name](current)
     current.recall()
     return report(current)
-
-
-def check(current: Run) -> None:
-    """What can be known before any stage: every data source is there and readable, stages have what they need.
-
-    Raises RecipeError with every problem.
-    """
-    from taskmerge.pairs import read_pairs
-
-    recipe, problems = current.recipe, []
-    sections: list[tuple[str, Any, Any]] = []
-    for name, section in (recipe.specialize or {}).items():
-        sections.append((f"specialize: {name}", section.place, section.data))
-        if recipe.specialists[name].adapter is not None:
-            what = f"specialize: {name} is to be trained, but its specialist is an adapter"
-            problems.append(Problem(what, section.place, "name the folder to write as specialists: NAME: {model: ...}"))
-    if recipe.drift:
-        sections.append(("drift: probes", recipe.drift.place, recipe.drift.probes))
-    for title, stage in (("recover", recipe.recover), ("rehearse", recipe.rehearse)):
-        if stage is not None:
-            sections += [
-                (f"{title}: data", stage.place, stage.data),
-                (f"{title}: held_out", stage.place, stage.held_out),
-            ]
-    if recipe.evaluate:
-        sections.append(("evaluate: retrieval", recipe.evaluate.place, recipe.evaluate.retrieval))
-    for title, place, said in sections:
-        for source in said.values() if isinstance(said, Mapping) else [said] if said else []:
-            try:
-                read_pairs(current.data(source)).check()
-            except UsageError as error:
-                problems += [Problem(f"{title}: {problem}", place, problem.next_move) for problem in error.problems]
-    if problems:
-        raise RecipeError(problems)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -85,7 +86,7 @@ class Run:
         """Runs `make` unless the stage's note says that it was made from the same; keeps what it returns.
 
         section: what the recipe says of it. reads: files and folders it is made from. outputs: what it leaves;
-        they are removed first when they were made from something else.
+        they are removed first when an earlier run left them unfinished, or made from something else.
         """
         identity = self._identity(section, reads)
         note = self.places.report / f"{stage}.json"
@@ -95,8 +96,9 @@ class Run:
             self.say(f"{stage}: unchanged, skipped")
             self.results[stage] = known["result"]
             return
-        if known and known.get("identity") != identity:
-            for path in (*outputs, self.work(stage)):
+        if known:  # what a killed run left half written, or made from something else; checkpoints of the same are kept
+            changed = known.get("identity") != identity
+            for path in (*outputs, self.work(stage)) if changed else outputs:
                 shutil.rmtree(path, ignore_errors=True)
         self._write(note, {"identity": identity, "done": False})
         self.say(f"{stage}: running")
@@ -118,7 +120,8 @@ class Run:
         digest = hashlib.sha256(f"{__version__}:{dump({'section': section})}:{self.recipe.seed}".encode())
         for source in reads:
             for path in sorted(files_of(source)):
-                digest.update(f"{path}:{fingerprint(path)}".encode())
+                name = os.path.relpath(path, self.recipe.folder)  # however the recipe's own path was said
+                digest.update(f"{name}:{fingerprint(path)}".encode())
         return digest.hexdigest()
 
     def _write(self, path: Path, table: Mapping[str, Any]) -> None:

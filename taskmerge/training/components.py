@@ -14,6 +14,7 @@ from torch import nn
 from taskmerge.checkpoints.memory import MemoryWeights
 from taskmerge.components import component_map
 from taskmerge.errors import TaskmergeError, UsageError, did_you_mean
+from taskmerge.omni.grafting import TOWER_OF_MODALITY
 
 
 def component_names(module: nn.Module) -> dict[str, str]:
@@ -51,6 +52,13 @@ def select(module: nn.Module, wanted: Sequence[str]) -> list[str]:
             raise UsageError(f"no tensor to train in {pattern!r}", next_move=did_you_mean(pattern, known))
         chosen |= found
     return [name for name in parameters if name in chosen]
+
+
+def on_the_way(component: str, modality: str) -> bool:
+    """Whether items of a modality pass through a component; only towers and their projectors are not on everybody's."""
+    if not component.endswith(("_encoder", "_projector")):
+        return True
+    return component.rpartition("_")[0] == TOWER_OF_MODALITY.get(modality, modality)
 
 
 def freeze_all_but(module: nn.Module, trained: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from taskmerge.training.components import (
     frozen_hashes,
     inject_lora,
     linear_layers,
+    on_the_way,
     select,
 )
 from taskmerge.training.held_out import METRIC, HeldOutRetrieval
@@ -44,12 +45,13 @@ class Session:
         self.model, self.settings, self.folder = model, settings, folder
         self.module = model[0]
         self.trained = select(self.module, train)
+        self.components = component_names(self.module)
+        components = {self.components[name] for name in self.trained}
+        _check_ways(sets, components)
         self.items = TrainingItems(model, sets, settings.input_noise)
         self.held_out = HeldOutRetrieval(TrainingItems(model, held_out)) if held_out else None
         self.is_main = True
         _check_rates(settings, self.trained)
-        self.components = component_names(self.module)
-        components = {self.components[name] for name in self.trained}
         grafted = self.items.embedder is not None
         self.text_is_frozen = all(name.endswith(("projector", "_encoder")) for name in components)
         if grafted and not any(name.endswith("_encoder") for name in components) and not settings.input_noise:
@@ -153,6 +155,16 @@ class Session:
         if not self.folder.is_dir():
             raise UsageError(f"nothing to resume in {str(self.folder)!r}")
         return get_last_checkpoint(str(self.folder))
+
+
+def _check_ways(sets: Mapping[str, Pairs], components: set[str]) -> None:
+    for name, pairs in sets.items():
+        if not any(on_the_way(component, pairs.modality) for component in components):
+            raise UsageError(
+                f"{name}: nothing that {pairs.modality} passes through is trained",
+                pairs.source,
+                f"trained: {', '.join(sorted(components))}",
+            )
 
 
 def _check_rates(settings: TrainingSettings, trained: Sequence[str]) -> None:

@@ -1,0 +1,184 @@
+"""What can be known before any stage runs: whether the data can be read, and whether the parts and modalities that
+the recipe names will be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from taskmerge.components import component_map
+from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError, did_you_mean
+from taskmerge.pipeline.state import Run
+
+_TAKEN = {"audio": ("audio",), "vision": ("image", "video")}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Components of a model that may not have been made yet."""
+
+    components: frozenset[str]
+
+    def __or__(self, other: Parts) -> Parts:
+        return Parts(self.components | other.components)
+
+    @property
+    def modalities(self) -> list[str]:
+        """Text, and what its towers take."""
+        towers = {component.rpartition("_")[0] for component in self.components}
+        return ["text", *(modality for tower, taken in _TAKEN.items() if tower in towers for modality in taken)]
+
+    def selected(self, pattern: str) -> set[str]:
+        """Components that a pattern of `train` means; those a glob over tensor names starts with."""
+        return {name for name in self.components if fnmatchcase(name, pattern.partition(".")[0])}
+
+
+@dataclass(frozen=True)
+class Use:
+    """A part of the recipe that runs data through a model.
+
+    parts: None when they cannot be known yet.  train: what a stage trains.  ranked: whether items are to find their
+    texts.
+    """
+
+    title: str
+    place: str
+    source: Any
+    parts: Parts | None
+    train: Sequence[str] = ()
+    ranked: bool = False
+
+
+def check(current: Run) -> None:
+    """Every data source is there and readable, and every stage's model has the parts and takes the modalities.
+
+    Raises RecipeError with every problem.
+    """
+    recipe, problems = current.recipe, []
+    for name, section in (recipe.specialize or {}).items():
+        if recipe.specialists[name].adapter is not None:
+            what = f"specialize: {name} is to be trained, but its specialist is an adapter"
+            problems.append(Problem(what, section.place, "name the folder to write as specialists: NAME: {model: ...}"))
+    for use in _uses(current):
+        problems += [*_part_problems(use), *_data_problems(current, use)]
+    if problems:
+        raise RecipeError(problems)
+
+
+def _uses(current: Run) -> Iterator[Use]:
+    recipe = current.recipe
+    base = _stored(current, recipe.base)
+    specialists = {name: _specialist(current, name, base) for name in recipe.specialists}
+    known = [parts for parts in (base, *specialists.values()) if parts is not None]
+    fused = None
+    if len(known) == 1 + len(specialists):
+        fused = Parts(frozenset().union(*(parts.components for parts in known)))
+    for name, section in (recipe.specialize or {}).items():
+        yield Use(f"specialize: {name}", section.place, section.data, specialists[name], section.train or ())
+    if recipe.drift:
+        probes = recipe.drift.probes
+        for name in recipe.drift.specialist:
+            source = probes if isinstance(probes, str) else probes.get(name)
+            yield Use("drift: probes", recipe.drift.place, source, specialists[name], ranked=True)
+    for title, stage in (("recover", recipe.recover), ("rehearse", recipe.rehearse)):
+        if stage is not None:
+            yield Use(f"{title}: data", stage.place, stage.data, fused, stage.train)
+            yield Use(f"{title}: held_out", stage.place, stage.held_out, fused)
+    if recipe.evaluate:
+        yield Use("evaluate: retrieval", recipe.evaluate.place, recipe.evaluate.retrieval, fused, ranked=True)
+
+
+def _stored(current: Run, text: str) -> Parts | None:
+    """Components of a model on this disk, from its headers; None when it is not (yet) there or cannot be read."""
+    from taskmerge.checkpoints.reading import open_stored
+    from taskmerge.omni.embedder import MODEL_TYPE
+
+    if not current.path(text).exists():
+        return None
+    try:
+        weights = open_stored(str(current.path(text)))
+        if weights.config.get("model_type") == MODEL_TYPE:
+            return Parts(frozenset(name.partition(".")[0] for name in weights.tensors))
+        return Parts(frozenset(component_map(weights.tensors, weights.config).values()))
+    except TaskmergeError:
+        return None  # the stage that opens it says what is wrong, in its own words
+
+
+def _specialist(current: Run, name: str, base: Parts | None) -> Parts | None:
+    from taskmerge.omni.grafting import TOWER_OF_MODALITY
+    from taskmerge.pairs import read_pairs
+
+    recipe = current.recipe
+    section = (recipe.specialize or {}).get(name)
+    if recipe.specialists[name].adapter is not None or recipe.specialists[name].model == "base":
+        return base
+    if section is None:
+        return _stored(current, recipe.specialists[name].model)
+    if section.graft is None or base is None:
+        return base
+    try:
+        modality = section.modality or read_pairs(current.data(section.data)).modality
+    except UsageError:
+        return None  # told as a problem of the data
+    tower = TOWER_OF_MODALITY.get(modality, modality)
+    return base | Parts(frozenset({"backbone", f"{tower}_encoder", f"{tower}_projector"}))
+
+
+def _part_problems(use: Use) -> Iterator[Problem]:
+    """Patterns of `train` that mean nothing in the model."""
+    if use.parts is None:
+        return
+    for pattern in use.train:
+        # tensor names of a model that is no graft of ours are known only to its class
+        if "." in pattern and "backbone" not in use.parts.components:
+            continue
+        if not use.parts.selected(pattern):
+            known = use.parts.components
+            what = f"{use.title.partition(':')[0]}: no tensor to train in {pattern!r}"
+            yield Problem(what, use.place, did_you_mean(pattern, known))
+
+
+def _data_problems(current: Run, use: Use) -> list[Problem]:
+    from taskmerge.pairs import read_pairs
+
+    found: list[Problem] = []
+    sources = use.source.values() if isinstance(use.source, Mapping) else [use.source] if use.source else []
+    for source in sources:
+        try:
+            pairs = read_pairs(current.data(source))
+            found += _modality_problems(use, str(source), pairs.modality)
+            if use.ranked and len(set(pairs.texts)) < 2:
+                what = f"{use.title}: all items of {source} have the same text: nothing can be ranked"
+                found.append(Problem(what, use.place))
+            pairs.check()
+        except UsageError as error:
+            for told in error.problems:
+                where = f"{use.title}: {told.place}" if told.place else use.title
+                found.append(Problem(f"{where}: {told.what}", use.place, told.next_move))
+    return found
+
+
+def _modality_problems(use: Use, source: str, modality: str) -> Iterator[Problem]:
+    """A modality that the model does not take, or on whose way nothing is trained."""
+    from taskmerge.training.components import on_the_way
+
+    if use.parts is None:
+        return
+    if modality not in use.parts.modalities:
+        takes = ", ".join(use.parts.modalities)
+        yield Problem(
+            f"{use.title}: {source} holds {modality}, for which the model has no encoder",
+            use.place,
+            f"it takes {takes}; `graft` in a specialize section, or `taskmerge graft`, attaches an encoder",
+        )
+        return
+    trained = {name for pattern in use.train for name in use.parts.selected(pattern)}
+    if trained and not any(on_the_way(name, modality) for name in trained):
+        yield Problem(
+            f"{use.title}: {source} holds {modality}, but nothing it passes through is trained",
+            use.place,
+            f"train says {', '.join(use.train)}",
+        )
