@@ -88,6 +88,9 @@ class Training:
     batch_size: Annotated[int | None, Between(2, None), Doc("pairs per process and step")] = None
     warmup: Annotated[int | None, Between(0, None), Doc("steps in which the learning rate rises")] = None
     temperature: Annotated[float, Positive, Doc("τ of InfoNCE")] = 0.02
+    input_noise: Annotated[
+        float, Between(0, None), Doc("standard deviation of Gaussian noise on the prepared items while training")
+    ] = 0.0
     bf16: Annotated[bool, Doc("train in bfloat16 autocast")] = False
     gradient_cache: Annotated[
         int | None, Between(1, None), Doc("pairs embedded at once, for batches that do not fit in memory")
