@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from taskmerge.errors import TaskmergeError, UsageError
 from taskmerge.training.held_out import METRIC, HeldOutRetrieval
@@ -94,7 +94,7 @@ def build_trainer(
     callbacks: list[TrainerCallback] = []
     if held_out is not None and settings.patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
-    return StageTrainer(
+    trainer = StageTrainer(
         model=model,
         args=arguments,
         train_dataset=data,
@@ -103,6 +103,8 @@ def build_trainer(
         data_collator=_collator(items, unique_texts),
         callbacks=callbacks,
     )
+    trainer.remove_callback(PrinterCallback)  # it prints to stdout, where results stand
+    return trainer
 
 
 def _collator(items: TrainingItems, unique_texts: bool) -> SentenceTransformerDataCollator:
