@@ -90,6 +90,24 @@ def test_full_rank_and_density_one_lose_nothing(pair: tuple[Path, Path], tmp_pat
         assert json.loads((folder / "task_vector.json").read_text())["report"]["relative_error"] < 1e-6
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_numbers_are_kept_in_the_format_asked_for(pair: tuple[Path, Path], tmp_path: Path, form: str) -> None:
+    base, specialist = (Checkpoint.open(folder) for folder in pair)
+    vector = specialist - base
+    wide, narrow = (vector.save(tmp_path / t, form=form, dtype=t, **FORMS[form]) for t in ("float32", "bfloat16"))
+    full, half = Checkpoint.open(wide), Checkpoint.open(narrow)
+    for name, info in full.tensors.items():
+        if info.dtype == "F32":
+            assert half[name].dtype == torch.bfloat16
+            torch.testing.assert_close(half[name].float(), full[name], rtol=2**-8, atol=0)
+        else:
+            assert torch.equal(half[name], full[name])
+    back = TaskVector.load(narrow, base)
+    lost = {name: float((back[name] - vector[name]).norm() / vector[name].norm()) for name in vector}
+    report = json.loads((narrow / "task_vector.json").read_text())["report"]
+    assert report["relative_errors"] == pytest.approx(lost, rel=1e-4, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("form", "settings_"),
     [("sparse", {}), ("sparse", {"density": 0.0}), ("low_rank", {}), ("low_rank", {"rank": 0}), ("wavelet", {})],

@@ -50,7 +50,8 @@ drift:
 recover: {train: [audio_projector], data: data/audio_pairs.jsonl, method: auto, steps: 200, lr: 1e-3,
           batch_size: 32, temperature: 0.02, held_out: data/audio_held.jsonl, bf16: false, report_to: none}
 rehearse: {train: [backbone, vision_encoder], lora: {rank: 16, alpha: 32}, steps: 2000, lr: 1.0e-5,
-           data: {image: a.jsonl, audio: b.jsonl}, balance: {temperature: 1.0}, batch_size: 16, temperature: 0.02,
+           data: {image: a.jsonl, audio: b.jsonl}, balance: {temperature: 1.0, shares: {audio: 2}},
+           batch_size: 16, temperature: 0.02,
            held_out: {image: c.jsonl, audio: d.jsonl}, gradient_cache: 8}
 specialize:
   audio: {data: data/audio.jsonl, modality: audio, train: [backbone], lora: {rank: 4}, steps: 10, lr: 2e-5,
@@ -89,6 +90,13 @@ def test_the_whole_grammar_is_read() -> None:
     assert recipe.drift is not None and recipe.drift.specialist == ("audio",)
     assert recipe.copy == {"audio": ("audio_encoder", "audio_projector", "new_tokens")}
     assert recipe.text == FULL
+
+
+def test_a_share_is_of_a_modality_that_is_rehearsed() -> None:
+    (problem,) = problems_of(FULL.replace("shares: {audio: 2}", "shares: {audoi: 2}"))
+    assert problem.what == "balance: shares: 'audoi' is no modality of `data`"
+    assert problem.place is not None and problem.place.startswith("merge.yaml:")
+    assert problem.next_move is not None and "audio" in problem.next_move
 
 
 def test_settings_say_what_holds_under_a_rule() -> None:

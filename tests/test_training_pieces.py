@@ -40,15 +40,18 @@ def test_banked_info_nce(batch: int, texts: int, temperature: float, seed: int) 
 
 
 def test_draw_probabilities() -> None:
-    np.testing.assert_allclose(draw_probabilities([100, 300], 1.0), [0.25, 0.75])
-    np.testing.assert_allclose(draw_probabilities([100, 900], 2.0), [0.25, 0.75])
-    np.testing.assert_allclose(draw_probabilities([1, 10**6], 1e9), [0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(draw_probabilities([100, 300], 1.0, [1, 1]), [0.25, 0.75])
+    np.testing.assert_allclose(draw_probabilities([100, 900], 2.0, [1, 1]), [0.25, 0.75])
+    np.testing.assert_allclose(draw_probabilities([1, 10**6], 1e9, [1, 1]), [0.5, 0.5], atol=1e-6)
+    np.testing.assert_allclose(draw_probabilities([100, 900], 2.0, [6, 1]), [2 / 3, 1 / 3])
 
 
 def sampler(sizes: list[int], batch: int, steps: int, balance: float, processes: int = 1) -> Any:
     parts = [TensorDataset(torch.zeros(size)) for size in sizes]
     inner = [BatchSampler(SequentialSampler(part), batch, drop_last=True) for part in parts]
-    return balanced_sampler(balance, steps, processes)(dataset=ConcatDataset(parts), batch_samplers=inner, seed=3)
+    return balanced_sampler(balance, [1.0] * len(sizes), steps, processes)(
+        dataset=ConcatDataset(parts), batch_samplers=inner, seed=3
+    )
 
 
 def owner(batch: list[int], sizes: list[int]) -> int:

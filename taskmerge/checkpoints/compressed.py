@@ -35,7 +35,8 @@ class CompressedDeltas:
     """`Weights` of a task vector in one of the forms, compressed tensor by tensor as it is written.
 
     read_delta: (name, start, stop) -> float64 entries. shapes: of the deltas. own: tensors stored whole, name -> where
-    they are. density: of "sparse". rank: of "low_rank". `report` says what was lost, once everything is written.
+    they are. density: of "sparse". rank: of "low_rank". dtype: safetensors name of the stored numbers' format. `report`
+    says what was lost, once everything is written.
     """
 
     read_delta: Reader
@@ -45,6 +46,7 @@ class CompressedDeltas:
     density: float | None = None
     rank: int | None = None
     seed: int = 0
+    dtype: str = "F32"
     label: str = "task vector"
     config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -64,7 +66,7 @@ class CompressedDeltas:
         found: dict[str, TensorInfo] = {}
         for name, shape in self.shapes.items():
             pieces = self._layout(shape)
-            rows = {f"{name}#{piece}": row for piece, row in pieces.items()} or {name: ("F32", shape)}
+            rows = {f"{name}#{piece}": row for piece, row in pieces.items()} or {name: (self.dtype, shape)}
             found |= {stored: TensorInfo(stored, dtype, own) for stored, (dtype, own) in rows.items()}
         return found | {name: weights.tensors[name] for name, weights in self.own.items()}
 
@@ -77,14 +79,14 @@ class CompressedDeltas:
         pieces: dict[str, tuple[str, tuple[int, ...]]]
         if self.form == "sparse":
             kept = max(1, math.floor((self.density or 1) * count))
-            pieces = {"indices": ("I32" if count < 2**31 else "I64", (kept,)), "values": ("F32", (kept,))}
+            pieces = {"indices": ("I32" if count < 2**31 else "I64", (kept,)), "values": (self.dtype, (kept,))}
         elif self.form == "low_rank":
             rank = min(self.rank or 1, rows, columns)
-            pieces = {"left": ("F32", (rows, rank)), "right": ("F32", (rank, columns))}
+            pieces = {"left": (self.dtype, (rows, rank)), "right": (self.dtype, (rank, columns))}
         else:
-            pieces = {"signs": ("U8", (-(-count // 8),)), "scales": ("F32", (rows,))}
+            pieces = {"signs": ("U8", (-(-count // 8),)), "scales": (self.dtype, (rows,))}
         size = sum(TensorInfo("", dtype, own).nbytes for dtype, own in pieces.values())
-        return pieces if size < 4 * count else {}
+        return pieces if size < TensorInfo("", self.dtype, shape).nbytes else {}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """See `Weights.read`."""
@@ -94,8 +96,8 @@ class CompressedDeltas:
         stop = self.tensors[name].count if stop is None else stop
         if not piece:
             values = self.read_delta(name, start, stop)
-            stored = encode(values, "F32")
-            squares = np.square(values).sum(), np.square(values - stored).sum()
+            stored = encode(values, self.dtype)
+            squares = np.square(values).sum(), np.square(values - decode(stored, self.dtype)).sum()
             self._note(name, start, squares)
             return stored
         with self._lock:
@@ -110,13 +112,13 @@ class CompressedDeltas:
         if self.form == "sparse":
             kept = largest(values.reshape(-1), self.tensors[f"{name}#values"].count)
             index = self.tensors[f"{name}#indices"].format.storage
-            pieces = {"indices": kept.astype(index), "values": encode(values.reshape(-1)[kept], "F32")}
+            pieces = {"indices": kept.astype(index), "values": encode(values.reshape(-1)[kept], self.dtype)}
         elif self.form == "low_rank":
             left, right = low_rank_factors(values, self.tensors[f"{name}#left"].shape[1], self.seed)
-            pieces = {"left": encode(left, "F32").reshape(-1), "right": encode(right, "F32").reshape(-1)}
+            pieces = {"left": encode(left, self.dtype).reshape(-1), "right": encode(right, self.dtype).reshape(-1)}
         else:
             signs = np.packbits(values.reshape(-1) >= 0)
-            pieces = {"signs": signs, "scales": encode(np.abs(values).mean(axis=1), "F32")}
+            pieces = {"signs": signs, "scales": encode(np.abs(values).mean(axis=1), self.dtype)}
         restored = _restored(self.form, lambda piece, start, stop: pieces[piece][start:stop], shape, self.tensors, name)
         back = restored(0, values.size)
         self._note(name, 0, (np.square(values).sum(), np.square(values.reshape(-1) - back).sum()))
@@ -225,19 +227,19 @@ def _restored(
         indices = piece("indices", 0, None)
         first, last = np.searchsorted(indices, [start, stop]).tolist()
         out = np.zeros(stop - start)
-        out[indices[first:last] - start] = decode(piece("values", first, last), "F32")
+        out[indices[first:last] - start] = decode(piece("values", first, last), tensors[f"{name}#values"].dtype)
         return out
 
     def low_rank(start: int, stop: int) -> np.ndarray:
         rank = tensors[f"{name}#left"].shape[1]
         first, last = start // columns, -(-stop // columns)
-        left = decode(piece("left", first * rank, last * rank), "F32").reshape(-1, rank)
-        right = decode(piece("right", 0, None), "F32").reshape(rank, columns)
+        left = decode(piece("left", first * rank, last * rank), tensors[f"{name}#left"].dtype).reshape(-1, rank)
+        right = decode(piece("right", 0, None), tensors[f"{name}#right"].dtype).reshape(rank, columns)
         return (left @ right).reshape(-1)[start - first * columns : stop - first * columns]
 
     def sign(start: int, stop: int) -> np.ndarray:
         bits = np.unpackbits(piece("signs", start // 8, -(-stop // 8)))[start % 8 :][: stop - start]
-        scales = decode(piece("scales", 0, None), "F32")
+        scales = decode(piece("scales", 0, None), tensors[f"{name}#scales"].dtype)
         return np.where(bits, 1.0, -1.0) * scales[np.arange(start, stop) // columns]
 
     return {"sparse": sparse, "low_rank": low_rank, "sign": sign}[form]

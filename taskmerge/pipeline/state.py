@@ -159,6 +159,9 @@ def training_settings(section: Training, seed: int, work: Path, **defaults: Any)
         "warmup": section.warmup,
     }
     settings = {**defaults, **{name: value for name, value in said.items() if value is not None}}
+    # a short stage has learning curves too
+    looks = settings.get("evaluate_every", TrainingSettings.evaluate_every)
+    settings["evaluate_every"] = min(looks, max(1, settings["steps"] // 4))
     if section.projector_lr is not None:
         settings["learning_rates"] = {"projector": section.projector_lr}
     lora: Lora | None = getattr(section, "lora", None)
@@ -167,9 +170,10 @@ def training_settings(section: Training, seed: int, work: Path, **defaults: Any)
         settings["lora"] = LoraSettings(rank=lora.rank, scale=scale)
     balance = getattr(section, "balance", None)
     if balance is not None:
-        settings["balance"] = balance.temperature
+        settings |= {"balance": balance.temperature, "shares": balance.shares}
     return TrainingSettings(
         temperature=section.temperature,
+        input_noise=section.input_noise,
         bf16=section.bf16,
         gradient_cache=section.gradient_cache,
         report_to=section.report_to,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from taskmerge.declarations import Between, Doc, EntryOf, Glob, Gradient, NewName, Size, name_field, place_field
+from taskmerge.errors import Problem, did_you_mean
 
 GradedNumber = float | tuple[float, ...]
 """A number, or a gradient over depth."""
@@ -88,6 +89,9 @@ class Training:
     batch_size: Annotated[int | None, Between(2, None), Doc("pairs per process and step")] = None
     warmup: Annotated[int | None, Between(0, None), Doc("steps in which the learning rate rises")] = None
     temperature: Annotated[float, Positive, Doc("τ of InfoNCE")] = 0.02
+    input_noise: Annotated[
+        float, Between(0, None), Doc("standard deviation of Gaussian noise on the prepared items while training")
+    ] = 0.0
     bf16: Annotated[bool, Doc("train in bfloat16 autocast")] = False
     gradient_cache: Annotated[
         int | None, Between(1, None), Doc("pairs embedded at once, for batches that do not fit in memory")
@@ -115,6 +119,10 @@ class Balance:
     temperature: Annotated[
         float, Positive, Doc("a modality's share of batches goes with its size ** (1 / temperature)")
     ] = 1.0
+    shares: Annotated[
+        Mapping[str, Annotated[float, Positive]],
+        Doc("what a modality's share is multiplied by: `{document: 2}` draws documents twice as often"),
+    ] = field(default_factory=dict)
     place: str = place_field()
 
 
@@ -130,6 +138,12 @@ class Rehearse(Training):
     lora: Annotated[Lora | None, Doc("train low-rank updates instead of the weights themselves")] = None
     balance: Annotated[Balance, Doc("how batches are shared among modalities")] = field(default_factory=Balance)
     place: str = place_field()
+
+    def problems(self) -> Iterator[Problem]:
+        for name in self.balance.shares:
+            if name not in self.data:
+                what = f"balance: shares: {name!r} is no modality of `data`"
+                yield Problem(what, self.balance.place, did_you_mean(name, self.data))
 
 
 @dataclass(frozen=True)

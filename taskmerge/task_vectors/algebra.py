@@ -20,7 +20,7 @@ from taskmerge.checkpoints.lora_extraction import Extraction, extract_lora
 from taskmerge.checkpoints.memory import MemoryWeights
 from taskmerge.checkpoints.names import align
 from taskmerge.checkpoints.reading import load_json, open_stored
-from taskmerge.checkpoints.saving import save_weights
+from taskmerge.checkpoints.saving import output_dtype, save_weights
 from taskmerge.checkpoints.weights import TensorInfo, Weights
 from taskmerge.components import BUFFERS, HEAD, Components, component_map
 from taskmerge.errors import CheckpointError, MergeError, UsageError, did_you_mean
@@ -249,8 +249,9 @@ class TaskVector:
     ) -> Path:
         """Writes the deltas (and the specialist's own tensors) as a folder that `load` reads. Streams.
 
-        form: "dense" in `dtype`, or, in float32, "sparse" (the largest `density` of each), "low_rank" (`rank`) or
-        "sign" (one bit and a scale per row); what these lose is in the folder's task_vector.json, under "report".
+        dtype: torch name of the stored numbers' format. form: "dense", "sparse" (the largest `density` of each),
+        "low_rank" (`rank`) or "sign" (one bit and a scale per row); what these lose is in the folder's
+        task_vector.json, under "report".
         """
         marks = {"task_vector": 1, "label": self.label, "own": sorted(self.own), "form": form}
         if form == "dense":
@@ -258,8 +259,9 @@ class TaskVector:
             return save_weights(deltas, Path(path), fresh=fresh, extra=extra)
         config = self.describing_config() if self.own else {}
         small = CompressedDeltas(
-            self.read, self.shapes, cast(Form, form), self.own, density, rank, label=self.label, config=config
-        )
+            self.read, self.shapes, cast(Form, form), self.own, density, rank,
+            dtype=output_dtype(dtype), label=self.label, config=config,
+        )  # fmt: skip
         marks["shapes"] = {name: list(shape) for name, shape in self.shapes.items()}
         written = {VECTOR_FILE: lambda: json.dumps(marks | {"report": small.report()}) + "\n"}
         return save_weights(small, Path(path), fresh=fresh, extra=written)

@@ -1,17 +1,17 @@
-"""Batches that balance the modalities: one data set per batch, drawn by temperature."""
+"""Batches that balance the modalities: one data set per batch, drawn by temperature and share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from sentence_transformers.base.sampler import MultiDatasetDefaultBatchSampler
 
 
-def draw_probabilities(sizes: list[int], balance: float) -> torch.Tensor:
-    """p ~ size ** (1 / balance), float64: 1 follows size, large is uniform (arXiv 1907.05019, section 3.2)."""
-    weights = torch.tensor(sizes, dtype=torch.float64) ** (1.0 / balance)
+def draw_probabilities(sizes: Sequence[int], balance: float, shares: Sequence[float]) -> torch.Tensor:
+    """p ~ share * size ** (1 / balance), float64: 1 follows size, large is uniform (arXiv 1907.05019, section 3.2)."""
+    weights = torch.tensor(shares, dtype=torch.float64) * torch.tensor(sizes, dtype=torch.float64) ** (1.0 / balance)
     return weights / weights.sum()
 
 
@@ -23,6 +23,7 @@ class BalancedSampler(MultiDatasetDefaultBatchSampler):
     """
 
     balance: float = 1.0
+    shares: Sequence[float] = ()
     steps: int = 0
     processes: int = 1
 
@@ -31,7 +32,7 @@ class BalancedSampler(MultiDatasetDefaultBatchSampler):
         parts: list[Any] = list(self.dataset.datasets)
         sizes = [len(part) for part in parts]
         offsets = [sum(sizes[:index]) for index in range(len(sizes))]
-        probabilities = draw_probabilities(sizes, self.balance)
+        probabilities = draw_probabilities(sizes, self.balance, self.shares)
         iterators = [iter(sampler) for sampler in self.batch_samplers]
         rounds = [0] * len(sizes)
         for number in range(len(self)):
@@ -51,6 +52,7 @@ class BalancedSampler(MultiDatasetDefaultBatchSampler):
         return self.steps * self.processes
 
 
-def balanced_sampler(balance: float, steps: int, processes: int) -> type[BalancedSampler]:
-    """A sampler class with these settings, as the trainer's arguments take it."""
-    return type("BalancedSampler", (BalancedSampler,), {"balance": balance, "steps": steps, "processes": processes})
+def balanced_sampler(balance: float, shares: Sequence[float], steps: int, processes: int) -> type[BalancedSampler]:
+    """A sampler class with these settings, as the trainer's arguments take it. shares: one per data set."""
+    settings = {"balance": balance, "shares": tuple(shares), "steps": steps, "processes": processes}
+    return type("BalancedSampler", (BalancedSampler,), settings)

@@ -28,8 +28,8 @@ class TrainingSettings:
     steps: optimizer steps.  batch_size: pairs per process and step.  learning_rate: of every trained tensor, unless
     learning_rates says otherwise: {part of a tensor's name: rate}, e.g. {"projector": 1e-3}.  warmup: steps of linear
     rise before the cosine fall.  temperature: of InfoNCE.  max_gradient_norm: clipping.
-    lora: adapters instead of full training.  balance: exponent of rehearsal's draw, p ~ size ** (1 / balance);
-    large values draw every modality equally often.
+    lora: adapters instead of full training.  balance, shares: rehearsal draws a set with p ~ share * size ** (1 /
+    balance), a set's share being 1 unless `shares` says otherwise; a large balance makes the sets' sizes irrelevant.
     bf16: autocast.  gradient_cache: pairs embedded at once when the batch does not fit (Gao et al., arXiv 2101.06983).
     dropout: of all layers; None leaves what the backbone's config says.  input_noise: standard deviation of Gaussian
     noise on the prepared items while training.
@@ -46,6 +46,7 @@ class TrainingSettings:
     max_gradient_norm: float = 1.0
     lora: LoraSettings | None = None
     balance: float = 1.0
+    shares: Mapping[str, float] = field(default_factory=dict)
     bf16: bool = False
     gradient_cache: int | None = None
     dropout: float | None = 0.0
@@ -65,6 +66,7 @@ class TrainingSettings:
         ]
         positive = ("learning_rate", "temperature", "max_gradient_norm", "balance")
         problems += [Problem(f"{name} is {getattr(self, name)}") for name in positive if not getattr(self, name) > 0]
+        problems += [Problem(f"share of {name} is {share}") for name, share in self.shares.items() if not share > 0]
         if self.lora is not None and self.lora.rank < 1:
             problems.append(Problem(f"lora rank is {self.lora.rank}", next_move="at least 1"))
         if problems:

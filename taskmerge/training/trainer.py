@@ -119,6 +119,7 @@ def _arguments(
     processes = process_count()
     on_gpu = torch.cuda.is_available()
     strategy = "steps" if looks else "no"
+    shares = [settings.shares.get(name, 1.0) for name in data]
     distributed: dict[str, Any] = {}
     if processes > 1:  # rehearsal leaves the other modalities' towers without gradients: without this it hangs
         distributed = {"ddp_find_unused_parameters": True, "ddp_backend": "nccl" if on_gpu else "gloo"}
@@ -146,7 +147,7 @@ def _arguments(
         metric_for_best_model=f"eval_{METRIC}",
         greater_is_better=True,
         batch_sampler="no_duplicates" if unique_texts else "batch_sampler",
-        multi_dataset_batch_sampler=balanced_sampler(settings.balance, settings.steps, processes),
+        multi_dataset_batch_sampler=balanced_sampler(settings.balance, shares, settings.steps, processes),
         dataloader_drop_last=True,
         dataloader_pin_memory=on_gpu,
         **distributed,
