@@ -320,17 +320,14 @@ def metagpt(d: Array) -> Array:
     return squares / squares.sum() if squares.sum() else squares
 
 
-def tact(d: Array, w: Array, scale: float = 1.0) -> Array:
-    if d.ndim != 3:
-        return like(scale, d) * np.einsum("i,i...->...", w, d) / len(w)
-    grams = [trimmed(delta, 0.5).T @ trimmed(delta, 0.5) for delta in d]
-    moved = sum(w[i] * d[i] @ grams[i] for i in range(len(w)))
-    return scale * moved @ np.linalg.pinv(sum(w[i] * grams[i] for i in range(len(w))), rcond=1e-8)
+def tact(d: Array, w: Array, ridge: float = 0.1, scale: float = 1.0) -> Array:
+    return actmat(d, w, density=0.5, ridge=ridge, scale=scale)
 
 
-def actmat(d: Array, w: Array, density: float = 1.0, scale: float = 1.0) -> Array:
+def actmat(d: Array, w: Array, density: float = 1.0, ridge: float = 0.1, scale: float = 1.0) -> Array:
     if d.ndim != 3:
         return like(scale, d) * np.einsum("i,i...->...", w, d) / len(w)
-    grams = [d[i].T @ d[i] for i in range(len(w))]
+    kept = [delta if density == 1.0 else trimmed(delta, density) for delta in d]
+    grams = [delta.T @ delta + ridge * np.sum(delta**2) / max(d.shape[2], 1) * np.eye(d.shape[2]) for delta in kept]
     moved = sum(w[i] * d[i] @ grams[i] for i in range(len(w)))
     return scale * moved @ np.linalg.pinv(sum(w[i] * grams[i] for i in range(len(w))), rcond=1e-8)

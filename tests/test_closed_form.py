@@ -127,8 +127,9 @@ def test_with_pairs_the_sounds_come_nearer_to_their_texts(specialist: Any) -> No
     assert report.targets == "pairs"
     assert report.applied, report.reason
     assert report.errors[-1] < report.errors[0]
-    assert report.ridge is not None
-    assert (report.items, report.held_out) == (58, 14)
+    assert len(report.ridges) == len(report.errors) - 1 >= 1
+    assert report.items == 72
+    assert all(parameter.requires_grad for parameter in model[0].parameters())
 
 
 def test_few_items_are_left_alone(specialist: Any) -> None:
@@ -162,4 +163,4 @@ def test_components_that_do_not_exist_are_told(specialist: Any) -> None:
 
 def test_only_a_subset_is_fitted(specialist: Any) -> None:
     report = recover_closed_form(copy.deepcopy(specialist), sounds(60), max_items=40, rounds=1, iterations=2)
-    assert report.items + report.held_out == 40
+    assert report.items == 40

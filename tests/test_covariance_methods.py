@@ -130,7 +130,7 @@ def test_leading_directions_are_the_fewest_that_hold_the_energy(energy: float, c
 def test_actmat_zeroes_the_gradient_of_its_objective() -> None:
     rng = np.random.default_rng(14)
     deltas = rng.standard_normal((3, 4, 6))
-    found = merged("actmat", deltas, [1, 1, 1], None)
+    found = merged("actmat", deltas, [1, 1, 1], None, ridge=0.0)
     gradient = sum((found - d) @ d.T @ d for d in deltas)  # of ½ Σ ‖(W - d_i) d_iᵀ‖²
     np.testing.assert_allclose(gradient, 0, atol=1e-9)
 
@@ -141,4 +141,39 @@ def test_actmat_density_makes_the_gram_of_the_largest_entries() -> None:
     kept = np.stack([np.where(np.abs(d) >= np.sort(np.abs(d).ravel())[-6], d, 0) for d in deltas])
     grams = [k.T @ k for k in kept]
     wanted = sum(d @ g for d, g in zip(deltas, grams, strict=True)) @ np.linalg.pinv(sum(grams))
-    np.testing.assert_allclose(merged("actmat", deltas, [1, 1], None, density=0.5), wanted, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(
+        merged("actmat", deltas, [1, 1], None, density=0.5, ridge=0.0), wanted, rtol=1e-8, atol=1e-9
+    )
+
+
+def nearly_singular(seed: int = 16) -> np.ndarray:
+    """Four deltas of 24 x 96: all their rows together are square, so that their Gram matrices sum to full rank, barely.
+    Strong directions are shared, as those of specialists of one base are."""
+    rng = np.random.default_rng(seed)
+    shared = rng.standard_normal((24, 96)) * np.linspace(1, 0.01, 96)
+    return np.stack([shared + 0.7 * rng.standard_normal((24, 96)) * np.linspace(1, 0.01, 96) for _ in range(4)])
+
+
+def test_actmat_with_a_ridge_is_least_squares_with_a_pull_to_every_delta() -> None:
+    deltas, weights, ridge = nearly_singular(), [1.0, 0.5, 2.0, 0.3], 0.1
+    rows, targets = [], []
+    for delta, weight in zip(deltas, weights, strict=True):
+        pull = np.sqrt(ridge * np.mean(np.sum(delta**2, axis=0))) * np.eye(96)
+        seen = np.sqrt(weight) * np.vstack([delta, pull])  # what W and d_i are to do the same to
+        rows.append(seen)
+        targets.append(seen @ delta.T)
+    wanted = np.linalg.lstsq(np.vstack(rows), np.vstack(targets), rcond=None)[0].T
+    np.testing.assert_allclose(merged("actmat", deltas, weights, None, ridge=ridge), wanted, rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(merged("actmat", deltas, weights, None), wanted, rtol=1e-8, atol=1e-10)  # the default
+
+
+def test_a_nearly_singular_sum_of_grams_does_not_blow_up_actmat() -> None:
+    deltas = nearly_singular()
+    longest = max(np.linalg.norm(delta) for delta in deltas)
+    assert np.linalg.cond(sum(d.T @ d for d in deltas)) > 1e6
+    assert np.linalg.norm(merged("actmat", deltas, [1] * 4, None, ridge=0.0)) > 5 * longest
+    assert np.linalg.norm(merged("actmat", deltas, [1] * 4, None)) < 2 * longest
+    same = np.stack([deltas[0]] * 3)
+    np.testing.assert_allclose(merged("actmat", same, [1] * 3, None), deltas[0], rtol=1e-8, atol=1e-9)
+    np.testing.assert_array_equal(merged("actmat", 0 * deltas, [1] * 4, None), 0)
+    np.testing.assert_array_equal(merged("actmat", np.stack([deltas[0]] * 2), [1, -1], None), 0)

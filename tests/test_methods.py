@@ -98,8 +98,8 @@ TABLE = [
     Row("nuslerp", [{"space": "model"}], None, specialists=2),
     Row("karcher", [{"space": "model"}]),
     Row("regmean", oracle=oracles.task_arithmetic),  # without covariances; with them: test_covariance_methods.py
-    Row("actmat"),
-    Row("tact"),
+    Row("actmat", [{"ridge": 0.0}, {"ridge": 1.0}, {"density": 0.5}]),
+    Row("tact", [{"ridge": 0.0}]),
     Row("tsv", oracle=spectral.tsv),
     Row("iso_c", identity=None, oracle=spectral.iso_c),
     Row("iso_cts", [{"common": 0.0}, {"common": 0.5}, {"common": 1.0}], identity=None, oracle=spectral.iso_cts),

@@ -27,17 +27,17 @@ def merged(name: str, deltas: torch.Tensor = DELTAS, **options: Any) -> np.ndarr
 
 
 @pytest.mark.parametrize(
-    ("name", "result"),
+    ("name", "options", "result"),
     [
-        ("iso_c", "iso_c"),
-        ("tsv", "tsv_m"),
-        ("actmat", "actmat"),
-        ("wudi", "wudi_closed"),
-        ("swudi", "swudi_t300_r0.65"),
+        ("iso_c", {}, "iso_c"),
+        ("tsv", {}, "tsv_m"),
+        ("actmat", {"ridge": 0.0}, "actmat"),
+        ("wudi", {}, "wudi_closed"),
+        ("swudi", {}, "swudi_t300_r0.65"),
     ],
 )
-def test_equals_what_was_computed_elsewhere(name: str, result: str) -> None:
-    np.testing.assert_allclose(merged(name), ORACLES[result], rtol=1e-10, atol=1e-10)
+def test_equals_what_was_computed_elsewhere(name: str, options: dict[str, float], result: str) -> None:
+    np.testing.assert_allclose(merged(name, **options), ORACLES[result], rtol=1e-10, atol=1e-10)
 
 
 def test_magmax_is_what_was_computed_elsewhere_but_for_ties() -> None:

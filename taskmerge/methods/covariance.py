@@ -59,11 +59,15 @@ def actmat(
     density: Annotated[
         float, Between(0, 1, open="low"), Doc("share of each delta's largest entries that G_i is made of (TACT: 0.5)")
     ] = 1.0,
+    ridge: Ridge = 0.1,
     scale: Scale = 1.0,
 ) -> Tensor:
     """RegMean without data: each task vector stands in for the inputs that made it, G_i = d_iᵀ d_i.
 
-    W = (Σ w_i d_i G_i)(Σ w_i G_i)⁺; the pseudo-inverse drops eigenvalues below 1e-8 of the largest.
+    W = (Σ w_i d_i G_i)(Σ w_i G_i)⁺ with G ← G + ε·mean(diag G)·I. Weights are relative: doubling all changes nothing.
+    `ridge: 0` is the paper's formula, a pseudo-inverse that drops eigenvalues below 1e-8 of the largest. It divides
+    directions that the task vectors hardly have by next to nothing: a layer with about as many inputs as all its deltas
+    have rows together comes out tens of times as long as their sum. The ridge gives such directions the deltas' mean.
 
     deltas (specialists, outputs, inputs), weights (specialists,) -> (outputs, inputs), float64 inside.
     """
@@ -71,9 +75,9 @@ def actmat(
         return scale * weighted_mean(deltas, weights)
     exact = deltas.double()
     kept = exact if density == 1.0 else keep_largest(deltas, density).double()
-    gram = kept.mT @ kept
+    grams = _conditioned(kept.mT @ kept, 1.0, ridge)
     share = weights.double().to(exact.device)[:, None, None]
-    merged = (share * (exact @ gram)).sum(dim=0) @ _pseudo_inverse((share * gram).sum(dim=0))
+    merged = (share * (exact @ grams)).sum(dim=0) @ _pseudo_inverse((share * grams).sum(dim=0))
     return scale * merged.to(deltas.dtype)
 
 

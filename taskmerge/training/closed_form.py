@@ -6,7 +6,8 @@ over by the rotation that the texts alone fit between the two models (`specialis
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,8 +25,6 @@ from taskmerge.training.items import TrainingItems
 
 FEWEST_ITEMS = 32
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-STEPS = (1.0, 0.5, 0.25)
-HELD_OUT_SHARE = 0.2
 TOWARD_IDENTITY = 1e-3
 TEMPERATURE = 0.02
 
@@ -35,18 +34,17 @@ class ClosedFormReport:
     """What closed-form recovery did.
 
     applied: whether the projector was changed at all; reason: why, or why not.  targets: "pairs" or "label-free".
-    items: used for fitting; held_out: for deciding.  ridge: μ over the largest eigenvalue, found by cross-validation.
-    errors: on the held-out items, before and after every round kept: with pairs the mean InfoNCE loss against all
-    texts, label-free the mean ‖target - embedding‖². trained, frozen: numbers of tensors; the frozen ones were hashed
-    before and after and were bit-identical.
+    items: fitted on.  ridges: μ over the largest eigenvalue, one for every round kept, found by cross-validation.
+    errors: cross-validated, before and after every round kept: with pairs the mean InfoNCE loss against all texts,
+    label-free the mean ‖target - embedding‖². trained, frozen: numbers of tensors; the frozen ones were hashed before
+    and after and were bit-identical.
     """
 
     applied: bool
     reason: str
     targets: str
     items: int
-    held_out: int
-    ridge: float | None
+    ridges: tuple[float, ...]
     errors: tuple[float, ...]
     trained: int
     frozen: int
@@ -62,8 +60,8 @@ def recover_closed_form(
     *,
     specialist: Any = None,
     texts: Sequence[str] | None = None,
-    rounds: int = 3,
-    iterations: int = 12,
+    rounds: int = 2,
+    iterations: int = 8,
     folds: int = 2,
     ridges: Sequence[float] = RIDGES,
     batch_size: int = 32,
@@ -75,12 +73,13 @@ def recover_closed_form(
     model: a grafted SentenceTransformer, or one that owns its towers.  data: what `read_pairs` takes.  train:
     components or globs, the projector's.  specialist: when given, no labels are used: targets come from it (see the
     module), and `texts`, default the data's own, fit the rotation.  rounds: Gauss-Newton steps at most.  iterations:
-    Krylov dimension, i.e. passes over the data a step.  folds: of the cross-validation over `ridges`, in the first
-    round.  max_items: a random subset of this size is enough for a projector.
+    Krylov dimension, i.e. passes over the data a step.  folds: of the cross-validation.  max_items: a random subset of
+    this size is enough for a projector.
 
-    A step is kept when the error on a fifth of the texts, held out, falls; the whole is kept when a bootstrap interval
-    of the error's fall excludes zero. With fewer than 32 items nothing is done. Raises UsageError for broken data and
-    for components that do not exist, before anything is computed.
+    Every round is fitted on all items, and once for each fold without it: the ridge, whether the round is kept, and in
+    the end whether anything is changed at all are decided by every item's error while its text was held out. The
+    whole is kept when a bootstrap interval of that error's fall excludes zero. With fewer than 32 items nothing is
+    done. Raises UsageError for broken data and for components that do not exist, before anything is computed.
     """
     pairs = read_pairs(data)
     names = select(model[0], train)
@@ -88,25 +87,36 @@ def recover_closed_form(
     kind = "pairs" if specialist is None else "label-free"
     if len(pairs) < FEWEST_ITEMS:
         reason = f"{len(pairs)} items are too few: below {FEWEST_ITEMS} a fit does more harm than good"
-        return ClosedFormReport(False, reason, kind, len(pairs), 0, None, (), len(names), len(frozen))
+        return ClosedFormReport(False, reason, kind, len(pairs), (), (), len(names), len(frozen))
     pairs = _subset(pairs, max_items, seed)
     targets = _targets(model, pairs, specialist, texts, batch_size)
     problem = _Problem(model, pairs, names, targets, batch_size, labelled=specialist is None)
-    fit, held = _split(pairs.texts, HELD_OUT_SHARE, seed)
-    was_training = model.training
-    model.eval()
-    try:
-        found, ridge, errors = _rounds(problem, fit, held, rounds, iterations, folds, ridges, seed)
-        before = problem.errors(problem.start, held)
-        fall = mean_interval(before - problem.errors(found, held), groups=[pairs.texts[row] for row in held])
-    finally:
-        model.train(was_training)
+    with _without_gradients(model):
+        fit = _Fit(problem, _folds(pairs.texts, folds, seed), iterations)
+        while len(fit.ridges) < rounds and fit.another(ridges):
+            pass
+    fall = mean_interval(fit.before - fit.errors, groups=pairs.texts)
     applied = bool(fall.low > 0)
     if applied:
-        problem.write(found)
+        problem.write(fit.parameters)
     assert_unchanged(frozen, frozen_hashes(model[0], names))
-    reason = f"the held-out error falls by {fall}" if applied else f"no sure gain on held-out items: {fall}"
-    return ClosedFormReport(applied, reason, kind, len(fit), len(held), ridge, tuple(errors), len(names), len(frozen))
+    reason = f"the cross-validated error falls by {fall}" if applied else f"no sure gain on held-out items: {fall}"
+    steps = (tuple(fit.ridges), tuple(fit.history))
+    return ClosedFormReport(applied, reason, kind, len(pairs), *steps, len(names), len(frozen))
+
+
+@contextmanager
+def _without_gradients(model: Any) -> Iterator[None]:
+    """Evaluation mode, and no parameter that autograd follows beside the Jacobian products: they are dearer then."""
+    was_training = model.training
+    wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    model.eval().requires_grad_(False)
+    try:
+        yield
+    finally:
+        model.train(was_training)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(wanted[name])
 
 
 class _Problem:
@@ -174,55 +184,51 @@ class _Problem:
             own[name.removeprefix("0.")].copy_(value)
 
 
-def _rounds(
-    problem: _Problem,
-    fit: np.ndarray,
-    held: np.ndarray,
-    rounds: int,
-    iterations: int,
-    folds: int,
-    ridges: Sequence[float],
-    seed: int,
-) -> tuple[Parameters, float | None, list[float]]:
-    """(parameters, ridge, held-out error before and after each round that was kept)."""
-    current: Parameters = problem.start
-    errors = [float(problem.errors(current, held).mean())]
-    ridge = _cross_validated(problem, fit, iterations, folds, ridges, seed)
-    for _ in range(rounds if ridge is not None else 0):
-        krylov = walk(problem.embed, current, problem.batches(fit), iterations)
-        if krylov is None:
-            break
-        step = krylov.solve(ridge or 0.0)
-        tried = [moved_by(current, length * step) for length in STEPS]
-        found = [float(problem.errors(parameters, held).mean()) for parameters in tried]
-        best = int(np.argmin(found))
-        if not found[best] < errors[-1]:
-            break
-        current = tried[best]
-        errors.append(found[best])
-    return current, ridge, errors
+class _Fit:
+    """Rounds of Gauss-Newton on all items, and beside them the same rounds without each fold, which judge them.
 
+    parameters: fitted on all.  before, errors: every item's error at the start and now, by the fit that never saw its
+    text.  history: their means.  ridges: of the rounds kept.
+    """
 
-def _cross_validated(
-    problem: _Problem, rows: np.ndarray, iterations: int, folds: int, ridges: Sequence[float], seed: int
-) -> float | None:
-    """The ridge whose first step leaves the smallest error on the folds left out; None: standing still is better."""
-    parts = np.array_split(np.random.default_rng(seed).permutation(rows), folds)
-    totals = np.zeros(len(ridges))
-    still = 0.0
-    for number, left_out in enumerate(parts):
-        rest = np.concatenate([part for place, part in enumerate(parts) if place != number])
-        krylov = walk(problem.embed, problem.start, problem.batches(rest), iterations)
-        still += float(problem.errors(problem.start, left_out).sum())
-        if krylov is None:
-            return None
-        totals += _errors_by_ridge(problem, krylov, left_out, ridges)
-    best = int(np.argmin(totals))
-    return ridges[best] if totals[best] < still else None
+    def __init__(self, problem: _Problem, folds: Sequence[np.ndarray], iterations: int) -> None:
+        self.problem, self.folds, self.iterations = problem, folds, iterations
+        self.rows = np.arange(len(problem.labels))
+        self.parameters: Parameters = problem.start
+        self.without: list[Parameters] = [problem.start for _ in folds]
+        self.before = problem.errors(problem.start, self.rows)
+        self.errors = self.before
+        self.history = [float(self.before.mean())]
+        self.ridges: list[float] = []
 
+    def another(self, ridges: Sequence[float]) -> bool:
+        """One more round; False when no ridge makes the held-out errors smaller, and then nothing is changed."""
+        walks = [
+            self._walk(own, np.setdiff1d(self.rows, fold)) for own, fold in zip(self.without, self.folds, strict=True)
+        ]
+        whole = self._walk(self.parameters, self.rows)
+        if whole is None or any(krylov is None for krylov in walks):
+            return False
+        tried = []
+        for ridge in ridges:
+            moved = [
+                moved_by(own, krylov.solve(ridge)) for own, krylov in zip(self.without, walks, strict=True) if krylov
+            ]
+            errors = np.empty(len(self.rows))
+            for own, fold in zip(moved, self.folds, strict=True):
+                errors[fold] = self.problem.errors(own, fold)
+            tried.append((float(errors.mean()), ridge, moved, errors))
+        mean, ridge, moved, errors = min(tried, key=lambda attempt: attempt[0])
+        if not mean < self.history[-1]:
+            return False
+        self.parameters = moved_by(self.parameters, whole.solve(ridge))
+        self.without, self.errors = moved, errors
+        self.history.append(mean)
+        self.ridges.append(ridge)
+        return True
 
-def _errors_by_ridge(problem: _Problem, krylov: Krylov, rows: np.ndarray, ridges: Sequence[float]) -> np.ndarray:
-    return np.array([problem.errors(moved_by(problem.start, krylov.solve(ridge)), rows).sum() for ridge in ridges])
+    def _walk(self, parameters: Parameters, rows: np.ndarray) -> Krylov | None:
+        return walk(self.problem.embed, parameters, self.problem.batches(rows), self.iterations)
 
 
 def _targets(model: Any, pairs: Pairs, specialist: Any, texts: Sequence[str] | None, batch_size: int) -> Tensor:
@@ -245,14 +251,11 @@ def _subset(pairs: Pairs, count: int, seed: int) -> Pairs:
     return pairs.take(sorted(np.random.default_rng(seed).permutation(len(pairs))[:count].tolist()))
 
 
-def _split(texts: Sequence[str], share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to fit on and rows held out; no text on both sides, unless there are too few texts for that."""
+def _folds(texts: Sequence[str], count: int, seed: int) -> list[np.ndarray]:
+    """Rows of each fold; no text in two of them, unless there are too few texts for that."""
     distinct, index = collapse(texts)
     rng = np.random.default_rng(seed)
     if len(distinct) < 10:
-        order = rng.permutation(len(texts))
-        count = max(1, round(share * len(texts)))
-        return np.sort(order[count:]), np.sort(order[:count])
-    out = rng.permutation(len(distinct))[: max(1, round(share * len(distinct)))]
-    held = np.isin(index, out)
-    return np.flatnonzero(~held), np.flatnonzero(held)
+        return [np.sort(part) for part in np.array_split(rng.permutation(len(texts)), count)]
+    parts = np.array_split(rng.permutation(len(distinct)), count)
+    return [np.flatnonzero(np.isin(index, part)) for part in parts]

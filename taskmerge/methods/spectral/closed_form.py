@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from taskmerge.declarations import Between, Doc
-from taskmerge.methods.covariance import actmat
+from taskmerge.methods.covariance import Ridge, actmat
 from taskmerge.methods.options import Scale
 from taskmerge.methods.pieces import weighted_mean, weighted_sum
 from taskmerge.methods.registry import merge_method
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 @merge_method(source="TACT, arXiv 2604.01329", whole_matrices=True)
-def tact(deltas: Tensor, weights: Tensor, *, scale: Scale = 1.0) -> Tensor:
+def tact(deltas: Tensor, weights: Tensor, *, ridge: Ridge = 0.1, scale: Scale = 1.0) -> Tensor:
     """`actmat` with each G_i made of the larger half of its task vector's entries.
 
     deltas (specialists, rows, columns), weights (specialists,) -> (rows, columns).
     """
-    return actmat(deltas, weights, density=0.5, scale=scale)
+    return actmat(deltas, weights, density=0.5, ridge=ridge, scale=scale)
 
 
 def _normal_equations(deltas: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
