@@ -12,7 +12,7 @@ import transformers
 import zoo
 from safetensors.torch import load_file, save_file
 
-from taskmerge import fusion, recipes
+from taskmerge import Checkpoint, fuse, fusion, recipes
 from taskmerge.checkpoints.memory import MemoryWeights
 from taskmerge.checkpoints.quantized import dequantized, eight_bit_values
 from taskmerge.checkpoints.reading import open_stored
@@ -75,6 +75,28 @@ def test_scaled_floats_are_merged_as_numbers(tmp_path: Path, how: str) -> None:
     for name, value in load_file(tmp_path / "out" / "model.safetensors").items():
         expected = meant[name].double() + 0.5 * (theirs[name].double() - meant[name].double())
         torch.testing.assert_close(value.double(), expected, rtol=2**-8, atol=1e-9)
+
+
+def test_python_programs_see_numbers_too(tmp_path: Path) -> None:
+    """Task vectors and `fuse` of scaled 8-bit floats, as specialist and as base."""
+    kind = zoo.BY_NAME["Qwen3"]
+    plain = zoo.save(kind.build(), tmp_path / "plain")
+    meant = quantise(plain, tmp_path / "small", "blocks")
+    small, large = (
+        Checkpoint.open(tmp_path / "small"),
+        Checkpoint.open(zoo.save(zoo.perturb(kind.build(), 1), tmp_path / "one")),
+    )
+    vector = large - small
+    assert set(vector) == set(meant) and not vector.own
+    moved, fused = small + 0.5 * vector, fuse(small, {"one": large}, "sum", weights=0.5)
+    back = small - large
+    for name, value in meant.items():
+        other = large[name].double()
+        torch.testing.assert_close(vector[name].double(), other - value, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(back[name].double(), value - other, rtol=1e-6, atol=1e-7)
+        for model in (moved, fused):
+            torch.testing.assert_close(model[name].double(), (value + other) / 2, rtol=1e-2, atol=1e-6)
+    assert small["model.layers.0.self_attn.q_proj.weight"].dtype == torch.float8_e4m3fn  # opened as it is stored
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,19 @@ def test_it_may_be_moved_with_everything(folder: Path) -> None:
     assert verify(moved / "made" / "out") == []
 
 
+def test_moved_alone_it_is_told_where_the_recipe_lay(folder: Path, command: Callable[..., Any]) -> None:
+    out = folder / "far" / "away" / "from" / "it"
+    out.parent.mkdir(parents=True)
+    (folder / "made" / "out").rename(out)
+    ran = command("verify", out)
+    assert ran.code == 2 and "no file or folder 'base'" in ran.err
+    assert f"seen from the model, the recipe lay in {folder / 'far' / 'away'}" in ran.err
+    assert "verify --recipe-folder FOLDER" in ran.err
+    ran = command("verify", out, "--recipe-folder", folder)
+    assert (ran.code, ran.out) == (0, "")
+    assert "as recorded: inputs, output and every tensor" in ran.err
+
+
 Change = Callable[[Path], object]
 
 

@@ -121,12 +121,15 @@ def _show_written(written: Written, seconds: float, as_json: bool) -> None:
 def verify(
     out: Path = typer.Argument(help="A folder made by `taskmerge fuse`."),
     hashes_only: bool = typer.Option(False, "--hashes-only", help="Compare sha256 only; do not fuse again."),
+    recipe_folder: Path | None = typer.Option(
+        None, help="Where the recipe's relative paths start, when the model was moved away from it."
+    ),
     as_json: bool = JSON,
 ) -> None:
     """Re-derive a fused model from its recorded recipe and say what differs."""
     from taskmerge.fusion.verify import verify as run
 
-    findings = run(out, rederive=not hashes_only)
+    findings = run(out, rederive=not hashes_only, recipe_folder=recipe_folder)
     if as_json:
         print_json({"path": str(out), "same": not findings, "differences": findings})
     else:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from taskmerge.checkpoints.quantized import dequantized
 from taskmerge.fusion.fused import FusedWeights
 from taskmerge.fusion.plan import plan
 from taskmerge.fusion.steps import BASE
@@ -54,7 +55,7 @@ def fuse(
     if components:
         said["components"] = {name: list(patterns) for name, patterns in components.items()}
     recipe = from_dict(said, folder=Path())
-    opened = {BASE: Checkpoint.open(base).weights}
+    opened = {BASE: dequantized(Checkpoint.open(base).weights)}
     for name, source in specialists.items():
-        opened[name] = Checkpoint.open(source).weights
+        opened[name] = dequantized(Checkpoint.open(source).weights)
     return Checkpoint(FusedWeights(plan(recipe, opened), device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 from taskmerge.checkpoints.hashing import sha256_of
 from taskmerge.checkpoints.reading import open_stored
 from taskmerge.checkpoints.saving import CHUNK
+from taskmerge.errors import Problem, RecipeError
 from taskmerge.fusion.fused import FusedWeights
 from taskmerge.fusion.identity import weight_files
 from taskmerge.fusion.plan import plan
@@ -18,16 +20,25 @@ from taskmerge.fusion.steps import Plan
 from taskmerge.recipes import loads
 
 
-def verify(folder: Path, rederive: bool = True) -> list[str]:
+def verify(folder: Path, rederive: bool = True, recipe_folder: Path | None = None) -> list[str]:
     """Every difference between the model in `folder` and its record, as sentences; empty when there is none.
 
-    rederive: also run the recorded recipe again and compare tensor by tensor (reads all inputs).
+    rederive: also run the recorded recipe again and compare tensor by tensor (reads all inputs). recipe_folder: where
+    the recipe's relative paths start; None: where it lay, seen from `folder`, which fails when that was moved alone.
     Raises CheckpointError without a record, and what planning raises when inputs are gone.
     """
     record = read_provenance(folder)
     findings = _output_hashes(folder, record)
-    recipe = loads(record["recipe"], str(folder / "taskmerge.json"), folder / record["recipe_folder"])
-    decided = plan(recipe)
+    start = folder / record["recipe_folder"] if recipe_folder is None else recipe_folder
+    recipe = loads(record["recipe"], str(folder / "taskmerge.json"), start)
+    try:
+        decided = plan(recipe)
+    except RecipeError as error:
+        if recipe_folder is not None:
+            raise
+        looked = f"seen from the model, the recipe lay in {os.path.normpath(start)}"
+        move = "if the model was moved alone, say where the recipe's paths start: verify --recipe-folder FOLDER"
+        raise RecipeError([*error.problems, Problem(looked, str(folder / "taskmerge.json"), move)]) from None
     findings += _input_hashes(decided, record)
     findings += _rules(decided, record)
     if rederive:

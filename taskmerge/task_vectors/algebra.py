@@ -19,6 +19,7 @@ from taskmerge.checkpoints.compressed import CompressedDeltas, Form, restore
 from taskmerge.checkpoints.lora_extraction import Extraction, extract_lora
 from taskmerge.checkpoints.memory import MemoryWeights
 from taskmerge.checkpoints.names import align
+from taskmerge.checkpoints.quantized import dequantized
 from taskmerge.checkpoints.reading import load_json, open_stored
 from taskmerge.checkpoints.saving import output_dtype, save_weights
 from taskmerge.checkpoints.weights import TensorInfo, Weights
@@ -114,7 +115,7 @@ class Checkpoint:
 
     def __add__(self, other: object) -> Checkpoint:
         if isinstance(other, TaskVector):
-            return Checkpoint(MovedWeights(self, other))
+            return Checkpoint(MovedWeights(Checkpoint(dequantized(self.weights)), other))
         if isinstance(other, Checkpoint):
             raise UsageError(
                 f"model + model: {self.label} + {other.label}",
@@ -343,13 +344,14 @@ def _selected(pattern: str, name: str, components: Any) -> bool:
 
 
 def difference(specialist: Checkpoint, base: Checkpoint) -> TaskVector:
-    """specialist - base, tensor by tensor under the base's names.
+    """specialist - base, tensor by tensor under the base's names, scaled 8-bit floats as the numbers they stand for.
 
     Raises MergeError when shapes differ, or when the base has a tensor that the specialist lacks and that is neither a
     head nor a buffer, nor of a component it lacks as a whole: those have no delta. Neither have integer and bool
     tensors: a model that is moved keeps its own. Tensors only the specialist has become the task vector's own.
     """
-    new = align(base.weights, specialist.weights).weights
+    base = Checkpoint(dequantized(base.weights))
+    new = align(base.weights, dequantized(specialist.weights)).weights
     components = base.components()
     homes = {components.home(name) for name in new.tensors if name in components}
     shapes: dict[str, tuple[int, ...]] = {}
