@@ -48,10 +48,10 @@ JOINT_BATCH, JOINT_SHARE = 40, 2 / 3
 """Batches of the specialists' mean size; steps as a share of what its specialists take together."""
 RECOVERY = TrainingSettings(steps=100, batch_size=48, learning_rate=1e-3, warmup=20, evaluate_every=25, patience=3)
 REHEARSAL = TrainingSettings(
-    steps=720, batch_size=32, learning_rate=1e-4, learning_rates={"projector": 3e-4}, warmup=20, input_noise=0.1,
-    evaluate_every=180, balance=1e6, shares={"document": 3.0},
+    steps=900, batch_size=32, learning_rate=1e-4, learning_rates={"projector": 3e-4}, warmup=20, input_noise=0.1,
+    evaluate_every=225, balance=1e6, shares={"document": 2.0},
 )  # fmt: skip
-"""Documents, which lose nearly everything by fusing, are rehearsed as often as the others together."""
+"""Documents, which lose nearly everything by fusing, are rehearsed twice as often as the others."""
 
 
 class Seed:
