@@ -41,14 +41,14 @@ def models(seed: Seed) -> Iterator[str]:
     yield seed.fused("sum", FUSIONS["sum"]).name
     yield seed.recovered("sum").name
     yield seed.rehearsed("sum_recovered").name
+    for name, merge in FUSIONS.items():
+        yield seed.fused(name, merge).name
+    yield seed.recovered("protect").name
     for name, merge in COVARIANCE_FUSIONS.items():
         yield seed.fused(name, merge, EVEN_WEIGHTS).name
         yield seed.recovered(name).name
     for label_free in (False, True):
         yield seed.recovered_closed_form("sum", label_free).name
-    for name, merge in FUSIONS.items():
-        yield seed.fused(name, merge).name
-    yield seed.recovered("protect").name
     yield seed.joint("joint_visual", VISUAL).name
     yield seed.joint("joint_all", (*VISUAL, "audio")).name
 
