@@ -17,7 +17,8 @@ FLOORS: dict[str, int] = {
     "methods": 2, "task_vectors": 2, "omni": 2, "metrics": 2, "pairs": 2,
     "recipes": 3, "fusion": 3, "drift": 3, "training": 3, "evaluation": 3,
     "reporting": 4, "pipeline": 4,
-    "cli": 5, "__main__": 5,
+    "__main__": 5,
+    "cli": 5,
 }  # fmt: skip
 HEAVY = ("torch", "transformers", "numba", "sentence_transformers", "rich", "yaml", "huggingface_hub")
 

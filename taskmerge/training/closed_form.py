@@ -195,7 +195,7 @@ class _Fit:
         self.problem, self.folds, self.iterations = problem, folds, iterations
         self.rows = np.arange(len(problem.labels))
         self.parameters: Parameters = problem.start
-        self.without: list[Parameters] = [problem.start for _ in folds]
+        self.without: Sequence[Parameters] = [problem.start for _ in folds]
         self.before = problem.errors(problem.start, self.rows)
         self.errors = self.before
         self.history = [float(self.before.mean())]
