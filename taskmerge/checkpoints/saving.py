@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from taskmerge.checkpoints.ahead import in_order
 from taskmerge.checkpoints.layout import ShardLayout, index_files, lay_out
 from taskmerge.checkpoints.reading import load_json
 from taskmerge.checkpoints.side_files import side_files
@@ -19,7 +20,9 @@ from taskmerge.dtypes import OUTPUT_DTYPES
 from taskmerge.errors import UsageError, did_you_mean
 from taskmerge.rounding import decode, encode
 
-CHUNK, _LEAST_CHUNK = 4 << 20, 1 << 16
+CHUNK = 4 << 20
+_MOST_BYTES, _LEAST_BYTES = 8 << 20, 1 << 17
+AHEAD = 3  # while one chunk is being measured or handed over, others keep all cores busy
 MEMORY = 1 << 30
 SHARD_SIZE = 5_000_000_000
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -108,11 +111,13 @@ def write_shards(
     produce: Produce,
     progress: Progress | None = None,
     memory: int = MEMORY,
+    ahead: int = AHEAD,
 ) -> None:
     """Writes every shard that is not finished yet, chunk after chunk, then the indexes.
 
-    produce: (name, start, stop) -> entries [start, stop) in the output format. progress: called with bytes written.
-    memory: bytes to stay within; about a dozen chunks are under way at once, and what makes them needs some too.
+    produce: (name, start, stop) -> entries [start, stop) in the output format; called from several threads. progress:
+    called with bytes written. memory: bytes to stay within; about a dozen chunks are under way at once, and what makes
+    them needs some too. ahead: chunks made at a time.
     """
     for shard in shards:
         if shard.file in output.finished:
@@ -120,16 +125,31 @@ def write_shards(
                 progress(shard.size)
             continue
         with output.shard(shard) as writer:
-            for name, entry in zip(shard.names, shard.entries, strict=True):
-                chunk = min(CHUNK, max(_LEAST_CHUNK, memory // 32 // max(1, entry.info.format.size)))
-                for start in range(0, entry.info.count, chunk):
-                    stop = min(start + chunk, entry.info.count)
-                    data = produce(name, start, stop)
+            for made in in_order(lambda chunks: [produce(*chunk) for chunk in chunks], _chunks(shard, memory), ahead):
+                for data in made:
                     writer.write(data)
                     if progress:
                         progress(data.nbytes)
     for name, text in index_files(shards).items():
         output.add_text(name, text)
+
+
+def _chunks(shard: ShardLayout, memory: int) -> Iterator[list[tuple[str, int, int]]]:
+    """What to make at a time: (name, start, stop) of parts of a tensor, or of many little ones together."""
+    most = min(_MOST_BYTES, max(_LEAST_BYTES, memory // 32))
+    waiting: list[tuple[str, int, int]] = []
+    filled = 0
+    for name, entry in zip(shard.names, shard.entries, strict=True):
+        size = max(1, entry.info.format.size)
+        for start in range(0, entry.info.count, most // size):
+            stop = min(start + most // size, entry.info.count)
+            waiting.append((name, start, stop))
+            filled += (stop - start) * size
+            if filled >= most // 4:
+                yield waiting
+                waiting, filled = [], 0
+    if waiting:
+        yield waiting
 
 
 def add_side_files(
