@@ -84,6 +84,10 @@ class FusedWeights:
             if program.base_factor == 1.0 and self._agree(step):
                 return converted(base.read(start, stop), base.dtype, step.info.dtype)
             raise self._nonfinite(step)
+        for source in (Source(BASE, step.source.name), *step.specialists):
+            weights = self.plan.inputs[source.label]
+            if hasattr(weights, "release"):
+                weights.release(source.name, start, stop)
         return out
 
     def in_dtype(self, dtype: str) -> FusedWeights:
