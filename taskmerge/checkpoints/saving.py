@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import mmap
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import numpy as np
 from taskmerge.checkpoints.ahead import in_order
 from taskmerge.checkpoints.layout import ShardLayout, index_files, lay_out
 from taskmerge.checkpoints.reading import load_json
+from taskmerge.checkpoints.segments import Part, Produce, segments
+from taskmerge.checkpoints.shard_writer import BUFFER
 from taskmerge.checkpoints.side_files import side_files
 from taskmerge.checkpoints.weights import TensorInfo, Weights
 from taskmerge.checkpoints.writing import OutputFolder, check_space
@@ -21,13 +24,12 @@ from taskmerge.errors import UsageError, did_you_mean
 from taskmerge.rounding import decode, encode
 
 CHUNK = 4 << 20
-_MOST_BYTES, _LEAST_BYTES = 8 << 20, 1 << 17
+_LEAST_BUFFER = 1 << 17
 AHEAD = 3  # while one chunk is being measured or handed over, others keep all cores busy
 MEMORY = 1 << 30
 SHARD_SIZE = 5_000_000_000
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
-Produce = Callable[[str, int, int], np.ndarray]
 Progress = Callable[[int], None]
 
 
@@ -78,8 +80,8 @@ def save_weights(
     parts = dict(getattr(weights, "parts", None) or {"": ""})
     shards = lay_out(infos.values(), parse_size(shard_size), parts)
 
-    def produce(name: str, start: int, stop: int) -> np.ndarray:
-        return converted(weights.read(name, start, stop), weights.tensors[name].dtype, infos[name].dtype)
+    def produce(name: str, start: int, stop: int, out: np.ndarray) -> None:
+        out[:] = converted(weights.read(name, start, stop), weights.tensors[name].dtype, infos[name].dtype)
 
     folder = getattr(weights, "folder", None)
     write_side_files = getattr(weights, "write_side_files", None)
@@ -113,43 +115,32 @@ def write_shards(
     memory: int = MEMORY,
     ahead: int = AHEAD,
 ) -> None:
-    """Writes every shard that is not finished yet, chunk after chunk, then the indexes.
+    """Writes every shard that is not finished yet, buffer after buffer, then the indexes.
 
-    produce: (name, start, stop) -> entries [start, stop) in the output format; called from several threads. progress:
-    called with bytes written. memory: bytes to stay within; about a dozen chunks are under way at once, and what makes
-    them needs some too. ahead: chunks made at a time.
+    produce: see `Produce`; called from several threads. progress: called with bytes written. memory: bytes to stay
+    within; seven buffers are under way at once, and what fills them needs some too. ahead: buffers filled at a time.
     """
+    size = min(BUFFER, max(_LEAST_BUFFER, memory // 32 // mmap.PAGESIZE * mmap.PAGESIZE))
     for shard in shards:
         if shard.file in output.finished:
             if progress:
                 progress(shard.size)
             continue
-        with output.shard(shard) as writer:
-            for made in in_order(lambda chunks: [produce(*chunk) for chunk in chunks], _chunks(shard, memory), ahead):
-                for data in made:
-                    writer.write(data)
-                    if progress:
-                        progress(data.nbytes)
+        with output.shard(shard, size) as writer:
+
+            def filled(segment: list[Part]) -> tuple[np.ndarray, int]:
+                buffer, count = writer.take(), 0
+                for part in segment:
+                    part.fill(buffer[count : count + part.stop - part.start], produce)
+                    count += part.stop - part.start
+                return buffer, count
+
+            for buffer, count in in_order(filled, segments(shard, size), ahead):
+                writer.put(buffer, count)
+                if progress:
+                    progress(count)
     for name, text in index_files(shards).items():
         output.add_text(name, text)
-
-
-def _chunks(shard: ShardLayout, memory: int) -> Iterator[list[tuple[str, int, int]]]:
-    """What to make at a time: (name, start, stop) of parts of a tensor, or of many little ones together."""
-    most = min(_MOST_BYTES, max(_LEAST_BYTES, memory // 32))
-    waiting: list[tuple[str, int, int]] = []
-    filled = 0
-    for name, entry in zip(shard.names, shard.entries, strict=True):
-        size = max(1, entry.info.format.size)
-        for start in range(0, entry.info.count, most // size):
-            stop = min(start + most // size, entry.info.count)
-            waiting.append((name, start, stop))
-            filled += (stop - start) * size
-            if filled >= most // 4:
-                yield waiting
-                waiting, filled = [], 0
-    if waiting:
-        yield waiting
 
 
 def add_side_files(

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from taskmerge.checkpoints.layout import ShardLayout
-from taskmerge.checkpoints.shard_writer import ShardWriter
+from taskmerge.checkpoints.shard_writer import BUFFER, ShardWriter
 from taskmerge.errors import OutputError
 
 JOURNAL = ".taskmerge-journal.json"
@@ -117,10 +117,11 @@ class OutputFolder:
         return path
 
     @contextlib.contextmanager
-    def shard(self, layout: ShardLayout) -> Iterator[ShardWriter]:
-        """A writer for one weight file; on a clean exit the file is complete, synced and noted as finished."""
+    def shard(self, layout: ShardLayout, size: int = BUFFER) -> Iterator[ShardWriter]:
+        """A writer for one weight file, with buffers of `size` bytes; on a clean exit the file is complete, synced and
+        noted as finished."""
         path = self.path(layout.file + ".unfinished")
-        writer = ShardWriter(path, layout)
+        writer = ShardWriter(path, layout, size)
         try:
             yield writer
             digest = writer.finish()

@@ -64,7 +64,7 @@ def execute(
             left = [shard for shard in plan.shards if shard.file not in output.finished]
             check_space(out, sum(shard.size for shard in left))
             hashes = _Hashes(plan)
-            write_shards(output, list(plan.shards), fused.read, progress, memory, 1 if threads() == 1 else AHEAD)
+            write_shards(output, list(plan.shards), fused.read_into, progress, memory, 1 if threads() == 1 else AHEAD)
             _add_everything_else(output, plan, recipe, hashes.result())
             output.publish()
         except TaskmergeError as error:

@@ -60,7 +60,19 @@ class FusedWeights:
         program = self.plan.methods[step.method].program(step.weights, step.options, step.info.shape)
         if program is None or step.protected:
             return self._merged_whole(step)[start:stop]
-        return self._merged_chunk(step, program, start, stop)
+        out = np.empty(stop - start, step.info.format.storage)
+        self._merge_chunk(step, program, start, stop, out)
+        return out
+
+    def read_into(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
+        """As `read`, into `out`, 1-D, of the tensor's storage dtype; merged in place where chunks are merged."""
+        step = self.steps[name]
+        if step.action == "merge":
+            program = self.plan.methods[step.method].program(step.weights, step.options, step.info.shape)
+            if program is not None and not step.protected:
+                self._merge_chunk(step, program, start, stop, out)
+                return
+        out[:] = self.read(name, start, stop)
 
     def _taken(self, step: TensorStep, start: int, stop: int) -> np.ndarray:
         weights = self.plan.inputs[step.source.label]
@@ -72,23 +84,22 @@ class FusedWeights:
                 raise self._nonfinite(step)
         return taken
 
-    def _merged_chunk(self, step: TensorStep, program: Program, start: int, stop: int) -> np.ndarray:
+    def _merge_chunk(self, step: TensorStep, program: Program, start: int, stop: int, out: np.ndarray) -> None:
         base, specialists = self._operands(step)
         keys = self._keys(step)
         measurement = self._measurement(step, program)
-        out = np.empty(stop - start, step.info.format.storage)
         health = kernels.combine(
             base, specialists, program, measurement, keys, start, stop, out, step.info.dtype, device=self.device
         )
         if health.nonfinite_inputs or health.nonfinite_outputs:
             if program.base_factor == 1.0 and self._agree(step):
-                return converted(base.read(start, stop), base.dtype, step.info.dtype)
+                out[:] = converted(base.read(start, stop), base.dtype, step.info.dtype)
+                return
             raise self._nonfinite(step)
         for source in (Source(BASE, step.source.name), *step.specialists):
             weights = self.plan.inputs[source.label]
             if hasattr(weights, "release"):
                 weights.release(source.name, start, stop)
-        return out
 
     def in_dtype(self, dtype: str) -> FusedWeights:
         """The same, rounded straight into another format."""
