@@ -82,7 +82,7 @@ def drop_by_chance(
     state = first_state(key, start)
     for j in range(count):
         chance = chances[j]
-        kept = np.int64(mixed(state)) < np.int64(chance * 4294967296.0)
+        kept = np.float64(mixed(state)) < np.floor(chance * 4294967296.0)  # whole numbers below 2^53: exact
         divisor = chance if rescale & (chance > 0.0) else 1.0
         value = delta[j] / divisor
         out[j] = value if kept else 0.0
