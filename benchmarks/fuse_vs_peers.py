@@ -1,8 +1,11 @@
 """taskmerge, mergekit 0.1.5 and the floor, side by side: whole processes, alternating, several rounds.
 
-    python benchmarks/fuse_vs_peers.py .bench --mergekit PEER_VENV/bin --methods task_arithmetic,ties --rounds 3
+    python benchmarks/fuse_vs_peers.py .bench --mergekit PEER_VENV/bin --suite headline
 
-Writes benchmarks/results/NAME.json and NAME.md. mergekit comes from PyPI into an environment of its own:
+Writes benchmarks/results/SUITE.json and SUITE.md, after every method. Inputs are made when they are not there, and
+read once before each method, so that all tools find them in the page cache. --suite growth (2, 4, 8 specialists; 0.1,
+0.5, 2 B), shapes (5,000 little tensors, one huge one), sentence_transformers; or --case and --methods of one's own.
+mergekit comes from PyPI into an environment of its own:
 `python -m venv PEER_VENV && PEER_VENV/bin/pip install mergekit==0.1.5 sentence-transformers==6.2.0`.
 """
 
@@ -12,7 +15,7 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,6 +41,33 @@ METHODS: dict[str, dict[str, float]] = {
     "breadcrumbs": {"density": 0.5, "outliers": 0.01},
     "della": {"density": 0.5, "epsilon": 0.1},
     "sce": {},
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What to run. case: shape:billions:specialists. rounds: of ours and the floor; the peer has peer_rounds."""
+
+    case: str
+    methods: tuple[str, ...]
+    rounds: int = 3
+    peer_rounds: int = 1
+    tools: tuple[str, ...] = ("floor", "taskmerge", "mergekit")
+
+
+SUITES = {
+    "headline": (
+        Measure("qwen2:0.494:3", ("task_arithmetic", "dare_ties", "ties", "breadcrumbs", "della"), rounds=5),
+        Measure("qwen2:2.0:3", ("task_arithmetic",)),
+    ),
+    "growth": (
+        *(Measure(f"qwen2:0.494:{count}", ("task_arithmetic", "ties")) for count in (2, 4, 8)),
+        *(Measure(f"qwen2:{size}:3", ("task_arithmetic", "ties")) for size in (0.1, 0.494, 2.0)),
+    ),
+    "shapes": tuple(Measure(f"{shape}:0:3", ("task_arithmetic", "ties")) for shape in ("many", "huge")),
+    "sentence_transformers": (
+        Measure("qwen2:0.494:2", ("linear", "ties"), tools=("floor", "taskmerge", "sentence_transformers")),
+    ),
 }
 
 
@@ -114,6 +144,8 @@ def mergekit(peer: Path, dtype: str) -> Command:
 
 
 def sentence_transformers(peer: Path) -> Command:
+    """`SentenceTransformer.merge`, which takes folders with a tokenizer: see `with_tokenizer`."""
+
     def command(case: Case, method: str) -> tuple[list[str], dict[str, str]]:
         out = str(case.work / "sentence_transformers")
         script = str(HERE / "merge_sentence_transformers.py")
@@ -168,51 +200,90 @@ def report(name: str, results: list[dict[str, object]], folder: Path) -> None:
     (folder / f"{name}.md").write_text("\n".join(lines) + "\n")
 
 
+def with_tokenizer(inputs: list[Path]) -> None:
+    """A small tokenizer beside each model: `SentenceTransformer.merge` loads one."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": "[UNK]", "pad_token": "[PAD]"}
+    for folder in inputs:
+        tokenizer.save(str(folder / "tokenizer.json"))
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def into_page_cache(case: Case) -> None:
+    """Reads all inputs once."""
+    buffer = bytearray(16 << 20)
+    for name in case.files:
+        with Path(name).open("rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def measured(
+    what: Measure, folder: Path, peer: Path | None, peer_dtype: str, compared: bool
+) -> Iterator[dict[str, object]]:
+    """One row of results per method."""
+    shape, billions, specialists = what.case.split(":")
+    place = folder / f"{shape}_{billions}"
+    case = Case(what.case, make(place, shape, float(billions), int(specialists)), place)
+    known: dict[str, Command] = {
+        "floor": floor,
+        "floor_unsynced": floor_unsynced,
+        "taskmerge": taskmerge,
+        "taskmerge_first": taskmerge_first,
+    }
+    if peer is not None:
+        known |= {"mergekit": mergekit(peer, peer_dtype), "sentence_transformers": sentence_transformers(peer)}
+    tools = {name: known[name] for name in what.tools if name in known}
+    if "sentence_transformers" in tools:
+        with_tokenizer(case.inputs)
+    rounds = {
+        name: what.peer_rounds if name in ("mergekit", "sentence_transformers") else what.rounds for name in tools
+    }
+    for method in what.methods:
+        run(*taskmerge(case, method), case.work / "warm_up.log")  # builds the kernels, hashes the inputs
+        into_page_cache(case)
+        costs = alternate(case, method, tools, rounds)
+        outputs = None
+        if compared and "mergekit" in tools:
+            ours = case.work / "taskmerge" / "model.safetensors"
+            density = METHODS[method].get("density") if method == "ties" else None
+            outputs = compare(ours, case.work / "mergekit", case.inputs, density)
+        yield {
+            "case": what.case,
+            "method": method,
+            "medians": {tool: median(list_) for tool, list_ in costs.items()},
+            "runs": {tool: rows(list_) for tool, list_ in costs.items()},
+            "outputs": outputs,
+        }
+        for name in tools:
+            path = case.work / OUTPUTS[name]
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="where checkpoints and outputs go")
-    parser.add_argument("--name", default="fuse_vs_peers")
+    parser.add_argument("--mergekit", type=Path, help="bin folder of the peer's environment")
+    parser.add_argument("--suite", choices=sorted(SUITES))
+    parser.add_argument("--name", help="of the results; the suite's by default")
     parser.add_argument("--case", default="qwen2:0.494:3", help="shape:billions:specialists, several by commas")
     parser.add_argument("--methods", default="task_arithmetic,dare_ties,ties")
-    parser.add_argument("--mergekit", type=Path, help="bin folder of the peer's environment")
-    parser.add_argument("--peer-dtype", default="bfloat16", help="what mergekit computes in")
+    parser.add_argument("--tools", default="floor,taskmerge,mergekit", help="also floor_unsynced, taskmerge_first")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--peer-rounds", type=int, default=None)
+    parser.add_argument("--peer-rounds", type=int, default=1)
+    parser.add_argument("--peer-dtype", default="bfloat16", help="what mergekit computes in")
     parser.add_argument("--compare", action="store_true", help="compare the two tools' outputs")
-    arguments = parser.parse_args()
+    given = parser.parse_args()
+    methods, tools = tuple(given.methods.split(",")), tuple(given.tools.split(","))
+    own = (Measure(case, methods, given.rounds, given.peer_rounds, tools) for case in given.case.split(","))
     results: list[dict[str, object]] = []
-    for text in arguments.case.split(","):
-        shape, billions, specialists = text.split(":")
-        place = arguments.folder / f"{shape}_{billions}"
-        case = Case(text, make(place, shape, float(billions), int(specialists)), place)
-        for method in arguments.methods.split(","):
-            tools: dict[str, Command] = {
-                "floor": floor,
-                "floor_unsynced": floor_unsynced,
-                "taskmerge": taskmerge,
-                "taskmerge_first": taskmerge_first,
-            }
-            if arguments.mergekit:
-                tools["mergekit"] = mergekit(arguments.mergekit, arguments.peer_dtype)
-            rounds = dict.fromkeys(tools, arguments.rounds)
-            rounds |= {"mergekit": arguments.peer_rounds or arguments.rounds} if arguments.mergekit else {}
-            run(*taskmerge(case, method), case.work / "warm_up.log")  # builds the kernels, hashes the inputs
-            costs = alternate(case, method, tools, rounds)
-            outputs = None
-            if arguments.compare and arguments.mergekit:
-                ours = case.work / "taskmerge" / "model.safetensors"
-                density = METHODS[method].get("density") if method == "ties" else None
-                outputs = compare(ours, case.work / "mergekit", case.inputs, density)
-            results.append(
-                {
-                    "case": text,
-                    "method": method,
-                    "medians": {tool: median(list_) for tool, list_ in costs.items()},
-                    "runs": {tool: rows(list_) for tool, list_ in costs.items()},
-                    "outputs": outputs,
-                }
-            )
-            report(arguments.name, results, HERE / "results")
+    for what in SUITES[given.suite] if given.suite else own:
+        for row in measured(what, given.folder, given.mergekit, given.peer_dtype, given.compare):
+            results.append(row)
+            report(given.name or given.suite or "fuse_vs_peers", results, HERE / "results")
 
 
 if __name__ == "__main__":

@@ -26,11 +26,15 @@ class Cost:
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None, log: Path | None = None) -> Cost:
-    """Runs `command` to its end. Raises RuntimeError with its last words when it fails."""
+    """Runs `command` to its end. Raises RuntimeError with its last words when it fails.
+
+    Python may keep compiled bytecode, as it does for an installed package, whatever the caller's environment says.
+    """
     private = [0]
+    surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with (log or Path(os.devnull)).open("w") as out:
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=out, stderr=out, env={**os.environ, **(environment or {})})
+        process = subprocess.Popen(command, stdout=out, stderr=out, env={**surroundings, **(environment or {})})
         watcher = threading.Thread(target=_watch, args=(process.pid, private), daemon=True)
         watcher.start()
         _, status, usage = os.wait4(process.pid, 0)

@@ -306,3 +306,21 @@ def test_mistakes_of_the_caller_are_said() -> None:
         run(base, [base, base], Program((1.0,)), (), "F32")
     with pytest.raises(MergeError, match=r"shape \(4,\), the base's \(2, 2\)"):
         run(operand(np.zeros(4, np.float32), "F32", (2, 2)), [base], Program((1.0,)), (), "F32")
+
+
+def test_bounds_are_widened_to_what_rounds_to_them() -> None:
+    """Magnitudes compared as float64 with the widened bounds: as if rounded to float32 and compared with the bounds."""
+    from taskmerge.kernels.compiled.backend import _least, _most
+
+    random = np.random.default_rng(0)
+    least_of_all, most_of_all = np.float32(1e-45), np.finfo(np.float32).max
+    bounds = np.concatenate([[0, least_of_all, 1, 1.5, most_of_all], random.standard_normal(2000) ** 4]).astype(
+        np.float32
+    )
+    bounds = np.abs(bounds)
+    low, high = _least(bounds), _most(bounds)
+    with np.errstate(over="ignore"):
+        assert (low.astype(np.float32) >= bounds).all() and (high.astype(np.float32) <= bounds).all()
+        assert (np.nextafter(low, -np.inf).astype(np.float32) < bounds)[1:].all() and low[0] <= 0
+        assert (np.nextafter(high, np.inf).astype(np.float32) > bounds).all()
+    assert _most(np.float32([np.inf]))[0] == np.inf

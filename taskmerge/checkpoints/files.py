@@ -25,6 +25,7 @@ class WeightFile:
         self._snapshot = snapshot
         self._path = path
         self._lock = threading.Lock()
+        self._region: mmap.mmap | None = None
         self._bytes: np.ndarray | None = None
         if path is not None:
             self._header: Header | None = read_file_header(path)
@@ -68,8 +69,19 @@ class WeightFile:
                 stop = max((entry.stop for entry in self.entries.values()), default=0)
                 if len(region) < stop:
                     raise CheckpointError("the file has shrunk since its header was read", str(path))
-                self._bytes = np.frombuffer(region, dtype=np.uint8)
+                self._region, self._bytes = region, np.frombuffer(region, dtype=np.uint8)
         return self._bytes
+
+    def release(self, name: str, start: int, stop: int) -> None:
+        """Unmaps the pages of entries [start, stop): read again, they are mapped again. Left to the end of the process,
+        unmapping gigabytes takes longer than the last file's sync, on one core."""
+        if self._region is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        entry, page = self.entries[name], mmap.PAGESIZE
+        first = -(-(entry.start + start * entry.info.format.size) // page) * page
+        last = (entry.start + stop * entry.info.format.size) // page * page
+        if last > first:
+            self._region.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def read(self, name: str, start: int, stop: int | None) -> np.ndarray:
         """Entries [start, stop) of one tensor, as `Weights.read` gives them."""

@@ -56,6 +56,16 @@ class StoredWeights:
         file, stored = self._owners[name]
         return file.read(stored, start, stop)
 
+    def view(self, name: str) -> np.ndarray | None:
+        """See `Weights.read`."""
+        file, stored = self._owners[name]
+        return None if isinstance(file, PickleFile) else file.read(stored, 0, None)
+
+    def release(self, name: str, start: int, stop: int) -> None:
+        """See `Weights.read`."""
+        file, stored = self._owners[name]
+        file.release(stored, start, stop)
+
     def file_of(self, name: str) -> WeightFile:
         """The file that holds tensor `name`."""
         return self._owners[name][0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mmap
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from taskmerge.checkpoints.ahead import in_order
 from taskmerge.checkpoints.layout import ShardLayout, index_files, lay_out
 from taskmerge.checkpoints.reading import load_json
+from taskmerge.checkpoints.segments import Part, Produce, segments
+from taskmerge.checkpoints.shard_writer import BUFFER
 from taskmerge.checkpoints.side_files import side_files
 from taskmerge.checkpoints.weights import TensorInfo, Weights
 from taskmerge.checkpoints.writing import OutputFolder, check_space
@@ -19,12 +23,13 @@ from taskmerge.dtypes import OUTPUT_DTYPES
 from taskmerge.errors import UsageError, did_you_mean
 from taskmerge.rounding import decode, encode
 
-CHUNK, _LEAST_CHUNK = 4 << 20, 1 << 16
+CHUNK = 4 << 20
+_LEAST_BUFFER = 1 << 17
+AHEAD = 3  # while one chunk is being measured or handed over, others keep all cores busy
 MEMORY = 1 << 30
 SHARD_SIZE = 5_000_000_000
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
-Produce = Callable[[str, int, int], np.ndarray]
 Progress = Callable[[int], None]
 
 
@@ -75,8 +80,8 @@ def save_weights(
     parts = dict(getattr(weights, "parts", None) or {"": ""})
     shards = lay_out(infos.values(), parse_size(shard_size), parts)
 
-    def produce(name: str, start: int, stop: int) -> np.ndarray:
-        return converted(weights.read(name, start, stop), weights.tensors[name].dtype, infos[name].dtype)
+    def produce(name: str, start: int, stop: int, out: np.ndarray) -> None:
+        out[:] = converted(weights.read(name, start, stop), weights.tensors[name].dtype, infos[name].dtype)
 
     folder = getattr(weights, "folder", None)
     write_side_files = getattr(weights, "write_side_files", None)
@@ -108,26 +113,32 @@ def write_shards(
     produce: Produce,
     progress: Progress | None = None,
     memory: int = MEMORY,
+    ahead: int = AHEAD,
 ) -> None:
-    """Writes every shard that is not finished yet, chunk after chunk, then the indexes.
+    """Writes every shard that is not finished yet, buffer after buffer, then the indexes.
 
-    produce: (name, start, stop) -> entries [start, stop) in the output format. progress: called with bytes written.
-    memory: bytes to stay within; about a dozen chunks are under way at once, and what makes them needs some too.
+    produce: see `Produce`; called from several threads. progress: called with bytes written. memory: bytes to stay
+    within; seven buffers are under way at once, and what fills them needs some too. ahead: buffers filled at a time.
     """
+    size = min(BUFFER, max(_LEAST_BUFFER, memory // 32 // mmap.PAGESIZE * mmap.PAGESIZE))
     for shard in shards:
         if shard.file in output.finished:
             if progress:
                 progress(shard.size)
             continue
-        with output.shard(shard) as writer:
-            for name, entry in zip(shard.names, shard.entries, strict=True):
-                chunk = min(CHUNK, max(_LEAST_CHUNK, memory // 32 // max(1, entry.info.format.size)))
-                for start in range(0, entry.info.count, chunk):
-                    stop = min(start + chunk, entry.info.count)
-                    data = produce(name, start, stop)
-                    writer.write(data)
-                    if progress:
-                        progress(data.nbytes)
+        with output.shard(shard, size) as writer:
+
+            def filled(segment: list[Part]) -> tuple[np.ndarray, int]:
+                buffer, count = writer.take(), 0
+                for part in segment:
+                    part.fill(buffer[count : count + part.stop - part.start], produce)
+                    count += part.stop - part.start
+                return buffer, count
+
+            for buffer, count in in_order(filled, segments(shard, size), ahead):
+                writer.put(buffer, count)
+                if progress:
+                    progress(count)
     for name, text in index_files(shards).items():
         output.add_text(name, text)
 

@@ -6,6 +6,7 @@ merging does; so whole aligned buffers go straight to the disk (O_DIRECT), where
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import mmap
@@ -20,60 +21,88 @@ import numpy as np
 from taskmerge.checkpoints.layout import ShardLayout
 from taskmerge.errors import OutputError
 
-_QUEUED_BUFFERS = 4
-_BUFFER = 8 << 20
-_BATCH = 1 << 20
+BUFFER = 8 << 20
+BUFFERS = 7
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class ShardWriter:
-    """Takes the bytes of one file in order; nothing is sure before `finish`. Raises OutputError if the disk refuses."""
+    """Takes the bytes of one file in order; nothing is sure before `finish`. Raises OutputError if the disk refuses.
 
-    def __init__(self, path: Path, layout: ShardLayout) -> None:
-        self._expected = layout.size
-        self._path = path
-        self._taken = self._waiting_bytes = 0
-        self._waiting: list[np.ndarray] = []
+    Either `write` is given everything after the header, or buffers are had from `take`, filled by any thread and
+    handed over by `put` in the order of the file, header included. size: bytes of one buffer, a multiple of the page.
+    """
+
+    def __init__(self, path: Path, layout: ShardLayout, size: int = BUFFER) -> None:
+        self._path, self._layout, self._size = path, layout, size
+        self._taken = self._filled = 0
+        self._filling: np.ndarray | None = None
         self._hash = hashlib.sha256()
+        self._free: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
+        for buffer in _aligned(BUFFERS, size):
+            self._free.put(buffer)
         try:
             self._file = _StraightFile(path, layout.size)
         except OSError as error:
             raise self._failed(f"no room for {layout.size:,} bytes: {error.strerror}") from None
-        self._consumers = [_Consumer(self._hash_more), _Consumer(self._file.append)]
-        self.write(np.frombuffer(layout.header, dtype=np.uint8))
+        self._writing = _Consumer(self._write_out)
+        self._hashing = _Consumer(self._hash_more)
 
-    def write(self, data: np.ndarray) -> None:
-        """Appends the bytes of `data`, which must not change afterwards."""
-        entries = data.view(np.uint8)
-        self._taken += entries.size
-        self._waiting.append(entries)
-        self._waiting_bytes += entries.size
-        if self._waiting_bytes >= _BATCH:
-            self._hand_over()
+    def take(self) -> np.ndarray:
+        """A buffer of `size` bytes, uint8, to be filled and given to `put`; waits until one is free."""
+        return self._free.get()
 
-    def _hand_over(self) -> None:
-        """Little tensors go to the threads many at a time: waking a thread costs more than writing one."""
-        for consumer in self._consumers:
+    def put(self, buffer: np.ndarray, count: int) -> None:
+        """Appends the first `count` bytes of a buffer; only the file's last may be less than full."""
+        for consumer in (self._hashing, self._writing):
             if consumer.failure is not None:
                 raise self._failed(f"writing failed: {consumer.failure}")
-            consumer.queue.put(self._waiting)
-        self._waiting, self._waiting_bytes = [], 0
+        self._taken += count
+        self._hashing.queue.put(buffer[:count])
+
+    def write(self, data: np.ndarray) -> None:
+        """Appends the bytes of `data`, the header's before the first."""
+        if not self._taken and self._filling is None:
+            self._copy(np.frombuffer(self._layout.header, np.uint8))
+        self._copy(data.view(np.uint8))
+
+    def _copy(self, entries: np.ndarray) -> None:
+        while entries.size:
+            if self._filling is None:
+                self._filling, self._filled = self.take(), 0
+            count = min(entries.size, self._size - self._filled)
+            self._filling[self._filled : self._filled + count] = entries[:count]
+            self._filled += count
+            entries = entries[count:]
+            if self._filled == self._size:
+                self.put(self._filling, self._size)
+                self._filling = None
 
     def _hash_more(self, data: np.ndarray) -> None:
-        self._hash.update(data.data)
+        try:
+            self._hash.update(data.data)
+        finally:
+            self._writing.queue.put(data)
+
+    def _write_out(self, data: np.ndarray) -> None:
+        try:
+            self._file.append(data)
+        finally:
+            self._free.put(data.base)  # type: ignore[arg-type]
 
     def _failed(self, what: str) -> OutputError:
         return OutputError(what, str(self._path), "free space, then run it again: it goes on from its finished files")
 
     def finish(self) -> str:
         """Waits for the last byte to be on disk; the file's sha256."""
-        self._hand_over()
-        failures = [consumer.stop() for consumer in self._consumers]
+        if self._filling is not None:
+            self.put(self._filling, self._filled)
+        failures = [self._hashing.stop(), self._writing.stop()]
         try:
             if any(failures):
                 raise self._failed(f"writing failed: {next(filter(None, failures))}")
-            if self._taken != self._expected:
-                raise self._failed(f"wrote {self._taken:,} bytes of {self._expected:,}")
+            if self._taken != self._layout.size:
+                raise self._failed(f"wrote {self._taken:,} bytes of {self._layout.size:,}")
             self._file.finish()
         except OSError as error:
             raise self._failed(f"writing failed: {error}") from None
@@ -81,16 +110,26 @@ class ShardWriter:
 
     def close(self) -> None:
         """Ends the threads and closes the file."""
-        for consumer in self._consumers:
-            consumer.stop()
+        self._hashing.stop()
+        self._writing.stop()
         self._file.close()
+
+
+def _aligned(count: int, size: int) -> list[np.ndarray]:
+    """Buffers on page boundaries, as O_DIRECT wants them. Each a `base` of its own, to be recognised in its slices."""
+    regions = [mmap.mmap(-1, size) for _ in range(count)]
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        for region in regions:
+            with contextlib.suppress(OSError):
+                region.madvise(mmap.MADV_HUGEPAGE)
+    return [np.frombuffer(region, np.uint8) for region in regions]
 
 
 class _Consumer:
     """A thread that calls a function with everything put into its queue, until the first failure."""
 
     def __init__(self, function: Callable[[np.ndarray], None]) -> None:
-        self.queue: queue.Queue[list[np.ndarray] | None] = queue.Queue(_QUEUED_BUFFERS)
+        self.queue: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()
         self.failure: BaseException | None = None
         self._function = function
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -98,12 +137,10 @@ class _Consumer:
 
     def _run(self) -> None:
         while (data := self.queue.get()) is not None:
-            if self.failure is None:
-                try:
-                    for part in data:
-                        self._function(part)
-                except BaseException as error:
-                    self.failure = error
+            try:
+                self._function(data)
+            except BaseException as error:
+                self.failure = self.failure or error
 
     def stop(self) -> BaseException | None:
         """Lets it work off what it has; what went wrong."""
@@ -117,8 +154,8 @@ class _StraightFile:
     """A new file of known size, appended to in large aligned buffers. Raises OSError."""
 
     def __init__(self, path: Path, size: int) -> None:
-        self._buffer = np.frombuffer(mmap.mmap(-1, _BUFFER), np.uint8)
-        self._filled = self._written = 0
+        self._written = 0
+        self._failed = False
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
         try:
             self._file = os.open(path, flags | _DIRECT, 0o666)
@@ -132,20 +169,17 @@ class _StraightFile:
             raise
 
     def append(self, data: np.ndarray) -> None:
-        """Takes bytes, uint8; they are free again afterwards."""
-        while data.size:
-            count = min(data.size, _BUFFER - self._filled)
-            self._buffer[self._filled : self._filled + count] = data[:count]
-            self._filled += count
-            data = data[count:]
-            if self._filled == _BUFFER:
-                self._flush()
-
-    def _flush(self) -> None:
-        view = self._buffer[: self._filled].data
+        """Takes bytes, uint8; they are free again afterwards. Nothing is written after a failure."""
+        if self._failed:
+            return
+        self._failed = True
+        view = data.data
         while view:
+            whole = len(view) // mmap.PAGESIZE * mmap.PAGESIZE
+            if not whole:
+                self._indirect()  # the last, odd bytes
             try:
-                count = os.pwrite(self._file, view, self._written)
+                count = os.pwrite(self._file, view[: whole or None], self._written)
             except OSError:
                 if not self._indirect():
                     raise
@@ -154,7 +188,7 @@ class _StraightFile:
             view = view[count:]
             if count % mmap.PAGESIZE and view:
                 self._indirect()
-        self._filled = 0
+        self._failed = False
 
     def _indirect(self) -> bool:
         """Goes on through the page cache; False if it already did."""
@@ -165,9 +199,7 @@ class _StraightFile:
         return True
 
     def finish(self) -> None:
-        """Writes the rest and waits until all of it is on disk."""
-        self._indirect()  # the last, odd bytes
-        self._flush()
+        """Waits until all of it is on disk."""
         os.fsync(self._file)
 
     def close(self) -> None:

@@ -48,6 +48,19 @@ class ViewedWeights:
         self.views = dict(views)
         self.tensors: Mapping[str, TensorInfo] = {name: view.info for name, view in self.views.items()}
 
+    def view(self, name: str) -> np.ndarray | None:
+        """See `Weights.read`: of one whole stored tensor, the source's."""
+        pieces, source = self.views[name].pieces, self.source
+        if len(pieces) != 1 or pieces[0].start or not hasattr(source, "view"):
+            return None
+        found = source.view(pieces[0].name)
+        return None if found is None or found.size != pieces[0].count else found
+
+    def release(self, name: str, start: int, stop: int) -> None:
+        """See `Weights.read`: of one whole stored tensor, the source's."""
+        if self.view(name) is not None:
+            self.source.release(self.views[name].pieces[0].name, start, stop)  # type: ignore[attr-defined]
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """See `Weights.read`; one piece is a view of the source, several are copied together."""
         view = self.views[name]

@@ -55,5 +55,8 @@ class Weights(Protocol):
 
         BF16 and 8-bit floats come as bit patterns (uint16, uint8). A view of mapped pages where possible, never
         to be written to. Raises CheckpointError when the bytes cannot be had.
+
+        Weights in mapped files also have ``view(name)``: what ``read(name)`` gives, if that is a view and is free,
+        else None; and ``release(name, start, stop)``: these entries will hardly be read again.
         """
         ...

@@ -13,10 +13,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from taskmerge.checkpoints.layout import ShardLayout
-from taskmerge.checkpoints.shard_writer import ShardWriter
+from taskmerge.checkpoints.shard_writer import BUFFER, ShardWriter
 from taskmerge.errors import OutputError
 
 JOURNAL = ".taskmerge-journal.json"
@@ -41,6 +42,7 @@ class OutputFolder:
         self.fresh = fresh
         self.finished: dict[str, str] = {}
         self._made: list[Path] = []
+        self._unsynced: list[Path] = []
         check_free(self.final, fresh)
         check_apart(self.final, inputs)
 
@@ -102,9 +104,11 @@ class OutputFolder:
 
     def _write_journal(self) -> None:
         table = {"identity": self.identity, "finished": self.finished}
-        _write_synced(self.staging / f"{JOURNAL}.new", json.dumps(table).encode())
-        (self.staging / f"{JOURNAL}.new").replace(self.staging / JOURNAL)
-        _sync_folder(self.staging)
+        path = self.staging / f"{JOURNAL}.new"
+        path.write_text(json.dumps(table), "utf-8")
+        if self.finished:  # before that there is nothing to go on from
+            _sync(path)
+        path.replace(self.staging / JOURNAL)
 
     def path(self, name: str) -> Path:
         """Where the file `name` is being collected; makes its folders."""
@@ -113,10 +117,11 @@ class OutputFolder:
         return path
 
     @contextlib.contextmanager
-    def shard(self, layout: ShardLayout) -> Iterator[ShardWriter]:
-        """A writer for one weight file; on a clean exit the file is complete, synced and noted as finished."""
+    def shard(self, layout: ShardLayout, size: int = BUFFER) -> Iterator[ShardWriter]:
+        """A writer for one weight file, with buffers of `size` bytes; on a clean exit the file is complete, synced and
+        noted as finished."""
         path = self.path(layout.file + ".unfinished")
-        writer = ShardWriter(path, layout)
+        writer = ShardWriter(path, layout, size)
         try:
             yield writer
             digest = writer.finish()
@@ -127,19 +132,23 @@ class OutputFolder:
         self._write_journal()
 
     def add_text(self, name: str, text: str) -> None:
-        """Writes a small file."""
-        _write_synced(self.path(name), text.encode("utf-8"))
+        """Writes a small file; on disk for sure once published."""
+        path = self.path(name)
+        path.write_bytes(text.encode("utf-8"))
+        self._unsynced.append(path)
 
     def add_copy(self, name: str, source: Path) -> None:
         """Copies a side file (contents, not links)."""
         target = self.path(name)
         shutil.copyfile(source, target)
+        self._unsynced.append(target)
 
     def publish(self) -> None:
         """Moves the finished folder to its final place."""
         check_free(self.final, self.fresh)
-        for folder, _, _ in os.walk(self.staging):
-            _sync_folder(Path(folder))
+        folders = [Path(folder) for folder, _, _ in os.walk(self.staging)]
+        with ThreadPoolExecutor(8) as threads:  # at once: a file system commits what is asked for together
+            list(threads.map(_sync, [*self._unsynced, *folders]))
         old = self.final.parent / f".{self.final.name}.replaced"
         if self.final.exists():
             if old.exists():
@@ -148,7 +157,7 @@ class OutputFolder:
         (self.staging / JOURNAL).unlink()
         self.staging.replace(self.final)
         (self.final / LOCK).unlink()
-        _sync_folder(self.final.parent)
+        _sync(self.final.parent)
         if old.exists():
             shutil.rmtree(old)
 
@@ -190,15 +199,9 @@ def check_space(final: Path, needed: int) -> None:
         )
 
 
-def _write_synced(path: Path, data: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from taskmerge.checkpoints.hashing import sha256_of
-from taskmerge.checkpoints.saving import MEMORY, write_shards
+from taskmerge.checkpoints.saving import AHEAD, MEMORY, write_shards
 from taskmerge.checkpoints.writing import OutputFolder, check_space
 from taskmerge.errors import MergeError, TaskmergeError
 from taskmerge.fusion import provenance
@@ -21,6 +21,7 @@ from taskmerge.fusion.identity import identity, input_folders, weight_files
 from taskmerge.fusion.model_card import model_card
 from taskmerge.fusion.sides import add_side_files
 from taskmerge.fusion.steps import BASE, Plan
+from taskmerge.kernels import threads
 from taskmerge.recipes import Recipe
 
 Progress = Callable[[int], None]
@@ -63,7 +64,7 @@ def execute(
             left = [shard for shard in plan.shards if shard.file not in output.finished]
             check_space(out, sum(shard.size for shard in left))
             hashes = _Hashes(plan)
-            write_shards(output, list(plan.shards), fused.read, progress, memory)
+            write_shards(output, list(plan.shards), fused.read_into, progress, memory, 1 if threads() == 1 else AHEAD)
             _add_everything_else(output, plan, recipe, hashes.result())
             output.publish()
         except TaskmergeError as error:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from taskmerge import kernels
-from taskmerge.checkpoints.saving import CHUNK, converted, stored_format
+from taskmerge.checkpoints.saving import AHEAD, CHUNK, converted, stored_format
 from taskmerge.checkpoints.weights import TensorInfo, Weights
 from taskmerge.checkpoints.writing import OutputFolder
 from taskmerge.errors import MergeError
 from taskmerge.fusion.covariances import matrices
+from taskmerge.fusion.once import Once
 from taskmerge.fusion.sides import add_side_files
 from taskmerge.fusion.steps import BASE, Plan, Source, TensorStep
 from taskmerge.kernels.program import KeepLargest, Program
@@ -41,10 +43,10 @@ class FusedWeights:
         self.folder = getattr(plan.base, "folder", None)
         self.steps: Mapping[str, TensorStep] = {step.info.name: step for step in plan.steps}
         self.tensors: Mapping[str, TensorInfo] = {step.info.name: step.info for step in plan.steps}
-        self._lock = threading.Lock()
-        self._measured: tuple[str, kernels.Measurement | None] = ("", None)
-        self._whole: tuple[str, np.ndarray] = ("", np.empty(0))
-        self._model_wide: dict[Program, kernels.Measurement] = {}
+        self._measured: Once[str, kernels.Measurement | None] = Once(AHEAD + 1)
+        self._whole: Once[str, np.ndarray] = Once(AHEAD + 1)
+        self._model_wide: Once[Program, kernels.Measurement] = Once()
+        self._one_whole_tensor = threading.Lock()
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """See `Weights.read`. Raises MergeError for NaN or inf that the plan does not allow.
@@ -58,7 +60,19 @@ class FusedWeights:
         program = self.plan.program(step)
         if program is None:
             return self._merged_whole(step)[start:stop]
-        return self._merged_chunk(step, program, start, stop)
+        out = np.empty(stop - start, step.info.format.storage)
+        self._merge_chunk(step, program, start, stop, out)
+        return out
+
+    def read_into(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
+        """As `read`, into `out`, 1-D, of the tensor's storage dtype; merged in place where chunks are merged."""
+        step = self.steps[name]
+        if step.action == "merge":
+            program = self.plan.program(step)
+            if program is not None:
+                self._merge_chunk(step, program, start, stop, out)
+                return
+        out[:] = self.read(name, start, stop)
 
     def _taken(self, step: TensorStep, start: int, stop: int) -> np.ndarray:
         weights = self.plan.inputs[step.source.label]
@@ -70,19 +84,22 @@ class FusedWeights:
                 raise self._nonfinite(step)
         return taken
 
-    def _merged_chunk(self, step: TensorStep, program: Program, start: int, stop: int) -> np.ndarray:
+    def _merge_chunk(self, step: TensorStep, program: Program, start: int, stop: int, out: np.ndarray) -> None:
         base, specialists = self._operands(step)
         keys = self._keys(step)
         measurement = self._measurement(step, program)
-        out = np.empty(stop - start, step.info.format.storage)
         health = kernels.combine(
             base, specialists, program, measurement, keys, start, stop, out, step.info.dtype, device=self.device
         )
         if health.nonfinite_inputs or health.nonfinite_outputs:
             if program.base_factor == 1.0 and self._agree(step):
-                return converted(base.read(start, stop), base.dtype, step.info.dtype)
+                out[:] = converted(base.read(start, stop), base.dtype, step.info.dtype)
+                return
             raise self._nonfinite(step)
-        return out
+        for source in (Source(BASE, step.source.name), *step.specialists):
+            weights = self.plan.inputs[source.label]
+            if hasattr(weights, "release"):
+                weights.release(source.name, start, stop)
 
     def in_dtype(self, dtype: str) -> FusedWeights:
         """The same, rounded straight into another format."""
@@ -94,18 +111,17 @@ class FusedWeights:
         add_side_files(output, self.plan, dtype)
 
     def _measurement(self, step: TensorStep, program: Program) -> kernels.Measurement | None:
-        with self._lock:
-            if isinstance(how := program.sparsify_of(0), KeepLargest) and how.across == "model":
-                if program not in self._model_wide:
-                    self._model_wide[program] = kernels.measure_model(self._alike(step), program, device=self.device)
-                return self._model_wide[program]
-            name = step.info.name
-            if self._measured[0] != name:
-                base, specialists = self._operands(step)
-                keys, dtype = self._keys(step), step.info.dtype
-                found = kernels.measure(base, specialists, program, keys, out_dtype=dtype, device=self.device)
-                self._measured = (name, found)
-            return self._measured[1]
+        if isinstance(how := program.sparsify_of(0), KeepLargest) and how.across == "model":
+            return self._model_wide.get(
+                program, lambda: kernels.measure_model(self._alike(step), program, device=self.device)
+            )
+
+        def measured() -> kernels.Measurement | None:
+            base, specialists = self._operands(step)
+            keys, dtype = self._keys(step), step.info.dtype
+            return kernels.measure(base, specialists, program, keys, out_dtype=dtype, device=self.device)
+
+        return self._measured.get(step.info.name, measured)
 
     def _alike(self, step: TensorStep) -> list[tuple[kernels.Operand, Sequence[kernels.Operand]]]:
         """Every tensor merged the same way from the same specialists: what a model-wide threshold is taken over."""
@@ -119,12 +135,13 @@ class FusedWeights:
         ]
 
     def _merged_whole(self, step: TensorStep) -> np.ndarray:
-        with self._lock:
-            if self._whole[0] != step.info.name:
-                self._whole = (step.info.name, self._run_whole(step))
-            return self._whole[1]
+        return self._whole.get(step.info.name, lambda: self._run_whole(step))
 
     def _run_whole(self, step: TensorStep) -> np.ndarray:
+        with self._one_whole_tensor:  # one at a time: memory is planned for the largest
+            return self._run_method(step)
+
+    def _run_method(self, step: TensorStep) -> np.ndarray:
         import torch
 
         method = self.plan.methods[step.method]
@@ -183,7 +200,8 @@ class FusedWeights:
     def _operand(self, source: Source) -> kernels.Operand:
         weights = self.plan.inputs[source.label]
         info = weights.tensors[source.name]
-        return kernels.Operand(info.dtype, info.shape, lambda start, stop: weights.read(source.name, start, stop))
+        view = weights.view(source.name) if hasattr(weights, "view") else None
+        return kernels.Operand(info.dtype, info.shape, partial(weights.read, source.name), view)
 
     def _keys(self, step: TensorStep) -> list[int]:
         return [stream_key(self.plan.seed, source.label, step.info.name) for source in step.specialists]

@@ -10,21 +10,21 @@ import numpy as np
 from taskmerge.kernels.operands import Measurement
 from taskmerge.kernels.pairs import Backend, Pair, Piece, pieces_of, spread
 from taskmerge.kernels.program import DropRandom, KeepLargest
-from taskmerge.kernels.selection import Query, find_all, magnitude_of
+from taskmerge.kernels.selection import BINS_OF_HALVES, MOST_BINS, Query, find_all, magnitude_of
 from taskmerge.randomness import keep_limit
 
-_LEAST_SAMPLE_BLOCKS, _MOST_SAMPLE_BLOCKS, _SAMPLE_BLOCK = 16, 128, 2048
+_LEAST_SAMPLE_BLOCKS, _MOST_SAMPLE_BLOCKS, _SAMPLE_BLOCK = 32, 256, 512
 
 
 def thresholds(backend: Backend, pairs: Sequence[Pair], keeps: Sequence[KeepLargest]) -> Measurement:
     """The magnitudes between which each specialist's `KeepLargest` keeps, over all `pairs` together."""
     total = sum(pair.base.count for pair in pairs)
-    specialists = len(keeps)
     ranks = [keep.ranks(total) for keep in keeps]
-    queries = [Query(i, last, total) for i, (_, last) in enumerate(ranks)]
-    queries += [Query(i, first, total) for i, (first, _) in enumerate(ranks) if first > 1]
+    bins = MOST_BINS if any(_wide(pair) for pair in pairs) else BINS_OF_HALVES
+    queries = [Query(i, last, total, most_bins=bins) for i, (_, last) in enumerate(ranks)]
+    queries += [Query(i, first, total, most_bins=bins) for i, (first, _) in enumerate(ranks) if first > 1]
     queries.sort(key=lambda query: query.specialist)
-    samples = [_sample(backend, pairs, i, total) for i in range(specialists)]
+    samples = _samples(backend, pairs, total)
     for query in queries:
         query.bracket_from(samples[query.specialist])
     pieces = [piece for pair in pairs for piece in pieces_of(pair, backend.piece)]
@@ -36,16 +36,24 @@ def thresholds(backend: Backend, pairs: Sequence[Pair], keeps: Sequence[KeepLarg
     )
 
 
-def _sample(backend: Backend, pairs: Sequence[Pair], specialist: int, total: int) -> np.ndarray:
-    """Magnitudes (bits) of evenly spread blocks, or of everything when that is little; sorted."""
+def _wide(pair: Pair) -> bool:
+    """Whether deltas may have more significant bits than two 16-bit numbers' mostly have."""
+    return any(operand.dtype in ("F32", "F64") for operand in pair.operands)
+
+
+def _samples(backend: Backend, pairs: Sequence[Pair], total: int) -> np.ndarray:
+    """Magnitudes (bits) of evenly spread blocks, or of everything when that is little: uint32 (specialists, entries),
+    each row sorted."""
     blocks = min(max(total >> 16, _LEAST_SAMPLE_BLOCKS), _MOST_SAMPLE_BLOCKS)
     stride = total // blocks if total > blocks * _SAMPLE_BLOCK else _SAMPLE_BLOCK
-    parts = [
-        backend.magnitudes(Piece(pair, start, min(start + _SAMPLE_BLOCK, pair.base.count)), specialist)
+    pieces = [
+        Piece(pair, start, min(start + _SAMPLE_BLOCK, pair.base.count))
         for pair in pairs
         for start in range(0, pair.base.count, stride)
     ]
-    return np.sort(np.concatenate(parts))
+    sampled = backend.magnitudes(pieces)
+    sampled.sort(axis=1)
+    return sampled
 
 
 def gram(backend: Backend, pair: Pair) -> np.ndarray:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 
 import numpy as np
 
@@ -17,15 +18,25 @@ class Operand:
     dtype: "BF16", "F16", "F32" or "F64".  shape: as in the checkpoint.
     read: entries [start, stop) as a 1-D array of the storage dtype (BF16 as uint16 bits); a view of mapped pages where
     possible, computed where not; may be unaligned. Called from several threads at once.
+    view: what `read` gives for all entries, where that lies in memory or in a mapped file as it is; else None.
     """
 
     dtype: str
     shape: tuple[int, ...]
     read: Callable[[int, int], np.ndarray]
+    view: np.ndarray | None = None
 
     @property
     def count(self) -> int:
         return math.prod(self.shape)
+
+    @cached_property
+    def address(self) -> int | None:
+        """Where the first entry of `view` lies, when all lie there in a row; else None."""
+        view = self.view
+        if view is None or not (view.flags.c_contiguous and view.flags.aligned):
+            return None
+        return view.__array_interface__["data"][0]
 
 
 @dataclass(frozen=True)

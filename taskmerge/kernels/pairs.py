@@ -94,8 +94,8 @@ class Backend(Protocol):
         """Every job's merged entries into its `out`."""
         ...
 
-    def magnitudes(self, piece: Piece, specialist: int) -> np.ndarray:
-        """Bits of float32(|x - b|): uint32 (entries,)."""
+    def magnitudes(self, pieces: Sequence[Piece]) -> np.ndarray:
+        """Bits of float32(|x - b|), one piece after the other: uint32 (specialists, entries)."""
         ...
 
     def scan(self, pieces: Sequence[Piece], queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:

@@ -16,12 +16,16 @@ import numpy as np
 LARGEST_BITS = 0x7FFFFFFF
 RAGGED = 1 << 40  # what an entry that is not at the start of its bin adds to the bin's count
 _SIGMAS = 6.0
-_LEAST_BINS, _MOST_BINS = 1 << 12, 1 << 18
+LEAST_BINS, BINS_OF_HALVES, MOST_BINS = 1 << 12, 1 << 14, 1 << 18
 
 
 @dataclass
 class Query:
-    """Looks for the `rank`-th largest (from 1) of `count` magnitudes of one specialist, within [low, high] (bits)."""
+    """Looks for the `rank`-th largest (from 1) of `count` magnitudes of one specialist, within [low, high] (bits).
+
+    most_bins: of its histogram. Deltas of 16-bit numbers lie on a coarse grid, so that few bins separate them; the
+    many that float32 needs cost more than they save there.
+    """
 
     specialist: int
     rank: int
@@ -29,11 +33,12 @@ class Query:
     low: int = 0
     high: int = LARGEST_BITS
     found: int | None = None
+    most_bins: int = MOST_BINS
 
     @property
     def shift(self) -> int:
         """How many low bits one histogram bin leaves out: as many bins as are worth it for so many entries."""
-        bins = min(max(self.count >> 4, _LEAST_BINS), _MOST_BINS)
+        bins = min(max(self.count >> 4, LEAST_BINS), self.most_bins)
         return max(0, (self.high - self.low).bit_length() - bins.bit_length() + 1)
 
     @property

@@ -19,11 +19,12 @@ from taskmerge.kernels.threads import map_on_threads, threads
 from taskmerge.randomness import keep_limit
 
 _FOLDED = PIECE // BLOCK
+_BEYOND = np.float64(2.0**128)  # what the next float32 after the largest would be
 
 
 def plain(array: np.ndarray, dtype: str) -> np.ndarray:
     """The array as the kernels take it: contiguous, aligned, of the storage dtype; copied only if it is not."""
-    if array.flags.carray and array.dtype == DTYPES[dtype].storage:
+    if array.flags.c_contiguous and array.flags.aligned and array.dtype == DTYPES[dtype].storage:
         return array
     return np.require(array, DTYPES[dtype].storage, ["C", "A"])
 
@@ -37,9 +38,14 @@ class Views(NamedTuple):
 
 
 def views(piece: Piece) -> Views:
-    arrays = [plain(operand.read(piece.start, piece.stop), operand.dtype) for operand in piece.pair.operands]
-    formats = [codes.FORMATS[operand.dtype] for operand in piece.pair.operands]
-    return Views(arrays, [address_of(array) for array in arrays], formats)
+    arrays, addresses = [], []
+    for operand in piece.pair.operands:
+        if operand.address is not None:
+            addresses.append(operand.address + piece.start * DTYPES[operand.dtype].size)
+            continue
+        arrays.append(plain(operand.read(piece.start, piece.stop), operand.dtype))
+        addresses.append(address_of(arrays[-1]))
+    return Views(arrays, addresses, [codes.FORMATS[operand.dtype] for operand in piece.pair.operands])
 
 
 def table(rows: Sequence[Sequence[float]], dtype: type, columns: int) -> np.ndarray:
@@ -60,7 +66,7 @@ def scratch(rows: int) -> np.ndarray:
 class CompiledBackend:
     """The kernels on the CPU. Each call works on one core and releases the interpreter lock."""
 
-    piece = PIECE
+    piece = 2 * PIECE  # half a millisecond of work: what a call costs in Python is little beside it
     parallel = True
 
     def combine(self, jobs: Sequence[Job], program: Program, out_dtype: str) -> Health:
@@ -112,12 +118,21 @@ class CompiledBackend:
         places = [address_of(chances[i]) + 8 * (piece.start - whole.start) for i in range(count)]
         return Views([chances], places, [])
 
-    def magnitudes(self, piece: Piece, specialist: int) -> np.ndarray:
+    def magnitudes(self, pieces: Sequence[Piece]) -> np.ndarray:
         """See `Backend.magnitudes`."""
-        two = Piece(piece.pair._replace(specialists=(piece.pair.specialists[specialist],)), piece.start, piece.stop)
-        inputs, out = views(two), np.empty(piece.length, np.uint32)
-        (base, other), (base_format, other_format) = inputs.addresses, inputs.formats
-        call("scanning.magnitudes", base, base_format, other, other_format, piece.length, out, scratch(2))
+        count, total = len(pieces[0].pair.specialists), sum(piece.length for piece in pieces)
+        inputs, out = [views(piece) for piece in pieces], np.empty((count, total), np.uint32)
+        call(
+            "scanning.magnitudes",
+            len(pieces),
+            count,
+            table([view.addresses for view in inputs], np.int64, count + 1),
+            table([view.formats for view in inputs], np.int64, count + 1),
+            np.array([piece.length for piece in pieces], np.int64),
+            total,
+            out,
+            scratch(2),
+        )
         return out
 
     def scan(self, pieces: Sequence[Piece], queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
@@ -191,7 +206,25 @@ def _bounds(jobs: Sequence[Job], program: Program) -> tuple[np.ndarray, np.ndarr
         high = [job.found.highest or (math.inf,) * count for job in jobs]
     elif isinstance(piece, DropRandom) and piece.rescale == "l1":
         factors = [tuple(float(factor) for factor in job.found.factors or ()) for job in jobs]
-    return table(low, np.float32, count), table(high, np.float32, count), table(factors, np.float64, count)
+    return (
+        _least(table(low, np.float32, count)),
+        _most(table(high, np.float32, count)),
+        table(factors, np.float64, count),
+    )
+
+
+def _least(low: np.ndarray) -> np.ndarray:
+    """The least float64 that are at least `low` when rounded to float32: comparing as float64 is twice as fast."""
+    with np.errstate(over="ignore"):
+        below = np.nextafter(low, np.float32(-np.inf)).clip(-_BEYOND, _BEYOND)
+        middle = (low.astype(np.float64).clip(-_BEYOND, _BEYOND) + below) / 2
+        least = np.where(middle.astype(np.float32) >= low, middle, np.nextafter(middle, np.inf))
+        return np.where(np.isneginf(low), low, least)
+
+
+def _most(high: np.ndarray) -> np.ndarray:
+    """The largest float64 that are at most `high` when rounded to float32."""
+    return -_least(-high)
 
 
 def _codes(program: Program) -> tuple[int, int, int, int, int, int]:

@@ -1,6 +1,9 @@
 """Loops over one block of float64 deltas, in the first-level cache: what survives, and how the survivors agree.
 
-rows: (specialists, BLOCK) float64, the deltas, in place. Every loop is elementwise and plain: LLVM vectorises it.
+rows: (specialists, BLOCK) float64. Every loop is elementwise and plain: LLVM vectorises it. What helps it: loads before
+the choice that uses them, and never `row[j] = row[j] if … else 0`, which becomes a masked store, ten times as slow on
+some processors. Up to _FEW specialists are looped over inside of the entries, their number known to the compiler: it
+unrolls them and keeps sums in registers.
 """
 
 from __future__ import annotations
@@ -14,53 +17,106 @@ from taskmerge.randomness import FIRST_FACTOR, GOLDEN, SECOND_FACTOR
 _GOLDEN = np.uint64(GOLDEN)
 _FIRST = np.uint64(FIRST_FACTOR)
 _SECOND = np.uint64(SECOND_FACTOR)
+_FEW = 4
 _30, _27, _31, _32 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(32)
 
 
 @njit(nogil=True, error_model="numpy", inline="always")
 def random_bits(key: np.uint64, index: np.uint64) -> np.uint64:
     """32 uniform bits for one element, as `taskmerge.randomness.uniform_bits`."""
-    z = key + (index + np.uint64(1)) * _GOLDEN
+    return mixed(first_state(key, index))
+
+
+@njit(nogil=True, error_model="numpy", inline="always")
+def first_state(key: np.uint64, index: np.uint64) -> np.uint64:
+    """What `mixed` makes the element's bits of; the next element's is _GOLDEN more: 64-bit products are dear."""
+    return key + (index + np.uint64(1)) * _GOLDEN
+
+
+@njit(nogil=True, error_model="numpy", inline="always")
+def mixed(z: np.uint64) -> np.uint64:
     z = (z ^ (z >> _30)) * _FIRST
     z = (z ^ (z >> _27)) * _SECOND
     return (z ^ (z >> _31)) >> _32
 
 
 @njit(nogil=True, error_model="numpy")
-def keep_between(row: np.ndarray, count: int, low: np.float32, high: np.float32) -> None:
-    """Zero the entries whose magnitude, as float32, is outside [low, high]."""
+def keep_between(delta: np.ndarray, count: int, low: float, high: float, out: np.ndarray) -> None:
+    """The entries with a magnitude in [low, high], zeros for the others."""
     for j in range(count):
-        value = row[j]
-        magnitude = np.float32(abs(value))
-        row[j] = value if (magnitude >= low) & (magnitude <= high) else 0.0
+        value = delta[j]
+        magnitude = abs(value)
+        out[j] = value if (magnitude >= low) & (magnitude <= high) else 0.0
 
 
 @njit(nogil=True, error_model="numpy")
 def drop_random(
-    row: np.ndarray, count: int, key: np.uint64, start: np.uint64, limit: np.uint64, divisor: float, factor: float
+    delta: np.ndarray,
+    count: int,
+    key: np.uint64,
+    start: np.uint64,
+    limit: np.uint64,
+    divisor: float,
+    factor: float,
+    out: np.ndarray,
 ) -> None:
-    """Zero the entries whose random bits reach `limit`; divide the rest by `divisor`, multiply by `factor`."""
+    """Zeros where the random bits reach `limit`; the other entries ÷ `divisor` x `factor`."""
+    state = first_state(key, start)
     for j in range(count):
-        value = row[j] / divisor * factor
-        row[j] = value if random_bits(key, start + np.uint64(j)) < limit else 0.0
+        value = delta[j] / divisor * factor
+        out[j] = value if np.int64(mixed(state)) < np.int64(limit) else 0.0
+        state += _GOLDEN
 
 
 @njit(nogil=True, error_model="numpy")
 def drop_by_chance(
-    row: np.ndarray, count: int, key: np.uint64, start: np.uint64, chances: np.ndarray, rescale: bool
+    delta: np.ndarray,
+    count: int,
+    key: np.uint64,
+    start: np.uint64,
+    chances: np.ndarray,
+    rescale: bool,
+    out: np.ndarray,
 ) -> None:
     """Keep each entry with its own probability; survivors ÷ it."""
+    state = first_state(key, start)
     for j in range(count):
         chance = chances[j]
-        kept = random_bits(key, start + np.uint64(j)) < np.uint64(chance * 4294967296.0)
+        kept = np.float64(mixed(state)) < np.floor(chance * 4294967296.0)  # whole numbers below 2^53: exact
         divisor = chance if rescale & (chance > 0.0) else 1.0
-        row[j] = row[j] / divisor if kept else 0.0
+        value = delta[j] / divisor
+        out[j] = value if kept else 0.0
+        state += _GOLDEN
 
 
 @njit(nogil=True, error_model="numpy")
-def add_weighted(row: np.ndarray, count: int, weight: float, total: np.ndarray) -> None:
+def weighted_sum(rows: np.ndarray, count: int, weights: np.ndarray, total: np.ndarray) -> None:
+    """Σ w_i d_i into `total`, added in the specialists' order."""
+    specialists = rows.shape[0]
+    if specialists == 0:
+        for j in range(count):
+            total[j] = 0.0
+    elif specialists == 1:
+        _sum_first(1, rows, count, weights, total)
+    elif specialists == 2:
+        _sum_first(2, rows, count, weights, total)
+    elif specialists == 3:
+        _sum_first(3, rows, count, weights, total)
+    else:
+        _sum_first(4, rows, count, weights, total)
+    for i in range(_FEW, specialists):
+        row, weight = rows[i], weights[i]
+        for j in range(count):
+            total[j] += weight * row[j]
+
+
+@njit(nogil=True, error_model="numpy", inline="always")
+def _sum_first(few: int, rows: np.ndarray, count: int, weights: np.ndarray, total: np.ndarray) -> None:
     for j in range(count):
-        total[j] += weight * row[j]
+        value = weights[0] * rows[0, j]
+        for i in range(1, few):
+            value += weights[i] * rows[i, j]
+        total[j] = value
 
 
 @njit(nogil=True, error_model="numpy")
@@ -69,35 +125,76 @@ def elect(
 ) -> None:
     """TIES' election and disjoint merge into `total`. scratch: (2, BLOCK) float64."""
     sign, divisor = scratch[0], scratch[1]
-    for j in range(count):
-        sign[j] = 0.0
-        divisor[j] = 0.0
-        total[j] = 0.0
-    for i in range(rows.shape[0]):
-        row = rows[i]
-        weight = weights[i]
-        if vote == WEIGHTED_MASS:
-            for j in range(count):
-                sign[j] += weight * row[j]
-        elif vote == MASS:
-            for j in range(count):
-                sign[j] += row[j]
-        else:
-            for j in range(count):
-                sign[j] += np.float64(row[j] > 0.0) - np.float64(row[j] < 0.0)
-    for i in range(rows.shape[0]):
-        row = rows[i]
-        weight = weights[i]
-        share = weight if average == BY_WEIGHT else 1.0
+    if vote == WEIGHTED_MASS:
+        weighted_sum(rows, count, weights, sign)
+    else:
         for j in range(count):
-            value = row[j]
-            agrees = ((value > 0.0) & (sign[j] >= 0.0)) | ((value < 0.0) & (sign[j] < 0.0))
-            total[j] += weight * value if agrees else 0.0
-            divisor[j] += share if agrees else 0.0
+            sign[j] = 0.0
+        for i in range(rows.shape[0]):
+            row = rows[i]
+            for j in range(count):
+                ballot = row[j] if vote == MASS else np.float64(row[j] > 0.0) - np.float64(row[j] < 0.0)
+                sign[j] += ballot
+    for j in range(count):
+        sign[j] = 1.0 if sign[j] >= 0.0 else -1.0
+    disjoint_sum(rows, count, weights, average, sign, divisor, total)
     if average != BY_NOTHING:
         for j in range(count):
             mean = total[j] / divisor[j]
             total[j] = mean if divisor[j] != 0.0 else 0.0
+
+
+@njit(nogil=True, error_model="numpy")
+def disjoint_sum(
+    rows: np.ndarray,
+    count: int,
+    weights: np.ndarray,
+    average: int,
+    sign: np.ndarray,
+    divisor: np.ndarray,
+    total: np.ndarray,
+) -> None:
+    """Per entry, Σ w_i d_i of the entries that have the elected sign (1 or -1), and the divisor of their average."""
+    specialists, by_weight = rows.shape[0], average == BY_WEIGHT
+    if specialists <= 1:
+        _disjoint_first(specialists, rows, count, weights, by_weight, sign, divisor, total)
+    elif specialists == 2:
+        _disjoint_first(2, rows, count, weights, by_weight, sign, divisor, total)
+    elif specialists == 3:
+        _disjoint_first(3, rows, count, weights, by_weight, sign, divisor, total)
+    else:
+        _disjoint_first(4, rows, count, weights, by_weight, sign, divisor, total)
+    for i in range(_FEW, specialists):
+        row, weight = rows[i], weights[i]
+        share = weight if by_weight else 1.0
+        for j in range(count):
+            agrees = row[j] * sign[j] > 0.0
+            value = weight * row[j]
+            total[j] += value if agrees else 0.0
+            divisor[j] += share if agrees else 0.0
+
+
+@njit(nogil=True, error_model="numpy", inline="always")
+def _disjoint_first(
+    few: int,
+    rows: np.ndarray,
+    count: int,
+    weights: np.ndarray,
+    by_weight: bool,
+    sign: np.ndarray,
+    divisor: np.ndarray,
+    total: np.ndarray,
+) -> None:
+    for j in range(count):
+        elected, moved, shares = sign[j], 0.0, 0.0
+        for i in range(few):
+            value = weights[i] * rows[i, j]
+            share = weights[i] if by_weight else 1.0
+            agrees = rows[i, j] * elected > 0.0
+            moved += value if agrees else 0.0
+            shares += share if agrees else 0.0
+        total[j] = moved
+        divisor[j] = shares
 
 
 @njit(nogil=True, error_model="numpy")

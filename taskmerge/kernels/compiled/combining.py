@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
 from taskmerge.kernels.compiled import blocks, codes
 from taskmerge.kernels.compiled.formats import (
@@ -44,60 +45,87 @@ def combine_pieces(
     """Combine `pieces` runs of entries. `…_at` are addresses of C-contiguous arrays.
 
     addresses, formats: int64 (pieces, specialists + 2): base, specialists, output.  counts, starts: int64 (pieces,),
-    length of the run and index of its first entry in the tensor (for the random bits).  keys: int64, low, high:
-    float32, factors, weights: float64, chances: int64, addresses of float64 probabilities per entry, all (pieces,
+    length of the run and index of its first entry in the tensor (for the random bits).  keys: int64, low, high,
+    factors, weights: float64, chances: int64, addresses of float64 probabilities per entry, all (pieces,
     specialists).  health: int64 (2,), added to: non-finite entries in, out.  scratch: float64 ((specialists + 4) *
     BLOCK,).
     """
-    addresses = array_at(addresses_at, (pieces, specialists + 2), np.int64)
-    formats = array_at(formats_at, (pieces, specialists + 2), np.int64)
+    per_tensor, per_specialist = (pieces, specialists + 2), (pieces, specialists)
+    addresses, formats = array_at(addresses_at, per_tensor, np.int64), array_at(formats_at, per_tensor, np.int64)
     counts, starts = array_at(counts_at, (pieces,), np.int64), array_at(starts_at, (pieces,), np.int64)
-    keys = array_at(keys_at, (pieces, specialists), np.uint64)
-    low = array_at(low_at, (pieces, specialists), np.float32)
-    high = array_at(high_at, (pieces, specialists), np.float32)
-    factors = array_at(factors_at, (pieces, specialists), np.float64)
-    chances = array_at(chances_at, (pieces, specialists), np.int64)
-    weights = array_at(weights_at, (pieces, specialists), np.float64)
+    keys, chances = array_at(keys_at, per_specialist, np.uint64), array_at(chances_at, per_specialist, np.int64)
+    low, high = array_at(low_at, per_specialist, np.float64), array_at(high_at, per_specialist, np.float64)
+    factors = array_at(factors_at, per_specialist, np.float64)
+    weights = array_at(weights_at, per_specialist, np.float64)
     health = array_at(health_at, (2,), np.int64)
     space = array_at(scratch_at, (specialists + 4, BLOCK), np.float64)
     base, total, scratch, rows = space[0], space[1], space[2:4], space[4:]
-    keep_rows = consensus != codes.SUM
     for piece in range(pieces):
-        out, out_format = addresses[piece, specialists + 1], formats[piece, specialists + 1]
-        done = 0
-        while done < counts[piece]:
-            count = min(BLOCK, counts[piece] - done)
-            first = np.uint64(starts[piece] + done)
+        for done in range(0, counts[piece], BLOCK):
+            count, first = min(BLOCK, counts[piece] - done), np.uint64(starts[piece] + done)
             health[0] += count_nonfinite(addresses[piece, 0], formats[piece, 0], done, count)
             decode(addresses[piece, 0], formats[piece, 0], done, count, base)
-            for j in range(count):
-                total[j] = 0.0
             for i in range(specialists):
                 address, code = addresses[piece, i + 1], formats[piece, i + 1]
-                row = rows[i if keep_rows else 0]
                 health[0] += count_nonfinite(address, code, done, count)
-                decode_delta(address, code, done, count, base, row)
-                if sparsify == codes.KEEP_BETWEEN:
-                    blocks.keep_between(row, count, low[piece, i], high[piece, i])
-                elif sparsify == codes.DROP_RANDOM:
-                    blocks.drop_random(row, count, keys[piece, i], first, np.uint64(limit), divisor, factors[piece, i])
-                elif sparsify != codes.KEEP_ALL:
-                    chance = array_at(chances[piece, i] + 8 * done, (count,), np.float64)
-                    rescale = sparsify == codes.DROP_BY_RANK_RESCALED
-                    blocks.drop_by_chance(row, count, keys[piece, i], first, chance, rescale)
-                if not keep_rows:
-                    blocks.add_weighted(row, count, weights[piece, i], total)
-            if consensus == codes.ELECT:
-                blocks.elect(rows, count, weights[piece], vote, average, scratch, total)
-            elif consensus == codes.LARGEST:
-                blocks.largest(rows, count, weights[piece], total)
-            elif consensus == codes.ACTIVE:
-                blocks.active(rows, count, weights[piece], theta, minimum, scratch, total)
+                delta = rows[i] if sparsify == codes.KEEP_ALL else scratch[0]
+                decode_delta(address, code, done, count, base, delta)
+                bounds, random = (low[piece, i], high[piece, i]), (keys[piece, i], first, np.uint64(limit))
+                rescale = (divisor, factors[piece, i])
+                survive(sparsify, delta, count, bounds, random, rescale, chances[piece, i] + 8 * done, rows[i])
+            agree(consensus, rows, count, weights[piece], (vote, average, minimum), theta, scratch, total)
             for j in range(count):
                 still = base_factor * base[j]
                 move = scale * total[j]
                 # An entry that nothing moves keeps the sign of a negative zero.
                 total[j] = still + move if move != 0.0 else still
+            out, out_format = addresses[piece, specialists + 1], formats[piece, specialists + 1]
             encode(total, out, out_format, done, count)
             health[1] += count_nonfinite(out, out_format, done, count)
-            done += count
+
+
+@njit(nogil=True, error_model="numpy")
+def survive(
+    sparsify: int,
+    delta: np.ndarray,
+    count: int,
+    bounds: tuple[float, float],
+    random: tuple[np.uint64, np.uint64, np.uint64],
+    rescale: tuple[float, float],
+    chances_at: int,
+    out: np.ndarray,
+) -> None:
+    """What is left of one block of a delta. Nothing to do for KEEP_ALL, whose delta is `out` itself.
+
+    bounds: low, high.  random: key, index of the first entry, limit.  rescale: divisor, factor.
+    """
+    if sparsify == codes.KEEP_BETWEEN:
+        blocks.keep_between(delta, count, bounds[0], bounds[1], out)
+    elif sparsify == codes.DROP_RANDOM:
+        blocks.drop_random(delta, count, random[0], random[1], random[2], rescale[0], rescale[1], out)
+    elif sparsify != codes.KEEP_ALL:
+        chances = array_at(chances_at, (count,), np.float64)
+        rescaled = sparsify == codes.DROP_BY_RANK_RESCALED
+        blocks.drop_by_chance(delta, count, random[0], random[1], chances, rescaled, out)
+
+
+@njit(nogil=True, error_model="numpy")
+def agree(
+    consensus: int,
+    rows: np.ndarray,
+    count: int,
+    weights: np.ndarray,
+    how: tuple[int, int, int],
+    theta: float,
+    scratch: np.ndarray,
+    total: np.ndarray,
+) -> None:
+    """One block of what the specialists agree on, into `total`. how: vote, average, minimum."""
+    if consensus == codes.ELECT:
+        blocks.elect(rows, count, weights, how[0], how[1], scratch, total)
+    elif consensus == codes.LARGEST:
+        blocks.largest(rows, count, weights, total)
+    elif consensus == codes.ACTIVE:
+        blocks.active(rows, count, weights, theta, how[2], scratch, total)
+    else:
+        blocks.weighted_sum(rows, count, weights, total)

@@ -21,6 +21,10 @@ intrinsic: Any = _intrinsic  # its declared type hides that the typing context i
 _ONE = np.uint32(1)
 _TOP = np.uint32(16)
 _ROUND_BF16 = np.uint32(0x7FFF)
+# A float64 as a bfloat16 with 11 bits of exponent: 45 bits of the mantissa go, the exponent's bias is 896 more.
+_45, _3, _ONE_OF_64, _HALF_OF_45 = np.uint64(45), np.uint64(3), np.uint64(1), np.uint64((1 << 44) - 1)
+_MAGNITUDE_OF_19, _MOVED_BIAS = np.uint64(0x3FFFF), np.int32(896 << 7)
+_LEAST_NORMAL, _MOST_NORMAL = np.int32(0x80), np.int32(0x7F7F)
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _SIGN = np.uint32(0x80000000)
 _HALF_BITS = np.uint32(0x3F000000)
@@ -60,6 +64,38 @@ def bits_of_float(typing: Any, value: Any) -> Any:
         return builder.bitcast(arguments[0], ir.IntType(32))
 
     return types.uint32(types.float32), build
+
+
+@intrinsic
+def inside_of_64(typing: Any, address: Any, least: Any, width: Any) -> Any:
+    """Bit j: whether 0 <= x[j] - least <= width, for the 64 uint32 at `address`. LLVM makes a handful of instructions
+    of it; of a loop that sets bits it makes hundreds."""
+    lanes = ir.VectorType(ir.IntType(32), 64)
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        values = builder.load(builder.inttoptr(arguments[0], lanes.as_pointer()))
+        values.align = 4
+        none = ir.Constant(lanes, ir.Undefined)
+        least, width = (
+            builder.shuffle_vector(
+                builder.insert_element(none, value, ir.IntType(32)(0)), none, ir.Constant(lanes, [0] * 64)
+            )
+            for value in arguments[1:]
+        )
+        found = builder.icmp_unsigned("<=", builder.sub(values, least), width)
+        return builder.bitcast(found, ir.IntType(64))
+
+    return types.uint64(types.int64, types.uint32, types.uint32), build
+
+
+@intrinsic
+def lowest_bit(typing: Any, bits: Any) -> Any:
+    """Place of the lowest bit that is set, of a uint64 that is not zero."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.cttz(arguments[0], ir.IntType(1)(1))
+
+    return types.int64(types.uint64), build
 
 
 @njit(nogil=True, error_model="numpy", inline="always")
@@ -187,9 +223,7 @@ def decode_single(address: int, code: int, start: int, count: int, out: np.ndarr
 def encode(values: np.ndarray, address: int, code: int, start: int, count: int) -> None:
     """`values[:count]`, float64, rounded once to nearest even, to entries [start, start + count) at `address`."""
     if code == BF16:
-        short = array_at(address + 2 * start, (count,), np.uint16)
-        for j in range(count):
-            short[j] = bfloat_of(values[j])
+        encode_bfloat(values, array_at(address + 2 * start, (count,), np.uint16))
     elif code == F16:
         half = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
@@ -202,6 +236,27 @@ def encode(values: np.ndarray, address: int, code: int, start: int, count: int) 
         double = array_at(address + 8 * start, (count,), np.float64)
         for j in range(count):
             double[j] = values[j]
+
+
+@njit(nogil=True, error_model="numpy")
+def encode_bfloat(values: np.ndarray, out: np.ndarray) -> None:
+    """As `encode`. The bits of a float64 rounded as a whole number to 7 of its 52 mantissa bits, the exponent moved:
+    right where that is a normal bfloat16 or zero. A block with anything else is done again by `bfloat_of`."""
+    wide = values.view(np.uint64)
+    doubtful = np.int32(0)
+    for j in range(out.size):
+        bits = wide[j]
+        rounded = np.uint64(bits + _HALF_OF_45 + ((bits >> _45) & _ONE_OF_64)) >> _45
+        magnitude = np.int32(rounded & _MAGNITUDE_OF_19)
+        moved = np.int32(magnitude - _MOVED_BIAS)
+        # Negative where the exponent is too small (zero apart), or too large.
+        doubtful |= np.int32(moved - _LEAST_NORMAL) if magnitude != 0 else np.int32(0)
+        doubtful |= np.int32(_MOST_NORMAL - moved)
+        sign = np.int32(rounded >> _3) & np.int32(0x8000)
+        out[j] = np.uint16(sign | (moved if magnitude != 0 else np.int32(0)))
+    if doubtful < 0:
+        for j in range(out.size):
+            out[j] = bfloat_of(values[j])
 
 
 @njit(nogil=True, error_model="numpy")

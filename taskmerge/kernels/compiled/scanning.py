@@ -17,6 +17,8 @@ from taskmerge.kernels.compiled.formats import (
     decode_delta,
     decode_single,
     float_of_bfloat,
+    inside_of_64,
+    lowest_bit,
 )
 from taskmerge.kernels.pairs import BLOCK
 from taskmerge.kernels.selection import RAGGED
@@ -54,16 +56,37 @@ def magnitude_block(
 
 
 def magnitudes(
-    base_at: int, base_format: int, other_at: int, other_format: int, count: int, out_at: int, scratch_at: int
+    pieces: int,
+    specialists: int,
+    addresses_at: int,
+    formats_at: int,
+    counts_at: int,
+    total: int,
+    out_at: int,
+    scratch_at: int,
 ) -> None:
-    """Magnitudes of one delta as float32 bits: out uint32 (count,). scratch: float64 (2 * BLOCK,)."""
-    out = array_at(out_at, (count,), np.uint32)
+    """Magnitudes of `pieces` runs of entries, one after the other, as float32 bits.
+
+    addresses, formats: int64 (pieces, specialists + 1).  counts: int64 (pieces,), their sum is total.  out: uint32
+    (specialists, total).  scratch: float64 (2 * BLOCK,).
+    """
+    addresses = array_at(addresses_at, (pieces, specialists + 1), np.int64)
+    formats = array_at(formats_at, (pieces, specialists + 1), np.int64)
+    counts = array_at(counts_at, (pieces,), np.int64)
+    out = array_at(out_at, (specialists, total), np.uint32)
     space = array_at(scratch_at, (2, BLOCK), np.float64)
-    done = 0
-    while done < count:
-        end = min(done + BLOCK, count)
-        magnitude_block(base_at, base_format, other_at, other_format, done, space, out[done:end])
-        done = end
+    filled = 0
+    for piece in range(pieces):
+        base_at, base_format = addresses[piece, 0], formats[piece, 0]
+        for i in range(specialists):
+            other_at, other_format = addresses[piece, i + 1], formats[piece, i + 1]
+            done = 0
+            while done < counts[piece]:
+                end = min(done + BLOCK, counts[piece])
+                bits = out[i, filled + done : filled + end]
+                magnitude_block(base_at, base_format, other_at, other_format, done, space, bits)
+                done = end
+        filled += counts[piece]
 
 
 def count_in_brackets(
@@ -96,8 +119,8 @@ def count_in_brackets(
     above = array_at(above_at, (queries,), np.int64)
     histogram = array_at(histogram_at, (queries, bins), np.int64)
     space = array_at(scratch_at, (2, BLOCK), np.float64)
-    block = array_at(scratch_at + 16 * BLOCK, (BLOCK,), np.uint32)
-    kept = array_at(scratch_at + 20 * BLOCK, (BLOCK,), np.uint32)
+    block_at = scratch_at + 16 * BLOCK
+    block = array_at(block_at, (BLOCK,), np.uint32)
     done = 0
     while done < count:
         length = min(BLOCK, count - done)
@@ -106,22 +129,31 @@ def count_in_brackets(
             i = whose[query] + 1
             if query == 0 or whose[query] != whose[query - 1]:
                 magnitude_block(addresses[0], formats[0], addresses[i], formats[i], done, space, bits)
-            least, most, shift = low[query], high[query], shifts[query]
-            width = np.uint32(most - least)
+            most = np.int32(high[query])
             over = np.int32(0)
             for j in range(length):
-                over += np.int32(bits[j] > most)
+                over += np.int32(np.int32(bits[j]) > most)
             above[query] += over
-            # Without a branch: whether an entry is inside cannot be predicted, and a wrong guess costs twenty cycles.
-            inside = 0
-            for j in range(length):
-                offset = np.uint32(bits[j] - least)
-                kept[inside] = offset
-                inside += int(offset <= width)
-            bins_of, low_bits = histogram[query], np.uint32((np.uint32(1) << shift) - np.uint32(1))
-            for j in range(inside):
-                bins_of[kept[j] >> shift] += 1 + (RAGGED if kept[j] & low_bits != 0 else 0)
+            count_inside(block_at, length, low[query], high[query], shifts[query], histogram[query])
         done += length
+
+
+@njit(nogil=True, error_model="numpy")
+def count_inside(
+    block_at: int, length: int, low: np.uint32, high: np.uint32, shift: np.uint32, bins: np.ndarray
+) -> None:
+    """Adds the entries of one block that lie in [low, high] to their bins. Few do, and which cannot be predicted: found
+    64 at a time as bits of one number, they cost a wrong guess per 64, not each."""
+    block = array_at(block_at, (BLOCK,), np.uint32)
+    width, low_bits = np.uint32(high - low), np.uint32((np.uint32(1) << shift) - np.uint32(1))
+    for start in range(0, length, 64):
+        inside = inside_of_64(block_at + 4 * start, low, width)
+        if length - start < 64:
+            inside &= (np.uint64(1) << np.uint64(length - start)) - np.uint64(1)
+        while inside != 0:
+            offset = np.uint32(block[start + lowest_bit(inside)] - low)
+            inside &= inside - np.uint64(1)
+            bins[offset >> shift] += 1 + (RAGGED if offset & low_bits != 0 else 0)
 
 
 @njit(nogil=True, error_model="numpy")

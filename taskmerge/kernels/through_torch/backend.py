@@ -87,10 +87,10 @@ class TorchBackend:
     def _magnitude_bits(self, piece: Piece) -> list[Tensor]:
         return [delta.to(torch.float32).abs().view(torch.int32) for delta in self._deltas(piece)]
 
-    def magnitudes(self, piece: Piece, specialist: int) -> np.ndarray:
+    def magnitudes(self, pieces: Sequence[Piece]) -> np.ndarray:
         """See `Backend.magnitudes`."""
-        two = piece._replace(pair=piece.pair._replace(specialists=(piece.pair.specialists[specialist],)))
-        return self._magnitude_bits(two)[0].cpu().numpy().view(np.uint32)
+        parts = [torch.stack(self._magnitude_bits(piece)).cpu().numpy() for piece in pieces]
+        return np.concatenate(parts, axis=1).view(np.uint32)
 
     def scan(self, pieces: Sequence[Piece], queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
         """See `Backend.scan`."""
