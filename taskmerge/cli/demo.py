@@ -19,11 +19,14 @@ def demo(
     ),
 ) -> None:
     """Tell the whole story on real weights, in minutes: fuse, diagnose, recover, rehearse, evaluate."""
-    from transformers.utils import logging
+    import logging
+
+    from transformers.utils.logging import disable_progress_bar
 
     from taskmerge.demo.story import tell
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # repeats within an epoch are no news
     table, places = tell(out, note, from_scratch=from_scratch)
     _show_end(table)
     note(
