@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-slow check install clean
 
 demo: $(VENV)/.installed
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python examples/two_text_specialists.py --out .demo
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/taskmerge demo --out .demo
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -16,7 +16,7 @@ FLOORS: dict[str, int] = {
     "checkpoints": 1, "components": 1, "kernels": 1,
     "methods": 2, "task_vectors": 2, "omni": 2, "metrics": 2, "pairs": 2,
     "recipes": 3, "fusion": 3, "drift": 3, "training": 3, "evaluation": 3,
-    "reporting": 4, "pipeline": 4,
+    "reporting": 4, "pipeline": 4, "demo": 4,
     "__main__": 5,
     "cli": 5,
 }  # fmt: skip

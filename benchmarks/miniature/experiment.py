@@ -33,6 +33,7 @@ PAPER_WEIGHTS = {"image": 0.3, "video": 0.3, "document": 0.3, "audio": 0.5}
 EVEN_WEIGHTS = dict.fromkeys(PAPER_WEIGHTS, 0.5)
 UNLABELLED = 339
 """Items a modality whose covariances regmean and protect are given."""
+CLOSED_FORM_ITEMS = 256
 # a backbone that learns fast under a linear projector on raw patches: with a deep encoder that learns in its place and
 # a slow backbone there is little to drift
 BACKBONE = "backbone.encoder.*"
@@ -180,7 +181,12 @@ class Seed:
             model = load_embedder(self.folder / name)
             specialist = load_embedder(self.specialist("audio")) if label_free else None
             report = recover_closed_form(
-                model, self.data("audio", "train"), ["audio_projector"], specialist=specialist, seed=self.seed
+                model,
+                self.data("audio", "train"),
+                ["audio_projector"],
+                specialist=specialist,
+                max_items=CLOSED_FORM_ITEMS,
+                seed=self.seed,
             )
             model.save_pretrained(str(out), create_model_card=False)
             return report

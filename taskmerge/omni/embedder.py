@@ -192,10 +192,12 @@ class OmniEmbedder(InputModule):
             {**tower.to_dict(), "encoder": {"kind": tower.encoder["kind"], **self.encoder(name).options}}
             for name, tower in self.towers.items()
         ]
+        backbone = self.backbone.config.to_dict()
+        backbone.pop("_name_or_path", None)  # where it lay on the machine that grafted it
         return {
             "model_type": MODEL_TYPE,
             "architectures": [type(self).__name__],
-            "backbone": self.backbone.config.to_dict(),
+            "backbone": backbone,
             "towers": towers,
             "max_seq_length": self.max_seq_length,
             "dtype": str(next(self.backbone.parameters()).dtype).removeprefix("torch."),

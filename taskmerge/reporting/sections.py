@@ -201,9 +201,8 @@ def recovery_section(report: RecoveryReport) -> Section:
         kept = arm.name == report.kept
         scores = [Cell(f"{arm.scores[name]:.3f}", share=arm.scores[name], strong=kept) for name in names]
         decides = Cell(f"{arm.scores['mrr']:.3f}", strong=kept)
-        rows.append(
-            [Cell(arm.name, "kept" if kept else "", strong=kept), *scores, decides, f"{arm.seconds:.0f} s", arm.note]
-        )
+        name, seconds = Cell(arm.name, "kept" if kept else "", strong=kept), f"{arm.seconds:.0f}\u00a0s"
+        rows.append([name, *scores, decides, seconds, arm.note])
     columns = ["arm", *(name.replace("_recall_at_1", " R@1").replace("_mrr", " MRR") for name in names)]
     return Section(
         "Recovery: every arm, measured on the same held-out pairs",

@@ -211,7 +211,7 @@ class _Fit:
             return False
         tried = []
         for ridge in ridges:
-            moved = [
+            moved: list[Parameters] = [
                 moved_by(own, krylov.solve(ridge)) for own, krylov in zip(self.without, walks, strict=True) if krylov
             ]
             errors = np.empty(len(self.rows))

@@ -1,0 +1,57 @@
+"""demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from taskmerge.cli.output import note
+
+
+def demo(
+    out: Path = typer.Option(Path("taskmerge-demo"), "--out", help="Folder for data, models and the report."),
+    from_scratch: bool = typer.Option(
+        False,
+        "--from-scratch",
+        help="Speak, draw and train what is shipped anew first (needs espeak-ng; half an hour).",
+    ),
+) -> None:
+    """Tell the whole story on real weights, in minutes: fuse, diagnose, recover, rehearse, evaluate."""
+    import logging
+
+    from transformers.utils.logging import disable_progress_bar
+
+    from taskmerge.demo.story import tell
+
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # repeats within an epoch are no news
+    table, places = tell(out, note, from_scratch=from_scratch)
+    _show_end(table)
+    note(
+        f"\nThe models are sentence-transformers folders: SentenceTransformer({str(places.rehearsed)!r}, "
+        "trust_remote_code=True), since their first module is a class of taskmerge; taskmerge.omni.load_embedder needs "
+        "no such permission. The report, one page that needs nothing beside itself:"
+    )
+    print(places.report / "report.html")
+
+
+def _show_end(table: dict[str, Any]) -> None:
+    """The verdict and the table of every variant."""
+    from taskmerge.drift import DriftReport
+    from taskmerge.evaluation import EvaluationTable
+    from taskmerge.reporting import drift_sections, evaluation_section, show
+    from taskmerge.reporting.content import Banner, Section
+
+    verdicts = [
+        block
+        for section in drift_sections(DriftReport.from_dict(table["stages"]["diagnose"]))
+        for block in section.blocks
+        if isinstance(block, Banner)
+    ]
+    evaluated = EvaluationTable.from_dict(table["stages"]["evaluate"]["retrieval"])
+    show([Section("Verdict", verdicts), evaluation_section(evaluated, ["recall_at_1"])])
+
+
+COMMANDS = (demo,)

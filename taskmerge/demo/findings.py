@@ -1,0 +1,81 @@
+"""What a stage found, in words for somebody who has never seen one. Every number is measured in this run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from taskmerge.evaluation import EvaluationTable
+from taskmerge.pipeline import Run
+from taskmerge.task_vectors import Checkpoint
+from taskmerge.task_vectors.comparison import differences
+
+PROJECTOR = "audio_projector."
+
+
+def fused(run: Run) -> Iterator[str]:
+    """How the two task vectors lie to each other, and what was merged and copied."""
+    base = Checkpoint.open(str(run.path(run.recipe.base)))
+    image, audio = (Checkpoint.open(str(run.specialist(name))) - base for name in ("image", "audio"))
+    parts = run.results["fuse"]["components"].values()
+    merged, copied = (sum(counts.get(action, 0) for counts in parts) for action in ("merge", "copy"))
+    yield (
+        f"{merged} tensors merged, {copied} copied. The cosine of the two task vectors is {image.cosine(audio):.3f} "
+        "(1: the same direction, 0: nothing in common)."
+    )
+
+
+def diagnosed(run: Run) -> Iterator[str]:
+    """What the verdict means for a program."""
+    code = run.results["diagnose"]["exit_code"]
+    yield f"`taskmerge diagnose-drift` ends with exit code {code} on this."
+
+
+def recovered(run: Run) -> Iterator[str]:
+    """Which tensors recovery changed, found by comparing the two folders bit by bit."""
+    before, after = str(run.places.fused), str(run.places.recovered)
+    changed = [row["tensor"] for row in differences(before, after)]
+    outside = [name for name in changed if not name.startswith(PROJECTOR)]
+    same = len(Checkpoint.open(before).tensors) - len(changed)
+    yield (
+        f"Compared bit by bit with the fused model: {len(changed) - len(outside)} tensors of the audio projector "
+        f"changed, {len(outside)} others did, {same} are identical."
+    )
+
+
+def rehearsed(run: Run) -> Iterator[str]:
+    """Held-out scores before and after."""
+    result = run.results["rehearse"]
+    before, after = result["before"], result["after"]
+    scores = (
+        f"{name} R@1 {before[f'{name}_recall_at_1']:.3f} -> {after[f'{name}_recall_at_1']:.3f}"
+        for name in run.recipe.specialists
+    )
+    yield f"On held-out pairs: {', '.join(scores)}."
+    if not result["kept"]:
+        yield "That was no gain, so the model was kept as it came."
+
+
+def evaluated(run: Run) -> Iterator[str]:
+    """What each modality lost and got back, on the test sets."""
+    table = EvaluationTable.from_dict(run.results["evaluate"]["retrieval"])
+    scores = {
+        (row.variant, row.set_name): row.intervals["recall_at_1"].estimate
+        for row in table.results
+        if row.direction == "to_text"
+    }
+    for name in run.recipe.specialists:
+        own = scores[f"specialist {name}", name]
+        yield (
+            f"{name}: the specialist finds {own:.1%} at first rank, "
+            + ", ".join(f"{variant} {scores[variant, name]:.1%}" for variant in ("fused", "recovered", "rehearsed"))
+            + "."
+        )
+
+
+FINDINGS: dict[str, Callable[[Run], Iterator[str]]] = {
+    "fuse": fused,
+    "diagnose": diagnosed,
+    "recover": recovered,
+    "rehearse": rehearsed,
+    "evaluate": evaluated,
+}

@@ -1,0 +1,104 @@
+"""What the demo ships, made from nothing but MiniLM, espeak-ng and scikit-learn's digits (`--from-scratch`)."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from taskmerge.demo import pictures, speech
+from taskmerge.demo.unpacking import TOWER_FILE, base_model, minilm, picture_tower
+
+if TYPE_CHECKING:
+    from taskmerge.training import StageReport, TrainingSettings
+
+SEED = 0
+BACKBONE = "backbone.encoder.*"
+RANK = 8
+TOWER_STEPS, IMAGE_STEPS, AUDIO_STEPS = 60, 120, 250
+
+
+def make(folder: Path, say: Callable[[str], None], steps: float = 1.0) -> None:
+    """Writes data, picture tower and compressed task vectors into `folder`. steps: share of the training steps.
+
+    Raises UsageError when espeak-ng or a library is missing, before anything is made.
+    """
+    from taskmerge.omni import graft, load_embedder
+
+    speech.check_speaker()
+    for name, maker in (("image", pictures.make), ("audio", speech.make)):
+        for split, rows in maker(SEED).items():
+            _write_rows(folder / "data" / f"{name}_{split}.parquet", rows)
+        say(f"  {name}: data made")
+    scratch = folder / "scratch"
+    shutil.rmtree(scratch, ignore_errors=True)
+    settings = _settings(
+        steps=_share(TOWER_STEPS, steps), batch_size=32, learning_rate=1e-3, warmup=20, temperature=0.05
+    )
+    model = graft(minilm(), "image", *picture_tower(), seed=SEED)
+    report = _specialize(model, folder, "image", ["vision_*"], settings)
+    _save_tower(model, folder / TOWER_FILE)
+    say(f"  picture tower trained on the frozen language model: {report.steps} steps in {report.seconds:.0f} s")
+
+    base = base_model(folder, scratch / "base")
+    lora = _lora_settings(steps=_share(IMAGE_STEPS, steps), batch_size=32)
+    report = _specialize(load_embedder(base), folder, "image", [BACKBONE], lora, scratch / "image")
+    _compress(base, scratch / "image", folder / "image", ["backbone.encoder.*"])
+    say(f"  image specialist trained: {report.steps} steps in {report.seconds:.0f} s")
+
+    model = graft(base, "audio", "log_mel", "linear", seed=SEED)
+    lora = replace(_lora_settings(steps=_share(AUDIO_STEPS, steps), batch_size=48), learning_rates={"projector": 1e-3})
+    report = _specialize(model, folder, "audio", [BACKBONE, "audio_projector"], lora, scratch / "audio")
+    _compress(base, scratch / "audio", folder / "audio", ["backbone.encoder.*", "audio_projector"])
+    say(f"  audio specialist trained: {report.steps} steps in {report.seconds:.0f} s")
+    shutil.rmtree(scratch)
+
+
+def _share(steps: int, share: float) -> int:
+    return max(1, round(share * steps))
+
+
+def _settings(**said: Any) -> TrainingSettings:
+    from taskmerge.training import TrainingSettings
+
+    return TrainingSettings(seed=SEED, input_noise=0.1, evaluate_every=10_000, **said)
+
+
+def _lora_settings(**said: Any) -> TrainingSettings:
+    from taskmerge.training import LoraSettings
+
+    return _settings(learning_rate=2e-3, warmup=40, lora=LoraSettings(RANK, 2.0 * RANK), **said)
+
+
+def _specialize(
+    model: Any, folder: Path, modality: str, train: Sequence[str], settings: TrainingSettings, out: Path | None = None
+) -> StageReport:
+    from taskmerge.training import specialize
+
+    return specialize(model, folder / "data" / f"{modality}_train.parquet", train, settings, out=out)
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+def _save_tower(model: Any, path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor for name, tensor in model[0].state_dict().items() if name.startswith("vision_")}
+    save_file({name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}, path)
+
+
+def _compress(base: Path, specialist: Path, out: Path, parts: Sequence[str]) -> None:
+    """What the specialist's training changed, as factors of its adapters' rank."""
+    from taskmerge.task_vectors import Checkpoint
+
+    vector = (Checkpoint.open(specialist, label=f"{out.name} specialist") - Checkpoint.open(base)).only(*parts)
+    vector.save(out, dtype="bfloat16", form="low_rank", rank=RANK, fresh=True)

@@ -1,0 +1,116 @@
+"""`tell`: unpacks the shipped models and runs the recipe's stages, saying in plain words what each does and found."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from taskmerge.demo.findings import FINDINGS
+from taskmerge.demo.unpacking import SHIPPED, base_model, check_libraries, specialist_model
+from taskmerge.errors import OutputError
+from taskmerge.pipeline import BY_NAME, Places, Run, check
+from taskmerge.pipeline.stages import report
+from taskmerge.pipeline.state import Say
+from taskmerge.recipes import Recipe, load
+
+RECIPE, REMADE = "recipe.yaml", "shipped"
+SPECIALISTS = ("image", "audio")
+_WIDTH = 110
+
+OPENING = (
+    "The base is all-MiniLM-L6-v2, a text embedder, with a small picture tower. Two specialists were trained from it, "
+    "each knowing nothing of the other: one matches pictures to captions; one matches spoken words to their spelling, "
+    "through an audio projector of its own. They come as task vectors (specialist - base) of rank 8, {size:.1f} MB, "
+    "and are unpacked now."
+)
+CHAPTERS = {
+    "fuse": "Fuse: base + 0.3 image + 0.5 audio, tensor by tensor. The audio projector, which only one specialist has, "
+    "is copied unchanged.",
+    "diagnose": "Diagnose: the copied projector now feeds a backbone it was not trained with. Does that one still "
+    "understand it? The probes are words spoken by voices that nothing was trained on.",
+    "recover": "Recover: train the projector alone on the fused backbone, everything else frozen (a minute or two).",
+    "rehearse": "Rehearse: a few steps on pictures and sounds in balance, for what fusing cost the backbone itself (a "
+    "minute or two).",
+    "evaluate": "Evaluate: every model there now is, on pictures and voices that none was trained on.",
+}
+
+
+def tell(out: Path, say: Say = print, *, from_scratch: bool = False) -> tuple[dict[str, Any], Places]:
+    """Everything into `out`; a second call goes on where the first was stopped. Returns the report's table, and where
+    things lie.
+
+    from_scratch: make data and specialists anew first. Raises UsageError when a library or espeak-ng is missing,
+    OutputError when `out` holds something else, before anything is written.
+    """
+    check_libraries(from_scratch)
+    _check_folder(out, from_scratch)
+    began = time.monotonic()
+    shipped = remade(out / REMADE, say) if from_scratch else SHIPPED
+    recipe = set_stage(out, shipped, say)
+    current = Run(recipe, Places.of(recipe), lambda line: say(f"   {line.strip()}"))
+    check(current)
+    for number, (stage, words) in enumerate(CHAPTERS.items(), 2):
+        _chapter(say, number, words)
+        BY_NAME[stage](current)
+        for line in FINDINGS[stage](current):
+            _paragraph(say, line)
+    say(f"\nAll of it took {time.monotonic() - began:.0f} s.")
+    return report(current), current.places
+
+
+def _check_folder(out: Path, from_scratch: bool) -> None:
+    holds = {path.name for path in out.iterdir()} if out.is_dir() else {out.name} if out.exists() else set()
+    if holds and not holds & {RECIPE, REMADE}:
+        raise OutputError("the folder holds something else than a demo", str(out), "choose another --out, or remove it")
+    if holds and (REMADE in holds) != from_scratch:
+        made = "made from scratch" if REMADE in holds else "of the shipped models"
+        raise OutputError(f"the folder holds a demo {made}", str(out), "choose another --out, or remove it")
+
+
+def set_stage(out: Path, shipped: Path, say: Say) -> Recipe:
+    """Writes recipe, data, base and specialists into `out`; what is there already stays."""
+    size = sum(path.stat().st_size for name in SPECIALISTS for path in (shipped / name).glob("*.safetensors"))
+    _chapter(say, 1, OPENING.format(size=size / 1e6))
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / RECIPE).is_file():
+        shutil.copyfile(shipped / RECIPE, out / RECIPE)
+    shutil.copytree(shipped / "data", out / "data", dirs_exist_ok=True)
+    base = _once(out / "models" / "base", partial(base_model, shipped), say)
+    for name in SPECIALISTS:
+        _once(out / "models" / name, partial(specialist_model, base, shipped / name), say)
+    return load(out / RECIPE)
+
+
+def remade(folder: Path, say: Say) -> Path:
+    """A folder like the shipped one with everything in it made anew; see `making.make`."""
+    from taskmerge.demo.making import make
+
+    _chapter(say, 0, "From scratch: speak the words, draw the pictures, train the picture tower and both specialists.")
+    if not (folder / RECIPE).is_file():
+        make(folder, lambda line: say(f"   {line}"))
+        shutil.copyfile(SHIPPED / RECIPE, folder / RECIPE)
+    return folder
+
+
+def _once(folder: Path, make: Callable[[Path], Any], say: Say) -> Path:
+    """Makes the folder unless it is there: under another name first, so that it is whole or not there."""
+    if not folder.exists():
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        make(unfinished)
+        unfinished.rename(folder)
+    say(f"   {folder}")
+    return folder
+
+
+def _chapter(say: Say, number: int, words: str) -> None:
+    say("\n" + textwrap.fill(words, _WIDTH, initial_indent=f"{number}. ", subsequent_indent="   "))
+
+
+def _paragraph(say: Say, words: str) -> None:
+    say(textwrap.fill(words, _WIDTH, initial_indent="   ", subsequent_indent="   "))

