@@ -3,10 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check install clean
+.PHONY: demo demo-text test test-slow check install clean
 
 demo: $(VENV)/.installed
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/taskmerge demo --out .demo
+
+demo-text: $(VENV)/.installed
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python examples/two_text_specialists.py --out .demo-text
 
 test: check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
@@ -28,4 +31,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .demo .demo-text .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -84,7 +84,7 @@ def test_bad_sets_are_told_at_once_and_before_any_model_runs() -> None:
     with pytest.raises(UsageError) as error:
         evaluate_retrieval({"m": model}, {"one": silent, "two": [{"query": "a", "text": "b"}] * 3, "three": []})
     message = str(error.value)
-    assert "one: pairs in memory: pair 0" in message
+    assert "one: pairs in memory: row 1" in message
     assert "two: pairs in memory: all items have the same text" in message
     assert "three: pairs in memory: holds no pairs" in message
     assert not model.seen

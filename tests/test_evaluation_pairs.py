@@ -98,7 +98,7 @@ def test_every_broken_item_is_named_at_once(folder: Path) -> None:
         {"audio": "sounds/low.wav", "text": "fine"},
         {"audio": "sounds/empty.wav", "text": "nothing"},
     ]
-    with pytest.raises(UsageError, match=r"pair 1: audio .*empty"):
+    with pytest.raises(UsageError, match=r"row 2: audio .*empty"):
         read_pairs(lines(folder, *rows)).check()
     with pytest.raises(UsageError, match="sampling rate of 3 Hz"):
         read_pairs([{"audio": {"array": TONE, "sampling_rate": 3}, "text": "a"}]).check()

@@ -33,6 +33,9 @@ class PickleFile(WeightFile):
         """Entries [start, stop) of one tensor, as `Weights.read` gives them."""
         return self._tensors.read(name, start, stop)
 
+    def release(self, name: str, start: int, stop: int) -> None:
+        """Nothing: PyTorch holds the mapping."""
+
 
 def pickle_names(folder: Path) -> list[str]:
     """The files of `folder` that make up one model: those of the index, or pytorch_model.bin; [] when neither is there.
