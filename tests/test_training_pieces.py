@@ -1,7 +1,8 @@
-"""Loss and sampling against NumPy."""
+"""Loss and sampling against NumPy; which checkpoint training goes on from."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch.utils.data import BatchSampler, ConcatDataset, SequentialSampler, Ten
 
 from taskmerge.training.losses import banked_info_nce
 from taskmerge.training.sampling import balanced_sampler, draw_probabilities
+from taskmerge.training.session import last_whole_checkpoint
 
 
 def oracle(items: np.ndarray, bank: np.ndarray, labels: np.ndarray, temperature: float) -> float:
@@ -77,3 +79,12 @@ def test_all_processes_work_on_one_modality_in_a_step() -> None:
     assert len(batches) == 100
     assert batches[0::2] == batches[1::2]
     assert len(set(batches)) == 3
+
+
+def test_training_goes_on_from_the_last_checkpoint_written_to_its_end(tmp_path: Path) -> None:
+    assert last_whole_checkpoint(tmp_path) is None
+    for step, state in ((9, '{"global_step": 9}'), (10, '{"global_step": 10}'), (15, '{"glob'), (20, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")

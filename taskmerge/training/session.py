@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,13 +149,24 @@ class Session:
         return BankedInfoNCE(self.model, self.items.embed_texts(texts), temperature), DatasetDict(data)
 
     def _last_checkpoint(self) -> str | None:
-        from transformers.trainer_utils import get_last_checkpoint
-
         if not self.settings.resume:
             return None
         if not self.folder.is_dir():
             raise UsageError(f"nothing to resume in {str(self.folder)!r}")
-        return get_last_checkpoint(str(self.folder))
+        return last_whole_checkpoint(self.folder)
+
+
+def last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end: the trainer's state comes last."""
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+    whole = []
+    for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
+        try:
+            whole.append((json.loads(state.read_text("utf-8"))["global_step"], str(state.parent)))
+        except (ValueError, KeyError):  # killed while writing it
+            continue
+    return max(whole)[1] if whole else None
 
 
 def _check_ways(sets: Mapping[str, Pairs], components: set[str]) -> None:
