@@ -22,7 +22,7 @@ from taskmerge.omni import embedder as _embedder  # noqa: F401
 from taskmerge.pipeline import run
 from taskmerge.training import trainer as _trainer  # noqa: F401
 
-LATEST = 90
+LATEST = 60
 """The last change to the file system, of those a child makes, before which it may be killed."""
 
 

@@ -162,7 +162,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_table_and_models(tmp_pa
     whole, _ = run_quietly(new_project(tmp_path / "whole"), text)
     other = new_project(tmp_path / "other")
     (other / "recipe.yaml").write_text(text)
-    script = [sys.executable, str(Path(__file__).with_name("killing_run.py")), str(other), "3", "16"]
+    script = [sys.executable, str(Path(__file__).with_name("killing_run.py")), str(other), "3", "24"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TASKMERGE_THREADS": "1"}
     done = subprocess.run(script, capture_output=True, text=True, timeout=900, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
