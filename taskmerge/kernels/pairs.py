@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from taskmerge.kernels.operands import Health, Measurement, Operand
-from taskmerge.kernels.program import DropByRank, Program
+from taskmerge.kernels.program import DropByRank, DropRandom, Program
 from taskmerge.kernels.selection import Query
 from taskmerge.kernels.threads import map_on_threads
 
@@ -64,6 +64,14 @@ class Job(NamedTuple):
     def weights(self, program: Program) -> tuple[float, ...]:
         """Those of the program, unless measuring has found others; as float64 takes them."""
         return tuple(float(w) for w in (program.weights if self.found.weights is None else self.found.weights))
+
+    def factors(self, drop: DropRandom) -> tuple[float, ...]:
+        """What each specialist's survivors are multiplied by. One over the density is rounded: a division per entry
+        takes longer than all else that is done with it."""
+        if drop.rescale == "l1":
+            return tuple(float(factor) for factor in self.found.factors or ())
+        factor = 1.0 / drop.density if drop.rescale == "inverse_density" and drop.density > 0.0 else 1.0
+        return (factor,) * len(self.piece.pair.specialists)
 
 
 def pieces_of(pair: Pair, size: int, start: int = 0, stop: int | None = None) -> list[Piece]:

@@ -66,7 +66,7 @@ def scratch(rows: int) -> np.ndarray:
 class CompiledBackend:
     """The kernels on the CPU. Each call works on one core and releases the interpreter lock."""
 
-    piece = 2 * PIECE  # half a millisecond of work: what a call costs in Python is little beside it
+    piece = 8 * PIECE  # milliseconds of work: what a call costs in Python is little beside it
     parallel = True
 
     def combine(self, jobs: Sequence[Job], program: Program, out_dtype: str) -> Health:
@@ -200,17 +200,14 @@ class CompiledBackend:
 def _bounds(jobs: Sequence[Job], program: Program) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """low, high, factors as `combine_pieces` takes them."""
     piece, count = program.sparsify, len(program.weights)
-    low = high = factors = [(1.0,) * count] * len(jobs)
+    low = high = factors = np.ones((len(jobs), count))
     if isinstance(piece, KeepLargest):
-        low = [job.found.lowest or () for job in jobs]
-        high = [job.found.highest or (math.inf,) * count for job in jobs]
-    elif isinstance(piece, DropRandom) and piece.rescale == "l1":
-        factors = [tuple(float(factor) for factor in job.found.factors or ()) for job in jobs]
-    return (
-        _least(table(low, np.float32, count)),
-        _most(table(high, np.float32, count)),
-        table(factors, np.float64, count),
-    )
+        none = (math.inf,) * count
+        low = _least(table([job.found.lowest or () for job in jobs], np.float32, count))
+        high = _most(table([job.found.highest or none for job in jobs], np.float32, count))
+    elif isinstance(piece, DropRandom):
+        factors = table([job.factors(piece) for job in jobs], np.float64, count)
+    return low, high, factors
 
 
 def _least(low: np.ndarray) -> np.ndarray:
@@ -244,9 +241,7 @@ def _codes(program: Program) -> tuple[int, int, int, int, int, int]:
     return limit, sparsify, codes.LARGEST if isinstance(how, Largest) else codes.SUM, 0, 0, 0
 
 
-def _numbers(program: Program) -> tuple[float, float, float, float]:
-    """divisor, theta, base_factor, scale as `combine_pieces` takes them."""
-    divided = isinstance(program.sparsify, DropRandom) and program.sparsify.rescale == "inverse_density"
-    divisor = program.sparsify.density if divided and isinstance(program.sparsify, DropRandom) else 1.0
+def _numbers(program: Program) -> tuple[float, float, float]:
+    """theta, base_factor, scale as `combine_pieces` takes them."""
     theta = program.consensus.theta if isinstance(program.consensus, Active) else 0.0
-    return float(divisor), float(theta), float(program.base_factor), float(program.scale)
+    return float(theta), float(program.base_factor), float(program.scale)

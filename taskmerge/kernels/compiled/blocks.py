@@ -18,26 +18,33 @@ _GOLDEN = np.uint64(GOLDEN)
 _FIRST = np.uint64(FIRST_FACTOR)
 _SECOND = np.uint64(SECOND_FACTOR)
 _FEW = 4
-_30, _27, _31, _32 = np.uint64(30), np.uint64(27), np.uint64(31), np.uint64(32)
+_30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
+_ONE, _TWO, _THREE, _SIXTEEN, _LOW = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(16), np.uint64(0xFFFF)
+
+
+@njit(nogil=True, error_model="numpy")
+def random_halves(key: np.uint64, first: np.uint64, count: int, words: np.ndarray) -> np.ndarray:
+    """The upper halves of `taskmerge.randomness.uniform_bits` for elements [first, first + count), uint16, made in
+    `words`, uint64 (BLOCK // 4 + 1,). The state is counted up: 64-bit products are dear."""
+    state = key + ((first >> _TWO) + _ONE) * _GOLDEN
+    for j in range((count + 3) // 4 + 1):
+        words[j] = mixed(state)
+        state += _GOLDEN
+    offset = np.int64(first & _THREE)
+    return words.view(np.uint16)[offset : offset + count]
 
 
 @njit(nogil=True, error_model="numpy", inline="always")
-def random_bits(key: np.uint64, index: np.uint64) -> np.uint64:
-    """32 uniform bits for one element, as `taskmerge.randomness.uniform_bits`."""
-    return mixed(first_state(key, index))
-
-
-@njit(nogil=True, error_model="numpy", inline="always")
-def first_state(key: np.uint64, index: np.uint64) -> np.uint64:
-    """What `mixed` makes the element's bits of; the next element's is _GOLDEN more: 64-bit products are dear."""
-    return key + (index + np.uint64(1)) * _GOLDEN
+def random_half(key: np.uint64, index: np.uint64) -> np.uint16:
+    """The same for one element."""
+    return np.uint16(mixed(key + ((index >> _TWO) + _ONE) * _GOLDEN) >> (_SIXTEEN * (index & _THREE)))
 
 
 @njit(nogil=True, error_model="numpy", inline="always")
 def mixed(z: np.uint64) -> np.uint64:
     z = (z ^ (z >> _30)) * _FIRST
     z = (z ^ (z >> _27)) * _SECOND
-    return (z ^ (z >> _31)) >> _32
+    return z ^ (z >> _31)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -56,16 +63,25 @@ def drop_random(
     key: np.uint64,
     start: np.uint64,
     limit: np.uint64,
-    divisor: float,
     factor: float,
+    words: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Zeros where the random bits reach `limit`; the other entries ÷ `divisor` x `factor`."""
-    state = first_state(key, start)
+    """Zeros where the random bits reach `limit`; the other entries x `factor`. words: uint64 (BLOCK // 4 + 1,)."""
+    halves = random_halves(key, start, count, words)
+    upper, lower = np.int32(limit >> _SIXTEEN), np.uint16(limit & _LOW)
     for j in range(count):
-        value = delta[j] / divisor * factor
-        out[j] = value if np.int64(mixed(state)) < np.int64(limit) else 0.0
-        state += _GOLDEN
+        value = delta[j] * factor
+        out[j] = value if np.int32(halves[j]) < upper else 0.0
+    if lower == 0:
+        return
+    nearest = np.uint16(0xFFFF)
+    for j in range(count):
+        nearest = min(nearest, np.uint16(halves[j] ^ np.uint16(upper)))
+    if nearest == 0:  # one entry in 65,536 is decided by its lower half
+        for j in range(count):
+            if np.int32(halves[j]) == upper and random_half(~key, start + np.uint64(j)) < lower:
+                out[j] = delta[j] * factor
 
 
 @njit(nogil=True, error_model="numpy")
@@ -76,17 +92,19 @@ def drop_by_chance(
     start: np.uint64,
     chances: np.ndarray,
     rescale: bool,
+    words: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Keep each entry with its own probability; survivors ÷ it."""
-    state = first_state(key, start)
+    """Keep each entry with its own probability; survivors ÷ it. words: uint64 (BLOCK,)."""
+    middle = words.size // 2
+    upper, lower = random_halves(key, start, count, words), random_halves(~key, start, count, words[middle:])
     for j in range(count):
         chance = chances[j]
-        kept = np.float64(mixed(state)) < np.floor(chance * 4294967296.0)  # whole numbers below 2^53: exact
+        bits = np.uint32(np.uint32(upper[j]) << np.uint32(16)) | np.uint32(lower[j])
+        kept = np.float64(bits) < np.floor(chance * 4294967296.0)  # whole numbers below 2^53: exact
         divisor = chance if rescale & (chance > 0.0) else 1.0
         value = delta[j] / divisor
         out[j] = value if kept else 0.0
-        state += _GOLDEN
 
 
 @njit(nogil=True, error_model="numpy")

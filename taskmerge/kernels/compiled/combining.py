@@ -7,6 +7,7 @@ from numba import njit
 
 from taskmerge.kernels.compiled import blocks, codes
 from taskmerge.kernels.compiled.formats import (
+    add_delta,
     array_at,
     count_nonfinite,
     decode,
@@ -37,7 +38,6 @@ def combine_pieces(
     minimum: int,
     health_at: int,
     scratch_at: int,
-    divisor: float,
     theta: float,
     base_factor: float,
     scale: float,
@@ -60,20 +60,25 @@ def combine_pieces(
     health = array_at(health_at, (2,), np.int64)
     space = array_at(scratch_at, (specialists + 4, BLOCK), np.float64)
     base, total, scratch, rows = space[0], space[1], space[2:4], space[4:]
+    words = scratch[1].view(np.uint64)
     for piece in range(pieces):
         for done in range(0, counts[piece], BLOCK):
             count, first = min(BLOCK, counts[piece] - done), np.uint64(starts[piece] + done)
-            health[0] += count_nonfinite(addresses[piece, 0], formats[piece, 0], done, count)
             decode(addresses[piece, 0], formats[piece, 0], done, count, base)
-            for i in range(specialists):
-                address, code = addresses[piece, i + 1], formats[piece, i + 1]
-                health[0] += count_nonfinite(address, code, done, count)
-                delta = rows[i] if sparsify == codes.KEEP_ALL else scratch[0]
-                decode_delta(address, code, done, count, base, delta)
-                bounds, random = (low[piece, i], high[piece, i]), (keys[piece, i], first, np.uint64(limit))
-                rescale = (divisor, factors[piece, i])
-                survive(sparsify, delta, count, bounds, random, rescale, chances[piece, i] + 8 * done, rows[i])
-            agree(consensus, rows, count, weights[piece], (vote, average, minimum), theta, scratch, total)
+            if consensus == codes.SUM and sparsify == codes.KEEP_ALL:
+                total[:] = 0.0
+                for i in range(specialists):
+                    address, code, weight = addresses[piece, i + 1], formats[piece, i + 1], weights[piece, i]
+                    add_delta(address, code, done, count, base, weight, scratch[0], total)
+            else:
+                for i in range(specialists):
+                    address, code = addresses[piece, i + 1], formats[piece, i + 1]
+                    delta = rows[i] if sparsify == codes.KEEP_ALL else scratch[0]
+                    decode_delta(address, code, done, count, base, delta)
+                    bounds, random = (low[piece, i], high[piece, i]), (keys[piece, i], first, np.uint64(limit))
+                    probabilities = chances[piece, i] + 8 * done
+                    survive(sparsify, delta, count, bounds, random, factors[piece, i], probabilities, words, rows[i])
+                agree(consensus, rows, count, weights[piece], (vote, average, minimum), theta, scratch, total)
             for j in range(count):
                 still = base_factor * base[j]
                 move = scale * total[j]
@@ -81,7 +86,12 @@ def combine_pieces(
                 total[j] = still + move if move != 0.0 else still
             out, out_format = addresses[piece, specialists + 1], formats[piece, specialists + 1]
             encode(total, out, out_format, done, count)
-            health[1] += count_nonfinite(out, out_format, done, count)
+            bad = count_nonfinite(out, out_format, done, count)
+            health[1] += bad
+            # What is not finite in a sum's input is not in the sum; what was dropped is not seen there.
+            if bad > 0 or sparsify != codes.KEEP_ALL or consensus != codes.SUM:
+                for i in range(specialists + 1):
+                    health[0] += count_nonfinite(addresses[piece, i], formats[piece, i], done, count)
 
 
 @njit(nogil=True, error_model="numpy")
@@ -91,22 +101,23 @@ def survive(
     count: int,
     bounds: tuple[float, float],
     random: tuple[np.uint64, np.uint64, np.uint64],
-    rescale: tuple[float, float],
+    factor: float,
     chances_at: int,
+    words: np.ndarray,
     out: np.ndarray,
 ) -> None:
     """What is left of one block of a delta. Nothing to do for KEEP_ALL, whose delta is `out` itself.
 
-    bounds: low, high.  random: key, index of the first entry, limit.  rescale: divisor, factor.
+    bounds: low, high.  random: key, index of the first entry, limit.  words: uint64 (BLOCK,), working space.
     """
     if sparsify == codes.KEEP_BETWEEN:
         blocks.keep_between(delta, count, bounds[0], bounds[1], out)
     elif sparsify == codes.DROP_RANDOM:
-        blocks.drop_random(delta, count, random[0], random[1], random[2], rescale[0], rescale[1], out)
+        blocks.drop_random(delta, count, random[0], random[1], random[2], factor, words, out)
     elif sparsify != codes.KEEP_ALL:
         chances = array_at(chances_at, (count,), np.float64)
         rescaled = sparsify == codes.DROP_BY_RANK_RESCALED
-        blocks.drop_by_chance(delta, count, random[0], random[1], chances, rescaled, out)
+        blocks.drop_by_chance(delta, count, random[0], random[1], chances, rescaled, words, out)
 
 
 @njit(nogil=True, error_model="numpy")

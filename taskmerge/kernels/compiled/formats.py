@@ -21,10 +21,11 @@ intrinsic: Any = _intrinsic  # its declared type hides that the typing context i
 _ONE = np.uint32(1)
 _TOP = np.uint32(16)
 _ROUND_BF16 = np.uint32(0x7FFF)
-# A float64 as a bfloat16 with 11 bits of exponent: 45 bits of the mantissa go, the exponent's bias is 896 more.
-_45, _3, _ONE_OF_64, _HALF_OF_45 = np.uint64(45), np.uint64(3), np.uint64(1), np.uint64((1 << 44) - 1)
-_MAGNITUDE_OF_19, _MOVED_BIAS = np.uint64(0x3FFFF), np.int32(896 << 7)
-_LEAST_NORMAL, _MOST_NORMAL = np.int32(0x80), np.int32(0x7F7F)
+# A float64 rounded to the 7 bits of mantissa that a bfloat16 has: 45 bits go.
+_45, _ONE_OF_64, _HALF_OF_45 = np.uint64(45), np.uint64(1), np.uint64((1 << 44) - 1)
+_WITHOUT_45 = np.uint64(2**64 - 2**45)
+_LEAST_NORMAL, _INFINITE = np.uint16(0x80), np.uint16(0x7F80)
+_MAGNITUDE_OF_16 = np.uint16(0x7FFF)
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _SIGN = np.uint32(0x80000000)
 _HALF_BITS = np.uint32(0x3F000000)
@@ -54,6 +55,16 @@ def float_of_bits(typing: Any, bits: Any) -> Any:
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.uint32), build
+
+
+@intrinsic
+def double_of_bits(typing: Any, bits: Any) -> Any:
+    """uint64 -> the float64 with these bits."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.DoubleType())
+
+    return types.float64(types.uint64), build
 
 
 @intrinsic
@@ -203,6 +214,28 @@ def decode_delta(address: int, code: int, start: int, count: int, base: np.ndarr
 
 
 @njit(nogil=True, error_model="numpy")
+def add_delta(
+    address: int,
+    code: int,
+    start: int,
+    count: int,
+    base: np.ndarray,
+    weight: float,
+    scratch: np.ndarray,
+    total: np.ndarray,
+) -> None:
+    """Entries [start, start + count) less the base's, x `weight`, added to `total`. scratch: float64 (BLOCK,)."""
+    if code == BF16:
+        short = array_at(address + 2 * start, (count,), np.uint16)
+        for j in range(count):
+            total[j] += weight * (np.float64(float_of_bfloat(short[j])) - base[j])
+    else:
+        decode(address, code, start, count, scratch)
+        for j in range(count):
+            total[j] += weight * (scratch[j] - base[j])
+
+
+@njit(nogil=True, error_model="numpy")
 def decode_single(address: int, code: int, start: int, count: int, out: np.ndarray) -> None:
     """As `decode`, into float32; not for F64."""
     if code == BF16:
@@ -240,21 +273,23 @@ def encode(values: np.ndarray, address: int, code: int, start: int, count: int) 
 
 @njit(nogil=True, error_model="numpy")
 def encode_bfloat(values: np.ndarray, out: np.ndarray) -> None:
-    """As `encode`. The bits of a float64 rounded as a whole number to 7 of its 52 mantissa bits, the exponent moved:
-    right where that is a normal bfloat16 or zero. A block with anything else is done again by `bfloat_of`."""
+    """As `encode`. The bits of a float64 rounded as a whole number to 7 of its 52 mantissa bits are those of a float32
+    whose upper half is the bfloat16, if that is normal. A block with any other but true zeros is done again by
+    `bfloat_of`."""
     wide = values.view(np.uint64)
-    doubtful = np.int32(0)
     for j in range(out.size):
         bits = wide[j]
-        rounded = np.uint64(bits + _HALF_OF_45 + ((bits >> _45) & _ONE_OF_64)) >> _45
-        magnitude = np.int32(rounded & _MAGNITUDE_OF_19)
-        moved = np.int32(magnitude - _MOVED_BIAS)
-        # Negative where the exponent is too small (zero apart), or too large.
-        doubtful |= np.int32(moved - _LEAST_NORMAL) if magnitude != 0 else np.int32(0)
-        doubtful |= np.int32(_MOST_NORMAL - moved)
-        sign = np.int32(rounded >> _3) & np.int32(0x8000)
-        out[j] = np.uint16(sign | (moved if magnitude != 0 else np.int32(0)))
-    if doubtful < 0:
+        rounded = np.uint64(bits + _HALF_OF_45 + ((bits >> _45) & _ONE_OF_64)) & _WITHOUT_45
+        out[j] = np.uint16(bits_of_float(np.float32(double_of_bits(rounded))) >> _TOP)
+    least, most = _MAGNITUDE_OF_16, np.uint16(0)
+    for j in range(out.size):
+        magnitude = np.uint16(out[j] & _MAGNITUDE_OF_16)
+        least, most = min(least, magnitude), max(most, magnitude)
+    doubtful = most >= _INFINITE
+    if least < _LEAST_NORMAL and not doubtful:
+        for j in range(out.size):
+            doubtful |= (np.uint16(out[j] & _MAGNITUDE_OF_16) < _LEAST_NORMAL) & (values[j] != 0.0)
+    if doubtful:
         for j in range(out.size):
             out[j] = bfloat_of(values[j])
 

@@ -25,7 +25,7 @@ import numpy as np
 
 # Arguments of each entry: i an int64 (often an address), d a float64.
 ENTRIES = {
-    "combining.combine_pieces": "i" * 20 + "d" * 4,
+    "combining.combine_pieces": "i" * 20 + "d" * 3,
     "scanning.magnitudes": "i" * 8,
     "scanning.count_in_brackets": "i" * 13,
     "scanning.gram_of_piece": "i" * 7,

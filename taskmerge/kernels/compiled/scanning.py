@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from taskmerge.kernels.compiled.blocks import random_bits
+from taskmerge.kernels.compiled.blocks import drop_random
 from taskmerge.kernels.compiled.codes import BF16, F64
 from taskmerge.kernels.compiled.formats import (
     array_at,
@@ -236,9 +236,9 @@ def mass_of_piece(
             for j in range(BLOCK):
                 mass[j] = abs(row[j])
             partial[0, i, block] = fold(mass)
+            drop_random(row, BLOCK, key, first, np.uint64(limit), 1.0, base.view(np.uint64), mass)
             for j in range(BLOCK):
-                kept = random_bits(key, first + np.uint64(j)) < np.uint64(limit)
-                mass[j] = abs(row[j]) if kept else 0.0
+                mass[j] = abs(mass[j])
             partial[1, i, block] = fold(mass)
     for part in range(2):
         for i in range(specialists):

@@ -73,9 +73,7 @@ class TorchBackend:
             assert job.found.lowest is not None and job.found.highest is not None
             return keep_between(delta, job.found.lowest[i], job.found.highest[i])
         if isinstance(how, DropRandom):
-            divisor = how.density if how.rescale == "inverse_density" else 1.0
-            factor = float(job.found.factors[i]) if how.rescale == "l1" and job.found.factors else 1.0
-            return drop_random(delta, job.keys[i], piece.start, keep_limit(how.density), divisor, factor)
+            return drop_random(delta, job.keys[i], piece.start, keep_limit(how.density), job.factors(how)[i])
         if isinstance(how, DropByRank):
             return drop_by_rank(delta, job.keys[i], piece.start, piece.pair.row, how)
         return delta

@@ -21,10 +21,10 @@ def keep_between(delta: Tensor, low: float, high: float) -> Tensor:
     return torch.where((magnitude >= low) & (magnitude <= high), delta, 0.0)
 
 
-def drop_random(delta: Tensor, key: int, start: int, limit: int, divisor: float, factor: float) -> Tensor:
-    """Zero what the random bits drop; divide the rest by `divisor`, multiply by `factor`."""
+def drop_random(delta: Tensor, key: int, start: int, limit: int, factor: float) -> Tensor:
+    """Zero what the random bits drop; multiply the rest by `factor`."""
     bits = uniform_bits_torch(key, start, delta.numel(), delta.device)
-    return torch.where(bits < limit, delta / divisor * factor, 0.0)
+    return torch.where(bits < limit, delta * factor, 0.0)
 
 
 def drop_by_rank(delta: Tensor, key: int, start: int, row: int, drop: DropByRank) -> Tensor:
