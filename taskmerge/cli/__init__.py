@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 
 INTERRUPTED = 130
@@ -10,6 +11,7 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Runs the command line: errors meant for the user become messages and exit codes, never tracebacks."""
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # its threads sleep while there is nothing for them, not spin
     gc.set_threshold(100_000, 20, 100)  # imports make many objects that live to the end: do not look through them
     from taskmerge.cli.app import app
     from taskmerge.cli.output import report_error
