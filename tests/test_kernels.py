@@ -42,6 +42,7 @@ from taskmerge.kernels import (
     measure_model,
     set_threads,
 )
+from taskmerge.kernels.compiled.backend import CompiledBackend
 from taskmerge.randomness import stream_key
 
 W = (0.3, 0.5, 0.7)
@@ -324,3 +325,22 @@ def test_bounds_are_widened_to_what_rounds_to_them() -> None:
         assert (np.nextafter(low, -np.inf).astype(np.float32) < bounds)[1:].all() and low[0] <= 0
         assert (np.nextafter(high, np.inf).astype(np.float32) > bounds).all()
     assert _most(np.float32([np.inf]))[0] == np.inf
+
+
+@pytest.mark.parametrize(
+    ("spread", "unclear"), [(0.5, False), (9.0, True)], ids=["one order of magnitude", "many: longer keys needed"]
+)
+def test_ranks_of_16_bit_rows(spread: float, unclear: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Magnitudes in keys of 32 bits, and rows whose magnitudes these cannot tell apart."""
+    random, shape = np.random.default_rng(5), (40, 4864)
+    base = random.standard_normal(shape).ravel() * 10.0 ** -random.uniform(0, spread, 40 * 4864)
+    other = base + random.standard_normal(base.size) * 10.0 ** -random.uniform(0, spread, base.size)
+    entries = [stored(base, "BF16"), stored(other, "BF16")]
+    longer, fill = [], CompiledBackend._fill
+    monkeypatch.setattr(CompiledBackend, "_fill", lambda *given: (longer.append(given[1].start), fill(*given)))
+    program = Program((1.0,), sparsify=DropByRank(0.5, 0.45))
+    operands = [operand(array, "BF16", shape) for array in entries]
+    out, _ = run(operands[0], operands[1:], program, KEYS[:1], "F32")
+    values = [valued(array, "BF16") for array in entries]
+    assert_nearest(out, "F32", oracle(values[0], values[1:], program, KEYS[:1], shape))
+    assert bool(longer) == unclear

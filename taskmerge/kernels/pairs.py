@@ -82,9 +82,9 @@ def pieces_of(pair: Pair, size: int, start: int = 0, stop: int | None = None) ->
 
 
 def combining_size(program: Program, pair: Pair, size: int) -> int:
-    """Entries to combine at a time: `size`, or a quarter of it in whole rows where ranks are taken in rows."""
+    """Entries to combine at a time: `size`, or a sixteenth in whole rows where ranks are taken in rows."""
     if isinstance(program.sparsify, DropByRank):
-        return max(1, size // 4 // pair.row) * pair.row
+        return max(1, size // 16 // pair.row) * pair.row
     return size
 
 

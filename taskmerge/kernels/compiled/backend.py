@@ -12,13 +12,14 @@ from taskmerge.dtypes import DTYPES
 from taskmerge.kernels.compiled import codes
 from taskmerge.kernels.compiled.native import address_of, kernel
 from taskmerge.kernels.operands import Health
-from taskmerge.kernels.pairs import BLOCK, PIECE, Job, Piece, pieces_of
+from taskmerge.kernels.pairs import BLOCK, PIECE, Job, Pair, Piece, pieces_of
 from taskmerge.kernels.program import Active, DropByRank, DropRandom, Elect, KeepLargest, Largest, Program
 from taskmerge.kernels.selection import Query
 from taskmerge.kernels.threads import map_on_threads, threads
 from taskmerge.randomness import keep_limit
 
 _FOLDED = PIECE // BLOCK
+_LONGEST_SHORT = 1 << 14
 _BEYOND = np.float64(2.0**128)  # what the next float32 after the largest would be
 
 
@@ -104,19 +105,40 @@ class CompiledBackend:
         drop, count = program.sparsify, len(program.weights)
         if not isinstance(drop, DropByRank):
             return Views([], [0] * count, [])
-        row, whole = piece.pair.row, piece.widened_to_rows()
+        whole = piece.widened_to_rows()
         if whole != piece:
             inputs = views(whole)
-        chances, keys, space = np.empty((count, whole.length)), np.empty(whole.length, np.uint64), scratch(3)
-        base = inputs.addresses[0], inputs.formats[0]
+        chances = np.empty((count, whole.length))
+        fill = self._fill_short if _short(whole) else self._fill
         for i in range(count):
-            other = inputs.addresses[i + 1], inputs.formats[i + 1]
-            call("ranking.pack", *base, *other, whole.length, row, keys, space)
-            keys.reshape(-1, row).sort(axis=1)
-            numbers = float(drop.density), float(drop.epsilon)
-            call("ranking.chances_of_ranks", keys, whole.length, row, chances[i], *numbers)
+            fill(whole, inputs, i, drop, chances[i])
         places = [address_of(chances[i]) + 8 * (piece.start - whole.start) for i in range(count)]
         return Views([chances], places, [])
+
+    def _fill_short(self, piece: Piece, inputs: Views, specialist: int, drop: DropByRank, chances: np.ndarray) -> None:
+        """The probabilities of one specialist, by keys of 32 bits; rows that these leave unclear by longer ones."""
+        row, one = piece.pair.row, piece._replace(pair=Pair(piece.pair.base, (piece.pair.specialists[specialist],)))
+        place_bits, magnitudes = (row - 1).bit_length(), self.magnitudes([one])[0]
+        keys, left = np.empty(piece.length, np.uint32), np.empty(piece.length // row, np.uint8)
+        table = drop.density - drop.epsilon + 2.0 * drop.epsilon * (np.arange(2 * row - 1) / 2.0) / float(row - 1)
+        space = np.empty(row, np.uint32)
+        call("ranking.pack_short", magnitudes, piece.length, row, place_bits, keys)
+        keys.reshape(-1, row).sort(axis=1)
+        shape = piece.length, row, place_bits
+        call("ranking.chances_of_short", keys, *shape, table.clip(0.0, 1.0), chances, left, space)
+        for number in left.nonzero()[0]:
+            start = piece.start + int(number) * row
+            again = piece._replace(start=start, stop=start + row)
+            self._fill(again, views(again), specialist, drop, chances[start - piece.start :][:row])
+
+    def _fill(self, piece: Piece, inputs: Views, specialist: int, drop: DropByRank, chances: np.ndarray) -> None:
+        """The probabilities of one specialist, by keys of 64 bits."""
+        row, keys = piece.pair.row, np.empty(piece.length, np.uint64)
+        base = inputs.addresses[0], inputs.formats[0]
+        other = inputs.addresses[specialist + 1], inputs.formats[specialist + 1]
+        call("ranking.pack", *base, *other, piece.length, row, keys, scratch(3))
+        keys.reshape(-1, row).sort(axis=1)
+        call("ranking.chances_of_ranks", keys, piece.length, row, chances, float(drop.density), float(drop.epsilon))
 
     def magnitudes(self, pieces: Sequence[Piece]) -> np.ndarray:
         """See `Backend.magnitudes`."""
@@ -195,6 +217,11 @@ class CompiledBackend:
             call("scanning.mass_of_piece", count, *where, part.length, *random, _FOLDED, partial, space)
             sums.append(partial[:, :, 0])
         return np.stack(sums)
+
+
+def _short(piece: Piece) -> bool:
+    """Whether keys of 32 bits will mostly do: see `ranking`."""
+    return 1 < piece.pair.row <= _LONGEST_SHORT and all(o.dtype in ("BF16", "F16") for o in piece.pair.operands)
 
 
 def _bounds(jobs: Sequence[Job], program: Program) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,15 +1,88 @@
-"""Ranks of magnitudes within rows, for DELLA. The sort between the two kernels is NumPy's, which is vectorised."""
+"""Ranks of magnitudes within rows, for DELLA. The sort between two kernels is NumPy's, which is vectorised.
+
+It takes half the time for keys of 32 bits as for keys of 64. 16-bit inputs mostly fit in 32: their differences are
+multiples of some power of two, few of them odd ones.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
-from taskmerge.kernels.compiled.formats import array_at
+from taskmerge.kernels.compiled.formats import array_at, float_of_bits
 from taskmerge.kernels.compiled.scanning import magnitude_block
 from taskmerge.kernels.pairs import BLOCK
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
+
+
+def pack_short(magnitudes_at: int, count: int, row: int, place_bits: int, keys_at: int) -> None:
+    """Per entry its magnitude as a whole number above and its place in its row below: keys uint32 (count,).
+
+    The number has 32 - place_bits bits, of which the largest magnitude of the row takes all but one at least. Its last
+    bit is set where the others do not say all: two such entries may differ although their numbers are equal.
+    magnitudes: uint32 (count,), bits of float32.
+    """
+    rows = count // row
+    all_magnitudes, all_keys = (
+        array_at(magnitudes_at, (rows, row), np.uint32),
+        array_at(keys_at, (rows, row), np.uint32),
+    )
+    above = np.uint32(place_bits)
+    for number in range(rows):
+        magnitudes, keys = all_magnitudes[number], all_keys[number]
+        most = np.uint32(0)
+        for j in range(row):
+            most = max(most, magnitudes[j])
+        scale = scale_to(np.float64(float_of_bits(most)), 31 - place_bits)
+        for j in range(row):
+            value = np.float64(float_of_bits(magnitudes[j])) * scale
+            whole = np.int32(value)
+            odd = np.uint32(1) if np.float64(whole) != value else np.uint32(0)
+            keys[j] = ((np.uint32(whole) << np.uint32(1) | odd) << above) | np.uint32(j)
+
+
+@njit(nogil=True, error_model="numpy")
+def scale_to(value: float, bits: int) -> float:
+    """The power of two that brings a positive finite number to [2^(bits - 1), 2^bits); 1 for any other."""
+    scale = 1.0
+    while 0.0 < value * scale < 2.0 ** (bits - 1):
+        scale *= 2.0
+    while 2.0**bits <= value * scale < np.inf:
+        scale *= 0.5
+    return scale
+
+
+def chances_of_short(
+    keys_at: int, count: int, row: int, place_bits: int, table_at: int, chances_at: int, left_at: int, scratch_at: int
+) -> None:
+    """As `chances_of_ranks` for the keys of `pack_short`. table: float64 (2 * row - 1,), the probability by twice the
+    mean rank.  left: uint8 (rows,), 1 for a row whose keys do not tell all its magnitudes apart.  scratch: uint32
+    (row,). Indices are unsigned: signed ones would be tested for counting from the end."""
+    rows = count // row
+    all_keys, all_chances = array_at(keys_at, (rows, row), np.uint32), array_at(chances_at, (rows, row), np.float64)
+    table, left = array_at(table_at, (2 * row - 1,), np.float64), array_at(left_at, (rows,), np.uint8)
+    first = array_at(scratch_at, (row,), np.uint32)
+    above, places = np.uint32(place_bits), np.uint32((1 << place_bits) - 1)
+    for number in range(rows):
+        keys, chances = all_keys[number], all_chances[number]
+        unclear, less, before = np.uint32(0), np.uint32(0), np.uint32(keys[0] >> above)
+        first[0] = less
+        for j in range(1, row):
+            here = np.uint32(keys[j] >> above)
+            unclear |= here if here == before else np.uint32(0)
+            less = less if here == before else np.uint32(j)
+            first[j] = less
+            before = here
+        left[number] = np.uint8(unclear & np.uint32(1))
+        last, after = np.uint32(row - 1), before
+        for back in range(row):
+            j = np.uint64(row - 1 - back)
+            key = keys[j]
+            last = last if np.uint32(key >> above) == after else np.uint32(j)
+            after = np.uint32(key >> above)
+            chances[np.uint64(key & places)] = table[np.uint64(first[j]) + np.uint64(last)]
 
 
 def pack(
