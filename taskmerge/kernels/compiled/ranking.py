@@ -78,11 +78,11 @@ def chances_of_short(
         left[number] = np.uint8(unclear & np.uint32(1))
         last, after = np.uint32(row - 1), before
         for back in range(row):
-            j = np.uint64(row - 1 - back)
-            key = keys[j]
-            last = last if np.uint32(key >> above) == after else np.uint32(j)
+            place = np.uint64(row - 1 - back)
+            key = keys[place]
+            last = last if np.uint32(key >> above) == after else np.uint32(place)
             after = np.uint32(key >> above)
-            chances[np.uint64(key & places)] = table[np.uint64(first[j]) + np.uint64(last)]
+            chances[np.uint64(key & places)] = table[np.uint64(first[place]) + np.uint64(last)]
 
 
 def pack(
