@@ -132,7 +132,7 @@ def count_in_brackets(
             most = np.int32(high[query])
             over = np.int32(0)
             for j in range(length):
-                over += np.int32(np.int32(bits[j]) > most)
+                over = np.int32(over + np.int32(np.int32(bits[j]) > most))  # a plain += would be of 64 bits
             above[query] += over
             count_inside(block_at, length, low[query], high[query], shifts[query], histogram[query])
         done += length
