@@ -22,6 +22,7 @@ from taskmerge.kernels import DropRandom, Elect, Health, KeepLargest, Measuremen
 from taskmerge.kernels.exact import combining
 from taskmerge.kernels.exact.rational import total
 from taskmerge.kernels.exact.survivors import mean_ranks
+from taskmerge.randomness import keep_limit, uniform_bits
 
 CLOSED = {name: program for name, program in PROGRAMS.items() if program.from_gram is None}
 PROGRAM = some.sampled_from(sorted(CLOSED)).map(CLOSED.get)
@@ -181,3 +182,11 @@ def test_entries_that_are_not_finite_are_counted() -> None:
     assert health == Health(2, 3)
     assert out[0] == 0.0 and math.isnan(out[1]) and out[2] == -np.inf and out[3] == np.inf
     assert math.copysign(1.0, out[4]) == -1.0
+
+
+def test_a_rescaling_beyond_any_float() -> None:
+    """A vanishing survivor scaled up to the whole task vector: the factor overflows, the product does not."""
+    keeps = [uniform_bits(key, 0, 64) < keep_limit(0.5) for key in KEYS]
+    rows = [np.where(kept, 0.0, 1e300) + np.where(np.arange(64) == kept.argmax(), 5e-324, 0.0) for kept in keeps]
+    out = check([np.zeros(64), *rows], Program((1.0, 0.0, 0.0), sparsify=DropRandom(0.5, "l1")))
+    assert np.isfinite(out).all() and out.max() > 1e300

@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from taskmerge.kernels.compiled.codes import BY_NOTHING, BY_WEIGHT, MASS, WEIGHTED_MASS
+from taskmerge.kernels.compiled.codes import BY_NOTHING, BY_WEIGHT, COUNT, WEIGHTED_MASS
 from taskmerge.randomness import FIRST_FACTOR, GOLDEN, SECOND_FACTOR
 
 _GOLDEN = np.uint64(GOLDEN)
@@ -144,77 +144,64 @@ def elect(
     rows: np.ndarray, count: int, weights: np.ndarray, vote: int, average: int, scratch: np.ndarray, total: np.ndarray
 ) -> None:
     """TIES' election and disjoint merge into `total`. scratch: (2, BLOCK) float64."""
-    sign, divisor = scratch[0], scratch[1]
-    if vote == WEIGHTED_MASS:
-        weighted_sum(rows, count, weights, sign)
+    specialists = rows.shape[0]
+    if vote != WEIGHTED_MASS or specialists == 0 or specialists > _FEW:
+        _elect_many(rows, count, weights, vote, average, scratch, total)
+    elif specialists == 1:
+        _elect_few(1, rows, count, weights, average, total)
+    elif specialists == 2:
+        _elect_few(2, rows, count, weights, average, total)
+    elif specialists == 3:
+        _elect_few(3, rows, count, weights, average, total)
     else:
-        for j in range(count):
-            sign[j] = 0.0
-        for i in range(rows.shape[0]):
-            row = rows[i]
-            for j in range(count):
-                ballot = row[j] if vote == MASS else np.float64(row[j] > 0.0) - np.float64(row[j] < 0.0)
-                sign[j] += ballot
+        _elect_few(4, rows, count, weights, average, total)
+
+
+@njit(nogil=True, error_model="numpy", inline="always")
+def _elect_few(few: int, rows: np.ndarray, count: int, weights: np.ndarray, average: int, total: np.ndarray) -> None:
     for j in range(count):
-        sign[j] = 1.0 if sign[j] >= 0.0 else -1.0
-    disjoint_sum(rows, count, weights, average, sign, divisor, total)
-    if average != BY_NOTHING:
-        for j in range(count):
-            mean = total[j] / divisor[j]
-            total[j] = mean if divisor[j] != 0.0 else 0.0
+        votes = weights[0] * rows[0, j]
+        for i in range(1, few):
+            votes += weights[i] * rows[i, j]
+        elected = np.copysign(1.0, votes + 0.0)  # + 0.0: a sum of -0.0 elects + too; a choice would be computed twice
+        moved, shares = 0.0, 0.0
+        for i in range(few):
+            value = weights[i] * rows[i, j]
+            share = weights[i] if average == BY_WEIGHT else 1.0
+            agrees = rows[i, j] * elected > 0.0
+            moved += value if agrees else 0.0
+            shares += share if agrees else 0.0
+        divisor = 1.0 if average == BY_NOTHING else shares
+        mean = moved / divisor
+        total[j] = mean if divisor != 0.0 else 0.0
 
 
 @njit(nogil=True, error_model="numpy")
-def disjoint_sum(
-    rows: np.ndarray,
-    count: int,
-    weights: np.ndarray,
-    average: int,
-    sign: np.ndarray,
-    divisor: np.ndarray,
-    total: np.ndarray,
+def _elect_many(
+    rows: np.ndarray, count: int, weights: np.ndarray, vote: int, average: int, scratch: np.ndarray, total: np.ndarray
 ) -> None:
-    """Per entry, Σ w_i d_i of the entries that have the elected sign (1 or -1), and the divisor of their average."""
-    specialists, by_weight = rows.shape[0], average == BY_WEIGHT
-    if specialists <= 1:
-        _disjoint_first(specialists, rows, count, weights, by_weight, sign, divisor, total)
-    elif specialists == 2:
-        _disjoint_first(2, rows, count, weights, by_weight, sign, divisor, total)
-    elif specialists == 3:
-        _disjoint_first(3, rows, count, weights, by_weight, sign, divisor, total)
-    else:
-        _disjoint_first(4, rows, count, weights, by_weight, sign, divisor, total)
-    for i in range(_FEW, specialists):
+    sign, divisor = scratch[0], scratch[1]
+    for j in range(count):
+        sign[j], divisor[j], total[j] = 0.0, 0.0, 0.0
+    for i in range(rows.shape[0]):
         row, weight = rows[i], weights[i]
-        share = weight if by_weight else 1.0
+        for j in range(count):
+            ballot = np.float64(row[j] > 0.0) - np.float64(row[j] < 0.0) if vote == COUNT else row[j]
+            sign[j] += weight * ballot if vote == WEIGHTED_MASS else ballot
+    for j in range(count):
+        sign[j] = 1.0 if sign[j] >= 0.0 else -1.0
+    for i in range(rows.shape[0]):
+        row, weight = rows[i], weights[i]
+        share = weight if average == BY_WEIGHT else 1.0
         for j in range(count):
             agrees = row[j] * sign[j] > 0.0
             value = weight * row[j]
             total[j] += value if agrees else 0.0
             divisor[j] += share if agrees else 0.0
-
-
-@njit(nogil=True, error_model="numpy", inline="always")
-def _disjoint_first(
-    few: int,
-    rows: np.ndarray,
-    count: int,
-    weights: np.ndarray,
-    by_weight: bool,
-    sign: np.ndarray,
-    divisor: np.ndarray,
-    total: np.ndarray,
-) -> None:
-    for j in range(count):
-        elected, moved, shares = sign[j], 0.0, 0.0
-        for i in range(few):
-            value = weights[i] * rows[i, j]
-            share = weights[i] if by_weight else 1.0
-            agrees = rows[i, j] * elected > 0.0
-            moved += value if agrees else 0.0
-            shares += share if agrees else 0.0
-        total[j] = moved
-        divisor[j] = shares
+    if average != BY_NOTHING:
+        for j in range(count):
+            mean = total[j] / divisor[j]
+            total[j] = mean if divisor[j] != 0.0 else 0.0
 
 
 @njit(nogil=True, error_model="numpy")

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from taskmerge.kernels.exact.agreement import agreement
-from taskmerge.kernels.exact.expansions import Expansion, Scalar, quotient, two_sum
+from taskmerge.kernels.exact.expansions import Expansion, Scalar, nearest, quotient, two_sum
 from taskmerge.kernels.exact.rational import merged, total
 from taskmerge.kernels.exact.survivors import survivors, values_of
 from taskmerge.kernels.exact.terms import Terms
@@ -66,7 +66,7 @@ def _seen(
     """What survives of a delta, in float64: what decisions are made on."""
     divisor, factor = rescaling
     own = np.where(kept == 0.0, 1.0, kept)
-    return np.where(kept != 0.0, (model - base) / own / divisor * float(factor), 0.0)
+    return np.where(kept != 0.0, (model - base) / own / divisor * nearest(Fraction(factor)), 0.0)
 
 
 def _delta(model: np.ndarray, base: np.ndarray, divisor: np.ndarray) -> Expansion:

@@ -30,7 +30,8 @@ class Terms:
         """None where what was measured is not finite, as of inputs that are not."""
         weights = program.weights if job.found.weights is None else job.found.weights
         rescaling = [_rescaling(program, job, i) for i in range(len(weights))]
-        if not all(math.isfinite(number) for number in (*weights, *(factor for _, factor in rescaling))):
+        numbers = (*weights, *(factor for _, factor in rescaling))
+        if not all(isinstance(number, Fraction) or math.isfinite(number) for number in numbers):
             return None
         return cls(
             tuple(Fraction(weight) for weight in weights),
