@@ -60,9 +60,13 @@ SUITES = {
         Measure("qwen2:0.494:3", ("task_arithmetic", "dare_ties", "ties", "breadcrumbs", "della"), rounds=5),
         Measure("qwen2:2.0:3", ("task_arithmetic",)),
     ),
-    "growth": (
-        *(Measure(f"qwen2:0.494:{count}", ("task_arithmetic", "ties")) for count in (2, 4, 8)),
-        *(Measure(f"qwen2:{size}:3", ("task_arithmetic", "ties")) for size in (0.1, 0.494, 2.0)),
+    "growth": tuple(
+        measure
+        for case in (
+            *(f"qwen2:0.494:{count}" for count in (2, 4, 8)),
+            *(f"qwen2:{size}:3" for size in (0.1, 0.494, 2.0)),
+        )
+        for measure in (Measure(case, ("task_arithmetic",)), Measure(case, ("ties",), tools=("floor", "taskmerge")))
     ),
     "shapes": tuple(Measure(f"{shape}:0:3", ("task_arithmetic", "ties")) for shape in ("many", "huge")),
     "sentence_transformers": (
