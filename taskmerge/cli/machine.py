@@ -8,7 +8,6 @@ import platform
 import shutil
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import typer
@@ -72,6 +71,8 @@ def _machine() -> list[Row]:
 
 
 def _library(name: str, use: str) -> Row:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return name, version(name), "ok", use
     except PackageNotFoundError:
@@ -80,6 +81,8 @@ def _library(name: str, use: str) -> Row:
 
 def _import_works(name: str) -> Row:
     """Imports a library in a process of its own: one built for another torch fails there."""
+    from importlib.metadata import version
+
     found = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True, check=False)
     if found.returncode == 0:
         return name, version(name), "ok", "not needed by taskmerge"

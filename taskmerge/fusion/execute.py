@@ -109,7 +109,7 @@ def describe_inputs(plan: Plan) -> dict[str, Any]:
 
 
 class _Hashes:
-    """sha256 of all inputs, computed in a thread beside the merge."""
+    """sha256 of all inputs, and what else the record takes long to find out, in a thread beside the merge."""
 
     def __init__(self, plan: Plan) -> None:
         self._table: dict[str, Any] = {}
@@ -119,6 +119,7 @@ class _Hashes:
 
     def _run(self, plan: Plan) -> None:
         try:
+            provenance.versions()
             self._table = json.loads(json.dumps(describe_inputs(plan)))
         except BaseException as error:
             self._failure = error

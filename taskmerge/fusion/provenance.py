@@ -6,7 +6,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def describe(plan: Plan, recipe: str, recipe_folder: Path, out: Path, inputs: Ma
         "recipe_folder": os.path.relpath(recipe_folder, out),
         "seed": plan.seed,
         "inputs": inputs,
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _LIBRARIES}},
+        "versions": dict(versions()),
         "rules": rules,
         "tensors": {step.info.name: rules.index(sentence(step)) for step in plan.steps},
         "dropped": {f"{drop.source.label}:{drop.source.name}": drop.rule for drop in plan.dropped},
@@ -63,8 +63,15 @@ def render(record: Mapping[str, Any]) -> str:
     return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
-def _version(library: str) -> str | None:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return None
+@cache
+def versions() -> Mapping[str, str | None]:
+    """Those of Python and of the libraries that a result may depend on; None for one that is not there."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to import
+
+    table: dict[str, str | None] = {"python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            table[library] = version(library)
+        except PackageNotFoundError:
+            table[library] = None
+    return table

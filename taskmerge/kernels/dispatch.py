@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from taskmerge.errors import MergeError
-from taskmerge.kernels import exact, measuring
+from taskmerge.kernels import measuring
 from taskmerge.kernels.operands import Health, Measurement, Operand
 from taskmerge.kernels.pairs import Backend, Job, Pair, combining_size, pieces_of, spread
 from taskmerge.kernels.program import DropRandom, KeepLargest, Program
@@ -46,6 +46,8 @@ def measure(
         return measuring.thresholds(backend, [pair], _keeps(program))
     if isinstance(how, DropRandom) and how.rescale == "l1":
         if out_dtype == "F64" or program.each:
+            from taskmerge.kernels import exact  # few need it, all would wait for it
+
             return Measurement(factors=exact.rescale_factors(pair, program, keys))
         return Measurement(factors=measuring.rescale_factors(backend, pair, how, keys))
     return None
@@ -96,6 +98,8 @@ def combine(
     if not jobs:
         return Health()
     if out_dtype == "F64":
+        from taskmerge.kernels import exact
+
         return sum(map_on_threads(lambda job: exact.combine(job, program), jobs), Health())
     if program.each:
         raise MergeError(f"a way to sparsify for each specialist is streamed into F64 only, not {out_dtype}")
