@@ -125,6 +125,14 @@ class Page(html.parser.HTMLParser):
         self.words += data + " "
 
 
+def test_learning_curves_begin_with_the_model_as_it_came() -> None:
+    curves = [{"step": 50.0, "audio_recall_at_1": 0.7, "mrr": 0.8}]
+    report = StageReport("rehearse", 50, 9.0, 4, 0, before={"audio_recall_at_1": 0.4, "mrr": 0.5}, curves=curves)
+    (chart,) = training_section(report).blocks
+    assert isinstance(chart, LineChart)
+    assert [(line.name, line.points) for line in chart.lines] == [("audio", [(0.0, 0.4), (50.0, 0.7)])]
+
+
 def test_the_page_stands_alone_and_says_what_was_found(tmp_path: Path) -> None:
     report = drift_report()
     page, twin = write_report(tmp_path / "out" / "report", "A fusion", sections(), {"drift": report.as_dict()})

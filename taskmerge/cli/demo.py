@@ -15,7 +15,7 @@ def demo(
     from_scratch: bool = typer.Option(
         False,
         "--from-scratch",
-        help="Speak, draw and train what is shipped anew first (needs espeak-ng; half an hour).",
+        help="Speak, draw and train what is shipped anew first (needs espeak-ng; ten minutes).",
     ),
 ) -> None:
     """Tell the whole story on real weights, in minutes: fuse, diagnose, recover, rehearse, evaluate."""

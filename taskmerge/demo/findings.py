@@ -18,8 +18,9 @@ def fused(run: Run) -> Iterator[str]:
     image, audio = (Checkpoint.open(str(run.specialist(name))) - base for name in ("image", "audio"))
     parts = run.results["fuse"]["components"].values()
     merged, copied = (sum(counts.get(action, 0) for counts in parts) for action in ("merge", "copy"))
+    cosine = round(image.cosine(audio), 3) + 0.0  # no -0.000
     yield (
-        f"{merged} tensors merged, {copied} copied. The cosine of the two task vectors is {image.cosine(audio):.3f} "
+        f"{merged} tensors merged, {copied} copied. The cosine of the two task vectors is {cosine:.3f} "
         "(1: the same direction, 0: nothing in common)."
     )
 

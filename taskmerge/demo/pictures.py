@@ -1,4 +1,4 @@
-"""Pictures: two drawn objects, or two handwritten digits. Half the test captions are never trained on."""
+"""Pictures: two drawn objects, or two handwritten digits. Half the held-out captions are never trained on."""
 
 from __future__ import annotations
 
@@ -16,44 +16,50 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "cross", "ring")
 OBJECTS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SCENES, PAIRS = 240, 80
-UNSEEN_SCENES, UNSEEN_PAIRS = 40, 20
+SCENES, PAIRS = 400, 70
+"""Captions trained on: of scenes, and of the hundred pairs of digits."""
+UNSEEN = {"validation": (20, 10), "test": (40, 20)}
+"""Captions of scenes and pairs that only this split has; it has as many again that are trained on."""
+TAKES = {"train": (2, 4), "validation": (2, 2), "test": (2, 2)}
+"""Pictures of each scene and each pair."""
+Scene = tuple[str, str]
+Pair = tuple[int, int]
 
 
 def make(seed: int) -> dict[str, list[dict[str, Any]]]:
     """Rows {"image": {"bytes", "path"}, "text"} of train, validation and test."""
     rng = np.random.default_rng([seed, 2])
-    objects = list(permutations(OBJECTS, 2))
-    scenes = [objects[index] for index in rng.permutation(len(objects))[: SCENES + UNSEEN_SCENES]]
-    pairs = [(int(index) // 10, int(index) % 10) for index in rng.permutation(PAIRS + UNSEEN_PAIRS)]
     handwriting = Handwriting(rng)
-    rows: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}
 
-    def add(split: str, picture: Any, text: str) -> None:
+    def row(split: str, number: int, picture: Any, text: str) -> dict[str, Any]:
         file = io.BytesIO()
         picture.save(file, "PNG", optimize=True)
-        name = f"{text.replace(', ', '-').replace(' ', '-')}-{len(rows[split]):03d}.png"
-        rows[split].append({"image": {"bytes": file.getvalue(), "path": name}, "text": text})
+        name = f"{split}-{number:04d}.png"
+        return {"image": {"bytes": file.getvalue(), "path": name}, "text": text}
 
-    def add_scene(split: str, scene: tuple[str, str]) -> None:
-        add(split, draw(scene, rng), f"{scene[0]}, {scene[1]}")
+    def rows(split: str, scenes: list[Scene], pairs: list[Pair]) -> list[dict[str, Any]]:
+        of_scene, of_pair = TAKES[split]
+        drawn = [(draw(scene, rng), f"{scene[0]}, {scene[1]}") for scene in scenes for _ in range(of_scene)]
+        for pair in pairs:
+            caption = f"digits {DIGITS[pair[0]]} {DIGITS[pair[1]]}"
+            drawn += [(handwriting.write(pair, split), caption) for _ in range(of_pair)]
+        return [row(split, number, picture, text) for number, (picture, text) in enumerate(drawn)]
 
-    def add_pair(split: str, pair: tuple[int, int]) -> None:
-        add(split, handwriting.write(pair, split), f"digits {DIGITS[pair[0]]} {DIGITS[pair[1]]}")
+    return {split: rows(split, *captions) for split, captions in _captions(rng).items()}
 
-    for scene in scenes[UNSEEN_SCENES:]:
-        add_scene("train", scene)
-    for pair in 2 * pairs[UNSEEN_PAIRS:]:
-        add_pair("train", pair)
-    for scene in scenes[UNSEEN_SCENES::6]:
-        add_scene("validation", scene)
-    for pair in pairs[UNSEEN_PAIRS::4]:
-        add_pair("validation", pair)
-    for scene in scenes[: 2 * UNSEEN_SCENES]:
-        add_scene("test", scene)
-    for pair in pairs[: 2 * UNSEEN_PAIRS]:
-        add_pair("test", pair)
-    return rows
+
+def _captions(rng: np.random.Generator) -> dict[str, tuple[list[Scene], list[Pair]]]:
+    """Scenes and pairs of each split."""
+    objects = list(permutations(OBJECTS, 2))
+    scenes = [objects[index] for index in rng.permutation(len(objects))]
+    pairs = [(int(index) // 10, int(index) % 10) for index in rng.permutation(100)]
+    train_scenes, train_pairs = scenes[:SCENES], pairs[:PAIRS]
+    captions = {"train": (train_scenes, train_pairs)}
+    scenes, pairs = scenes[SCENES:], pairs[PAIRS:]
+    for split, (of_scene, of_pair) in UNSEEN.items():
+        captions[split] = (scenes[:of_scene] + train_scenes[:of_scene], pairs[:of_pair] + train_pairs[:of_pair])
+        scenes, pairs = scenes[of_scene:], pairs[of_pair:]
+    return captions
 
 
 def draw(scene: tuple[str, str], rng: np.random.Generator) -> Any:
@@ -85,7 +91,7 @@ def _draw_object(pen: Any, name: str, x: float, y: float, half: float) -> None:
 
 
 class Handwriting:
-    """scikit-learn's handwritten digits; the last third of each digit's pictures is for tests only."""
+    """scikit-learn's handwritten digits: half of each to train on, a sixth to choose by, a third to test."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         from sklearn.datasets import load_digits
@@ -109,6 +115,7 @@ class Handwriting:
         from PIL import Image
 
         pictures = self.pictures[number]
-        border = 2 * len(pictures) // 3
-        chosen = self.rng.integers(border, len(pictures)) if split == "test" else self.rng.integers(border)
+        half, two_thirds = len(pictures) // 2, 2 * len(pictures) // 3
+        first, last = {"train": (0, half), "validation": (half, two_thirds), "test": (two_thirds, len(pictures))}[split]
+        chosen = self.rng.integers(first, last)
         return Image.fromarray((255 - np.clip(pictures[chosen] * 16, 0, 255)).astype(np.uint8))

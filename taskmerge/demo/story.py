@@ -25,8 +25,8 @@ _WIDTH = 110
 OPENING = (
     "The base is all-MiniLM-L6-v2, a text embedder, with a small picture tower. Two specialists were trained from it, "
     "each knowing nothing of the other: one matches pictures to captions; one matches spoken words to their spelling, "
-    "through an audio projector of its own. They come as task vectors (specialist - base) of rank 8, {size:.1f} MB, "
-    "and are unpacked now."
+    "through an audio projector of its own. They come as task vectors (specialist - base) of one bit per weight, "
+    "{size:.1f} MB, and are unpacked now."
 )
 CHAPTERS = {
     "fuse": "Fuse: base + 0.3 image + 0.5 audio, tensor by tensor. The audio projector, which only one specialist has, "
@@ -34,8 +34,8 @@ CHAPTERS = {
     "diagnose": "Diagnose: the copied projector now feeds a backbone it was not trained with. Does that one still "
     "understand it? The probes are words spoken by voices that nothing was trained on.",
     "recover": "Recover: train the projector alone on the fused backbone, everything else frozen (a minute or two).",
-    "rehearse": "Rehearse: a few steps on pictures and sounds in balance, for what fusing cost the backbone itself (a "
-    "minute or two).",
+    "rehearse": "Rehearse: train backbone, picture tower and audio projector on pictures and sounds in turn, for what "
+    "fusing cost the backbone itself (two minutes).",
     "evaluate": "Evaluate: every model there now is, on pictures and voices that none was trained on.",
 }
 
@@ -52,7 +52,7 @@ def tell(out: Path, say: Say = print, *, from_scratch: bool = False) -> tuple[di
     began = time.monotonic()
     shipped = remade(out / REMADE, say) if from_scratch else SHIPPED
     recipe = set_stage(out, shipped, say)
-    current = Run(recipe, Places.of(recipe), lambda line: say(f"   {line.strip()}"))
+    current = Run(recipe, Places.of(recipe), lambda line: _paragraph(say, line.strip()))
     check(current)
     for number, (stage, words) in enumerate(CHAPTERS.items(), 2):
         _chapter(say, number, words)
@@ -113,4 +113,7 @@ def _chapter(say: Say, number: int, words: str) -> None:
 
 
 def _paragraph(say: Say, words: str) -> None:
-    say(textwrap.fill(words, _WIDTH, initial_indent="   ", subsequent_indent="   "))
+    wrapper = textwrap.TextWrapper(
+        _WIDTH, initial_indent="   ", subsequent_indent="   ", break_long_words=False, break_on_hyphens=False
+    )
+    say(wrapper.fill(words))

@@ -154,7 +154,7 @@ def _forecast_blocks(name: str, found: Forecast) -> list[Block]:
             "",
             lines,
             note="Displacement: ‖fused - specialist‖ / ‖specialist - base‖. Overlap: share of it on the directions the "
-            f"projector writes to.{chance} Cosine of the two task vectors: {found.cosine:.3f}.",
+            f"projector writes to.{chance} Cosine of fused - base with specialist - base: {found.cosine:.3f}.",
         )
     ]
 
@@ -211,8 +211,8 @@ def recovery_section(report: RecoveryReport) -> Section:
 
 
 def training_section(report: StageReport) -> Section:
-    """Learning curves of one stage, one line a modality."""
-    curves = report.curves
+    """Learning curves of one stage from the model as it came, one line a modality."""
+    curves = [{"step": 0.0, **report.before}, *report.curves] if report.before and report.curves else report.curves
     names = [name for name in (curves[0] if curves else {}) if name.endswith("_recall_at_1")]
     lines = [
         Line(name.removesuffix("_recall_at_1"), [(row["step"], row.get(name)) for row in curves]) for name in names
