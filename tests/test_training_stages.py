@@ -144,6 +144,31 @@ def test_gradient_cache_gives_the_gradients_of_the_whole_batch(start: Path, soun
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=0)
 
 
+def test_the_seed_alone_decides_what_lora_becomes(start: Path, sounds: dict[str, Path]) -> None:
+    from dataclasses import replace
+
+    settings = replace(FAST, steps=2, warmup=0, lora=LoraSettings(rank=4, scale=8.0), seed=3)
+    found = []
+    for state in (1, 2):  # a new process starts with another state each time
+        torch.manual_seed(state)
+        model = load_embedder(start)
+        specialize(model, sounds["train"], ["backbone.encoder.*"], settings)
+        found.append(torch.cat([parameter.detach().flatten() for parameter in model[0].parameters()]))
+    assert torch.equal(*found)
+
+
+def test_a_model_trained_in_bfloat16_computes_in_its_own_precision(start: Path, sounds: dict[str, Path]) -> None:
+    from dataclasses import replace
+
+    model = load_embedder(start)
+    report = recover(model, sounds["train"], settings=replace(FAST, bf16=True), held_out=sounds["held_out"])
+    assert report.kept
+    fresh = load_embedder(start)
+    fresh[0].load_state_dict(model[0].state_dict())
+    items = [tone(440), "a dog"]
+    np.testing.assert_array_equal(model.encode(items), fresh.encode(items))
+
+
 def test_rehearsal_learns_every_modality_in_balance(start: Path, sounds: dict[str, Path], tmp_path: Path) -> None:
     settings = TrainingSettings(
         steps=60, batch_size=8, learning_rate=3e-3, warmup=4, evaluate_every=30, temperature=0.1, balance=1e6

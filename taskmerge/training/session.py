@@ -107,6 +107,7 @@ class Session:
         )
         self.is_main = trainer.is_world_process_zero()
         trainer.train(resume_from_checkpoint=self._last_checkpoint())
+        trainer.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # bf16: it would go on in autocast
         if adapters is not None:
             adapters.merge_and_unload()
         self.model.zero_grad(set_to_none=True)
@@ -116,6 +117,8 @@ class Session:
 
     def _adapters(self) -> Any:
         """LoRA on the linear layers it is wanted for; other trained tensors of those components stay frozen."""
+        import torch
+
         lora = self.settings.lora
         if lora is None:
             return None
@@ -125,7 +128,9 @@ class Session:
         adapted = [name for name in select(self.module, list(wanted)) if name in set(self.trained)]
         layers = linear_layers(self.module, adapted)
         full = [name for name in self.trained if name not in set(adapted)]
-        adapters = inject_lora(self.module, layers, lora.rank, lora.scale)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            adapters = inject_lora(self.module, layers, lora.rank, lora.scale)
         names = [name for name, _ in self.module.named_parameters()]
         freeze_all_but(self.module, [name for name in names if ".lora_" in name or name in set(full)])
         return adapters
