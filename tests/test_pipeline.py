@@ -190,6 +190,13 @@ def test_a_run_killed_again_and_again_ends_with_the_same_table_and_models(tmp_pa
         ((", graft: {encoder: log_mel, projector: linear}", ""), "rehearse: data: audio.jsonl holds audio, for which"),
         (("train: [audio_projector]", "train: [image_projector]"), "recover: no tensor to train in 'image_projector'"),
         (("data: audio.jsonl, held_out", "data: films.jsonl, held_out"), "but nothing it passes through is trained"),
+        (("train: [backbone], steps: 2, batch_size: 4", "steps: 2"),
+         r"recipe.yaml:7: specialize: text: query \(.*text.jsonl\): 8 distinct texts are too few for batches of 32\n"
+         "    set batch_size to at most 8$"),
+        (("gradient, steps: 2, batch_size: 4", "gradient, batch_size: 9"), "recover: audio .* 8 pairs are too few"),
+        ((" held_out: held.jsonl, method", " method"), "recover: audio: 8 pairs are too few to hold some out"),
+        (("steps: 3,", "steps: 3, report_to: tensorbord,"),
+         "recipe.yaml:6: specialize: audio: report_to: 'tensorbord' is unknown\n    did you mean 'tensorboard'"),
     ],
 )  # fmt: skip
 def test_bad_data_is_told_before_anything_runs(project: Path, change: tuple[str, str], what: str) -> None:

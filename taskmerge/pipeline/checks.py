@@ -12,6 +12,7 @@ from typing import Any
 from taskmerge.components import component_map
 from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError, did_you_mean
 from taskmerge.pipeline.state import Run
+from taskmerge.recipes import Specialize, Training
 
 _TAKEN = {"audio": ("audio",), "vision": ("image", "video")}
 
@@ -41,7 +42,7 @@ class Use:
     """A part of the recipe that runs data through a model.
 
     parts: None when they cannot be known yet.  train: what a stage trains.  ranked: whether items are to find their
-    texts.
+    texts.  stage: the section of the recipe that trains on the data.
     """
 
     title: str
@@ -50,6 +51,7 @@ class Use:
     parts: Parts | None
     train: Sequence[str] = ()
     ranked: bool = False
+    stage: Training | None = None
 
 
 def check(current: Run) -> None:
@@ -64,6 +66,8 @@ def check(current: Run) -> None:
             problems.append(Problem(what, section.place, "name the folder to write as specialists: NAME: {model: ...}"))
     for use in _uses(current):
         problems += [*_part_problems(use), *_data_problems(current, use)]
+        if use.stage is not None:
+            problems += _training_problems(current, use, use.stage)
     if problems:
         raise RecipeError(problems)
 
@@ -77,7 +81,8 @@ def _uses(current: Run) -> Iterator[Use]:
     if len(known) == 1 + len(specialists):
         fused = Parts(frozenset().union(*(parts.components for parts in known)))
     for name, section in (recipe.specialize or {}).items():
-        yield Use(f"specialize: {name}", section.place, section.data, specialists[name], section.train or ())
+        parts, trained = specialists[name], section.train or ()
+        yield Use(f"specialize: {name}", section.place, section.data, parts, trained, stage=section)
     if recipe.drift:
         probes = recipe.drift.probes
         for name in recipe.drift.specialist:
@@ -85,7 +90,7 @@ def _uses(current: Run) -> Iterator[Use]:
             yield Use("drift: probes", recipe.drift.place, source, specialists[name], ranked=True)
     for title, stage in (("recover", recipe.recover), ("rehearse", recipe.rehearse)):
         if stage is not None:
-            yield Use(f"{title}: data", stage.place, stage.data, fused, stage.train)
+            yield Use(f"{title}: data", stage.place, stage.data, fused, stage.train, stage=stage)
             yield Use(f"{title}: held_out", stage.place, stage.held_out, fused)
     if recipe.evaluate:
         yield Use("evaluate: retrieval", recipe.evaluate.place, recipe.evaluate.retrieval, fused, ranked=True)
@@ -159,6 +164,34 @@ def _data_problems(current: Run, use: Use) -> list[Problem]:
                 where = f"{use.title}: {told.place}" if told.place else use.title
                 found.append(Problem(f"{where}: {told.what}", use.place, told.next_move))
     return found
+
+
+def _training_problems(current: Run, use: Use, stage: Training) -> Iterator[Problem]:
+    """Sets that do not fill a batch or cannot spare held-out pairs, and logs that cannot be written."""
+    from taskmerge.training.components import texts_learn
+    from taskmerge.training.settings import TrainingSettings, batch_problems, reporting_problems
+    from taskmerge.training.stages import named_sets, split_sets
+
+    found = list(reporting_problems(stage.report_to))
+    # texts are known to learn only where it is known what is trained
+    trained = {name for pattern in use.train for name in use.parts.selected(pattern)} if use.parts else set()
+    learn = texts_learn(trained) if trained else isinstance(stage, Specialize) and not use.train
+    try:
+        sets = named_sets(current.data(use.source))
+    except UsageError:
+        sets = {}  # told as a problem of the data
+    try:
+        if sets and getattr(stage, "held_out", ()) is None:
+            sets, _ = split_sets(sets, current.recipe.seed % 2**32)
+    except UsageError as error:
+        sets, found = {}, [*found, *error.problems]
+    if getattr(stage, "method", "") != "closed_form":
+        size = stage.batch_size or TrainingSettings.batch_size
+        for name, pairs in sets.items():
+            found += batch_problems(f"{name} ({pairs.source})", pairs.texts, size, learn)
+    title = use.title.removesuffix(": data")
+    for told in found:
+        yield Problem(f"{title}: {told.what}", use.place, told.next_move)
 
 
 def _modality_problems(use: Use, source: str, modality: str) -> Iterator[Problem]:
