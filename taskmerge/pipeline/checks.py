@@ -11,6 +11,8 @@ from typing import Any
 
 from taskmerge.components import component_map
 from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError, did_you_mean
+from taskmerge.pipeline.presence import model_problems
+from taskmerge.pipeline.stages import STAGES
 from taskmerge.pipeline.state import Run
 from taskmerge.recipes import Specialize, Training
 
@@ -54,22 +56,32 @@ class Use:
     stage: Training | None = None
 
 
-def check(current: Run) -> None:
+def check(current: Run, stages: Sequence[str] = STAGES) -> None:
     """Every data source is there and readable, and every stage's model has the parts and takes the modalities.
 
-    Raises RecipeError with every problem.
+    stages: those that are to run; only what they read must be there.  Raises RecipeError with every problem.
     """
-    recipe, problems = current.recipe, []
-    for name, section in (recipe.specialize or {}).items():
-        if recipe.specialists[name].adapter is not None:
-            what = f"specialize: {name} is to be trained, but its specialist is an adapter"
-            problems.append(Problem(what, section.place, "name the folder to write as specialists: NAME: {model: ...}"))
+    problems = [*_specialize_problems(current), *model_problems(current, stages)]
     for use in _uses(current):
         problems += [*_part_problems(use), *_data_problems(current, use)]
         if use.stage is not None:
             problems += _training_problems(current, use, use.stage)
     if problems:
         raise RecipeError(problems)
+
+
+def _specialize_problems(current: Run) -> Iterator[Problem]:
+    from taskmerge.omni.encoders import encoder_problems
+    from taskmerge.omni.media import MODALITY_OF_COLUMN
+
+    for name, section in (current.recipe.specialize or {}).items():
+        if current.recipe.specialists[name].adapter is not None:
+            what = f"specialize: {name} is to be trained, but its specialist is an adapter"
+            yield Problem(what, section.place, "name the folder to write as specialists: NAME: {model: ...}")
+        if section.graft is not None and (modality := _modality(current, section)):
+            known = MODALITY_OF_COLUMN.get(modality, modality)
+            for told in encoder_problems(current.encoder(section.graft), known):
+                yield Problem(f"specialize: {name}: {told.what}", section.graft.place, told.next_move)
 
 
 def _uses(current: Run) -> Iterator[Use]:
@@ -97,14 +109,12 @@ def _uses(current: Run) -> Iterator[Use]:
 
 
 def _stored(current: Run, text: str) -> Parts | None:
-    """Components of a model on this disk, from its headers; None when it is not (yet) there or cannot be read."""
+    """Components of a model, from its headers; None when it is not (yet) there or cannot be read."""
     from taskmerge.checkpoints.reading import open_stored
     from taskmerge.omni.embedder import MODEL_TYPE
 
-    if not current.path(text).exists():
-        return None
     try:
-        weights = open_stored(str(current.path(text)))
+        weights = open_stored(text, current.recipe.folder)
         if weights.config.get("model_type") == MODEL_TYPE:
             return Parts(frozenset(name.partition(".")[0] for name in weights.tensors))
         return Parts(frozenset(component_map(weights.tensors, weights.config).values()))
@@ -114,7 +124,6 @@ def _stored(current: Run, text: str) -> Parts | None:
 
 def _specialist(current: Run, name: str, base: Parts | None) -> Parts | None:
     from taskmerge.omni.grafting import TOWER_OF_MODALITY
-    from taskmerge.pairs import read_pairs
 
     recipe = current.recipe
     section = (recipe.specialize or {}).get(name)
@@ -124,12 +133,21 @@ def _specialist(current: Run, name: str, base: Parts | None) -> Parts | None:
         return _stored(current, recipe.specialists[name].model)
     if section.graft is None or base is None:
         return base
-    try:
-        modality = section.modality or read_pairs(current.data(section.data)).modality
-    except UsageError:
-        return None  # told as a problem of the data
+    modality = _modality(current, section)
+    if modality is None:
+        return None
     tower = TOWER_OF_MODALITY.get(modality, modality)
     return base | Parts(frozenset({"backbone", f"{tower}_encoder", f"{tower}_projector"}))
+
+
+def _modality(current: Run, section: Specialize) -> str | None:
+    """What a specialist is trained on; None where its data cannot be read, which is told as a problem of the data."""
+    from taskmerge.pairs import read_pairs
+
+    try:
+        return section.modality or read_pairs(current.data(section.data)).modality
+    except UsageError:
+        return None
 
 
 def _part_problems(use: Use) -> Iterator[Problem]:

@@ -17,8 +17,9 @@ from typing import Any
 
 from taskmerge import __version__
 from taskmerge.checkpoints.hashing import fingerprint
+from taskmerge.checkpoints.reading import local_folder
 from taskmerge.errors import RecipeError
-from taskmerge.recipes import Lora, Recipe, Training
+from taskmerge.recipes import Graft, Lora, Recipe, Training
 from taskmerge.recipes.writing import dump
 
 Say = Callable[[str], None]
@@ -65,10 +66,25 @@ class Run:
     places: Places
     say: Say = print
     results: dict[str, Any] = field(default_factory=dict)
+    downloaded: dict[str, Path] = field(default_factory=dict)
 
     def path(self, text: str) -> Path:
         """A path of the recipe: relative to its folder."""
         return self.recipe.folder / Path(text).expanduser()
+
+    def model(self, text: str) -> Path:
+        """Folder of a model of the recipe; one on the hub is downloaded when it is first asked for.
+
+        Raises CheckpointError when it is neither here nor on the hub.
+        """
+        if text not in self.downloaded:
+            self.downloaded[text] = local_folder(text, self.recipe.folder)
+        return self.downloaded[text]
+
+    @property
+    def base(self) -> Path:
+        """Folder of the base; raises as `model`."""
+        return self.model(self.recipe.base)
 
     def data(self, source: Any) -> Any:
         """A data source of the recipe as `read_pairs` takes it: existing files by path, others as they are said."""
@@ -76,9 +92,19 @@ class Run:
             return {name: self.data(text) for name, text in source.items()}
         return self.path(source) if isinstance(source, str) and self.path(source).exists() else source
 
+    def encoder(self, section: Graft) -> str:
+        """What to graft: a kind, a folder (relative to the recipe) or a hub id."""
+        from taskmerge.omni.encoders import encoder_kinds
+
+        here = self.path(section.encoder)
+        return str(here) if section.encoder not in encoder_kinds() and here.exists() else section.encoder
+
     def specialist(self, name: str) -> Path:
-        """Folder of a specialist."""
-        return self.path(self.recipe.specialists[name].model)
+        """Folder of a specialist, which its own stage may not have made yet; raises as `model`."""
+        said = self.recipe.specialists[name].model
+        if name in (self.recipe.specialize or {}):
+            return self.path(said)
+        return self.base if said == "base" else self.model(said)
 
     def once(
         self, stage: str, section: Any, reads: Iterable[Any], outputs: Iterable[Path], make: Callable[[], Any]
