@@ -113,6 +113,17 @@ def test_every_stage_once_and_only_what_changed_again(project: Path, monkeypatch
     assert running(said) == ["recover", "rehearse", "evaluate"]
 
 
+def test_a_changed_sound_behind_unchanged_rows_is_noticed(project: Path) -> None:
+    text = RECIPE.partition("drift:")[0]
+    run_quietly(project, text, until="specialize")
+    first = digests(project / "specialist-audio")["model.safetensors"]
+    write_sound(project / "dog.wav", 1000)
+    _, said = run_quietly(project, text, until="specialize")
+    assert running(said) == ["specialize-audio"]  # text.jsonl names no sounds
+    assert digests(project / "specialist-audio")["model.safetensors"] != first
+    assert not running(run_quietly(project, text, until="specialize")[1])
+
+
 def commands_say_the_same(project: Path, table: dict[str, Any]) -> None:
     """The stage commands on a finished project: nothing runs again, results come as JSON, a page is written."""
     recipe = project / "recipe.yaml"

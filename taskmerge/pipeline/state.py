@@ -148,6 +148,9 @@ class Run:
             for path in sorted(files_of(source)):
                 name = os.path.relpath(path, self.recipe.folder)  # however the recipe's own path was said
                 digest.update(f"{name}:{fingerprint(path)}".encode())
+            for path in media_of(source):
+                stat = path.stat()
+                digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
         return digest.hexdigest()
 
     def _write(self, path: Path, table: Mapping[str, Any]) -> None:
@@ -169,6 +172,17 @@ def files_of(source: Any) -> list[Path]:
     return [
         path for path in source.rglob("*") if path.is_file() and path.suffix in wanted and ".partial" not in str(path)
     ]
+
+
+def media_of(source: Any) -> list[Path]:
+    """The sounds and pictures that a data source's rows name; in one file with them there are none."""
+    from taskmerge.pairs import read_pairs
+
+    if isinstance(source, Mapping):
+        return [path for entry in source.values() for path in media_of(entry)]
+    if not isinstance(source, Path) or source.suffix not in (".jsonl", ".json", ".parquet"):
+        return []
+    return read_pairs(source).files()
 
 
 def training_settings(section: Training, seed: int, work: Path, **defaults: Any) -> Any:
