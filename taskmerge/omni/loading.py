@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.reading import local_folder
-from taskmerge.errors import CheckpointError, first_line
+from taskmerge.errors import CheckpointError, UsageError, first_line
 
 
 def load_embedder(model: str | Path, device: str = "cpu", **kwargs: Any) -> Any:
@@ -39,3 +39,13 @@ def embedder_of(model: Any) -> Any:
 
     first = model[0]
     return first if isinstance(first, OmniEmbedder) else None
+
+
+def check_takes(model: Any, modality: str, source: str) -> None:
+    """Raises UsageError when a SentenceTransformer does not embed items of this modality. source: what holds them."""
+    known = getattr(model, "modalities", None)
+    if known is not None and modality not in known:
+        takes = ", ".join(name for name in known if name != "message")
+        raise UsageError(
+            f"{source} holds {modality}, for which the model has no encoder", next_move=f"the model takes {takes}"
+        )
