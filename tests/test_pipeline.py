@@ -294,6 +294,15 @@ def test_bad_data_is_told_before_anything_runs(project: Path, change: tuple[str,
     assert not said and not (project / "fused-report").exists()
 
 
+@pytest.mark.filterwarnings("ignore")  # mteb's own, while it lists its benchmarks
+def test_an_unknown_mteb_task_is_told_before_anything_runs(project: Path) -> None:
+    said: list[str] = []
+    text = RECIPE.replace("evaluate: {", "evaluate: {mteb: MAEB, ")
+    with pytest.raises(RecipeError, match="evaluate: no mteb task or benchmark 'MAEB'\n    did you mean the benchmark"):
+        run(loads(text, "recipe.yaml", project), say=said.append)
+    assert not said
+
+
 def write_bad_data(folder: Path) -> None:
     """Sets of pairs that are each wrong in one way."""
     write_sound(folder / "empty.wav", 0, seconds=0)

@@ -61,7 +61,7 @@ def check(current: Run, stages: Sequence[str] = STAGES) -> None:
 
     stages: those that are to run; only what they read must be there.  Raises RecipeError with every problem.
     """
-    problems = [*_specialize_problems(current), *model_problems(current, stages)]
+    problems = [*_specialize_problems(current), *model_problems(current, stages), *_mteb_problems(current)]
     for use in _uses(current):
         problems += [*_part_problems(use), *_data_problems(current, use)]
         if use.stage is not None:
@@ -82,6 +82,17 @@ def _specialize_problems(current: Run) -> Iterator[Problem]:
             known = MODALITY_OF_COLUMN.get(modality, modality)
             for told in encoder_problems(current.encoder(section.graft), known):
                 yield Problem(f"specialize: {name}: {told.what}", section.graft.place, told.next_move)
+
+
+def _mteb_problems(current: Run) -> Iterator[Problem]:
+    from taskmerge.evaluation.mteb_adapter import check_tasks
+
+    section = current.recipe.evaluate
+    if section is not None and section.mteb:
+        try:
+            check_tasks(section.mteb)
+        except UsageError as error:
+            yield from (Problem(f"evaluate: {told.what}", section.place, told.next_move) for told in error.problems)
 
 
 def _uses(current: Run) -> Iterator[Use]:
