@@ -68,6 +68,12 @@ class RecipeError(UsageError):
     """The recipe is wrong; holds every problem found in it."""
 
 
+def first_line(error: BaseException) -> str:
+    """What another library's error says first; its advice is for its own users."""
+    said = str(error).strip().splitlines()
+    return said[0] if said else type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None when nothing comes close."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)

@@ -56,6 +56,14 @@ class Pairs:
         """The pairs at `rows`, in that order."""
         return Pairs(self.source, self.column, [self.texts[row] for row in rows], [self.items[row] for row in rows])
 
+    def files(self) -> list[Path]:
+        """The files that items lie in, those of a folder of frames one by one; none for items in memory."""
+        found = []
+        for item in self.items:
+            if isinstance(item, Path):
+                found += sorted(item.iterdir()) if item.is_dir() else [item]
+        return found
+
     def check(self) -> Pairs:
         """Decodes every item once and throws it away; raises one UsageError that names every broken pair."""
         problems: list[Problem] = []
@@ -90,6 +98,8 @@ def read_pairs(source: Any, column: str | None = None) -> Pairs:
     for number, row in enumerate(rows):
         place = f"{label}: row {number + 1}"
         text, item = row.get("text"), row.get(column)
+        if isinstance(item, Mapping) and item.get("bytes", b"") is None and item.get("path"):
+            item = item["path"]
         if not isinstance(text, str) or not text.strip():
             problems.append(
                 Problem(f"no text beside its {column}: {text!r}", place, "each row is an item and its text")
@@ -197,7 +207,7 @@ def _column(row: Mapping[str, Any], wanted: str | None, label: str) -> str:
 
 
 def _decode(item: Any, modality: str, sampling_rate: int) -> Any:
-    if isinstance(item, dict) and "bytes" in item:
+    if isinstance(item, dict) and item.get("bytes") is not None:
         item = _unpacked(item, modality)
     if modality == "audio":
         return {"array": load_audio(item, sampling_rate), "sampling_rate": sampling_rate}
@@ -212,8 +222,6 @@ def _decode(item: Any, modality: str, sampling_rate: int) -> Any:
 
 def _unpacked(item: Mapping[str, Any], modality: str) -> Any:
     """What a parquet file or data set stores as {"bytes", "path"}."""
-    if item["bytes"] is None:
-        return Path(item["path"])
     stream = io.BytesIO(item["bytes"])
     if modality == "audio":
         import soundfile

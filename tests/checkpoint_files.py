@@ -88,3 +88,22 @@ def same_bits(one: torch.Tensor, two: torch.Tensor) -> bool:
 
 def bytes_of(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def cached(cache: Path, repo: str, files: dict[str, bytes], revision: str = "main") -> Path:
+    """A repository in a hub cache, as the hub client lays it out: blobs, and a snapshot of links to them."""
+    folder = cache / ("models--" + repo.replace("/", "--"))
+    snapshot = folder / "snapshots" / COMMIT
+    for path in (folder / "blobs", folder / "refs", snapshot):
+        path.mkdir(parents=True, exist_ok=True)
+    (folder / "refs" / revision).write_text(COMMIT)
+    for number, (name, data) in enumerate(files.items()):
+        (folder / "blobs" / f"{number:040d}").write_bytes(data)
+        path = snapshot / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        depth = "../" * (2 + name.count("/"))
+        path.symlink_to(f"{depth}blobs/{number:040d}")
+    return snapshot

@@ -82,6 +82,68 @@ def test_four_paths(tmp_path: Path) -> None:
         diagnose_drift(str(tmp_path / "fused"), str(tmp_path / "grafted"), base=str(tmp_path / "backbone"))
 
 
+@pytest.fixture(scope="module")
+def on_disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of base, grafted specialist, fused model, and probes that it finds."""
+    import soundfile
+
+    folder = tmp_path_factory.mktemp("four")
+    specialist = tiny_grafted(folder)
+    moved(specialist, 0.3, names="backbone.encoder").save_pretrained(str(folder / "base"))
+    moved(specialist, 0.5, names="backbone.encoder.layer.1.").save_pretrained(str(folder / "fused"))
+    rows = sounds(33)
+    for number, pair in enumerate(rows):
+        soundfile.write(folder / f"{number}.wav", pair["audio"]["array"], 16000)
+    lines = [json.dumps({"audio": f"{number}.wav", "text": pair["text"]}) for number, pair in enumerate(rows)]
+    (folder / "probes.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def test_the_command_without_probes_says_what_the_weights_forecast(on_disk: Path, command: Any) -> None:
+    paths = [word for name in ("fused", "base") for word in (f"--{name}", on_disk / name)]
+    ran = command("diagnose-drift", *paths, "--specialist", on_disk / "grafted")
+    assert ran.code == 0
+    title, columns, *rows = ran.out.splitlines()
+    assert title.startswith("audio: how far the fused backbone lies from the specialist")
+    assert columns == "layer\tdisplacement\toverlap" and rows[1].startswith("1\t")
+    assert "‖fused - specialist‖ / ‖specialist - base‖" in ran.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--limit", "5"], "--limit 5 is no share\n    above 0, at most 1"),
+        (["--limit", "0"], "--limit 0 is no share"),
+        (["--recover"], "--recover needs a recipe"),
+        (["recipe.yaml"], "recipe.yaml: --fused, --specialist beside a recipe\n    give one or the other"),
+    ],
+)
+def test_the_command_refuses_before_it_reads(command: Any, words: list[str], said: str) -> None:
+    ran = command("diagnose-drift", "--fused", "nowhere", "--specialist", "nowhere", *words)
+    assert ran.code == 2 and said in ran.err
+
+
+def test_recovery_without_its_section_is_told_first(command: Any, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "{base: b, specialists: {a: m}, output: {path: o}, drift: {specialist: a, probes: p}}", encoding="utf-8"
+    )
+    ran = command("diagnose-drift", recipe, "--recover")
+    assert ran.code == 2 and "the recipe has no `recover` section" in ran.err
+
+
+def test_probes_the_model_does_not_take_are_told(native: Any, on_disk: Path) -> None:
+    from PIL import Image
+
+    pictures = [{"image": Image.new("RGB", (8, 8)), "text": text} for text in ("a", "b")]
+    with pytest.raises(
+        UsageError, match="holds image, for which the model has no encoder\n    the model takes text, a"
+    ):
+        diagnose_drift(str(on_disk / "fused"), str(on_disk / "grafted"), None, pictures)
+    with pytest.raises(UsageError, match="limit 0 is no share"):
+        diagnose_drift(native, native, None, sounds(2), limit=0.0)
+
+
 def test_two_grafted_projectors_at_once(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -66,7 +66,9 @@ def test_ten_probes_cannot_tell(lost: int) -> None:
 
 def test_no_loss_among_too_few_probes_is_not_proof() -> None:
     # 40 probes without a loss still allow 3/40 = 7.5 %
-    assert verdict(lost=0, probes=40, moved=False).outcome == "cannot tell"
+    found = verdict(lost=0, probes=40, moved=False)
+    assert found.outcome == "cannot tell"
+    assert "no loss was seen, but 40 probes without one still allow 7.5 points. R@1 went" in str(found)
     assert verdict(lost=0, probes=60, moved=False).outcome == "not drifted"
     assert verdict(lost=0, probes=40, moved=False, limit=0.1).outcome == "not drifted"
     assert verdict(lost=20, probes=40).outcome == "drifted"

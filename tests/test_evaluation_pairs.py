@@ -60,6 +60,26 @@ def test_parquet_and_data_sets_with_embedded_files_read_alike(folder: Path) -> N
     assert (page.size, page.getpixel((0, 0))) == ((5, 4), (255, 0, 0))
 
 
+def test_paths_inside_parquet_start_at_the_file_too(folder: Path) -> None:
+    rows = [{"audio": {"bytes": None, "path": "sounds/low.wav"}, "text": "a low tone"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "pairs.parquet")
+    pairs = read_pairs(folder / "pairs.parquet")
+    assert len(pairs.load()[0]["array"]) == 1600
+    rows[0]["audio"]["path"] = "sounds/gone.wav"  # type: ignore[index]
+    with pytest.raises(UsageError, match=r"gone.wav' does not exist"):
+        read_pairs(rows)
+
+
+def test_the_files_behind_the_items(folder: Path) -> None:
+    (folder / "film").mkdir()
+    for number in (2, 1):
+        Image.new("RGB", (5, 4)).save(folder / "film" / f"{number}.png")
+    assert read_pairs(lines(folder, {"audio": "sounds/low.wav", "text": "a"})).files() == [folder / "sounds/low.wav"]
+    frames = [folder / "film" / "1.png", folder / "film" / "2.png"]
+    assert read_pairs(lines(folder, {"video": "film", "text": "a"})).files() == frames
+    assert read_pairs([{"query": "who?", "text": "me"}]).files() == []
+
+
 def test_video_and_query(folder: Path) -> None:
     clip = np.zeros((3, 8, 8, 3), dtype=np.uint8)
     (frames,) = read_pairs([{"video": clip, "text": "dark"}]).load()

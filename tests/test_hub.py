@@ -10,7 +10,7 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
-from checkpoint_files import bytes_of, random_model, write_model, write_recipe
+from checkpoint_files import COMMIT, bytes_of, cached, random_model, write_model, write_recipe
 from huggingface_hub import constants
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import SafetensorsFileMetadata, TensorInfo
@@ -19,30 +19,13 @@ from safetensors.torch import save_file
 from taskmerge import Checkpoint, recipes
 from taskmerge.checkpoints.header import read_file_header
 from taskmerge.checkpoints.hub import HubPlace, locate
-from taskmerge.checkpoints.reading import open_stored
+from taskmerge.checkpoints.reading import local_folder, open_stored
 from taskmerge.errors import CheckpointError
 from taskmerge.fusion import execute, plan
 from taskmerge.fusion.execute import describe_inputs
 from taskmerge.fusion.identity import identity
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 NAME = "model.layers.0.norm.weight"
-
-
-def cached(cache: Path, repo: str, files: dict[str, bytes], revision: str = "main") -> Path:
-    """A repository in a hub cache, as the hub client lays it out: blobs, and a snapshot of links to them."""
-    folder = cache / ("models--" + repo.replace("/", "--"))
-    snapshot = folder / "snapshots" / COMMIT
-    for path in (folder / "blobs", folder / "refs", snapshot):
-        path.mkdir(parents=True, exist_ok=True)
-    (folder / "refs" / revision).write_text(COMMIT)
-    for number, (name, data) in enumerate(files.items()):
-        (folder / "blobs" / f"{number:040d}").write_bytes(data)
-        path = snapshot / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        depth = "../" * (2 + name.count("/"))
-        path.symlink_to(f"{depth}blobs/{number:040d}")
-    return snapshot
 
 
 def packed(folder: Path, tensors: dict[str, torch.Tensor]) -> bytes:
@@ -110,6 +93,20 @@ def test_a_cached_repository(cache: Path, tmp_path: Path, text: str) -> None:
     weights = open_stored(text)
     assert (weights.commit, weights.label, weights.config) == (COMMIT, text, {"a": 1})
     assert weights.read(NAME).tobytes() == bytes_of(random_model(0)[NAME])
+
+
+def test_a_cached_repository_as_a_folder_for_other_libraries(cache: Path, tmp_path: Path) -> None:
+    files = {
+        "model.safetensors": packed(tmp_path, random_model(0)),
+        "config.json": b"{}",
+        "1_Pooling/config.json": b"{}",
+    }
+    snapshot = cached(cache, "owner/name", files)
+    assert local_folder("owner/name") == local_folder("hf://owner/name@main") == snapshot
+    write_model(tmp_path / "here" / "model", random_model(0))
+    assert local_folder("model", tmp_path / "here") == tmp_path / "here" / "model"
+    with pytest.raises(CheckpointError, match="owner/absent: no file or folder 'owner/absent' here, and it cannot be"):
+        local_folder("owner/absent")
 
 
 def test_a_folder_inside_a_repository(cache: Path, tmp_path: Path) -> None:
@@ -240,6 +237,12 @@ def test_online_only_headers_are_fetched_until_a_tensor_is_read(hub: Hub) -> Non
     for _ in range(2):
         assert weights.read(NAME, 1, 4).tobytes() == bytes_of(random_model(0)[NAME][1:4])
     assert hub.asked[3:] == [f"model.safetensors@{COMMIT}"]
+
+
+def test_online_a_whole_repository_is_downloaded_for_other_libraries(hub: Hub) -> None:
+    assert local_folder("owner/name@v2") == hub.local
+    assert hub.asked[-1] == f"model.safetensors@{COMMIT}"
+    assert sorted(path.name for path in hub.local.iterdir()) == sorted(path.name for path in hub.remote.iterdir())
 
 
 def test_a_merge_from_the_hub_downloads_when_it_runs(hub: Hub, tmp_path: Path) -> None:

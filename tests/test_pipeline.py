@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import wave
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_files import digests
+from checkpoint_files import cached, digests
+from huggingface_hub import constants
 from omni_models import WORDS, tiny_backbone, tone
 from PIL import Image
 from typer.testing import CliRunner
@@ -111,6 +113,17 @@ def test_every_stage_once_and_only_what_changed_again(project: Path, monkeypatch
     assert running(said) == ["recover", "rehearse", "evaluate"]
 
 
+def test_a_changed_sound_behind_unchanged_rows_is_noticed(project: Path) -> None:
+    text = RECIPE.partition("drift:")[0]
+    run_quietly(project, text, until="specialize")
+    first = digests(project / "specialist-audio")["model.safetensors"]
+    write_sound(project / "dog.wav", 1000)
+    _, said = run_quietly(project, text, until="specialize")
+    assert running(said) == ["specialize-audio"]  # text.jsonl names no sounds
+    assert digests(project / "specialist-audio")["model.safetensors"] != first
+    assert not running(run_quietly(project, text, until="specialize")[1])
+
+
 def commands_say_the_same(project: Path, table: dict[str, Any]) -> None:
     """The stage commands on a finished project: nothing runs again, results come as JSON, a page is written."""
     recipe = project / "recipe.yaml"
@@ -137,6 +150,79 @@ def commands_say_the_same(project: Path, table: dict[str, Any]) -> None:
     assert Path(result.stdout.strip()).is_file()
     Path(result.stdout.strip()).unlink()
     Path(result.stdout.strip()).parent.rmdir()
+
+
+def test_base_and_specialists_from_the_hub(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(project / "hub"))
+    text = RECIPE.replace("text: {model: specialist-text, ", "text: {model: owner/text, ").replace("recover:", "#", 1)
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("  text: {data")) + "\n"
+    text = text.partition("#")[0] + "evaluate: {retrieval: {audio: held.jsonl}}\n"
+    (project / "owner").mkdir()
+    graft(project / "backbone", "image", "patches", "linear", project / "owner" / "text", seed=1)
+    local, _ = run_quietly(project, text)
+    for name, folder in (("owner/base", project / "base"), ("owner/text", project / "owner" / "text")):
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        cached(project / "hub", name, files)
+        shutil.rmtree(folder)
+    kept = digests(project / "fused")["model.safetensors"]
+    for made in ("fused", "fused-report", "specialist-audio"):
+        shutil.rmtree(project / made)
+
+    from_hub, said = run_quietly(project, text.replace("base: base", "base: owner/base@main"))
+    assert running(said) == ["specialize-audio", "fuse", "diagnose", "evaluate"]
+    assert digests(project / "fused")["model.safetensors"] == kept
+    assert from_hub["stages"]["evaluate"] == local["stages"]["evaluate"]
+    assert "specialist text" in from_hub["models"]
+    _, said = run_quietly(project, text.replace("base: base", "base: owner/base@main"))
+    assert running(said) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "stages", "what"),
+    [
+        (("base: base", "base: bace"), {}, "recipe.yaml:1: base: no file or folder 'bace'"),
+        (("base: base", "base: owner/base"), {}, "base: no file or folder 'owner/base' here, and it cannot be had"),
+        (("  text: {data", "  # text: {data"), {}, "recipe.yaml:4: text: no file or folder 'specialist-text'"),
+        (
+            ("", ""),
+            {"start": "fuse"},
+            "audio: 'specialist-audio' is not trained yet\n    `taskmerge specialize` trains",
+        ),
+        (
+            ("", ""),
+            {"start": "recover", "until": "recover"},
+            "there is no fused model in '.*fused'\n    `taskmerge fuse`",
+        ),
+        (
+            ("", ""),
+            {"start": "rehearse", "until": "rehearse"},
+            "no model to rehearse in '.*fused-recovered'\n    `taskmerge r",
+        ),
+        (("  text: {data", "  # text: {data"), {"start": "diagnose", "until": "diagnose"}, "there is no fused model"),
+        (
+            ("encoder: log_mel", "encoder: logmel"),
+            {},
+            "specialize: audio: no encoder 'logmel'\n    did you mean 'log_mel'",
+        ),
+        (
+            ("encoder: log_mel", "encoder: patches"),
+            {},
+            "encoder 'patches' takes image, video, not audio\n    log_mel does",
+        ),
+        (
+            ("model: specialist-audio,", "adapter: x, model: base,"),
+            {},
+            "audio is an adapter, and whole models are compared",
+        ),
+    ],
+)
+def test_models_that_are_not_there_are_told_before_anything_runs(
+    project: Path, change: tuple[str, str], stages: dict[str, str], what: str
+) -> None:
+    said: list[str] = []
+    with pytest.raises(RecipeError, match=what):
+        run(loads(RECIPE.replace(*change), "recipe.yaml", project), say=said.append, **stages)
+    assert not said and not (project / "fused-report").exists()
 
 
 def test_an_interrupted_run_ends_with_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,6 +276,13 @@ def test_a_run_killed_again_and_again_ends_with_the_same_table_and_models(tmp_pa
         ((", graft: {encoder: log_mel, projector: linear}", ""), "rehearse: data: audio.jsonl holds audio, for which"),
         (("train: [audio_projector]", "train: [image_projector]"), "recover: no tensor to train in 'image_projector'"),
         (("data: audio.jsonl, held_out", "data: films.jsonl, held_out"), "but nothing it passes through is trained"),
+        (("train: [backbone], steps: 2, batch_size: 4", "steps: 2"),
+         r"recipe.yaml:7: specialize: text: query \(.*text.jsonl\): 8 distinct texts are too few for batches of 32\n"
+         "    set batch_size to at most 8$"),
+        (("gradient, steps: 2, batch_size: 4", "gradient, batch_size: 9"), "recover: audio .* 8 pairs are too few"),
+        ((" held_out: held.jsonl, method", " method"), "recover: audio: 8 pairs are too few to hold some out"),
+        (("steps: 3,", "steps: 3, report_to: tensorbord,"),
+         "recipe.yaml:6: specialize: audio: report_to: 'tensorbord' is unknown\n    did you mean 'tensorboard'"),
     ],
 )  # fmt: skip
 def test_bad_data_is_told_before_anything_runs(project: Path, change: tuple[str, str], what: str) -> None:
@@ -199,6 +292,15 @@ def test_bad_data_is_told_before_anything_runs(project: Path, change: tuple[str,
     with pytest.raises(RecipeError, match=what):
         run(loads(RECIPE.replace(*change), "recipe.yaml", project), say=said.append)
     assert not said and not (project / "fused-report").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # mteb's own, while it lists its benchmarks
+def test_an_unknown_mteb_task_is_told_before_anything_runs(project: Path) -> None:
+    said: list[str] = []
+    text = RECIPE.replace("evaluate: {", "evaluate: {mteb: MAEB, ")
+    with pytest.raises(RecipeError, match="evaluate: no mteb task or benchmark 'MAEB'\n    did you mean the benchmark"):
+        run(loads(text, "recipe.yaml", project), say=said.append)
+    assert not said
 
 
 def write_bad_data(folder: Path) -> None:

@@ -7,7 +7,6 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -217,12 +216,29 @@ def test_values_are_where_the_axis_says() -> None:
     assert float(dots[1].attrib["cx"]) == pytest.approx(float(ticks["10"].attrib["x"]))
 
 
-def test_the_terminal_shows_verdict_and_tables(monkeypatch: Any) -> None:
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_terminal_shows_verdict_tables_and_what_charts_draw(terminal: bool) -> None:
     stream = io.StringIO()
-    show(sections(), Console(file=stream, width=200, no_color=True))
-    text = stream.getvalue()
-    for words in ("✕ audio: drifted", "neighbour overlap", "leave it", "null band", "0.600 0.550-0.650"):
+    show(sections(), Console(file=stream, width=200, no_color=True, force_terminal=terminal))
+    text = " ".join(re.sub(r"\x1b\[[\d;]*m", "", stream.getvalue()).split())
+    for words in (
+        "✕ audio: drifted", "neighbour overlap", "leave it", "null band", "0.600 0.550-0.650",
+        "The mean cosine falls below 0.99 at depth 1", "‖fused - specialist‖",
+    ):  # fmt: skip
         assert words in text, words
+    assert ("┏" in text) is terminal
+
+
+def test_where_nobody_draws_tables_are_tab_separated() -> None:
+    chart = LineChart(
+        "depths", "depth", "", [Line("cosine", [(x, x / 4) for x in range(40)]), Line("CKA", [(0, None)])]
+    )
+    stream = io.StringIO()
+    show([Section("", (chart, Table("scores", ["variant", "audio"], [["base", "0.1"]])))], Console(file=stream))
+    points, scores = stream.getvalue().rstrip().split("\n\n")
+    assert points.splitlines()[:3] == ["depths", "depth\tcosine\tCKA", "0\t0.000\t–"]
+    assert points.splitlines()[-1] == "39\t9.750\t–" and len(points.splitlines()) == 15
+    assert scores == "scores\nvariant\taudio\nbase\t0.1"
 
 
 def test_the_best_of_each_set_is_strong() -> None:

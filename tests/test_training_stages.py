@@ -144,6 +144,53 @@ def test_gradient_cache_gives_the_gradients_of_the_whole_batch(start: Path, soun
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("cache", [1, 3, 8])
+def test_recovery_with_a_gradient_cache_embeds_no_more_at_once_and_has_the_same_gradients(
+    start: Path, sounds: dict[str, Path], cache: int
+) -> None:
+    from taskmerge.training.losses import against_bank
+
+    model = load_embedder(start)
+    features = model.preprocess([tone(200.0 * number) for number in range(1, 9)])
+    bank = torch.nn.functional.normalize(torch.randn(5, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
+    labels = torch.tensor([0, 1, 2, 3, 4, 0, 1, 1])
+    projector, found, sizes = model[0].projector("audio"), [], []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0]["input_ids"])))
+    for size in (None, cache):
+        model.zero_grad()
+        sizes.clear()
+        against_bank(model, bank, 0.1, size)([dict(features)], labels).backward()
+        found.append(torch.cat([parameter.grad.flatten() for parameter in projector.parameters()]))
+    assert max(sizes) == cache
+    assert found[0].abs().max() > 1e-3
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
+
+
+def test_the_seed_alone_decides_what_lora_becomes(start: Path, sounds: dict[str, Path]) -> None:
+    from dataclasses import replace
+
+    settings = replace(FAST, steps=2, warmup=0, lora=LoraSettings(rank=4, scale=8.0), seed=3)
+    found = []
+    for state in (1, 2):  # a new process starts with another state each time
+        torch.manual_seed(state)
+        model = load_embedder(start)
+        specialize(model, sounds["train"], ["backbone.encoder.*"], settings)
+        found.append(torch.cat([parameter.detach().flatten() for parameter in model[0].parameters()]))
+    assert torch.equal(*found)
+
+
+def test_a_model_trained_in_bfloat16_computes_in_its_own_precision(start: Path, sounds: dict[str, Path]) -> None:
+    from dataclasses import replace
+
+    model = load_embedder(start)
+    report = recover(model, sounds["train"], settings=replace(FAST, bf16=True), held_out=sounds["held_out"])
+    assert report.kept
+    fresh = load_embedder(start)
+    fresh[0].load_state_dict(model[0].state_dict())
+    items = [tone(440), "a dog"]
+    np.testing.assert_array_equal(model.encode(items), fresh.encode(items))
+
+
 def test_rehearsal_learns_every_modality_in_balance(start: Path, sounds: dict[str, Path], tmp_path: Path) -> None:
     settings = TrainingSettings(
         steps=60, batch_size=8, learning_rate=3e-3, warmup=4, evaluate_every=30, temperature=0.1, balance=1e6
@@ -230,9 +277,27 @@ def test_bad_requests_are_told_before_training(start: Path, sounds: dict[str, Pa
         recover(start, sounds["train"], settings=FAST, out=tmp_path)
     with pytest.raises(UsageError, match="too few to hold some out"):
         recover(start, [{"audio": tone(440), "text": "a dog"}] * 5, settings=FAST)
-    for wrong in ({"steps": 0}, {"batch_size": 1}, {"temperature": 0.0}, {"lora": LoraSettings(rank=0)}):
+    wrong = (
+        {"steps": 0},
+        {"batch_size": 1},
+        {"temperature": 0.0},
+        {"lora": LoraSettings(rank=0)},
+        {"gradient_cache": 0},
+    )
+    for settings in wrong:
         with pytest.raises(UsageError):
-            TrainingSettings(**wrong)
+            TrainingSettings(**settings)
+
+
+def test_where_losses_cannot_be_logged_is_told_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.integrations import integration_utils
+
+    with pytest.raises(UsageError, match="report_to: 'tensorbord' is unknown\n    did you mean 'tensorboard'"):
+        TrainingSettings(report_to="tensorbord")
+    monkeypatch.setattr(integration_utils, "get_available_reporting_integrations", lambda: ["wandb"])
+    with pytest.raises(UsageError, match="report_to: 'tensorboard' is not installed"):
+        TrainingSettings(report_to="tensorboard")
+    assert TrainingSettings(report_to="wandb").report_to == "wandb"
 
 
 def test_a_frozen_tensor_that_moves_is_noticed() -> None:

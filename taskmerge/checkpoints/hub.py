@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskmerge.errors import CheckpointError
+from taskmerge.errors import CheckpointError, first_line
 
 _REPO_ID = re.compile(r"^(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?$")
 _SIDE_FILES = (
@@ -115,8 +115,7 @@ def _asked(place: HubPlace, call: Any) -> Any:
     try:
         return call()
     except Exception as error:  # the hub client raises many kinds: network, rights, missing, offline
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        what = f"cannot be had from the hub: {first}"
+        what = f"cannot be had from the hub: {first_line(error)}"
         raise CheckpointError(
             what if place.certain else f"no file or folder {str(place)!r} here, and it {what}",
             str(place),

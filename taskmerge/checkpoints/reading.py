@@ -94,6 +94,20 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
     return StoredWeights(label, place, parts, files)
 
 
+def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
+    """Where a checkpoint lies on this disk, for libraries that open folders; one on the hub is downloaded first.
+
+    Raises CheckpointError as `open_stored`, for a local folder only when it is not there.
+    """
+    place = locate(str(text), relative_to)
+    if isinstance(place, Path):
+        return place
+    stored = _open_hub(place, str(text))
+    paths = [file.path for file in stored.files.values()]  # asking for it downloads a file
+    assert all(path.is_relative_to(stored.folder) for path in paths)
+    return stored.folder
+
+
 def _weight_file(name: str, path: Path) -> WeightFile:
     return PickleFile(name, path) if path.suffix in SUFFIXES else WeightFile(name, path)
 

@@ -29,21 +29,29 @@ def diagnose_drift(
     as_json: bool = JSON,
 ) -> None:
     """Measure what fusing broke. Exit 3 when a modality drifted beyond its limit."""
-    found = _by_recipe(recipe, limit) if recipe is not None else _by_paths(fused, specialist, base, probes, limit)
-    _show(found, html, as_json)
-    if recover and found.exit_code:
-        if recipe is None:
+    paths = {"--fused": fused, "--specialist": specialist, "--base": base, "--probes": probes}
+    if limit is not None and not 0 < limit <= 1:
+        raise UsageError(f"--limit {limit:g} is no share", next_move="above 0, at most 1: 0.05 is a drop of 5 points")
+    if recipe is None:
+        if recover:
             raise UsageError("--recover needs a recipe", next_move="a `recover` section says what to train on what")
-        from taskmerge.pipeline import run
-        from taskmerge.recipes import load
-
-        run(load(recipe), start="recover", until="recover", say=note)
+        found = _by_paths(fused, specialist, base, probes, limit)
+    else:
+        if beside := [option for option, said in paths.items() if said is not None]:
+            raise UsageError(f"{', '.join(beside)} beside a recipe", str(recipe), "give one or the other")
+        found = _by_recipe(recipe, limit, recover)
+    _show(found, html, as_json)
+    if not found.exit_code:
         return
-    if found.exit_code:
+    if not recover:
         raise typer.Exit(found.exit_code)
+    from taskmerge.pipeline import run
+    from taskmerge.recipes import load
+
+    run(load(recipe), start="recover", until="recover", say=note)
 
 
-def _by_recipe(path: Path, limit: float | None) -> DriftReport:
+def _by_recipe(path: Path, limit: float | None, recover: bool) -> DriftReport:
     from dataclasses import replace
 
     from taskmerge.drift import DriftReport
@@ -53,6 +61,8 @@ def _by_recipe(path: Path, limit: float | None) -> DriftReport:
     recipe = load(path)
     if recipe.drift is None:
         raise UsageError("the recipe has no `drift` section", str(path), "drift: {specialist: NAME, probes: PAIRS}")
+    if recover and recipe.recover is None:
+        raise UsageError("the recipe has no `recover` section", str(path), "recover: {train: [...], data: PAIRS}")
     if limit is not None:
         recipe = replace(recipe, drift=replace(recipe.drift, fail_above=FailAbove(recall_drop=limit)))
     table = run(recipe, start="diagnose", until="diagnose", say=note)

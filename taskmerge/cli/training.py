@@ -63,7 +63,11 @@ def run(
     until: str = typer.Option(None, "--until", help="Last stage to run."),
     as_json: bool = JSON,
 ) -> None:
-    """Run all stages of a recipe: specialize, fuse, diagnose, recover, rehearse, evaluate. Resumable."""
+    """Run all stages of a recipe: specialize, fuse, diagnose, recover, rehearse, evaluate. Resumable.
+
+    A stage is skipped while its part of the recipe, the models and data it reads, and the sounds and pictures that
+    .jsonl and .parquet data name (by size and time of change) are as they were when it ran.
+    """
     from taskmerge.pipeline import Places
     from taskmerge.pipeline import run as run_all
     from taskmerge.recipes import load

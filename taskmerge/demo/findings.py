@@ -14,7 +14,7 @@ PROJECTOR = "audio_projector."
 
 def fused(run: Run) -> Iterator[str]:
     """How the two task vectors lie to each other, and what was merged and copied."""
-    base = Checkpoint.open(str(run.path(run.recipe.base)))
+    base = Checkpoint.open(str(run.base))
     image, audio = (Checkpoint.open(str(run.specialist(name))) - base for name in ("image", "audio"))
     parts = run.results["fuse"]["components"].values()
     merged, copied = (sum(counts.get(action, 0) for counts in parts) for action in ("merge", "copy"))

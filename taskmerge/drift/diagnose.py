@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from taskmerge.checkpoints.weights import Weights
+from taskmerge.components import component_map
 from taskmerge.drift.comparison import Comparison, Embedded, compare, embed_pairs, probe_changes
 from taskmerge.drift.forecast import Forecast, forecast_drift
 from taskmerge.drift.null_band import Band, between_halves, named_references, null_bands, precision_twin
@@ -18,6 +19,7 @@ from taskmerge.drift.verdict import DEFAULT_LIMIT, Verdict, judge
 from taskmerge.errors import Problem, UsageError
 from taskmerge.metrics.bootstrap import mean_interval
 from taskmerge.metrics.retrieval import collapse, score_queries
+from taskmerge.omni.loading import check_takes
 from taskmerge.pairs import Pairs, read_pairs
 
 BATCH_SIZE = 32
@@ -49,6 +51,10 @@ def diagnose_drift(
     specialists, sets = _by_name(specialist, probes)
     if not sets and base is None:
         raise UsageError("nothing to diagnose with", next_move="give probes to measure, or a base to forecast from")
+    if not 0 < limit <= 1:
+        raise UsageError(f"limit {limit:g} is no share", next_move="above 0, at most 1: 0.05 is a drop of 5 points")
+    if not sets and not isinstance(specialist, Mapping):
+        specialists = {_grafted(specialist, base): specialist}
     pairs = _checked(sets)
     by_name = isinstance(specialist, Mapping)
     forecasts = {
@@ -83,6 +89,8 @@ def diagnose_modality(
     components: Mapping[str, Any] | None = None,
 ) -> ModalityDrift:
     """One specialist and its probes against the fused model; all models loaded. See `diagnose_drift`."""
+    for model in (fused, specialist, *references.values()):
+        check_takes(model, pairs.modality, pairs.source)
     found = compare(specialist, fused, pairs, batch_size=batch_size, components=components)
     changes = probe_changes(found.reference, found.other, found.right)
     twin_name, twin = precision_twin(specialist)
@@ -184,9 +192,21 @@ def _by_name(specialist: Any, probes: Any) -> tuple[dict[str, Any], dict[str, An
             )
         return dict(specialist), dict(probes or {})
     if probes is None:
-        return {"audio": specialist}, {}
+        return {"specialist": specialist}, {}
     pairs = read_pairs(probes)
     return {pairs.column: specialist}, {pairs.column: pairs}
+
+
+def _grafted(specialist: Any, base: Any) -> str:
+    """The modality of the specialist's projector, of the one that the base has not where there are several;
+    "specialist" where that leaves none or several.
+    """
+    own, old = (
+        {name for name in component_map(side.tensors, side.config).values() if name.endswith("_projector")}
+        for side in (_weights(specialist), _weights(base))
+    )
+    towers = [name.removesuffix("_projector") for name in (own - old or own)]
+    return {"vision": "image"}.get(towers[0], towers[0]) if len(towers) == 1 else "specialist"
 
 
 def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:

@@ -81,6 +81,8 @@ def judge(
     else:
         needed = _probes_needed(loss, limit, enough)
         why = f"the loss may lie anywhere between {_points(loss.low)} and {_points(loss.high)} points."
+        if loss.high <= 0:
+            why = f"no loss was seen, but {loss.count} probes without one still allow {_points(3 / loss.count)} points."
     return Verdict(
         outcome,
         outcome == "drifted" and loss.estimate > limit,

@@ -151,7 +151,8 @@ def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:
         try:
             pairs = read_pairs(source).check()
         except UsageError as error:
-            problems += [Problem(part.what, f"{name}: {part.place}", part.next_move) for part in error.problems]
+            for part in error.problems:
+                problems.append(Problem(part.what, f"{name}: {part.place}" if part.place else name, part.next_move))
             continue
         if len(collapse(pairs.texts)[0]) < 2:
             problems.append(Problem("all items have the same text: nothing can be ranked", f"{name}: {pairs.source}"))

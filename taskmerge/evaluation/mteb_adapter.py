@@ -144,6 +144,13 @@ def evaluate_mteb(
     return table
 
 
+def check_tasks(tasks: Sequence[Any]) -> None:
+    """Raises UsageError when mteb is not installed or knows no such task or benchmark; see `evaluate_mteb`."""
+    mteb = _mteb()
+    for wanted in tasks:
+        _tasks(mteb, wanted)
+
+
 def _tasks(mteb: Any, wanted: Any) -> list[Any]:
     if not isinstance(wanted, str):
         return [wanted]
@@ -154,7 +161,7 @@ def _tasks(mteb: Any, wanted: Any) -> list[Any]:
         return [mteb.get_task(wanted)]
     except KeyError as error:
         near = nearest(wanted, benchmarks)
-        said = f"did you mean the benchmark {near!r}?" if near else str(error.args[0])  # mteb knows its tasks' names
+        said = f"did you mean the benchmark {near!r}?" if near else str(error.args[0]).removeprefix("KeyError: ")
         raise UsageError(f"no mteb task or benchmark {wanted!r}", next_move=said) from None
 
 

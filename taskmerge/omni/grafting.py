@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taskmerge.errors import CheckpointError, OutputError, UsageError
+from taskmerge.checkpoints.reading import local_folder
+from taskmerge.errors import CheckpointError, OutputError, UsageError, first_line
+from taskmerge.omni.media import MODALITY_OF_COLUMN
 
 #: Prefix of a modality's tensors: pictures, pages and films share one tower.
 TOWER_OF_MODALITY = {"audio": "audio", "image": "vision", "document": "vision", "video": "vision"}
@@ -43,13 +45,16 @@ def graft(
     import torch
 
     from taskmerge.omni.embedder import OmniEmbedder
+    from taskmerge.omni.encoders import encoder_problems
     from taskmerge.omni.towers import TowerConfig
 
     if modality not in TOWER_OF_MODALITY:
         raise UsageError(f"no modality {modality!r}", next_move=f"known: {', '.join(TOWER_OF_MODALITY)}")
     if out is not None and Path(out).exists() and any(Path(out).iterdir()):
         raise OutputError("the folder is not empty", str(out), "choose another, or remove it")
-    network, tokenizer, old, tail = _open_backbone(backbone, pooling, normalize)
+    if isinstance(encoder, str) and (problems := list(encoder_problems(encoder, MODALITY_OF_COLUMN[modality]))):
+        raise UsageError(problems)
+    network, tokenizer, old, tail = _open_backbone(local_folder(backbone), pooling, normalize)
     name = TOWER_OF_MODALITY[modality]
     if old is not None and name in old.towers:
         raise UsageError(f"{backbone} already has a tower {name!r}", next_move="recover or specialize trains it")
@@ -68,6 +73,9 @@ def graft(
         towers = [*(old.towers.values() if old is not None else ()), tower]
         length = max_seq_length or (old.max_seq_length if old is not None else _positions(network))
         embedder = OmniEmbedder(network, tokenizer, towers, length)
+        takes = embedder.encoder(name).modalities
+        if MODALITY_OF_COLUMN[modality] not in takes:
+            raise UsageError(f"encoder {encoder!r} takes {', '.join(takes)}, not {modality}")
         embedder.projector(name).match_scale(network.get_input_embeddings().weight)
     if old is not None:
         embedder.load_state_dict(old.state_dict(), strict=False)
@@ -113,7 +121,7 @@ def _open_plain(backbone: str | Path) -> tuple[Any, Any]:
     try:
         return AutoModel.from_pretrained(backbone).eval(), AutoTokenizer.from_pretrained(backbone)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"no backbone can be loaded: {error}", str(backbone)) from error
+        raise CheckpointError(f"no backbone can be loaded: {first_line(error)}", str(backbone)) from error
 
 
 def _width(network: Any) -> int:

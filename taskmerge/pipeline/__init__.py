@@ -26,10 +26,11 @@ def run(
         if name is not None and name not in STAGES:
             raise UsageError(f"no stage {name!r}", next_move=did_you_mean(name, STAGES))
     current = Run(recipe, Places.of(recipe, out), say)
-    check(current)
     first = STAGES.index(start) if start else 0
     last = STAGES.index(until) if until else len(STAGES) - 1
-    for name in STAGES[first : last + 1]:
+    wanted = STAGES[first : last + 1]
+    check(current, wanted)
+    for name in wanted:
         BY_NAME[name](current)
     current.recall()
     return report(current)

@@ -11,7 +11,10 @@ from typing import Any
 
 from taskmerge.components import component_map
 from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError, did_you_mean
+from taskmerge.pipeline.presence import model_problems
+from taskmerge.pipeline.stages import STAGES
 from taskmerge.pipeline.state import Run
+from taskmerge.recipes import Specialize, Training
 
 _TAKEN = {"audio": ("audio",), "vision": ("image", "video")}
 
@@ -41,7 +44,7 @@ class Use:
     """A part of the recipe that runs data through a model.
 
     parts: None when they cannot be known yet.  train: what a stage trains.  ranked: whether items are to find their
-    texts.
+    texts.  stage: the section of the recipe that trains on the data.
     """
 
     title: str
@@ -50,22 +53,46 @@ class Use:
     parts: Parts | None
     train: Sequence[str] = ()
     ranked: bool = False
+    stage: Training | None = None
 
 
-def check(current: Run) -> None:
+def check(current: Run, stages: Sequence[str] = STAGES) -> None:
     """Every data source is there and readable, and every stage's model has the parts and takes the modalities.
 
-    Raises RecipeError with every problem.
+    stages: those that are to run; only what they read must be there.  Raises RecipeError with every problem.
     """
-    recipe, problems = current.recipe, []
-    for name, section in (recipe.specialize or {}).items():
-        if recipe.specialists[name].adapter is not None:
-            what = f"specialize: {name} is to be trained, but its specialist is an adapter"
-            problems.append(Problem(what, section.place, "name the folder to write as specialists: NAME: {model: ...}"))
+    problems = [*_specialize_problems(current), *model_problems(current, stages), *_mteb_problems(current)]
     for use in _uses(current):
         problems += [*_part_problems(use), *_data_problems(current, use)]
+        if use.stage is not None:
+            problems += _training_problems(current, use, use.stage)
     if problems:
         raise RecipeError(problems)
+
+
+def _specialize_problems(current: Run) -> Iterator[Problem]:
+    from taskmerge.omni.encoders import encoder_problems
+    from taskmerge.omni.media import MODALITY_OF_COLUMN
+
+    for name, section in (current.recipe.specialize or {}).items():
+        if current.recipe.specialists[name].adapter is not None:
+            what = f"specialize: {name} is to be trained, but its specialist is an adapter"
+            yield Problem(what, section.place, "name the folder to write as specialists: NAME: {model: ...}")
+        if section.graft is not None and (modality := _modality(current, section)):
+            known = MODALITY_OF_COLUMN.get(modality, modality)
+            for told in encoder_problems(current.encoder(section.graft), known):
+                yield Problem(f"specialize: {name}: {told.what}", section.graft.place, told.next_move)
+
+
+def _mteb_problems(current: Run) -> Iterator[Problem]:
+    from taskmerge.evaluation.mteb_adapter import check_tasks
+
+    section = current.recipe.evaluate
+    if section is not None and section.mteb:
+        try:
+            check_tasks(section.mteb)
+        except UsageError as error:
+            yield from (Problem(f"evaluate: {told.what}", section.place, told.next_move) for told in error.problems)
 
 
 def _uses(current: Run) -> Iterator[Use]:
@@ -77,7 +104,8 @@ def _uses(current: Run) -> Iterator[Use]:
     if len(known) == 1 + len(specialists):
         fused = Parts(frozenset().union(*(parts.components for parts in known)))
     for name, section in (recipe.specialize or {}).items():
-        yield Use(f"specialize: {name}", section.place, section.data, specialists[name], section.train or ())
+        parts, trained = specialists[name], section.train or ()
+        yield Use(f"specialize: {name}", section.place, section.data, parts, trained, stage=section)
     if recipe.drift:
         probes = recipe.drift.probes
         for name in recipe.drift.specialist:
@@ -85,21 +113,19 @@ def _uses(current: Run) -> Iterator[Use]:
             yield Use("drift: probes", recipe.drift.place, source, specialists[name], ranked=True)
     for title, stage in (("recover", recipe.recover), ("rehearse", recipe.rehearse)):
         if stage is not None:
-            yield Use(f"{title}: data", stage.place, stage.data, fused, stage.train)
+            yield Use(f"{title}: data", stage.place, stage.data, fused, stage.train, stage=stage)
             yield Use(f"{title}: held_out", stage.place, stage.held_out, fused)
     if recipe.evaluate:
         yield Use("evaluate: retrieval", recipe.evaluate.place, recipe.evaluate.retrieval, fused, ranked=True)
 
 
 def _stored(current: Run, text: str) -> Parts | None:
-    """Components of a model on this disk, from its headers; None when it is not (yet) there or cannot be read."""
+    """Components of a model, from its headers; None when it is not (yet) there or cannot be read."""
     from taskmerge.checkpoints.reading import open_stored
     from taskmerge.omni.embedder import MODEL_TYPE
 
-    if not current.path(text).exists():
-        return None
     try:
-        weights = open_stored(str(current.path(text)))
+        weights = open_stored(text, current.recipe.folder)
         if weights.config.get("model_type") == MODEL_TYPE:
             return Parts(frozenset(name.partition(".")[0] for name in weights.tensors))
         return Parts(frozenset(component_map(weights.tensors, weights.config).values()))
@@ -109,7 +135,6 @@ def _stored(current: Run, text: str) -> Parts | None:
 
 def _specialist(current: Run, name: str, base: Parts | None) -> Parts | None:
     from taskmerge.omni.grafting import TOWER_OF_MODALITY
-    from taskmerge.pairs import read_pairs
 
     recipe = current.recipe
     section = (recipe.specialize or {}).get(name)
@@ -119,12 +144,21 @@ def _specialist(current: Run, name: str, base: Parts | None) -> Parts | None:
         return _stored(current, recipe.specialists[name].model)
     if section.graft is None or base is None:
         return base
-    try:
-        modality = section.modality or read_pairs(current.data(section.data)).modality
-    except UsageError:
-        return None  # told as a problem of the data
+    modality = _modality(current, section)
+    if modality is None:
+        return None
     tower = TOWER_OF_MODALITY.get(modality, modality)
     return base | Parts(frozenset({"backbone", f"{tower}_encoder", f"{tower}_projector"}))
+
+
+def _modality(current: Run, section: Specialize) -> str | None:
+    """What a specialist is trained on; None where its data cannot be read, which is told as a problem of the data."""
+    from taskmerge.pairs import read_pairs
+
+    try:
+        return section.modality or read_pairs(current.data(section.data)).modality
+    except UsageError:
+        return None
 
 
 def _part_problems(use: Use) -> Iterator[Problem]:
@@ -159,6 +193,34 @@ def _data_problems(current: Run, use: Use) -> list[Problem]:
                 where = f"{use.title}: {told.place}" if told.place else use.title
                 found.append(Problem(f"{where}: {told.what}", use.place, told.next_move))
     return found
+
+
+def _training_problems(current: Run, use: Use, stage: Training) -> Iterator[Problem]:
+    """Sets that do not fill a batch or cannot spare held-out pairs, and logs that cannot be written."""
+    from taskmerge.training.components import texts_learn
+    from taskmerge.training.settings import TrainingSettings, batch_problems, reporting_problems
+    from taskmerge.training.stages import named_sets, split_sets
+
+    found = list(reporting_problems(stage.report_to))
+    # texts are known to learn only where it is known what is trained
+    trained = {name for pattern in use.train for name in use.parts.selected(pattern)} if use.parts else set()
+    learn = texts_learn(trained) if trained else isinstance(stage, Specialize) and not use.train
+    try:
+        sets = named_sets(current.data(use.source))
+    except UsageError:
+        sets = {}  # told as a problem of the data
+    try:
+        if sets and getattr(stage, "held_out", ()) is None:
+            sets, _ = split_sets(sets, current.recipe.seed % 2**32)
+    except UsageError as error:
+        sets, found = {}, [*found, *error.problems]
+    if getattr(stage, "method", "") != "closed_form":
+        size = stage.batch_size or TrainingSettings.batch_size
+        for name, pairs in sets.items():
+            found += batch_problems(f"{name} ({pairs.source})", pairs.texts, size, learn)
+    title = use.title.removesuffix(": data")
+    for told in found:
+        yield Problem(f"{title}: {told.what}", use.place, told.next_move)
 
 
 def _modality_problems(use: Use, source: str, modality: str) -> Iterator[Problem]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from taskmerge.errors import RecipeError, UsageError
+from taskmerge.errors import CheckpointError, RecipeError, UsageError
 from taskmerge.pipeline.state import Run, training_settings
 from taskmerge.recipes import Specialize
 
@@ -18,7 +19,7 @@ def specialize(run: Run) -> None:
     for name, section in (run.recipe.specialize or {}).items():
         out = run.specialist(name)
         stage = f"specialize-{name}"
-        reads = [run.path(run.recipe.base), run.data(section.data)]
+        reads = [run.base, run.data(section.data)]
         run.once(stage, section, reads, [out], partial(_train_specialist, run, section, out, stage))
 
 
@@ -27,12 +28,13 @@ def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> d
     from taskmerge.pairs import read_pairs
     from taskmerge.training import specialize as train
 
-    base, data = run.path(run.recipe.base), run.data(section.data)
+    data = run.data(section.data)
     modality = section.modality or read_pairs(data).modality
     if section.graft is None:
-        model = load_embedder(base)
+        model = load_embedder(run.base)
     else:
-        model = graft(base, modality, section.graft.encoder, section.graft.projector, seed=run.recipe.seed)
+        encoder = run.encoder(section.graft)
+        model = graft(run.base, modality, encoder, section.graft.projector, seed=run.recipe.seed)
     settings = training_settings(section, run.recipe.seed, run.work(stage), steps=1000, learning_rate=2e-5)
     return asdict(train(model, data, section.train, settings, out=out, work=run.work(stage)))
 
@@ -49,7 +51,7 @@ def fuse(run: Run) -> None:
         table = {component: dict(counts) for component, counts in decided.table().items()}
         return {"path": str(out), "bytes": written.bytes, "components": table, "warnings": list(decided.warnings)}
 
-    reads = [run.path(recipe.base), *(run.specialist(name) for name in recipe.specialists)]
+    reads = [run.base, *(run.specialist(name) for name in recipe.specialists)]
     reads += [run.path(row.adapter) for row in recipe.specialists.values() if row.adapter]
     parts = ("base", "specialists", "merge", "components", "copy", "output")
     section = {name: getattr(recipe, name) for name in parts}
@@ -75,7 +77,7 @@ def diagnose(run: Run) -> None:
 
     def make() -> dict[str, Any]:
         specialists = {name: run.specialist(name) for name in names}
-        base = run.path(run.recipe.base)
+        base = run.base
         found = diagnose_drift(run.places.fused, specialists, base, sources, limit=section.fail_above.recall_drop)
         for line in str(found).splitlines():
             run.say(f"  {line}")
@@ -158,10 +160,13 @@ def evaluate(run: Run) -> None:
 
 def variants(run: Run) -> dict[str, Path]:
     """Name -> folder of every model of the run that is there: base, specialists, fused, recovered, rehearsed."""
-    named = {"base": run.path(run.recipe.base)}
-    named |= {
-        f"specialist {name}": run.specialist(name) for name, row in run.recipe.specialists.items() if not row.adapter
-    }
+    own = [name for name, row in run.recipe.specialists.items() if not row.adapter and row.model != "base"]
+    named: dict[str, Path] = {}
+    with suppress(CheckpointError):  # gone since it was fused
+        named["base"] = run.base
+    for name in own:
+        with suppress(CheckpointError):
+            named[f"specialist {name}"] = run.specialist(name)
     named |= {"fused": run.places.fused, "recovered": run.places.recovered, "rehearsed": run.places.rehearsed}
     return {name: path for name, path in named.items() if (path / "modules.json").is_file()}
 

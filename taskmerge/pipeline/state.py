@@ -17,8 +17,9 @@ from typing import Any
 
 from taskmerge import __version__
 from taskmerge.checkpoints.hashing import fingerprint
+from taskmerge.checkpoints.reading import local_folder
 from taskmerge.errors import RecipeError
-from taskmerge.recipes import Lora, Recipe, Training
+from taskmerge.recipes import Graft, Lora, Recipe, Training
 from taskmerge.recipes.writing import dump
 
 Say = Callable[[str], None]
@@ -65,10 +66,25 @@ class Run:
     places: Places
     say: Say = print
     results: dict[str, Any] = field(default_factory=dict)
+    downloaded: dict[str, Path] = field(default_factory=dict)
 
     def path(self, text: str) -> Path:
         """A path of the recipe: relative to its folder."""
         return self.recipe.folder / Path(text).expanduser()
+
+    def model(self, text: str) -> Path:
+        """Folder of a model of the recipe; one on the hub is downloaded when it is first asked for.
+
+        Raises CheckpointError when it is neither here nor on the hub.
+        """
+        if text not in self.downloaded:
+            self.downloaded[text] = local_folder(text, self.recipe.folder)
+        return self.downloaded[text]
+
+    @property
+    def base(self) -> Path:
+        """Folder of the base; raises as `model`."""
+        return self.model(self.recipe.base)
 
     def data(self, source: Any) -> Any:
         """A data source of the recipe as `read_pairs` takes it: existing files by path, others as they are said."""
@@ -76,9 +92,19 @@ class Run:
             return {name: self.data(text) for name, text in source.items()}
         return self.path(source) if isinstance(source, str) and self.path(source).exists() else source
 
+    def encoder(self, section: Graft) -> str:
+        """What to graft: a kind, a folder (relative to the recipe) or a hub id."""
+        from taskmerge.omni.encoders import encoder_kinds
+
+        here = self.path(section.encoder)
+        return str(here) if section.encoder not in encoder_kinds() and here.exists() else section.encoder
+
     def specialist(self, name: str) -> Path:
-        """Folder of a specialist."""
-        return self.path(self.recipe.specialists[name].model)
+        """Folder of a specialist, which its own stage may not have made yet; raises as `model`."""
+        said = self.recipe.specialists[name].model
+        if name in (self.recipe.specialize or {}):
+            return self.path(said)
+        return self.base if said == "base" else self.model(said)
 
     def once(
         self, stage: str, section: Any, reads: Iterable[Any], outputs: Iterable[Path], make: Callable[[], Any]
@@ -122,6 +148,9 @@ class Run:
             for path in sorted(files_of(source)):
                 name = os.path.relpath(path, self.recipe.folder)  # however the recipe's own path was said
                 digest.update(f"{name}:{fingerprint(path)}".encode())
+            for path in media_of(source):
+                stat = path.stat()
+                digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
         return digest.hexdigest()
 
     def _write(self, path: Path, table: Mapping[str, Any]) -> None:
@@ -143,6 +172,17 @@ def files_of(source: Any) -> list[Path]:
     return [
         path for path in source.rglob("*") if path.is_file() and path.suffix in wanted and ".partial" not in str(path)
     ]
+
+
+def media_of(source: Any) -> list[Path]:
+    """The sounds and pictures that a data source's rows name; in one file with them there are none."""
+    from taskmerge.pairs import read_pairs
+
+    if isinstance(source, Mapping):
+        return [path for entry in source.values() for path in media_of(entry)]
+    if not isinstance(source, Path) or source.suffix not in (".jsonl", ".json", ".parquet"):
+        return []
+    return read_pairs(source).files()
 
 
 def training_settings(section: Training, seed: int, work: Path, **defaults: Any) -> Any:

@@ -65,7 +65,9 @@ class Lora:
 class FailAbove:
     """What counts as drifted too far."""
 
-    recall_drop: Annotated[float, Between(0, 1), Doc("most that R@1 may fall against the specialist")] = 0.05
+    recall_drop: Annotated[float, Between(0, 1, open="low"), Doc("most that R@1 may fall against the specialist")] = (
+        0.05
+    )
     place: str = place_field()
 
 

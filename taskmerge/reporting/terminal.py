@@ -1,11 +1,11 @@
-"""A report on a terminal: banners and tables; charts are for the page."""
+"""A report in a terminal: banners and tables, charts as tables of their values; tab-separated where nobody draws."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from taskmerge.reporting.content import Banner, RangeChart, Section, Table
+from taskmerge.reporting.content import Banner, Block, LineChart, RangeChart, Section, Table
 from taskmerge.reporting.page import MARKS
 
 if TYPE_CHECKING:
@@ -13,31 +13,58 @@ if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
 COLORS = {"good": "green", "bad": "red", "open": "yellow", "plain": "white"}
+MOST_POINTS = 13
 
 
 def show(sections: Sequence[Section], console: Console | None = None) -> None:
-    """Print what a terminal can show of the sections. console: default: standard output."""
+    """Print the sections. console: default: standard output."""
     from rich.console import Console
-    from rich.panel import Panel
-    from rich.text import Text
 
     console = console or Console()
     for section in sections:
         for block in section.blocks:
-            if isinstance(block, Banner):
-                head = f"{MARKS[block.tone]} {block.headline}"
-                console.print(Panel(Text(block.text), title=Text(head, COLORS[block.tone]), title_align="left"))
-            elif isinstance(block, Table):
-                console.print(_table(block))
-            elif isinstance(block, RangeChart):
-                console.print(_table(_spans(block)))
+            (_draw if console.is_terminal else _write)(block, console)
+
+
+def _draw(block: Block, console: Console) -> None:
+    from rich.panel import Panel
+    from rich.text import Text
+
+    if isinstance(block, Banner):
+        head = Text(_head(block), COLORS[block.tone])
+        console.print(Panel(Text(block.text), title=head, title_align="left"))
+    else:
+        table = _tabular(block)
+        console.print(_table(table))
+        if table.note:
+            console.print(Text(table.note, "dim"))
+
+
+def _write(block: Block, console: Console) -> None:
+    if isinstance(block, Banner):
+        lines = [_head(block), block.text]
+    else:
+        table = _tabular(block)
+        lines = [table.title, *("\t".join(map(str, row)) for row in (table.columns, *table.rows))]
+        lines += [table.note] if table.note else []
+    print("\n".join(lines), end="\n\n", file=console.file)
+
+
+def _head(banner: Banner) -> str:
+    return f"{MARKS[banner.tone]} {banner.headline}"
+
+
+def _tabular(block: Table | RangeChart | LineChart) -> Table:
+    if isinstance(block, RangeChart):
+        return _spans(block)
+    return _points(block) if isinstance(block, LineChart) else block
 
 
 def _table(table: Table) -> RichTable:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    drawn = RichTable(title=table.title, title_justify="left", caption=table.note or None, caption_justify="left")
+    drawn = RichTable(title=table.title, title_justify="left")
     for number, column in enumerate(table.columns):
         drawn.add_column(column, justify="left" if number == 0 else "right")
     for row in table.rows:
@@ -51,3 +78,13 @@ def _spans(chart: RangeChart) -> Table:
         edge = "" if span.band is None else f"{'≥' if span.worse_when_low else '≤'} {span.band:.3f}"
         rows.append([span.name, f"{span.value:.3f}", f"{span.low:.3f} to {span.high:.3f}", edge])
     return Table(chart.title, ["statistic", "mean", "95 % interval", "null band"], rows)
+
+
+def _points(chart: LineChart) -> Table:
+    """Evenly spaced points where there are too many, first and last among them."""
+    places = sorted({x for line in chart.lines for x, _ in line.points})
+    if len(places) > MOST_POINTS:
+        places = [places[round(i * (len(places) - 1) / (MOST_POINTS - 1))] for i in range(MOST_POINTS)]
+    values = [dict(line.points) for line in chart.lines]
+    rows = [[f"{x:g}", *("–" if (y := line.get(x)) is None else f"{y:.3f}" for line in values)] for x in places]
+    return Table(chart.title, [chart.x_label, *(line.name for line in chart.lines)], rows, chart.note)

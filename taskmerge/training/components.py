@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -59,6 +59,11 @@ def on_the_way(component: str, modality: str) -> bool:
     if not component.endswith(("_encoder", "_projector")):
         return True
     return component.rpartition("_")[0] == TOWER_OF_MODALITY.get(modality, modality)
+
+
+def texts_learn(components: Iterable[str]) -> bool:
+    """Whether texts pass through one of the trained components: all but towers and their projectors."""
+    return not all(component.endswith(("projector", "_encoder")) for component in components)
 
 
 def freeze_all_but(module: nn.Module, trained: Sequence[str]) -> None:

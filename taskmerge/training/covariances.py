@@ -14,6 +14,7 @@ from taskmerge.checkpoints.weights import Weights
 from taskmerge.components import BACKBONE, Components, component_map
 from taskmerge.errors import UsageError
 from taskmerge.metrics.retrieval import collapse
+from taskmerge.omni.loading import check_takes
 from taskmerge.pairs import Pairs, read_pairs
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ def collect_covariances(
     sets = _checked(probes)
     own_texts = collapse([text for pairs in sets.values() for text in pairs.texts if text])[0]
     network, weights, loaded = _opened(model, device)
+    for pairs in sets.values():
+        check_takes(loaded, pairs.modality, pairs.source)
     sums = _Sums(network, weights, components)
     for name, pairs in sets.items():
         with sums.group(name):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from sentence_transformers.base.losses.gradcache import CachedLossMixin
 from sentence_transformers.sentence_transformer.losses import (
     CachedMultipleNegativesRankingLoss,
     MultipleNegativesRankingLoss,
@@ -42,16 +43,20 @@ def in_batch(model: Any, temperature: float, gradient_cache: int | None, process
         "partition_mode": "per_direction",
         "gather_across_devices": processes > 1,
     }
-    if processes > 1 and gradient_cache is not None:
-        raise UsageError(
-            f"gradient_cache {gradient_cache} with {processes} processes",
-            next_move="train with one process, or without gradient_cache and a smaller batch_size",
-        )
+    _check_processes(gradient_cache, processes)
     if processes > 1:
         return OneForwardInfoNCE(model, **options)
     if gradient_cache is None:
         return MultipleNegativesRankingLoss(model, **options)
     return CachedMultipleNegativesRankingLoss(model, mini_batch_size=gradient_cache, **options)
+
+
+def _check_processes(gradient_cache: int | None, processes: int) -> None:
+    if processes > 1 and gradient_cache is not None:
+        raise UsageError(
+            f"gradient_cache {gradient_cache} with {processes} processes",
+            next_move="train with one process, or without gradient_cache and a smaller batch_size",
+        )
 
 
 class BankedInfoNCE(nn.Module):
@@ -71,11 +76,44 @@ class BankedInfoNCE(nn.Module):
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         (features,) = sentence_features
-        items = F.normalize(self.model(features)["sentence_embedding"].float(), dim=-1)
-        return banked_info_nce(items, self.bank, labels, self.temperature)
+        return self.compare(self.model(features)["sentence_embedding"], labels)
+
+    def compare(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss from the batch's embeddings (batch, width)."""
+        return banked_info_nce(F.normalize(embeddings.float(), dim=-1), self.bank, labels, self.temperature)
 
     def get_config_dict(self) -> dict[str, Any]:
         return {"temperature": self.temperature, "bank": len(self.bank)}
+
+
+class CachedBankedInfoNCE(CachedLossMixin, BankedInfoNCE):
+    """The same gradients with `mini_batch_size` items embedded at once (Gao et al., arXiv 2101.06983)."""
+
+    def __init__(self, model: Any, bank: Tensor, temperature: float, mini_batch_size: int) -> None:
+        super().__init__(model, bank, temperature)
+        self.mini_batch_size = mini_batch_size
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
+        return self.forward_cached(sentence_features, labels)
+
+    def calculate_loss(
+        self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
+    ) -> Tensor:
+        assert labels is not None
+        loss = self.compare(torch.cat(reps[0]), labels)
+        if with_backward:
+            loss.backward()
+        return loss.detach() if with_backward else loss
+
+
+def against_bank(
+    model: Any, bank: Tensor, temperature: float, gradient_cache: int | None, processes: int = 1
+) -> nn.Module:
+    """Symmetric InfoNCE against a frozen bank; arguments and errors as for `in_batch`."""
+    _check_processes(gradient_cache, processes)
+    if gradient_cache is None:
+        return BankedInfoNCE(model, bank, temperature)
+    return CachedBankedInfoNCE(model, bank, temperature, gradient_cache)
 
 
 def banked_info_nce(items: Tensor, bank: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from taskmerge.errors import UsageError
+from taskmerge.errors import Problem, UsageError
 from taskmerge.metrics.retrieval import collapse
 from taskmerge.pairs import Pairs
 from taskmerge.training.components import (
@@ -20,11 +20,12 @@ from taskmerge.training.components import (
     linear_layers,
     on_the_way,
     select,
+    texts_learn,
 )
 from taskmerge.training.held_out import METRIC, HeldOutRetrieval
 from taskmerge.training.items import TrainingItems
-from taskmerge.training.losses import BankedInfoNCE, in_batch
-from taskmerge.training.settings import TrainingSettings
+from taskmerge.training.losses import against_bank, in_batch
+from taskmerge.training.settings import TrainingSettings, batch_problems
 
 
 class Session:
@@ -48,13 +49,14 @@ class Session:
         self.trained = select(self.module, train)
         self.components = component_names(self.module)
         components = {self.components[name] for name in self.trained}
+        self.text_is_frozen = not texts_learn(components)
         _check_ways(sets, components)
+        _check_batches(sets, settings.batch_size, not self.text_is_frozen)
         self.items = TrainingItems(model, sets, settings.input_noise)
         self.held_out = HeldOutRetrieval(TrainingItems(model, held_out)) if held_out else None
         self.is_main = True
         _check_rates(settings, self.trained)
         grafted = self.items.embedder is not None
-        self.text_is_frozen = all(name.endswith(("projector", "_encoder")) for name in components)
         if grafted and not any(name.endswith("_encoder") for name in components) and not settings.input_noise:
             self.items.encode()
             if self.held_out is not None:
@@ -107,6 +109,7 @@ class Session:
         )
         self.is_main = trainer.is_world_process_zero()
         trainer.train(resume_from_checkpoint=self._last_checkpoint())
+        trainer.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # bf16: it would go on in autocast
         if adapters is not None:
             adapters.merge_and_unload()
         self.model.zero_grad(set_to_none=True)
@@ -116,6 +119,8 @@ class Session:
 
     def _adapters(self) -> Any:
         """LoRA on the linear layers it is wanted for; other trained tensors of those components stay frozen."""
+        import torch
+
         lora = self.settings.lora
         if lora is None:
             return None
@@ -125,7 +130,9 @@ class Session:
         adapted = [name for name in select(self.module, list(wanted)) if name in set(self.trained)]
         layers = linear_layers(self.module, adapted)
         full = [name for name in self.trained if name not in set(adapted)]
-        adapters = inject_lora(self.module, layers, lora.rank, lora.scale)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            adapters = inject_lora(self.module, layers, lora.rank, lora.scale)
         names = [name for name, _ in self.module.named_parameters()]
         freeze_all_but(self.module, [name for name in names if ".lora_" in name or name in set(full)])
         return adapters
@@ -135,10 +142,10 @@ class Session:
 
         from taskmerge.training.trainer import labelled_rows, pair_rows, process_count
 
-        temperature = self.settings.temperature
+        temperature, cache = self.settings.temperature, self.settings.gradient_cache
         if not self.text_is_frozen:
             data = {name: pair_rows(self.items, name) for name in self.items.sets}
-            loss = in_batch(self.model, temperature, self.settings.gradient_cache, process_count())
+            loss = in_batch(self.model, temperature, cache, process_count())
             return loss, DatasetDict(data)
         texts, places = collapse([text for pairs in self.items.sets.values() for text in pairs.texts])
         labels = places.tolist()
@@ -146,7 +153,8 @@ class Session:
         for name, pairs in self.items.sets.items():
             data[name] = labelled_rows(self.items, name, labels[: len(pairs)])
             labels = labels[len(pairs) :]
-        return BankedInfoNCE(self.model, self.items.embed_texts(texts), temperature), DatasetDict(data)
+        bank = self.items.embed_texts(texts)
+        return against_bank(self.model, bank, temperature, cache, process_count()), DatasetDict(data)
 
     def _last_checkpoint(self) -> str | None:
         if not self.settings.resume:
@@ -177,6 +185,14 @@ def _check_ways(sets: Mapping[str, Pairs], components: set[str]) -> None:
                 pairs.source,
                 f"trained: {', '.join(sorted(components))}",
             )
+
+
+def _check_batches(sets: Mapping[str, Pairs], batch_size: int, unique_texts: bool) -> None:
+    problems: list[Problem] = []
+    for name, pairs in sets.items():
+        problems += batch_problems(name, pairs.texts, batch_size, unique_texts)
+    if problems:
+        raise UsageError(problems)
 
 
 def _check_rates(settings: TrainingSettings, trained: Sequence[str]) -> None:

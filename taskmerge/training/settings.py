@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from taskmerge.errors import Problem, UsageError
+from taskmerge.errors import Problem, UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -69,5 +69,35 @@ class TrainingSettings:
         problems += [Problem(f"share of {name} is {share}") for name, share in self.shares.items() if not share > 0]
         if self.lora is not None and self.lora.rank < 1:
             problems.append(Problem(f"lora rank is {self.lora.rank}", next_move="at least 1"))
+        if self.gradient_cache is not None and self.gradient_cache < 1:
+            problems.append(Problem(f"gradient_cache is {self.gradient_cache}", next_move="at least 1"))
+        problems += reporting_problems(self.report_to)
         if problems:
             raise UsageError(problems)
+
+
+def reporting_problems(report_to: str) -> Iterator[Problem]:
+    """Why losses cannot be logged there: transformers does not know the name, or its library is not installed."""
+    if report_to in ("none", "all"):
+        return
+    from transformers.integrations.integration_utils import (
+        INTEGRATION_TO_CALLBACK,
+        get_available_reporting_integrations,
+    )
+
+    if report_to not in INTEGRATION_TO_CALLBACK:
+        near = did_you_mean(report_to, ("none", *INTEGRATION_TO_CALLBACK))
+        yield Problem(f"report_to: {report_to!r} is unknown", next_move=near)
+    elif report_to not in (*get_available_reporting_integrations(), "flyte"):  # flyte is not in its list
+        yield Problem(f"report_to: {report_to!r} is not installed", next_move="install its library, or say none")
+
+
+def batch_problems(name: str, texts: Sequence[str], batch_size: int, texts_learn: bool) -> Iterator[Problem]:
+    """A set that does not fill one batch. texts_learn: no text may be twice in a batch, as its own negative."""
+    available = len(set(texts)) if texts_learn else len(texts)
+    if available < batch_size:
+        what = "distinct texts" if texts_learn else "pairs"
+        yield Problem(
+            f"{name}: {available} {what} are too few for batches of {batch_size}",
+            next_move=f"set batch_size to at most {available}" if available > 1 else "at least 2 are needed",
+        )

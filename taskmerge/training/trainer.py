@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
-from taskmerge.errors import TaskmergeError, UsageError
+from taskmerge.errors import TaskmergeError
 from taskmerge.training.held_out import METRIC, HeldOutRetrieval
 from taskmerge.training.items import TrainingItems
 from taskmerge.training.sampling import balanced_sampler
@@ -90,7 +90,6 @@ def build_trainer(
     unique_texts: no text twice in a batch, for losses with in-batch negatives.
     """
     arguments = _arguments(settings, folder, data, held_out is not None, unique_texts)
-    _check_batches(data, settings, unique_texts)
     callbacks: list[TrainerCallback] = []
     if held_out is not None and settings.patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
@@ -152,17 +151,6 @@ def _arguments(
         dataloader_pin_memory=on_gpu,
         **distributed,
     )
-
-
-def _check_batches(data: DatasetDict, settings: TrainingSettings, unique_texts: bool) -> None:
-    for name, part in data.items():
-        available = len(set(part["text"])) if unique_texts else len(part)
-        if available < settings.batch_size:
-            what = "distinct texts" if unique_texts else "pairs"
-            raise UsageError(
-                f"{name}: {available} {what} are too few for batches of {settings.batch_size}",
-                next_move=f"set batch_size to at most {available}",
-            )
 
 
 def pair_rows(items: TrainingItems, name: str) -> Dataset:

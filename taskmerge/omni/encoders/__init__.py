@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
+from pathlib import Path
 from typing import Any, TypeVar
 
-from taskmerge.errors import UsageError, did_you_mean
+from taskmerge.errors import Problem, UsageError, did_you_mean, nearest
 from taskmerge.omni.encoders.base import Encoder
 
-__all__ = ["Encoder", "build_encoder", "encoder_kinds", "register_encoder"]
+__all__ = ["Encoder", "build_encoder", "encoder_kinds", "encoder_problems", "register_encoder"]
 
 EncoderClass = TypeVar("EncoderClass", bound=type[Encoder])
 
@@ -33,6 +34,22 @@ def encoder_kinds() -> dict[str, type[Encoder]]:
     for module in _BUILT_IN:
         import_module(f"taskmerge.omni.encoders.{module}")
     return dict(_KINDS)
+
+
+def encoder_problems(encoder: str, modality: str) -> Iterator[Problem]:
+    """What is known to be wrong with an encoder for "audio", "image" or "video" before it is built.
+
+    encoder: a kind, or a folder or hub id of a transformers model.
+    """
+    kinds = encoder_kinds()
+    if encoder in kinds:
+        takes = getattr(kinds[encoder], "modalities", (modality,))  # some know it only when they are built
+        fit = [kind for kind in kinds if modality in getattr(kinds[kind], "modalities", ())]
+        if modality not in takes:
+            move = f"{', '.join(fit)} does, or a transformers encoder: folder or hub id"
+            yield Problem(f"encoder {encoder!r} takes {', '.join(takes)}, not {modality}", next_move=move)
+    elif "/" not in encoder and not Path(encoder).exists() and nearest(encoder, kinds):
+        yield Problem(f"no encoder {encoder!r}", next_move=did_you_mean(encoder, kinds))
 
 
 def build_encoder(options: Mapping[str, Any]) -> Encoder:

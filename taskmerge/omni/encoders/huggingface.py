@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taskmerge.errors import UsageError
+from taskmerge.errors import UsageError, first_line
 from taskmerge.omni.encoders import register_encoder
 from taskmerge.omni.encoders.base import Encoder
 from taskmerge.omni.media import load_audio, load_picture
@@ -108,7 +108,7 @@ def _pretrained(model: str) -> tuple[Any, Any]:
             preprocessor = AutoFeatureExtractor.from_pretrained(model)
     except (ValueError, OSError) as error:
         where = "folder" if Path(model).exists() else "hub id or folder"
-        raise UsageError(f"encoder {where} {model!r} cannot be loaded: {error}") from error
+        raise UsageError(f"encoder {where} {model!r} cannot be loaded: {first_line(error)}") from error
     return network, preprocessor
 
 

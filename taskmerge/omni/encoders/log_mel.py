@@ -26,6 +26,8 @@ class LogMelEncoder(Encoder):
     7 kHz.  max_seconds: longer audio is cut, with a warning.  width=0: the patches themselves, no weights.
     """
 
+    modalities = ("audio",)
+
     def __init__(
         self,
         sampling_rate: int = 16000,
@@ -45,7 +47,6 @@ class LogMelEncoder(Encoder):
         }  # fmt: skip
         if min(sampling_rate, window, hop, mels, patch_frames) <= 0 or max_seconds <= 0:
             raise UsageError(f"log_mel options must be positive: {self.options}")
-        self.modalities = ("audio",)
         self.sampling_rate, self.window, self.hop = sampling_rate, window, hop
         self.mels, self.patch_frames, self.max_seconds = mels, patch_frames, max_seconds
         positions = int(max_seconds * sampling_rate / hop / patch_frames) + 2

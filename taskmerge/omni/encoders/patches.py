@@ -27,6 +27,8 @@ class PatchEncoder(Encoder):
     channels: 1 grey, 3 colour.  max_frames: longer films are thinned evenly.
     """
 
+    modalities = ("image", "video")
+
     def __init__(
         self,
         height: int = 32,
@@ -49,7 +51,6 @@ class PatchEncoder(Encoder):
                 f"{patch_height} x {patch_width} patches of {channels} channels do not tile {height} x {max_width}",
                 next_move="height must be a multiple of patch_height, max_width of patch_width, channels 1 or 3",
             )
-        self.modalities = ("image", "video")
         self.height, self.max_width, self.channels, self.max_frames = height, max_width, channels, max_frames
         self.patch_height, self.patch_width = patch_height, patch_width
         self.rows, self.max_columns = height // patch_height, max_width // patch_width

@@ -1,0 +1,52 @@
+"""Whether the models are there that the stages of a run read and that none of them makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from taskmerge.checkpoints.hub import HubPlace, locate, open_snapshot
+from taskmerge.errors import Problem, TaskmergeError
+from taskmerge.pipeline.state import Run
+
+
+def model_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
+    """Models that the stages read and that no earlier one makes, but that are not there."""
+    recipe = current.recipe
+    probed = recipe.drift.specialist if recipe.drift and "diagnose" in stages else ()
+    trained = recipe.specialize or {} if "specialize" in stages else {}
+    if trained or probed or "fuse" in stages:
+        yield from _absent(current, "base", recipe.base, recipe.place)
+    for name, row in recipe.specialists.items():
+        if name in probed and row.adapter is not None:
+            what = f"drift: {name} is an adapter, and whole models are compared"
+            yield Problem(what, row.place, "write the whole model first: `taskmerge apply BASE ADAPTER --out FOLDER`")
+        elif (name in probed or "fuse" in stages) and name not in trained and row.model != "base":
+            yield from _absent(current, name, row.model, row.place)
+    if "fuse" not in stages:
+        yield from _unmade(current, stages)
+
+
+def _absent(current: Run, name: str, text: str, place: str) -> Iterator[Problem]:
+    if name in (current.recipe.specialize or {}) and not current.path(text).exists():
+        yield Problem(f"{name}: {text!r} is not trained yet", place, "`taskmerge specialize` trains it")
+        return
+    try:
+        found = locate(text, current.recipe.folder)
+        if isinstance(found, HubPlace):
+            open_snapshot(found)
+    except TaskmergeError as error:
+        yield from (Problem(f"{name}: {told.what}", place, told.next_move) for told in error.problems)
+
+
+def _unmade(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
+    """What the first of these stages goes on from."""
+    recipe, places = current.recipe, current.places
+    if (recipe.drift and "diagnose" in stages) or (recipe.recover and "recover" in stages):
+        if not places.fused.exists():
+            what = f"there is no fused model in {str(places.fused)!r}"
+            yield Problem(what, recipe.place, "`taskmerge fuse` makes it")
+    elif recipe.rehearse and "rehearse" in stages:
+        start, maker = (places.recovered, "recover") if recipe.recover else (places.fused, "fuse")
+        if not start.exists():
+            what = f"there is no model to rehearse in {str(start)!r}"
+            yield Problem(what, recipe.place, f"`taskmerge {maker}` makes it")
