@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import stat
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from taskmerge.checkpoints.layout import index_files, lay_out, natural
 from taskmerge.checkpoints.memory import MemoryWeights
 from taskmerge.checkpoints.reading import open_stored
 from taskmerge.checkpoints.saving import parse_size, save_weights
+from taskmerge.checkpoints.shard_writer import BUFFERS
 from taskmerge.checkpoints.weights import TensorInfo
 from taskmerge.checkpoints.writing import JOURNAL, OutputFolder
 from taskmerge.errors import CheckpointError, OutputError, UsageError
@@ -265,3 +268,20 @@ def test_the_journal_says_what_the_files_are(tmp_path: Path) -> None:
         assert journal == {"identity": "x", "finished": {shard.file: digests(output.staging)[shard.file]}}
         output.publish()
     assert open_stored(tmp_path / "out").read("a").tolist() == [0, 1, 2, 3, 4]
+
+
+def test_a_finished_file_gives_its_buffers_back(tmp_path: Path) -> None:
+    """At once: the garbage collector is told to wait long, and a large model has hundreds of files."""
+    (layout,) = lay_out([TensorInfo("weight", "BF16", (300_000,))], 1 << 30, {"": ""})
+    gc.disable()
+    try:
+        with OutputFolder(tmp_path / "out", identity="") as output:
+            with output.shard(layout) as writer:
+                buffers = [writer.take() for _ in range(BUFFERS)]
+                references = [weakref.ref(buffer) for buffer in buffers]
+                buffers[0][:] = 0
+                writer.put(buffers[0], layout.size)
+                del buffers
+            assert not any(reference() is not None for reference in references)
+    finally:
+        gc.enable()

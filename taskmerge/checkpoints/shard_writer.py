@@ -109,10 +109,12 @@ class ShardWriter:
         return self._hash.hexdigest()
 
     def close(self) -> None:
-        """Ends the threads and closes the file."""
+        """Ends the threads, closes the file, lets go of the buffers."""
         self._hashing.stop()
         self._writing.stop()
         self._file.close()
+        self._filling = None
+        self._free = queue.SimpleQueue()  # threads and writer refer to each other: else they stay until that is noticed
 
 
 def _aligned(count: int, size: int) -> list[np.ndarray]:
