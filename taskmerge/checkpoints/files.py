@@ -13,6 +13,8 @@ from taskmerge.checkpoints.hub import Snapshot
 from taskmerge.checkpoints.weights import TensorInfo
 from taskmerge.errors import CheckpointError
 
+_LEAST_UNMAPPED = 1 << 18
+
 
 class WeightFile:
     """A safetensors file on this disk, or on the hub until its first tensor is read.
@@ -74,13 +76,14 @@ class WeightFile:
 
     def release(self, name: str, start: int, stop: int) -> None:
         """Unmaps the pages of entries [start, stop): read again, they are mapped again. Left to the end of the process,
-        unmapping gigabytes takes longer than the last file's sync, on one core."""
+        unmapping gigabytes takes longer than the last file's sync, on one core. Little tensors are left: pages are
+        mapped by the dozen, and would be again for the next of them."""
         if self._region is None or not hasattr(mmap, "MADV_DONTNEED"):
             return
         entry, page = self.entries[name], mmap.PAGESIZE
         first = -(-(entry.start + start * entry.info.format.size) // page) * page
         last = (entry.start + stop * entry.info.format.size) // page * page
-        if last > first:
+        if last - first >= _LEAST_UNMAPPED:
             self._region.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def read(self, name: str, start: int, stop: int | None) -> np.ndarray:

@@ -86,8 +86,8 @@ class FusedWeights:
 
     def _merge_chunk(self, step: TensorStep, program: Program, start: int, stop: int, out: np.ndarray) -> None:
         base, specialists = self._operands(step)
-        keys = self._keys(step)
-        measurement = self._measurement(step, program)
+        keys = self._keys(step) if program.random else ()
+        measurement = self._measurement(step, program) if program.measured else None
         health = kernels.combine(
             base, specialists, program, measurement, keys, start, stop, out, step.info.dtype, device=self.device
         )

@@ -115,6 +115,17 @@ class Program:
     from_gram: Callable[[np.ndarray], np.ndarray] | None = None
 
     @property
+    def measured(self) -> bool:
+        """Whether passes over a tensor must come before it is combined."""
+        how = self.sparsify_of(0) if self.weights else None
+        return self.from_gram is not None or isinstance(how, KeepLargest) or getattr(how, "rescale", None) == "l1"
+
+    @property
+    def random(self) -> bool:
+        """Whether random bits decide."""
+        return bool(self.weights) and isinstance(self.sparsify_of(0), (DropRandom, DropByRank))
+
+    @property
     def each(self) -> bool:
         """Whether every specialist is sparsified in a way of its own."""
         return isinstance(self.sparsify, tuple)
