@@ -31,7 +31,7 @@ def test_doctor_tells_a_broken_torchvision(tmp_path: Path, monkeypatch: pytest.M
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr(machine, "version", lambda name: "0.28.0")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0.28.0")
     what, found, state, text = machine._import_works("torchvision")
     assert (what, found, state) == ("torchvision", "0.28.0", "broken")
     assert "nms does not exist" in text and "install the one for your torch" in text
