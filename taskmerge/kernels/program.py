@@ -118,7 +118,8 @@ class Program:
     def measured(self) -> bool:
         """Whether passes over a tensor must come before it is combined."""
         how = self.sparsify_of(0) if self.weights else None
-        return self.from_gram is not None or isinstance(how, KeepLargest) or getattr(how, "rescale", None) == "l1"
+        scaled = isinstance(how, DropRandom) and how.rescale == "l1"
+        return self.from_gram is not None or isinstance(how, KeepLargest) or scaled
 
     @property
     def random(self) -> bool:

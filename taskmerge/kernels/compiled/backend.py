@@ -12,7 +12,7 @@ from taskmerge.dtypes import DTYPES
 from taskmerge.kernels.compiled import codes
 from taskmerge.kernels.compiled.native import address_of, kernel
 from taskmerge.kernels.operands import Health
-from taskmerge.kernels.pairs import BLOCK, PIECE, Job, Pair, Piece, pieces_of
+from taskmerge.kernels.pairs import BLOCK, PIECE, Job, Piece, pieces_of
 from taskmerge.kernels.program import Active, DropByRank, DropRandom, Elect, KeepLargest, Largest, Program
 from taskmerge.kernels.selection import Query
 from taskmerge.kernels.threads import map_on_threads, threads
@@ -75,7 +75,7 @@ class CompiledBackend:
         count = len(program.weights)
         inputs = [views(job.piece) for job in jobs]
         targets = [plain(job.out, out_dtype) for job in jobs]
-        chances = [self._chances(job.piece, view, program) for job, view in zip(jobs, inputs, strict=True)]
+        chances = [self._chances(job.piece, program) for job in jobs]
         both = list(zip(inputs, targets, strict=True))
         health = np.zeros(2, np.int64)
         call(
@@ -100,45 +100,37 @@ class CompiledBackend:
                 job.out[:] = target
         return Health(int(health[0]), int(health[1]))
 
-    def _chances(self, piece: Piece, inputs: Views, program: Program) -> Views:
+    def _chances(self, piece: Piece, program: Program) -> Views:
         """For `DropByRank`: keep-probabilities, float64 (entries,) per specialist."""
         drop, count = program.sparsify, len(program.weights)
         if not isinstance(drop, DropByRank):
             return Views([], [0] * count, [])
-        whole = piece.widened_to_rows()
-        if whole != piece:
-            inputs = views(whole)
-        chances = np.empty((count, whole.length))
+        whole, row = piece.widened_to_rows(), piece.pair.row
+        magnitudes, chances = self.magnitudes([whole]), np.empty((count, whole.length))
         fill = self._fill_short if _short(whole) else self._fill
         for i in range(count):
-            fill(whole, inputs, i, drop, chances[i])
+            fill(magnitudes[i].reshape(-1, row), drop, chances[i].reshape(-1, row))
         places = [address_of(chances[i]) + 8 * (piece.start - whole.start) for i in range(count)]
         return Views([chances], places, [])
 
-    def _fill_short(self, piece: Piece, inputs: Views, specialist: int, drop: DropByRank, chances: np.ndarray) -> None:
-        """The probabilities of one specialist, by keys of 32 bits; rows that these leave unclear by longer ones."""
-        row, one = piece.pair.row, piece._replace(pair=Pair(piece.pair.base, (piece.pair.specialists[specialist],)))
-        place_bits, magnitudes = (row - 1).bit_length(), self.magnitudes([one])[0]
-        keys, left = np.empty(piece.length, np.uint32), np.empty(piece.length // row, np.uint8)
+    def _fill_short(self, magnitudes: np.ndarray, drop: DropByRank, chances: np.ndarray) -> None:
+        """The probabilities of rows, by keys of 32 bits; of rows that these leave unclear by longer ones."""
+        row, place_bits = magnitudes.shape[1], (magnitudes.shape[1] - 1).bit_length()
+        keys, left = np.empty(magnitudes.shape, np.uint32), np.empty(len(magnitudes), np.uint8)
         table = drop.density - drop.epsilon + 2.0 * drop.epsilon * (np.arange(2 * row - 1) / 2.0) / float(row - 1)
-        space = np.empty(row, np.uint32)
-        call("ranking.pack_short", magnitudes, piece.length, row, place_bits, keys)
-        keys.reshape(-1, row).sort(axis=1)
-        shape = piece.length, row, place_bits
-        call("ranking.chances_of_short", keys, *shape, table.clip(0.0, 1.0), chances, left, space)
+        shape = keys.size, row, place_bits
+        call("ranking.pack_short", magnitudes, *shape, keys)
+        keys.sort(axis=1)
+        call("ranking.chances_of_short", keys, *shape, table.clip(0.0, 1.0), chances, left, np.empty(row, np.uint32))
         for number in left.nonzero()[0]:
-            start = piece.start + int(number) * row
-            again = piece._replace(start=start, stop=start + row)
-            self._fill(again, views(again), specialist, drop, chances[start - piece.start :][:row])
+            self._fill(magnitudes[number : number + 1], drop, chances[number : number + 1])
 
-    def _fill(self, piece: Piece, inputs: Views, specialist: int, drop: DropByRank, chances: np.ndarray) -> None:
-        """The probabilities of one specialist, by keys of 64 bits."""
-        row, keys = piece.pair.row, np.empty(piece.length, np.uint64)
-        base = inputs.addresses[0], inputs.formats[0]
-        other = inputs.addresses[specialist + 1], inputs.formats[specialist + 1]
-        call("ranking.pack", *base, *other, piece.length, row, keys, scratch(3))
-        keys.reshape(-1, row).sort(axis=1)
-        call("ranking.chances_of_ranks", keys, piece.length, row, chances, float(drop.density), float(drop.epsilon))
+    def _fill(self, magnitudes: np.ndarray, drop: DropByRank, chances: np.ndarray) -> None:
+        """The probabilities of rows, by keys of 64 bits: the magnitude above, the place in the row below."""
+        row = magnitudes.shape[1]
+        keys = magnitudes.astype(np.uint64) << np.uint64(32) | np.arange(row, dtype=np.uint64)
+        keys.sort(axis=1)
+        call("ranking.chances_of_ranks", keys, keys.size, row, chances, float(drop.density), float(drop.epsilon))
 
     def magnitudes(self, pieces: Sequence[Piece]) -> np.ndarray:
         """See `Backend.magnitudes`."""

@@ -32,7 +32,6 @@ ENTRIES = {
     "scanning.mass_of_piece": "i" * 10,
     "ranking.pack_short": "i" * 5,
     "ranking.chances_of_short": "i" * 8,
-    "ranking.pack": "i" * 8,
     "ranking.chances_of_ranks": "i" * 4 + "d" * 2,
 }
 _SOURCES = (

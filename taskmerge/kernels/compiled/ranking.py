@@ -10,8 +10,6 @@ import numpy as np
 from numba import njit
 
 from taskmerge.kernels.compiled.formats import array_at, float_of_bits
-from taskmerge.kernels.compiled.scanning import magnitude_block
-from taskmerge.kernels.pairs import BLOCK
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -83,33 +81,6 @@ def chances_of_short(
             last = last if np.uint32(key >> above) == after else np.uint32(place)
             after = np.uint32(key >> above)
             chances[np.uint64(key & places)] = table[np.uint64(first[place]) + np.uint64(last)]
-
-
-def pack(
-    base_at: int,
-    base_format: int,
-    other_at: int,
-    other_format: int,
-    count: int,
-    row: int,
-    keys_at: int,
-    scratch_at: int,
-) -> None:
-    """Per entry, magnitude bits above and place in its row below: keys uint64 (count,). Rows shorter than 2^32.
-    scratch: float64 (3 * BLOCK,)."""
-    keys = array_at(keys_at, (count,), np.uint64)
-    space = array_at(scratch_at, (2, BLOCK), np.float64)
-    block = array_at(scratch_at + 16 * BLOCK, (BLOCK,), np.uint32)
-    place, done = 0, 0
-    while done < count:
-        bits = block[: min(BLOCK, count - done)]
-        magnitude_block(base_at, base_format, other_at, other_format, done, space, bits)
-        for j in range(bits.size):
-            keys[done + j] = (np.uint64(bits[j]) << _32) | np.uint64(place)
-            place += 1
-            if place == row:
-                place = 0
-        done += bits.size
 
 
 def chances_of_ranks(keys_at: int, count: int, row: int, chances_at: int, density: float, epsilon: float) -> None:
