@@ -54,7 +54,8 @@ def make(root: Path) -> list[dict[str, Any]]:
 
 
 def by_taskmerge(row: dict[str, Any], out: Path) -> None:
-    from taskmerge import fusion, recipes
+    from taskmerge import merging as fusion
+    from taskmerge import recipes
 
     base, *specialists = row["folders"]
     recipe = recipes.from_dict(

@@ -29,13 +29,13 @@ sys.path.insert(0, str(Path(__file__).parent / "miniature"))
 import numpy as np
 from experiment import BACKBONE, TRAINING, Seed
 
-from taskmerge.drift.comparison import Embedded, embed_pairs
-from taskmerge.drift.diagnose import judged
-from taskmerge.drift.verdict import Verdict
-from taskmerge.fusion import execute, plan
-from taskmerge.metrics.retrieval import collapse, score_queries
-from taskmerge.omni import graft, load_embedder
-from taskmerge.pairs import Pairs, read_pairs
+from taskmerge.embedders import graft, load_embedder
+from taskmerge.embedders.pairs import Pairs, read_pairs
+from taskmerge.measuring.drift.comparison import Embedded, embed_pairs
+from taskmerge.measuring.drift.diagnose import judged
+from taskmerge.measuring.drift.verdict import Verdict
+from taskmerge.measuring.metrics.retrieval import collapse, score_queries
+from taskmerge.merging import execute, plan
 from taskmerge.recipes import from_dict
 from taskmerge.training import specialize
 

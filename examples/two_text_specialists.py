@@ -21,7 +21,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from taskmerge.cli.output import print_table
-from taskmerge.fusion import execute, plan
+from taskmerge.merging import execute, plan
 from taskmerge.recipes import from_dict
 
 Pairs = list[tuple[str, str]]

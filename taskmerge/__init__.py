@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from taskmerge.fusion.api import fuse as fuse
+    from taskmerge.merging.algebra import Checkpoint as Checkpoint
+    from taskmerge.merging.algebra import TaskVector as TaskVector
+    from taskmerge.merging.api import fuse as fuse
     from taskmerge.methods import merge_method as merge_method
-    from taskmerge.task_vectors import Checkpoint as Checkpoint
-    from taskmerge.task_vectors import TaskVector as TaskVector
 
 _HOMES = {
-    "Checkpoint": "taskmerge.task_vectors",
-    "TaskVector": "taskmerge.task_vectors",
-    "fuse": "taskmerge.fusion.api",
+    "Checkpoint": "taskmerge.merging.algebra",
+    "TaskVector": "taskmerge.merging.algebra",
+    "fuse": "taskmerge.merging.api",
     "merge_method": "taskmerge.methods",
 }
 

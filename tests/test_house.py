@@ -12,13 +12,14 @@ import taskmerge
 
 PACKAGE = Path(taskmerge.__file__).parent
 FLOORS: dict[str, int] = {
-    "errors": 0, "dtypes": 0, "declarations": 0, "patterns": 0, "randomness": 0, "rounding": 0,
-    "checkpoints": 1, "components": 1, "kernels": 1,
-    "methods": 2, "task_vectors": 2, "omni": 2, "metrics": 2, "pairs": 2,
-    "recipes": 3, "fusion": 3, "drift": 3, "training": 3, "evaluation": 3,
-    "reporting": 4, "pipeline": 4, "demo": 4,
-    "__main__": 5,
-    "cli": 5,
+    "errors": 0, "words": 0, "numbers": 0, "declarations": 0,
+    "kernels": 1,
+    "checkpoints": 2,
+    "methods": 3,
+    "recipes": 4, "embedders": 4,
+    "merging": 5, "training": 5, "measuring": 5,
+    "pipeline": 6, "reporting": 6, "demo": 6,
+    "cli": 7, "__main__": 7,
 }  # fmt: skip
 HEAVY = ("torch", "transformers", "numba", "sentence_transformers", "rich", "yaml", "huggingface_hub")
 

@@ -18,14 +18,14 @@ import pages
 import pictures
 import speech
 
-from taskmerge.evaluation.local import EvaluationTable, evaluate_retrieval
-from taskmerge.fusion import execute, plan
-from taskmerge.omni import graft, load_embedder
-from taskmerge.pairs import read_pairs
+from taskmerge.embedders import graft, load_embedder
+from taskmerge.embedders.pairs import read_pairs
+from taskmerge.measuring.covariances import collect_covariances
+from taskmerge.measuring.evaluation.local import EvaluationTable, evaluate_retrieval
+from taskmerge.merging import execute, plan
 from taskmerge.recipes import from_dict
 from taskmerge.training import StageReport, TrainingSettings, recover, rehearse, specialize
 from taskmerge.training.closed_form import ClosedFormReport, recover_closed_form
-from taskmerge.training.covariances import collect_covariances
 
 MAKERS = {"image": pictures.make, "document": pages.make, "video": films.make, "audio": speech.make}
 VISUAL = ("image", "document", "video")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taskmerge.checkpoints.weights import TensorInfo
-from taskmerge.dtypes import BY_TORCH_NAME, DTYPES
 from taskmerge.errors import CheckpointError
+from taskmerge.numbers.dtypes import BY_TORCH_NAME, DTYPES
 
 if TYPE_CHECKING:
     import torch

@@ -9,7 +9,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from taskmerge.dtypes import DTYPES, DType
+from taskmerge.numbers.dtypes import DTYPES, DType
+
+BASE = "base"
+"""The label of the model that all others were fine-tuned from."""
 
 
 @dataclass(frozen=True)

@@ -31,16 +31,17 @@ def demo(
     _show_end(table)
     note(
         f"\nThe models are sentence-transformers folders: SentenceTransformer({str(places.rehearsed)!r}, "
-        "trust_remote_code=True), since their first module is a class of taskmerge; taskmerge.omni.load_embedder needs "
-        "no such permission. The report, one page that needs nothing beside itself:"
+        "trust_remote_code=True), since their first module is a class of taskmerge; "
+        "taskmerge.embedders.load_embedder needs no such permission. "
+        "The report, one page that needs nothing beside itself:"
     )
     print(places.report / "report.html")
 
 
 def _show_end(table: dict[str, Any]) -> None:
     """The verdict and the table of every variant."""
-    from taskmerge.drift import DriftReport
-    from taskmerge.evaluation import EvaluationTable
+    from taskmerge.measuring.drift import DriftReport
+    from taskmerge.measuring.evaluation import EvaluationTable
     from taskmerge.reporting import drift_sections, evaluation_section, show
     from taskmerge.reporting.content import Banner, Section
 

@@ -13,7 +13,7 @@ from taskmerge.cli.output import note, print_json, print_table, progress, show_b
 from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
-    from taskmerge.fusion import Plan, Written
+    from taskmerge.merging import Plan, Written
 
 RECIPE = typer.Argument(help="The recipe: a YAML file (`taskmerge schema` describes it; mergekit's are read too).")
 
@@ -31,8 +31,8 @@ def fuse(
     as_json: bool = JSON,
 ) -> None:
     """Fuse the specialists of a recipe into one model."""
-    from taskmerge.checkpoints.saving import parse_size
-    from taskmerge.fusion import execute, plan
+    from taskmerge.checkpoints.output.saving import parse_size
+    from taskmerge.merging import execute, plan
     from taskmerge.recipes import load_all
 
     allowed = parse_size(memory)
@@ -64,7 +64,7 @@ def _output(given: Path | None, said: str | None, folder: Path, recipe: Path) ->
 
 def show_plan(plan: Plan, target: Path, memory: int, as_json: bool) -> None:
     """What a fuse would do: per component, and per tensor in JSON."""
-    from taskmerge.fusion.provenance import sentence
+    from taskmerge.merging.provenance import sentence
 
     peak = max(memory, plan.whole_tensor_bytes)
     if as_json:
@@ -95,7 +95,7 @@ def show_plan(plan: Plan, target: Path, memory: int, as_json: bool) -> None:
 
 
 def _ways(plan: Plan, component: str) -> str:
-    from taskmerge.fusion.provenance import sentence
+    from taskmerge.merging.provenance import sentence
 
     ways = list(dict.fromkeys(sentence(step) for step in plan.steps if step.component == component))
     return ways[0] + (f" (and {len(ways) - 1} more)" if len(ways) > 1 else "")
@@ -127,7 +127,7 @@ def verify(
     as_json: bool = JSON,
 ) -> None:
     """Re-derive a fused model from its recorded recipe and say what differs."""
-    from taskmerge.fusion.verify import verify as run
+    from taskmerge.merging.verify import verify as run
 
     findings = run(out, rederive=not hashes_only, recipe_folder=recipe_folder)
     if as_json:

@@ -19,7 +19,7 @@ def inspect(
     as_json: bool = JSON,
 ) -> None:
     """Show what a model is made of: components, tensors, formats, sizes."""
-    from taskmerge.task_vectors import Checkpoint
+    from taskmerge.merging.algebra import Checkpoint
 
     checkpoint = Checkpoint.open(model)
     components = checkpoint.components()
@@ -61,7 +61,7 @@ def compare(
     as_json: bool = JSON,
 ) -> None:
     """Compare task vectors: norms, cosines, sign conflicts."""
-    from taskmerge.task_vectors.comparison import compare_task_vectors
+    from taskmerge.merging.algebra.comparison import compare_task_vectors
 
     named = dict(_named(model) for model in models)
     result = compare_task_vectors(base, named)
@@ -93,7 +93,7 @@ def _named(text: str) -> tuple[str, str]:
 
 def diff(first: str = MODEL, second: str = MODEL, as_json: bool = JSON) -> None:
     """Say exactly how two checkpoints differ; exit 1 when they do."""
-    from taskmerge.task_vectors.comparison import differences
+    from taskmerge.merging.algebra.comparison import differences
 
     found = differences(first, second)
     if as_json:

@@ -108,7 +108,7 @@ def push(
     """Upload a fused model with its model card, after checking it against its record."""
     from taskmerge.checkpoints.hub import upload
     from taskmerge.errors import CheckpointError
-    from taskmerge.fusion.verify import changed_outputs
+    from taskmerge.merging.verify import changed_outputs
 
     findings = changed_outputs(folder)
     if findings:

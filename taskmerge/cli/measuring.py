@@ -12,7 +12,7 @@ from taskmerge.cli.output import note, print_json
 from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
-    from taskmerge.drift import DriftReport
+    from taskmerge.measuring.drift import DriftReport
 
 HTML = typer.Option(None, "--html", help="Also write a page (and its JSON twin) here.")
 
@@ -54,7 +54,7 @@ def diagnose_drift(
 def _by_recipe(path: Path, limit: float | None, recover: bool) -> DriftReport:
     from dataclasses import replace
 
-    from taskmerge.drift import DriftReport
+    from taskmerge.measuring.drift import DriftReport
     from taskmerge.pipeline import run
     from taskmerge.recipes import FailAbove, load
 
@@ -72,7 +72,7 @@ def _by_recipe(path: Path, limit: float | None, recover: bool) -> DriftReport:
 def _by_paths(
     fused: str | None, specialist: str | None, base: str | None, probes: str | None, limit: float | None
 ) -> DriftReport:
-    from taskmerge.drift import diagnose_drift as diagnose
+    from taskmerge.measuring.drift import diagnose_drift as diagnose
 
     if fused is None or specialist is None or (base is None and probes is None):
         raise UsageError(
@@ -102,7 +102,7 @@ def evaluate(
     as_json: bool = JSON,
 ) -> None:
     """Score a model, or every variant of a recipe, on retrieval sets and mteb tasks."""
-    from taskmerge.evaluation import EvaluationTable
+    from taskmerge.measuring.evaluation import EvaluationTable
     from taskmerge.reporting import evaluation_section, show, write_report
 
     result = _evaluated(model, retrieval, mteb)
@@ -135,12 +135,12 @@ def _evaluated(model: str, retrieval: list[str], mteb: list[str]) -> dict[str, A
         raise UsageError("nothing to evaluate on", next_move="--retrieval NAME=PATH or --mteb TASK")
     result: dict[str, Any] = {}
     if retrieval:
-        from taskmerge.evaluation import evaluate_retrieval
+        from taskmerge.measuring.evaluation import evaluate_retrieval
 
         sets = dict(_named_set(text) for text in retrieval)
         result["retrieval"] = evaluate_retrieval({Path(model).name: model}, sets).as_dict()
     if mteb:
-        from taskmerge.evaluation.mteb_adapter import evaluate_mteb
+        from taskmerge.measuring.evaluation.mteb_adapter import evaluate_mteb
 
         result["mteb"] = evaluate_mteb({Path(model).name: model}, mteb)
     return result
@@ -156,7 +156,7 @@ def stats(
     probes: str = typer.Option(..., "--probes", help="Items of its modality; their texts need not be pairs."),
 ) -> None:
     """Collect what a specialist's layers see, for regmean and protect; stored beside its weights."""
-    from taskmerge.training.covariances import collect_covariances
+    from taskmerge.measuring.covariances import collect_covariances
 
     covariances = collect_covariances(model, probes)
     path = covariances.save(model)

@@ -23,7 +23,7 @@ def graft(
     seed: int = typer.Option(0, "--seed", help="Of the fresh projector."),
 ) -> None:
     """Attach an encoder and a fresh projector to a backbone."""
-    from taskmerge.omni import graft as attach
+    from taskmerge.embedders import graft as attach
 
     attach(backbone, modality, encoder, projector, out, seed=seed)
     print(out)
@@ -82,7 +82,7 @@ def run(
 
 
 def _show_table(table: dict[str, object]) -> None:
-    from taskmerge.evaluation import EvaluationTable
+    from taskmerge.measuring.evaluation import EvaluationTable
     from taskmerge.reporting import evaluation_section, show
 
     stages = table["stages"]

@@ -26,7 +26,7 @@ def extract(
     fresh: bool = FRESH,
 ) -> None:
     """Write a task vector (specialist - base) as a folder of its own."""
-    from taskmerge.task_vectors import VECTOR_FILE, Checkpoint
+    from taskmerge.merging.algebra import VECTOR_FILE, Checkpoint
 
     vector = Checkpoint.open(specialist) - Checkpoint.open(base)
     if only:
@@ -58,7 +58,7 @@ def apply(
     fresh: bool = FRESH,
 ) -> None:
     """Add a task vector to a model."""
-    from taskmerge.task_vectors import Checkpoint, TaskVector
+    from taskmerge.merging.algebra import Checkpoint, TaskVector
 
     model = Checkpoint.open(base)
     moved = model + weight * TaskVector.load(vector, model)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.errors import Problem, did_you_mean, nearest
-from taskmerge.patterns import Pattern, PatternError
+from taskmerge.words.patterns import Pattern, PatternError
 
 Keys = tuple[str | int, ...]
 
@@ -329,7 +329,7 @@ class NewName(Text):
 
 @dataclass(frozen=True)
 class Glob(Text):
-    """A name pattern, as in `taskmerge.patterns`."""
+    """A name pattern, as in `taskmerge.words.patterns`."""
 
     @property
     def words(self) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from taskmerge.evaluation import EvaluationTable
+from taskmerge.measuring.evaluation import EvaluationTable
+from taskmerge.merging.algebra import Checkpoint
+from taskmerge.merging.algebra.comparison import differences
 from taskmerge.pipeline import Run
-from taskmerge.task_vectors import Checkpoint
-from taskmerge.task_vectors.comparison import differences
 
 PROJECTOR = "audio_projector."
 

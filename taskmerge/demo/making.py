@@ -25,7 +25,7 @@ def make(folder: Path, say: Callable[[str], None], steps: float = 1.0) -> None:
 
     Raises UsageError when espeak-ng or a library is missing, before anything is made.
     """
-    from taskmerge.omni import graft, load_embedder
+    from taskmerge.embedders import graft, load_embedder
 
     speech.check_speaker()
     for name, maker in (("image", pictures.make), ("audio", speech.make)):
@@ -114,7 +114,7 @@ def _save_tower(model: Any, path: Path) -> None:
 
 def _compress(base: Path, specialist: Path, out: Path, trained: Sequence[str]) -> None:
     """What the specialist's training changed, one bit a weight and a scale a row (BitDelta)."""
-    from taskmerge.task_vectors import Checkpoint
+    from taskmerge.merging.algebra import Checkpoint
 
     vector = (Checkpoint.open(specialist, label=f"{out.name} specialist") - Checkpoint.open(base)).only(*trained)
     vector.save(out, dtype="bfloat16", form="sign", fresh=True)

@@ -37,7 +37,7 @@ def base_model(shipped: Path, out: Path) -> Path:
     """Writes the base: MiniLM with the shipped picture tower."""
     from safetensors.torch import load_file
 
-    from taskmerge.omni import graft
+    from taskmerge.embedders import graft
 
     model = graft(minilm(), "image", *picture_tower())
     tower = {name: tensor.float() for name, tensor in load_file(shipped / TOWER_FILE).items()}
@@ -48,7 +48,7 @@ def base_model(shipped: Path, out: Path) -> Path:
 
 def specialist_model(base: Path, vector: Path, out: Path) -> Path:
     """Writes a specialist: the base moved by a shipped task vector, with the modules of its own that it brings."""
-    from taskmerge.task_vectors import Checkpoint, TaskVector
+    from taskmerge.merging.algebra import Checkpoint, TaskVector
 
     model = Checkpoint.open(base)
     return (model + TaskVector.load(vector, model)).save(out, fresh=True)

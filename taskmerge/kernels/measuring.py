@@ -11,7 +11,7 @@ from taskmerge.kernels.operands import Measurement
 from taskmerge.kernels.pairs import Backend, Pair, Piece, pieces_of, spread
 from taskmerge.kernels.program import DropRandom, KeepLargest
 from taskmerge.kernels.selection import BINS_OF_HALVES, MOST_BINS, Query, find_all, magnitude_of
-from taskmerge.randomness import keep_limit
+from taskmerge.numbers.randomness import keep_limit
 
 _LEAST_SAMPLE_BLOCKS, _MOST_SAMPLE_BLOCKS, _SAMPLE_BLOCK = 32, 256, 512
 

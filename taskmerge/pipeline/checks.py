@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-from taskmerge.components import component_map
+from taskmerge.checkpoints.components import component_map
 from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError, did_you_mean
 from taskmerge.pipeline.presence import model_problems
 from taskmerge.pipeline.stages import STAGES
@@ -71,8 +71,8 @@ def check(current: Run, stages: Sequence[str] = STAGES) -> None:
 
 
 def _specialize_problems(current: Run) -> Iterator[Problem]:
-    from taskmerge.omni.encoders import encoder_problems
-    from taskmerge.omni.media import MODALITY_OF_COLUMN
+    from taskmerge.embedders.encoders import encoder_problems
+    from taskmerge.embedders.media import MODALITY_OF_COLUMN
 
     for name, section in (current.recipe.specialize or {}).items():
         if current.recipe.specialists[name].adapter is not None:
@@ -85,7 +85,7 @@ def _specialize_problems(current: Run) -> Iterator[Problem]:
 
 
 def _mteb_problems(current: Run) -> Iterator[Problem]:
-    from taskmerge.evaluation.mteb_adapter import check_tasks
+    from taskmerge.measuring.evaluation.mteb_adapter import check_tasks
 
     section = current.recipe.evaluate
     if section is not None and section.mteb:
@@ -121,8 +121,8 @@ def _uses(current: Run) -> Iterator[Use]:
 
 def _stored(current: Run, text: str) -> Parts | None:
     """Components of a model, from its headers; None when it is not (yet) there or cannot be read."""
-    from taskmerge.checkpoints.reading import open_stored
-    from taskmerge.omni.embedder import MODEL_TYPE
+    from taskmerge.checkpoints.formats.reading import open_stored
+    from taskmerge.embedders.embedder import MODEL_TYPE
 
     try:
         weights = open_stored(text, current.recipe.folder)
@@ -134,7 +134,7 @@ def _stored(current: Run, text: str) -> Parts | None:
 
 
 def _specialist(current: Run, name: str, base: Parts | None) -> Parts | None:
-    from taskmerge.omni.grafting import TOWER_OF_MODALITY
+    from taskmerge.embedders.grafting import TOWER_OF_MODALITY
 
     recipe = current.recipe
     section = (recipe.specialize or {}).get(name)
@@ -153,7 +153,7 @@ def _specialist(current: Run, name: str, base: Parts | None) -> Parts | None:
 
 def _modality(current: Run, section: Specialize) -> str | None:
     """What a specialist is trained on; None where its data cannot be read, which is told as a problem of the data."""
-    from taskmerge.pairs import read_pairs
+    from taskmerge.embedders.pairs import read_pairs
 
     try:
         return section.modality or read_pairs(current.data(section.data)).modality
@@ -176,7 +176,7 @@ def _part_problems(use: Use) -> Iterator[Problem]:
 
 
 def _data_problems(current: Run, use: Use) -> list[Problem]:
-    from taskmerge.pairs import read_pairs
+    from taskmerge.embedders.pairs import read_pairs
 
     found: list[Problem] = []
     sources = use.source.values() if isinstance(use.source, Mapping) else [use.source] if use.source else []

@@ -24,8 +24,8 @@ def specialize(run: Run) -> None:
 
 
 def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> dict[str, Any]:
-    from taskmerge.omni import graft, load_embedder
-    from taskmerge.pairs import read_pairs
+    from taskmerge.embedders import graft, load_embedder
+    from taskmerge.embedders.pairs import read_pairs
     from taskmerge.training import specialize as train
 
     data = run.data(section.data)
@@ -41,7 +41,7 @@ def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> d
 
 def fuse(run: Run) -> None:
     """Fuses into OUT."""
-    from taskmerge.fusion import execute, plan
+    from taskmerge.merging import execute, plan
 
     recipe, out = run.recipe, run.places.fused
 
@@ -64,7 +64,7 @@ def fuse(run: Run) -> None:
 
 def diagnose(run: Run) -> None:
     """Measures drift of the fused model against each named specialist."""
-    from taskmerge.drift import diagnose_drift
+    from taskmerge.measuring.drift import diagnose_drift
 
     section = run.recipe.drift
     if section is None:
@@ -140,7 +140,7 @@ def evaluate(run: Run) -> None:
     section = run.recipe.evaluate
     if section is None:
         return
-    from taskmerge.evaluation import evaluate_retrieval
+    from taskmerge.measuring.evaluation import evaluate_retrieval
 
     models = variants(run)
     sets = run.data(section.retrieval)
@@ -150,7 +150,7 @@ def evaluate(run: Run) -> None:
         if sets:
             result["retrieval"] = evaluate_retrieval(models, sets).as_dict()
         if section.mteb:
-            from taskmerge.evaluation.mteb_adapter import evaluate_mteb
+            from taskmerge.measuring.evaluation.mteb_adapter import evaluate_mteb
 
             result["mteb"] = evaluate_mteb(models, section.mteb)
         return result
@@ -187,8 +187,8 @@ def report(run: Run) -> dict[str, Any]:
 
 def _sections(run: Run) -> list[Any]:
     """What the page shows of each stage, from the stages' plain results (a skipped stage's come from its note)."""
-    from taskmerge.drift import DriftReport
-    from taskmerge.evaluation import EvaluationTable
+    from taskmerge.measuring.drift import DriftReport
+    from taskmerge.measuring.evaluation import EvaluationTable
     from taskmerge.reporting import drift_sections, evaluation_section, recovery_section, training_section
     from taskmerge.training import StageReport
     from taskmerge.training.arms import Arm, RecoveryReport

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge import __version__
+from taskmerge.checkpoints.formats.reading import local_folder
 from taskmerge.checkpoints.hashing import fingerprint
-from taskmerge.checkpoints.reading import local_folder
 from taskmerge.errors import RecipeError
 from taskmerge.recipes import Graft, Lora, Recipe, Training
 from taskmerge.recipes.writing import dump
@@ -94,7 +94,7 @@ class Run:
 
     def encoder(self, section: Graft) -> str:
         """What to graft: a kind, a folder (relative to the recipe) or a hub id."""
-        from taskmerge.omni.encoders import encoder_kinds
+        from taskmerge.embedders.encoders import encoder_kinds
 
         here = self.path(section.encoder)
         return str(here) if section.encoder not in encoder_kinds() and here.exists() else section.encoder
@@ -176,7 +176,7 @@ def files_of(source: Any) -> list[Path]:
 
 def media_of(source: Any) -> list[Path]:
     """The sounds and pictures that a data source's rows name; in one file with them there are none."""
-    from taskmerge.pairs import read_pairs
+    from taskmerge.embedders.pairs import read_pairs
 
     if isinstance(source, Mapping):
         return [path for entry in source.values() for path in media_of(entry)]

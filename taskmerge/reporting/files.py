@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from taskmerge.drift.report import plain_data
 from taskmerge.errors import OutputError
+from taskmerge.measuring.drift.report import plain_data
 from taskmerge.reporting.content import Section
 from taskmerge.reporting.page import render
 

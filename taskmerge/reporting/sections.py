@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from taskmerge.drift.forecast import Forecast
-from taskmerge.drift.null_band import WORSE_WHEN_LOW
-from taskmerge.drift.report import DriftReport, ModalityDrift
-from taskmerge.evaluation.local import EvaluationTable
-from taskmerge.metrics.bootstrap import Interval
+from taskmerge.measuring.drift.forecast import Forecast
+from taskmerge.measuring.drift.null_band import WORSE_WHEN_LOW
+from taskmerge.measuring.drift.report import DriftReport, ModalityDrift
+from taskmerge.measuring.evaluation.local import EvaluationTable
+from taskmerge.measuring.metrics.bootstrap import Interval
 from taskmerge.reporting.content import (
     Banner,
     Block,

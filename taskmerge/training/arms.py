@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from taskmerge.embedders.pairs import Pairs
 from taskmerge.errors import OutputError, UsageError
-from taskmerge.pairs import Pairs
 from taskmerge.training.settings import TrainingSettings
 
 How = Literal["auto", "gradient", "closed_form"]
@@ -109,7 +109,7 @@ class _Trial:
         return best[0], arms
 
     def _open(self, folder: str | Path) -> Any:
-        from taskmerge.omni.loading import load_embedder
+        from taskmerge.embedders.loading import load_embedder
 
         return load_embedder(folder)
 

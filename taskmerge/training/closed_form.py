@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taskmerge.metrics.bootstrap import mean_interval
-from taskmerge.metrics.retrieval import collapse
-from taskmerge.metrics.rotation import orthogonal_procrustes
-from taskmerge.pairs import Pairs, read_pairs
+from taskmerge.embedders.pairs import Pairs, read_pairs
+from taskmerge.measuring.metrics.bootstrap import mean_interval
+from taskmerge.measuring.metrics.retrieval import collapse
+from taskmerge.measuring.metrics.rotation import orthogonal_procrustes
 from taskmerge.training.components import assert_unchanged, frozen_hashes, select
 from taskmerge.training.gauss_newton import InfoNCE, Krylov, Objective, Parameters, SquaredError, moved_by, walk
 from taskmerge.training.items import TrainingItems

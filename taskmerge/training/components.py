@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from taskmerge.checkpoints.components import component_map
 from taskmerge.checkpoints.memory import MemoryWeights
-from taskmerge.components import component_map
+from taskmerge.embedders.grafting import TOWER_OF_MODALITY
 from taskmerge.errors import TaskmergeError, UsageError, did_you_mean
-from taskmerge.omni.grafting import TOWER_OF_MODALITY
 
 
 def component_names(module: nn.Module) -> dict[str, str]:
@@ -23,7 +23,7 @@ def component_names(module: nn.Module) -> dict[str, str]:
     A grafted embedder's components are the first parts of its names (backbone, audio_encoder, audio_projector, ...);
     the token embeddings are part of its backbone. Others get the component map of their architecture.
     """
-    from taskmerge.omni.embedder import OmniEmbedder
+    from taskmerge.embedders.embedder import OmniEmbedder
 
     names = list(module.state_dict())
     if isinstance(module, OmniEmbedder):

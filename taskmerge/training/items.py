@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taskmerge.embedders.loading import embedder_of
+from taskmerge.embedders.pairs import Pairs
 from taskmerge.errors import Problem, UsageError
-from taskmerge.omni.loading import embedder_of
-from taskmerge.pairs import Pairs
 
 ENCODE_BATCH = 32
 

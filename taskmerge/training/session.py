@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from taskmerge.embedders.pairs import Pairs
 from taskmerge.errors import Problem, UsageError
-from taskmerge.metrics.retrieval import collapse
-from taskmerge.pairs import Pairs
+from taskmerge.measuring.metrics.retrieval import collapse
 from taskmerge.training.components import (
     assert_unchanged,
     component_names,

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import OutputError, UsageError
-from taskmerge.pairs import Pairs, read_pairs
 from taskmerge.training.settings import TrainingSettings
 
 HELD_OUT_SHARE = 0.1
@@ -139,7 +139,7 @@ def _run(
 
 
 def _opened(model: Any) -> Any:
-    from taskmerge.omni.loading import load_embedder
+    from taskmerge.embedders.loading import load_embedder
 
     return load_embedder(model) if isinstance(model, (str, Path)) else model
 
@@ -155,7 +155,7 @@ def named_sets(data: Any) -> dict[str, Pairs]:
 
 
 def _tower_globs(model: Any, sets: Mapping[str, Pairs]) -> list[str]:
-    from taskmerge.omni.loading import embedder_of
+    from taskmerge.embedders.loading import embedder_of
 
     embedder = embedder_of(model)
     if embedder is None:

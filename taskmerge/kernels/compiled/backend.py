@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from taskmerge.dtypes import DTYPES
 from taskmerge.kernels.compiled import codes
 from taskmerge.kernels.compiled.native import address_of, kernel
 from taskmerge.kernels.operands import Health
@@ -16,7 +15,8 @@ from taskmerge.kernels.pairs import BLOCK, PIECE, Job, Piece, pieces_of
 from taskmerge.kernels.program import Active, DropByRank, DropRandom, Elect, KeepLargest, Largest, Program
 from taskmerge.kernels.selection import Query
 from taskmerge.kernels.threads import map_on_threads, threads
-from taskmerge.randomness import keep_limit
+from taskmerge.numbers.dtypes import DTYPES
+from taskmerge.numbers.randomness import keep_limit
 
 _FOLDED = PIECE // BLOCK
 _LONGEST_SHORT = 1 << 14

@@ -12,7 +12,7 @@ import numpy as np
 from numba import njit
 
 from taskmerge.kernels.compiled.codes import BY_NOTHING, BY_WEIGHT, COUNT, WEIGHTED_MASS
-from taskmerge.randomness import FIRST_FACTOR, GOLDEN, SECOND_FACTOR
+from taskmerge.numbers.randomness import FIRST_FACTOR, GOLDEN, SECOND_FACTOR
 
 _GOLDEN = np.uint64(GOLDEN)
 _FIRST = np.uint64(FIRST_FACTOR)
@@ -25,7 +25,7 @@ _ONE, _TWO, _THREE, _SIXTEEN, _LOW = np.uint64(1), np.uint64(2), np.uint64(3), n
 
 @njit(nogil=True, error_model="numpy")
 def random_halves(key: np.uint64, first: np.uint64, count: int, words: np.ndarray) -> np.ndarray:
-    """The upper halves of `taskmerge.randomness.uniform_bits` for elements [first, first + count), uint16, made in
+    """The upper halves of `randomness.uniform_bits` for elements [first, first + count), uint16, made in
     `words`, uint64 (BLOCK // 4 + 1,). The state is counted up: 64-bit products are dear."""
     state = key + ((first >> _TWO) + _ONE) * _GOLDEN
     for j in range((count + 3) // 4 + 1):

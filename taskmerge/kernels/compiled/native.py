@@ -44,7 +44,7 @@ _SOURCES = (
     "native",
     "../pairs",
     "../selection",
-    "../../randomness",
+    "../../numbers/randomness",
 )
 # What the machine code may ask of the process: nothing, but for a destructor of arrays that own memory (none do).
 _UNUSED = ("NRT_MemInfo_call_dtor", "NRT_Free")

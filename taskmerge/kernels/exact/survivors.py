@@ -9,8 +9,8 @@ import numpy as np
 from taskmerge.kernels.operands import Measurement
 from taskmerge.kernels.pairs import Piece
 from taskmerge.kernels.program import DropByRank, DropRandom, KeepLargest, Program
-from taskmerge.randomness import keep_limit, uniform_bits
-from taskmerge.rounding import decode
+from taskmerge.numbers.randomness import keep_limit, uniform_bits
+from taskmerge.numbers.rounding import decode
 
 
 def values_of(piece: Piece) -> list[np.ndarray]:

@@ -15,7 +15,7 @@ from taskmerge.kernels.program import DropByRank, DropRandom, KeepLargest, Progr
 from taskmerge.kernels.selection import RAGGED, Query
 from taskmerge.kernels.through_torch.consensus import agree, drop_by_rank, drop_random, fold, keep_between
 from taskmerge.kernels.through_torch.formats import bits_of, count_nonfinite, encode, upload
-from taskmerge.randomness import keep_limit, uniform_bits_torch
+from taskmerge.numbers.randomness import keep_limit, uniform_bits_torch
 
 
 class TorchBackend:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from taskmerge.kernels.program import Active, DropByRank, Elect, Largest, Program
-from taskmerge.randomness import uniform_bits_torch
+from taskmerge.numbers.randomness import uniform_bits_torch
 
 
 def keep_between(delta: Tensor, low: float, high: float) -> Tensor:

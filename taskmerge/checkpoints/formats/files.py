@@ -1,0 +1,115 @@
+"""One safetensors file: its header at once, its bytes mapped when a tensor is first read."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from pathlib import Path
+
+import numpy as np
+
+from taskmerge.checkpoints.formats.header import Entry, Header, read_file_header
+from taskmerge.checkpoints.hub import Snapshot
+from taskmerge.checkpoints.weights import TensorInfo
+from taskmerge.errors import CheckpointError
+
+_LEAST_UNMAPPED = 1 << 18
+
+
+class WeightFile:
+    """A safetensors file on this disk, or on the hub until its first tensor is read.
+
+    name: relative to the checkpoint's folder. entries: name -> header entry.
+    """
+
+    def __init__(self, name: str, path: Path | None = None, snapshot: Snapshot | None = None) -> None:
+        self.name = name
+        self._snapshot = snapshot
+        self._path = path
+        self._lock = threading.Lock()
+        self._region: mmap.mmap | None = None
+        self._bytes: np.ndarray | None = None
+        if path is not None:
+            self._header: Header | None = read_file_header(path)
+            self.entries: dict[str, Entry] = {entry.info.name: entry for entry in self._header.entries}
+        else:
+            self._header = None
+            self.entries = _remote_entries(name, snapshot)
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies, downloading it first when it is still on the hub only."""
+        if self._path is None:
+            assert self._snapshot is not None
+            path = self._snapshot.fetch(self.name)
+            header = read_file_header(path)
+            if [entry.info for entry in header.entries] != [entry.info for entry in self.entries.values()]:
+                raise CheckpointError("the downloaded file is not the one whose header was read", str(path))
+            self.entries = {entry.info.name: entry for entry in header.entries}
+            self._path = path
+        return self._path
+
+    @property
+    def origin(self) -> str | None:
+        """What names its content for good: repository, commit and place on the hub. None for a file of this disk."""
+        if self._snapshot is None:
+            return None
+        return f"{self._snapshot.place.repo}@{self._snapshot.commit}/{self._snapshot.place.folder}/{self.name}"
+
+    @property
+    def local(self) -> bool:
+        """Whether reading needs no download."""
+        return self._path is not None
+
+    def mapped(self) -> np.ndarray:
+        """The whole file as bytes, mapped read-only."""
+        with self._lock:
+            if self._bytes is None:
+                path = self.path
+                with path.open("rb") as file:
+                    region = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                stop = max((entry.stop for entry in self.entries.values()), default=0)
+                if len(region) < stop:
+                    raise CheckpointError("the file has shrunk since its header was read", str(path))
+                self._region, self._bytes = region, np.frombuffer(region, dtype=np.uint8)
+        return self._bytes
+
+    def release(self, name: str, start: int, stop: int) -> None:
+        """Unmaps the pages of entries [start, stop): read again, they are mapped again. Left to the end of the process,
+        unmapping gigabytes takes longer than the last file's sync, on one core. Little tensors are left: pages are
+        mapped by the dozen, and would be again for the next of them."""
+        if self._region is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        entry, page = self.entries[name], mmap.PAGESIZE
+        first = -(-(entry.start + start * entry.info.format.size) // page) * page
+        last = (entry.start + stop * entry.info.format.size) // page * page
+        if last - first >= _LEAST_UNMAPPED:
+            self._region.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    def read(self, name: str, start: int, stop: int | None) -> np.ndarray:
+        """Entries [start, stop) of one tensor, as `Weights.read` gives them."""
+        data = self.mapped()
+        entry = self.entries[name]
+        storage = entry.info.format.storage
+        raw = data[entry.start : entry.stop]
+        if storage is None:  # formats of less than a byte: the packed bytes, whole
+            return raw
+        size = storage.itemsize
+        return raw[start * size : None if stop is None else stop * size].view(storage)
+
+
+def _remote_entries(name: str, snapshot: Snapshot | None) -> dict[str, Entry]:
+    from huggingface_hub import HfApi
+
+    assert snapshot is not None
+    place = snapshot.place
+    inside = f"{place.folder}/{name}" if place.folder else name
+    try:
+        remote = HfApi().parse_safetensors_file_metadata(place.repo, inside, revision=snapshot.commit)
+    except Exception as error:
+        raise CheckpointError(f"its header cannot be had from the hub: {error}", f"{place}/{name}") from None
+    rows = sorted(remote.tensors.items(), key=lambda row: row[1].data_offsets)
+    return {
+        tensor: Entry(TensorInfo(tensor, row.dtype, tuple(row.shape)), row.data_offsets[0], row.data_offsets[1])
+        for tensor, row in rows
+    }

@@ -1,0 +1,155 @@
+"""The safetensors header: 8 bytes little-endian length, JSON, then tensors back to back. Strict both ways.
+
+Format: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from taskmerge.checkpoints.weights import TensorInfo
+from taskmerge.errors import CheckpointError
+from taskmerge.numbers.dtypes import DTYPES
+
+LONGEST_HEADER = 100_000_000  # the limit of the safetensors library itself
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file: its header entry and where its bytes lie, counted from the start of the file."""
+
+    info: TensorInfo
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Header:
+    """entries: in the order of their bytes. metadata: the free text block. size: bytes before the first tensor."""
+
+    entries: tuple[Entry, ...]
+    metadata: dict[str, str]
+    size: int
+
+
+def read_header(file: BinaryIO, file_size: int, place: str) -> Header:
+    """Reads and checks a header; `place` names the file in messages.
+
+    Raises CheckpointError for anything the format forbids: a length beyond the file, broken JSON, duplicate names,
+    unknown dtypes, shapes that do not fit their bytes, ranges that overlap, leave a hole or pass the end.
+    """
+    prefix = file.read(8)
+    if len(prefix) < 8:
+        raise broken(place, f"the file has {len(prefix)} bytes; a safetensors file has at least 8")
+    (length,) = struct.unpack("<Q", prefix)
+    if length > LONGEST_HEADER:
+        raise broken(place, f"the header claims {length:,} bytes; the format allows {LONGEST_HEADER:,}")
+    if 8 + length > file_size:
+        raise broken(place, f"the header claims {length:,} bytes, the whole file has {file_size:,}")
+    return parse_header(file.read(length), 8 + length, file_size, place)
+
+
+def parse_header(text: bytes, size: int, file_size: int, place: str) -> Header:
+    """Checks header JSON `text`; `size` is the offset of the first tensor byte. See `read_header`."""
+    table = _load_json(text, place)
+    metadata = table.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise broken(place, "__metadata__ is not a table of text")
+    entries = [_entry(name, row, size, file_size, place) for name, row in table.items()]
+    entries.sort(key=lambda entry: (entry.start, entry.stop))
+    position = size
+    for entry in entries:
+        if entry.start != position:
+            trouble = "overlaps the tensor before it" if entry.start < position else "leaves a hole before it"
+            raise broken(place, f"tensor {entry.info.name!r} {trouble}")
+        position = entry.stop
+    if position != file_size:
+        raise broken(place, f"the tensors end at byte {position:,}, the file at {file_size:,}")
+    return Header(tuple(entries), metadata, size)
+
+
+def broken(place: str, what: str) -> CheckpointError:
+    """The error for a file that breaks the format."""
+    return CheckpointError(
+        f"not a valid safetensors file: {what}", place, "download or save it again; nothing was read from it"
+    )
+
+
+def _load_json(text: bytes, place: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) != len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise broken(place, f"the name {twice!r} occurs twice in its header")
+        return table
+
+    try:
+        table = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, ValueError) as error:
+        raise broken(place, f"its header is no JSON ({type(error).__name__}: {error})") from None
+    if not isinstance(table, dict):
+        raise broken(place, "its header is no JSON table")
+    return table
+
+
+def _entry(name: str, row: Any, size: int, file_size: int, place: str) -> Entry:
+    if not isinstance(row, dict) or set(row) != {"dtype", "shape", "data_offsets"}:
+        raise broken(place, f"tensor {name!r} needs exactly dtype, shape and data_offsets")
+    if not isinstance(row["dtype"], str) or row["dtype"] not in DTYPES:
+        raise broken(place, f"tensor {name!r} has the unknown dtype {row['dtype']!r}")
+    shape, offsets = row["shape"], row["data_offsets"]
+    if not _naturals(shape):
+        raise broken(place, f"tensor {name!r} has the shape {shape!r}")
+    if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1] or size + offsets[1] > file_size:
+        raise broken(place, f"tensor {name!r} has the offsets {offsets!r} in {file_size - size:,} bytes of data")
+    info = TensorInfo(name, row["dtype"], tuple(shape))
+    if info.nbytes != offsets[1] - offsets[0]:
+        raise broken(
+            place,
+            f"tensor {name!r}: {info.dtype} {list(shape)} needs {info.nbytes:,} bytes, "
+            f"its offsets give {offsets[1] - offsets[0]:,}",
+        )
+    return Entry(info, size + offsets[0], size + offsets[1])
+
+
+def _naturals(values: Any) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) <= 64
+        and all(type(value) is int and 0 <= value < 2**63 for value in values)
+    )
+
+
+def read_file_header(path: Path) -> Header:
+    """The header of the file at `path`."""
+    try:
+        with path.open("rb") as file:
+            return read_header(file, path.stat().st_size, str(path))
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", str(path)) from None
+
+
+def build_header(tensors: Iterable[TensorInfo], metadata: dict[str, str]) -> tuple[bytes, tuple[Entry, ...]]:
+    """The exact leading bytes of a file that holds `tensors` in the given order, and where each will lie.
+
+    The JSON is padded with spaces to a multiple of 8, so that the data starts aligned.
+    """
+    table: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    position = 0
+    rows: list[tuple[TensorInfo, int]] = []
+    for info in tensors:
+        stop = position + info.nbytes
+        table[info.name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [position, stop]}
+        rows.append((info, position))
+        position = stop
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    size = 8 + len(text)
+    entries = tuple(Entry(info, size + start, size + start + info.nbytes) for info, start in rows)
+    return struct.pack("<Q", len(text)) + text, entries

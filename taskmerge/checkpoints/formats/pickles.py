@@ -1,0 +1,78 @@
+"""PyTorch's own files (.bin, .pt, .pth): tensors alone, mapped, never the objects a pickle can make.
+
+`torch.load(weights_only=True, mmap=True)`: nothing but tensors is unpickled, and a tensor's bytes are read when asked
+for. Files of PyTorch before 1.6 cannot be mapped and are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.checkpoints.formats.files import WeightFile
+from taskmerge.checkpoints.formats.header import Entry
+from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.errors import CheckpointError
+
+INDEX, SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
+SUFFIXES = (".bin", ".pt", ".pth")
+
+
+class PickleFile(WeightFile):
+    """One such file, with the interface of a safetensors file. Raises CheckpointError when it is none."""
+
+    def __init__(self, name: str, path: Path) -> None:  # replaces WeightFile's, which reads a safetensors header
+        self.name, self._path, self._snapshot = name, path, None
+        self._tensors = MemoryWeights(_load(path), str(path))
+        self.entries = {own: Entry(info, 0, 0) for own, info in self._tensors.tensors.items()}
+
+    def read(self, name: str, start: int, stop: int | None) -> np.ndarray:
+        """Entries [start, stop) of one tensor, as `Weights.read` gives them."""
+        return self._tensors.read(name, start, stop)
+
+    def release(self, name: str, start: int, stop: int) -> None:
+        """Nothing: PyTorch holds the mapping."""
+
+
+def pickle_names(folder: Path) -> list[str]:
+    """The files of `folder` that make up one model: those of the index, or pytorch_model.bin; [] when neither is there.
+
+    Raises CheckpointError for an index that names files that are not there or lie elsewhere.
+    """
+    if not (folder / INDEX).is_file():
+        single = folder / SINGLE
+        return [SINGLE] if single.is_file() and single.stat().st_size else []
+    try:
+        names = sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()))
+        wrong = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"no weight_map from tensor names to file names: {error}", str(folder / INDEX)) from None
+    if wrong:
+        raise CheckpointError(f"names files that are not in the folder: {wrong[:5]}", str(folder / INDEX))
+    return names
+
+
+def _load(path: Path) -> dict[str, Any]:
+    import torch
+
+    advice = "convert it with transformers' save_pretrained(safe_serialization=True)"
+    try:
+        table = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except Exception as error:  # what a broken or hostile pickle raises has no bounds
+        said = str(error).strip().splitlines()
+        what = f"only {path.name!r} is there: {advice}"
+        raise CheckpointError(
+            f"{path.name!r} is no safetensors file, and PyTorch reads no tensors from it"
+            f" ({type(error).__name__}{': ' + said[0][:120] if said else ''})",
+            str(path),
+            what,
+        ) from None
+    if not isinstance(table, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
+        for name, value in table.items()
+    ):
+        raise CheckpointError(f"{path.name!r} holds more than a table of named tensors", str(path), advice)
+    return table

@@ -1,0 +1,148 @@
+"""Quantised checkpoints: 8-bit floats with scales are read as the numbers they stand for; other formats are refused.
+
+| stored                                 | stands for              | written by                            |
+|----------------------------------------|-------------------------|---------------------------------------|
+| weight, weight_scale_inv (per block)   | weight × scale of block | DeepSeek, Qwen "-FP8"; 128 × 128      |
+| weight, weight_scale () or (out, 1)    | weight × scale          | compressed-tensors, FBGEMM, ModelOpt  |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.errors import CheckpointError
+from taskmerge.numbers.rounding import decode, encode
+
+_SCALES = ("_scale_inv", "_scale")
+# What goes with quantised arithmetic alone and means nothing to plain weights.
+_BYPRODUCTS = ("input_scale", "input_scale_ub", "activation_scale", "k_scale", "v_scale", "output_scale")
+_PACKED = (
+    "qweight",
+    "qzeros",
+    "weight_packed",
+    "weight_shape",
+    "absmax",
+    "quant_map",
+    "g_idx",
+    "SCB",
+    "_blocks",
+    "_scales",
+)
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """Where a weight's scale is. block: rows and columns that share one entry of the scale."""
+
+    scale: str
+    block: tuple[int, int]
+
+
+def dequantized(weights: Weights) -> Weights:
+    """`weights` as float32 numbers where they are stored as scaled 8-bit floats; itself when nothing is quantised.
+
+    8-bit floats without a scale are left as they are, for a rule to keep. Raises CheckpointError naming format and
+    tensor for anything else that is quantised.
+    """
+    if not _is_quantized(weights):
+        return weights
+    small = [name for name, info in weights.tensors.items() if info.format.kind == "small_float"]
+    scaled = {name: found for name in small if (found := _scaled(weights, name)) is not None}
+    if small and not scaled and not weights.config.get("quantization_config"):
+        return weights
+    packed = next((name for name in weights.tensors if name.endswith(_PACKED)), None)
+    if packed is not None or not scaled:
+        method = dict(weights.config.get("quantization_config") or {}).get("quant_method", "an unknown method")
+        raise CheckpointError(
+            f"quantised by {method}: its numbers are not known here",
+            f"{weights.label}: {packed or next(iter(weights.tensors))}",
+            "name the model it was made from, or save it dequantised with transformers (model.dequantize())",
+        )
+    return Dequantized(weights, scaled)
+
+
+class Dequantized:
+    """`Weights` over scaled 8-bit floats. output_dtype: torch name of the format the model was trained in."""
+
+    def __init__(self, source: Weights, scaled: Mapping[str, _Scaled]) -> None:
+        self.source = source
+        self.label = source.label
+        self.folder: Path | None = getattr(source, "folder", None)
+        self.parts: dict[str, str] = dict(getattr(source, "parts", None) or {"": ""})
+        self.commit: str | None = getattr(source, "commit", None)
+        self.config: Mapping[str, Any] = {k: v for k, v in source.config.items() if k != "quantization_config"}
+        self.output_dtype = str(source.config.get("dtype") or source.config.get("torch_dtype") or "bfloat16")
+        self._scaled = dict(scaled)
+        gone = {own.scale for own in scaled.values()}
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: replace(info, dtype="F32") if name in scaled else info
+            for name, info in source.tensors.items()
+            if name not in gone and not name.endswith(_BYPRODUCTS)
+        }
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """See `Weights.read`; weight × scale in float64, rounded once to float32."""
+        own = self._scaled.get(name)
+        if own is None:
+            return self.source.read(name, start, stop)
+        info = self.source.tensors[name]
+        stop = info.count if stop is None else min(stop, info.count)
+        values = eight_bit_values(info.dtype)[self.source.read(name, start, stop).view(np.uint8)]
+        scale_info = self.source.tensors[own.scale]
+        scale = decode(self.source.read(own.scale), scale_info.dtype)
+        if scale.size > 1:
+            columns = math.prod(info.shape[1:])
+            places = np.arange(start, stop)
+            across = -(-columns // own.block[1])
+            scale = scale[places // columns // own.block[0] * across + places % columns // own.block[1]]
+        return encode(values * scale, "F32")
+
+
+@cache
+def eight_bit_values(dtype: str) -> np.ndarray:
+    """The 256 numbers of an 8-bit float format, by bit pattern: float64 (256,). E4M3 has no infinities (OCP FP8)."""
+    exponent_bits, bias = {"F8_E4M3": (4, 7), "F8_E5M2": (5, 15)}[dtype]
+    mantissa_bits = 7 - exponent_bits
+    bits = np.arange(256)
+    exponent = (bits >> mantissa_bits) & (2**exponent_bits - 1)
+    mantissa = (bits & (2**mantissa_bits - 1)) / 2**mantissa_bits
+    size = np.where(exponent == 0, mantissa * 2.0 ** (1 - bias), (1 + mantissa) * 2.0 ** (exponent - bias))
+    if dtype == "F8_E5M2":
+        size = np.where(exponent == 31, np.where(mantissa == 0, np.inf, np.nan), size)
+    else:
+        size = np.where((bits & 0x7F) == 0x7F, np.nan, size)
+    return np.where(bits >= 128, -size, size)
+
+
+def _is_quantized(weights: Weights) -> bool:
+    small = any(info.format.kind == "small_float" for info in weights.tensors.values())
+    return small or bool(weights.config.get("quantization_config"))
+
+
+def _scaled(weights: Weights, name: str) -> _Scaled | None:
+    info = weights.tensors[name]
+    scale = next((name + ending for ending in _SCALES if name + ending in weights.tensors), None)
+    if info.dtype not in ("F8_E4M3", "F8_E5M2") or scale is None or len(info.shape) != 2:
+        return None
+    shape = weights.tensors[scale].shape
+    if math.prod(shape) == 1:
+        return _Scaled(scale, info.shape)
+    block = (1, info.shape[1])
+    if scale.endswith("_scale_inv"):
+        said = dict(weights.config.get("quantization_config") or {}).get("weight_block_size") or [128, 128]
+        block = (int(said[0]), int(said[1]))
+    expected = (-(-info.shape[0] // block[0]), -(-info.shape[1] // block[1]))
+    if shape not in (expected, expected[:1]) or (shape == expected[:1] and expected[1] != 1):
+        raise CheckpointError(
+            f"scales of shape {list(shape)} for {list(info.shape)}, expected {list(expected)}",
+            f"{weights.label}: {scale}",
+        )
+    return _Scaled(scale, block)

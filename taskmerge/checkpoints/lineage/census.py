@@ -1,0 +1,130 @@
+"""All tensors of all inputs under the base's names: who has which, and which component each belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from taskmerge.checkpoints.components import BUFFERS, HEAD, Components, component_map
+from taskmerge.checkpoints.lineage.grafts import brought, grafted_config, side_folders
+from taskmerge.checkpoints.lineage.names import ties_its_head
+from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.errors import Problem, did_you_mean
+from taskmerge.words.patterns import matches
+
+
+@dataclass(frozen=True)
+class Census:
+    """inputs: label -> weights under one naming. own: tensors the base lacks -> specialists that have them.
+    naming: label of the input whose names and class these are. grafts: specialist -> components it brings."""
+
+    inputs: Mapping[str, Weights]
+    own: Mapping[str, list[str]]
+    components: Components
+    naming: str = BASE
+    grafts: Mapping[str, set[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Weights], overrides: Mapping[str, Sequence[str]], naming: str = BASE) -> Census:
+        """Takes the census. Raises MergeError for an override that matches nothing."""
+        base = inputs[BASE]
+        everything = dict(base.tensors)
+        own: dict[str, list[str]] = {}
+        for label, weights in inputs.items():
+            for name, info in weights.tensors.items():
+                if name not in base.tensors:
+                    own.setdefault(name, []).append(label)
+                    everything.setdefault(name, info)
+        config = inputs[naming].config or base.config
+        components = component_map(everything, config, overrides)
+        homes = {name: components.home(name) for name in components}
+        return cls(inputs, own, components, naming, brought(own, homes, {homes[name] for name in base.tensors}))
+
+    @property
+    def base(self) -> Weights:
+        """The base."""
+        return self.inputs[BASE]
+
+    @property
+    def specialists(self) -> list[str]:
+        """Their labels, in the recipe's order."""
+        return [label for label in self.inputs if label != BASE]
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """config.json of the result: the naming input's, with what grafted specialists add."""
+        added = {label: (self.inputs[label].config, bring) for label, bring in self.grafts.items()}
+        return grafted_config(self.inputs[self.naming].config or self.base.config, added)
+
+    @property
+    def side_folders(self) -> tuple[Path, ...]:
+        """Where config, processor and tokenizer files come from; the first folder that has a file wins."""
+        return side_folders(self.inputs, [self.naming, *self.grafts, BASE])
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """Module folder -> path, of all inputs together."""
+        parts: dict[str, str] = {}
+        for weights in self.inputs.values():
+            for part, folder in dict(getattr(weights, "parts", None) or {"": ""}).items():
+                parts.setdefault(part, folder)
+        return parts
+
+    def selects(self, pattern: str, name: str) -> bool:
+        """Whether a pattern of the recipe means a tensor: its component (a buffer is also its module's), its name, or
+        component.inner_name."""
+        return (
+            pattern in (self.components[name], self.components.home(name))
+            or matches(name, pattern)
+            or matches(self.components.scoped_name(name), pattern)
+        )
+
+    def absence(self, label: str, name: str) -> str | None:
+        """Why a specialist may lack a tensor of the base: it has no such head, buffer or component; else None."""
+        if self.components[name] in (HEAD, BUFFERS):
+            return f"{label} stores no such {self.components[name]} tensor"
+        home = self.components.home(name)
+        if any(self.components.home(other) == home for other in self.inputs[label].tensors):
+            return None
+        return f"{label} has no {home}"
+
+    def surplus(self, name: str, owners: Sequence[str]) -> str | None:
+        """Why a tensor the base lacks has no place in the output: a head or buffer that goes with no new module."""
+        home = self.components.home(name)
+        if self.components[name] == BUFFERS and any(self.components.home(one) == home for one in self.base.tensors):
+            return "the base stores no such buffer"
+        if home == HEAD and not set(self.grafts) & set(owners):
+            return "the base has no such head; a rule or `copy` may take it"
+        return None
+
+    def untied_head(self, name: str, owners: Sequence[str]) -> str | None:
+        """The first owner of an lm_head of its own (its config does not tie it), where the base ties its head."""
+        if name.split(".")[-2:] != ["lm_head", "weight"] or not ties_its_head(self.base.config):
+            return None
+        return next((label for label in owners if ties_its_head(self.inputs[label].config) is False), None)
+
+    def nearest(self, pattern: str) -> str:
+        """A next move for a pattern that means nothing."""
+        scoped = (self.components.scoped_name(name) for name in self.components)
+        return did_you_mean(pattern, {*self.components.values(), *self.components, *scoped})
+
+    def copied(
+        self, copy: Mapping[str, Iterable[str]], place: str, problems: list[Problem]
+    ) -> dict[str, tuple[str, str]]:
+        """Tensor -> (specialist, pattern) for what the recipe's `copy` names; contradictions go to `problems`."""
+        copied: dict[str, tuple[str, str]] = {}
+        for label, patterns in copy.items():
+            for pattern in patterns:
+                hits = [name for name in self.inputs[label].tensors if self.selects(pattern, name)]
+                if not hits and pattern != "new_tokens":
+                    what = f"copy: {label}: {pattern!r} names no tensor of {label}"
+                    problems.append(Problem(what, place, self.nearest(pattern)))
+                for name in hits:
+                    first, _ = copied.setdefault(name, (label, pattern))
+                    if first != label:
+                        problems.append(
+                            Problem(f"copy: {first} and {label} both claim {name!r}", place, "name it once")
+                        )
+        return copied

@@ -1,0 +1,159 @@
+"""Weights of a model with low-rank adapters applied, computed entry range by entry range.
+
+LoRA (arXiv 2106.09685): W' = W + s·B·A.  rsLoRA (2312.03732) differs in s only.  DoRA (2402.09353):
+W' = m · (W + s·B·A) / ‖W + s·B·A‖, the norm of each output's weights.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.checkpoints.formats.files import WeightFile
+from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.numbers.rounding import decode, encode
+
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class Factors:
+    """How one weight is adapted. down, up: stored names of A (rank, in, …) and B (out, rank, …); scaling: s.
+
+    magnitude: stored name of DoRA's m, one number per output.  bias: stored name of B's bias.
+    transposed: the weight is stored in × out.  embedding: A and B belong to a table of tokens, tokens × width.
+    """
+
+    down: str
+    up: str
+    down_shape: tuple[int, ...]
+    up_shape: tuple[int, ...]
+    scaling: float
+    magnitude: str | None = None
+    bias: str | None = None
+    transposed: bool = False
+    embedding: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the weight it adapts: (out, in, …), for a table (tokens, width)."""
+        if self.embedding:
+            return self.down_shape[1], self.up_shape[0]
+        return self.up_shape[0], *self.down_shape[1:]
+
+
+class AdaptedWeights:
+    """`Weights` of a base with adapters applied.
+
+    factors: base's tensor name -> factors.  replaced: name -> the adapter's stored tensor that stands in its place.
+    tokenizer_folder: where the tokenizer lies, when the adapter brings its own.
+    """
+
+    def __init__(
+        self,
+        base: Weights,
+        adapter: WeightFile,
+        factors: Mapping[str, Factors],
+        replaced: Mapping[str, str],
+        label: str,
+        tokenizer_folder: Path | None = None,
+    ) -> None:
+        self.base = base
+        self.label = label
+        self.folder: Path | None = getattr(base, "folder", None)
+        self.tokenizer_folder = tokenizer_folder
+        self.parts: dict[str, str] = dict(getattr(base, "parts", None) or {"": ""})
+        self.files = {**getattr(base, "files", {}), f"adapter/{adapter.name}": adapter}
+        self.config: Mapping[str, Any] = base.config
+        self._adapter = adapter
+        self._factors = dict(factors)
+        self._replaced = dict(replaced)
+        self._biases = {
+            name.removesuffix("weight") + "bias": own for name, own in factors.items() if own.bias is not None
+        }
+        self._lock = threading.Lock()
+        self._last: tuple[str, np.ndarray, np.ndarray, np.ndarray | None] | None = None
+        self.tensors: Mapping[str, TensorInfo] = self._headers()
+
+    def _headers(self) -> dict[str, TensorInfo]:
+        headers = dict(self.base.tensors)
+        headers |= {name: replace(self._adapter.entries[own].info, name=name) for name, own in self._replaced.items()}
+        for name in (*self._factors, *self._biases):
+            headers[name] = replace(headers[name], dtype="F64" if headers[name].dtype == "F64" else "F32")
+        return headers
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """See `Weights.read`; adapted entries are computed in float64 and rounded once."""
+        info = self.tensors[name]
+        stop = info.count if stop is None else min(stop, info.count)
+        if name in self._factors:
+            columns = math.prod(info.shape[1:])
+            first, last = start // columns, -(-stop // columns)
+            rows = self._rows(name, first, last)
+            return encode(rows.reshape(-1)[start - first * columns : stop - first * columns], info.dtype)
+        if name in self._biases:
+            own = self._biases[name]
+            assert own.bias is not None
+            values = self._unadapted(name, start, stop) + own.scaling * self._stored(own.bias)[start:stop]
+            return encode(values, info.dtype)
+        if name in self._replaced:
+            return self._adapter.read(self._replaced[name], start, stop)
+        return self.base.read(name, start, stop)
+
+    def _rows(self, name: str, first: int, last: int) -> np.ndarray:
+        """Rows [first, last) of the adapted weight as a matrix (shape[0], rest), float64."""
+        own, (left, right, by_column) = self._factors[name], self._matrices(name)
+        rows = self._plain_rows(name, left, right, first, last)
+        if by_column is not None:
+            return rows * by_column
+        if own.magnitude is not None:
+            magnitude = self._stored(own.magnitude).reshape(-1)[first:last]
+            with np.errstate(divide="ignore", invalid="ignore"):  # an all-zero output: NaN, as peft has it
+                rows *= (magnitude / np.linalg.norm(rows, axis=1))[:, None]
+        return rows
+
+    def _plain_rows(self, name: str, left: np.ndarray, right: np.ndarray, first: int, last: int) -> np.ndarray:
+        columns = right.shape[1]
+        plain = self._unadapted(name, first * columns, last * columns).reshape(-1, columns)
+        return plain + self._factors[name].scaling * (left[first:last] @ right)
+
+    def _matrices(self, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """left (rows, rank), right (rank, columns), and DoRA's factor per column when outputs are columns."""
+        with self._lock:
+            if self._last is None or self._last[0] != name:
+                own = self._factors[name]
+                down = self._stored(own.down).reshape(own.down_shape[0], -1)
+                up = self._stored(own.up).reshape(own.up_shape[0], -1)
+                left, right = (down.T, up.T) if own.transposed else (up, down)
+                by_column = self._column_factor(name, left, right) if own.transposed and own.magnitude else None
+                self._last = (name, left, right, by_column)
+            return self._last[1:]
+
+    def _column_factor(self, name: str, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """m / ‖column‖; needs one pass over the whole weight."""
+        magnitude = self._factors[name].magnitude
+        assert magnitude is not None
+        squares = np.zeros(right.shape[1])
+        for first in range(0, left.shape[0], _ROWS_AT_ONCE):
+            rows = self._plain_rows(name, left, right, first, min(first + _ROWS_AT_ONCE, left.shape[0]))
+            squares += np.square(rows).sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return self._stored(magnitude).reshape(-1) / np.sqrt(squares)
+
+    def _unadapted(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Entries of the weight before adaptation: the base's, or what the adapter saved in its place."""
+        stored = self._replaced.get(name)
+        if stored is not None:
+            return decode(self._adapter.read(stored, start, stop), self._adapter.entries[stored].info.dtype)
+        return decode(self.base.read(name, start, stop), self.base.tensors[name].dtype)
+
+    def _stored(self, stored: str) -> np.ndarray:
+        """An adapter tensor, whole, float64, in its own shape."""
+        info = self._adapter.entries[stored].info
+        return decode(self._adapter.read(stored, 0, None), info.dtype).reshape(info.shape)

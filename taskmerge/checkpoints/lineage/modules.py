@@ -1,0 +1,84 @@
+"""sentence-transformers folders: what their modules do must agree; only what they learned is merged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from taskmerge.checkpoints.formats.reading import load_json
+from taskmerge.checkpoints.weights import Weights
+from taskmerge.errors import MergeError, Problem
+
+
+def check_modules(inputs: Mapping[str, Weights], base: str) -> None:
+    """Raises MergeError with every difference in the chain of modules and in their settings (pooling mode, sizes,
+    activation). Inputs without modules.json, plain transformers models, bring no such settings and are left alone.
+
+    A setting that only one side names is the library's default on the other, as older versions saved fewer of them.
+    """
+    ours = _modules(inputs[base])
+    problems = []
+    for label, weights in inputs.items():
+        theirs = _modules(weights)
+        if label == base or ours is None or theirs is None:
+            continue
+        folder = str(getattr(weights, "folder", weights.label))
+        kinds, others = [kind for kind, _ in ours], [kind for kind, _ in theirs]
+        if kinds != others:
+            problems.append(
+                Problem(f"modules.json: {label} runs {_said(others)}, the base {_said(kinds)}", folder, _NEXT)
+            )
+            continue
+        for number, ((kind, mine), (_, other)) in enumerate(zip(ours, theirs, strict=True)):
+            for key in sorted(mine.keys() & other.keys()):
+                if mine[key] != other[key]:
+                    said = f"{key} is {other[key]!r} in {label}, {mine[key]!r} in the base"
+                    problems.append(Problem(f"module {number} ({kind}): {said}", folder, _NEXT))
+    if problems:
+        raise MergeError(problems)
+
+
+_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_NEXT = "modules that work differently cannot be merged: name the plain transformers folder inside as the specialist"
+
+
+def _modules(weights: Weights) -> list[tuple[str, dict[str, Any]]] | None:
+    """Class and settings of each module after the transformer, whose config is compared as any model's is."""
+    folder = getattr(weights, "folder", None)
+    listing = folder / "modules.json" if folder is not None else None
+    if listing is None or not listing.is_file():
+        return None
+    found = []
+    for number, row in enumerate(load_json(listing)):
+        kind = str(row.get("type", "")).rpartition(".")[2]
+        found.append((kind, _settings(folder / row["path"] / "config.json") if number and row["path"] else {}))
+    return found
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """As sentence-transformers 6 names them; before it, pooling had one true-or-false key a mode."""
+    table = load_json(path) if path.is_file() else {}
+    if not isinstance(table, dict):
+        return {}
+    flags = {key: bool(value) for key, value in table.items() if key.startswith("pooling_mode_")}
+    settings = {key: value for key, value in table.items() if key not in flags}
+    if flags:
+        modes = sorted(_MODES.get(key, key) for key, on in flags.items() if on)
+        settings.setdefault("pooling_mode", modes[0] if len(modes) == 1 else modes)
+    if isinstance(settings.get("pooling_mode"), list):
+        settings["pooling_mode"] = sorted(settings["pooling_mode"])
+    if "word_embedding_dimension" in settings:
+        settings["embedding_dimension"] = settings.pop("word_embedding_dimension")
+    return settings
+
+
+def _said(kinds: list[str]) -> str:
+    return " → ".join(kinds) or "nothing"

@@ -1,0 +1,91 @@
+"""Token tables of every input brought to the output's rows, read row by row, nothing copied ahead."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.checkpoints.lineage.tokenizers import Rows
+from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.numbers.rounding import decode, encode
+
+
+class MatchedTokens:
+    """`Weights` of one input whose token tables have the output's rows.
+
+    A row the input lacks is the base's, so that it changes nothing. A row the base lacks is, in every input, the mean
+    of the rows of the inputs that have it. tables: names of the tensors with one row per token. inputs: all, by label.
+    """
+
+    def __init__(self, label: str, inputs: Mapping[str, Weights], tables: set[str], rows: Rows, base: str) -> None:
+        self.source = inputs[label]
+        self.label = self.source.label
+        self.config: Mapping[str, Any] = self.source.config
+        self.folder: Path | None = getattr(self.source, "folder", None)
+        self.parts: dict[str, str] = dict(getattr(self.source, "parts", None) or {"": ""})
+        self.commit: str | None = getattr(self.source, "commit", None)
+        self._label, self._inputs, self._rows, self._base = label, inputs, rows, base
+        self._tables = {name for name in tables if name in self.source.tensors}
+        self.tensors: Mapping[str, TensorInfo] = {
+            name: self._header(name, info) if name in self._tables else info
+            for name, info in self.source.tensors.items()
+        }
+
+    def _header(self, name: str, info: TensorInfo) -> TensorInfo:
+        base = self._inputs[self._base].tensors.get(name)
+        formats = {info.dtype} | ({base.dtype} if base else set())
+        wide = info.dtype if len(formats) == 1 or self._label == self._base else "F64" if "F64" in formats else "F32"
+        return replace(info, dtype=wide, shape=(self._rows.count, *info.shape[1:]))
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """See `Weights.read`."""
+        if name not in self._tables:
+            return self.source.read(name, start, stop)
+        info = self.tensors[name]
+        width = math.prod(info.shape[1:])
+        stop = info.count if stop is None else min(stop, info.count)
+        first, last = start // width, -(-stop // width)
+        entries = np.concatenate([self._run(name, *run, width) for run in self._runs(first, last)] or [np.empty(0)])
+        return encode(entries[start - first * width : stop - first * width], info.dtype)
+
+    def _runs(self, first: int, last: int) -> Iterator[tuple[int, int, bool]]:
+        """(start, stop, own): stretches of output rows the input and the base have, row after row, and the others."""
+        base = self._rows.of[self._base][first:last]
+        own = np.where(base < 0, -1, self._rows.of[self._label][first:last])
+        follows = ((np.diff(own) == 1) & (own[:-1] >= 0)) | ((own[1:] < 0) & (own[:-1] < 0))
+        breaks = np.flatnonzero(~follows) + 1
+        edges = [0, *breaks.tolist(), len(own)]
+        for start, stop in pairwise(edges):
+            if start < stop:
+                yield first + start, first + stop, own[start] >= 0
+
+    def _run(self, name: str, start: int, stop: int, own: bool, width: int) -> np.ndarray:
+        """Rows [start, stop) of the output, flat, float64."""
+        if own:
+            return _rows(self.source, name, int(self._rows.of[self._label][start]), stop - start, width)
+        return np.concatenate([self._borrowed(name, row, width) for row in range(start, stop)])
+
+    def _borrowed(self, name: str, row: int, width: int) -> np.ndarray:
+        base = self._inputs[self._base]
+        from_base = int(self._rows.of[self._base][row])
+        if from_base >= 0 and name in base.tensors:
+            return _rows(base, name, from_base, 1, width)
+        found = [
+            _rows(weights, name, int(self._rows.of[label][row]), 1, width)
+            for label, weights in self._inputs.items()
+            if self._rows.of[label][row] >= 0 and name in weights.tensors
+        ]
+        value = np.mean(found, axis=0) if found else np.zeros(width)
+        # As the base stores it, so that every input that borrows the row differs from the base by nothing.
+        dtype = base.tensors[name].dtype if name in base.tensors else self.tensors[name].dtype
+        return decode(encode(value, dtype), dtype)
+
+
+def _rows(weights: Weights, name: str, first: int, count: int, width: int) -> np.ndarray:
+    return decode(weights.read(name, first * width, (first + count) * width), weights.tensors[name].dtype)

@@ -1,0 +1,260 @@
+"""Vocabularies: which row of a token table is which token, in every input and in the output.
+
+Rows are matched by token string. The output's rows are those of the base, of one specialist, or of the base with what
+specialists add (union); a token the base lacks takes its row from the specialist that has it, the mean where several
+have.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.checkpoints.formats.reading import load_json
+from taskmerge.errors import CheckpointError, MergeError
+
+FILES = (
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
+)  # fmt: skip
+_MOST_TOKENS = 10_000_000
+_MOST_ORDINARY = 1000  # more new ordinary tokens than this are another tokenizer, not an extended one
+_PADDINGS = (1024, 512, 256, 128, 64, 32, 16, 8)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """ids: token -> row of the token table. added: the entries of tokens set apart from the model's own (special
+    tokens and the like), as tokenizer.json writes them. folder: where it was read."""
+
+    ids: Mapping[str, int]
+    added: Mapping[str, Mapping[str, Any]]
+    folder: Path
+
+    @property
+    def size(self) -> int:
+        """One past the highest id."""
+        return max(self.ids.values(), default=-1) + 1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The token tables of the output. count: rows. of: input -> its own row for each output row, -1 where it has none
+    (int64, (count,)). ids: token -> output row. texts: tokenizer files to be written anew. folder: of the others.
+    left_out: input -> its tokens that have no row in the output."""
+
+    count: int
+    of: Mapping[str, np.ndarray]
+    ids: Mapping[str, int]
+    folder: Path
+    texts: Mapping[str, str] = field(default_factory=dict)
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+def read_vocabulary(folder: Path | None) -> Vocabulary | None:
+    """The vocabulary of the tokenizer files in a folder; None when there are none that can be read as text.
+
+    Raises CheckpointError for files that are there but make no sense.
+    """
+    if folder is None:
+        return None
+    if (folder / "tokenizer.json").is_file():
+        return _from_tokenizer_json(folder / "tokenizer.json")
+    for name in ("vocab.json", "vocab.txt"):
+        path = folder / name
+        if path.is_file():
+            ids = load_json(path) if name.endswith("json") else _from_lines(path)
+            extra = folder / "added_tokens.json"
+            added = _checked_ids(load_json(extra), extra) if extra.is_file() else {}
+            return Vocabulary(
+                _checked_ids(ids, path) | added, {token: _entry(token, at) for token, at in added.items()}, folder
+            )
+    return None
+
+
+def join(vocabularies: Mapping[str, Vocabulary | None], tables: Mapping[str, int], mode: str, base: str) -> Rows | None:
+    """The rows of the output's token tables; None when every input has the same rows already.
+
+    vocabularies, tables: by input label; tables says how many rows its token table has. mode: "base", "union" or a
+    label. Raises MergeError when rows differ and cannot be matched.
+    """
+    known = {label: vocabulary for label, vocabulary in vocabularies.items() if vocabulary is not None}
+    same_rows = len(set(tables.values())) == 1
+    if same_rows and (len(known) < len(tables) or len({_frozen(own) for own in known.values()}) == 1):
+        return None
+    unknown = [label for label in tables if label not in known]
+    if unknown:
+        sizes = ", ".join(f"{label} {rows}" for label, rows in tables.items())
+        raise MergeError(
+            f"token tables of different sizes ({sizes}), and no tokenizer of {', '.join(unknown)} to match them by",
+            next_move="put tokenizer.json beside the weights",
+        )
+    kept = base if mode in ("base", "union") else mode
+    start = known[kept]
+    fresh = _new_tokens(known, base) if mode == "union" else {}
+    ids = dict(start.ids) | {token: start.size + place for place, token in enumerate(fresh)}
+    count = _padded(max(tables[kept], start.size + len(fresh)), tables[kept], start.size)
+    _check_fits(known, tables)
+    of = {label: _own_rows(own, ids, count, tables[label], label == kept) for label, own in known.items()}
+    texts = _extended_files(start.folder, known, fresh, ids) if fresh else {}
+    left_out = {label: tuple(token for token in own.ids if token not in ids) for label, own in known.items()}
+    return Rows(count, of, ids, start.folder, texts, {label: lost for label, lost in left_out.items() if lost})
+
+
+def with_new_ids(config: Mapping[str, Any], old: Mapping[str, int], rows: Rows, table: int) -> dict[str, Any]:
+    """A config whose token ids and vocabulary sizes speak of the output's rows. old: the config's own token -> id;
+    table: rows of its token table."""
+    tokens = {row: token for token, row in old.items()}
+
+    def renewed(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {inner: renewed(inner, one) for inner, one in value.items()}
+        if key == "vocab_size" and value == table:
+            return rows.count
+        if key.endswith(("token_id", "token_index", "token_ids")):
+            if isinstance(value, list):
+                return [renewed(key, one) for one in value]
+            if type(value) is int and tokens.get(value) in rows.ids:
+                return rows.ids[tokens[value]]
+        return value
+
+    return {key: renewed(key, value) for key, value in config.items()}
+
+
+# ------------------------------------------------------------------------------------------------------ reading
+
+
+def _from_tokenizer_json(path: Path) -> Vocabulary:
+    table = load_json(path)
+    model = table.get("model") if isinstance(table, dict) else None
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, list):  # unigram: [[token, score], …]
+        if not all(isinstance(row, list) and row and isinstance(row[0], str) for row in vocabulary):
+            raise CheckpointError("its unigram vocabulary is no list of [token, score]", str(path))
+        vocabulary = {row[0]: place for place, row in enumerate(vocabulary)}
+    added = table.get("added_tokens") or [] if isinstance(table, dict) else []
+    if not isinstance(added, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("content"), str) for row in added
+    ):
+        raise CheckpointError("added_tokens is no list of tokens", str(path))
+    ids = _checked_ids(vocabulary, path) | _checked_ids({row["content"]: row.get("id") for row in added}, path)
+    return Vocabulary(ids, {row["content"]: row for row in added}, path.parent)
+
+
+def _from_lines(path: Path) -> dict[str, int]:
+    try:
+        lines = path.read_text("utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"cannot be read: {error}", str(path)) from None
+    return {line.rstrip("\r"): place for place, line in enumerate(lines) if line}
+
+
+def _checked_ids(ids: Any, path: Path) -> dict[str, int]:
+    if not isinstance(ids, dict) or not all(type(row) is int and 0 <= row < _MOST_TOKENS for row in ids.values()):
+        raise CheckpointError("no table from tokens to ids", str(path))
+    return dict(ids)
+
+
+def _entry(token: str, row: int) -> dict[str, Any]:
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
+    return {"id": row, "content": token, **flags}
+
+
+# ------------------------------------------------------------------------------------------------------ joining
+
+
+def _frozen(vocabulary: Vocabulary) -> frozenset[tuple[str, int]]:
+    return frozenset(vocabulary.ids.items())
+
+
+def _new_tokens(known: Mapping[str, Vocabulary], base: str) -> dict[str, str]:
+    """Token the base lacks -> the first specialist that has it, in the order they get their rows."""
+    fresh: dict[str, str] = {}
+    for label, own in known.items():
+        ordinary = 0
+        for token in sorted(own.ids, key=own.ids.__getitem__):
+            if token not in known[base].ids:
+                fresh.setdefault(token, label)
+                ordinary += token not in own.added
+        if ordinary > _MOST_ORDINARY:
+            raise MergeError(
+                f"{label} has {ordinary} ordinary tokens the base lacks: another tokenizer, not an extended one",
+                next_move=f"choose one: output: {{tokenizer: base}} or {{tokenizer: {label}}}",
+            )
+    return fresh
+
+
+def _padded(count: int, table: int, used: int) -> int:
+    """Rows rounded up as the base's were: to the largest usual multiple, when it has rows beyond its last token."""
+    if count == table or table == used:
+        return count
+    multiple = next((one for one in _PADDINGS if table % one == 0), 1)
+    return -(-count // multiple) * multiple
+
+
+def _check_fits(known: Mapping[str, Vocabulary], tables: Mapping[str, int]) -> None:
+    for label, own in known.items():
+        if own.size > tables[label]:
+            raise MergeError(
+                f"the tokenizer of {label} has ids up to {own.size - 1}, its token table {tables[label]} rows",
+                str(own.folder),
+                "is it the tokenizer of this model?",
+            )
+
+
+def _own_rows(own: Vocabulary, ids: Mapping[str, int], count: int, table: int, keeps_all: bool) -> np.ndarray:
+    rows = np.full(count, -1, dtype=np.int64)
+    if keeps_all:  # rows without a token stay where they are
+        rows[: min(count, table)] = np.arange(min(count, table))
+    for token, row in ids.items():
+        rows[row] = own.ids.get(token, -1)
+    return rows
+
+
+# ---------------------------------------------------------------------------------------------------- new files
+
+
+def _extended_files(
+    folder: Path, known: Mapping[str, Vocabulary], fresh: Mapping[str, str], ids: Mapping[str, int]
+) -> dict[str, str]:
+    """The base's tokenizer files with the new tokens added."""
+    entries = []
+    for token, label in fresh.items():
+        entries.append({**_entry(token, ids[token]), **known[label].added.get(token, {}), "id": ids[token]})
+    others = [known[label].folder for label in dict.fromkeys(fresh.values())]
+    texts = {}
+    if (folder / "tokenizer.json").is_file():
+        table = load_json(folder / "tokenizer.json")
+        table["added_tokens"] = [*(table.get("added_tokens") or []), *entries]
+        texts["tokenizer.json"] = json.dumps(table, ensure_ascii=False, indent=2)
+    else:
+        path = folder / "added_tokens.json"
+        table = load_json(path) if path.is_file() else {}
+        texts["added_tokens.json"] = json.dumps(table | {token: ids[token] for token in fresh}, ensure_ascii=False)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        tables = [load_json(place / name) for place in (folder, *others) if (place / name).is_file()]
+        if tables:
+            texts[name] = json.dumps(_joined_config(tables, entries, name), ensure_ascii=False, indent=2) + "\n"
+    return texts
+
+
+def _joined_config(tables: Sequence[Any], entries: Iterable[Mapping[str, Any]], name: str) -> dict[str, Any]:
+    """The first table, with keys it lacks from the others; lists of special tokens are joined."""
+    joined = dict(tables[0])
+    for table in tables[1:]:
+        for key, value in table.items():
+            if joined.get(key) is None:
+                joined[key] = value
+            elif key in ("additional_special_tokens", "extra_special_tokens") and isinstance(value, list):
+                joined[key] = [*joined[key], *(token for token in value if token not in joined[key])]
+            elif key == "extra_special_tokens" and isinstance(value, dict) and isinstance(joined[key], dict):
+                joined[key] = value | joined[key]
+    if name == "tokenizer_config.json" and isinstance(tables[0].get("added_tokens_decoder"), dict):
+        new = {str(entry["id"]): {key: one for key, one in entry.items() if key != "id"} for entry in entries}
+        joined["added_tokens_decoder"] = tables[0]["added_tokens_decoder"] | new
+    return joined

@@ -1,0 +1,79 @@
+"""One vocabulary for all inputs of a plan, when theirs differ."""
+
+from __future__ import annotations
+
+import filecmp
+from collections.abc import Mapping
+from pathlib import Path
+
+from taskmerge.checkpoints.components import HEAD, component_map, is_token_table
+from taskmerge.checkpoints.lineage.token_rows import MatchedTokens
+from taskmerge.checkpoints.lineage.tokenizers import Rows, Vocabulary, join, read_vocabulary, with_new_ids
+from taskmerge.checkpoints.weights import BASE, Weights
+
+
+def match_tokens(inputs: Mapping[str, Weights], mode: str) -> tuple[dict[str, Weights], Rows | None]:
+    """The inputs with token tables of equal rows, and what the rows are; the inputs as they are when nothing differs.
+
+    inputs: under one naming. mode: the recipe's `output.tokenizer`. Raises MergeError when tables differ and no
+    tokenizer says how.
+    """
+    tables = {label: count for label, weights in inputs.items() if (count := _table_rows(weights)) is not None}
+    folders = {label: _tokenizer_folder(inputs[label]) for label in tables}
+    if BASE not in tables or (len(set(tables.values())) == 1 and _one_tokenizer(list(folders.values()))):
+        return dict(inputs), None
+    vocabularies = {label: read_vocabulary(folder) for label, folder in folders.items()}
+    rows = join(vocabularies, tables, mode if mode in ("base", "union", *tables) else "base", BASE)
+    if rows is None:
+        return dict(inputs), None
+    names = _names(inputs, tables)
+    having = {label: inputs[label] for label in tables}
+    matched: dict[str, Weights] = dict(inputs)
+    for label in tables:
+        own = MatchedTokens(label, having, names, rows, BASE)
+        vocabulary = vocabularies[label]
+        assert isinstance(vocabulary, Vocabulary)  # join refuses inputs without one
+        own.config = with_new_ids(inputs[label].config, vocabulary.ids, rows, tables[label])
+        matched[label] = own
+    return matched, rows
+
+
+def _table_rows(weights: Weights) -> int | None:
+    return next((info.shape[0] for name, info in weights.tensors.items() if is_token_table(name) and info.shape), None)
+
+
+def _tokenizer_folder(weights: Weights) -> Path | None:
+    own = getattr(weights, "tokenizer_folder", None)
+    if own is not None:
+        return Path(own)
+    folder = getattr(weights, "folder", None)
+    return folder / dict(getattr(weights, "parts", {}) or {}).get("", "") if folder is not None else None
+
+
+def _one_tokenizer(folders: list[Path | None]) -> bool:
+    """Whether all inputs share a tokenizer.json byte for byte, or one of them has none to compare."""
+    files = {folder / "tokenizer.json" for folder in folders if folder is not None}
+    if any(folder is None for folder in folders) or not all(file.is_file() for file in files):
+        return all(folder is None or read_vocabulary(folder) is None for folder in folders) or not files
+    first = next(iter(files))
+    return all(filecmp.cmp(first, other, shallow=False) for other in files)
+
+
+def _names(inputs: Mapping[str, Weights], tables: Mapping[str, int]) -> set[str]:
+    """Tensors with one row per token: token tables and heads whose rows are as many, in every input that has them."""
+    found: set[str] = set()
+    for label, rows in tables.items():
+        weights = inputs[label]
+        components = component_map(weights.tensors, weights.config)
+        for name, info in weights.tensors.items():
+            if info.shape and info.shape[0] == rows and (is_token_table(name) or components[name] == HEAD):
+                found.add(name)
+    return {
+        name
+        for name in found
+        if all(
+            inputs[label].tensors[name].shape[:1] == (rows,)
+            for label, rows in tables.items()
+            if name in inputs[label].tensors
+        )
+    }

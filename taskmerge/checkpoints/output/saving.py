@@ -1,0 +1,159 @@
+"""Streams any `Weights` into a new model folder."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.checkpoints.formats.reading import load_json
+from taskmerge.checkpoints.output.ahead import in_order
+from taskmerge.checkpoints.output.layout import ShardLayout, index_files, lay_out
+from taskmerge.checkpoints.output.segments import Part, Produce, segments
+from taskmerge.checkpoints.output.shard_writer import BUFFER
+from taskmerge.checkpoints.output.side_files import side_files
+from taskmerge.checkpoints.output.writing import OutputFolder, check_space
+from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.errors import UsageError, did_you_mean
+from taskmerge.numbers.dtypes import OUTPUT_DTYPES
+from taskmerge.numbers.rounding import decode, encode
+
+CHUNK = 4 << 20
+_LEAST_BUFFER = 1 << 17
+AHEAD = 3  # while one chunk is being measured or handed over, others keep all cores busy
+MEMORY = 1 << 30
+SHARD_SIZE = 5_000_000_000
+_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+Progress = Callable[[int], None]
+
+
+def parse_size(text: int | str) -> int:
+    """Bytes from a number or text such as "5GB" (10^9) or "500MiB" (2^20)."""
+    if isinstance(text, int) and not isinstance(text, bool) and text > 0:
+        return text
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)?\s*", str(text), re.IGNORECASE)
+    size = int(float(match[1]) * _UNITS[(match[2] or "B").upper()]) if match else 0
+    if size <= 0:
+        raise UsageError(f"{text!r} is no size", next_move='write bytes, or a number with KB, MB, GB or TB: "5GB"')
+    return size
+
+
+def stored_format(info: TensorInfo, dtype: str | None) -> TensorInfo:
+    """The header entry a tensor gets in an output of torch dtype `dtype` (None: its own)."""
+    if dtype is None or not info.format.mergeable:
+        return info
+    return TensorInfo(info.name, output_dtype(dtype), info.shape)
+
+
+def output_dtype(name: str) -> str:
+    """The safetensors name of an output dtype. Raises UsageError for one that cannot be written."""
+    if name not in OUTPUT_DTYPES:
+        raise UsageError(f"unknown output dtype {name!r}", next_move=did_you_mean(name, OUTPUT_DTYPES))
+    return OUTPUT_DTYPES[name]
+
+
+def save_weights(
+    weights: Weights,
+    path: Path,
+    *,
+    dtype: str | None = None,
+    shard_size: int | str = SHARD_SIZE,
+    fresh: bool = False,
+    extra: Mapping[str, str | Callable[[], str]] | None = None,
+) -> Path:
+    """Writes `weights` into folder `path`, whole or not at all; a failure leaves nothing behind.
+
+    Side files come from ``weights.folder`` if it has one, or from ``weights.write_side_files`` if it knows better.
+    Weights that are computed have ``in_dtype``, so that they are rounded once.
+    extra: file name -> text of further files, or what makes it once the weights are written. Returns the path. Raises
+    OutputError, UsageError, and what reading raises.
+    """
+    if dtype is not None and hasattr(weights, "in_dtype"):
+        weights = weights.in_dtype(dtype)
+    infos = {name: stored_format(info, dtype) for name, info in weights.tensors.items()}
+    parts = dict(getattr(weights, "parts", None) or {"": ""})
+    shards = lay_out(infos.values(), parse_size(shard_size), parts)
+
+    def produce(name: str, start: int, stop: int, out: np.ndarray) -> None:
+        out[:] = converted(weights.read(name, start, stop), weights.tensors[name].dtype, infos[name].dtype)
+
+    folder = getattr(weights, "folder", None)
+    write_side_files = getattr(weights, "write_side_files", None)
+    check_space(path, sum(shard.size for shard in shards))
+    with OutputFolder(path, identity="", fresh=fresh, inputs=[folder] if folder else ()) as output:
+        try:
+            write_shards(output, shards, produce)
+            if write_side_files is not None:
+                write_side_files(output, dtype)
+            else:
+                add_side_files(output, folder, parts, weights.config, dtype)
+            for name, text in (extra or {}).items():
+                output.add_text(name, text if isinstance(text, str) else text())
+            output.publish()
+        except BaseException:
+            output.abandon()
+            raise
+    return path
+
+
+def converted(stored: np.ndarray, dtype: str, target: str) -> np.ndarray:
+    """Entries of format `dtype` in format `target`, rounded once; the same array when nothing changes."""
+    return stored if dtype == target else encode(decode(stored, dtype), target)
+
+
+def write_shards(
+    output: OutputFolder,
+    shards: list[ShardLayout],
+    produce: Produce,
+    progress: Progress | None = None,
+    memory: int = MEMORY,
+    ahead: int = AHEAD,
+) -> None:
+    """Writes every shard that is not finished yet, buffer after buffer, then the indexes.
+
+    produce: see `Produce`; called from several threads. progress: called with bytes written. memory: bytes to stay
+    within; seven buffers are under way at once, and what fills them needs some too. ahead: buffers filled at a time.
+    """
+    size = min(BUFFER, max(_LEAST_BUFFER, memory // 32 // mmap.PAGESIZE * mmap.PAGESIZE))
+    for shard in shards:
+        if shard.file in output.finished:
+            if progress:
+                progress(shard.size)
+            continue
+        with output.shard(shard, size) as writer:
+
+            def filled(segment: list[Part]) -> tuple[np.ndarray, int]:
+                buffer, count = writer.take(), 0
+                for part in segment:
+                    part.fill(buffer[count : count + part.stop - part.start], produce)
+                    count += part.stop - part.start
+                return buffer, count
+
+            for buffer, count in in_order(filled, segments(shard, size), ahead):
+                writer.put(buffer, count)
+                if progress:
+                    progress(count)
+    for name, text in index_files(shards).items():
+        output.add_text(name, text)
+
+
+def add_side_files(
+    output: OutputFolder, folder: Path | None, parts: Mapping[str, str], config: Mapping[str, Any], dtype: str | None
+) -> None:
+    """Copies config, tokenizer and processor files; writes config.json where it is not the folder's own."""
+    if folder is not None:
+        for name in side_files(folder, parts.values()):
+            output.add_copy(name, folder / name)
+    table = dict(config)
+    if config and dtype is not None:
+        table["dtype" if "torch_dtype" not in table else "torch_dtype"] = dtype
+    inside = f"{parts['']}/config.json" if parts.get("") else "config.json"
+    stored = folder / inside if folder is not None else None
+    if table and (stored is None or not stored.is_file() or load_json(stored) != table):
+        output.add_text(inside, json.dumps(table, indent=2) + "\n")

@@ -1,0 +1,41 @@
+"""What stands beside the weights of a model folder and must travel with them: config, tokenizer, processor, code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from taskmerge.checkpoints.formats.reading import check_link
+from taskmerge.errors import CheckpointError
+
+_PATTERNS = (
+    "*.json", "*.txt", "*.model", "*.py", "*.jinja", "*.tiktoken", "*.spm", "*.bpe", "*.vocab",
+    "LICENSE*", "NOTICE*", "USE_POLICY*",
+)  # fmt: skip
+_NOT_OURS = (
+    "*.index.json", "trainer_state.json", "adapter_config.json", "all_results.json", "*_results.json",
+    "requirements*.txt", "taskmerge*.json",
+)  # fmt: skip
+_LARGEST = 512 << 20
+
+
+def side_files(folder: Path, parts: Iterable[str]) -> list[str]:
+    """Relative names of the files to copy: in `folder` itself and in each module folder, sorted.
+
+    Weights in any format, training state and the model card are left out. Raises CheckpointError for a link that
+    leaves the folder or a file too large to be a side file.
+    """
+    names: set[str] = set()
+    for inside in {"", *parts}:
+        here = folder / inside
+        for pattern in _PATTERNS:
+            for path in here.glob(pattern):
+                if path.is_file() and not any(path.match(skip) for skip in _NOT_OURS):
+                    check_link(path, folder)
+                    if path.stat().st_size > _LARGEST:
+                        raise CheckpointError(f"{path.stat().st_size:,} bytes is too much for a side file", str(path))
+                    names.add(str(path.relative_to(folder)))
+        extra = here / "additional_chat_templates"
+        if extra.is_dir():
+            names |= {str(path.relative_to(folder)) for path in extra.glob("*.jinja")}
+    return sorted(names)

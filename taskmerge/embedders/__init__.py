@@ -1,0 +1,30 @@
+"""The grafted embedder: a text backbone that also hears and sees, as one sentence-transformers module.
+
+Importing this package imports neither torch nor transformers; its names are loaded when first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from taskmerge.embedders.embedder import OmniEmbedder
+    from taskmerge.embedders.encoders import register_encoder
+    from taskmerge.embedders.grafting import graft
+    from taskmerge.embedders.loading import load_embedder
+
+__all__ = ["OmniEmbedder", "graft", "load_embedder", "register_encoder"]
+
+_HOMES = {
+    "OmniEmbedder": "taskmerge.embedders.embedder",
+    "graft": "taskmerge.embedders.grafting",
+    "load_embedder": "taskmerge.embedders.loading",
+    "register_encoder": "taskmerge.embedders.encoders",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,239 @@
+"""Pairs of an item (sound, picture, clip, text) and its text: probes, evaluation sets, recovery data."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from taskmerge.embedders.media import MODALITY_OF_COLUMN, load_audio, load_frames, load_picture
+from taskmerge.errors import Problem, UsageError
+
+ITEM_COLUMNS = (*(column for column in MODALITY_OF_COLUMN if column != "text"), "query")
+"""Columns that hold the item of a pair; `query` is a text that is to find the text beside it."""
+SAMPLING_RATE = 16_000
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Items and their texts, read but not yet decoded.
+
+    source: what messages call the set.  column: one of `ITEM_COLUMNS`.  texts: one a pair, not empty.
+    items: one a pair, as they came: a path (made absolute), an array, a picture, a dict, a text.
+    """
+
+    source: str
+    column: str
+    texts: Sequence[str]
+    items: Sequence[Any]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def modality(self) -> str:
+        """What the model sees: "audio", "image", "video" or "text"."""
+        return MODALITY_OF_COLUMN.get(self.column, "text")
+
+    def load(self, start: int = 0, stop: int | None = None, *, sampling_rate: int = SAMPLING_RATE) -> list[Any]:
+        """Items [start, stop) decoded as encoders take them.
+
+        Audio: {"array": mono float32, "sampling_rate"}; image: RGB picture; video: (frames, height, width, 3) uint8;
+        text as it is. Raises UsageError for an item that is empty, broken or of an impossible sampling rate.
+        """
+        return [_decode(item, self.modality, sampling_rate) for item in self.items[start:stop]]
+
+    def batches(self, size: int) -> Iterator[tuple[list[Any], list[str]]]:
+        """Decoded items and their texts, `size` pairs at a time."""
+        for start in range(0, len(self), size):
+            yield self.load(start, start + size), list(self.texts[start : start + size])
+
+    def take(self, rows: Sequence[int]) -> Pairs:
+        """The pairs at `rows`, in that order."""
+        return Pairs(self.source, self.column, [self.texts[row] for row in rows], [self.items[row] for row in rows])
+
+    def files(self) -> list[Path]:
+        """The files that items lie in, those of a folder of frames one by one; none for items in memory."""
+        found = []
+        for item in self.items:
+            if isinstance(item, Path):
+                found += sorted(item.iterdir()) if item.is_dir() else [item]
+        return found
+
+    def check(self) -> Pairs:
+        """Decodes every item once and throws it away; raises one UsageError that names every broken pair."""
+        problems: list[Problem] = []
+        for row in range(len(self)):
+            try:
+                self.load(row, row + 1)
+            except UsageError as error:
+                problems += [
+                    Problem(part.what, f"{self.source}: row {row + 1}", part.next_move) for part in error.problems
+                ]
+        if problems:
+            raise UsageError(problems)
+        return self
+
+
+def read_pairs(source: Any, column: str | None = None) -> Pairs:
+    """Pairs from a .jsonl or .parquet file, a `datasets` folder, object or id, a list of dicts, or `Pairs` already.
+
+    Each row holds "text" and one item column ("audio", "image", "document", "video" or "query"); column says which when
+    there are several. Relative paths are relative to the file that names them. Raises UsageError with every problem
+    found in the rows; decodes nothing (see `Pairs.check`).
+    """
+    if isinstance(source, Pairs):
+        return source
+    label, rows, folder = _rows(source)
+    if not len(rows):
+        raise UsageError("holds no pairs", label)
+    column = _column(rows[0], column, label)
+    problems: list[Problem] = []
+    texts: list[str] = []
+    items: list[Any] = []
+    for number, row in enumerate(rows):
+        place = f"{label}: row {number + 1}"
+        text, item = row.get("text"), row.get(column)
+        if isinstance(item, Mapping) and item.get("bytes", b"") is None and item.get("path"):
+            item = item["path"]
+        if not isinstance(text, str) or not text.strip():
+            problems.append(
+                Problem(f"no text beside its {column}: {text!r}", place, "each row is an item and its text")
+            )
+        if item is None or (isinstance(item, str) and not item.strip()):
+            problems.append(Problem(f"no {column} beside the text {text!r}", place, f"found: {', '.join(row)}"))
+        elif isinstance(item, str | Path) and column != "query":
+            item = folder / item
+            if not item.exists():
+                problems.append(Problem(f"{str(item)!r} does not exist", place, f"paths are relative to {folder}"))
+        texts.append(text or "")
+        items.append(item)
+    if problems:
+        more = len(problems) - SHOWN
+        shown = problems[:SHOWN]
+        raise UsageError([*shown, Problem(f"and {more} more problems", label)] if more > 0 else shown)
+    return Pairs(label, column, texts, items)
+
+
+def _rows(source: Any) -> tuple[str, Sequence[Mapping[str, Any]], Path]:
+    """Label, rows and the folder that relative paths start from."""
+    if isinstance(source, str | Path):
+        path = Path(source)
+        if path.suffix in (".jsonl", ".json"):
+            return str(source), _jsonl(path), path.parent
+        if path.suffix == ".parquet":
+            return str(source), _parquet(path), path.parent
+        return str(source), _dataset(_open_dataset(str(source))), Path()
+    if hasattr(source, "column_names") and hasattr(source, "cast_column"):
+        return "data set in memory", _dataset(source), Path()
+    if isinstance(source, Sequence):
+        return "pairs in memory", source, Path()
+    raise UsageError(
+        f"{type(source).__name__} is no set of pairs",
+        next_move="a .jsonl or .parquet file, a data set, or a list of dicts",
+    )
+
+
+def _jsonl(path: Path) -> Sequence[Mapping[str, Any]]:
+    if not path.is_file():
+        raise UsageError(f"no file {str(path)!r}")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"not JSON: {line[:80]!r} ({error.msg})", f"{path}:{number}") from None
+        if not isinstance(row, dict):
+            raise UsageError(f"not an object: {line[:80]!r}", f"{path}:{number}", 'e.g. {"audio": path, "text": ...}')
+        rows.append(row)
+    return rows
+
+
+def _parquet(path: Path) -> Sequence[Mapping[str, Any]]:
+    import pyarrow.parquet
+
+    if not path.is_file():
+        raise UsageError(f"no file {str(path)!r}")
+    try:
+        return pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise UsageError(f"not a parquet file: {error}", str(path)) from None
+
+
+def _open_dataset(name: str) -> Any:
+    import datasets
+
+    if Path(name).is_dir():
+        found = datasets.load_from_disk(name)
+    else:
+        try:
+            found = datasets.load_dataset(name)
+        except Exception as error:  # the library raises its own, hub and OS errors; all mean the same to the user
+            raise UsageError(f"cannot be opened as a file or data set: {error}", name) from error
+    if isinstance(found, datasets.DatasetDict):
+        splits = list(found)
+        if "test" not in splits and len(splits) > 1:
+            raise UsageError(f"has several splits and none is test: {', '.join(splits)}", name)
+        found = found["test"] if "test" in splits else found[splits[0]]
+    return found
+
+
+def _dataset(found: Any) -> Any:
+    """The data set with sound and pictures left encoded: decoding audio there needs libraries we do not require."""
+    import datasets
+
+    for name, feature in found.features.items():
+        if isinstance(feature, datasets.Audio | datasets.Image):
+            found = found.cast_column(name, type(feature)(decode=False))
+    return found
+
+
+def _column(row: Mapping[str, Any], wanted: str | None, label: str) -> str:
+    present = [name for name in ITEM_COLUMNS if name in row]
+    if wanted is not None:
+        if wanted not in row or wanted not in ITEM_COLUMNS:
+            raise UsageError(f"no column {wanted!r}", label, f"columns: {', '.join(row)}")
+        return wanted
+    if len(present) != 1:
+        what = f"several item columns: {', '.join(present)}" if present else f"no item column in {', '.join(row)}"
+        raise UsageError(what, label, f"each row needs text and one of {', '.join(ITEM_COLUMNS)}")
+    return present[0]
+
+
+def _decode(item: Any, modality: str, sampling_rate: int) -> Any:
+    if isinstance(item, dict) and item.get("bytes") is not None:
+        item = _unpacked(item, modality)
+    if modality == "audio":
+        return {"array": load_audio(item, sampling_rate), "sampling_rate": sampling_rate}
+    if modality == "image":
+        return load_picture(item, "RGB")
+    if modality == "video":
+        import numpy as np
+
+        return np.stack([np.asarray(frame) for frame in load_frames(item, "RGB")])
+    return item
+
+
+def _unpacked(item: Mapping[str, Any], modality: str) -> Any:
+    """What a parquet file or data set stores as {"bytes", "path"}."""
+    stream = io.BytesIO(item["bytes"])
+    if modality == "audio":
+        import soundfile
+
+        try:
+            array, rate = soundfile.read(stream, dtype="float32")
+        except soundfile.LibsndfileError as error:
+            raise UsageError(f"audio cannot be read: {error}") from error
+        return {"array": array, "sampling_rate": rate}
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(stream)
+    except UnidentifiedImageError as error:
+        raise UsageError(f"picture cannot be read: {error}") from error

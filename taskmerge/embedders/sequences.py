@@ -1,0 +1,92 @@
+"""Token sequences with room for media vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from taskmerge.embedders.towers import TowerConfig
+from taskmerge.errors import UsageError
+
+
+class SequenceBuilder:
+    """Lays out ``[special] prompt [start] media … [end] text [special]`` as the tokenizer's special tokens say.
+
+    Only text is ever cut to fit `max_seq_length` tokens; media that does not fit is an error.
+    """
+
+    def __init__(self, tokenizer: Any, towers: Mapping[str, TowerConfig], max_seq_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.max_seq_length = max_seq_length
+        self.before, self.after = _special_tokens_around(tokenizer)
+        self.placeholders = {name: _token_id(tokenizer, tower.placeholder, name) for name, tower in towers.items()}
+        self.around = {
+            name: tuple(
+                [] if token is None else [_token_id(tokenizer, token, name)] for token in (tower.start, tower.end)
+            )
+            for name, tower in towers.items()
+        }
+
+    def build(
+        self, texts: Sequence[str], counts: Sequence[Mapping[str, int]], prompt: str | None = None
+    ) -> dict[str, Tensor]:
+        """input_ids, attention_mask and {tower}_mask, all (batch, sequence); counts: vectors per tower of each item."""
+        prompt_ids = self._ids_of(prompt) if prompt else []
+        rows = [self._row(text, count, prompt_ids) for text, count in zip(texts, counts, strict=True)]
+        longest = max(len(ids) for ids, _ in rows)
+        padding_id = self.tokenizer.pad_token_id
+        features = {
+            "input_ids": torch.full((len(rows), longest), 0 if padding_id is None else padding_id, dtype=torch.long),
+            "attention_mask": torch.zeros(len(rows), longest, dtype=torch.long),
+        }
+        for tower in {tower for count in counts for tower in count}:
+            features[f"{tower}_mask"] = torch.zeros(len(rows), longest, dtype=torch.bool)
+        left = getattr(self.tokenizer, "padding_side", "right") == "left"
+        for index, (ids, spans) in enumerate(rows):
+            shift = longest - len(ids) if left else 0
+            features["input_ids"][index, shift : shift + len(ids)] = torch.tensor(ids)
+            features["attention_mask"][index, shift : shift + len(ids)] = 1
+            for tower, (first, count) in spans.items():
+                features[f"{tower}_mask"][index, shift + first : shift + first + count] = True
+        return features
+
+    def _row(
+        self, text: str, counts: Mapping[str, int], prompt_ids: list[int]
+    ) -> tuple[list[int], dict[str, tuple[int, int]]]:
+        ids = [*self.before, *prompt_ids]
+        spans = {}
+        for tower, count in counts.items():
+            start, end = self.around[tower]
+            ids += start
+            spans[tower] = (len(ids), count)
+            ids += [self.placeholders[tower]] * count + end
+        room = self.max_seq_length - len(ids) - len(self.after)
+        if room < 0:
+            raise UsageError(
+                f"an item of {sum(counts.values())} vectors does not fit into {self.max_seq_length} tokens",
+                next_move="shorten the items, give the encoder a stride, or a backbone with a longer context",
+            )
+        return ids + self._ids_of(text)[:room] + self.after, spans
+
+    def _ids_of(self, text: str | None) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+
+
+def _special_tokens_around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The special tokens the tokenizer puts before and after a text."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a")["input_ids"]
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return full[:start], full[start + len(bare) :]
+    return [], []
+
+
+def _token_id(tokenizer: Any, token: str, tower: str) -> int:
+    index = tokenizer.get_vocab().get(token)
+    if index is None:
+        raise UsageError(f"tower {tower!r}: the tokenizer has no token {token!r}")
+    return int(index)

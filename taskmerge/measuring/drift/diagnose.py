@@ -1,0 +1,247 @@
+"""`diagnose_drift`: from models and probes to a report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.checkpoints.components import component_map
+from taskmerge.checkpoints.weights import Weights
+from taskmerge.embedders.loading import check_takes
+from taskmerge.embedders.pairs import Pairs, read_pairs
+from taskmerge.errors import Problem, UsageError
+from taskmerge.measuring.drift.comparison import Comparison, Embedded, compare, embed_pairs, probe_changes
+from taskmerge.measuring.drift.forecast import Forecast, forecast_drift
+from taskmerge.measuring.drift.null_band import Band, between_halves, named_references, null_bands, precision_twin
+from taskmerge.measuring.drift.report import DriftReport, ModalityDrift
+from taskmerge.measuring.drift.statistics import PairMoments, gallery_statistics
+from taskmerge.measuring.drift.verdict import DEFAULT_LIMIT, Verdict, judge
+from taskmerge.measuring.metrics.bootstrap import mean_interval
+from taskmerge.measuring.metrics.retrieval import collapse, score_queries
+
+BATCH_SIZE = 32
+
+
+def diagnose_drift(
+    fused: Any,
+    specialist: Any,
+    base: Any = None,
+    probes: Any = None,
+    *,
+    limit: float = DEFAULT_LIMIT,
+    references: Mapping[str, Any] | Sequence[Any] = (),
+    batch_size: int = BATCH_SIZE,
+    components: Mapping[str, Any] | None = None,
+    device: str = "cpu",
+) -> DriftReport:
+    """Measure what fusing did to what the specialist could do, and judge it.
+
+    fused, specialist: SentenceTransformer models or folders.  base: folder, model or `Weights`; for the weights-only
+    forecast, may be missing.  probes: what `read_pairs` takes; may be missing when base is given: then there is only a
+    forecast.  For several grafted projectors hand in `specialist` and `probes` as {name: …} with the same names.
+    limit: the R@1 drop that matters.  references: models that did not drift, such as the specialist trained from
+    another seed; they widen the null band beyond the specialist's own twin in another precision. With several
+    specialists: {name: references}.
+
+    Raises UsageError, before any model is run, with everything wrong about the probes.
+    """
+    specialists, sets = _by_name(specialist, probes)
+    if not sets and base is None:
+        raise UsageError("nothing to diagnose with", next_move="give probes to measure, or a base to forecast from")
+    if not 0 < limit <= 1:
+        raise UsageError(f"limit {limit:g} is no share", next_move="above 0, at most 1: 0.05 is a drop of 5 points")
+    if not sets and not isinstance(specialist, Mapping):
+        specialists = {_grafted(specialist, base): specialist}
+    pairs = _checked(sets)
+    by_name = isinstance(specialist, Mapping)
+    forecasts = {
+        name: _forecast(fused, own, base, pairs[name].modality if name in pairs else name, components)
+        for name, own in specialists.items()
+        if base is not None
+    }
+    modalities = {}
+    fused_model = _model(fused, device) if pairs else None
+    for name, own_pairs in pairs.items():
+        given: Any = references.get(name, ()) if by_name and isinstance(references, Mapping) else references
+        modalities[name] = diagnose_modality(
+            fused_model,
+            _model(specialists[name], device),
+            own_pairs,
+            {title: _model(model, device) for title, model in named_references(given).items()},
+            limit=limit,
+            batch_size=batch_size,
+            components=components,
+        )
+    return DriftReport(modalities, forecasts)
+
+
+def diagnose_modality(
+    fused: Any,
+    specialist: Any,
+    pairs: Pairs,
+    references: Mapping[str, Any],
+    *,
+    limit: float = DEFAULT_LIMIT,
+    batch_size: int = BATCH_SIZE,
+    components: Mapping[str, Any] | None = None,
+) -> ModalityDrift:
+    """One specialist and its probes against the fused model; all models loaded. See `diagnose_drift`."""
+    for model in (fused, specialist, *references.values()):
+        check_takes(model, pairs.modality, pairs.source)
+    found = compare(specialist, fused, pairs, batch_size=batch_size, components=components)
+    changes = probe_changes(found.reference, found.other, found.right)
+    twin_name, twin = precision_twin(specialist)
+    undrifted = {
+        title: embed_pairs(model, pairs, batch_size) for title, model in {twin_name: twin, **references}.items()
+    }
+    bands = bands_of(found.reference, undrifted, found.right)
+    relevant = [[row] for row in found.right]
+    scores = {
+        title: score_queries(side.probes, side.texts, relevant).means()
+        for title, side in (("specialist", found.reference), ("fused", found.other))
+    }
+    verdict = judge(
+        changes,
+        bands,
+        texts=pairs.texts,
+        specialist_recall=scores["specialist"]["recall_at_1"],
+        control_identical=found.control.identical,
+        limit=limit,
+    )
+    return ModalityDrift(
+        pairs.modality,
+        pairs.source,
+        len(pairs),
+        len(found.reference.texts),
+        verdict,
+        scores,
+        {name: mean_interval(values, groups=pairs.texts) for name, values in changes.items()},
+        bands,
+        found.control,
+        found.depths,
+        _explanations(found),
+    )
+
+
+def bands_of(reference: Embedded, undrifted: Mapping[str, Embedded], right: np.ndarray) -> dict[str, Band]:
+    """The null band of every statistic: `undrifted` models, by name, against the specialist."""
+    return null_bands({name: probe_changes(reference, side, right) for name, side in undrifted.items()})
+
+
+def judged(
+    reference: Embedded,
+    other: Embedded,
+    undrifted: Mapping[str, Embedded],
+    texts: Sequence[str],
+    limit: float = DEFAULT_LIMIT,
+) -> Verdict:
+    """The verdict from embeddings alone. texts: one per probe; the embedded texts are the distinct ones in order."""
+    right = collapse(texts)[1]
+    scores = score_queries(reference.probes, reference.texts, [[row] for row in right])
+    return judge(
+        probe_changes(reference, other, right),
+        bands_of(reference, undrifted, right),
+        texts=texts,
+        specialist_recall=float(scores["recall_at_1"].mean()),
+        limit=limit,
+    )
+
+
+def _explanations(found: Comparison) -> dict[str, float]:
+    """Statistics of the final embeddings, by name; "…_specialist" and "…_fused" where each model has its own."""
+    moments = PairMoments()
+    moments.update(found.reference.probes, found.other.probes)
+    values = {
+        "debiased_cka": moments.debiased_cka(),
+        "representation_bias": float(np.abs(found.reference.probes - found.other.probes).mean()),
+    }
+    if moments.count > 3:
+        values |= {
+            "mean_shift": moments.mean_shift(),
+            "covariance_shift": moments.covariance_shift(),
+            "frechet_distance": moments.frechet_distance(),
+            "frechet_distance_between_halves": between_halves(found.reference.probes),
+        }
+        values |= dict(
+            zip(("effective_rank_specialist", "effective_rank_fused"), moments.effective_ranks(), strict=True)
+        )
+    for title, side in (("specialist", found.reference), ("fused", found.other)):
+        gallery = gallery_statistics(side.probes, side.texts, found.right)
+        values |= {
+            f"modality_gap_{title}": gallery.modality_gap,
+            f"alignment_{title}": gallery.alignment,
+            f"uniformity_{title}": gallery.uniformity,
+            f"margin_{title}": float(gallery.margins.mean()),
+        }
+    return values
+
+
+def _by_name(specialist: Any, probes: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(name -> specialist, name -> probes); a single pair takes the probes' modality as its name."""
+    if isinstance(specialist, Mapping):
+        if probes is not None and not isinstance(probes, Mapping):
+            raise UsageError("several specialists need probes by name", next_move="probes={'audio': …, 'image': …}")
+        unknown = set(probes or {}) - set(specialist)
+        if unknown:
+            raise UsageError(
+                f"probes for {', '.join(sorted(unknown))}, but no such specialist",
+                next_move=f"specialists: {', '.join(specialist)}",
+            )
+        return dict(specialist), dict(probes or {})
+    if probes is None:
+        return {"specialist": specialist}, {}
+    pairs = read_pairs(probes)
+    return {pairs.column: specialist}, {pairs.column: pairs}
+
+
+def _grafted(specialist: Any, base: Any) -> str:
+    """The modality of the specialist's projector, of the one that the base has not where there are several;
+    "specialist" where that leaves none or several.
+    """
+    own, old = (
+        {name for name in component_map(side.tensors, side.config).values() if name.endswith("_projector")}
+        for side in (_weights(specialist), _weights(base))
+    )
+    towers = [name.removesuffix("_projector") for name in (own - old or own)]
+    return {"vision": "image"}.get(towers[0], towers[0]) if len(towers) == 1 else "specialist"
+
+
+def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:
+    """Every set read and decoded once; all problems at once."""
+    problems: list[Problem] = []
+    checked = {}
+    for name, source in sets.items():
+        try:
+            checked[name] = read_pairs(source).check()
+            if len(collapse(checked[name].texts)[0]) < 2:
+                problems.append(Problem("all probes have the same text: nothing can be ranked", checked[name].source))
+        except UsageError as error:
+            problems += error.problems
+    if problems:
+        raise UsageError(problems)
+    return checked
+
+
+def _model(source: Any, device: str) -> Any:
+    if not isinstance(source, str | Path):
+        return source
+    from taskmerge.embedders.loading import load_embedder
+
+    return load_embedder(source, device=device)
+
+
+def _forecast(fused: Any, specialist: Any, base: Any, modality: str, components: Mapping[str, Any] | None) -> Forecast:
+    return forecast_drift(_weights(fused), _weights(specialist), _weights(base), modality, components)
+
+
+def _weights(source: Any) -> Weights:
+    if not isinstance(source, str | Path) and hasattr(source, "encode"):  # a SentenceTransformer's first module
+        source = getattr(source[0], "auto_model", source[0])
+    if isinstance(source, Weights):
+        return source
+    from taskmerge.merging.algebra import Checkpoint
+
+    return Checkpoint.open(source).weights

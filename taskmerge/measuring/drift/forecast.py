@@ -1,0 +1,166 @@
+"""What the weights alone say about drift, before any probe is at hand: a forecast, not a measurement.
+
+Recall loss follows neither number closely. They tell where to look, and `diagnose_drift` with probes decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from taskmerge.checkpoints.components import BACKBONE, component_map, layer_index
+from taskmerge.checkpoints.lineage.names import match_names
+from taskmerge.checkpoints.weights import Weights
+from taskmerge.errors import MergeError
+from taskmerge.numbers.rounding import decode
+
+WRITTEN_ENERGY = 0.9
+_TOWER = {"audio": "audio", "image": "vision", "video": "vision", "document": "vision"}
+
+
+@dataclass(frozen=True)
+class LayerForecast:
+    """One backbone layer (None: tensors outside the numbered layers).
+
+    displacement: ‖fused - specialist‖ / ‖specialist - base‖.  overlap: share of the energy of (fused - specialist), in
+    the matrices that read the residual stream, that acts on the subspace the projector writes to; None without such
+    matrices.
+    """
+
+    layer: int | None
+    displacement: float
+    overlap: float | None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """All layers, and the same over the whole backbone.
+
+    cosine: of (specialist - base) and (fused - base).  written: dimensions of the subspace that holds 90 % of the
+    energy of the projector's last matrix.  chance: the overlap of a random displacement, written / width; None without
+    a projector.
+    """
+
+    layers: tuple[LayerForecast, ...]
+    displacement: float
+    cosine: float
+    overlap: float | None
+    written: int | None
+    chance: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def forecast_drift(
+    fused: Weights,
+    specialist: Weights,
+    base: Weights,
+    modality: str = "audio",
+    components: Mapping[str, list[str]] | None = None,
+) -> Forecast:
+    """Forecast from three checkpoints, tensor by tensor, without running a model.
+
+    Raises MergeError when the three share no backbone tensors, or the specialist equals the base.
+    """
+    parts = component_map(base.tensors, base.config, components)
+    names = {"specialist": match_names(base, specialist).pairs, "fused": match_names(base, fused).pairs}
+    subspace = _written_subspace(specialist, modality, components)
+    sums: dict[int | None, _Sums] = {}
+    for name in parts:
+        info = base.tensors[name]
+        if parts[name] != BACKBONE or not info.format.mergeable or not all(name in pairs for pairs in names.values()):
+            continue
+        sides = [(specialist, names["specialist"][name]), (fused, names["fused"][name])]
+        if any(weights.tensors[other].shape != info.shape for weights, other in sides):
+            continue
+        sum_of_layer = sums.setdefault(layer_index(name), _Sums())
+        for before, own, after in _blocks(base, name, sides):
+            sum_of_layer.add(before, own, after, subspace)
+    total = sum(sums.values(), _Sums())
+    if not total.task:
+        raise MergeError(
+            "the specialist's backbone equals the base's" if sums else "the three models share no backbone tensors",
+            next_move="are base and specialist the right ones?",
+        )
+    layers = sorted(sums, key=lambda layer: -1 if layer is None else layer)
+    width, written = (None, None) if subspace is None else subspace.shape
+    return Forecast(
+        tuple(LayerForecast(layer, sums[layer].displacement(), sums[layer].overlap()) for layer in layers),
+        total.displacement(),
+        total.cosine(),
+        total.overlap(),
+        written,
+        written / width if written and width else None,
+    )
+
+
+class _Sums:
+    """Sums of squares of one layer."""
+
+    def __init__(self) -> None:
+        self.task = self.moved = self.fused = self.product = self.reading = self.inside = 0.0
+
+    def add(self, base: np.ndarray, own: np.ndarray, fused: np.ndarray, subspace: np.ndarray | None) -> None:
+        task, moved, all_of_it = own - base, fused - own, fused - base
+        self.task += float((task**2).sum())
+        self.moved += float((moved**2).sum())
+        self.fused += float((all_of_it**2).sum())
+        self.product += float((task * all_of_it).sum())
+        if subspace is not None and moved.ndim == 2 and moved.shape[1] == len(subspace):
+            self.reading += float((moved**2).sum())
+            self.inside += float(((moved @ subspace) ** 2).sum())
+
+    def __add__(self, other: _Sums) -> _Sums:
+        total = _Sums()
+        total.__dict__ = {name: value + other.__dict__[name] for name, value in self.__dict__.items()}
+        return total
+
+    def displacement(self) -> float:
+        return math.sqrt(self.moved / self.task) if self.task else (math.inf if self.moved else 0.0)
+
+    def cosine(self) -> float:
+        return self.product / math.sqrt(self.task * self.fused) if self.fused else 0.0
+
+    def overlap(self) -> float | None:
+        return self.inside / self.reading if self.reading else None
+
+
+def _blocks(
+    base: Weights, name: str, sides: list[tuple[Weights, str]], entries: int = 1 << 23
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """The tensor under base, specialist and fused as float64, some rows at a time."""
+    info = base.tensors[name]
+    row = math.prod(info.shape[1:]) if len(info.shape) == 2 else 1
+    step = max(1, entries // max(row, 1)) * row
+    for start in range(0, info.count, step):
+        stop = min(start + step, info.count)
+        arrays = [
+            decode(weights.read(own, start, stop), weights.tensors[own].dtype)
+            for weights, own in [(base, name), *sides]
+        ]
+        yield tuple(array.reshape(-1, row) if len(info.shape) == 2 else array for array in arrays)
+
+
+def _written_subspace(
+    specialist: Weights, modality: str, components: Mapping[str, list[str]] | None
+) -> np.ndarray | None:
+    """(width, r) orthonormal: where the projector's last matrix (width, inputs) puts 90 % of its energy."""
+    parts = component_map(specialist.tensors, specialist.config, components)
+    tower = _TOWER.get(modality, modality)
+    matrices = [
+        name
+        for name in parts
+        if parts[name] in (f"{tower}_projector", "projector") and len(specialist.tensors[name].shape) == 2
+    ]
+    if not matrices:
+        return None
+    info = specialist.tensors[matrices[-1]]
+    matrix = decode(specialist.read(matrices[-1]), info.dtype).reshape(info.shape)
+    left, sizes, _ = np.linalg.svd(matrix, full_matrices=False)
+    energy = np.cumsum(sizes**2) / (sizes**2).sum()
+    return left[:, : int(np.searchsorted(energy, WRITTEN_ENERGY)) + 1]

@@ -1,0 +1,92 @@
+"""How far a statistic moves when nothing drifted: the same model in another precision, or trained from another seed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+WORSE_WHEN_LOW = ("neighbour_overlap", "rotated_cosine", "cosine")
+
+
+@dataclass(frozen=True)
+class Band:
+    """The null band of one statistic.
+
+    limit: its 95th percentile on the harmful side.  sources: the pairs of equal models it was measured on.
+    samples: values behind the percentile.
+    """
+
+    statistic: str
+    limit: float
+    sources: tuple[str, ...]
+    samples: int
+
+    def outside(self, value: float) -> bool:
+        """Whether `value` is worse than the band."""
+        return value < self.limit if self.statistic in WORSE_WHEN_LOW else value > self.limit
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def null_bands(
+    changes: Mapping[str, Mapping[str, np.ndarray]], *, halves: int = 200, percentile: float = 95, seed: int = 0
+) -> dict[str, Band]:
+    """One band a statistic, from `probe_changes` of pairs of models between which nothing drifted.
+
+    changes: what the pair is ("bfloat16", "seed 2") -> statistic -> (n,) values. Every pair is measured on `halves`
+    random halves of the probes, so that the band holds the scatter of the probes as well as that of the models.
+    """
+    rng = np.random.default_rng(seed)
+    samples: dict[str, list[float]] = {}
+    for values_of in changes.values():
+        count = len(next(iter(values_of.values())))
+        size = max(1, count // 2)
+        for _ in range(halves):
+            half = rng.permutation(count)[:size]
+            for statistic, values in values_of.items():
+                samples.setdefault(statistic, []).append(float(values[half].mean()))
+    sources = tuple(changes)
+    return {
+        statistic: Band(
+            statistic,
+            float(np.percentile(values, 100 - percentile if statistic in WORSE_WHEN_LOW else percentile)),
+            sources,
+            len(values),
+        )
+        for statistic, values in samples.items()
+    }
+
+
+def precision_twin(model: Any) -> tuple[str, Any]:
+    """The same model in another precision: (its name, a copy). float32 becomes bfloat16; half precisions become
+    float32.
+    """
+    import torch
+
+    own = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    other = torch.bfloat16 if torch.float32 in own else torch.float32
+    twin = copy.deepcopy(model).to(other)
+    return str(other).removeprefix("torch."), twin.eval()
+
+
+def between_halves(embeddings: np.ndarray, *, seed: int = 0) -> float:
+    """Fréchet distance between the embeddings (n, d) of two random halves of the probes under one model."""
+    from taskmerge.measuring.drift.statistics import PairMoments
+
+    order = np.random.default_rng(seed).permutation(len(embeddings))
+    size = len(order) // 2
+    moments = PairMoments()
+    moments.update(embeddings[order[:size]], embeddings[order[size : 2 * size]])
+    return moments.frechet_distance()
+
+
+def named_references(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
+    """The user's undrifted references by name."""
+    if isinstance(models, Mapping):
+        return {str(name): model for name, model in models.items()}
+    return {f"reference {number}": model for number, model in enumerate(models, start=1)}

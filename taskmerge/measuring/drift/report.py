@@ -1,0 +1,133 @@
+"""What a diagnosis found, as one object: for people, for programs, for the exit code."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from itertools import repeat
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from taskmerge.measuring.drift.comparison import DepthChange, ProjectorControl
+from taskmerge.measuring.drift.forecast import Forecast
+from taskmerge.measuring.drift.null_band import Band
+from taskmerge.measuring.drift.verdict import Verdict
+from taskmerge.measuring.metrics.bootstrap import Interval
+
+EXIT_DRIFTED = 3
+
+
+@dataclass(frozen=True)
+class ModalityDrift:
+    """One grafted projector, one set of probes.
+
+    intervals, bands: of every per-probe statistic (see `probe_changes`).  scores: "specialist" and "fused" -> metric ->
+    mean. control, depths: levels 1 and 2.  explanations: statistics of the final embeddings that explain, and never
+    decide.
+    """
+
+    modality: str
+    source: str
+    probes: int
+    distinct_texts: int
+    verdict: Verdict
+    scores: Mapping[str, Mapping[str, float]]
+    intervals: Mapping[str, Interval]
+    bands: Mapping[str, Band]
+    control: ProjectorControl
+    depths: tuple[DepthChange, ...]
+    explanations: Mapping[str, float]
+
+    @property
+    def onset(self) -> int | None:
+        """The first depth at which the mean cosine of the projected tokens is below 0.99; None when there is none."""
+        return next((change.depth for change in self.depths if change.cosine < 0.99), None)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "onset": self.onset}
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """All modalities that were diagnosed. forecasts: modality -> what the weights alone say, where a base was given."""
+
+    modalities: Mapping[str, ModalityDrift]
+    forecasts: Mapping[str, Forecast]
+
+    @property
+    def drifted(self) -> tuple[str, ...]:
+        """The modalities whose verdict is "drifted"."""
+        return tuple(name for name, found in self.modalities.items() if found.verdict.outcome == "drifted")
+
+    @property
+    def beyond_limit(self) -> tuple[str, ...]:
+        """The modalities that drifted by more than the limit."""
+        return tuple(name for name, found in self.modalities.items() if found.verdict.beyond_limit)
+
+    @property
+    def exit_code(self) -> int:
+        """3 when a modality drifted beyond its limit, else 0."""
+        return EXIT_DRIFTED if self.beyond_limit else 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON; what is not a number is None."""
+        table = {
+            "drifted": list(self.drifted),
+            "beyond_limit": list(self.beyond_limit),
+            "modalities": {name: found.as_dict() for name, found in self.modalities.items()},
+            "forecasts": {name: found.as_dict() for name, found in self.forecasts.items()},
+        }
+        return plain_data(table)
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> DriftReport:
+        """The inverse of `as_dict`, for resumed runs."""
+        return cls(
+            {name: _rebuilt(ModalityDrift, row) for name, row in table["modalities"].items()},
+            {name: _rebuilt(Forecast, row) for name, row in table["forecasts"].items()},
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write the report as JSON."""
+        Path(path).write_text(json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+    def __str__(self) -> str:
+        lines = [f"{name}: {found.verdict}" for name, found in self.modalities.items()]
+        for name, forecast in self.forecasts.items():
+            lines.append(
+                f"{name}, weights alone: the fused backbone lies {forecast.displacement:.2f} specialist task vectors "
+                "away from the specialist (a forecast; only probes can tell)."
+            )
+        return "\n".join(lines)
+
+
+def plain_data(value: Any) -> Any:
+    """`value` as JSON can hold it: keys as text, tuples as lists, numbers that are none as None, paths as text."""
+    if isinstance(value, Mapping):
+        return {str(key): plain_data(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_data(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _rebuilt(kind: Any, value: Any) -> Any:
+    """Plain data as the type it came from: dataclasses, mappings, tuples; None where a number belongs is nan."""
+    arguments = get_args(kind)
+    if get_origin(kind) in (Union, UnionType):
+        known = [argument for argument in arguments if argument is not NoneType]
+        return None if value is None else _rebuilt(known[0], value)
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        make: Any = kind
+        return make(**{entry.name: _rebuilt(hints[entry.name], value[entry.name]) for entry in fields(kind)})
+    if get_origin(kind) is tuple:
+        kinds = repeat(arguments[0]) if arguments[-1] is Ellipsis else arguments
+        return tuple(_rebuilt(inner, entry) for inner, entry in zip(kinds, value, strict=False))
+    if arguments and isinstance(value, Mapping):
+        return {name: _rebuilt(arguments[1], entry) for name, entry in value.items()}
+    return math.nan if value is None and kind is float else value

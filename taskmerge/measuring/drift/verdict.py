@@ -1,0 +1,139 @@
+"""From numbers to plain words: drifted, not drifted, cannot tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from taskmerge.measuring.drift.null_band import Band
+from taskmerge.measuring.metrics.bootstrap import Interval, mean_interval
+
+Outcome = Literal["drifted", "not drifted", "cannot tell"]
+
+LEADING = ("neighbour_overlap", "margin_loss", "rotated_cosine")
+"""Statistics that followed the recall loss most closely (Spearman 0.98-0.99 over 30 merges); recall itself decides."""
+FEWEST_PROBES = 30
+DEFAULT_LIMIT = 0.05
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The judgement on one modality.
+
+    outcome: see `judge`.  beyond_limit: drifted, and the recall lost is more than the limit.  loss: R@1 of the
+    specialist minus that of the fused model.  limit: the recall drop that matters.  probes: how many there were.
+    probes_needed: a rough number that would settle it, when it is open.  sentences: the same in words, first the
+    outcome.
+    """
+
+    outcome: Outcome
+    beyond_limit: bool
+    loss: Interval
+    limit: float
+    probes: int
+    probes_needed: int | None
+    sentences: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return " ".join(self.sentences)
+
+
+def judge(
+    changes: Mapping[str, np.ndarray],
+    bands: Mapping[str, Band],
+    *,
+    texts: Sequence[str],
+    specialist_recall: float,
+    control_identical: bool = True,
+    limit: float = DEFAULT_LIMIT,
+) -> Verdict:
+    """Judge one fused model against its specialist.
+
+    changes: see `probe_changes`; texts: one per probe: probes of one text are resampled together.
+    *drifted*: a leading statistic lies outside its null band, the 95 % bootstrap interval of the R@1 loss excludes
+    zero, and the loss exceeds the null band's. *not drifted*: nothing left its band, or the whole interval lies at or
+    below `limit`; and there are at least 3 / limit probes, since n probes without a single loss still allow 3 / n (the
+    rule of three). *cannot tell*: all else, fewer than 30 probes, and a specialist that finds too little to have
+    anything to lose.
+    """
+    loss = mean_interval(changes["recall_at_1_loss"], groups=texts)
+    moved = [name for name in LEADING if bands[name].outside(float(changes[name].mean()))]
+    enough = max(FEWEST_PROBES, math.ceil(3 / limit))
+    outcome: Outcome = "cannot tell"
+    needed: int | None = None
+    if loss.count < FEWEST_PROBES:
+        needed = enough
+        why = f"with {loss.count} probes no loss below {3 / max(loss.count, 1):.0%} can be seen."
+    elif specialist_recall <= limit:
+        why = f"the specialist itself finds only {specialist_recall:.0%} of these probes: there is nothing to lose."
+    elif moved and loss.low > 0 and bands["recall_at_1_loss"].outside(loss.estimate):
+        outcome, why = "drifted", _moved(moved, changes, bands)
+    elif loss.count >= enough and (not moved or loss.high <= limit):
+        outcome = "not drifted"
+        why = _within(moved, loss, limit)
+    else:
+        needed = _probes_needed(loss, limit, enough)
+        why = f"the loss may lie anywhere between {_points(loss.low)} and {_points(loss.high)} points."
+        if loss.high <= 0:
+            why = f"no loss was seen, but {loss.count} probes without one still allow {_points(3 / loss.count)} points."
+    return Verdict(
+        outcome,
+        outcome == "drifted" and loss.estimate > limit,
+        loss,
+        limit,
+        loss.count,
+        needed,
+        _sentences(outcome, why, loss, specialist_recall, needed, control_identical),
+    )
+
+
+def _sentences(
+    outcome: Outcome, why: str, loss: Interval, recall: float, needed: int | None, identical: bool
+) -> tuple[str, ...]:
+    lost = (
+        f"R@1 went from {recall:.1%} to {recall - loss.estimate:.1%} on {loss.count} probes, "
+        f"a loss of {_points(loss.estimate)} points (95 % interval {_points(loss.low)} to {_points(loss.high)})."
+    )
+    lines = [f"{outcome[0].upper()}{outcome[1:]}: {why}", lost]
+    if needed is not None:
+        lines.append(f"About {needed} probes would settle it.")
+    if not identical:
+        lines.append(
+            "The projector's own output differs between the two models, so more was changed than the backbone: "
+            "this is not (only) projector drift."
+        )
+    return tuple(lines)
+
+
+def _moved(moved: Sequence[str], changes: Mapping[str, np.ndarray], bands: Mapping[str, Band]) -> str:
+    words = {"neighbour_overlap": "neighbour overlap", "margin_loss": "margin lost", "rotated_cosine": "cosine"}
+    shown = [f"{words[name]} {changes[name].mean():.3f} (null band {bands[name].limit:.3f})" for name in moved]
+    return f"{', '.join(shown)}: the backbone reads the projected tokens differently, and retrieval pays for it."
+
+
+def _within(moved: Sequence[str], loss: Interval, limit: float) -> str:
+    if not moved:
+        return "nothing left its null band."
+    return (
+        f"embeddings moved, but the loss is at most {_points(loss.high)} points, within the limit of {_points(limit)}."
+    )
+
+
+def _probes_needed(loss: Interval, limit: float, enough: int) -> int:
+    """Intervals shrink with √n: the n at which this one would, with some room, clear zero or the limit, whichever is
+    farther away.
+    """
+    half = (loss.high - loss.low) / 2
+    room = 0.7 * max(abs(loss.estimate), abs(limit - loss.estimate), limit / 2)
+    return max(enough, math.ceil(loss.count * max(1.25, (half / room) ** 2)))
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:.1f}"

@@ -1,0 +1,10 @@
+"""How well a model retrieves: on local sets, and through mteb.
+
+Importing this package imports neither torch nor mteb.
+"""
+
+from __future__ import annotations
+
+from taskmerge.measuring.evaluation.local import EvaluationTable, RetrievalResult, evaluate_retrieval
+
+__all__ = ["EvaluationTable", "RetrievalResult", "evaluate_retrieval"]

@@ -1,0 +1,106 @@
+"""Several task vectors side by side, and two checkpoints tensor by tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from taskmerge.checkpoints.components import layer_index
+from taskmerge.checkpoints.weights import Weights
+from taskmerge.errors import UsageError
+from taskmerge.merging.algebra.vectors import CHUNK, Checkpoint, TaskVector
+from taskmerge.numbers.rounding import decode
+
+
+def compare_task_vectors(base: Any, specialists: Mapping[str, Any]) -> dict[str, Any]:
+    """Norms (absolute, and relative to the base's over the same tensors), cosines, sign conflicts, norms by layer.
+
+    Returns plain tables for JSON: "norms" name -> [norm, relative], "cosine" and "sign_conflict" name -> name ->
+    number, "by_layer" layer -> name -> norm. Raises UsageError for fewer than one specialist.
+    """
+    if not specialists:
+        raise UsageError("nothing to compare", next_move="name the base, then at least one specialist")
+    start = Checkpoint.open(base)
+    vectors = {name: Checkpoint.open(source, label=name) - start for name, source in specialists.items()}
+    per_tensor = {name: vector.norms() for name, vector in vectors.items()}
+    base_norm = math.sqrt(math.fsum(_square(start.weights, name) for name in next(iter(vectors.values())).shapes))
+    totals = {name: math.hypot(*norms.values()) for name, norms in per_tensor.items()}
+    return {
+        "norms": {name: [total, total / base_norm if base_norm else math.nan] for name, total in totals.items()},
+        "cosine": _matrix(vectors, TaskVector.cosine),
+        "sign_conflict": _matrix(vectors, TaskVector.sign_conflict),
+        "by_layer": _by_layer(start, per_tensor),
+    }
+
+
+def _square(weights: Weights, name: str) -> float:
+    info = weights.tensors[name]
+    total = 0.0
+    for start in range(0, info.count, CHUNK):
+        values = decode(weights.read(name, start, min(start + CHUNK, info.count)), info.dtype)
+        total += float(values @ values)
+    return total
+
+
+def _matrix(vectors: Mapping[str, TaskVector], statistic: Any) -> dict[str, dict[str, float]]:
+    names = list(vectors)
+    table: dict[str, dict[str, float]] = {name: {} for name in names}
+    for place, one in enumerate(names):
+        for two in names[place:]:
+            table[one][two] = table[two][one] = statistic(vectors[one], vectors[two])
+    return {one: {two: table[one][two] for two in names} for one in names}
+
+
+def _by_layer(base: Checkpoint, per_tensor: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    components = base.components()
+    layers: dict[str, dict[str, float]] = {}
+    for name, norms in per_tensor.items():
+        for tensor, norm in norms.items():
+            index = layer_index(tensor)
+            layer = components[tensor] if index is None else f"{components[tensor]}.{index}"
+            row = layers.setdefault(layer, {})
+            row[name] = math.hypot(row.get(name, 0.0), norm)
+    return layers
+
+
+def differences(first: Any, second: Any) -> list[dict[str, Any]]:
+    """One row per tensor that is not bit for bit the same in both: what differs, how many entries, the largest step.
+
+    Names are compared as stored. Entries are compared by their bits, so 0.0 and -0.0 differ and equal NaNs do not.
+    """
+    one, two = Checkpoint.open(first).weights, Checkpoint.open(second).weights
+    rows = []
+    for name in dict.fromkeys((*one.tensors, *two.tensors)):
+        if name not in one.tensors or name not in two.tensors:
+            rows.append(_row(name, "only in the second" if name not in one.tensors else "only in the first"))
+        elif one.tensors[name] != two.tensors[name]:
+            a, b = one.tensors[name], two.tensors[name]
+            rows.append(_row(name, f"{a.dtype} {list(a.shape)} and {b.dtype} {list(b.shape)}"))
+        else:
+            count, largest = _unequal(one, two, name)
+            if count:
+                rows.append(_row(name, "values", count, largest))
+    return rows
+
+
+def _row(name: str, what: str, count: int | None = None, largest: float | None = None) -> dict[str, Any]:
+    return {"tensor": name, "difference": what, "entries": count, "largest": largest}
+
+
+def _unequal(one: Weights, two: Weights, name: str) -> tuple[int, float | None]:
+    info = one.tensors[name]
+    count, largest = 0, 0.0
+    for start in range(0, max(info.count, 1), CHUNK):
+        stop = min(start + CHUNK, info.count)
+        a, b = one.read(name, start, stop), two.read(name, start, stop)
+        size = max(len(a), 1)
+        unequal = (a.view(np.uint8).reshape(size, -1) != b.view(np.uint8).reshape(size, -1)).any(axis=1)
+        count += int(unequal.sum())
+        if unequal.any() and info.format.mergeable:
+            with np.errstate(invalid="ignore"):
+                gaps = np.abs(decode(a[unequal], info.dtype) - decode(b[unequal], info.dtype))
+            largest = max(largest, float(gaps.max()))
+    return count, largest if info.format.mergeable else None

@@ -1,0 +1,57 @@
+"""Covariances of layer inputs in a merge: which specialists must bring them, and the matrices for one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from taskmerge.checkpoints.covariances import covariance_of, covariances_beside
+from taskmerge.checkpoints.lineage.census import Census
+from taskmerge.checkpoints.weights import Weights
+from taskmerge.errors import Problem
+from taskmerge.merging.steps import Source
+
+if TYPE_CHECKING:
+    import torch
+
+
+def protected_specialists(census: Census, patterns: Sequence[str], place: str, problems: list[Problem]) -> list[str]:
+    """The specialists that bring the components named by `protect`; what is wrong goes to `problems`."""
+    found: list[str] = []
+    for pattern in patterns:
+        owners = {
+            owner for name, labels in census.own.items() if census.selects(pattern, name) for owner in labels
+        } or {pattern} & set(census.specialists)
+        if not owners:
+            known = {census.components[name] for name in census.own} | set(census.specialists)
+            what = f"protect: {pattern!r} is no component that a specialist brings"
+            problems.append(Problem(what, place, f"known: {', '.join(sorted(known))}"))
+        found += [label for label in census.specialists if label in owners and label not in found]
+    return found
+
+
+def missing(inputs: Mapping[str, Weights], labels: Sequence[str], why: str, place: str) -> list[Problem]:
+    """A problem for each specialist without covariances beside it."""
+    return [
+        Problem(
+            f"{why} needs the covariances of {label}'s layer inputs, and {inputs[label].label} has none",
+            place,
+            f"collect them from unlabelled probes: `taskmerge stats {inputs[label].label} --probes data.jsonl`",
+        )
+        for label in labels
+        if covariances_beside(inputs[label]) is None
+    ]
+
+
+def matrices(
+    inputs: Mapping[str, Weights], sources: Sequence[Source], wanted: Sequence[str] | None = None
+) -> list[torch.Tensor | None]:
+    """One (inputs, inputs) float64 a source; None where the layer was not measured, or its label is not in `wanted`."""
+    import torch
+
+    found: list[torch.Tensor | None] = []
+    for source in sources:
+        asked = wanted is None or source.label in wanted
+        matrix = covariance_of(inputs[source.label], source.name) if asked else None
+        found.append(None if matrix is None else torch.from_numpy(matrix))
+    return found

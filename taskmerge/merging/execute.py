@@ -1,0 +1,131 @@
+"""Plan -> files: streams the fused model into its folder. Nothing is decided here."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.checkpoints.hashing import sha256_of
+from taskmerge.checkpoints.output.saving import AHEAD, MEMORY, write_shards
+from taskmerge.checkpoints.output.writing import OutputFolder, check_space
+from taskmerge.errors import MergeError, TaskmergeError
+from taskmerge.kernels import threads
+from taskmerge.merging import provenance
+from taskmerge.merging.fused import FusedWeights
+from taskmerge.merging.identity import identity, input_folders, weight_files
+from taskmerge.merging.model_card import model_card
+from taskmerge.merging.sides import add_side_files
+from taskmerge.merging.steps import BASE, Plan
+from taskmerge.recipes import Recipe
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a run has made. path: the output folder; sha256: of each weight file; resumed: files taken over."""
+
+    path: Path
+    bytes: int
+    sha256: Mapping[str, str]
+    resumed: tuple[str, ...] = ()
+
+
+def execute(
+    plan: Plan,
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: str = "cpu",
+    fresh: bool = False,
+    progress: Progress | None = None,
+    memory: int = MEMORY,
+) -> Written:
+    """Writes the planned model into folder `out`, whole or not at all.
+
+    memory: bytes an elementwise merge stays within, besides mapped input pages; other methods need their largest
+    tensor whole. progress: called with the number of bytes written since the last call.
+
+    An interrupted run leaves its finished files beside `out` and the next call goes on from them, and so does one that
+    lacked room or a download. A failure that another try cannot mend (a NaN, integers that disagree) leaves nothing.
+    Raises OutputError, MergeError, CheckpointError.
+    """
+    check_integers(plan)
+    fused = FusedWeights(plan, device)
+    with OutputFolder(out, identity(plan, recipe), fresh, input_folders(plan)) as output:
+        resumed = tuple(output.finished)
+        try:
+            left = [shard for shard in plan.shards if shard.file not in output.finished]
+            check_space(out, sum(shard.size for shard in left))
+            hashes = _Hashes(plan)
+            write_shards(output, list(plan.shards), fused.read_into, progress, memory, 1 if threads() == 1 else AHEAD)
+            _add_everything_else(output, plan, recipe, hashes.result())
+            output.publish()
+        except TaskmergeError as error:
+            if isinstance(error, MergeError) or not output.finished:
+                output.abandon()
+            raise
+    return Written(out, plan.bytes_written, dict(output.finished), resumed)
+
+
+def _add_everything_else(output: OutputFolder, plan: Plan, recipe: Recipe, inputs: Mapping[str, Any]) -> None:
+    add_side_files(output, plan, recipe.output.dtype)
+    record = provenance.describe(plan, recipe.text, recipe.folder, output.final, inputs)
+    record["outputs"] = dict(output.finished)
+    output.add_text(provenance.FILE, provenance.render(record))
+    sources = {BASE: recipe.base, **{name: row.adapter or row.model for name, row in recipe.specialists.items()}}
+    output.add_text("README.md", model_card(plan, output.final.name, recipe.text, sources))
+
+
+def check_integers(plan: Plan) -> None:
+    """Integer and bool tensors are never averaged: raises MergeError for each that differs between inputs."""
+    for step in plan.steps:
+        if step.action != "keep" or not step.specialists:
+            continue
+        base = plan.inputs[BASE].read(step.source.name)
+        for source in step.specialists:
+            if not np.array_equal(base, plan.inputs[source.label].read(source.name)):
+                raise MergeError(
+                    f"the {step.info.dtype} tensor {step.info.name!r} differs between the base and {source.label}",
+                    next_move=f"say whose to keep: rules: - {{match: {step.info.name!r}, keep: base}}",
+                )
+
+
+def describe_inputs(plan: Plan) -> dict[str, Any]:
+    """label -> what was read: the text that named it, commit on the hub, sha256 of each file."""
+    table: dict[str, Any] = {}
+    for label, weights in plan.inputs.items():
+        files = {name: sha256_of(file.path) for name, file in weight_files(weights).items()}
+        table[label] = {"source": weights.label, "files": files}
+        if commit := getattr(weights, "commit", None):
+            table[label]["commit"] = commit
+    return table
+
+
+class _Hashes:
+    """sha256 of all inputs, and what else the record takes long to find out, in a thread beside the merge."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._table: dict[str, Any] = {}
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(plan,), daemon=True)
+        self._thread.start()
+
+    def _run(self, plan: Plan) -> None:
+        try:
+            provenance.versions()
+            self._table = json.loads(json.dumps(describe_inputs(plan)))
+        except BaseException as error:
+            self._failure = error
+
+    def result(self) -> dict[str, Any]:
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        return self._table

@@ -1,0 +1,81 @@
+"""What a fuse depends on: the files behind its inputs, and one text that is equal only for runs that write the same."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from taskmerge import __version__
+from taskmerge.checkpoints.covariances import FILE as COVARIANCES
+from taskmerge.checkpoints.formats.files import WeightFile
+from taskmerge.checkpoints.hashing import fingerprint
+from taskmerge.checkpoints.output.side_files import side_files
+from taskmerge.checkpoints.weights import Weights
+from taskmerge.merging.steps import Plan
+from taskmerge.methods import MergeMethod
+from taskmerge.recipes import Recipe
+
+_PACKAGE = Path(__file__).parent.parent
+
+
+def identity(plan: Plan, recipe: Recipe) -> str:
+    """Equal only for runs that would write the same bytes: recipe, steps, state of every file that has a say, version.
+
+    Those are weights, configs, tokenizers, covariances, and files that methods come from. "" when that cannot be known,
+    as for inputs in memory.
+    """
+    digest = hashlib.sha256()
+    for part in (__version__, recipe.to_yaml(), repr(plan.steps), repr(plan.seed)):
+        digest.update(part.encode())
+    for label, weights in plan.inputs.items():
+        files = weight_files(weights)
+        if not files:  # in memory: nobody can say whether they are the same next time
+            return ""
+        for name, file in files.items():
+            digest.update(f"{label}:{name}:{file.origin or fingerprint(file.path)}".encode())
+        for path in _files_beside(weights):
+            digest.update(f"{label}:{path.name}:{fingerprint(path)}".encode())
+    for method in plan.methods.values():
+        digest.update(f"{method.name}:{_origin(method)}".encode())
+    return digest.hexdigest()
+
+
+def _files_beside(weights: Weights) -> list[Path]:
+    """What lies beside an input's weights and may decide about them; of the hub, the commit says it all."""
+    folder = getattr(weights, "folder", None)
+    if folder is None or getattr(weights, "commit", None):
+        return []
+    parts = dict(getattr(weights, "parts", None) or {})
+    paths = [folder / name for name in side_files(folder, parts.values())]
+    return [path for path in (*paths, folder / COVARIANCES) if path.is_file()]
+
+
+def _origin(method: MergeMethod) -> str:
+    """What stands for a method's code: this version's own, the state of its file, or nothing that comes again."""
+    try:
+        source = Path(inspect.getsourcefile(method.function) or "")
+    except TypeError:
+        source = Path()
+    if source.is_relative_to(_PACKAGE):
+        return "built in"
+    return fingerprint(source) if source.is_file() else uuid4().hex
+
+
+def weight_files(weights: Any) -> dict[str, WeightFile]:
+    """The files behind an input, however it is wrapped; none for weights in memory."""
+    while weights is not None:
+        if hasattr(weights, "files"):
+            return dict(weights.files)
+        weights = getattr(weights, "source", None)
+    return {}
+
+
+def input_folders(plan: Plan) -> list[Path]:
+    """The local folders that inputs are read from."""
+    folders = [getattr(weights, "folder", None) for weights in plan.inputs.values()]
+    folders += [file.path.parent for weights in plan.inputs.values() for file in weight_files(weights).values()
+                if file.local]  # fmt: skip
+    return list(dict.fromkeys(folder for folder in folders if folder is not None))

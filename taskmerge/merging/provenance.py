@@ -1,0 +1,77 @@
+"""The record that lies beside a fused model: recipe, inputs, versions, what became of each tensor, sha256 of all."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from taskmerge import __version__
+from taskmerge.checkpoints.formats.reading import load_json
+from taskmerge.errors import CheckpointError
+from taskmerge.merging.steps import Plan, TensorStep
+
+FILE = "taskmerge.json"
+_LIBRARIES = ("numpy", "numba", "torch", "safetensors", "huggingface_hub")
+
+
+def describe(plan: Plan, recipe: str, recipe_folder: Path, out: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The record as a table for JSON, but for the output's own hashes. inputs: see `describe_inputs`."""
+    rules = sorted({sentence(step) for step in plan.steps})
+    return {
+        "taskmerge": __version__,
+        "recipe": recipe,
+        "recipe_folder": os.path.relpath(recipe_folder, out),
+        "seed": plan.seed,
+        "inputs": inputs,
+        "versions": dict(versions()),
+        "rules": rules,
+        "tensors": {step.info.name: rules.index(sentence(step)) for step in plan.steps},
+        "dropped": {f"{drop.source.label}:{drop.source.name}": drop.rule for drop in plan.dropped},
+    }
+
+
+def sentence(step: TensorStep) -> str:
+    """What happened to a tensor, in words."""
+    if step.action != "merge":
+        return f"{step.action} from {step.source.label}: {step.rule}"
+    shares = ", ".join(
+        f"{source.label} {weight:g}" for source, weight in zip(step.specialists, step.weights, strict=True)
+    )
+    options = ", ".join(f"{name} {value}" for name, value in sorted(step.options.items()))
+    return f"{step.method} ({options}) of {shares}: {step.rule}"
+
+
+def read_provenance(folder: Path) -> dict[str, Any]:
+    """The record of a model made by taskmerge. Raises CheckpointError when there is none."""
+    path = folder / FILE
+    if not path.is_file():
+        raise CheckpointError(f"has no {FILE}: it was not made by taskmerge fuse", str(folder))
+    record = load_json(path)
+    wanted = {"recipe", "recipe_folder", "inputs", "outputs", "tensors", "rules"}
+    if not isinstance(record, dict) or not wanted <= record.keys():
+        raise CheckpointError("the provenance file lacks " + ", ".join(sorted(wanted - set(record))), str(path))
+    return record
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """The file's text: the same record gives the same bytes."""
+    return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+@cache
+def versions() -> Mapping[str, str | None]:
+    """Those of Python and of the libraries that a result may depend on; None for one that is not there."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to import
+
+    table: dict[str, str | None] = {"python": platform.python_version()}
+    for library in _LIBRARIES:
+        try:
+            table[library] = version(library)
+        except PackageNotFoundError:
+            table[library] = None
+    return table

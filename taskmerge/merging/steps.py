@@ -1,0 +1,125 @@
+"""The plan: what becomes of every tensor, by which rule; every check is behind it, no decision after it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from taskmerge.checkpoints.output.layout import ShardLayout
+from taskmerge.checkpoints.weights import BASE, TensorInfo, Weights
+from taskmerge.kernels.program import Program
+from taskmerge.methods.registry import MergeMethod
+
+Action = Literal["merge", "keep", "copy"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A tensor of one input. label: "base" or the specialist's name; name: as that input stores it."""
+
+    label: str
+    name: str
+
+
+@dataclass(frozen=True)
+class TensorStep:
+    """What becomes of one output tensor.
+
+    info: name, dtype and shape in the output. rule: the sentence that claims it. action "keep" and "copy" take `source`
+    as it is; "merge" combines the base's tensor with `specialists`, one weight each, by `method` with `options`.
+    protected: specialists whose inputs' directions the others' deltas lose first. as_is: the recipe itself names whose
+    tensor to take, so that NaN in it is the user's own wish.
+    """
+
+    info: TensorInfo
+    component: str
+    action: Action
+    rule: str
+    source: Source
+    specialists: tuple[Source, ...] = ()
+    weights: tuple[float, ...] = ()
+    method: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    protected: tuple[str, ...] = ()
+    as_is: bool = False
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """An input tensor that does not reach the output, and the rule that says so."""
+
+    source: Source
+    rule: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A merge, decided.
+
+    inputs: label -> weights ("base" and every specialist). steps: one per output tensor, in output order. methods: by
+    the name used in the steps. shards: the exact layout of the output. parts: module folder -> path.
+    side_folders: where the side files come from, first wins. tokenizer_folder: where those of the tokenizer come
+    from, when not from there. texts: side files of the transformer written anew. seed: of random drops.
+    protect_energy: share of energy that `protected` holds.
+    """
+
+    inputs: Mapping[str, Weights]
+    steps: tuple[TensorStep, ...]
+    dropped: tuple[Dropped, ...]
+    methods: Mapping[str, MergeMethod]
+    shards: tuple[ShardLayout, ...]
+    parts: Mapping[str, str]
+    config: Mapping[str, Any]
+    side_folders: tuple[Path, ...] = ()
+    tokenizer_folder: Path | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+    seed: int = 0
+    protect_energy: float = 0.9
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def base(self) -> Weights:
+        """The base's weights."""
+        return self.inputs[BASE]
+
+    @property
+    def bytes_written(self) -> int:
+        """Size of all weight files."""
+        return sum(shard.size for shard in self.shards)
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of input tensors that the steps use, each once."""
+        total = 0
+        for step in self.steps:
+            used = (Source(BASE, step.source.name), *step.specialists) if step.action == "merge" else (step.source,)
+            total += sum(self.inputs[source.label].tensors[source.name].nbytes for source in used)
+        return total
+
+    @property
+    def whole_tensor_bytes(self) -> int:
+        """Most bytes that a step takes whose method is given whole tensors, about; 0 when all are streamed.
+
+        Held at once: float64 base, result and, per specialist, the tensor and its delta.
+        """
+        return max((8 * step.info.count * (2 * len(step.specialists) + 3) for step in self._whole_steps()), default=0)
+
+    def program(self, step: TensorStep) -> Program | None:
+        """What streams a step that merges; None where its method is given whole tensors."""
+        program = self.methods[step.method].program(step.weights, step.options, step.info.shape)
+        if program is None or step.protected or (program.each and step.info.dtype != "F64"):
+            return None
+        return program
+
+    def _whole_steps(self) -> Iterator[TensorStep]:
+        yield from (step for step in self.steps if step.action == "merge" and self.program(step) is None)
+
+    def table(self) -> dict[str, Counter[str]]:
+        """Component -> how many tensors are merged, kept, copied."""
+        rows: dict[str, Counter[str]] = {}
+        for step in self.steps:
+            rows.setdefault(step.component, Counter())[step.action] += 1
+        return rows

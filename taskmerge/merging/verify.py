@@ -1,0 +1,113 @@
+"""Whether a fused model is what its record says: hashes of inputs and output, and every tensor derived again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.checkpoints.formats.reading import open_stored
+from taskmerge.checkpoints.hashing import sha256_of
+from taskmerge.checkpoints.output.saving import CHUNK
+from taskmerge.errors import Problem, RecipeError
+from taskmerge.merging.fused import FusedWeights
+from taskmerge.merging.identity import weight_files
+from taskmerge.merging.plan import plan
+from taskmerge.merging.provenance import read_provenance, sentence
+from taskmerge.merging.steps import Plan
+from taskmerge.recipes import loads
+
+
+def verify(folder: Path, rederive: bool = True, recipe_folder: Path | None = None) -> list[str]:
+    """Every difference between the model in `folder` and its record, as sentences; empty when there is none.
+
+    rederive: also run the recorded recipe again and compare tensor by tensor (reads all inputs). recipe_folder: where
+    the recipe's relative paths start; None: where it lay, seen from `folder`, which fails when that was moved alone.
+    Raises CheckpointError without a record, and what planning raises when inputs are gone.
+    """
+    record = read_provenance(folder)
+    findings = _output_hashes(folder, record)
+    start = folder / record["recipe_folder"] if recipe_folder is None else recipe_folder
+    recipe = loads(record["recipe"], str(folder / "taskmerge.json"), start)
+    try:
+        decided = plan(recipe)
+    except RecipeError as error:
+        if recipe_folder is not None:
+            raise
+        looked = f"seen from the model, the recipe lay in {os.path.normpath(start)}"
+        move = "if the model was moved alone, say where the recipe's paths start: verify --recipe-folder FOLDER"
+        raise RecipeError([*error.problems, Problem(looked, str(folder / "taskmerge.json"), move)]) from None
+    findings += _input_hashes(decided, record)
+    findings += _rules(decided, record)
+    if rederive:
+        findings += _tensors(folder, decided)
+    return findings
+
+
+def changed_outputs(folder: Path) -> list[str]:
+    """Weight files of a fused model that are not the recorded ones, as sentences. Raises CheckpointError."""
+    return _output_hashes(folder, read_provenance(folder))
+
+
+def _output_hashes(folder: Path, record: dict[str, Any]) -> list[str]:
+    findings = []
+    for name, digest in record["outputs"].items():
+        path = folder / name
+        if not path.resolve().is_relative_to(folder.resolve()):
+            findings.append(f"{name}: lies outside the folder")
+        elif not path.is_file():
+            findings.append(f"{name}: missing")
+        elif sha256_of(path) != digest:
+            findings.append(f"{name}: its sha256 is not the recorded one")
+    return findings
+
+
+def _input_hashes(decided: Plan, record: dict[str, Any]) -> list[str]:
+    findings = []
+    for label, weights in decided.inputs.items():
+        recorded = record["inputs"].get(label, {}).get("files", {})
+        found = {name: sha256_of(file.path) for name, file in weight_files(weights).items()}
+        changed = sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
+        findings += [f"input {label}: {name} is not the recorded file" for name in changed]
+    return findings
+
+
+def _rules(decided: Plan, record: dict[str, Any]) -> list[str]:
+    recorded = {name: record["rules"][number] for name, number in record["tensors"].items()}
+    planned = {step.info.name: sentence(step) for step in decided.steps}
+    return [
+        f"tensor {name}: recorded {recorded.get(name)!r}, planned now {planned.get(name)!r}"
+        for name in sorted(recorded.keys() | planned.keys())
+        if recorded.get(name) != planned.get(name)
+    ]
+
+
+def _tensors(folder: Path, decided: Plan) -> list[str]:
+    stored, fused = open_stored(folder), FusedWeights(decided)
+    findings = []
+    for name in sorted(stored.tensors.keys() | fused.tensors.keys()):
+        if name not in stored.tensors or name not in fused.tensors:
+            findings.append(f"tensor {name}: {'missing' if name in fused.tensors else 'not planned'}")
+        elif stored.tensors[name] != fused.tensors[name]:
+            findings.append(f"tensor {name}: {stored.tensors[name]} stored, {fused.tensors[name]} derived")
+        else:
+            differing, first = _compare(stored, fused, name)
+            if differing:
+                findings.append(f"tensor {name}: {differing:,} entries differ, first at entry {first:,}")
+    return findings
+
+
+def _compare(stored: Any, fused: Any, name: str) -> tuple[int, int]:
+    """Number of differing entries and the first of them."""
+    count, differing, first = stored.tensors[name].count, 0, -1
+    for start in range(0, count, CHUNK):
+        stop = min(start + CHUNK, count)
+        one = stored.read(name, start, stop).view(np.uint8).reshape(stop - start, -1)
+        two = fused.read(name, start, stop).view(np.uint8).reshape(stop - start, -1)
+        unequal = np.flatnonzero((one != two).any(axis=1))
+        if unequal.size and first < 0:
+            first = start + int(unequal[0])
+        differing += unequal.size
+    return differing, first

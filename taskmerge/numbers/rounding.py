@@ -1,0 +1,49 @@
+"""Stored bits to float64 and back, rounding once, to nearest even. The NumPy form; kernels have their own."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from taskmerge.errors import MergeError
+from taskmerge.numbers.dtypes import DTYPES
+
+
+def decode(stored: np.ndarray, dtype: str) -> np.ndarray:
+    """Entries of format `dtype` (BF16 as uint16 bits), any shape -> float64 of the same shape, exact."""
+    if not DTYPES[dtype].mergeable:
+        raise MergeError(f"{dtype} entries are not floating-point numbers to compute with")
+    if dtype == "BF16":
+        return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+    return stored.astype(np.float64)
+
+
+def encode(values: np.ndarray, dtype: str) -> np.ndarray:
+    """float64 of any shape -> entries of format `dtype`; half-way cases go to the even neighbour, overflow to inf."""
+    if dtype != "BF16":
+        with np.errstate(over="ignore"):
+            return values.astype(DTYPES[dtype].storage)
+    # Through float32 by rounding to odd: the last bit remembers that something was cut off, so that the second
+    # rounding decides as if it had seen all of the float64.
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float32)
+    bits = narrow.view(np.uint32)
+    inexact = (narrow != values) & np.isfinite(values)
+    towards_zero = bits - (np.abs(narrow.astype(np.float64)) > np.abs(values)).astype(np.uint32)
+    bits = np.where(inexact, towards_zero | np.uint32(1), bits)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    quiet_nan = np.uint32(0x7FC0)
+    return np.where(np.isnan(values), quiet_nan, rounded).astype(np.uint16)
+
+
+def holds_nan(stored: np.ndarray, dtype: str) -> bool:
+    """Whether any entry of format `dtype` is NaN."""
+    if dtype == "BF16":
+        return bool(((stored & np.uint16(0x7FFF)) > np.uint16(0x7F80)).any())
+    return bool(np.isnan(stored).any())
+
+
+def infinities(stored: np.ndarray, dtype: str) -> int:
+    """How many entries of format `dtype` are +inf or -inf."""
+    if dtype == "BF16":
+        return int(np.count_nonzero((stored & np.uint16(0x7FFF)) == np.uint16(0x7F80)))
+    return int(np.count_nonzero(np.isinf(stored)))

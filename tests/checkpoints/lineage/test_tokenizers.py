@@ -1,0 +1,280 @@
+"""Vocabularies of different sizes and orders: rows follow their tokens, in the tables, the heads and the config."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import transformers
+import zoo
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from taskmerge import merging as fusion
+from taskmerge import recipes
+from taskmerge.checkpoints.formats.reading import open_stored
+from taskmerge.checkpoints.lineage.tokenizers import Vocabulary, join, read_vocabulary
+from taskmerge.errors import CheckpointError, MergeError, TaskmergeError
+
+WORDS = "a dog cat red blue sound of tone high low".split()
+
+
+def tokenizer(words: list[str], added: tuple[str, ...] = (), template: str | None = None) -> PreTrainedTokenizerFast:
+    tokens = {token: row for row, token in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", *words])}
+    core = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
+    )
+    made.add_special_tokens({"additional_special_tokens": list(added)})
+    made.chat_template = template
+    return made
+
+
+def save(
+    folder: Path,
+    words: list[str],
+    added: tuple[str, ...] = (),
+    *,
+    seed: int,
+    tied: bool,
+    rows: int | None = None,
+    **more: Any,
+) -> Path:
+    made = tokenizer(words, added, more.pop("template", None))
+    kind = zoo.BY_NAME["Qwen3"]
+    config = {**kind.config, "vocab_size": rows or len(made), "tie_word_embeddings": tied, **more}
+    zoo.save(dataclasses.replace(kind, config=config).build(seed=seed), folder)
+    made.save_pretrained(folder)
+    return folder
+
+
+def fuse(out: Path, base: Path, specialists: dict[str, tuple[Path, float]], mode: str) -> fusion.Plan:
+    recipe = recipes.from_dict(
+        {
+            "base": str(base),
+            "specialists": {
+                label: {"model": str(path), "weight": weight} for label, (path, weight) in specialists.items()
+            },
+            "merge": {"method": "task_arithmetic"},
+            "output": {"tokenizer": mode},
+        }
+    )
+    plan = fusion.plan(recipe)
+    fusion.execute(plan, recipe, out)
+    return plan
+
+
+def tables(folder: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Tensor with one row per token -> token -> row, float64, by the folder's own tokenizer."""
+    stored, ids = open_stored(folder), transformers.AutoTokenizer.from_pretrained(folder).get_vocab()
+    found = {}
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        if name in stored.tensors:
+            matrix = stored.read(name).reshape(stored.tensors[name].shape).astype("f8")
+            found[name] = {token: matrix[row] for token, row in ids.items()}
+    return found
+
+
+def load(folder: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    return model
+
+
+def expected_row(
+    token: str, base: dict[str, np.ndarray], specialists: list[tuple[dict[str, np.ndarray], float]]
+) -> Any:
+    having = [(own[token], weight) for own, weight in specialists if token in own]
+    if token in base:
+        return base[token] + sum(weight * (row - base[token]) for row, weight in having)
+    return np.mean([row for row, _ in having], axis=0)
+
+
+@pytest.mark.parametrize("tied", [True, False], ids=["tied head", "untied head"])
+@pytest.mark.parametrize("mode", ["base", "union", "audio"])
+def test_rows_follow_their_tokens(tmp_path: Path, mode: str, tied: bool) -> None:
+    base = save(tmp_path / "base", WORDS, seed=0, tied=tied)
+    audio = save(
+        tmp_path / "audio",
+        WORDS[::-1],
+        (
+            "<|audio|>",
+            "<|end|>",
+        ),
+        seed=1,
+        tied=tied,
+    )
+    image = save(
+        tmp_path / "image",
+        WORDS[:7],
+        (
+            "<|image|>",
+            "<|end|>",
+        ),
+        seed=2,
+        tied=tied,
+    )
+    out = tmp_path / "out"
+    plan = fuse(out, base, {"audio": (audio, 0.5), "image": (image, 0.25)}, mode)
+    assert ("tokens of image without a row in the output: 1 ('<|image|>')" in plan.warnings) is (mode == "audio")
+    assert any("tokens of audio without a row in the output: 2" in warning for warning in plan.warnings) is (
+        mode == "base"
+    )
+    found, parts = tables(out), {folder: tables(folder) for folder in (base, audio, image)}
+    assert ("lm_head.weight" in found) is not tied
+    for name, rows in found.items():
+        own = [(parts[audio][name], 0.5), (parts[image][name], 0.25)]
+        for token, row in rows.items():
+            np.testing.assert_allclose(
+                row, expected_row(token, parts[base][name], own), rtol=3e-7, atol=1e-8, err_msg=token
+            )
+    kept = {
+        "base": set(parts[base]["model.embed_tokens.weight"]),
+        "audio": set(parts[audio]["model.embed_tokens.weight"]),
+    }
+    everything = kept["base"] | kept["audio"] | {"<|image|>"}
+    assert set(found["model.embed_tokens.weight"]) == kept.get(mode, everything)
+    model, made = load(out), transformers.AutoTokenizer.from_pretrained(out)
+    assert model.get_input_embeddings().num_embeddings == model.config.vocab_size >= len(made)
+    assert (model.lm_head.weight is model.get_input_embeddings().weight) is tied
+    if mode == "union":
+        ids = made("red <|audio|> dog <|end|>", add_special_tokens=False)["input_ids"]
+        assert made.convert_ids_to_tokens(ids) == ["red", "<|audio|>", "dog", "<|end|>"]
+        assert {"<|audio|>", "<|image|>", "<|end|>"} <= set(made.all_special_tokens)
+
+
+def test_special_token_ids_of_the_config_follow_a_chosen_tokenizer(tmp_path: Path) -> None:
+    base = save(tmp_path / "base", WORDS, seed=0, tied=False, eos_token_id=5)  # "dog" ends a sentence
+    other = save(tmp_path / "other", WORDS[::-1], seed=1, tied=False)
+    fuse(tmp_path / "out", base, {"other": (other, 0.5)}, "other")
+    ids = transformers.AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert ids["dog"] != 5 and config["eos_token_id"] == ids["dog"]
+
+
+def test_padded_tables_stay_padded_to_the_same_multiple(tmp_path: Path) -> None:
+    base = save(tmp_path / "base", WORDS, seed=0, tied=False, rows=32)
+    more = tuple(f"<extra{number}>" for number in range(20))
+    other = save(tmp_path / "other", WORDS, more, seed=1, tied=False, rows=40)
+    fuse(tmp_path / "out", base, {"other": (other, 1.0)}, "union")
+    assert load(tmp_path / "out").config.vocab_size == 64
+    name = "model.embed_tokens.weight"
+    found, theirs = tables(tmp_path / "out")[name], tables(other)[name]
+    for token in more:
+        np.testing.assert_array_equal(found[token], theirs[token])
+
+
+def test_room_in_a_padded_table_is_used_before_it_grows(tmp_path: Path) -> None:
+    base = save(tmp_path / "base", WORDS, seed=0, tied=False, rows=32)
+    other = save(tmp_path / "other", WORDS, ("<|new|>",), seed=1, tied=False, rows=32)
+    fuse(tmp_path / "out", base, {"other": (other, 0.3)}, "union")
+    assert load(tmp_path / "out").config.vocab_size == 32
+    name = "model.embed_tokens.weight"
+    np.testing.assert_array_equal(tables(tmp_path / "out")[name]["<|new|>"], tables(other)[name]["<|new|>"])
+
+
+def test_the_chat_template_goes_with_the_tokenizer(tmp_path: Path) -> None:
+    base = save(tmp_path / "base", WORDS, seed=0, tied=False, template="base {{ messages }}")
+    other = save(tmp_path / "other", WORDS, ("<|new|>",), seed=1, tied=False, template="other {{ messages }}")
+    for mode, words in (("base", "base"), ("union", "base"), ("other", "other")):
+        fuse(tmp_path / f"out_{mode}", base, {"other": (other, 0.3)}, mode)
+        made = transformers.AutoTokenizer.from_pretrained(tmp_path / f"out_{mode}")
+        assert made.chat_template.startswith(words)
+
+
+def test_different_sizes_without_a_tokenizer_are_refused(tmp_path: Path) -> None:
+    base = save(tmp_path / "base", WORDS, seed=0, tied=False)
+    other = save(tmp_path / "other", WORDS, ("<|new|>",), seed=1, tied=False)
+    (other / "tokenizer.json").unlink()
+    with pytest.raises(TaskmergeError, match="no tokenizer of other to match them by"):
+        fuse(tmp_path / "out", base, {"other": (other, 0.5)}, "union")
+
+
+def test_another_tokenizer_is_not_taken_for_an_extended_one() -> None:
+    base = Vocabulary({"a": 0}, {}, Path("base"))
+    other = Vocabulary({f"t{row}": row for row in range(2000)}, {}, Path("other"))
+    with pytest.raises(MergeError, match="2000 ordinary tokens the base lacks: another tokenizer"):
+        join({"base": base, "other": other}, {"base": 1, "other": 2000}, "union", "base")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    {
+        "tokenizer.json": '{"model": {"vocab": {"a": -1}}}',
+        "tokenizer.json ": '{"model": {"vocab": {"a": 1e9}}}',
+        "tokenizer.json  ": '{"model": {"vocab": {"a": true}}}',
+        "tokenizer.json   ": '{"model": []}',
+        "tokenizer.json    ": "[1]",
+        "tokenizer.json     ": '{"model": {"vocab": [["a"], 3]}}',
+        "tokenizer.json      ": '{"model": {"vocab": {}}, "added_tokens": [{"id": 3}]}',
+        "tokenizer.json       ": '{"model": {"vocab": {}}, "added_tokens": {"a": 3}}',
+        "vocab.json": '{"a": "0"}',
+        "vocab.json ": "[]",
+    }.items(),
+)
+def test_broken_tokenizers_are_errors_with_their_place(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name.strip()).write_text(text)
+    with pytest.raises(CheckpointError, match=name.strip()):
+        read_vocabulary(tmp_path)
+
+
+def test_an_adapter_with_tokens_of_its_own(tmp_path: Path) -> None:
+    import peft
+
+    base = save(tmp_path / "base", WORDS, seed=0, tied=False)
+    extended = tokenizer(WORDS, ("<|new|>", "<|end|>"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = transformers.AutoModelForCausalLM.from_pretrained(base)
+        model.resize_token_embeddings(len(extended), mean_resizing=False)
+        chosen = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
+        adapter = peft.get_peft_model(model, chosen)
+        zoo.perturb(adapter, 3)
+        adapter.save_pretrained(tmp_path / "adapter")
+    extended.save_pretrained(tmp_path / "adapter")
+    fuse(tmp_path / "out", base, {"one": (tmp_path / "adapter", 1.0)}, "union")
+    assert load(tmp_path / "out").config.vocab_size == len(extended)
+    made = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
+    stored = open_stored(tmp_path / "out")
+    for name, module in (("model.embed_tokens.weight", "embed_tokens"), ("lm_head.weight", "lm_head")):
+        trained = next(
+            v for n, v in adapter.state_dict().items() if n.endswith(f"{module}.modules_to_save.default.weight")
+        )
+        found = stored.read(name).reshape(len(extended), -1)
+        for token, row in extended.get_vocab().items():
+            np.testing.assert_allclose(found[made.get_vocab()[token]], trained[row].numpy(), rtol=1e-6, err_msg=token)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    orders=st.lists(st.permutations(range(6)), min_size=2, max_size=3),
+    extra=st.lists(st.integers(0, 3), min_size=2, max_size=3),
+    mode=st.sampled_from(["base", "union", "one"]),
+)
+def test_every_row_is_the_row_of_its_token(orders: list[list[int]], extra: list[int], mode: str) -> None:
+    labels = ["base", "one", "two"][: min(len(orders), len(extra))]
+    vocabularies = {}
+    for label, order, more in zip(labels, orders, extra, strict=False):
+        tokens = [f"t{number}" for number in order] + [f"new{number}" for number in range(more)]
+        vocabularies[label] = Vocabulary({token: row for row, token in enumerate(tokens)}, {}, Path(label))
+    rows = join(vocabularies, {label: own.size for label, own in vocabularies.items()}, mode, "base")
+    if rows is None:
+        assert len({frozenset(own.ids.items()) for own in vocabularies.values()}) == 1
+        return
+    assert sorted(rows.ids.values()) == list(range(len(rows.ids)))
+    for token, row in rows.ids.items():
+        for label, own in vocabularies.items():
+            assert rows.of[label][row] == own.ids.get(token, -1)
+    wanted = {"base": vocabularies["base"].ids, "one": vocabularies["one"].ids}.get(mode)
+    assert set(rows.ids) == (set(wanted) if wanted else set().union(*(own.ids for own in vocabularies.values())))
+    assert rows.count == len(rows.ids)

@@ -1,0 +1,182 @@
+"""mergekit configurations over four tiny models, and fingerprints of what they merge to.
+
+`python tests/mergekit_cases.py tests/oracles/mergekit.json`, run by a Python that has mergekit 0.1.5 (and this
+repository on its path, for the random numbers), makes the models, merges them and writes the fingerprints.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taskmerge.numbers.randomness import stream_key, uniform_bits
+
+LAYERS = 4
+SHAPES: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (16, 8)}
+for _layer in range(LAYERS):
+    _at = f"model.layers.{_layer}."
+    SHAPES |= {f"{_at}self_attn.{name}_proj.weight": (8, 8) for name in "qkvo"}
+    SHAPES |= {f"{_at}mlp.{name}_proj.weight": (12, 8) for name in ("gate", "up")}
+    SHAPES |= {f"{_at}mlp.down_proj.weight": (8, 12)}
+    SHAPES |= {f"{_at}{name}_layernorm.weight": (8,) for name in ("input", "post_attention")}
+SHAPES |= {"model.norm.weight": (8,), "lm_head.weight": (16, 8)}
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "vocab_size": 16,
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+}
+
+
+def draw(label: str, name: str) -> np.ndarray:
+    """Numbers in [-1, 1) that depend on the names alone: float64, the tensor's shape."""
+    shape = SHAPES[name]
+    bits = uniform_bits(stream_key(0, label, name), 0, int(np.prod(shape)))
+    return (bits / 2.0**31 - 1.0).reshape(shape)
+
+
+def model(label: str) -> dict[str, np.ndarray]:
+    """The base, or the base moved a little: float32."""
+    tensors = {}
+    for name in SHAPES:
+        values = draw("base", name) * 0.3 + (1.0 if "norm" in name else 0.0)
+        if label != "base":
+            values = values + 0.05 * draw(label, name)
+        tensors[name] = values.astype(np.float32)
+    return tensors
+
+
+def save_models(folder: Path) -> None:
+    from safetensors.numpy import save_file
+
+    for label in ("base", "m0", "m1", "m2"):
+        (folder / label).mkdir()
+        save_file(model(label), folder / label / "model.safetensors", metadata={"format": "pt"})
+        (folder / label / "config.json").write_text(json.dumps(CONFIG))
+
+
+def fingerprint(tensors: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """Two projections of each tensor: any entry that differs shows in them."""
+    found = {}
+    for name, values in tensors.items():
+        flat = np.asarray(values, dtype=np.float64).reshape(SHAPES[name])
+        found[name] = [float((flat * draw(probe, name)).sum()) for probe in ("probe 1", "probe 2")]
+    return found
+
+
+TWO = "models: [{model: m0, parameters: {weight: 0.3}}, {model: m1, parameters: {weight: 0.9}}]\n"
+THREE = "models: [{model: m0}, {model: m1}, {model: m2}]\n"
+DENSE = (
+    "models: [{model: m0, parameters: {weight: 0.3, density: %s}},"
+    " {model: m1, parameters: {weight: 0.9, density: %s}}]\n"
+)
+PAIR = "models: [{model: m0}, {model: m1}]\n"
+BASE = "base_model: base\n"
+GATED = "{weight: [{filter: self_attn, value: [0.0, 1.0]}, {filter: mlp, value: 0.25}, {value: 0.5}]}"
+
+CASES: dict[str, str] = {
+    "linear": "merge_method: linear\n" + TWO,
+    "linear unnormalized": "merge_method: linear\n" + TWO + "parameters: {normalize: false}\n",
+    "linear to bfloat16": "merge_method: linear\n" + TWO + "out_dtype: bfloat16\n",
+    "sum": "merge_method: task_arithmetic\n" + BASE + TWO,
+    "sum normalized": "merge_method: task_arithmetic\n" + BASE + TWO + "parameters: {normalize: true, lambda: 0.7}\n",
+    "sum, base listed": "merge_method: task_arithmetic\n" + BASE + TWO.replace("[{", "[{model: base}, {", 1),
+    "sum, gradient": "merge_method: task_arithmetic\n" + BASE + TWO.replace("0.3", "[0.0, 0.5, 1.0]"),
+    "sum, filters": "merge_method: task_arithmetic\n" + BASE + TWO.replace("{weight: 0.3}", GATED),
+    "sum, filter without default": "merge_method: task_arithmetic\n"
+    + BASE
+    + TWO.replace("0.3", "[{filter: self_attn, value: 0.3}]")
+    + "parameters: {weight: 0.1}\n",
+    "sum, overlapping filters": "merge_method: task_arithmetic\n"
+    + BASE
+    + TWO.replace("0.3", '[{filter: "1.self", value: 0.2}, {filter: "layers.1.", value: 0.6}, {value: 0.1}]'),
+    "sum, filtered flag": "merge_method: task_arithmetic\n"
+    + BASE
+    + TWO
+    + "parameters: {normalize: [{filter: mlp, value: true}, {value: false}]}\n",
+    "sum, models as mappings": "merge_method: task_arithmetic\nbase_model: {model: {path: base}}\n"
+    + "models: [{model: {model: {path: m0}}, parameters: {weight: '0.5'}}]\n",
+    "ties": "merge_method: ties\n" + BASE + DENSE % (0.5, 0.5),
+    "ties of all": "merge_method: ties\n" + BASE + TWO,
+    "ties unnormalized": "merge_method: ties\n"
+    + BASE
+    + DENSE % (0.5, 0.5)
+    + "parameters: {normalize: false, int8_mask: true, lambda: 0.5}\n",
+    "ties, densities differ": "merge_method: ties\n" + BASE + DENSE % (0.2, 0.7),
+    "ties, densities by filter": "merge_method: ties\n"
+    + BASE
+    + TWO.replace("0.9", "[{filter: self_attn, value: 0.5}, {value: 0.9}]")
+    + "parameters: {density: [{filter: mlp, value: 0.3}, {filter: layers.1, value: 0.4}, {value: 0.6}]}\n",
+    "dare_linear of all": "merge_method: dare_linear\n" + BASE + DENSE % (1.0, 1.0),
+    "dare_ties of all": "merge_method: dare_ties\n" + BASE + TWO,
+    "della of all": "merge_method: della\n" + BASE + TWO,
+    "della_linear of all": "merge_method: della_linear\n" + BASE + TWO,
+    "breadcrumbs": "merge_method: breadcrumbs\n" + BASE + DENSE % (0.5, 0.5) + "parameters: {gamma: 0.05}\n",
+    "breadcrumbs of all": "merge_method: breadcrumbs\n" + BASE + TWO,
+    "breadcrumbs_ties": "merge_method: breadcrumbs_ties\n" + BASE + DENSE % (0.5, 0.5) + "parameters: {gamma: 0.05}\n",
+    "slerp": "merge_method: slerp\nbase_model: m0\nparameters: {t: 0.3}\n" + PAIR,
+    "slerp, base unlisted": "merge_method: slerp\nbase_model: m0\nparameters: {t: 0.3}\nmodels: [{model: m1}]\n",
+    "slerp, base second": "merge_method: slerp\nbase_model: m1\nparameters: {t: 0.3}\n" + PAIR,
+    "slerp, one slice": "merge_method: slerp\nbase_model: m0\n"
+    "slices: [{sources: [{model: m0, layer_range: [0, 4]}, {model: m1, layer_range: [0, 4]}]}]\n"
+    "parameters: {t: [{filter: self_attn, value: [0, 0.5, 1]}, {filter: mlp, value: [1, 0]}, {value: 0.5}]}\n",
+    "nuslerp": "merge_method: nuslerp\n" + TWO,
+    "nuslerp of task vectors": "merge_method: nuslerp\n" + BASE + TWO,
+    "karcher": "merge_method: karcher\n" + THREE,
+    "karcher, base besides": "merge_method: karcher\n" + BASE + PAIR,
+    "model_stock": "merge_method: model_stock\n" + BASE + THREE,
+    "sce": "merge_method: sce\n" + BASE + THREE + "parameters: {select_topk: 0.4}\n",
+    "sce of all": "merge_method: sce\n" + BASE + THREE,
+    "passthrough": "merge_method: passthrough\nslices: [{sources: [{model: m0, layer_range: [0, 4]}]}]\n",
+    "passthrough, two models": "merge_method: passthrough\nslices:\n"
+    "  - sources: [{model: m0, layer_range: [0, 2]}]\n  - sources: [{model: m1, layer_range: [2, 4]}]\n",
+    "two slices": "merge_method: task_arithmetic\nbase_model: base\nslices:\n"
+    "  - sources: [{model: base, layer_range: [0, 2]},\n"
+    "              {model: m0, layer_range: [0, 2], parameters: {weight: [0.0, 1.0]}}]\n"
+    "  - sources: [{model: base, layer_range: [2, 4]}, {model: m0, layer_range: [2, 4]}]\n"
+    "    parameters: {weight: 0.25}\n",
+}
+
+
+def merged_by_mergekit(text: str, folder: Path, out: Path) -> dict[str, np.ndarray]:
+    import os
+
+    import yaml
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import run_merge
+    from mergekit.options import MergeOptions
+    from safetensors.torch import load_file
+
+    os.chdir(folder)
+    config = MergeConfiguration.model_validate({"dtype": "float32", **yaml.safe_load(text)})
+    options = MergeOptions(copy_tokenizer=False, random_seed=0, quiet=True, write_model_card=False)
+    run_merge(config, out_path=str(out), options=options)
+    return {
+        name: value.double().numpy() for file in out.glob("*.safetensors") for name, value in load_file(file).items()
+    }
+
+
+def main(target: str, merge: Callable[[str, Path, Path], Any] = merged_by_mergekit) -> None:
+    path, found = Path(target).resolve(), {}
+    with tempfile.TemporaryDirectory() as folder:
+        save_models(Path(folder))
+        for number, (name, text) in enumerate(CASES.items()):
+            prints = fingerprint(merge(text, Path(folder), Path(folder) / f"out{number}"))
+            found[name] = {tensor: [round(value, 8) for value in values] for tensor, values in prints.items()}
+    path.write_text(json.dumps(found, separators=(",", ":")).replace('},"', '},\n"') + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

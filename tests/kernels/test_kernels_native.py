@@ -1,0 +1,97 @@
+"""The kernels' machine code: built once, loaded without numba, rebuilt when damaged."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from places import ROOT
+
+from taskmerge.kernels.compiled import native
+
+PROGRAM = """
+import sys
+import numpy as np
+from taskmerge.kernels import Elect, KeepLargest, Operand, Program, combine, measure
+base, other = np.zeros(1000, np.float32), np.linspace(-1, 1, 1000, dtype=np.float32)
+pair = [Operand("F32", (1000,), lambda start, stop, a=a: a[start:stop]) for a in (base, other)]
+program = Program((2.0,), sparsify=KeepLargest(0.1), consensus=Elect(average="none"))
+out = np.empty(1000, np.float32)
+combine(pair[0], pair[1:], program, measure(pair[0], pair[1:], program, ()), (), 0, 1000, out, "F32")
+assert (out[50:950] == 0).all() and (out[:50] == 2 * other[:50]).all() and (out[950:] == 2 * other[950:]).all()
+print("numba" in sys.modules)
+"""
+
+
+def imports_numba(cache: Path, **environment: str) -> bool:
+    """Merges something in a fresh process; whether numba had to be imported."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "XDG_CACHE_HOME": str(cache), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip() == "True"
+
+
+def test_what_is_built_is_loaded_without_numba() -> None:
+    native.kernel("scanning.magnitudes")
+    assert not imports_numba(native.cache_folder().parent.parent)
+
+
+def test_a_damaged_build_is_not_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "kernels" / "build.o"
+    native.write(path, {"kernel": "symbol"}, b"machine code\nof many lines")
+    assert native.read(path) == ({"kernel": "symbol"}, b"machine code\nof many lines")
+    whole = path.read_bytes()
+    for damaged in (whole[:-1], b"", b"{}\nx", b"[]\nx", whole.replace(b"code", b"c0de")):
+        path.write_bytes(damaged)
+        assert native.read(path) is None
+    assert native.read(tmp_path / "absent.o") is None
+
+
+@pytest.mark.slow
+def test_built_once_per_cache(tmp_path: Path) -> None:
+    assert imports_numba(tmp_path)
+    assert not imports_numba(tmp_path)
+
+
+@pytest.mark.slow
+def test_where_machine_code_cannot_be_loaded_numba_runs_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("no such engine")
+
+    native.load()
+    monkeypatch.setattr(native.llvm, "create_mcjit_compiler", refuse)
+    with pytest.raises(RuntimeError, match="no such engine"):
+        native.load()
+    fallback = native._loaded.__wrapped__()
+    base, other = np.zeros(300, np.float32), np.linspace(-1, 1, 300, dtype=np.float32)
+    out, space = np.empty(300, np.uint32), np.empty(512)
+    addresses = [native.address_of(array) for array in (base, other, out, space)]
+    fallback["scanning.magnitudes"](addresses[0], 2, addresses[1], 2, 300, addresses[2], addresses[3])
+    np.testing.assert_array_equal(out.view(np.float32), np.abs(other))
+
+
+@pytest.mark.slow
+def test_a_cache_that_cannot_be_written_only_costs_time(tmp_path: Path) -> None:
+    (tmp_path / "taskmerge").write_text("a file where the folder should be")
+    assert imports_numba(tmp_path)
+    assert imports_numba(tmp_path)
+
+
+def test_without_numba_torch_does_the_work(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    (hidden / "sitecustomize.py").write_text(
+        "import importlib.util as u\n"
+        "real = u.find_spec\n"
+        "u.find_spec = lambda name, *rest: None if name == 'numba' else real(name, *rest)\n"
+    )
+    assert not imports_numba(tmp_path, PYTHONPATH=f"{hidden}{os.pathsep}{ROOT}")
+    assert not (tmp_path / "taskmerge").exists()

@@ -1,0 +1,94 @@
+"""Every variant on every set, in one table, with embedders whose scores are known beforehand."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from taskmerge.errors import UsageError
+from taskmerge.measuring.evaluation import EvaluationTable, evaluate_retrieval
+from taskmerge.measuring.metrics.retrieval import METRICS
+
+WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven"]
+
+
+class Oracle:
+    """Embeds a text and the query "say <text>" to the same one-hot row; queries of the words in `deaf_to` to the next
+    one.
+    """
+
+    def __init__(self, deaf_to: Sequence[str] = (), modalities: Sequence[str] = ("text",)) -> None:
+        self.deaf_to = set(deaf_to)
+        self.modalities = list(modalities)
+        self.seen: list[str] = []
+
+    def encode(self, batch: list[str], **keywords: Any) -> np.ndarray:
+        self.seen += batch
+        rows = []
+        for item in batch:
+            word = item.removeprefix("say ")
+            wrong = item.startswith("say ") and word in self.deaf_to
+            rows.append(np.eye(len(WORDS))[(WORDS.index(word) + wrong) % len(WORDS)])
+        return np.array(rows, dtype=np.float32)
+
+
+PAIRS = [{"query": f"say {word}", "text": word} for word in WORDS for _ in range(5)]
+
+
+def test_scores_and_counts() -> None:
+    table = evaluate_retrieval({"good": Oracle(), "poor": Oracle(["one", "two"])}, {"words": PAIRS})
+    assert (table.variants, table.sets) == (["good", "poor"], ["words"])
+    assert table.get("good", "words").estimate == 1
+    assert table.get("poor", "words").estimate == 0.75
+    assert table.get("poor", "words", "recall_at_5").estimate == 0.75  # ties with every other word are lost
+    row = next(row for row in table.results if row.variant == "poor" and row.direction == "from_text")
+    assert (row.queries, row.gallery) == (8, 40)
+    # "one" and "two" are answered by nothing of theirs, and "three" as loudly by what was said as "two"
+    assert row.intervals["recall_at_1"].estimate == pytest.approx(5 / 8)
+    assert set(row.intervals) == set(METRICS)
+
+
+def test_intervals_know_that_recordings_of_a_word_fail_together() -> None:
+    poor = evaluate_retrieval({"poor": Oracle(["one", "two"])}, {"words": PAIRS}).get("poor", "words")
+    # 8 words, two of them always wrong: binomial(8, 0.75) / 8 has standard deviation 0.153
+    assert poor.high - poor.low > 0.4
+
+
+def test_equal_texts_are_embedded_once() -> None:
+    model = Oracle()
+    evaluate_retrieval({"good": model}, {"words": PAIRS})
+    assert sum(not item.startswith("say") for item in model.seen) == len(WORDS)
+
+
+def test_a_variant_is_not_asked_for_what_it_cannot_take() -> None:
+    sound = [{"audio": {"array": np.ones(400, dtype=np.float32), "sampling_rate": 16000}, "text": w} for w in WORDS]
+    table = evaluate_retrieval({"text only": Oracle()}, {"words": PAIRS, "sounds": sound})
+    assert table.sets == ["words"]
+    with pytest.raises(UsageError, match="'text only' on 'sounds'"):
+        table.get("text only", "sounds")
+
+
+def test_the_table_survives_json() -> None:
+    table = evaluate_retrieval({"good": Oracle()}, {"words": PAIRS})
+    assert EvaluationTable.from_dict(json.loads(json.dumps(table.as_dict()))) == table
+    assert (table + table).variants == ["good"]
+
+
+def test_bad_sets_are_told_at_once_and_before_any_model_runs() -> None:
+    model = Oracle()
+    silent = [{"audio": {"array": np.zeros(0), "sampling_rate": 16000}, "text": "a"}]
+    with pytest.raises(UsageError) as error:
+        evaluate_retrieval({"m": model}, {"one": silent, "two": [{"query": "a", "text": "b"}] * 3, "three": []})
+    message = str(error.value)
+    assert "one: pairs in memory: row 1" in message
+    assert "two: pairs in memory: all items have the same text" in message
+    assert "three: pairs in memory: holds no pairs" in message
+    assert not model.seen
+    with pytest.raises(UsageError, match="no set to evaluate on"):
+        evaluate_retrieval({"m": model}, {})
+    with pytest.raises(UsageError, match="unknown direction"):
+        evaluate_retrieval({"m": model}, {"words": PAIRS}, directions=["sideways"])

@@ -1,0 +1,191 @@
+"""The record beside a fused model, and what `verify` finds when something is no longer as recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoint_files import SHAPES, digests, random_model, write_model, write_recipe
+from safetensors.torch import load_file, save_file
+
+from taskmerge import __version__, recipes
+from taskmerge.errors import CheckpointError
+from taskmerge.merging import execute, plan
+from taskmerge.merging.verify import verify
+
+NAME = "model.layers.2.proj.weight"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Models, a recipe and what it makes."""
+    base = random_model(0)
+    write_model(tmp_path / "base", base)
+    for seed, label in ((1, "image"), (2, "audio")):
+        write_model(tmp_path / label, random_model(seed, near=base))
+    path = write_recipe(
+        tmp_path,
+        base="base",
+        specialists={"image": {"model": "image", "weight": 0.3}, "audio": "audio"},
+        merge={"method": "dare_ties", "rules": [{"match": "*.norm.weight", "keep": "base"}]},
+        output={"shard_size": 600},
+        seed=9,
+    )
+    recipe = recipes.load(path)
+    execute(plan(recipe), recipe, tmp_path / "made" / "out")
+    return tmp_path
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "made" / "out" / "taskmerge.json").read_text())
+
+
+def test_the_record_says_everything(folder: Path) -> None:
+    record, out = record_of(folder), folder / "made" / "out"
+    assert record["recipe"] == (folder / "merge.yaml").read_text()
+    assert (out / record["recipe_folder"]).resolve() == folder.resolve()
+    assert (record["taskmerge"], record["seed"]) == (__version__, 9)
+    assert {"python", "numpy", "safetensors"} <= record["versions"].keys()
+    for label in ("base", "image", "audio"):
+        found = hashlib.sha256((folder / label / "model.safetensors").read_bytes()).hexdigest()
+        assert record["inputs"][label] == {"source": label, "files": {"model.safetensors": found}}
+    files = {name: digest for name, digest in digests(out).items() if name.endswith(".safetensors")}
+    assert record["outputs"] == files and len(files) > 1
+    said = {name: record["rules"][number] for name, number in record["tensors"].items()}
+    assert set(said) == set(SHAPES)
+    assert said["model.layers.0.norm.weight"] == "keep from base: rule '*.norm.weight'"
+    assert said[NAME].startswith("dare_ties (average weight, density 0.5, ")
+    assert said[NAME].endswith("of image 0.3, audio 1: no rule names it")
+
+
+def test_the_card_says_what_it_was_made_from(folder: Path) -> None:
+    text = (folder / "made" / "out" / "README.md").read_text()
+    assert text.startswith('---\ntags: ["merge", "taskmerge"]\n')
+    assert "# out" in text and "| backbone | 8 | 2 | 0 |" in text
+    assert (folder / "merge.yaml").read_text().rstrip() in text
+    assert "base_model" not in text, "paths of this disk mean nothing there"
+
+
+def test_what_is_as_recorded(folder: Path, command: Callable[..., Any]) -> None:
+    out = folder / "made" / "out"
+    assert verify(out) == []
+    ran = command("verify", out)
+    assert (ran.code, ran.out) == (0, "")
+    assert "as recorded: inputs, output and every tensor" in ran.err
+    ran = command("verify", out, "--json", "--hashes-only")
+    assert json.loads(ran.out) == {"path": str(out), "same": True, "differences": []}
+
+
+def test_it_may_be_moved_with_everything(folder: Path) -> None:
+    moved = folder.rename(folder.parent / "elsewhere")
+    assert verify(moved / "made" / "out") == []
+
+
+def test_moved_alone_it_is_told_where_the_recipe_lay(folder: Path, command: Callable[..., Any]) -> None:
+    out = folder / "far" / "away" / "from" / "it"
+    out.parent.mkdir(parents=True)
+    (folder / "made" / "out").rename(out)
+    ran = command("verify", out)
+    assert ran.code == 2 and "no file or folder 'base'" in ran.err
+    assert f"seen from the model, the recipe lay in {folder / 'far' / 'away'}" in ran.err
+    assert "verify --recipe-folder FOLDER" in ran.err
+    ran = command("verify", out, "--recipe-folder", folder)
+    assert (ran.code, ran.out) == (0, "")
+    assert "as recorded: inputs, output and every tensor" in ran.err
+
+
+Change = Callable[[Path], object]
+
+
+def edit(path: str, position: int) -> Change:
+    def apply(folder: Path) -> None:
+        data = bytearray((folder / path).read_bytes())
+        data[position] ^= 1
+        (folder / path).write_bytes(data)
+
+    return apply
+
+
+def edit_tensor(folder: Path) -> None:
+    out = folder / "made" / "out"
+    path = out / json.loads((out / "model.safetensors.index.json").read_text())["weight_map"][NAME]
+    tensors = load_file(path)
+    tensors[NAME][2, 3:5] += 1
+    save_file(tensors, path, {"format": "pt"})
+
+
+def edit_record(change: Callable[[dict[str, Any]], object]) -> Change:
+    def apply(folder: Path) -> None:
+        record = record_of(folder)
+        change(record)
+        (folder / "made" / "out" / "taskmerge.json").write_text(json.dumps(record))
+
+    return apply
+
+
+DIFFERENCES: dict[str, tuple[Change, list[str]]] = {
+    "a tensor of the output": (
+        edit_tensor,
+        ["its sha256 is not the recorded one", f"tensor {NAME}: 2 entries differ, first at entry 37"],
+    ),
+    "an input": (edit("image/model.safetensors", -1), ["input image: model.safetensors is not the recorded file"]),
+    "another seed": (
+        edit_record(lambda record: record.update(recipe=record["recipe"].replace("seed: 9", "seed: 8"))),
+        ["entries differ"],
+    ),
+    "another rule": (
+        edit_record(lambda record: record.update(recipe=record["recipe"].replace("'*.norm.weight'", "'*.one.bias'"))),
+        ['tensor model.layers.0.norm.weight: recorded "keep from base: rule'],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DIFFERENCES)
+def test_what_differs_is_said(folder: Path, kind: str, command: Callable[..., Any]) -> None:
+    change, expected = DIFFERENCES[kind]
+    change(folder)
+    findings = verify(folder / "made" / "out")
+    for words in expected:
+        assert any(words in line for line in findings), findings
+    ran = command("verify", folder / "made" / "out")
+    assert ran.code == 1 and ran.out.splitlines() == findings
+    assert "differs from its record" in ran.err
+
+
+def test_a_file_that_is_gone(folder: Path) -> None:
+    gone = next((folder / "made" / "out").glob("model-*.safetensors"))
+    gone.unlink()
+    assert verify(folder / "made" / "out", rederive=False) == [f"{gone.name}: missing"]
+
+
+def test_hashes_alone_do_not_fuse_again(folder: Path) -> None:
+    edit_record(lambda record: record.update(recipe=record["recipe"].replace("seed: 9", "seed: 8")))(folder)
+    assert verify(folder / "made" / "out", rederive=False) == []
+
+
+def test_an_input_that_is_gone_is_named(folder: Path, command: Callable[..., Any]) -> None:
+    shutil.rmtree(folder / "audio")
+    ran = command("verify", folder / "made" / "out")
+    assert ran.code == 2 and "audio: no file or folder 'audio'" in ran.err
+
+
+def test_what_was_not_made_here(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"has no taskmerge\.json: it was not made by taskmerge fuse"):
+        verify(folder / "base")
+    edit_record(lambda record: record.pop("outputs"))(folder)
+    with pytest.raises(CheckpointError, match="the provenance file lacks outputs"):
+        verify(folder / "made" / "out")
+    (folder / "made" / "out" / "taskmerge.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match="the provenance file lacks inputs, outputs"):
+        verify(folder / "made" / "out")
+
+
+@pytest.mark.parametrize("name", ["../../merge.yaml", "/etc/hostname"])
+def test_a_record_that_points_outside(folder: Path, name: str) -> None:
+    edit_record(lambda record: record["outputs"].update({name: "0" * 64}))(folder)
+    assert f"{name}: lies outside the folder" in verify(folder / "made" / "out", rederive=False)

@@ -1,0 +1,334 @@
+"""A whole recipe on tiny models: every stage, nothing twice, told before training, taken up after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import wave
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint_files import cached, digests
+from huggingface_hub import constants
+from omni_models import WORDS, tiny_backbone, tone
+from PIL import Image
+from places import HELPERS
+from typer.testing import CliRunner
+
+from taskmerge.cli.app import app
+from taskmerge.embedders import graft
+from taskmerge.errors import RecipeError, UsageError
+from taskmerge.pipeline import Run, run, stages
+from taskmerge.recipes import loads
+
+TEXTS = WORDS[1:9]
+RECIPE = """\
+base: base
+specialists:
+  audio: {model: specialist-audio, weight: 0.5}
+  text: {model: specialist-text, weight: 0.5}
+specialize:
+  audio: {data: audio.jsonl, graft: {encoder: log_mel, projector: linear}, steps: 3, batch_size: 4, lr: 1e-3}
+  text: {data: text.jsonl, train: [backbone], steps: 2, batch_size: 4}
+output: {path: fused}
+drift: {specialist: audio, probes: audio.jsonl}
+recover: {train: [audio_projector], data: audio.jsonl, held_out: held.jsonl, method: gradient, steps: 2, batch_size: 4}
+rehearse:
+  train: [backbone]
+  data: {audio: audio.jsonl, text: text.jsonl}
+  held_out: {audio: held.jsonl}
+  steps: 2
+  batch_size: 4
+evaluate: {retrieval: {audio: held.jsonl}}
+"""
+
+
+def base_model(folder: Path) -> None:
+    """A tiny text backbone that sees: what specialists start from."""
+    graft(tiny_backbone(folder.with_name("backbone")), "image", "patches", "linear", folder)
+
+
+def write_sound(path: Path, pitch: float, seconds: float = 0.4, rate: int = 16000) -> None:
+    samples = (16000 * tone(pitch, seconds, rate)).astype("<i2")
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+        file.writeframes(samples.tobytes())
+
+
+def new_project(folder: Path) -> Path:
+    """Base, sounds and pairs of a recipe, none of it trained yet."""
+    folder.mkdir(exist_ok=True)
+    base_model(folder / "base")
+    rows = []
+    for number, word in enumerate(TEXTS):
+        write_sound(folder / f"{word}.wav", 300 + 200 * number)
+        rows.append({"audio": f"{word}.wav", "text": f"a {word}"})
+    (folder / "audio.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:6]))
+    texts = [{"query": f"the {word}", "text": f"a {word}"} for word in TEXTS]
+    (folder / "text.jsonl").write_text("".join(json.dumps(row) + "\n" for row in texts))
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return new_project(tmp_path)
+
+
+def run_quietly(project: Path, text: str = RECIPE, **keywords: Any) -> tuple[dict[str, Any], list[str]]:
+    said: list[str] = []
+    return run(loads(text, "recipe.yaml", project), say=said.append, **keywords), said
+
+
+def running(said: list[str]) -> list[str]:
+    return [line.removesuffix(": running") for line in said if line.endswith(": running")]
+
+
+def test_every_stage_once_and_only_what_changed_again(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, said = run_quietly(project)
+    every = ["specialize-audio", "specialize-text", "fuse", "diagnose", "recover", "rehearse", "evaluate"]
+    assert running(said) == every
+    assert table["stages"]["fuse"]["components"]["audio_projector"] == {"copy": 4}
+    variants = {row["variant"] for row in table["stages"]["evaluate"]["retrieval"]["results"]}
+    assert variants == {"specialist audio", "fused", "recovered", "rehearsed"}
+    page = (project / "fused-report" / "report.html").read_text("utf-8")
+    assert "Drift of audio" in page and "rehearsed" in page
+
+    again, said = run_quietly(project, "# a comment\n" + RECIPE)
+    assert all(line.endswith("skipped") for line in said) and len(said) == len(every)
+    assert again["stages"] == table["stages"]
+
+    monkeypatch.chdir(project.parent)  # another way to say the same folder
+    _, said = run_quietly(Path(project.name))
+    assert all(line.endswith("skipped") for line in said)
+
+    commands_say_the_same(project, table)
+
+    _, said = run_quietly(project, RECIPE.replace("method: gradient, steps: 2", "method: gradient, steps: 3"))
+    assert running(said) == ["recover", "rehearse", "evaluate"]
+
+
+def test_a_changed_sound_behind_unchanged_rows_is_noticed(project: Path) -> None:
+    text = RECIPE.partition("drift:")[0]
+    run_quietly(project, text, until="specialize")
+    first = digests(project / "specialist-audio")["model.safetensors"]
+    write_sound(project / "dog.wav", 1000)
+    _, said = run_quietly(project, text, until="specialize")
+    assert running(said) == ["specialize-audio"]  # text.jsonl names no sounds
+    assert digests(project / "specialist-audio")["model.safetensors"] != first
+    assert not running(run_quietly(project, text, until="specialize")[1])
+
+
+def commands_say_the_same(project: Path, table: dict[str, Any]) -> None:
+    """The stage commands on a finished project: nothing runs again, results come as JSON, a page is written."""
+    recipe = project / "recipe.yaml"
+    recipe.write_text(RECIPE)
+    stages_said = table["stages"]
+    result = CliRunner().invoke(app, ["run", str(recipe), "--json"])
+    assert result.exit_code == 0 and json.loads(result.stdout)["stages"] == stages_said
+    page = project / "drift.html"
+    result = CliRunner().invoke(app, ["diagnose-drift", str(recipe), "--json", "--html", str(page)])
+    assert result.exit_code == stages_said["diagnose"]["exit_code"]
+    found = stages_said["diagnose"]["modalities"]["audio"]["verdict"]["outcome"]
+    assert json.loads(result.stdout)["modalities"]["audio"]["verdict"]["outcome"] == found
+    assert "Drift of audio" in page.read_text("utf-8")
+    result = CliRunner().invoke(app, ["evaluate", str(recipe), "--json"])
+    assert json.loads(result.stdout) == stages_said["evaluate"]
+    result = CliRunner().invoke(
+        app, ["evaluate", str(project / "fused"), "--retrieval", f"held={project / 'held.jsonl'}", "--json"]
+    )
+    rows = json.loads(result.stdout)["retrieval"]["results"]
+    assert {row["set_name"] for row in rows} == {"held"} and {row["variant"] for row in rows} == {"fused"}
+    result = CliRunner().invoke(
+        app, ["stats", str(project / "specialist-audio"), "--probes", str(project / "audio.jsonl")]
+    )
+    assert Path(result.stdout.strip()).is_file()
+    Path(result.stdout.strip()).unlink()
+    Path(result.stdout.strip()).parent.rmdir()
+
+
+def test_base_and_specialists_from_the_hub(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(project / "hub"))
+    text = RECIPE.replace("text: {model: specialist-text, ", "text: {model: owner/text, ").replace("recover:", "#", 1)
+    text = "\n".join(line for line in text.splitlines() if not line.startswith("  text: {data")) + "\n"
+    text = text.partition("#")[0] + "evaluate: {retrieval: {audio: held.jsonl}}\n"
+    (project / "owner").mkdir()
+    graft(project / "backbone", "image", "patches", "linear", project / "owner" / "text", seed=1)
+    local, _ = run_quietly(project, text)
+    for name, folder in (("owner/base", project / "base"), ("owner/text", project / "owner" / "text")):
+        files = {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        cached(project / "hub", name, files)
+        shutil.rmtree(folder)
+    kept = digests(project / "fused")["model.safetensors"]
+    for made in ("fused", "fused-report", "specialist-audio"):
+        shutil.rmtree(project / made)
+
+    from_hub, said = run_quietly(project, text.replace("base: base", "base: owner/base@main"))
+    assert running(said) == ["specialize-audio", "fuse", "diagnose", "evaluate"]
+    assert digests(project / "fused")["model.safetensors"] == kept
+    assert from_hub["stages"]["evaluate"] == local["stages"]["evaluate"]
+    assert "specialist text" in from_hub["models"]
+    _, said = run_quietly(project, text.replace("base: base", "base: owner/base@main"))
+    assert running(said) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "stages", "what"),
+    [
+        (("base: base", "base: bace"), {}, "recipe.yaml:1: base: no file or folder 'bace'"),
+        (("base: base", "base: owner/base"), {}, "base: no file or folder 'owner/base' here, and it cannot be had"),
+        (("  text: {data", "  # text: {data"), {}, "recipe.yaml:4: text: no file or folder 'specialist-text'"),
+        (
+            ("", ""),
+            {"start": "fuse"},
+            "audio: 'specialist-audio' is not trained yet\n    `taskmerge specialize` trains",
+        ),
+        (
+            ("", ""),
+            {"start": "recover", "until": "recover"},
+            "there is no fused model in '.*fused'\n    `taskmerge fuse`",
+        ),
+        (
+            ("", ""),
+            {"start": "rehearse", "until": "rehearse"},
+            "no model to rehearse in '.*fused-recovered'\n    `taskmerge r",
+        ),
+        (("  text: {data", "  # text: {data"), {"start": "diagnose", "until": "diagnose"}, "there is no fused model"),
+        (
+            ("encoder: log_mel", "encoder: logmel"),
+            {},
+            "specialize: audio: no encoder 'logmel'\n    did you mean 'log_mel'",
+        ),
+        (
+            ("encoder: log_mel", "encoder: patches"),
+            {},
+            "encoder 'patches' takes image, video, not audio\n    log_mel does",
+        ),
+        (
+            ("model: specialist-audio,", "adapter: x, model: base,"),
+            {},
+            "audio is an adapter, and whole models are compared",
+        ),
+    ],
+)
+def test_models_that_are_not_there_are_told_before_anything_runs(
+    project: Path, change: tuple[str, str], stages: dict[str, str], what: str
+) -> None:
+    said: list[str] = []
+    with pytest.raises(RecipeError, match=what):
+        run(loads(RECIPE.replace(*change), "recipe.yaml", project), say=said.append, **stages)
+    assert not said and not (project / "fused-report").exists()
+
+
+def test_an_interrupted_run_ends_with_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = RECIPE.partition("rehearse:")[0] + "evaluate: {retrieval: {audio: held.jsonl}}\n"
+    whole, _ = run_quietly(new_project(tmp_path / "whole"), text)
+    other = new_project(tmp_path / "other")
+
+    def interrupted(_: Run) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setitem(stages.BY_NAME, "recover", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_quietly(other, text)
+    resumed, said = run_quietly(other, text)
+    assert running(said) == ["recover", "evaluate"]
+    assert resumed["stages"]["evaluate"] == whole["stages"]["evaluate"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_ends_with_the_same_table_and_models(tmp_path: Path) -> None:
+    text = RECIPE.replace("steps: 3,", "steps: 60,")  # long enough to leave a checkpoint to go on from
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the killed ones: sums of floats depend on it
+    try:
+        whole, _ = run_quietly(new_project(tmp_path / "whole"), text)
+    finally:
+        torch.set_num_threads(threads)
+    other = new_project(tmp_path / "other")
+    (other / "recipe.yaml").write_text(text)
+    script = [sys.executable, str(HELPERS / "killing_run.py"), str(other), "3", "24"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TASKMERGE_THREADS": "1"}
+    done = subprocess.run(script, capture_output=True, text=True, timeout=900, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    killed_in = json.loads(done.stdout)
+    assert sum(killed_in.values()) >= 6 and len(killed_in) >= 4, killed_in
+    table, said = run_quietly(other, text)
+    assert all(line.endswith("skipped") for line in said)
+    assert table["stages"]["evaluate"] == whole["stages"]["evaluate"]
+    for name in ("specialist-audio", "specialist-text", "fused", "fused-recovered", "fused-rehearsed"):
+        ours, theirs = (digests(tmp_path / folder / name) for folder in ("other", "whole"))
+        assert ours["model.safetensors"] == theirs["model.safetensors"], name
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (("data: audio.jsonl, graft", "data: gone.jsonl, graft"), "recipe.yaml:6: specialize: audio: no file '.*gone"),
+        (("probes: audio.jsonl", "probes: none.jsonl"), "recipe.yaml:9: drift: probes: .*none.jsonl: holds no pairs"),
+        (("probes: audio.jsonl", "probes: no_text.jsonl"), "row 1: no text beside its audio: None"),
+        (("probes: audio.jsonl", "probes: one_text.jsonl"), "one_text.jsonl have the same text: nothing can be ranked"),
+        (("probes: audio.jsonl", "probes: empty.jsonl"), r"row 2: audio '.*empty.wav' is empty\n    remove the .*$"),
+        (("probes: audio.jsonl", "probes: slow.jsonl"), "row 2: audio '.*slow.wav' has a sampling rate of 500 Hz"),
+        (("retrieval: {audio: held.jsonl}", "retrieval: {audio: bad.jsonl}"), "missing.wav"),
+        (("specialist: audio", "specialist: text"), "audio.jsonl holds audio, for which the model has no encoder"),
+        ((", graft: {encoder: log_mel, projector: linear}", ""), "rehearse: data: audio.jsonl holds audio, for which"),
+        (("train: [audio_projector]", "train: [image_projector]"), "recover: no tensor to train in 'image_projector'"),
+        (("data: audio.jsonl, held_out", "data: films.jsonl, held_out"), "but nothing it passes through is trained"),
+        (("train: [backbone], steps: 2, batch_size: 4", "steps: 2"),
+         r"recipe.yaml:7: specialize: text: query \(.*text.jsonl\): 8 distinct texts are too few for batches of 32\n"
+         "    set batch_size to at most 8$"),
+        (("gradient, steps: 2, batch_size: 4", "gradient, batch_size: 9"), "recover: audio .* 8 pairs are too few"),
+        ((" held_out: held.jsonl, method", " method"), "recover: audio: 8 pairs are too few to hold some out"),
+        (("steps: 3,", "steps: 3, report_to: tensorbord,"),
+         "recipe.yaml:6: specialize: audio: report_to: 'tensorbord' is unknown\n    did you mean 'tensorboard'"),
+    ],
+)  # fmt: skip
+def test_bad_data_is_told_before_anything_runs(project: Path, change: tuple[str, str], what: str) -> None:
+    write_bad_data(project)
+    said: list[str] = []
+    assert change[0] in RECIPE
+    with pytest.raises(RecipeError, match=what):
+        run(loads(RECIPE.replace(*change), "recipe.yaml", project), say=said.append)
+    assert not said and not (project / "fused-report").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # mteb's own, while it lists its benchmarks
+def test_an_unknown_mteb_task_is_told_before_anything_runs(project: Path) -> None:
+    said: list[str] = []
+    text = RECIPE.replace("evaluate: {", "evaluate: {mteb: MAEB, ")
+    with pytest.raises(RecipeError, match="evaluate: no mteb task or benchmark 'MAEB'\n    did you mean the benchmark"):
+        run(loads(text, "recipe.yaml", project), say=said.append)
+    assert not said
+
+
+def write_bad_data(folder: Path) -> None:
+    """Sets of pairs that are each wrong in one way."""
+    write_sound(folder / "empty.wav", 0, seconds=0)
+    write_sound(folder / "slow.wav", 300, rate=500)
+    good = {"audio": "dog.wav", "text": "a dog"}
+    sets = {
+        "none": [],
+        "no_text": [{"audio": "dog.wav"}, good],
+        "one_text": [good, good],
+        "empty": [good, {"audio": "empty.wav", "text": "a cat"}],
+        "slow": [good, {"audio": "slow.wav", "text": "a cat"}],
+        "bad": [good, {"audio": "missing.wav", "text": "a cat"}],
+        "films": [{"video": "dog.gif", "text": f"a {word}"} for word in TEXTS],
+    }
+    Image.new("RGB", (32, 32), "red").save(folder / "dog.gif")
+    for name, rows in sets.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_unknown_stage(project: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'rehearse'"):
+        run_quietly(project, start="reherse")
