@@ -10,7 +10,6 @@ and writes them to `--out`. What is in `--work` already is not made again. Needs
 from __future__ import annotations
 
 import argparse
-import copy
 import itertools
 import json
 import os
@@ -29,13 +28,13 @@ sys.path.insert(0, str(Path(__file__).parent / "miniature"))
 import numpy as np
 from experiment import BACKBONE, TRAINING, Seed
 
-from taskmerge.embedders import graft, load_embedder
+from taskmerge.embedders import graft, open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.measuring.drift.comparison import Embedded, embed_pairs
 from taskmerge.measuring.drift.diagnose import judged
 from taskmerge.measuring.drift.verdict import Verdict
-from taskmerge.measuring.metrics.retrieval import collapse, score_queries
 from taskmerge.merging import execute, plan
+from taskmerge.metrics.retrieval import collapse, score_queries
 from taskmerge.recipes import from_dict
 from taskmerge.training import specialize
 
@@ -109,7 +108,7 @@ class Models:
                 folder=self.work,
             )
             execute(plan(said), said, out, fresh=True)
-            return load_embedder(out)
+            return open_embedder(out)
 
         return self._embedded(name, make)
 
@@ -119,7 +118,7 @@ class Models:
         def make() -> Any:
             import torch
 
-            return copy.deepcopy(load_embedder(self.specialist("audio", seed))).to(getattr(torch, precision))
+            return open_embedder(self.specialist("audio", seed)).to(dtype=getattr(torch, precision))
 
         return self._embedded(f"audio_{seed}_{precision}", make)
 

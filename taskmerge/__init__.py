@@ -11,16 +11,42 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from taskmerge.embedders.embedder import OmniEmbedder as OmniEmbedder
+    from taskmerge.embedders.grafting import graft as graft
+    from taskmerge.embedders.interface import Embedder as Embedder
+    from taskmerge.embedders.loading import open_embedder as open_embedder
+    from taskmerge.measuring.covariances import collect_covariances as collect_covariances
+    from taskmerge.measuring.drift.diagnose import diagnose_drift as diagnose_drift
+    from taskmerge.measuring.evaluation.local import evaluate_retrieval as evaluate_retrieval
     from taskmerge.merging.algebra import Checkpoint as Checkpoint
     from taskmerge.merging.algebra import TaskVector as TaskVector
     from taskmerge.merging.api import fuse as fuse
     from taskmerge.methods import merge_method as merge_method
+    from taskmerge.training.arms import recover_by_choice as recover_by_choice
+    from taskmerge.training.settings import LoraSettings as LoraSettings
+    from taskmerge.training.settings import TrainingSettings as TrainingSettings
+    from taskmerge.training.stages import recover as recover
+    from taskmerge.training.stages import rehearse as rehearse
+    from taskmerge.training.stages import specialize as specialize
 
 _HOMES = {
     "Checkpoint": "taskmerge.merging.algebra",
+    "Embedder": "taskmerge.embedders.interface",
+    "LoraSettings": "taskmerge.training.settings",
+    "OmniEmbedder": "taskmerge.embedders.embedder",
     "TaskVector": "taskmerge.merging.algebra",
+    "TrainingSettings": "taskmerge.training.settings",
+    "collect_covariances": "taskmerge.measuring.covariances",
+    "diagnose_drift": "taskmerge.measuring.drift.diagnose",
+    "evaluate_retrieval": "taskmerge.measuring.evaluation.local",
     "fuse": "taskmerge.merging.api",
+    "graft": "taskmerge.embedders.grafting",
     "merge_method": "taskmerge.methods",
+    "open_embedder": "taskmerge.embedders.loading",
+    "recover": "taskmerge.training.stages",
+    "recover_by_choice": "taskmerge.training.arms",
+    "rehearse": "taskmerge.training.stages",
+    "specialize": "taskmerge.training.stages",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

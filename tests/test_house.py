@@ -6,24 +6,29 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+
+from places import TESTS
 
 import taskmerge
 
 PACKAGE = Path(taskmerge.__file__).parent
 FLOORS: dict[str, int] = {
     "errors": 0, "words": 0, "numbers": 0, "declarations": 0,
+    "metrics": 1,
     "kernels": 1,
     "checkpoints": 2,
     "methods": 3,
     "recipes": 4, "embedders": 4,
-    "merging": 5, "training": 5, "measuring": 5,
+    "omni": 5, "merging": 5, "training": 5, "measuring": 5,
     "pipeline": 6, "reporting": 6, "demo": 6,
     "cli": 7, "__main__": 7,
 }  # fmt: skip
 HEAVY = ("torch", "transformers", "numba", "sentence_transformers", "rich", "yaml", "huggingface_hub")
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Dotted name -> file, of every module of the package."""
     found = {}
@@ -36,6 +41,7 @@ def modules() -> dict[str, Path]:
 def imports(path: Path) -> set[str]:
     """taskmerge modules that a file imports anywhere but under TYPE_CHECKING."""
     found: set[str] = set()
+    known = set(modules())
 
     class Visitor(ast.NodeVisitor):
         def visit_If(self, node: ast.If) -> None:
@@ -47,7 +53,8 @@ def imports(path: Path) -> set[str]:
             if node.module == "taskmerge":
                 found.update(f"taskmerge.{alias.name}" for alias in node.names)
             elif node.module and node.module.startswith("taskmerge."):
-                found.add(node.module)
+                files = {f"{node.module}.{alias.name}" for alias in node.names}
+                found.update(files & known if files <= known else {node.module, *(files & known)})
 
         def visit_Import(self, node: ast.Import) -> None:
             found.update(alias.name for alias in node.names if alias.name.startswith("taskmerge."))
@@ -96,6 +103,42 @@ def test_rooms_of_one_floor_do_not_form_a_ring() -> None:
 
     rings = sorted(start for start in edges if start in reachable(start))
     assert not rings, f"rooms that import each other: {rings}"
+
+
+def test_files_do_not_form_a_ring() -> None:
+    known = modules()
+    edges = {module: {target for target in imports(path) if target in known} for module, path in known.items()}
+    done: set[str] = set()
+
+    def visit(module: str, way: tuple[str, ...]) -> None:
+        assert module not in way, "files that import each other: " + " -> ".join([*way[way.index(module) :], module])
+        if module not in done:
+            for target in sorted(edges[module]):
+                visit(target, (*way, module))
+            done.add(module)
+
+    for module in sorted(known):
+        visit(module, ())
+
+
+def test_tests_lie_as_the_package_does() -> None:
+    """tests/a/b holds the tests of taskmerge/a/b, and every room has some."""
+    folders = {path.parent.relative_to(TESTS) for path in TESTS.rglob("test_*.py")} - {Path()}
+    assert not [str(folder) for folder in folders if not (PACKAGE / folder).is_dir()]
+    rooms = {path.parent.relative_to(PACKAGE).parts[0] for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE}
+    assert rooms <= {folder.parts[0] for folder in folders}
+
+
+def test_the_trades_know_nothing_of_one_another() -> None:
+    trades = ("merging", "training", "measuring")
+    meetings = [
+        f"{module} -> {target}"
+        for module, path in modules().items()
+        if "." in module and room(module) in trades
+        for target in imports(path)
+        if room(target) in trades and room(target) != room(module)
+    ]
+    assert not meetings, "\n".join(meetings)
 
 
 def test_starting_up_is_light() -> None:

@@ -18,7 +18,7 @@ import pages
 import pictures
 import speech
 
-from taskmerge.embedders import graft, load_embedder
+from taskmerge.embedders import graft, open_embedder
 from taskmerge.embedders.pairs import read_pairs
 from taskmerge.measuring.covariances import collect_covariances
 from taskmerge.measuring.evaluation.local import EvaluationTable, evaluate_retrieval
@@ -121,7 +121,7 @@ class Seed:
         if with_audio:
             model = graft(self.base(), "audio", "log_mel", "linear", seed=self.seed)
             return model, [BACKBONE, "vision_*", "audio_projector"]
-        return load_embedder(self.base()), [BACKBONE, "vision_*"]
+        return open_embedder(self.base()), [BACKBONE, "vision_*"]
 
     def _settings(self, **changes: Any) -> TrainingSettings:
         return replace(TRAINING, seed=self.seed, **changes)
@@ -178,8 +178,8 @@ class Seed:
         """Projector Recovery of a fusion without gradient descent, with pairs or from the specialist alone."""
 
         def make(out: Path) -> ClosedFormReport:
-            model = load_embedder(self.folder / name)
-            specialist = load_embedder(self.specialist("audio")) if label_free else None
+            model = open_embedder(self.folder / name)
+            specialist = open_embedder(self.specialist("audio")) if label_free else None
             report = recover_closed_form(
                 model,
                 self.data("audio", "train"),
@@ -188,7 +188,7 @@ class Seed:
                 max_items=CLOSED_FORM_ITEMS,
                 seed=self.seed,
             )
-            model.save_pretrained(str(out), create_model_card=False)
+            model.save(out)
             return report
 
         return self._made(f"{name}_{'label_free' if label_free else 'closed_form'}", make)

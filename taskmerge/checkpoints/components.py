@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Protocol
 
-from taskmerge.errors import MergeError
+from taskmerge.checkpoints.selector import Selector, selected
+from taskmerge.errors import MergeError, Problem
 from taskmerge.numbers.dtypes import DTYPES
-from taskmerge.words.patterns import Pattern
 
 BACKBONE, EMBEDDINGS, HEAD, BUFFERS = "backbone", "embeddings", "head", "buffers"
 COMPONENTS: tuple[str, ...] = (
@@ -125,14 +125,13 @@ class Components(Mapping[str, str]):
         """The component whose module holds the tensor: differs from self[name] only for buffers."""
         return self._homes[name]
 
-    def inner_name(self, name: str) -> str:
-        """The name inside its component: "layers.3.mlp.up_proj.weight" whatever the file puts before it."""
-        root = self._roots[self._assigned[name]]
-        return name[len(root) + 1 :] if root else name
+    def inner_name(self, name: str, component: str | None = None) -> str:
+        """The name inside its component: "layers.3.mlp.up_proj.weight" whatever the file puts before it.
 
-    def scoped_name(self, name: str) -> str:
-        """component.inner_name: what a rule such as "backbone.layers.{0..7}.*" is matched against."""
-        return f"{self._assigned[name]}.{self.inner_name(name)}"
+        component: the one to look from, for a buffer its home; left out: its own.
+        """
+        root = self._roots.get(component or self._assigned[name], "")
+        return name[len(root) + 1 :] if root and name.startswith(f"{root}.") else name
 
     def depth(self, component: str) -> int:
         """Number of numbered layers in the component, 0 when it has none."""
@@ -146,25 +145,19 @@ def component_map(
 ) -> Components:
     """The component of every tensor, from its name, its dtype and the config; no tensor is read.
 
-    overrides: component -> globs of file names; they win, in the order given, and may name components of the user's
-    own. Raises MergeError when an override matches nothing.
+    overrides: component -> patterns (`Selector`'s, in the components found without them); they win, in the order given,
+    and may name components of the user's own. Raises MergeError when an override names nothing.
     """
     config = config or {}
     overrides = overrides or {}
-    _check_overrides(overrides, tensors)
     layout = _Layout.of(list(tensors), config)
     homes = layout.homes(tensors)
     if not {BACKBONE, EMBEDDINGS} & set(homes.values()):
         towers = {home for home in homes.values() if home.endswith("_encoder")}
         if len(towers) == 1:  # a tower saved alone is a model of its own
             homes = {name: BACKBONE if home in towers else home for name, home in homes.items()}
-    assigned = {}
-    for name, info in tensors.items():
-        override = _override(name, overrides)
-        if override is not None:
-            homes[name] = override
-        assigned[name] = override or (BUFFERS if is_buffer(name, info) else homes[name])
-    return Components(assigned, homes)
+    assigned = {name: BUFFERS if is_buffer(name, info) else homes[name] for name, info in tensors.items()}
+    return _overridden(Components(assigned, homes), overrides) if overrides else Components(assigned, homes)
 
 
 def is_buffer(name: str, info: HasDtype) -> bool:
@@ -319,19 +312,14 @@ def _root(names: Sequence[str]) -> str:
     return ".".join(shared)
 
 
-def _override(name: str, overrides: Mapping[str, Sequence[str]]) -> str | None:
-    for component, globs in overrides.items():
-        if any(Pattern.parse(glob).matches(name) for glob in globs):
-            return component
-    return None
-
-
-def _check_overrides(overrides: Mapping[str, Sequence[str]], names: Iterable[str]) -> None:
-    names = list(names)
-    for component, globs in overrides.items():
-        for glob in globs:
-            if not Pattern.parse(glob).filter(names):
-                raise MergeError(
-                    f"components: {component}: {glob!r} matches no tensor",
-                    next_move=f"`taskmerge inspect` lists the names; the first is {names[0]!r}" if names else None,
-                )
+def _overridden(found: Components, overrides: Mapping[str, Sequence[str]]) -> Components:
+    """The components with some tensors given to others by the user."""
+    selector = Selector(found)
+    problems: list[Problem] = []
+    for component, patterns in overrides.items():
+        problems += selector.check(patterns, None, f"components: {component}")
+    if problems:
+        raise MergeError(problems)
+    said = {name: own for name in found if (own := selected(overrides, selector, name)) is not None}
+    assigned = {name: said.get(name, component) for name, component in found.items()}
+    return Components(assigned, {name: said.get(name, found.home(name)) for name in found})

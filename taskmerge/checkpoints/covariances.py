@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import CheckpointError
 
 FILE = Path("statistics") / "input_covariances.safetensors"
@@ -78,27 +78,17 @@ class InputCovariances(Mapping[str, np.ndarray]):
         return cls(_Stored(path), json.loads(header["aliases"]), json.loads(header["counts"]))
 
 
-def covariances_beside(weights: Any) -> InputCovariances | None:
+def covariances_beside(weights: Weights) -> InputCovariances | None:
     """The covariances that belong to an opened checkpoint, however it is wrapped; None when there are none."""
-    while weights is not None:
-        folder = getattr(weights, "folder", None)
-        if folder is not None:
-            return InputCovariances.open(folder) if (Path(folder) / FILE).is_file() else None
-        weights = getattr(weights, "source", None)
-    return None
+    folder = weights.beside.folder
+    return InputCovariances.open(folder) if folder is not None and (folder / FILE).is_file() else None
 
 
-def covariance_of(weights: Any, name: str) -> np.ndarray | None:
+def covariance_of(weights: Weights, name: str) -> np.ndarray | None:
     """The covariance for one tensor of an opened checkpoint, seen through renaming views; None when there is none."""
-    beside = covariances_beside(weights)
-    if beside is None:
-        return None
-    while hasattr(weights, "views"):
-        pieces = weights.views[name].pieces
-        if len(pieces) != 1:
-            return None
-        name, weights = pieces[0].name, weights.source
-    return beside.get(name)
+    covariances = covariances_beside(weights)
+    stored = weights.stored_name(name)
+    return covariances.get(stored) if covariances is not None and stored is not None else None
 
 
 class _Stored(Mapping[str, np.ndarray]):

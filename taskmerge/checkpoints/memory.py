@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taskmerge.checkpoints.weights import TensorInfo
+from taskmerge.checkpoints.weights import Beside, TensorInfo, Weights
 from taskmerge.errors import CheckpointError
 from taskmerge.numbers.dtypes import BY_TORCH_NAME, DTYPES
 
@@ -18,18 +18,21 @@ _BY_NUMPY = {row.storage: row.name for row in DTYPES.values() if row.storage is 
 _BY_NUMPY[np.dtype("u1")], _BY_NUMPY[np.dtype("<u2")] = "U8", "U16"
 
 
-class MemoryWeights:
+class MemoryWeights(Weights):
     """`Weights` over a mapping from name to NumPy array or torch tensor; nothing is copied until it is read."""
 
     def __init__(
         self, tensors: Mapping[str, Any], label: str = "in memory", config: Mapping[str, Any] | None = None
     ) -> None:
         self.label = label
-        self.config: Mapping[str, Any] = dict(config or {})
+        self.beside = Beside(config=dict(config or {}))
         self._values = dict(tensors)
-        self.tensors: Mapping[str, TensorInfo] = {
-            name: _describe(name, value, label) for name, value in self._values.items()
-        }
+        self.tensors = {name: _describe(name, value, label) for name, value in self._values.items()}
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The arrays or tensors themselves, by name."""
+        return self._values
 
     @classmethod
     def of_module(cls, module: torch.nn.Module, label: str | None = None) -> MemoryWeights:

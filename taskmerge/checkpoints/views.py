@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -34,32 +32,40 @@ def whole(info: TensorInfo, name: str) -> View:
     return View(replace(info, name=name), (Piece(info.name, 0, info.count),))
 
 
-class ViewedWeights:
-    """`Weights` made of views of another; folder, module folders and commit are the other's."""
+class ViewedWeights(Weights):
+    """`Weights` made of views of another."""
 
     def __init__(self, source: Weights, views: Mapping[str, View]) -> None:
         self.source = source
         self.label = source.label
-        self.config: Mapping[str, Any] = source.config
-        self.folder: Path | None = getattr(source, "folder", None)
-        self.tokenizer_folder: Path | None = getattr(source, "tokenizer_folder", None)
-        self.parts: dict[str, str] = dict(getattr(source, "parts", None) or {"": ""})
-        self.commit: str | None = getattr(source, "commit", None)
+        self.beside = source.beside
         self.views = dict(views)
-        self.tensors: Mapping[str, TensorInfo] = {name: view.info for name, view in self.views.items()}
+        self.tensors = {name: view.info for name, view in self.views.items()}
 
     def view(self, name: str) -> np.ndarray | None:
-        """See `Weights.read`: of one whole stored tensor, the source's."""
-        pieces, source = self.views[name].pieces, self.source
-        if len(pieces) != 1 or pieces[0].start or not hasattr(source, "view"):
+        """See `Weights.view`: of one whole stored tensor, the source's."""
+        pieces = self.views[name].pieces
+        if len(pieces) != 1 or pieces[0].start:
             return None
-        found = source.view(pieces[0].name)
+        found = self.source.view(pieces[0].name)
         return None if found is None or found.size != pieces[0].count else found
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """See `Weights.read`: of one whole stored tensor, the source's."""
+        """See `Weights.release`: of one whole stored tensor, the source's."""
         if self.view(name) is not None:
-            self.source.release(self.views[name].pieces[0].name, start, stop)  # type: ignore[attr-defined]
+            self.source.release(self.views[name].pieces[0].name, start, stop)
+
+    def delta(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """See `Weights.delta`: of one whole stored tensor, the source's."""
+        pieces = self.views[name].pieces
+        if len(pieces) != 1 or pieces[0].start or pieces[0].count != self.source.tensors[pieces[0].name].count:
+            return None
+        return self.source.delta(pieces[0].name)
+
+    def stored_name(self, name: str) -> str | None:
+        """See `Weights.stored_name`."""
+        pieces = self.views[name].pieces
+        return self.source.stored_name(pieces[0].name) if len(pieces) == 1 else None
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """See `Weights.read`; one piece is a view of the source, several are copied together."""

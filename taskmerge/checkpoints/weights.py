@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from taskmerge.numbers.dtypes import DTYPES, DType
+
+if TYPE_CHECKING:
+    from taskmerge.checkpoints.formats.files import WeightFile
+    from taskmerge.checkpoints.output.writing import OutputFolder
 
 BASE = "base"
 """The label of the model that all others were fine-tuned from."""
@@ -37,15 +42,99 @@ class TensorInfo:
         return (self.count * self.format.bits + 7) // 8
 
 
-@runtime_checkable
-class Weights(Protocol):
-    """A lazy, read-only set of named tensors.
+@dataclass(frozen=True)
+class Beside:
+    """What stands beside the tensors of a model and travels with them, through every `Weights` that wraps another.
+
+    config: config.json as a dict ({} when there is none). folder: where config, tokenizer, processor and the other side
+    files lie. module_folders: module of a sentence-transformers model ("" for the transformer itself, "2_Dense") ->
+    its place relative to `folder`; a tensor of a module is named ``2_Dense/linear.weight``. own_tokenizer: folder of
+    the tokenizer, where it does not lie with the transformer (an adapter's). prompts: the settings in
+    config_sentence_transformers.json (prompts, default_prompt_name, truncate_dim, …). commit: of a hub repository.
+    files: every file behind the numbers, name -> file; {} when they are in memory or computed, so that nobody can say
+    whether they are the same next time. output_dtype: torch name of the format to write when nobody asks for one.
+    """
+
+    config: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    module_folders: Mapping[str, str] = field(default_factory=lambda: {"": ""})
+    own_tokenizer: Path | None = None
+    prompts: Mapping[str, Any] = field(default_factory=dict)
+    commit: str | None = None
+    files: Mapping[str, WeightFile] = field(default_factory=dict)
+    output_dtype: str | None = None
+
+    @property
+    def tokenizer_folder(self) -> Path | None:
+        """Where the tokenizer's files lie: its own folder, else the transformer's; None for a model in memory."""
+        if self.own_tokenizer is not None or self.folder is None:
+            return self.own_tokenizer
+        return self.folder / self.module_folders.get("", "")
+
+
+class Weights:
+    """A lazy, read-only set of named tensors. A subclass sets `label`, `tensors` and `beside`, and has `read`.
 
     label: what messages call it (a path, a specialist's name).  tensors: headers by name, in file order; making
-    them reads no tensor.  config: the model's config.json as a dict ({} when there is none).
+    them reads no tensor.  beside: config, folder, tokenizer and the rest. Weights that wrap others forward it whole, or
+    with `dataclasses.replace` of the fields that they change.
     """
 
     label: str
+    tensors: Mapping[str, TensorInfo]
+    beside: Beside = Beside()
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The model's config.json."""
+        return self.beside.config
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Entries [start, stop) of the flattened tensor, little-endian, as a 1-D array of its storage dtype.
+
+        BF16 and 8-bit floats come as bit patterns (uint16, uint8). A view of mapped pages where possible, never
+        to be written to. Raises CheckpointError when the bytes cannot be had.
+        """
+        raise NotImplementedError
+
+    def read_into(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
+        """As `read`, into `out`, 1-D, of the tensor's storage dtype."""
+        out[:] = self.read(name, start, stop)
+
+    def view(self, name: str) -> np.ndarray | None:
+        """What ``read(name)`` gives, if that is a view of mapped pages and is free; else None."""
+        return None
+
+    def release(self, name: str, start: int, stop: int) -> None:
+        """Says that these entries will hardly be read again, so that mapped pages may go."""
+
+    def delta(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """Of a base with an adapter: what reads entries [start, stop) of the adapter's own product, float64, before it
+        is added to the base and rounded; None where it is not known by itself."""
+        return None
+
+    def in_dtype(self, dtype: str) -> Weights:
+        """The same to be written in another format (torch name): weights that are computed are rounded only once."""
+        return self
+
+    def stored_name(self, name: str) -> str | None:
+        """The name that a tensor has in the files beside it; None when it is made of several."""
+        return name
+
+    def write_side_files(self, output: OutputFolder, dtype: str | None) -> bool:
+        """Writes what stands beside into an output folder; False where copying it and its config does.
+
+        dtype: torch name of the format that all weights now have, None when each kept its own.
+        """
+        return False
+
+
+@runtime_checkable
+class HasTensors(Protocol):
+    """The least that an object of another library must offer to be taken as weights; see `Weights` for the meaning."""
+
+    @property
+    def label(self) -> str: ...
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]: ...
@@ -53,13 +142,23 @@ class Weights(Protocol):
     @property
     def config(self) -> Mapping[str, Any]: ...
 
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray: ...
+
+
+class Adopted(Weights):
+    """An object of another library as `Weights`: it has no files, and what else it lacks has its default."""
+
+    def __init__(self, source: HasTensors) -> None:
+        self._source = source
+        self.label = source.label
+        self.tensors = source.tensors
+        self.beside = Beside(config=source.config)
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Entries [start, stop) of the flattened tensor, little-endian, as a 1-D array of its storage dtype.
+        """See `Weights.read`."""
+        return self._source.read(name, start, stop)
 
-        BF16 and 8-bit floats come as bit patterns (uint16, uint8). A view of mapped pages where possible, never
-        to be written to. Raises CheckpointError when the bytes cannot be had.
 
-        Weights in mapped files also have ``view(name)``: what ``read(name)`` gives, if that is a view and is free,
-        else None; and ``release(name, start, stop)``: these entries will hardly be read again.
-        """
-        ...
+def adopted(weights: Weights | HasTensors) -> Weights:
+    """`weights` themselves, or an object with label, tensors, config and read wrapped as such."""
+    return weights if isinstance(weights, Weights) else Adopted(weights)

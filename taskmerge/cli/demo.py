@@ -32,7 +32,7 @@ def demo(
     note(
         f"\nThe models are sentence-transformers folders: SentenceTransformer({str(places.rehearsed)!r}, "
         "trust_remote_code=True), since their first module is a class of taskmerge; "
-        "taskmerge.embedders.load_embedder needs no such permission. "
+        "taskmerge.open_embedder needs no such permission. "
         "The report, one page that needs nothing beside itself:"
     )
     print(places.report / "report.html")

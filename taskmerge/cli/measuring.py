@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from taskmerge.cli.options import JSON
+from taskmerge.cli.options import DEVICE, JSON
 from taskmerge.cli.output import note, print_json
 from taskmerge.errors import UsageError
 
@@ -25,6 +25,7 @@ def diagnose_drift(
     probes: str = typer.Option(None, "--probes", help="Pairs of an item and its text (jsonl, parquet, datasets id)."),
     limit: float = typer.Option(None, "--limit", help="The drop in R@1 that matters; 0.05 by default."),
     recover: bool = typer.Option(False, "--recover", help="Go on into recovery when it drifted (needs a recipe)."),
+    device: str = DEVICE,
     html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
@@ -35,11 +36,11 @@ def diagnose_drift(
     if recipe is None:
         if recover:
             raise UsageError("--recover needs a recipe", next_move="a `recover` section says what to train on what")
-        found = _by_paths(fused, specialist, base, probes, limit)
+        found = _by_paths(fused, specialist, base, probes, limit, device)
     else:
         if beside := [option for option, said in paths.items() if said is not None]:
             raise UsageError(f"{', '.join(beside)} beside a recipe", str(recipe), "give one or the other")
-        found = _by_recipe(recipe, limit, recover)
+        found = _by_recipe(recipe, limit, recover, device)
     _show(found, html, as_json)
     if not found.exit_code:
         return
@@ -51,7 +52,7 @@ def diagnose_drift(
     run(load(recipe), start="recover", until="recover", say=note)
 
 
-def _by_recipe(path: Path, limit: float | None, recover: bool) -> DriftReport:
+def _by_recipe(path: Path, limit: float | None, recover: bool, device: str | None) -> DriftReport:
     from dataclasses import replace
 
     from taskmerge.measuring.drift import DriftReport
@@ -65,12 +66,17 @@ def _by_recipe(path: Path, limit: float | None, recover: bool) -> DriftReport:
         raise UsageError("the recipe has no `recover` section", str(path), "recover: {train: [...], data: PAIRS}")
     if limit is not None:
         recipe = replace(recipe, drift=replace(recipe.drift, fail_above=FailAbove(recall_drop=limit)))
-    table = run(recipe, start="diagnose", until="diagnose", say=note)
+    table = run(recipe, start="diagnose", until="diagnose", say=note, device=device)
     return DriftReport.from_dict(table["stages"]["diagnose"])
 
 
 def _by_paths(
-    fused: str | None, specialist: str | None, base: str | None, probes: str | None, limit: float | None
+    fused: str | None,
+    specialist: str | None,
+    base: str | None,
+    probes: str | None,
+    limit: float | None,
+    device: str | None,
 ) -> DriftReport:
     from taskmerge.measuring.drift import diagnose_drift as diagnose
 
@@ -79,7 +85,7 @@ def _by_paths(
             "nothing to compare", next_move="give a recipe, or --fused, --specialist and --probes (or --base, or both)"
         )
     limits: dict[str, Any] = {} if limit is None else {"limit": limit}
-    return diagnose(fused, specialist, base, probes, **limits)
+    return diagnose(fused, specialist, base, probes, device=device, **limits)
 
 
 def _show(found: DriftReport, html: Path | None, as_json: bool) -> None:
@@ -98,6 +104,7 @@ def evaluate(
     model: str = typer.Argument(help="A recipe with an `evaluate` section, or a model."),
     retrieval: list[str] = typer.Option([], "--retrieval", help="A set of pairs, as NAME=PATH; repeatable."),
     mteb: list[str] = typer.Option([], "--mteb", help="An mteb task or benchmark; repeatable."),
+    device: str = DEVICE,
     html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
@@ -105,7 +112,7 @@ def evaluate(
     from taskmerge.measuring.evaluation import EvaluationTable
     from taskmerge.reporting import evaluation_section, show, write_report
 
-    result = _evaluated(model, retrieval, mteb)
+    result = _evaluated(model, retrieval, mteb, device)
     sections = []
     if "retrieval" in result:
         sections.append(evaluation_section(EvaluationTable.from_dict(result["retrieval"])))
@@ -121,7 +128,7 @@ def evaluate(
             print(f"{variant}\t{task}\t{score:.4f}")
 
 
-def _evaluated(model: str, retrieval: list[str], mteb: list[str]) -> dict[str, Any]:
+def _evaluated(model: str, retrieval: list[str], mteb: list[str], device: str | None) -> dict[str, Any]:
     if model.endswith((".yaml", ".yml")):
         from taskmerge.pipeline import run
         from taskmerge.recipes import load
@@ -129,7 +136,7 @@ def _evaluated(model: str, retrieval: list[str], mteb: list[str]) -> dict[str, A
         recipe = load(model)
         if recipe.evaluate is None:
             raise UsageError("the recipe has no `evaluate` section", model, "evaluate: {retrieval: {NAME: PAIRS}}")
-        evaluated: dict[str, Any] = run(recipe, start="evaluate", say=note)["stages"]["evaluate"]
+        evaluated: dict[str, Any] = run(recipe, start="evaluate", say=note, device=device)["stages"]["evaluate"]
         return evaluated
     if not retrieval and not mteb:
         raise UsageError("nothing to evaluate on", next_move="--retrieval NAME=PATH or --mteb TASK")
@@ -138,11 +145,11 @@ def _evaluated(model: str, retrieval: list[str], mteb: list[str]) -> dict[str, A
         from taskmerge.measuring.evaluation import evaluate_retrieval
 
         sets = dict(_named_set(text) for text in retrieval)
-        result["retrieval"] = evaluate_retrieval({Path(model).name: model}, sets).as_dict()
+        result["retrieval"] = evaluate_retrieval({Path(model).name: model}, sets, device=device).as_dict()
     if mteb:
         from taskmerge.measuring.evaluation.mteb_adapter import evaluate_mteb
 
-        result["mteb"] = evaluate_mteb({Path(model).name: model}, mteb)
+        result["mteb"] = evaluate_mteb({Path(model).name: model}, mteb, device=device)
     return result
 
 
@@ -154,11 +161,12 @@ def _named_set(text: str) -> tuple[str, str]:
 def stats(
     model: str = typer.Argument(help="Folder of a specialist."),
     probes: str = typer.Option(..., "--probes", help="Items of its modality; their texts need not be pairs."),
+    device: str = DEVICE,
 ) -> None:
     """Collect what a specialist's layers see, for regmean and protect; stored beside its weights."""
     from taskmerge.measuring.covariances import collect_covariances
 
-    covariances = collect_covariances(model, probes)
+    covariances = collect_covariances(model, probes, device=device)
     path = covariances.save(model)
     note(f"{len(covariances)} layers, tokens seen: {covariances.counts}")
     print(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from taskmerge.cli.options import JSON
+from taskmerge.cli.options import DEVICE, JSON
 from taskmerge.cli.output import note, print_json
 from taskmerge.errors import UsageError
 
@@ -61,6 +61,7 @@ def run(
     out: Path = OUT,
     start: str = typer.Option(None, "--from", help="First stage to run."),
     until: str = typer.Option(None, "--until", help="Last stage to run."),
+    device: str = DEVICE,
     as_json: bool = JSON,
 ) -> None:
     """Run all stages of a recipe: specialize, fuse, diagnose, recover, rehearse, evaluate. Resumable.
@@ -73,7 +74,7 @@ def run(
     from taskmerge.recipes import load
 
     said = load(recipe)
-    table = run_all(said, out=out, start=start, until=until, say=note)
+    table = run_all(said, out=out, start=start, until=until, say=note, device=device)
     if as_json:
         print_json(table)
         return

@@ -26,7 +26,8 @@ def extract(
     fresh: bool = FRESH,
 ) -> None:
     """Write a task vector (specialist - base) as a folder of its own."""
-    from taskmerge.merging.algebra import VECTOR_FILE, Checkpoint
+    from taskmerge.checkpoints.vectors.folder import VECTOR_FILE
+    from taskmerge.merging.algebra import Checkpoint
 
     vector = Checkpoint.open(specialist) - Checkpoint.open(base)
     if only:

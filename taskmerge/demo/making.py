@@ -25,7 +25,7 @@ def make(folder: Path, say: Callable[[str], None], steps: float = 1.0) -> None:
 
     Raises UsageError when espeak-ng or a library is missing, before anything is made.
     """
-    from taskmerge.embedders import graft, load_embedder
+    from taskmerge.embedders import graft
 
     speech.check_speaker()
     for name, maker in (("image", pictures.make), ("audio", speech.make)):
@@ -45,7 +45,7 @@ def make(folder: Path, say: Callable[[str], None], steps: float = 1.0) -> None:
     base = base_model(folder, scratch / "base")
     train = [BACKBONE, "vision_*"]
     settings = _full(VISION_RATES, steps=_share(IMAGE_STEPS, steps), batch_size=32)
-    report = _specialize(load_embedder(base), folder, "image", train, settings, scratch / "image")
+    report = _specialize(base, folder, "image", train, settings, scratch / "image")
     _compress(base, scratch / "image", folder / "image", train)
     say(f"  image specialist trained: {report.steps} steps in {report.seconds:.0f} s")
 
@@ -108,8 +108,11 @@ def _save_tower(model: Any, path: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    tensors = {name: tensor for name, tensor in model[0].state_dict().items() if name.startswith("vision_")}
-    save_file({name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tensors.items()}, path)
+    from taskmerge.embedders import open_embedder
+
+    tensors = open_embedder(model).weights.values
+    tower = {name: tensor.detach() for name, tensor in tensors.items() if name.startswith("vision_")}
+    save_file({name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tower.items()}, path)
 
 
 def _compress(base: Path, specialist: Path, out: Path, trained: Sequence[str]) -> None:

@@ -35,14 +35,16 @@ def picture_tower() -> tuple[dict[str, Any], str]:
 
 def base_model(shipped: Path, out: Path) -> Path:
     """Writes the base: MiniLM with the shipped picture tower."""
+    import torch
     from safetensors.torch import load_file
 
-    from taskmerge.embedders import graft
+    from taskmerge.embedders import graft, open_embedder
 
-    model = graft(minilm(), "image", *picture_tower())
-    tower = {name: tensor.float() for name, tensor in load_file(shipped / TOWER_FILE).items()}
-    model[0].load_state_dict({**model[0].state_dict(), **tower})
-    model.save_pretrained(str(out), create_model_card=False)
+    model = open_embedder(graft(minilm(), "image", *picture_tower()))
+    with torch.no_grad():
+        for name, tensor in load_file(shipped / TOWER_FILE).items():
+            model.weights.values[name].copy_(tensor)
+    model.save(out)
     return out
 
 

@@ -1,4 +1,5 @@
-"""The grafted embedder: a text backbone that also hears and sees, as one sentence-transformers module.
+"""Models that embed: one interface to run any of them, and the grafted embedder, a text backbone that also hears and
+sees.
 
 Importing this package imports neither torch nor transformers; its names are loaded when first used.
 """
@@ -12,14 +13,16 @@ if TYPE_CHECKING:
     from taskmerge.embedders.embedder import OmniEmbedder
     from taskmerge.embedders.encoders import register_encoder
     from taskmerge.embedders.grafting import graft
-    from taskmerge.embedders.loading import load_embedder
+    from taskmerge.embedders.interface import Embedder
+    from taskmerge.embedders.loading import open_embedder
 
-__all__ = ["OmniEmbedder", "graft", "load_embedder", "register_encoder"]
+__all__ = ["Embedder", "OmniEmbedder", "graft", "open_embedder", "register_encoder"]
 
 _HOMES = {
+    "Embedder": "taskmerge.embedders.interface",
     "OmniEmbedder": "taskmerge.embedders.embedder",
     "graft": "taskmerge.embedders.grafting",
-    "load_embedder": "taskmerge.embedders.loading",
+    "open_embedder": "taskmerge.embedders.loading",
     "register_encoder": "taskmerge.embedders.encoders",
 }
 

@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from taskmerge.checkpoints.components import BACKBONE, Components, component_map
-from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.components import BACKBONE, component_map
+from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+MODEL_TYPE = "taskmerge_omni"
+"""What config.json of a grafted embedder says."""
 
 TOWER_OF_MODALITY = {"audio": "audio", "image": "vision", "video": "vision"}
 _PLACEHOLDERS = ("{}_token_id", "{}_token_index")
@@ -46,36 +49,39 @@ class Anatomy:
         return None
 
 
-def anatomy_of(model: Any, components: Mapping[str, Any] | None = None) -> Anatomy:
-    """Anatomy of a SentenceTransformer. components: overrides of the component map, component -> globs of tensor names.
+def native_anatomy(network: nn.Module, homes: Mapping[str, str]) -> Anatomy:
+    """Anatomy of an architecture that owns its towers.
 
-    Raises UsageError when no stack of backbone layers can be found.
+    Args:
+        network: the transformers model.
+        homes: name of a tensor in `network` -> the component whose module holds it.
+
+    Raises:
+        UsageError: when no stack of backbone layers can be found.
     """
-    first = model[0]
-    if hasattr(first, "tower_of") and hasattr(first, "projector"):
-        return _grafted(first)
-    network = first.auto_model
-    weights = MemoryWeights.of_module(network)
-    parts = component_map(weights.tensors, weights.config, components)
     placeholders = {
         modality: token for modality in TOWER_OF_MODALITY if (token := _placeholder(network, modality)) is not None
     }
     projectors = {
         modality: found
         for modality, tower in TOWER_OF_MODALITY.items()
-        if (found := _projectors(network, parts, tower))
+        if (found := _projectors(network, homes, tower))
     }
-    return Anatomy(_layers(network, parts), projectors, placeholders, _token_table(network))
+    return Anatomy(backbone_layers(network, homes), projectors, placeholders, token_table(network))
 
 
-def _grafted(embedder: Any) -> Anatomy:
-    weights = MemoryWeights.of_module(embedder.backbone)
-    layers = _layers(embedder.backbone, component_map(weights.tensors, weights.config))
-    projectors = {modality: (embedder.projector(tower),) for modality, tower in embedder.tower_of.items()}
-    return Anatomy(layers, projectors, {}, _token_table(embedder.backbone))
+def components_of(weights: Weights) -> Mapping[str, str]:
+    """The component of every tensor, as what is trained and repaired is named.
+
+    A grafted embedder's components are the first parts of its names (backbone, audio_encoder, audio_projector, ...);
+    the token embeddings are part of its backbone. Others get the component map of their architecture.
+    """
+    if weights.config.get("model_type") == MODEL_TYPE:
+        return {name: name.partition(".")[0] for name in weights.tensors}
+    return component_map(weights.tensors, weights.config)
 
 
-def _layers(network: nn.Module, parts: Components) -> tuple[nn.Module, ...]:
+def backbone_layers(network: nn.Module, homes: Mapping[str, str]) -> tuple[nn.Module, ...]:
     """The largest list of modules all of whose tensors belong to the backbone."""
     from torch import nn
 
@@ -83,8 +89,8 @@ def _layers(network: nn.Module, parts: Components) -> tuple[nn.Module, ...]:
     for name, module in network.named_modules():
         if not isinstance(module, nn.ModuleList) or not len(module):
             continue
-        inside = [parameter for parameter in parts if parameter.startswith(f"{name}.")]
-        if inside and all(parts.home(parameter) == BACKBONE for parameter in inside):
+        inside = [home for parameter, home in homes.items() if parameter.startswith(f"{name}.")]
+        if inside and all(home == BACKBONE for home in inside):
             best = max(best, (sum(p.numel() for p in module.parameters()), tuple(module)), key=lambda row: row[0])
     if not best[1]:
         raise UsageError(
@@ -94,7 +100,7 @@ def _layers(network: nn.Module, parts: Components) -> tuple[nn.Module, ...]:
     return best[1]
 
 
-def _projectors(network: nn.Module, parts: Components, tower: str) -> tuple[nn.Module, ...]:
+def _projectors(network: nn.Module, homes: Mapping[str, str], tower: str) -> tuple[nn.Module, ...]:
     """The outermost modules that hold nothing but the tower's projector, in the order they are defined.
 
     A list of modules is never called itself, so its members count.
@@ -106,8 +112,8 @@ def _projectors(network: nn.Module, parts: Components, tower: str) -> tuple[nn.M
     for name, module in network.named_modules():
         if isinstance(module, nn.ModuleList):
             continue
-        inside = [parameter for parameter in parts if parameter.startswith(f"{name}.")] if name else []
-        pure = bool(inside) and all(parts.home(parameter) in own for parameter in inside)
+        inside = [home for parameter, home in homes.items() if parameter.startswith(f"{name}.")] if name else []
+        pure = bool(inside) and all(home in own for home in inside)
         if pure and not any(name.startswith(f"{outer}.") for outer in found):
             found.append(name)
     return tuple(network.get_submodule(name) for name in found)
@@ -121,6 +127,7 @@ def _placeholder(network: nn.Module, modality: str) -> int | None:
     return None
 
 
-def _token_table(network: nn.Module) -> Tensor | None:
+def token_table(network: nn.Module) -> Tensor | None:
+    """(vocabulary, width) weight of the token embeddings, or None."""
     getter: Any = getattr(network, "get_input_embeddings", None)
     return getattr(getter(), "weight", None) if getter else None

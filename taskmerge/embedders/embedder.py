@@ -12,13 +12,13 @@ from sentence_transformers.base.modality import infer_modality
 from sentence_transformers.base.modules.input_module import InputModule
 from torch import Tensor, nn
 
+from taskmerge.embedders.anatomy import MODEL_TYPE
 from taskmerge.embedders.encoders import Encoder, build_encoder
 from taskmerge.embedders.media import MODALITY_OF_COLUMN, describe
 from taskmerge.embedders.sequences import SequenceBuilder
 from taskmerge.embedders.towers import Projector, TowerConfig
 from taskmerge.errors import CheckpointError, UsageError
 
-MODEL_TYPE = "taskmerge_omni"
 _HUB_OPTIONS = ("token", "cache_folder", "revision", "local_files_only")
 
 
@@ -36,6 +36,9 @@ class OmniEmbedder(InputModule):
     forward_kwargs = {"output_hidden_states"}  # noqa: RUF012  (the attribute's type is set by the base class)
 
     backbone: Any  # a PreTrainedModel
+
+    # modules.json of a saved model names its classes: this address stays, wherever the file moves.
+    __module__ = "taskmerge"
 
     def __init__(self, backbone: nn.Module, tokenizer: Any, towers: Sequence[TowerConfig], max_seq_length: int) -> None:
         super().__init__()

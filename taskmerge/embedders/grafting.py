@@ -93,14 +93,15 @@ def _assembled(embedder: Any, tail: list[Any]) -> Any:
 
 def _open_backbone(backbone: str | Path, pooling: str | None, normalize: bool) -> tuple[Any, Any, Any, list[Any]]:
     """(transformers model, tokenizer, grafted embedder if it is one, modules after it)."""
-    from taskmerge.embedders.loading import embedder_of, load_embedder
+    from taskmerge.embedders.loading import open_embedder
+    from taskmerge.embedders.sentence import GraftedEmbedder
 
     if (Path(backbone) / "modules.json").is_file():
-        model = load_embedder(Path(backbone))
-        old = embedder_of(model)
-        modules = list(model)
-        network = old.backbone if old is not None else getattr(modules[0], "auto_model", None)
-        if network is None:
+        opened: Any = open_embedder(backbone)
+        old = opened.graft if isinstance(opened, GraftedEmbedder) else None
+        modules = list(opened.module)
+        network = old.backbone if old is not None else opened.network
+        if not hasattr(network, "get_input_embeddings"):
             raise CheckpointError("its first module holds no transformers model", str(backbone))
         tail = modules[1:] if pooling is None else _tail(network, pooling, normalize)
         return network, old.tokenizer if old is not None else modules[0].tokenizer, old, tail
@@ -118,8 +119,11 @@ def _tail(network: Any, pooling: str, normalize: bool) -> list[Any]:
 def _open_plain(backbone: str | Path) -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
+    from taskmerge.embedders.whole import whole
+
     try:
-        return AutoModel.from_pretrained(backbone).eval(), AutoTokenizer.from_pretrained(backbone)
+        with whole(backbone):
+            return AutoModel.from_pretrained(backbone).eval(), AutoTokenizer.from_pretrained(backbone)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"no backbone can be loaded: {first_line(error)}", str(backbone)) from error
 

@@ -1,51 +1,94 @@
-"""Opening saved embedders."""
+"""`open_embedder`: the one way in which a model becomes runnable."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from taskmerge.checkpoints.formats.reading import local_folder
+from taskmerge.checkpoints.formats.reading import local_folder, open_stored
+from taskmerge.embedders.interface import Embedder
+from taskmerge.embedders.sentence import GraftedEmbedder, SentenceEmbedder
+from taskmerge.embedders.whole import whole
 from taskmerge.errors import CheckpointError, UsageError, first_line
 
+if TYPE_CHECKING:
+    import torch
 
-def load_embedder(model: str | Path, device: str = "cpu", **kwargs: Any) -> Any:
-    """`SentenceTransformer(folder)` of a grafted embedder or of any other sentence-transformers folder.
+FORMER_ADDRESSES = ("taskmerge.embedders.embedder.OmniEmbedder", "taskmerge.omni.embedder.OmniEmbedder")
+"""Under which folders saved before name the grafted embedder's class."""
 
-    model: folder, hub id[@revision] or hf:// uri; what is on the hub is downloaded first.
+
+def open_embedder(
+    source: Any, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+) -> Embedder:
+    """Open a model to run it.
+
     sentence-transformers asks for `trust_remote_code=True` before it imports a class from outside its own package,
     even one that is installed. This function hands it our class instead, so no code from the folder can run.
-    Further keyword arguments go to SentenceTransformer. Raises CheckpointError when there is no such model, or it
-    cannot be loaded.
+
+    Args:
+        source: folder, hub id[@revision] or hf:// uri (what is on the hub is downloaded first); a loaded
+            SentenceTransformer, which is used in place; or an `Embedder`, which comes back as it is.
+        device: where it shall compute; default: the CPU for a path, else where it is.
+        dtype: the precision it shall compute in; default: its own.
+
+    Returns:
+        The embedder, in evaluation mode when it was loaded here.
+
+    Raises:
+        CheckpointError: when there is no such model, it cannot be loaded, or some of its tensors are not in the file.
+        UsageError: for what is no model, and a device that is not there.
     """
+    if device is not None:
+        _check_device(device)
+    if isinstance(source, str | Path):
+        return _from_folder(source, device or "cpu", dtype)
+    embedder = source if isinstance(source, Embedder) else _around(source)
+    return embedder if device is None and dtype is None else embedder.to(device, dtype)
+
+
+def _from_folder(source: str | Path, device: str | torch.device, dtype: torch.dtype | None) -> Embedder:
     from sentence_transformers import SentenceTransformer
 
-    folder = local_folder(model)
+    folder = local_folder(source)
+    options: dict[str, Any] = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
     try:
-        return SentenceTransformer._load_with_module_classes(str(folder), _module_classes(), device=device, **kwargs)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"no embedder can be loaded: {first_line(error)}", str(model)) from error
+        with whole(source):
+            model = SentenceTransformer._load_with_module_classes(
+                str(folder), _module_classes(), device=str(device), **options
+            )
+    except (OSError, ValueError, RuntimeError) as error:  # the last: shapes other than the config's
+        raise CheckpointError(f"no embedder can be loaded: {first_line(error)}", str(source)) from error
+    return _around(model.eval(), str(source), open_stored(folder))
+
+
+def _around(model: Any, label: str | None = None, stored: Any = None) -> Embedder:
+    from sentence_transformers import SentenceTransformer
+
+    from taskmerge.embedders.embedder import OmniEmbedder
+
+    if not isinstance(model, SentenceTransformer):
+        raise UsageError(
+            f"a {type(model).__name__} is not an embedder",
+            next_move="give a folder, a hub id, a SentenceTransformer or a taskmerge.Embedder",
+        )
+    kind = GraftedEmbedder if isinstance(model[0], OmniEmbedder) else SentenceEmbedder
+    return kind(model, label, stored)
 
 
 def _module_classes() -> dict[str, type]:
     from taskmerge.embedders.embedder import OmniEmbedder
 
-    return {f"{OmniEmbedder.__module__}.{OmniEmbedder.__name__}": OmniEmbedder}
+    own = f"{OmniEmbedder.__module__}.{OmniEmbedder.__name__}"
+    return dict.fromkeys((own, *FORMER_ADDRESSES), OmniEmbedder)
 
 
-def embedder_of(model: Any) -> Any:
-    """The OmniEmbedder inside a SentenceTransformer, or None when its towers are its own."""
-    from taskmerge.embedders.embedder import OmniEmbedder
+def _check_device(device: str | torch.device) -> None:
+    import torch
 
-    first = model[0]
-    return first if isinstance(first, OmniEmbedder) else None
-
-
-def check_takes(model: Any, modality: str, source: str) -> None:
-    """Raises UsageError when a SentenceTransformer does not embed items of this modality. source: what holds them."""
-    known = getattr(model, "modalities", None)
-    if known is not None and modality not in known:
-        takes = ", ".join(name for name in known if name != "message")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ValueError) as error:
         raise UsageError(
-            f"{source} holds {modality}, for which the model has no encoder", next_move=f"the model takes {takes}"
-        )
+            f"no device {str(device)!r} here: {first_line(error)}", next_move="`taskmerge doctor` lists them"
+        ) from None

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 
 from taskmerge.errors import UsageError
 
@@ -118,7 +119,7 @@ def _picture_from_array(array: np.ndarray, name: str) -> Any:
     from PIL import Image
 
     if array.ndim == 3 and array.shape[0] in (1, 3, 4) and array.shape[2] not in (1, 3, 4):
-        array = array.transpose(1, 2, 0)
+        array = rearrange(array, "channel y x -> y x channel")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or array.size == 0:

@@ -1,11 +1,12 @@
 """Elementwise merges at the speed of the disk: `measure`, then `combine`, over raw entries in bounded memory.
 
-Compiled by numba for the CPU; the same through torch for other devices, or where numba is absent. Importing this
-imports neither.
+Compiled by numba for the CPU; the reference, through torch, for other devices, or where numba is absent. Importing this
+imports neither. README.md beside this file says how it all works.
 """
 
-from taskmerge.kernels.dispatch import combine, measure, measure_model
+from taskmerge.kernels.dispatch import combine, interpret, measure, measure_model
 from taskmerge.kernels.operands import Health, Measurement, Operand
+from taskmerge.kernels.preparing import on_prepare
 from taskmerge.kernels.program import (
     Active,
     DropByRank,
@@ -31,8 +32,10 @@ __all__ = [
     "Program",
     "Sum",
     "combine",
+    "interpret",
     "measure",
     "measure_model",
+    "on_prepare",
     "set_threads",
     "threads",
 ]

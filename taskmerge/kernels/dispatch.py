@@ -1,10 +1,12 @@
-"""The kernels' entry points: measure, then combine, on the compiled CPU kernels or through torch."""
+"""The kernels' entry points: measure, then combine, on the compiled CPU kernels or on the reference."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,8 +14,11 @@ from taskmerge.errors import MergeError
 from taskmerge.kernels import measuring
 from taskmerge.kernels.operands import Health, Measurement, Operand
 from taskmerge.kernels.pairs import Backend, Job, Pair, combining_size, pieces_of, spread
-from taskmerge.kernels.program import DropRandom, KeepLargest, Program
+from taskmerge.kernels.program import KeepLargest, Program, by_mass
 from taskmerge.kernels.threads import map_on_threads
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def measure(
@@ -24,48 +29,85 @@ def measure(
     *,
     out_dtype: str | None = None,
     device: str = "cpu",
+    thresholds: Measurement | None = None,
 ) -> Measurement | None:
-    """The passes over one tensor that must come before combining it; None when the program needs none.
+    """The passes over one tensor that must come before combining it: everything that the program needs of it.
 
-    keys: one 64-bit key per specialist (`randomness.stream_key`); used by random drops only.  out_dtype: what will be
-    combined into, if known; sums for "F64" are exact.  device: "cpu", or a torch device.  A program with
-    `KeepLargest(across="model")` is measured by `measure_model` instead.
+    Args:
+        base, specialists: one tensor of the base and of each specialist, of one shape.
+        program: what to merge; one weight per specialist.
+        keys: one 64-bit key per specialist (`randomness.stream_key`); used by random drops only.
+        out_dtype: what will be combined into, if known; sums of magnitudes for "F64" are exact.
+        device: "cpu", or a torch device.
+        thresholds: for specialists that keep the largest entries of the whole model (`KeepLargest(across="model")`):
+            `lowest` and `highest` of each, from `measure_model`. They are passed on; the tensor's own are measured.
+
+    Returns:
+        None when the program needs nothing. Without `thresholds`, a program with across="model" is measured but for its
+        thresholds, which `combine` then refuses.
     """
     backend = _backend(device)
     pair = Pair(base, tuple(specialists))
-    _check(pair, program)
+    _check(pair, program, keys)
     if not specialists:
         return None
-    if program.from_gram is not None:
-        gram = measuring.gram(backend, pair)
-        return Measurement(gram=gram, weights=tuple(float(weight) for weight in program.from_gram(gram)))
-    if base.count == 0:
-        return Measurement(*(((0.0,) * len(specialists),) * 3))
-    how = program.sparsify_of(0)
-    if isinstance(how, KeepLargest) and how.across == "tensor":
-        return measuring.thresholds(backend, [pair], _keeps(program))
-    if isinstance(how, DropRandom) and how.rescale == "l1":
-        if out_dtype == "F64" or program.each:
+    lowest = highest = factors = gram = weights = None
+    if any(isinstance(way, KeepLargest) for way in program.ways) and (thresholds or not program.across_model):
+        lowest, highest = _bounds(backend, pair, program, thresholds)
+    if any(by_mass(way) for way in program.ways):
+        if out_dtype == "F64":
             from taskmerge.kernels import exact  # few need it, all would wait for it
 
-            return Measurement(factors=exact.rescale_factors(pair, program, keys))
-        return Measurement(factors=measuring.rescale_factors(backend, pair, how, keys))
-    return None
+            factors = exact.rescale_factors(pair, program, keys)
+        else:
+            factors = measuring.rescale_factors(backend, pair, program, keys)
+    if program.from_gram is not None:
+        gram = measuring.gram(backend, pair, program)
+        weights = tuple(float(weight) for weight in program.from_gram(gram))
+    if lowest is factors is gram is None:
+        return None
+    return Measurement(lowest=lowest, highest=highest, factors=factors, gram=gram, weights=weights)
 
 
 def measure_model(
-    tensors: Sequence[tuple[Operand, Sequence[Operand]]], program: Program, *, device: str = "cpu"
-) -> Measurement:
-    """One threshold per specialist over all `tensors` together, for `KeepLargest(across="model")`."""
-    if not isinstance(program.sparsify_of(0), KeepLargest):
-        raise MergeError("only KeepLargest is measured over a whole model")
+    tensors: Sequence[tuple[Operand, Sequence[Operand | None]]],
+    keeps: Sequence[Sequence[KeepLargest]],
+    *,
+    device: str = "cpu",
+) -> list[dict[KeepLargest, tuple[float, float]]]:
+    """The magnitudes between which specialists keep, their entries ranked over all `tensors` together.
+
+    Args:
+        tensors: a row per tensor of the model: the base's, and a column per specialist, None where it has none.
+        keeps: per specialist the distinct ways in which it is trimmed anywhere in the model.
+        device: "cpu", or a torch device.
+
+    Returns:
+        Per specialist, for each of its ways, the lowest and the highest magnitude kept (float32 values). Give them to
+        `measure` or `combine` as the `lowest` and `highest` of a `Measurement`.
+
+    Raises:
+        MergeError: a row has another number of columns than `keeps`, or a tensor another shape than the base's.
+    """
     backend = _backend(device)
-    pairs = [Pair(base, tuple(specialists)) for base, specialists in tensors if base.count]
-    if not pairs:
-        return Measurement(*(((0.0,) * len(program.weights),) * 2))
-    for pair in pairs:
-        _check(pair, program)
-    return measuring.thresholds(backend, pairs, _keeps(program))
+    for base, columns in tensors:
+        if len(columns) != len(keeps):
+            raise MergeError(f"{len(columns)} specialists in a row of a model of {len(keeps)}")
+        _check_shapes(Pair(base, tuple(column for column in columns if column is not None)))
+    whole = [(base, columns) for base, columns in tensors if base.count]
+    trimmed = [i for i, ways in enumerate(keeps) if ways]
+    found: list[measuring.Bounds] = [{} for _ in keeps]
+    together = all(columns[i] is not None for _, columns in whole for i in trimmed)
+    for group in [trimmed] if together and trimmed else [[i] for i in trimmed]:
+        pairs = [
+            Pair(base, tuple(present))
+            for base, columns in whole
+            if len(present := [one for i in group if (one := columns[i]) is not None]) == len(group)
+        ]
+        bounds = measuring.thresholds(backend, pairs, [keeps[i] for i in group])
+        for i, rows in zip(group, bounds, strict=True):
+            found[i] = rows
+    return found
 
 
 def combine(
@@ -85,11 +127,12 @@ def combine(
 
     out: writable, 1-D, `stop - start` entries of the storage dtype of `out_dtype` ("BF16" as uint16 bits).  The bits do
     not depend on how [0, count) is cut into calls, on threads, or on the device.  Arithmetic is float64; for "F64" it
-    is wider (`kernels.exact`), on the CPU whatever the device; that alone takes a program for `each` specialist.
+    is wider (`kernels.exact`), on the CPU whatever the device.  measurement: what `measure` found for this tensor;
+    MergeError where the program needs more than it holds.
     """
     backend = _backend(device)
     pair = Pair(base, tuple(specialists))
-    _check(pair, program)
+    _check(pair, program, keys)
     found = measurement or Measurement()
     jobs = [
         Job(piece, found, tuple(keys), out[piece.start - start : piece.stop - start])
@@ -97,38 +140,110 @@ def combine(
     ]
     if not jobs:
         return Health()
+    _check_found(program, found)
     if out_dtype == "F64":
         from taskmerge.kernels import exact
 
         return sum(map_on_threads(lambda job: exact.combine(job, program), jobs), Health())
-    if program.each:
-        raise MergeError(f"a way to sparsify for each specialist is streamed into F64 only, not {out_dtype}")
     batches = [[job] for job in jobs] if backend.parallel else [jobs]
     return sum(spread(backend, lambda batch: backend.combine(batch, program, out_dtype), batches), Health())
 
 
-def _keeps(program: Program) -> list[KeepLargest]:
-    """What is kept of each specialist."""
-    hows = [program.sparsify_of(i) for i in range(len(program.weights))]
-    return [how for how in hows if isinstance(how, KeepLargest)]
+def interpret(
+    program: Program,
+    deltas: Tensor,
+    *,
+    random_bits: Tensor | None = None,
+    thresholds: Measurement | None = None,
+    weights: Sequence[float] | None = None,
+    base: Tensor | None = None,
+) -> Tensor:
+    """Run a Program on whole task vectors, in float64: scale * consensus(sparsify(d_i), weights).
+
+    What the Program needs to be measured is measured here: thresholds by sorting, the Gram matrix, sums of magnitudes.
+    What becomes of the base (`Program.base`) is the caller's.
+
+    Args:
+        program: what to merge; one weight per specialist.
+        deltas: (specialists, *shape), float64, on any device.
+        random_bits: (specialists, *shape), int64 in [0, 2^32): for random drops.
+        thresholds: `lowest` and `highest` for specialists that keep the largest entries of the whole model; without
+            them the tensor is taken for the whole model.
+        weights: those that hold, in place of the program's own or of what it would find from a Gram matrix.
+        base: (*shape), float64: needed only to find weights from the Gram matrix of the models.
+
+    Returns:
+        (*shape), float64.
+
+    Raises:
+        MergeError: an input that the program needs is missing or has another shape or dtype.
+    """
+    from taskmerge.kernels.reference import whole  # imports torch
+
+    return whole.interpret(program, deltas, random_bits, thresholds, weights, base)
+
+
+def _bounds(
+    backend: Backend, pair: Pair, program: Program, given: Measurement | None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """lowest, highest: measured over the tensor, or given where they are the model's."""
+    lowest, highest = [0.0] * len(program.ways), [math.inf] * len(program.ways)
+    own: dict[int, KeepLargest] = {}
+    for i, way in enumerate(program.ways):
+        if not isinstance(way, KeepLargest):
+            continue
+        if way.across == "tensor":
+            own[i] = way
+        elif given is not None and given.lowest is not None and given.highest is not None:
+            lowest[i], highest[i] = given.lowest[i], given.highest[i]
+    if own:
+        part = pair._replace(specialists=tuple(pair.specialists[i] for i in own))
+        rows = measuring.thresholds(backend, [part] if part.base.count else [], [[way] for way in own.values()])
+        for (i, way), row in zip(own.items(), rows, strict=True):
+            lowest[i], highest[i] = row[way]
+    return tuple(lowest), tuple(highest)
 
 
 @cache
 def _backend(device: str) -> Backend:
-    """The compiled kernels for "cpu" where numba is installed, torch otherwise."""
+    """The compiled kernels for "cpu" where numba is installed, the reference otherwise."""
     if device == "cpu" and find_spec("numba") is not None:
         from taskmerge.kernels.compiled.backend import CompiledBackend
 
         return CompiledBackend()
-    from taskmerge.kernels.through_torch.backend import TorchBackend
+    from taskmerge.kernels.reference.backend import ReferenceBackend
 
-    return TorchBackend(device)
+    return ReferenceBackend(device)
 
 
-def _check(pair: Pair, program: Program) -> None:
+def _check(pair: Pair, program: Program, keys: Sequence[int]) -> None:
     """A caller's mistake, said before any byte is read through a wrong address."""
-    if len(program.weights) != len(pair.specialists):
-        raise MergeError(f"{len(program.weights)} weights for {len(pair.specialists)} specialists")
+    count = len(pair.specialists)
+    if len(program.weights) != count:
+        raise MergeError(f"{len(program.weights)} weights for {count} specialists")
+    if len(program.ways) != count:
+        raise MergeError(f"{len(program.ways)} ways to sparsify for {count} specialists")
+    if program.random and len(keys) != count:
+        raise MergeError(f"{len(keys)} random keys for {count} specialists")
+    _check_shapes(pair)
+
+
+def _check_shapes(pair: Pair) -> None:
+    if pair.base.is_delta:
+        raise MergeError("the base is given as a task vector")
     for operand in pair.specialists:
         if operand.shape != pair.base.shape:
             raise MergeError(f"a specialist's tensor has shape {operand.shape}, the base's {pair.base.shape}")
+
+
+def _check_found(program: Program, found: Measurement) -> None:
+    """Whether everything was measured that the program needs."""
+    if not program.weights:
+        return
+    if any(isinstance(way, KeepLargest) for way in program.ways) and (found.lowest is None or found.highest is None):
+        how = "measure_model, over the whole model" if program.across_model else "measure"
+        raise MergeError(f"the thresholds that entries are kept by are not measured (kernels.{how})")
+    if any(by_mass(way) for way in program.ways) and found.factors is None:
+        raise MergeError("the sums of magnitudes to be kept are not measured (kernels.measure)")
+    if program.from_gram is not None and found.weights is None:
+        raise MergeError("the weights are to be found from a Gram matrix that is not measured (kernels.measure)")

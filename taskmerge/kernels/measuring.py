@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from taskmerge.kernels.operands import Measurement
 from taskmerge.kernels.pairs import Backend, Pair, Piece, pieces_of, spread
-from taskmerge.kernels.program import DropRandom, KeepLargest
+from taskmerge.kernels.program import KeepLargest, Program
 from taskmerge.kernels.selection import BINS_OF_HALVES, MOST_BINS, Query, find_all, magnitude_of
-from taskmerge.numbers.randomness import keep_limit
 
 _LEAST_SAMPLE_BLOCKS, _MOST_SAMPLE_BLOCKS, _SAMPLE_BLOCK = 32, 256, 512
 
+Bounds = dict[KeepLargest, tuple[float, float]]  # way -> the lowest and the highest magnitude that it keeps
 
-def thresholds(backend: Backend, pairs: Sequence[Pair], keeps: Sequence[KeepLargest]) -> Measurement:
-    """The magnitudes between which each specialist's `KeepLargest` keeps, over all `pairs` together."""
+
+def thresholds(backend: Backend, pairs: Sequence[Pair], keeps: Sequence[Sequence[KeepLargest]]) -> list[Bounds]:
+    """The magnitudes between which each specialist's ways to keep keep, over all `pairs` together.
+
+    keeps: one row of ways per specialist of the pairs.
+    """
     total = sum(pair.base.count for pair in pairs)
-    ranks = [keep.ranks(total) for keep in keeps]
+    if total == 0:
+        return [dict.fromkeys(ways, (0.0, 0.0)) for ways in keeps]
+    ranks = [{way: way.ranks(total) for way in ways} for ways in keeps]
     bins = MOST_BINS if any(_wide(pair) for pair in pairs) else BINS_OF_HALVES
-    queries = [Query(i, last, total, most_bins=bins) for i, (_, last) in enumerate(ranks)]
-    queries += [Query(i, first, total, most_bins=bins) for i, (first, _) in enumerate(ranks) if first > 1]
-    queries.sort(key=lambda query: query.specialist)
+    queries = [
+        Query(i, rank, total, most_bins=bins)
+        for i, rows in enumerate(ranks)
+        for rank in dict.fromkeys(
+            [last for _, last in rows.values()] + [first for first, _ in rows.values() if first > 1]
+        )
+    ]
     samples = _samples(backend, pairs, total)
     for query in queries:
         query.bracket_from(samples[query.specialist])
     pieces = [piece for pair in pairs for piece in pieces_of(pair, backend.piece)]
     find_all(queries, lambda open_queries: backend.scan(pieces, open_queries))
     found = {(query.specialist, query.rank): magnitude_of(query.found or 0) for query in queries}
-    return Measurement(
-        lowest=tuple(found[i, last] for i, (_, last) in enumerate(ranks)),
-        highest=tuple(found[i, first] if first > 1 else math.inf for i, (first, _) in enumerate(ranks)),
-    )
+    return [
+        {way: (found[i, last], found[i, first] if first > 1 else math.inf) for way, (first, last) in rows.items()}
+        for i, rows in enumerate(ranks)
+    ]
 
 
 def _wide(pair: Pair) -> bool:
@@ -56,22 +65,26 @@ def _samples(backend: Backend, pairs: Sequence[Pair], total: int) -> np.ndarray:
     return sampled
 
 
-def gram(backend: Backend, pair: Pair) -> np.ndarray:
-    """`<d_i, d_j>` of one tensor, float64 (specialists, specialists)."""
-    specialists = len(pair.specialists)
-    parts = spread(backend, backend.gram, pieces_of(pair, backend.piece))
-    return _exact_sum(parts, (specialists, specialists))
+def gram(backend: Backend, pair: Pair, program: Program) -> np.ndarray:
+    """`<d_i, d_j>` of one tensor, or of its models (`Program.gram_of`): float64 (specialists, specialists)."""
+    models, specialists = program.gram_of == "models", len(pair.specialists)
+    parts = spread(backend, lambda piece: backend.gram(piece, models), pieces_of(pair, backend.piece))
+    return exact_sum(parts, (specialists, specialists))
 
 
-def rescale_factors(backend: Backend, pair: Pair, drop: DropRandom, keys: Sequence[int]) -> tuple[float, ...]:
+def rescale_factors(backend: Backend, pair: Pair, program: Program, keys: Sequence[int]) -> tuple[float, ...]:
     """Per specialist, what the survivors are multiplied by so that the delta keeps its sum of magnitudes."""
-    limit = keep_limit(drop.density)
-    parts = spread(backend, lambda piece: backend.masses(piece, keys, limit), pieces_of(pair, backend.piece))
-    whole, kept = _exact_sum(parts, (2, len(pair.specialists)))
+    parts = spread(backend, lambda piece: backend.masses(piece, program, keys), pieces_of(pair, backend.piece))
+    whole, kept = exact_sum(parts, (2, len(pair.specialists)))
+    return factors_of(whole, kept)
+
+
+def factors_of(whole: Iterable[float], kept: Iterable[float]) -> tuple[float, ...]:
+    """Sums of magnitudes, of everything and of the survivors -> what these are multiplied by."""
     return tuple(float(a / b) if b > 0 else 1.0 for a, b in zip(whole, kept, strict=True))
 
 
-def _exact_sum(parts: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+def exact_sum(parts: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     """Sum over the first axes, exactly rounded: the order of the parts plays no role."""
     if not parts:
         return np.zeros(shape)

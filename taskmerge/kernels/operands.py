@@ -19,12 +19,14 @@ class Operand:
     read: entries [start, stop) as a 1-D array of the storage dtype (BF16 as uint16 bits); a view of mapped pages where
     possible, computed where not; may be unaligned. Called from several threads at once.
     view: what `read` gives for all entries, where that lies in memory or in a mapped file as it is; else None.
+    is_delta: the entries are a task vector's own; the base is not subtracted. Of specialists only.
     """
 
     dtype: str
     shape: tuple[int, ...]
     read: Callable[[int, int], np.ndarray]
     view: np.ndarray | None = None
+    is_delta: bool = False
 
     @property
     def count(self) -> int:
@@ -52,10 +54,11 @@ class Health:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the passes before combining found, one entry per specialist.
+    """What the passes before combining found, one entry per specialist; None where nothing had to be found.
 
-    lowest, highest: the magnitudes (float32 values) between which `KeepLargest` keeps.  factors: what `DropRandom`'s
-    survivors are multiplied by ("l1"), as fractions where measured for float64 outputs.  gram: `<d_i, d_j>`, float64.
+    lowest, highest: the magnitudes (float32 values) between which `KeepLargest` keeps; 0 and infinity for specialists
+    that are sparsified otherwise.  factors: what survivors of a random drop are multiplied by ("l1"; 1 for others), as
+    fractions where measured for float64 outputs.  gram: `<d_i, d_j>`, or `<x_i, x_j>` of the models, float64.
     weights: `Program.from_gram(gram)`.
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple, Protocol, TypeVar
@@ -9,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from taskmerge.kernels.operands import Health, Measurement, Operand
-from taskmerge.kernels.program import DropByRank, DropRandom, Program
+from taskmerge.kernels.program import Program, by_mass, given_factor
 from taskmerge.kernels.selection import Query
 from taskmerge.kernels.threads import map_on_threads
 
@@ -65,13 +66,17 @@ class Job(NamedTuple):
         """Those of the program, unless measuring has found others; as float64 takes them."""
         return tuple(float(w) for w in (program.weights if self.found.weights is None else self.found.weights))
 
-    def factors(self, drop: DropRandom) -> tuple[float, ...]:
+    def base_factor(self, program: Program) -> float:
+        """`Program.base_factor` of the weights that hold; NaN where those are not finite."""
+        if self.found.weights is not None and not all(map(math.isfinite, self.found.weights)):
+            return math.nan
+        return float(program.base_factor(self.found.weights))
+
+    def factors(self, program: Program) -> tuple[float, ...]:
         """What each specialist's survivors are multiplied by. One over the density is rounded: a division per entry
         takes longer than all else that is done with it."""
-        if drop.rescale == "l1":
-            return tuple(float(factor) for factor in self.found.factors or ())
-        factor = 1.0 / drop.density if drop.rescale == "inverse_density" and drop.density > 0.0 else 1.0
-        return (factor,) * len(self.piece.pair.specialists)
+        found = self.found.factors or ()
+        return tuple(float(found[i]) if by_mass(way) else given_factor(way) for i, way in enumerate(program.ways))
 
 
 def pieces_of(pair: Pair, size: int, start: int = 0, stop: int | None = None) -> list[Piece]:
@@ -83,7 +88,7 @@ def pieces_of(pair: Pair, size: int, start: int = 0, stop: int | None = None) ->
 
 def combining_size(program: Program, pair: Pair, size: int) -> int:
     """Entries to combine at a time: `size`, or a sixteenth in whole rows where ranks are taken in rows."""
-    if isinstance(program.sparsify, DropByRank):
+    if program.ranked:
         return max(1, size // 16 // pair.row) * pair.row
     return size
 
@@ -111,13 +116,14 @@ class Backend(Protocol):
         int64 (queries, bins), where an entry not at the start of its bin counts RAGGED more."""
         ...
 
-    def gram(self, piece: Piece) -> np.ndarray:
-        """`<d_i, d_j>` over each PIECE of the piece: float64 (PIECEs, specialists, specialists)."""
+    def gram(self, piece: Piece, models: bool) -> np.ndarray:
+        """`<d_i, d_j>` over each PIECE of the piece, or `<b + d_i, b + d_j>`: float64 (PIECEs, specialists,
+        specialists)."""
         ...
 
-    def masses(self, piece: Piece, keys: Sequence[int], limit: int) -> np.ndarray:
-        """Σ|d| of all entries and of those whose random bits are below `limit`, over each PIECE of the piece:
-        float64 (PIECEs, 2, specialists)."""
+    def masses(self, piece: Piece, program: Program, keys: Sequence[int]) -> np.ndarray:
+        """Σ|d| of all entries and of those that random drops keep, over each PIECE of the piece: float64 (PIECEs, 2,
+        specialists). Specialists that are sparsified otherwise are taken whole."""
         ...
 
 

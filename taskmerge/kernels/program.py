@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal
 
@@ -46,11 +46,14 @@ class DropByRank:
     linearly from density - epsilon (smallest) to density + epsilon (largest); survivors ÷ own probability.
     A one-element row keeps with `density`. Entries of equal magnitude share their mean rank (so nothing depends on a
     sort's tie order): with `less` entries below and `equal` ones of an entry's magnitude in its row of n, rank =
-    less + (equal - 1) / 2 and p = density - epsilon + 2 epsilon rank / (n - 1), cut to [0, 1]."""
+    less + (equal - 1) / 2 and p = density - epsilon + 2 epsilon rank / (n - 1), cut to [0, 1].
+
+    rescale: survivors ÷ their own probability ("own_probability"), or multiplied so that the delta's sum of
+    magnitudes is kept ("l1"), or left ("none")."""
 
     density: float
     epsilon: float
-    rescale: bool = True
+    rescale: Literal["own_probability", "l1", "none"] = "own_probability"
 
 
 @dataclass(frozen=True)
@@ -99,38 +102,98 @@ class Program:
 
     Where scale * consensus is zero the base's own sign of zero stays (so scale 0 gives the base bit for bit).
 
-    weights: one per specialist, in order. base_factor: 1 except for plain weighted sums of models (`linear`). What was
-    computed from the user's numbers is given as a fraction, exactly. sparsify: the same for all, or one per specialist,
-    all of one kind, which `kernels.exact` alone streams.
-    from_gram: when set, the measure pass computes the Gram matrix G[i, j] = <d_i, d_j> (float64, shape (T, T))
-    of the whole tensor and this function returns the weights to use in place of `weights`
-    (model stock, slerp, karcher, metagpt).
+    Args:
+        weights: one per specialist, in order. What was computed from the user's numbers is given as a fraction.
+        sparsify: what of a delta survives; the same for all, or one per specialist.
+        consensus: how the survivors agree.
+        scale: what their agreement is multiplied by.
+        base: what becomes of the base's own entries: "added" as they are; "weighted" in a weighted sum of models,
+            Σ w x = (Σ w) b + Σ w d, scaled around the base (see `base_factor`); "left_out": the result is the merged
+            task vector itself.
+        from_gram: when set, the measuring passes compute the Gram matrix of each tensor (float64, shape (T, T)) and
+            this function returns the weights to use in place of `weights` (model stock, slerp, karcher, metagpt).
+        gram_of: whose Gram matrix: <d_i, d_j> of the deltas, whole ones, not what is left of them, or <x_i, x_j> of
+            the models x_i = b + d_i.
     """
 
     weights: tuple[float | Fraction, ...]
-    scale: float = 1.0
-    base_factor: float | Fraction = 1.0
     sparsify: Sparsify | tuple[Sparsify, ...] | None = None
     consensus: Consensus = field(default_factory=Sum)
+    scale: float = 1.0
+    base: Literal["added", "weighted", "left_out"] = "added"
     from_gram: Callable[[np.ndarray], np.ndarray] | None = None
+    gram_of: Literal["deltas", "models"] = "deltas"
+
+    def base_factor(self, weights: Sequence[float | Fraction] | None = None) -> Fraction:
+        """What the base is multiplied by, exactly.
+
+        For "weighted" it is 1 + scale * (Σ w - 1), and 1 where all of the program's own weights are zero: then there
+        is no sum of models.
+
+        Args:
+            weights: the weights that hold, given or measured; None: the program's own. Finite.
+        """
+        holding = self.weights if weights is None else weights
+        if self.base == "left_out":
+            return Fraction(0)
+        if self.base == "added" or (self.from_gram is None and not any(holding)):
+            return Fraction(1)
+        return 1 + Fraction(self.scale) * (sum((Fraction(weight) for weight in holding), Fraction(0)) - 1)
+
+    @property
+    def ways(self) -> tuple[Sparsify | None, ...]:
+        """How each specialist is sparsified."""
+        return self.sparsify if isinstance(self.sparsify, tuple) else (self.sparsify,) * len(self.weights)
 
     @property
     def measured(self) -> bool:
-        """Whether passes over a tensor must come before it is combined."""
-        how = self.sparsify_of(0) if self.weights else None
-        scaled = isinstance(how, DropRandom) and how.rescale == "l1"
-        return self.from_gram is not None or isinstance(how, KeepLargest) or scaled
+        """Whether passes over a tensor, or over the model, must come before it is combined."""
+        return self.from_gram is not None or any(isinstance(way, KeepLargest) or by_mass(way) for way in self.ways)
 
     @property
     def random(self) -> bool:
         """Whether random bits decide."""
-        return bool(self.weights) and isinstance(self.sparsify_of(0), (DropRandom, DropByRank))
+        return any(isinstance(way, DropRandom | DropByRank) for way in self.ways)
 
     @property
-    def each(self) -> bool:
-        """Whether every specialist is sparsified in a way of its own."""
-        return isinstance(self.sparsify, tuple)
+    def ranked(self) -> bool:
+        """Whether ranks within rows decide, so that rows are worked on whole."""
+        return any(isinstance(way, DropByRank) for way in self.ways)
 
-    def sparsify_of(self, specialist: int) -> Sparsify | None:
-        """How one specialist is sparsified."""
-        return self.sparsify[specialist] if isinstance(self.sparsify, tuple) else self.sparsify
+    @property
+    def across_model(self) -> bool:
+        """Whether thresholds are taken over a whole model (`kernels.measure_model`)."""
+        return any(isinstance(way, KeepLargest) and way.across == "model" for way in self.ways)
+
+    @property
+    def idle(self) -> frozenset[int]:
+        """Specialists of weight exactly 0 that cannot change the result, so that they need not be read.
+
+        A weight of 0 still counts where the weights are measured, where every delta is a voter (`Active`, election by
+        mass or count), and where agreeing specialists are counted (average "count").
+        """
+        how = self.consensus
+        silent = isinstance(how, Sum | Largest) or (
+            isinstance(how, Elect) and how.elect == "weighted_mass" and how.average in ("weight", "none")
+        )
+        if self.from_gram is not None or not silent:
+            return frozenset()
+        return frozenset(i for i, weight in enumerate(self.weights) if weight == 0)
+
+    def without(self, specialists: Collection[int]) -> Program:
+        """The program of the other specialists, in their order; see `idle`."""
+        kept = [i for i in range(len(self.weights)) if i not in specialists]
+        ways = tuple(self.sparsify[i] for i in kept) if isinstance(self.sparsify, tuple) else self.sparsify
+        return replace(self, weights=tuple(self.weights[i] for i in kept), sparsify=ways)
+
+
+def by_mass(way: Sparsify | None) -> bool:
+    """Whether survivors are multiplied so that the delta's sum of magnitudes is kept, which a pass measures."""
+    return isinstance(way, DropRandom | DropByRank) and way.rescale == "l1"
+
+
+def given_factor(way: Sparsify | None) -> float:
+    """What survivors are multiplied by, as far as the way alone says: one over the density, rounded, or nothing."""
+    if isinstance(way, DropRandom) and way.rescale == "inverse_density" and way.density > 0.0:
+        return 1.0 / way.density
+    return 1.0

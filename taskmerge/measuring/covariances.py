@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskmerge.checkpoints.components import BACKBONE, Components, component_map
+from taskmerge.checkpoints.components import BACKBONE, component_map
 from taskmerge.checkpoints.covariances import InputCovariances
-from taskmerge.checkpoints.lineage.names import match_names
-from taskmerge.checkpoints.memory import MemoryWeights
-from taskmerge.checkpoints.weights import Weights
-from taskmerge.embedders.loading import check_takes
+from taskmerge.checkpoints.selector import Selector
+from taskmerge.embedders.interface import Embedder
+from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import UsageError
-from taskmerge.measuring.metrics.retrieval import collapse
+from taskmerge.metrics.retrieval import collapse
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -31,45 +29,50 @@ def collect_covariances(
     *,
     components: Sequence[str] = DEFAULT_COMPONENTS,
     batch_size: int = BATCH_SIZE,
-    device: str = "cpu",
+    device: str | None = None,
 ) -> InputCovariances:
     """E[z zᵀ] of the inputs z of every linear layer, over the probes' items plus the same over the texts.
 
-    model: a SentenceTransformer or its folder.  probes: what `read_pairs` takes, or {name: …} for several modalities;
+    model: what `open_embedder` takes.  probes: what `read_pairs` takes, or {name: …} for several modalities;
     their texts need not be pairs: nothing is trained.  texts: default: the probes' own distinct texts.  components:
     whose layers are measured.  Each group (a modality, the texts) is normalised by its own number of tokens, so that
     many tokens of one do not drown the other; padding is left out.
 
     Memory: one float64 matrix a distinct input, whatever the number of probes. The result is keyed by the names the
-    tensors have in the model's file when `model` is a folder, else by those of the module. Raises UsageError for broken
+    tensors have in the model's file, see `Embedder.weights`. Raises UsageError for broken
     probes before the model runs.
     """
     sets = _checked(probes)
     own_texts = collapse([text for pairs in sets.values() for text in pairs.texts if text])[0]
-    network, weights, loaded = _opened(model, device)
+    embedder = open_embedder(model, device=device)
     for pairs in sets.values():
-        check_takes(loaded, pairs.modality, pairs.source)
-    sums = _Sums(network, weights, components)
+        embedder.check_takes(pairs.modality, pairs.source)
+    sums = _Sums(embedder, components)
     for name, pairs in sets.items():
         with sums.group(name):
             for items, _ in pairs.batches(batch_size):
-                sums.run(loaded, items)
+                sums.run(items, pairs.modality)
     with sums.group("text"):
         wanted = list(texts) if texts is not None else own_texts
         for start in range(0, len(wanted), batch_size):
-            sums.run(loaded, wanted[start : start + batch_size])
+            sums.run(wanted[start : start + batch_size], "text")
     return sums.result()
 
 
 class _Sums:
-    """Σ z zᵀ of every linear layer, filled by hooks."""
+    """Σ z zᵀ of every linear layer, by the name of its weight, filled by hooks."""
 
-    def __init__(self, network: nn.Module, weights: Weights | None, components: Sequence[str]) -> None:
-        held = MemoryWeights.of_module(network)
-        parts = component_map(held.tensors, held.config)
-        self._in_file = _file_names(weights, held)
-        self._layers = _linear_layers(network, parts, components)
-        self._in_backbone = {name for name in self._layers if parts[f"{name}.weight"] == BACKBONE}
+    def __init__(self, embedder: Embedder, components: Sequence[str]) -> None:
+        self._embedder = embedder
+        parts = component_map(embedder.weights.tensors, embedder.weights.config)
+        linear = embedder.linear_layers()
+        self._layers = {name: linear[name] for name in Selector(parts).names(components, linear)}
+        if not self._layers:
+            raise UsageError(
+                f"no linear layer in {', '.join(components)}",
+                next_move=f"this model has {', '.join(sorted(set(parts.values())))}",
+            )
+        self._in_backbone = {name for name in self._layers if parts[name] == BACKBONE}
         self._totals: dict[str, Tensor] = {}
         self._group: dict[str, Tensor] = {}
         self._rows: dict[str, int] = {}
@@ -93,19 +96,13 @@ class _Sums:
             self._totals[own] = self._totals[own] + share if own in self._totals else share
         self._counts[name] = max(self._rows.values(), default=0)
 
-    def run(self, model: Any, items: Sequence[Any]) -> None:
+    def run(self, items: Sequence[Any], modality: str) -> None:
         """One batch through the whole model."""
-        import torch
-
-        features = {
-            key: value.to(model.device) if hasattr(value, "to") else value
-            for key, value in model.preprocess(list(items)).items()
-        }
+        features = self._embedder.prepare(items, modality)
         self._mask = features.get("attention_mask")
         self._seen = []
-        model.eval()
-        with torch.no_grad():
-            model(features)
+        with self._embedder.inference():
+            self._embedder.embed(features)
         self._seen = []
 
     def _hook(self, name: str) -> Any:
@@ -131,7 +128,7 @@ class _Sums:
     def _add(self, name: str, value: Tensor) -> None:
         mask = self._mask
         if name in self._in_backbone and mask is not None and value.shape[:-1] == mask.shape:
-            rows = value[mask.bool()]
+            rows = value[mask.bool().to(value.device)]
         else:
             rows = value.reshape(-1, value.shape[-1])
         rows = rows.float()
@@ -140,50 +137,9 @@ class _Sums:
         self._rows[name] = self._rows.get(name, 0) + len(rows)
 
     def result(self) -> InputCovariances:
-        matrices = {self._name(own): total.cpu().numpy() for own, total in self._totals.items()}
-        aliases = {
-            self._name(name): self._name(owner) for name, owner in self._aliases.items() if owner in self._totals
-        }
+        matrices = {name: total.cpu().numpy() for name, total in self._totals.items()}
+        aliases = {name: owner for name, owner in self._aliases.items() if owner in self._totals}
         return InputCovariances(matrices, aliases, self._counts)
-
-    def _name(self, layer: str) -> str:
-        return self._in_file.get(f"{layer}.weight", f"{layer}.weight")
-
-
-def _linear_layers(network: nn.Module, parts: Components, components: Sequence[str]) -> dict[str, nn.Module]:
-    from torch import nn
-
-    found: dict[str, nn.Module] = {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and parts.get(f"{name}.weight") in components
-    }
-    if not found:
-        raise UsageError(
-            f"no linear layer in {', '.join(components)}",
-            next_move=f"this model has {', '.join(sorted(set(parts.values())))}",
-        )
-    return found
-
-
-def _file_names(weights: Weights | None, held: MemoryWeights) -> dict[str, str]:
-    """The module's tensor names -> the file's."""
-    if weights is None:
-        return {}
-    return {theirs: ours for ours, theirs in match_names(weights, held).pairs.items()}
-
-
-def _opened(model: Any, device: str) -> tuple[nn.Module, Weights | None, Any]:
-    """(the network whose names count, the weights in its file, the SentenceTransformer)."""
-    weights: Weights | None = None
-    if isinstance(model, str | Path):
-        from taskmerge.checkpoints.formats.reading import open_stored
-        from taskmerge.embedders.loading import load_embedder
-
-        weights = open_stored(model)
-        model = load_embedder(model, device=device)
-    first = model[0]
-    return getattr(first, "auto_model", first), weights, model
 
 
 def _checked(probes: Any) -> Mapping[str, Pairs]:

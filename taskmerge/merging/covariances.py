@@ -17,17 +17,10 @@ if TYPE_CHECKING:
 
 def protected_specialists(census: Census, patterns: Sequence[str], place: str, problems: list[Problem]) -> list[str]:
     """The specialists that bring the components named by `protect`; what is wrong goes to `problems`."""
-    found: list[str] = []
-    for pattern in patterns:
-        owners = {
-            owner for name, labels in census.own.items() if census.selects(pattern, name) for owner in labels
-        } or {pattern} & set(census.specialists)
-        if not owners:
-            known = {census.components[name] for name in census.own} | set(census.specialists)
-            what = f"protect: {pattern!r} is no component that a specialist brings"
-            problems.append(Problem(what, place, f"known: {', '.join(sorted(known))}"))
-        found += [label for label in census.specialists if label in owners and label not in found]
-    return found
+    of = "what the specialists bring"
+    problems += census.selector.check(patterns, place, "protect", among=census.own, of=of, also=census.specialists)
+    owners = {owner for name in census.selector.names(patterns, census.own) for owner in census.own[name]}
+    return [label for label in census.specialists if label in owners or label in patterns]
 
 
 def missing(inputs: Mapping[str, Weights], labels: Sequence[str], why: str, place: str) -> list[Problem]:

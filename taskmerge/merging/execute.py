@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from taskmerge.checkpoints.hashing import sha256_of
 from taskmerge.checkpoints.output.saving import AHEAD, MEMORY, write_shards
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
@@ -18,7 +16,7 @@ from taskmerge.errors import MergeError, TaskmergeError
 from taskmerge.kernels import threads
 from taskmerge.merging import provenance
 from taskmerge.merging.fused import FusedWeights
-from taskmerge.merging.identity import identity, input_folders, weight_files
+from taskmerge.merging.identity import identity, input_folders
 from taskmerge.merging.model_card import model_card
 from taskmerge.merging.sides import add_side_files
 from taskmerge.merging.steps import BASE, Plan
@@ -56,8 +54,8 @@ def execute(
     lacked room or a download. A failure that another try cannot mend (a NaN, integers that disagree) leaves nothing.
     Raises OutputError, MergeError, CheckpointError.
     """
-    check_integers(plan)
     fused = FusedWeights(plan, device)
+    fused.check_integers()
     with OutputFolder(out, identity(plan, recipe), fresh, input_folders(plan)) as output:
         resumed = tuple(output.finished)
         try:
@@ -83,27 +81,13 @@ def _add_everything_else(output: OutputFolder, plan: Plan, recipe: Recipe, input
     output.add_text("README.md", model_card(plan, output.final.name, recipe.text, sources))
 
 
-def check_integers(plan: Plan) -> None:
-    """Integer and bool tensors are never averaged: raises MergeError for each that differs between inputs."""
-    for step in plan.steps:
-        if step.action != "keep" or not step.specialists:
-            continue
-        base = plan.inputs[BASE].read(step.source.name)
-        for source in step.specialists:
-            if not np.array_equal(base, plan.inputs[source.label].read(source.name)):
-                raise MergeError(
-                    f"the {step.info.dtype} tensor {step.info.name!r} differs between the base and {source.label}",
-                    next_move=f"say whose to keep: rules: - {{match: {step.info.name!r}, keep: base}}",
-                )
-
-
 def describe_inputs(plan: Plan) -> dict[str, Any]:
     """label -> what was read: the text that named it, commit on the hub, sha256 of each file."""
     table: dict[str, Any] = {}
     for label, weights in plan.inputs.items():
-        files = {name: sha256_of(file.path) for name, file in weight_files(weights).items()}
+        files = {name: sha256_of(file.path) for name, file in weights.beside.files.items()}
         table[label] = {"source": weights.label, "files": files}
-        if commit := getattr(weights, "commit", None):
+        if commit := weights.beside.commit:
             table[label]["commit"] = commit
     return table
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 import inspect
 from pathlib import Path
-from typing import Any
 from uuid import uuid4
 
 from taskmerge import __version__
 from taskmerge.checkpoints.covariances import FILE as COVARIANCES
-from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.hashing import fingerprint
-from taskmerge.checkpoints.output.side_files import side_files
+from taskmerge.checkpoints.output.side_files import side_files, tokenizer_files
 from taskmerge.checkpoints.weights import Weights
 from taskmerge.merging.steps import Plan
 from taskmerge.methods import MergeMethod
@@ -31,7 +29,7 @@ def identity(plan: Plan, recipe: Recipe) -> str:
     for part in (__version__, recipe.to_yaml(), repr(plan.steps), repr(plan.seed)):
         digest.update(part.encode())
     for label, weights in plan.inputs.items():
-        files = weight_files(weights)
+        files = weights.beside.files
         if not files:  # in memory: nobody can say whether they are the same next time
             return ""
         for name, file in files.items():
@@ -45,12 +43,14 @@ def identity(plan: Plan, recipe: Recipe) -> str:
 
 def _files_beside(weights: Weights) -> list[Path]:
     """What lies beside an input's weights and may decide about them; of the hub, the commit says it all."""
-    folder = getattr(weights, "folder", None)
-    if folder is None or getattr(weights, "commit", None):
-        return []
-    parts = dict(getattr(weights, "parts", None) or {})
-    paths = [folder / name for name in side_files(folder, parts.values())]
-    return [path for path in (*paths, folder / COVARIANCES) if path.is_file()]
+    beside = weights.beside
+    paths: list[Path] = []
+    if beside.folder is not None and beside.commit is None:
+        names = side_files(beside.folder, beside.module_folders.values())
+        paths = [*(beside.folder / name for name in names), beside.folder / COVARIANCES]
+    if beside.own_tokenizer is not None:
+        paths += [path for path in tokenizer_files(beside.own_tokenizer, "").values() if path is not None]
+    return [path for path in paths if path.is_file()]
 
 
 def _origin(method: MergeMethod) -> str:
@@ -64,18 +64,9 @@ def _origin(method: MergeMethod) -> str:
     return fingerprint(source) if source.is_file() else uuid4().hex
 
 
-def weight_files(weights: Any) -> dict[str, WeightFile]:
-    """The files behind an input, however it is wrapped; none for weights in memory."""
-    while weights is not None:
-        if hasattr(weights, "files"):
-            return dict(weights.files)
-        weights = getattr(weights, "source", None)
-    return {}
-
-
 def input_folders(plan: Plan) -> list[Path]:
     """The local folders that inputs are read from."""
-    folders = [getattr(weights, "folder", None) for weights in plan.inputs.values()]
-    folders += [file.path.parent for weights in plan.inputs.values() for file in weight_files(weights).values()
+    folders = [weights.beside.folder for weights in plan.inputs.values()]
+    folders += [file.path.parent for weights in plan.inputs.values() for file in weights.beside.files.values()
                 if file.local]  # fmt: skip
     return list(dict.fromkeys(folder for folder in folders if folder is not None))

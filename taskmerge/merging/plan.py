@@ -2,51 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from fractions import Fraction
 from typing import Any
 
 from taskmerge.checkpoints.components import BACKBONE, EMBEDDINGS, layer_index
+from taskmerge.checkpoints.lineage.alignment import Alignment, align_all
 from taskmerge.checkpoints.lineage.census import Census
-from taskmerge.checkpoints.lineage.grafts import naming
-from taskmerge.checkpoints.lineage.modules import check_modules
-from taskmerge.checkpoints.lineage.names import align
+from taskmerge.checkpoints.lineage.prompts import joined_prompts
 from taskmerge.checkpoints.lineage.tokenizers import Rows
-from taskmerge.checkpoints.lineage.vocabulary import match_tokens
 from taskmerge.checkpoints.output.layout import lay_out, natural
 from taskmerge.checkpoints.output.saving import stored_format
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.weights import BASE, Beside, Weights, adopted
 from taskmerge.errors import MergeError, Problem, RecipeError
 from taskmerge.merging.covariances import missing, protected_specialists
-from taskmerge.merging.inputs import open_inputs
-from taskmerge.merging.steps import BASE, Action, Dropped, Plan, Source, TensorStep
+from taskmerge.merging.inputs import Inputs, open_inputs
+from taskmerge.merging.steps import Action, Dropped, Plan, Source, TensorStep
 from taskmerge.methods import MergeMethod
 from taskmerge.recipes import Recipe, Rule, Standing, layer_depth
 
 _MOST_PROBLEMS = 50
+Takes = Callable[[Census, str, str], bool]
+Weighting = tuple[float | Fraction, ...]
 
 
-def plan(recipe: Recipe, inputs: Mapping[str, Weights] | None = None) -> Plan:
-    """Decides what becomes of every tensor. Reads headers and configs; no tensor.
+def plan(recipe: Recipe, inputs: Inputs | Mapping[str, Weights] | None = None) -> Plan:
+    """Decide what becomes of every tensor. Reads headers and configs; no tensor.
 
-    inputs: the base (under "base") and the specialists when they are already open, e.g. in memory.
-    Raises RecipeError, MergeError or CheckpointError with every problem found.
+    Args:
+        recipe: what is merged, and how.
+        inputs: the base (under "base") and the specialists when they are already open, e.g. in memory.
+
+    Raises: RecipeError, MergeError or CheckpointError with every problem found.
     """
-    opened = dict(inputs) if inputs is not None else open_inputs(recipe)
-    overrides = {name: list(globs) for name, globs in recipe.components.items()}
-    empty = [Problem("holds no tensors", weights.label) for weights in opened.values() if not weights.tensors]
-    if empty:
-        raise MergeError(empty)
-    check_modules(opened, BASE)
-    names_of = naming(opened)
-    named = {
-        label: weights if label == names_of else align(opened[names_of], weights, overrides).weights
-        for label, weights in opened.items()
-    }
-    named, rows = match_tokens(named, recipe.output.tokenizer)
-    dtype = recipe.output.dtype or getattr(opened[BASE], "output_dtype", None)
-    return _Planner(recipe, Census.of(named, recipe.components, names_of), rows, dtype).plan()
+    if inputs is None:
+        inputs = open_inputs(recipe)
+    elif not isinstance(inputs, Inputs):
+        inputs = Inputs({label: adopted(weights) for label, weights in inputs.items()})
+    alignment = align_all(inputs.weights, recipe.components, recipe.output.tokenizer, inputs.own_bases)
+    return plan_aligned(recipe, inputs, alignment)
+
+
+def plan_aligned(
+    recipe: Recipe, inputs: Inputs, alignment: Alignment, *, bare: bool = False, takes: Takes | None = None
+) -> Plan:
+    """As `plan`, for inputs whose tensors have been aligned.
+
+    bare: the output is the merged task vector, float64, without the base: only tensors that move, and what specialists
+    bring. takes: (census, specialist, tensor) -> whether the specialist has a say in the tensor; left out: always.
+    """
+    dtype = "float64" if bare else recipe.output.dtype or inputs.weights[BASE].beside.output_dtype
+    return _Planner(recipe, inputs, alignment, alignment.census, dtype, bare, takes).plan()
 
 
 @dataclass
@@ -54,9 +61,12 @@ class _Planner:
     """One planning run: collects steps and problems."""
 
     recipe: Recipe
+    inputs: Inputs
+    alignment: Alignment
     census: Census
-    rows: Rows | None = None
-    dtype: str | None = None
+    dtype: str | None
+    bare: bool
+    takes: Takes | None
     problems: list[Problem] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
@@ -81,28 +91,38 @@ class _Planner:
             said_by_recipe = all(problem.place is not None for problem in self.problems)
             raise (RecipeError if said_by_recipe else MergeError)(self.problems[:_MOST_PROBLEMS])
         steps = sorted((step for step in decided if step is not None), key=lambda step: natural(step.info.name))
-        parts = census.parts
+        beside = self._beside()
         return Plan(
             inputs=census.inputs,
             steps=tuple(steps),
             dropped=tuple(self.dropped),
             methods=self.methods,
-            shards=tuple(lay_out([step.info for step in steps], recipe.output.shard_size, parts)),
-            parts=parts,
-            config=census.config,
+            shards=tuple(lay_out([step.info for step in steps], recipe.output.shard_size, beside.module_folders)),
+            beside=beside,
             side_folders=census.side_folders,
-            tokenizer_folder=self._tokenizer_folder(),
             texts=self.rows.texts if self.rows else {},
             seed=recipe.seed,
             protect_energy=merge.protect_energy,
             warnings=tuple(self.warnings),
+            deltas=frozenset(self.inputs.deltas),
+            adapters=self.inputs.adapters,
+            own_bases=self.alignment.own_bases,
+            bare=self.bare,
         )
 
-    def _tokenizer_folder(self) -> Path | None:
-        if self.rows is not None:
-            return self.rows.folder
-        chosen = self.census.inputs.get(self.recipe.output.tokenizer)
-        return getattr(chosen, "folder", None)
+    @property
+    def rows(self) -> Rows | None:
+        return self.alignment.rows
+
+    def _beside(self) -> Beside:
+        """What stands beside the result's tensors; says what of it could not be joined."""
+        census = self.census
+        chosen = census.inputs.get(self.recipe.output.tokenizer)
+        tokenizer = chosen.beside.tokenizer_folder if chosen else census.inputs[census.naming].beside.own_tokenizer
+        tokenizer = self.rows.folder if self.rows is not None else tokenizer
+        prompts, said = joined_prompts(census.inputs, census.naming)
+        self.warnings += said
+        return Beside(census.config, census.base.beside.folder, census.module_folders, tokenizer, prompts)
 
     def _rule(self, name: str) -> Rule | None:
         for number, rule in enumerate(self.recipe.merge.rules):
@@ -118,7 +138,11 @@ class _Planner:
         if rule is None and name in self.copied:
             label, pattern = self.copied[name]
             return self._taken(name, label, f"copy {pattern!r}")
-        if not self._fits(name):
+        models = [label for label in self._having(name, absent=True) if label not in self.inputs.deltas]
+        having = self._having(name)
+        found = self.census.misfits(name, [*models, *(label for label in having if label not in models)])
+        if found:
+            self.problems += found
             return None
         info = self.census.base.tensors[name]
         if info.format.kind == "small_float":
@@ -128,17 +152,29 @@ class _Planner:
             )
             return None
         if not info.format.mergeable:
+            if self.bare:
+                return None
             everyone = tuple(Source(label, name) for label in self._having(name))
             return self._step(name, "keep", f"{info.dtype}: must agree in all inputs", Source(BASE, name), everyone)
         return self._merged(name, rule)
 
     def _own_step(self, name: str, owners: list[str]) -> TensorStep | None:
         rule = self._rule(name)
+        owners = self._distinct([label for label in owners if self._takes(label, name)])
+        if not owners:
+            return None
         if rule is not None and (rule.drop or rule.keep is not None):
             return self._ruled(name, rule, owners)
         if name in self.copied:
             label, pattern = self.copied[name]
             return self._taken(name, label, f"copy {pattern!r}")
+        moving = [label for label in owners if self._moves(label, name)]
+        if moving:
+            self._problem(
+                f"{self.census.base.label} lacks {name!r}, which {' and '.join(moving)} changes",
+                f"leave it out: rules: - {{match: {name!r}, drop: true}}; in Python: without({name!r})",
+            )
+            return None
         untied = self.census.untied_head(name, owners)
         if untied is not None:
             self._problem(
@@ -155,9 +191,19 @@ class _Planner:
         self._problem(
             f"{' and '.join(owners)} both bring their own {name!r}, which the base lacks",
             f"say whose: copy: {{{owners[0]}: [{self.census.components[name]}]}}, "
-            f"or a rule {{match: {name!r}, keep: {owners[0]}}}",
+            f"or a rule {{match: {name!r}, keep: {owners[0]}}}; in Python: without({name!r})",
         )
         return None
+
+    def _moves(self, label: str, name: str) -> bool:
+        """Whether what a specialist has of a tensor is a change, not a tensor that it brings."""
+        own = self.inputs.deltas.get(label)
+        base = self.alignment.own_bases.get(label)
+        return (own is not None and name not in own) or (base is not None and name in base.tensors)
+
+    def _distinct(self, owners: list[str]) -> list[str]:
+        """One label for each model among the owners: a model may stand under several, with a weight each."""
+        return list({id(self.inputs.weights[label]): label for label in reversed(owners)}.values())[::-1]
 
     def _ruled(self, name: str, rule: Rule, owners: list[str]) -> TensorStep | None:
         if rule.keep is not None:
@@ -178,27 +224,34 @@ class _Planner:
         step = self._step(name, "keep" if label == BASE else "copy", said, Source(label, name))
         return replace(step, as_is=named)
 
-    def _merged(self, name: str, rule: Rule | None) -> TensorStep:
+    def _merged(self, name: str, rule: Rule | None) -> TensorStep | None:
         settings = self.recipe.merge.settings(rule)
         said = _said(rule)
         standing = self._standing(name)
-        weights = settings.weights(self.recipe.specialists, standing)
         having = self._having(name)
         if not having:
-            lacking = self.census.absence(self.census.specialists[0], name)
-            return self._step(name, "keep", f"{said}; {lacking}", Source(BASE, name))
-        active = [label for label, weight in weights.items() if weight != 0 and label in having]
-        if not active:
-            return self._step(name, "keep", f"{said}; every weight is 0", Source(BASE, name))
+            lacking = self.census.absence(self.census.specialists[0], name) or "no task vector moves it"
+            return self._unmoved(name, f"{said}; {lacking}")
+        weights = settings.weights(self.recipe.specialists, standing)
+        shares = tuple(weights[label] for label in having)
+        if not any(shares) and not self.bare:
+            return self._unmoved(name, f"{said}; every weight is 0")
         self.methods[settings.method.name] = settings.method
-        sources = tuple(Source(label, name) for label in active)
-        shares = tuple(weights[label] for label in active)
-        options = settings.resolved(active, standing)
+        sources = tuple(Source(label, name) for label in having)
+        options = settings.resolved(having, standing)
         self._try_method(settings.method, shares, options, name, (rule or self.recipe.merge).place)
         return self._step(name, "merge", said, Source(BASE, name), sources, shares, settings.method.name, options)
 
+    def _unmoved(self, name: str, said: str) -> TensorStep | None:
+        return None if self.bare else self._step(name, "keep", said, Source(BASE, name))
+
     def _try_method(
-        self, method: MergeMethod, shares: tuple[float, ...], options: Mapping[str, Any], name: str, place: str
+        self,
+        method: MergeMethod,
+        shares: Weighting,
+        options: Mapping[str, Any],
+        name: str,
+        place: str,
     ) -> None:
         """Notes, once, what the method has against these weights and options."""
         try:
@@ -207,8 +260,16 @@ class _Planner:
             found = [replace(problem, place=place) for problem in error.problems]
             self.problems += [problem for problem in found if problem not in self.problems]
 
-    def _having(self, name: str) -> list[str]:
-        return [label for label in self.census.specialists if name in self.census.inputs[label].tensors]
+    def _having(self, name: str, absent: bool = False) -> list[str]:
+        """The specialists that have a say in a tensor; absent: also those that lack it."""
+        return [
+            label
+            for label in self.census.specialists
+            if (absent or name in self.census.inputs[label].tensors) and self._takes(label, name)
+        ]
+
+    def _takes(self, label: str, name: str) -> bool:
+        return self.takes is None or self.takes(self.census, label, name)
 
     def _standing(self, name: str) -> Standing:
         """Where a gradient finds the tensor: its depth, first layer to last, in its own component."""
@@ -217,31 +278,6 @@ class _Planner:
             return Standing(None, component == EMBEDDINGS)
         return Standing(layer_depth(index, self.census.components.depth(component)))
 
-    def _fits(self, name: str) -> bool:
-        """Whether every specialist has the tensor in the base's shape; notes the problem when one does not."""
-        info = self.census.base.tensors[name]
-        advice = f"is it the same lineage? A rule keeps one side: - {{match: {name!r}, keep: base}}"
-        fits = True
-        for label in self.census.specialists:
-            weights = self.census.inputs[label]
-            other = weights.tensors.get(name)
-            if other is None:
-                if self.census.absence(label, name):
-                    continue
-                self._problem(f"{label} ({weights.label}) lacks the base's tensor {name!r}", advice)
-            elif other.shape != info.shape:
-                self._problem(
-                    f"{name!r} is {list(info.shape)} in the base ({self.census.base.label}) and {list(other.shape)} "
-                    f"in {label} ({weights.label})",
-                    advice,
-                )
-            elif other.format.mergeable != info.format.mergeable:
-                self._problem(f"{name!r} is {info.dtype} in the base and {other.dtype} in {label}", advice)
-            else:
-                continue
-            fits = False
-        return fits
-
     def _step(
         self,
         name: str,
@@ -249,7 +285,7 @@ class _Planner:
         said: str,
         source: Source,
         specialists: tuple[Source, ...] = (),
-        weights: tuple[float, ...] = (),
+        weights: Weighting = (),
         method: str = "",
         options: Mapping[str, Any] | None = None,
     ) -> TensorStep:
@@ -284,13 +320,10 @@ class _Planner:
 
     def _unused_rules(self) -> None:
         for number, rule in enumerate(self.recipe.merge.rules):
-            if number in self.used or rule.optional:
-                continue
-            if any(self.census.selects(pattern, name) for pattern in rule.match for name in self.census.components):
+            dead = [] if rule.optional else self.census.selector.check(rule.match, rule.place, "rule")
+            self.problems += dead
+            if not (dead or rule.optional or number in self.used):
                 self.warnings.append(f"{rule.place}: {_said(rule)} never applies: earlier rules take all it names")
-            else:
-                first = rule.match[0]
-                self._problem(f"{_said(rule)} names no tensor", self.census.nearest(first), rule.place)
 
 
 def _said(rule: Rule | None) -> str:

@@ -40,7 +40,7 @@ def sentence(step: TensorStep) -> str:
     if step.action != "merge":
         return f"{step.action} from {step.source.label}: {step.rule}"
     shares = ", ".join(
-        f"{source.label} {weight:g}" for source, weight in zip(step.specialists, step.weights, strict=True)
+        f"{source.label} {float(weight):g}" for source, weight in zip(step.specialists, step.weights, strict=True)
     )
     options = ", ".join(f"{name} {value}" for name, value in sorted(step.options.items()))
     return f"{step.method} ({options}) of {shares}: {step.rule}"

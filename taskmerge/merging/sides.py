@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from taskmerge.checkpoints.formats.reading import load_json
+from taskmerge.checkpoints.formats.reading import PROMPTS, load_json
 from taskmerge.checkpoints.lineage.grafts import is_processor_file, merged_json
-from taskmerge.checkpoints.lineage.tokenizers import FILES
-from taskmerge.checkpoints.output.side_files import side_files
+from taskmerge.checkpoints.output.side_files import side_files, tokenizer_files
 from taskmerge.checkpoints.output.writing import OutputFolder
 from taskmerge.merging.steps import Plan
 
@@ -21,18 +20,21 @@ def add_side_files(output: OutputFolder, plan: Plan, dtype: str | None) -> None:
     """
     sources: dict[str, list[Path]] = {}
     for folder in plan.side_folders:
-        for name in side_files(folder, plan.parts.values()):
+        for name in side_files(folder, plan.beside.module_folders.values()):
             sources.setdefault(name, []).append(folder / name)
-    here = f"{plan.parts['']}/" if plan.parts.get("") else ""
-    _choose_tokenizer(sources, plan, here)
-    written = {here + name: text for name, text in plan.texts.items()}
-    inside = f"{here}config.json"
-    stored = load_json(sources[inside][0]) if inside in sources else {}
-    config = dict(plan.config)
+    inside = plan.beside.module_folders.get("", "")
+    if plan.beside.own_tokenizer is not None:
+        for name, path in tokenizer_files(plan.beside.own_tokenizer, inside).items():
+            sources[name] = [path] if path is not None else []
+    sources = {name: paths for name, paths in sources.items() if paths}
+    written = {str(PurePosixPath(inside, name)): text for name, text in plan.texts.items()}
+    config = dict(plan.beside.config)
     if config and dtype is not None:
         config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
-    if config and config != stored:
-        written[inside] = json.dumps(config, indent=2) + "\n"
+    for name, table in ((str(PurePosixPath(inside, "config.json")), config), (PROMPTS, dict(plan.beside.prompts))):
+        stored = load_json(sources[name][0]) if name in sources else {}
+        if table and table != stored:
+            written[name] = json.dumps(table, indent=2) + "\n"
     for name, paths in sources.items():
         if name in written:
             continue
@@ -44,15 +46,3 @@ def add_side_files(output: OutputFolder, plan: Plan, dtype: str | None) -> None:
         output.add_copy(name, paths[0])
     for name, text in written.items():
         output.add_text(name, text)
-
-
-def _choose_tokenizer(sources: dict[str, list[Path]], plan: Plan, here: str) -> None:
-    """Tokenizer files all come from the plan's tokenizer folder; a chat template it lacks may come from elsewhere."""
-    if plan.tokenizer_folder is None:
-        return
-    for name in FILES:
-        path = plan.tokenizer_folder / name
-        if path.is_file():
-            sources[here + name] = [path]
-        elif name != "chat_template.jinja":
-            sources.pop(here + name, None)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 from taskmerge.checkpoints.output.layout import ShardLayout
-from taskmerge.checkpoints.weights import BASE, TensorInfo, Weights
+from taskmerge.checkpoints.weights import BASE, Beside, TensorInfo, Weights
 from taskmerge.kernels.program import Program
 from taskmerge.methods.registry import MergeMethod
 
@@ -30,8 +31,9 @@ class TensorStep:
 
     info: name, dtype and shape in the output. rule: the sentence that claims it. action "keep" and "copy" take `source`
     as it is; "merge" combines the base's tensor with `specialists`, one weight each, by `method` with `options`.
-    protected: specialists whose inputs' directions the others' deltas lose first. as_is: the recipe itself names whose
-    tensor to take, so that NaN in it is the user's own wish.
+    A "keep" with specialists is of integers, in which all must agree. protected: specialists whose inputs' directions
+    the others' deltas lose first. as_is: the recipe itself names whose tensor to take, so that NaN in it is the user's
+    own wish.
     """
 
     info: TensorInfo
@@ -40,7 +42,7 @@ class TensorStep:
     rule: str
     source: Source
     specialists: tuple[Source, ...] = ()
-    weights: tuple[float, ...] = ()
+    weights: tuple[float | Fraction, ...] = ()
     method: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     protected: tuple[str, ...] = ()
@@ -56,14 +58,24 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class Streamed:
+    """How a step is run that streams. sources: the specialists that have a say, one weight of the program each."""
+
+    program: Program
+    sources: tuple[Source, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """A merge, decided.
 
     inputs: label -> weights ("base" and every specialist). steps: one per output tensor, in output order. methods: by
-    the name used in the steps. shards: the exact layout of the output. parts: module folder -> path.
-    side_folders: where the side files come from, first wins. tokenizer_folder: where those of the tokenizer come
-    from, when not from there. texts: side files of the transformer written anew. seed: of random drops.
-    protect_energy: share of energy that `protected` holds.
+    the name used in the steps. shards: the exact layout of the output. beside: what stands beside the output.
+    side_folders: where the side files come from, first wins. texts: side files of the transformer written anew. seed:
+    of random drops.
+    protect_energy: share of energy that `protected` holds. deltas: specialists that are task vectors themselves.
+    adapters: specialists that are the base with an adapter. own_bases: of specialists that were fine-tuned from
+    another model. bare: the output is the merged task vector, without the base.
     """
 
     inputs: Mapping[str, Weights]
@@ -71,14 +83,16 @@ class Plan:
     dropped: tuple[Dropped, ...]
     methods: Mapping[str, MergeMethod]
     shards: tuple[ShardLayout, ...]
-    parts: Mapping[str, str]
-    config: Mapping[str, Any]
+    beside: Beside
     side_folders: tuple[Path, ...] = ()
-    tokenizer_folder: Path | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
     seed: int = 0
     protect_energy: float = 0.9
     warnings: tuple[str, ...] = ()
+    deltas: frozenset[str] = frozenset()
+    adapters: frozenset[str] = frozenset()
+    own_bases: Mapping[str, Weights] = field(default_factory=dict)
+    bare: bool = False
 
     @property
     def base(self) -> Weights:
@@ -95,7 +109,10 @@ class Plan:
         """Bytes of input tensors that the steps use, each once."""
         total = 0
         for step in self.steps:
-            used = (Source(BASE, step.source.name), *step.specialists) if step.action == "merge" else (step.source,)
+            used: tuple[Source, ...] = (step.source,)
+            if step.action == "merge":
+                streamed = self.streamed(step)
+                used = (Source(BASE, step.source.name), *(streamed.sources if streamed else step.specialists))
             total += sum(self.inputs[source.label].tensors[source.name].nbytes for source in used)
         return total
 
@@ -108,14 +125,25 @@ class Plan:
         return max((8 * step.info.count * (2 * len(step.specialists) + 3) for step in self._whole_steps()), default=0)
 
     def program(self, step: TensorStep) -> Program | None:
-        """What streams a step that merges; None where its method is given whole tensors."""
+        """The Program of a step that merges, over all its specialists; None where the method takes whole tensors."""
         program = self.methods[step.method].program(step.weights, step.options, step.info.shape)
-        if program is None or step.protected or (program.each and step.info.dtype != "F64"):
+        return replace(program, base="left_out") if program is not None and self.bare else program
+
+    def streamed(self, step: TensorStep) -> Streamed | None:
+        """What streams a step that merges, without the specialists that have no say; None for whole tensors."""
+        program = self.program(step)
+        if program is None:
             return None
-        return program
+        idle = program.idle
+        if not idle:
+            return Streamed(program, step.specialists)
+        sources = tuple(source for number, source in enumerate(step.specialists) if number not in idle)
+        return Streamed(program.without(idle), sources)
 
     def _whole_steps(self) -> Iterator[TensorStep]:
-        yield from (step for step in self.steps if step.action == "merge" and self.program(step) is None)
+        for step in self.steps:
+            if step.action == "merge" and (step.protected or self.program(step) is None):
+                yield step
 
     def table(self) -> dict[str, Counter[str]]:
         """Component -> how many tensors are merged, kept, copied."""

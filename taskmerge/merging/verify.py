@@ -13,7 +13,6 @@ from taskmerge.checkpoints.hashing import sha256_of
 from taskmerge.checkpoints.output.saving import CHUNK
 from taskmerge.errors import Problem, RecipeError
 from taskmerge.merging.fused import FusedWeights
-from taskmerge.merging.identity import weight_files
 from taskmerge.merging.plan import plan
 from taskmerge.merging.provenance import read_provenance, sentence
 from taskmerge.merging.steps import Plan
@@ -68,7 +67,7 @@ def _input_hashes(decided: Plan, record: dict[str, Any]) -> list[str]:
     findings = []
     for label, weights in decided.inputs.items():
         recorded = record["inputs"].get(label, {}).get("files", {})
-        found = {name: sha256_of(file.path) for name, file in weight_files(weights).items()}
+        found = {name: sha256_of(file.path) for name, file in weights.beside.files.items()}
         changed = sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
         findings += [f"input {label}: {name} is not the recorded file" for name in changed]
     return findings

@@ -1,8 +1,8 @@
 """Merge methods: pure functions of tensors, one short file per family, found by name."""
 
 from taskmerge.methods import agreement, averages, breadcrumbs, covariance, dare, della, geometry, spectral, ties
-from taskmerge.methods.discovery import find_method, is_file_method
-from taskmerge.methods.registry import INPUTS, MergeMethod, all_methods, known_names, merge_method
+from taskmerge.methods.discovery import all_methods, find_method, is_file_method, known_names
+from taskmerge.methods.registry import INPUTS, MergeMethod, merge_method
 
 __all__ = [
     "INPUTS",

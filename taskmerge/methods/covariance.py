@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from taskmerge.declarations import Between, Doc
 from taskmerge.errors import MergeError
-from taskmerge.methods.options import Scale
-from taskmerge.methods.pieces import keep_largest, weighted_mean, weighted_sum
 from taskmerge.methods.registry import merge_method
+from taskmerge.methods.tensors import weighted_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +32,6 @@ def regmean(
     *,
     off_diagonal: OffDiagonal = 1.0,
     ridge: Ridge = 1e-3,
-    scale: Scale = 1.0,
 ) -> Tensor:
     """The delta that changes every specialist's layer outputs as its own does, in the least-squares sense.
 
@@ -41,44 +39,13 @@ def regmean(
     Weights are relative here: doubling all of them changes nothing. Tensors without covariances take Σ w_i d_i.
 
     deltas (specialists, outputs, inputs), weights (specialists,), covariances (specialists, inputs, inputs) ->
-    (outputs, inputs), float64 inside. Raises MergeError when the covariances do not fit or, with ridge 0, cannot be
-    inverted.
+    (outputs, inputs), float64. Raises MergeError when the covariances do not fit or, with ridge 0, cannot be inverted.
     """
+    deltas = deltas.double()
     if covariances is None:
-        return scale * weighted_sum(deltas, weights)
+        return weighted_sum(deltas, weights)
     _check(deltas, covariances)
-    seen = _conditioned(covariances.double(), off_diagonal, ridge)
-    return scale * _solve(deltas, weights, seen)
-
-
-@merge_method(source="ActMat, arXiv 2604.01329", whole_matrices=True)
-def actmat(
-    deltas: Tensor,
-    weights: Tensor,
-    *,
-    density: Annotated[
-        float, Between(0, 1, open="low"), Doc("share of each delta's largest entries that G_i is made of (TACT: 0.5)")
-    ] = 1.0,
-    ridge: Ridge = 0.1,
-    scale: Scale = 1.0,
-) -> Tensor:
-    """RegMean without data: each task vector stands in for the inputs that made it, G_i = d_iᵀ d_i.
-
-    W = (Σ w_i d_i G_i)(Σ w_i G_i)⁺ with G ← G + ε·mean(diag G)·I. Weights are relative: doubling all changes nothing.
-    `ridge: 0` is the paper's formula, a pseudo-inverse that drops eigenvalues below 1e-8 of the largest. It divides
-    directions that the task vectors hardly have by next to nothing: a layer with about as many inputs as all its deltas
-    have rows together comes out tens of times as long as their sum. The ridge gives such directions the deltas' mean.
-
-    deltas (specialists, outputs, inputs), weights (specialists,) -> (outputs, inputs), float64 inside.
-    """
-    if deltas.dim() != 3:
-        return scale * weighted_mean(deltas, weights)
-    exact = deltas.double()
-    kept = exact if density == 1.0 else keep_largest(deltas, density).double()
-    grams = _conditioned(kept.mT @ kept, 1.0, ridge)
-    share = weights.double().to(exact.device)[:, None, None]
-    merged = (share * (exact @ grams)).sum(dim=0) @ _pseudo_inverse((share * grams).sum(dim=0))
-    return scale * merged.to(deltas.dtype)
+    return _solve(deltas, weights, conditioned(covariances.double(), off_diagonal, ridge))
 
 
 def protected(deltas: Tensor, covariances: Sequence[Tensor | None], energy: float = 0.9) -> Tensor:
@@ -88,7 +55,7 @@ def protected(deltas: Tensor, covariances: Sequence[Tensor | None], energy: floa
     it.
 
     deltas (specialists, outputs, inputs); covariances: one (inputs, inputs) a specialist, None for those that are not
-    protected -> as deltas, float64 inside. Raises MergeError when a covariance does not fit.
+    protected -> as deltas, float64. Raises MergeError when a covariance does not fit.
     """
     import torch
 
@@ -101,7 +68,7 @@ def protected(deltas: Tensor, covariances: Sequence[Tensor | None], energy: floa
         for other in range(len(shielded)):
             if other != owner:
                 shielded[other] = shielded[other] - (shielded[other] @ directions) @ directions.mT
-    return torch.stack(shielded).to(deltas.dtype)
+    return torch.stack(shielded)
 
 
 def leading_directions(covariance: Tensor, energy: float) -> Tensor:
@@ -114,7 +81,7 @@ def leading_directions(covariance: Tensor, energy: float) -> Tensor:
     return vectors[:, -count:] if energy > 0 else vectors[:, :0]
 
 
-def _conditioned(covariances: Tensor, off_diagonal: float, ridge: float) -> Tensor:
+def conditioned(covariances: Tensor, off_diagonal: float, ridge: float) -> Tensor:
     """a·C + (1-a)·diag C + ε·mean(diag C)·I."""
     import torch
 
@@ -131,19 +98,13 @@ def _solve(deltas: Tensor, weights: Tensor, covariances: Tensor) -> Tensor:
     if not share.any():
         return torch.zeros_like(deltas[0])
     total = (share * covariances).sum(dim=0)
-    moved = (share * (deltas.double() @ covariances)).sum(dim=0)
+    moved = (share * (deltas @ covariances)).sum(dim=0)
     try:
-        return torch.linalg.solve(total, moved.mT).mT.to(deltas.dtype)
+        return torch.linalg.solve(total, moved.mT).mT
     except torch.linalg.LinAlgError:
         raise MergeError(
             "the summed covariances cannot be inverted", next_move="collect them from more probes, or set ridge above 0"
         ) from None
-
-
-def _pseudo_inverse(matrix: Tensor) -> Tensor:
-    import torch
-
-    return torch.linalg.pinv(matrix, rtol=1e-8, hermitian=True)
 
 
 def _check(deltas: Tensor, covariances: Tensor) -> None:

@@ -9,7 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from taskmerge.errors import UsageError, did_you_mean
-from taskmerge.methods.registry import MergeMethod, register, registered, unregistered
+from taskmerge.methods.registry import MergeMethod, register, registered_now, unregistered
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -52,6 +52,28 @@ def _register_point(point: EntryPoint) -> None:
             next_move="its author should decorate the function with @taskmerge.methods.merge_method",
         )
     register(found)
+
+
+def known_names() -> list[str]:
+    """Every registered name and alias, sorted."""
+    load_entry_points()
+    return sorted(registered_now())
+
+
+def all_methods() -> list[MergeMethod]:
+    """Every registered method once, sorted by name."""
+    known = known_names()
+    methods = {registered_now()[name].name: registered_now()[name] for name in known}
+    return sorted(methods.values(), key=lambda method: method.name)
+
+
+def registered(name: str) -> MergeMethod:
+    """The method registered under a name or alias. Raises UsageError with the nearest name."""
+    if name not in registered_now():
+        known = known_names()
+        if name not in registered_now():
+            raise UsageError(f"unknown merge method {name!r}", next_move=did_you_mean(name, known))
+    return registered_now()[name]
 
 
 def is_file_method(name: str) -> bool:

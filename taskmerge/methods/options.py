@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Annotated, Literal
 
 from taskmerge.declarations import Between, Doc, PerSpecialist
 
 Each = float | tuple[float, ...]
 """A number, or one per specialist."""
+MergeWeights = tuple[float | Fraction, ...]
+"""What each task vector is multiplied by, in the specialists' order."""
 
 Scale = Annotated[float, Doc("λ, what the merged task vector is multiplied by before it is added to the base")]
 Density = Annotated[
@@ -31,4 +34,27 @@ Average = Annotated[
 Rescale = Annotated[
     Literal["inverse_density", "l1", "none"],
     Doc("what the survivors are multiplied by: 1/ρ, what restores the task vector's sum of magnitudes, or nothing"),
+]
+Trim = Annotated[
+    Literal["tensor", "model"],
+    Doc("keep the largest entries of each tensor, or of the whole model (as the paper's own code does)"),
+]
+Outliers = Annotated[
+    Each,
+    Between(0, 1, open="high"),
+    PerSpecialist(),
+    Doc("γ, the share of entries, the very largest, that is dropped first"),
+]
+Epsilon = Annotated[
+    Each,
+    Between(0, 1),
+    PerSpecialist(),
+    Doc("ε, by how much the smallest and the largest entry's probability differ from ρ"),
+]
+RescaleByOwn = Annotated[
+    Literal["own_probability", "l1", "none"],
+    Doc(
+        "what a survivor is multiplied by: one over its own probability, what restores the task vector's sum of "
+        "magnitudes (as mergekit does), or nothing"
+    ),
 ]

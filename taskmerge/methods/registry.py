@@ -16,7 +16,8 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from fractions import Fraction
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, overload
 
 from taskmerge.declarations import (
@@ -31,43 +32,55 @@ from taskmerge.declarations import (
     parameters_of,
     read_mapping,
 )
-from taskmerge.errors import MergeError, Problem, UsageError, did_you_mean
+from taskmerge.errors import MergeError, Problem, UsageError
+from taskmerge.methods.options import Scale
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
+    from taskmerge.kernels.operands import Measurement
     from taskmerge.kernels.program import Program
 
-Stream = Callable[[Sequence[float], Mapping[str, Any]], "Program | None"]
-
 INPUTS: dict[str, str] = {
-    "deltas": "the task vectors: (specialists, *shape), float32 or float64",
+    "deltas": "the task vectors: (specialists, *shape), float64",
     "weights": "one weight per specialist: (specialists,), float64",
-    "base": "the base tensor: (*shape), the deltas' dtype",
+    "base": "the base tensor: (*shape), float64",
     "random_bits": "32 random bits per entry: (specialists, *shape), int64 in [0, 2^32)",
-    "thresholds": "least magnitude kept, per specialist, found over the whole model: (specialists,), float32, or None",
+    "noise": "standard deviation of the storage rounding in each delta's entries: (specialists,), float64; 0 where a "
+    "delta is exact, such as an adapter's own product",
     "covariances": "of the inputs of this linear layer: (specialists, inputs, inputs), float64, or None",
 }
-"""Every positional argument that a merge method may ask for, by name."""
+"""Every positional argument that a merge method of tensors may ask for, by name."""
+
+_OPTIONAL = ("covariances", "noise")
+
+
+def _every_method(*, scale: Scale = 1.0) -> None:
+    """The options that all methods have; the engine applies them. A method that declares one itself applies it."""
+
+
+EVERY_METHOD = parameters_of(_every_method)
 
 
 @dataclass(frozen=True)
 class MergeMethod:
-    """One merge method.
+    """One merge method: an elementwise one says a Program, any other computes on whole tensors.
 
-    function: pure; takes `inputs` by name and `parameters` by keyword, returns the scaled merged delta (*shape).
-    inputs: which of `INPUTS` it takes.  source: paper or tool.  whole_matrices: works on 2-D tensors and merges all
-    others by their mean.  stream: for elementwise methods, the Program that does the same in bounded memory.
+    function: pure. Elementwise: `(weights, *, options) -> Program`. Others: takes `inputs` by name and its own options
+    by keyword, returns the merged delta (*shape). own: the parameters it declares itself. inputs: which of `INPUTS` it
+    takes. source: paper or tool. whole_matrices: works on 2-D tensors and merges all others by their mean.
+    weighted_by: what finds the weights from the Gram matrix of the deltas, in place of those given.
     """
 
     name: str
-    function: Callable[..., Tensor]
-    parameters: tuple[Parameter, ...]
+    function: Callable[..., Any]
+    own: tuple[Parameter, ...]
     inputs: tuple[str, ...]
     aliases: tuple[str, ...] = ()
     source: str = ""
     whole_matrices: bool = False
-    stream: Stream | None = None
+    weighted_by: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __call__(self, *inputs: Any, **keywords: Any) -> Tensor:
         return self.function(*inputs, **keywords)
@@ -80,6 +93,17 @@ class MergeMethod:
     def summary(self) -> str:
         """The first paragraph of the docstring, on one line."""
         return " ".join(self.doc.split("\n\n")[0].split())
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether it is a Program, which streams; else it is given whole tensors."""
+        return self.inputs == ("weights",)
+
+    @cached_property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """Its own parameters, and those that all methods have."""
+        declared = {row.name for row in self.own}
+        return (*self.own, *(row for row in EVERY_METHOD if row.name not in declared))
 
     @cached_property
     def recipe_parameters(self) -> tuple[Parameter, ...]:
@@ -107,50 +131,93 @@ class MergeMethod:
         *,
         base: Tensor | None = None,
         random_bits: Tensor | None = None,
-        thresholds: Tensor | None = None,
+        thresholds: Measurement | None = None,
         covariances: Tensor | None = None,
+        noise: Tensor | None = None,
     ) -> Tensor:
-        """Run the plain function. options: as from `options`. Shapes as in `INPUTS`; returns (*shape).
+        """Merge task vectors in memory: the same as a fuse does, before it adds the base and rounds.
 
-        An empty tensor has an empty delta, whatever the method. Raises MergeError when an input it needs is missing or
-        the result has another shape.
+        Args:
+            deltas, weights, base, random_bits, covariances, noise: as in `INPUTS`, float64 inside.
+            options: as from `options`.
+            thresholds: what trim "model" found over the whole model; left out: these deltas are the whole model.
+
+        Returns: the scaled merged delta, (*shape), float64; of an empty tensor an empty one, whatever the method.
+
+        Raises: MergeError when an input it needs is missing or the result has another shape.
         """
-        have = {
-            "deltas": deltas,
-            "weights": weights,
-            "base": base,
-            "random_bits": random_bits,
-            "thresholds": thresholds,
-            "covariances": covariances,
-        }
-        for name in self.inputs:
-            if have[name] is None and name not in ("thresholds", "covariances"):
+        import torch
+
+        deltas, weights = deltas.double(), weights.double()
+        have = {"deltas": deltas, "weights": weights, "base": base, "random_bits": random_bits,
+                "covariances": covariances, "noise": noise}  # fmt: skip
+        program = self.program(weights.tolist(), options, deltas.shape[1:])
+        for name in self.needs(options) if deltas.numel() else ():
+            if have[name] is None and name not in _OPTIONAL:
                 raise MergeError(f"the method {self.name!r} needs {name} ({INPUTS[name]})")
         if deltas.numel() == 0:
             return deltas.new_zeros(deltas.shape[1:])
-        merged = self.function(*(have[name] for name in self.inputs), **options)
+        if program is not None:
+            from taskmerge.kernels import interpret
+
+            return interpret(program, deltas, base=base, random_bits=random_bits, thresholds=thresholds)
+        if self.weighted_by is not None:
+            flat = deltas.reshape(deltas.shape[0], -1)
+            have["weights"] = torch.as_tensor(self.weighted_by((flat @ flat.T).cpu().numpy()), device=deltas.device)
+        own, shared = self._split(options)
+        merged = self.function(*(have[name] for name in self.inputs), **own)
         if tuple(merged.shape) != tuple(deltas.shape[1:]):
             made, wanted = tuple(merged.shape), tuple(deltas.shape[1:])
             raise MergeError(
                 f"the method {self.name!r} made a tensor of shape {made} from deltas of shape {wanted}",
                 next_move="a merge method returns one delta, of the same shape as each that it was given",
             )
-        return merged
+        return merged.double() * shared.get("scale", 1.0)
 
-    def program(self, weights: Sequence[float], options: Mapping[str, Any], shape: Sequence[int]) -> Program | None:
-        """What the kernels need to merge one tensor of this shape, or None when it takes the whole tensor.
+    def program(
+        self, weights: Sequence[float | Fraction], options: Mapping[str, Any], shape: Sequence[int]
+    ) -> Program | None:
+        """The Program that merges a tensor of this shape; None where the method is given the whole tensor.
 
-        A program with numbers for each specialist (`Program.each`) is streamed into float64 outputs only.
+        Raises MergeError for weights or options that it cannot work with.
         """
         if self.whole_matrices and len(shape) != 2:
-            from taskmerge.methods.pieces import mean_program
+            from taskmerge.methods.pieces import mean
 
-            return mean_program(weights, options)
-        return self.stream(weights, options) if self.stream else None
+            program = mean(tuple(weights))
+        elif self.elementwise:
+            program = self.function(tuple(weights), **self._split(options)[0])
+        else:
+            return None
+        if self.weighted_by is not None:
+            parts = 1 if self.elementwise else len(weights)  # a mean divides by the number of specialists
+            program = replace(program, from_gram=partial(_shares_of, self.weighted_by, parts))
+        if isinstance(program.sparsify, tuple) and len(program.sparsify) != len(weights):
+            raise MergeError(f"{len(program.sparsify)} numbers for {len(weights)} specialists")
+        return replace(program, scale=self._split(options)[1].get("scale", 1.0))
+
+    def _split(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The options it takes itself, and those that the engine applies."""
+        names = {row.name for row in self.own}
+        own = {name: value for name, value in options.items() if name in names}
+        return own, {name: value for name, value in options.items() if name not in names}
 
     def needs(self, options: Mapping[str, Any]) -> frozenset[str]:
         """The inputs besides deltas and weights that `merge` must be given."""
-        return frozenset(self.inputs) - {"deltas", "weights"}
+        if not self.elementwise:
+            return frozenset(self.inputs) - {"deltas", "weights"}
+        program = self.program((1.0, 1.0), _one_for_all(options), ())
+        assert program is not None
+        needed = {"random_bits"} if program.random else set()
+        return frozenset(needed | ({"base"} if program.base == "weighted" else set()))
+
+
+def _shares_of(find: Callable[[np.ndarray], np.ndarray], parts: int, gram: np.ndarray) -> np.ndarray:
+    return find(gram) / parts
+
+
+def _one_for_all(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value[0] if isinstance(value, tuple) else value for name, value in options.items()}
 
 
 def _in_recipe(kind: Kind) -> Kind:
@@ -165,7 +232,7 @@ _private = False
 
 
 @overload
-def merge_method(function: Callable[..., Tensor]) -> MergeMethod: ...
+def merge_method(function: Callable[..., Any]) -> MergeMethod: ...
 @overload
 def merge_method(
     *,
@@ -173,27 +240,27 @@ def merge_method(
     aliases: Sequence[str] = (),
     source: str = "",
     whole_matrices: bool = False,
-    stream: Stream | None = None,
-) -> Callable[[Callable[..., Tensor]], MergeMethod]: ...
+) -> Callable[[Callable[..., Any]], MergeMethod]: ...
 def merge_method(
-    function: Callable[..., Tensor] | None = None,
+    function: Callable[..., Any] | None = None,
     *,
     name: str | None = None,
     aliases: Sequence[str] = (),
     source: str = "",
     whole_matrices: bool = False,
-    stream: Stream | None = None,
-) -> MergeMethod | Callable[[Callable[..., Tensor]], MergeMethod]:
+) -> MergeMethod | Callable[[Callable[..., Any]], MergeMethod]:
     """Declare a function to be a merge method and register it under its name (and aliases).
+
+    A function of `weights` alone returns a Program, which streams; a function of `deltas` returns a tensor.
 
     Raises DeclarationError at once for a signature that cannot be checked.
     """
 
-    def declare(function: Callable[..., Tensor]) -> MergeMethod:
+    def declare(function: Callable[..., Any]) -> MergeMethod:
         inputs = _inputs_of(function)
         own = name or function.__name__
         rows = parameters_of(function)
-        method = MergeMethod(own, function, rows, inputs, tuple(aliases), source, whole_matrices, stream)
+        method = MergeMethod(own, function, rows, inputs, tuple(aliases), source, whole_matrices)
         if not _private:
             register(method)
         return method
@@ -201,7 +268,7 @@ def merge_method(
     return declare(function) if function is not None else declare
 
 
-def _inputs_of(function: Callable[..., Tensor]) -> tuple[str, ...]:
+def _inputs_of(function: Callable[..., Any]) -> tuple[str, ...]:
     names = []
     for argument in inspect.signature(function).parameters.values():
         if argument.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
@@ -214,8 +281,11 @@ def _inputs_of(function: Callable[..., Tensor]) -> tuple[str, ...]:
                 f"(there are {', '.join(INPUTS)}; options stand after a *)"
             )
         names.append(argument.name)
-    if not names or names[0] != "deltas":
-        raise DeclarationError(f"{function.__name__}: the first argument of a merge method is `deltas`")
+    if names != ["weights"] and names[:1] != ["deltas"]:
+        raise DeclarationError(
+            f"{function.__name__}: the first argument of a merge method is `deltas`, or `weights` alone for one that "
+            "returns a Program"
+        )
     return tuple(names)
 
 
@@ -239,23 +309,6 @@ def unregistered() -> Iterator[None]:
         _private = before
 
 
-def known_names() -> list[str]:
-    """Every registered name and alias, sorted."""
-    from taskmerge.methods.discovery import load_entry_points
-
-    load_entry_points()
-    return sorted(_METHODS)
-
-
-def all_methods() -> list[MergeMethod]:
-    """Every registered method once, sorted by name."""
-    return sorted({_METHODS[name].name: _METHODS[name] for name in known_names()}.values(), key=lambda m: m.name)
-
-
-def registered(name: str) -> MergeMethod:
-    """The method registered under a name or alias. Raises UsageError with the nearest name."""
-    if name not in _METHODS:
-        known = known_names()
-        if name not in _METHODS:
-            raise UsageError(f"unknown merge method {name!r}", next_move=did_you_mean(name, known))
-    return _METHODS[name]
+def registered_now() -> Mapping[str, MergeMethod]:
+    """What is registered so far, by name and alias; `discovery` also looks at installed packages."""
+    return _METHODS

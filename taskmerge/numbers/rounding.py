@@ -35,6 +35,23 @@ def encode(values: np.ndarray, dtype: str) -> np.ndarray:
     return np.where(np.isnan(values), quiet_nan, rounded).astype(np.uint16)
 
 
+DIGITS = {"F64": (53, -1022), "F32": (24, -126), "F16": (11, -14), "BF16": (8, -126)}
+"""Binary digits of a format's numbers, and the exponent of the smallest normal one."""
+
+
+def step(values: np.ndarray, dtype: str) -> np.ndarray:
+    """The distance between numbers of format `dtype` at each value, float64; below normal numbers the least."""
+    digits, least = DIGITS[dtype]
+    exponents = np.maximum(np.frexp(values)[1] - 1, least)
+    exponents = np.where(values == 0, least, exponents)
+    return np.ldexp(1.0, exponents - (digits - 1))
+
+
+def on_grid(values: np.ndarray, dtype: str) -> bool:
+    """Whether every value (float64) is a number of format `dtype`."""
+    return dtype == "F64" or bool(np.array_equal(decode(encode(values, dtype), dtype), values))
+
+
 def holds_nan(stored: np.ndarray, dtype: str) -> bool:
     """Whether any entry of format `dtype` is NaN."""
     if dtype == "BF16":

@@ -15,17 +15,24 @@ __all__ = ["BY_NAME", "STAGES", "Places", "Run", "check", "run"]
 
 
 def run(
-    recipe: Recipe, *, out: Path | None = None, start: str | None = None, until: str | None = None, say: Say = print
+    recipe: Recipe,
+    *,
+    out: Path | None = None,
+    start: str | None = None,
+    until: str | None = None,
+    say: Say = print,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """All stages that the recipe has, from `start` to `until` (both included); returns their results and the paths.
 
-    Data and recipe are checked before the first stage runs. Raises UsageError for an unknown stage, RecipeError for
-    stages that contradict each other, and what the stages raise.
+    device: where diagnose and evaluate run models; default: the CPU. Data and recipe are checked before the first stage
+    runs. Raises UsageError for an unknown stage, RecipeError for stages that contradict each other, and what the stages
+    raise.
     """
     for name in (start, until):
         if name is not None and name not in STAGES:
             raise UsageError(f"no stage {name!r}", next_move=did_you_mean(name, STAGES))
-    current = Run(recipe, Places.of(recipe, out), say)
+    current = Run(recipe, Places.of(recipe, out), say, device)
     first = STAGES.index(start) if start else 0
     last = STAGES.index(until) if until else len(STAGES) - 1
     wanted = STAGES[first : last + 1]

@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
-from taskmerge.checkpoints.components import component_map
-from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError, did_you_mean
+from taskmerge.checkpoints.selector import may_name, nearest_names
+from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError
 from taskmerge.pipeline.presence import model_problems
 from taskmerge.pipeline.stages import STAGES
 from taskmerge.pipeline.state import Run
@@ -35,8 +34,8 @@ class Parts:
         return ["text", *(modality for tower, taken in _TAKEN.items() if tower in towers for modality in taken)]
 
     def selected(self, pattern: str) -> set[str]:
-        """Components that a pattern of `train` means; those a glob over tensor names starts with."""
-        return {name for name in self.components if fnmatchcase(name, pattern.partition(".")[0])}
+        """Components of which a pattern of `train` may name tensors."""
+        return {name for name in self.components if may_name(pattern, name)}
 
 
 @dataclass(frozen=True)
@@ -122,13 +121,10 @@ def _uses(current: Run) -> Iterator[Use]:
 def _stored(current: Run, text: str) -> Parts | None:
     """Components of a model, from its headers; None when it is not (yet) there or cannot be read."""
     from taskmerge.checkpoints.formats.reading import open_stored
-    from taskmerge.embedders.embedder import MODEL_TYPE
+    from taskmerge.embedders.anatomy import components_of
 
     try:
-        weights = open_stored(text, current.recipe.folder)
-        if weights.config.get("model_type") == MODEL_TYPE:
-            return Parts(frozenset(name.partition(".")[0] for name in weights.tensors))
-        return Parts(frozenset(component_map(weights.tensors, weights.config).values()))
+        return Parts(frozenset(components_of(open_stored(text, current.recipe.folder)).values()))
     except TaskmergeError:
         return None  # the stage that opens it says what is wrong, in its own words
 
@@ -170,9 +166,8 @@ def _part_problems(use: Use) -> Iterator[Problem]:
         if "." in pattern and "backbone" not in use.parts.components:
             continue
         if not use.parts.selected(pattern):
-            known = use.parts.components
-            what = f"{use.title.partition(':')[0]}: no tensor to train in {pattern!r}"
-            yield Problem(what, use.place, did_you_mean(pattern, known))
+            what = f"{use.title.partition(':')[0]}: train: {pattern!r} names no tensor"
+            yield Problem(what, use.place, nearest_names(pattern, use.parts.components))
 
 
 def _data_problems(current: Run, use: Use) -> list[Problem]:

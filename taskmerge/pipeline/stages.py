@@ -24,14 +24,14 @@ def specialize(run: Run) -> None:
 
 
 def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> dict[str, Any]:
-    from taskmerge.embedders import graft, load_embedder
+    from taskmerge.embedders import graft
     from taskmerge.embedders.pairs import read_pairs
     from taskmerge.training import specialize as train
 
     data = run.data(section.data)
     modality = section.modality or read_pairs(data).modality
     if section.graft is None:
-        model = load_embedder(run.base)
+        model: Any = run.base
     else:
         encoder = run.encoder(section.graft)
         model = graft(run.base, modality, encoder, section.graft.projector, seed=run.recipe.seed)
@@ -78,7 +78,8 @@ def diagnose(run: Run) -> None:
     def make() -> dict[str, Any]:
         specialists = {name: run.specialist(name) for name in names}
         base = run.base
-        found = diagnose_drift(run.places.fused, specialists, base, sources, limit=section.fail_above.recall_drop)
+        limit = section.fail_above.recall_drop
+        found = diagnose_drift(run.places.fused, specialists, base, sources, limit=limit, device=run.device)
         for line in str(found).splitlines():
             run.say(f"  {line}")
         return {**found.as_dict(), "words": str(found), "exit_code": found.exit_code}
@@ -148,11 +149,11 @@ def evaluate(run: Run) -> None:
     def make() -> dict[str, Any]:
         result: dict[str, Any] = {}
         if sets:
-            result["retrieval"] = evaluate_retrieval(models, sets).as_dict()
+            result["retrieval"] = evaluate_retrieval(models, sets, device=run.device).as_dict()
         if section.mteb:
             from taskmerge.measuring.evaluation.mteb_adapter import evaluate_mteb
 
-            result["mteb"] = evaluate_mteb(models, section.mteb)
+            result["mteb"] = evaluate_mteb(models, section.mteb, device=run.device)
         return result
 
     run.once("evaluate", section, [*models.values(), sets], [], make)

@@ -60,11 +60,12 @@ class Places:
 
 @dataclass
 class Run:
-    """One run of a recipe. results: stage -> plain data for the report."""
+    """One run of a recipe. device: where models are measured.  results: stage -> plain data for the report."""
 
     recipe: Recipe
     places: Places
     say: Say = print
+    device: str | None = None
     results: dict[str, Any] = field(default_factory=dict)
     downloaded: dict[str, Path] = field(default_factory=dict)
 

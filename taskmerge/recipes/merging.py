@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from fractions import Fraction
 from typing import Annotated, Any, Literal
 
 from taskmerge.declarations import BAD, At, Between, Doc, Gradient, Parameter, fields_of, place_field, read_mapping
@@ -11,6 +12,7 @@ from taskmerge.errors import Problem, UsageError
 from taskmerge.methods import MergeMethod, find_method
 from taskmerge.methods.weighting import weighed_by_metagpt
 from taskmerge.recipes.depth import Standing, at_depth
+from taskmerge.recipes.method_schema import by_method
 from taskmerge.recipes.sections import BaseOrSpecialist, GradedNumber, NamePattern, Specialist, SpecialistName
 
 GradedWeight = Annotated[GradedNumber, Gradient()]
@@ -78,10 +80,13 @@ class Merge:
         method = (rule.merge_method if rule else None) or self.merge_method or find_method(self.method)
         own = rule is not None and rule.method is not None
         given = {**({} if own else self.options), **(rule.options if rule else {})}
-        weight = rule.weight if rule is not None and rule.weight is not None else self.weight
+        weight = self.weight if rule is None or rule.weight is None else rule.weight
+        below = self.weight if isinstance(weight, Mapping) and weight is not self.weight else None
         if isinstance(weight, str):
             method, weight = weighed_by_metagpt(method), None
-        return Settings(method, {**method.defaults, **given}, weight, self.edges)
+        return Settings(
+            method, {**method.defaults, **given}, weight, None if isinstance(below, str) else below, self.edges
+        )
 
     @classmethod
     def read_section(cls, value: Mapping[str, Any], at: At, problems: list[Problem]) -> Any:
@@ -100,8 +105,6 @@ class Merge:
     @classmethod
     def section_schema(cls) -> dict[str, Any]:
         """JSON Schema of the section: each built-in method with its own parameters."""
-        from taskmerge.recipes.schema import by_method
-
         rules = {"type": "array", "items": by_method(fields_of(Rule), "method", required=("match",), partial=True)}
         return by_method(fields_of(cls), "method", replaced={"rules": rules}, default=cls.method)
 
@@ -111,19 +114,21 @@ class Settings:
     """What holds for the tensors of one rule, gradients not yet resolved. options: every parameter of the method.
 
     weight: what takes the place of the specialists' own; None where theirs hold (or the method finds its own).
+    section_weight: what holds for the specialists that a rule's weights do not name, before their own.
     """
 
     method: MergeMethod
     options: Mapping[str, Any]
     weight: GradedNumber | Mapping[str, GradedNumber] | None
+    section_weight: GradedNumber | Mapping[str, GradedNumber] | None = None
     edges: str = "ends"
 
-    def weights(self, specialists: Mapping[str, Specialist], standing: Standing) -> dict[str, float]:
+    def weights(self, specialists: Mapping[str, Specialist], standing: Standing) -> dict[str, float | Fraction]:
         """Each specialist's weight for a tensor that stands there."""
-        weights = {}
+        weights: dict[str, float | Fraction] = {}
         for name, specialist in specialists.items():
-            weight = self.weight.get(name) if isinstance(self.weight, Mapping) else self.weight
-            weights[name] = float(self._at(specialist.weight if weight is None else weight, standing))
+            found = (_of(self.weight, name), _of(self.section_weight, name), specialist.weight)
+            weights[name] = self._at(next(weight for weight in found if weight is not None), standing)
         return weights
 
     def resolved(self, active: Sequence[str], standing: Standing) -> dict[str, Any]:
@@ -143,6 +148,11 @@ class Settings:
         if standing.depth is not None:
             return at_depth(value, standing.depth)
         return value[0] if standing.embeddings or self.edges == "first" else value[-1]
+
+
+def _of(weight: GradedNumber | Mapping[str, GradedNumber] | None, name: str) -> GradedNumber | None:
+    """What a weight, one for all or by name, says of one specialist."""
+    return weight.get(name) if isinstance(weight, Mapping) else weight
 
 
 def _method(name: Any, at: At, problems: list[Problem]) -> MergeMethod | None:

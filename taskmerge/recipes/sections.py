@@ -27,8 +27,14 @@ class Specialist:
 
     shorthand: ClassVar[str] = "model"
 
-    model: Annotated[str, Doc("path, hub id[@revision] or hf:// uri; `base` for the base itself")]
+    model: Annotated[
+        str, Doc("path, hub id[@revision], hf:// uri or a task vector's folder; `base` for the base itself")
+    ]
     adapter: Annotated[str | None, Doc("a PEFT adapter to lay over the model: path or hub id")] = None
+    base: Annotated[
+        str | None,
+        Doc("what it was fine-tuned from, where that is not the recipe's base: its task vector is taken"),
+    ] = None
     weight: Annotated[GradedNumber, Gradient(), Doc("what its task vector is multiplied by")] = 1.0
     name: str = name_field()
     place: str = place_field()
@@ -105,7 +111,7 @@ class Training:
 class Recover(Training):
     """How a drifted projector is fitted to the fused backbone."""
 
-    train: Annotated[tuple[str, ...], Doc("components to train; everything else stays frozen")]
+    train: Annotated[tuple[NamePattern, ...], Doc("components or name patterns to train; everything else stays frozen")]
     data: Annotated[Sources, Doc("pairs, one source or one per modality")]
     held_out: Annotated[Sources | None, Doc("pairs that decide between the ways; left out: a tenth of the data")] = None
     method: Annotated[
@@ -132,7 +138,7 @@ class Balance:
 class Rehearse(Training):
     """Balanced training of the fused model over all modalities."""
 
-    train: Annotated[tuple[str, ...], Doc("components to train; everything else stays frozen")]
+    train: Annotated[tuple[NamePattern, ...], Doc("components or name patterns to train; everything else stays frozen")]
     data: Annotated[Mapping[str, str], Doc("pairs of each modality")]
     held_out: Annotated[Mapping[str, str] | None, Doc("pairs for learning curves; left out: a tenth of the data")] = (
         None
@@ -164,7 +170,7 @@ class Specialize(Training):
     data: Annotated[str, Doc("pairs: path (jsonl, parquet) or `datasets` id")]
     modality: Annotated[str | None, Doc("what the pairs hold besides text; left out: told from the data")] = None
     graft: Annotated[Graft | None, Doc("encoder and projector to attach first, for a modality the base lacks")] = None
-    train: Annotated[tuple[str, ...] | None, Doc("components to train; left out: all")] = None
+    train: Annotated[tuple[NamePattern, ...] | None, Doc("components or name patterns to train; left out: all")] = None
     lora: Annotated[Lora | None, Doc("train low-rank updates, merged to dense at the end")] = None
     name: str = name_field()
     place: str = place_field()

@@ -9,7 +9,7 @@ from taskmerge.measuring.drift.forecast import Forecast
 from taskmerge.measuring.drift.null_band import WORSE_WHEN_LOW
 from taskmerge.measuring.drift.report import DriftReport, ModalityDrift
 from taskmerge.measuring.evaluation.local import EvaluationTable
-from taskmerge.measuring.metrics.bootstrap import Interval
+from taskmerge.metrics.bootstrap import Interval
 from taskmerge.reporting.content import (
     Banner,
     Block,

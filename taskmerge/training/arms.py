@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from taskmerge.embedders.interface import Embedder
+from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs
 from taskmerge.errors import OutputError, UsageError
 from taskmerge.training.settings import TrainingSettings
@@ -54,7 +56,7 @@ def recover_by_choice(
 ) -> RecoveryReport:
     """Tries the ways of recovering a projector, measures each on the same held-out pairs, saves the best to `out`.
 
-    fused: folder of the fused model. data: pairs, or {name: pairs}. method: "gradient" and "closed_form" try only
+    fused: path of the fused model. data: pairs, or {name: pairs}. method: "gradient" and "closed_form" try only
     those; "auto" all. specialist: folder; allows the label-free closed form. held_out: pairs that decide; default: a
     tenth of the data, which no arm sees. work: folder for training checkpoints. "leave it" wins unless an arm is better
     than the fused model as it is. Raises UsageError before anything is computed.
@@ -71,7 +73,7 @@ def recover_by_choice(
         held = named_sets(held_out)
     trial = _Trial(Path(fused), sets, held, list(train), settings, specialist, Path(work) if work else None)
     best, arms = trial.run(method)
-    best.save_pretrained(str(out), create_model_card=False)
+    best.save(out)
     report = RecoveryReport(tuple(arms), max(arms, key=lambda arm: arm.scores["mrr"]).name)
     (Path(out) / REPORT_FILE).write_text(json.dumps(report.as_dict(), indent=2) + "\n", "utf-8")
     return report
@@ -87,7 +89,7 @@ class _Trial:
     specialist: str | Path | None
     work: Path | None
 
-    def run(self, method: How) -> tuple[Any, list[Arm]]:
+    def run(self, method: How) -> tuple[Embedder, list[Arm]]:
         """The best model and every arm; the first of equals is kept, and "leave it" is first."""
         ways = {LEAVE: self._leave}
         if method in ("auto", "closed_form"):
@@ -98,7 +100,7 @@ class _Trial:
             ways["gradient"] = self._gradient
         best, arms = None, []
         for name, way in ways.items():
-            model = self._open(self.fused)
+            model = open_embedder(self.fused)
             began = time.monotonic()
             note = way(model)
             arms.append(Arm(name, self._scores(model), time.monotonic() - began, note))
@@ -108,35 +110,29 @@ class _Trial:
             raise UsageError(f"unknown way to recover {method!r}", next_move="auto, gradient or closed_form")
         return best[0], arms
 
-    def _open(self, folder: str | Path) -> Any:
-        from taskmerge.embedders.loading import load_embedder
-
-        return load_embedder(folder)
-
-    def _scores(self, model: Any) -> dict[str, float]:
+    def _scores(self, model: Embedder) -> dict[str, float]:
         from taskmerge.training.held_out import HeldOutRetrieval
         from taskmerge.training.items import TrainingItems
 
-        model.eval()
         return HeldOutRetrieval(TrainingItems(model, self.held)).scores()
 
-    def _leave(self, model: Any) -> str:
+    def _leave(self, model: Embedder) -> str:
         return "the fused model as it is"
 
-    def _gradient(self, model: Any) -> str:
+    def _gradient(self, model: Embedder) -> str:
         from taskmerge.training.stages import recover
 
         report = recover(model, self.sets, self.train, self.settings, held_out=self.held, work=self.work)
         return f"{report.steps} steps, {report.frozen} tensors proven unchanged"
 
-    def _closed_form(self, model: Any) -> str:
+    def _closed_form(self, model: Embedder) -> str:
         return self._solved(model, None)
 
-    def _label_free(self, model: Any) -> str:
+    def _label_free(self, model: Embedder) -> str:
         assert self.specialist is not None
-        return self._solved(model, self._open(self.specialist))
+        return self._solved(model, open_embedder(self.specialist))
 
-    def _solved(self, model: Any, specialist: Any) -> str:
+    def _solved(self, model: Embedder, specialist: Embedder | None) -> str:
         from taskmerge.training.closed_form import recover_closed_form
 
         notes = []

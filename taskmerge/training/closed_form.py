@@ -15,10 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from taskmerge.embedders.interface import Embedder
+from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
-from taskmerge.measuring.metrics.bootstrap import mean_interval
-from taskmerge.measuring.metrics.retrieval import collapse
-from taskmerge.measuring.metrics.rotation import orthogonal_procrustes
+from taskmerge.metrics.bootstrap import mean_interval
+from taskmerge.metrics.retrieval import collapse
+from taskmerge.metrics.rotation import orthogonal_procrustes
 from taskmerge.training.components import assert_unchanged, frozen_hashes, select
 from taskmerge.training.gauss_newton import InfoNCE, Krylov, Objective, Parameters, SquaredError, moved_by, walk
 from taskmerge.training.items import TrainingItems
@@ -70,8 +72,8 @@ def recover_closed_form(
 ) -> ClosedFormReport:
     """Recover the projector of the fused `model`, in place, or leave it exactly as it was.
 
-    model: a grafted SentenceTransformer, or one that owns its towers.  data: what `read_pairs` takes.  train:
-    components or globs, the projector's.  specialist: when given, no labels are used: targets come from it (see the
+    model, specialist: what `open_embedder` takes.  data: what `read_pairs` takes.  train:
+    components or globs, the projector's.  When a specialist is given, no labels are used: targets come from it (see the
     module), and `texts`, default the data's own, fit the rotation.  rounds: Gauss-Newton steps at most.  iterations:
     Krylov dimension, i.e. passes over the data a step.  folds: of the cross-validation.  max_items: a random subset of
     this size is enough for a projector.
@@ -82,8 +84,10 @@ def recover_closed_form(
     done. Raises UsageError for broken data and for components that do not exist, before anything is computed.
     """
     pairs = read_pairs(data)
-    names = select(model[0], train)
-    frozen = frozen_hashes(model[0], names)
+    model = open_embedder(model)
+    specialist = None if specialist is None else open_embedder(specialist)
+    names = select(model, train)
+    frozen = frozen_hashes(model, names)
     kind = "pairs" if specialist is None else "label-free"
     if len(pairs) < FEWEST_ITEMS:
         reason = f"{len(pairs)} items are too few: below {FEWEST_ITEMS} a fit does more harm than good"
@@ -91,7 +95,7 @@ def recover_closed_form(
     pairs = _subset(pairs, max_items, seed)
     targets = _targets(model, pairs, specialist, texts, batch_size)
     problem = _Problem(model, pairs, names, targets, batch_size, labelled=specialist is None)
-    with _without_gradients(model):
+    with _without_gradients(model.module):
         fit = _Fit(problem, _folds(pairs.texts, folds, seed), iterations)
         while len(fit.ridges) < rounds and fit.another(ridges):
             pass
@@ -99,7 +103,7 @@ def recover_closed_form(
     applied = bool(fall.low > 0)
     if applied:
         problem.write(fit.parameters)
-    assert_unchanged(frozen, frozen_hashes(model[0], names))
+    assert_unchanged(frozen, frozen_hashes(model, names))
     reason = f"the cross-validated error falls by {fall}" if applied else f"no sure gain on held-out items: {fall}"
     steps = (tuple(fit.ridges), tuple(fit.history))
     return ClosedFormReport(applied, reason, kind, len(pairs), *steps, len(names), len(frozen))
@@ -123,7 +127,7 @@ class _Problem:
     """The model as a function of the projector's parameters, and the items with their targets."""
 
     def __init__(
-        self, model: Any, pairs: Pairs, names: Sequence[str], targets: Tensor, batch_size: int, labelled: bool
+        self, model: Embedder, pairs: Pairs, names: Sequence[str], targets: Tensor, batch_size: int, labelled: bool
     ) -> None:
         self.model = model
         distinct, right = collapse(pairs.texts)
@@ -137,12 +141,11 @@ class _Problem:
             self.items.encode()
         self.targets = targets.to(model.device)
         self.batch_size = batch_size
-        own = dict(model[0].named_parameters())
-        self.start: dict[str, Tensor] = {f"0.{name}": own[name].detach().clone() for name in names}
+        own = model.weights.values
+        self.start: dict[str, Tensor] = {name: own[name].detach().clone() for name in names}
 
     def embed(self, parameters: dict[str, Tensor], features: dict[str, Any]) -> Tensor:
-        output = torch.func.functional_call(self.model, parameters, (dict(features),))["sentence_embedding"]
-        return torch.nn.functional.normalize(output, dim=-1)
+        return torch.nn.functional.normalize(self.model.embed_with(parameters, features), dim=-1)
 
     def batches(self, rows: np.ndarray) -> list[tuple[dict[str, Any], Objective]]:
         """Features of these items, and what they should become."""
@@ -155,8 +158,7 @@ class _Problem:
         return InfoNCE(self.bank, self.labels[part], TEMPERATURE)
 
     def _features(self, rows: np.ndarray) -> dict[str, Any]:
-        features = self.items.batch(rows.tolist())
-        return {key: value.to(self.model.device) if hasattr(value, "to") else value for key, value in features.items()}
+        return self.model.placed(self.items.batch(rows.tolist()))
 
     @torch.no_grad()
     def errors(self, parameters: Parameters, rows: np.ndarray) -> np.ndarray:
@@ -179,9 +181,9 @@ class _Problem:
 
     @torch.no_grad()
     def write(self, parameters: Parameters) -> None:
-        own = dict(self.model[0].named_parameters())
+        own = self.model.weights.values
         for name, value in parameters.items():
-            own[name.removeprefix("0.")].copy_(value)
+            own[name].copy_(value)
 
 
 class _Fit:
@@ -231,7 +233,9 @@ class _Fit:
         return walk(self.problem.embed, parameters, self.problem.batches(rows), self.iterations)
 
 
-def _targets(model: Any, pairs: Pairs, specialist: Any, texts: Sequence[str] | None, batch_size: int) -> Tensor:
+def _targets(
+    model: Embedder, pairs: Pairs, specialist: Embedder | None, texts: Sequence[str] | None, batch_size: int
+) -> Tensor:
     """(items, d) of length 1: where each item's embedding should lie in the fused space."""
     distinct, right = collapse(pairs.texts)
     fused_items = TrainingItems(model, {})

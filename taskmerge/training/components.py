@@ -3,55 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
 from torch import nn
 
-from taskmerge.checkpoints.components import component_map
-from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.selector import Selector
+from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.grafting import TOWER_OF_MODALITY
-from taskmerge.errors import TaskmergeError, UsageError, did_you_mean
+from taskmerge.embedders.interface import Embedder
+from taskmerge.errors import TaskmergeError, UsageError
 
 
-def component_names(module: nn.Module) -> dict[str, str]:
-    """Tensor name -> component, for parameters and buffers of the first module of a SentenceTransformer.
+def select(embedder: Embedder, wanted: Sequence[str]) -> list[str]:
+    """Names of the parameters that the wanted patterns name; see `taskmerge.checkpoints.selector`.
 
-    A grafted embedder's components are the first parts of its names (backbone, audio_encoder, audio_projector, ...);
-    the token embeddings are part of its backbone. Others get the component map of their architecture.
+    Names are those of the model's file. Raises UsageError for a pattern that names none.
     """
-    from taskmerge.embedders.embedder import OmniEmbedder
-
-    names = list(module.state_dict())
-    if isinstance(module, OmniEmbedder):
-        return {name: name.partition(".")[0] for name in names}
-    network: Any = getattr(module, "auto_model", module)
-    prefix = next((f"{name}." for name, part in module.named_modules() if part is network and name), "")
-    weights = MemoryWeights.of_module(network)
-    assigned = component_map(weights.tensors, weights.config)
-    return {name: assigned.get(name.removeprefix(prefix), "") for name in names}
-
-
-def select(module: nn.Module, wanted: Sequence[str]) -> list[str]:
-    """Names of the parameters that belong to the wanted components or match the wanted globs over tensor names.
-
-    Raises UsageError for a pattern that selects nothing.
-    """
-    components = component_names(module)
-    parameters = [name for name, _ in module.named_parameters()]
-    chosen: set[str] = set()
-    for pattern in wanted:
-        found = {
-            name for name in parameters if fnmatchcase(components.get(name, ""), pattern) or fnmatchcase(name, pattern)
-        }
-        if not found:
-            known = sorted(set(components.values()))
-            raise UsageError(f"no tensor to train in {pattern!r}", next_move=did_you_mean(pattern, known))
-        chosen |= found
-    return [name for name in parameters if name in chosen]
+    components = components_of(embedder.weights)
+    parameters = [name for name in embedder.parameter_names() if name in components]
+    selector = Selector(components)
+    selector.require(wanted, "train", among=parameters, of="the model's parameters")
+    return selector.names(wanted, parameters)
 
 
 def on_the_way(component: str, modality: str) -> bool:
@@ -66,11 +42,12 @@ def texts_learn(components: Iterable[str]) -> bool:
     return not all(component.endswith(("projector", "_encoder")) for component in components)
 
 
-def freeze_all_but(module: nn.Module, trained: Sequence[str]) -> None:
+def freeze_all_but(embedder: Embedder, trained: Sequence[str]) -> None:
     """requires_grad on exactly the named parameters."""
-    chosen = set(trained)
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name in chosen)
+    values = embedder.weights.values
+    chosen = {id(values[name]) for name in trained}
+    for parameter in embedder.module.parameters():
+        parameter.requires_grad_(id(parameter) in chosen)
 
 
 def hashes(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
@@ -82,10 +59,11 @@ def hashes(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
     return found
 
 
-def frozen_hashes(module: nn.Module, trained: Sequence[str]) -> dict[str, str]:
-    """Hashes of all tensors, buffers too, that are not trained."""
-    chosen = set(trained)
-    return hashes({name: tensor for name, tensor in module.state_dict().items() if name not in chosen})
+def frozen_hashes(embedder: Embedder, trained: Sequence[str]) -> dict[str, str]:
+    """Hashes of all tensors, buffers too, that are not trained, nor tied to one that is."""
+    values = embedder.weights.values
+    chosen = {id(values[name]) for name in trained}
+    return hashes({name: tensor for name, tensor in values.items() if id(tensor) not in chosen})
 
 
 def assert_unchanged(before: Mapping[str, str], after: Mapping[str, str]) -> None:
@@ -109,23 +87,17 @@ def dropout_set_to(module: nn.Module, rate: float | None) -> Iterator[None]:
             layer.p = value
 
 
-def linear_layers(module: nn.Module, parameters: Sequence[str]) -> list[str]:
-    """Names of the linear layers whose weights are among the parameters and whose own forward is really called.
+def adaptable_layers(embedder: Embedder, parameters: Sequence[str]) -> list[str]:
+    """Places in `Embedder.module` of the linear layers whose weights are among the parameters and that really run.
 
     nn.MultiheadAttention reads its out_proj's weight itself, so an adapter there would do nothing.
     """
-    chosen = set(parameters)
-    inside = {
-        f"{name}.{child}"
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.MultiheadAttention)
-        for child, _ in layer.named_modules()
-    }
-    return [
-        name
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear) and f"{name}.weight" in chosen and name not in inside
-    ]
+    layers = embedder.linear_layers()
+    chosen = {id(layers[name]) for name in parameters if name in layers}
+    for layer in embedder.module.modules():
+        if isinstance(layer, nn.MultiheadAttention):
+            chosen -= {id(child) for child in layer.modules()}
+    return [name for name, layer in embedder.module.named_modules() if id(layer) in chosen]
 
 
 def inject_lora(module: nn.Module, layers: Sequence[str], rank: int, scale: float) -> Any:
@@ -136,7 +108,8 @@ def inject_lora(module: nn.Module, layers: Sequence[str], rank: int, scale: floa
     if not layers:
         raise UsageError("no linear layer to adapt", next_move="name components that have some, or leave lora out")
     # exact names: peft matches a list by suffix, which would reach same-named layers of other components
-    pattern = "|".join(layer.replace(".", r"\.") for layer in layers)
+    pattern = "|".join(re.escape(f"model.{layer}") for layer in layers)
     options: dict[str, Any] = {"lora_alpha": scale, "lora_dropout": 0.0, "target_modules": f"({pattern})"}
     config = LoraConfig(r=rank, **options)
-    return LoraModel(module, config, "default")
+    # the holder has no `config`: peft takes what has one for a transformers model, which `module` only holds
+    return LoraModel(nn.ModuleDict({"model": module}), config, "default")

@@ -8,7 +8,7 @@ import torch
 from sentence_transformers.base.evaluation import BaseEvaluator
 from torch import Tensor
 
-from taskmerge.measuring.metrics.retrieval import collapse, score_queries
+from taskmerge.metrics.retrieval import collapse, score_queries
 from taskmerge.training.items import TrainingItems
 
 METRIC = "mrr"

@@ -14,6 +14,7 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from torch import Tensor, nn
 
+from taskmerge.embedders.interface import EMBEDDING
 from taskmerge.errors import UsageError
 
 
@@ -26,7 +27,7 @@ class OneForwardInfoNCE(MultipleNegativesRankingLoss):
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         (features,) = sentence_features
-        embeddings = self.model(features)["sentence_embedding"]
+        embeddings = self.model(features)[EMBEDDING]
         pairs = len(embeddings) // 2
         return self.compute_loss_from_embeddings([embeddings[:pairs], embeddings[pairs:]], labels)
 
@@ -76,7 +77,7 @@ class BankedInfoNCE(nn.Module):
 
     def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
         (features,) = sentence_features
-        return self.compare(self.model(features)["sentence_embedding"], labels)
+        return self.compare(self.model(features)[EMBEDDING], labels)
 
     def compare(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         """The loss from the batch's embeddings (batch, width)."""

@@ -7,17 +7,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from taskmerge.embedders.anatomy import components_of
+from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.pairs import Pairs
 from taskmerge.errors import Problem, UsageError
-from taskmerge.measuring.metrics.retrieval import collapse
+from taskmerge.metrics.retrieval import collapse
 from taskmerge.training.components import (
+    adaptable_layers,
     assert_unchanged,
-    component_names,
     dropout_set_to,
     freeze_all_but,
     frozen_hashes,
     inject_lora,
-    linear_layers,
     on_the_way,
     select,
     texts_learn,
@@ -31,51 +32,46 @@ from taskmerge.training.settings import TrainingSettings, batch_problems
 class Session:
     """Everything is checked and prepared when a Session is made; `run` only trains.
 
-    model: SentenceTransformer, trained in place.  sets, held_out: {name: Pairs}.  train: components or globs.
-    folder: for checkpoints.  Raises UsageError for data that cannot be used and components that do not exist.
+    embedder: trained in place.  sets, held_out: {name: Pairs}.  train: components or globs.  folder: for checkpoints.
+    Raises UsageError for data that cannot be used and components that do not exist.
     """
 
     def __init__(
         self,
-        model: Any,
+        embedder: Embedder,
         sets: Mapping[str, Pairs],
         held_out: Mapping[str, Pairs],
         train: Sequence[str],
         settings: TrainingSettings,
         folder: Path,
     ) -> None:
-        self.model, self.settings, self.folder = model, settings, folder
-        self.module = model[0]
-        self.trained = select(self.module, train)
-        self.components = component_names(self.module)
+        self.embedder, self.settings, self.folder = embedder, settings, folder
+        self.trained = select(embedder, train)
+        self.components = components_of(embedder.weights)
         components = {self.components[name] for name in self.trained}
         self.text_is_frozen = not texts_learn(components)
         _check_ways(sets, components)
         _check_batches(sets, settings.batch_size, not self.text_is_frozen)
-        self.items = TrainingItems(model, sets, settings.input_noise)
-        self.held_out = HeldOutRetrieval(TrainingItems(model, held_out)) if held_out else None
+        self.items = TrainingItems(embedder, sets, settings.input_noise)
+        self.held_out = HeldOutRetrieval(TrainingItems(embedder, held_out)) if held_out else None
         self.is_main = True
-        _check_rates(settings, self.trained)
-        grafted = self.items.embedder is not None
-        if grafted and not any(name.endswith("_encoder") for name in components) and not settings.input_noise:
+        _check_rates(settings, [self.embedder.parameter_names()[name] for name in self.trained])
+        if not any(name.endswith("_encoder") for name in components) and not settings.input_noise:
             self.items.encode()
             if self.held_out is not None:
                 self.held_out.items.encode()
 
     def run(self) -> dict[str, Any]:
         """Train; returns the fields of a StageReport that only training knows."""
-        before_hashes = frozen_hashes(self.module, self.trained)
+        before_hashes = frozen_hashes(self.embedder, self.trained)
         if self.held_out is not None and self.text_is_frozen:
             self.held_out.freeze_texts()
         before = self.held_out.scores() if self.held_out is not None else {}
-        original = {
-            name: tensor.detach().clone()
-            for name, tensor in self.module.named_parameters()
-            if name in set(self.trained)
-        }
-        with dropout_set_to(self.model, self.settings.dropout):
+        values = self.embedder.weights.values
+        original = {name: values[name].detach().clone() for name in self.trained}
+        with dropout_set_to(self.embedder.module, self.settings.dropout):
             steps = self._train()
-        assert_unchanged(before_hashes, frozen_hashes(self.module, self.trained))
+        assert_unchanged(before_hashes, frozen_hashes(self.embedder, self.trained))
         after = self.held_out.scores() if self.held_out is not None else {}
         kept = not before or after[METRIC] > before[METRIC]
         if not kept:
@@ -93,28 +89,29 @@ class Session:
     def _restore(self, original: Mapping[str, Any]) -> None:
         import torch
 
+        values = self.embedder.weights.values
         with torch.no_grad():
-            for name, parameter in self.module.named_parameters():
-                if name in original:
-                    parameter.copy_(original[name])
+            for name, tensor in original.items():
+                values[name].copy_(tensor)
 
     def _train(self) -> int:
         from taskmerge.training.trainer import build_trainer
 
-        freeze_all_but(self.module, self.trained)
+        freeze_all_but(self.embedder, self.trained)
+        model = self.embedder.module
         adapters = self._adapters()
         loss, data = self._loss_and_data()
         trainer = build_trainer(
-            self.model, loss, data, self.items, self.held_out, self.settings, self.folder, not self.text_is_frozen
+            model, loss, data, self.items, self.held_out, self.settings, self.folder, not self.text_is_frozen
         )
         self.is_main = trainer.is_world_process_zero()
         trainer.train(resume_from_checkpoint=self._last_checkpoint())
-        trainer.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)  # bf16: it would go on in autocast
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # bf16: it would go on in autocast
         if adapters is not None:
             adapters.merge_and_unload()
-        self.model.zero_grad(set_to_none=True)
-        freeze_all_but(self.module, [name for name, _ in self.module.named_parameters()])
-        self.model.eval()
+        model.zero_grad(set_to_none=True)
+        model.requires_grad_(True)
+        model.eval()
         return int(trainer.state.global_step)
 
     def _adapters(self) -> Any:
@@ -127,14 +124,16 @@ class Session:
         wanted = lora.components or [
             part for part in sorted({self.components[name] for name in self.trained}) if not part.endswith("projector")
         ]
-        adapted = [name for name in select(self.module, list(wanted)) if name in set(self.trained)]
-        layers = linear_layers(self.module, adapted)
-        full = [name for name in self.trained if name not in set(adapted)]
+        adapted = [name for name in select(self.embedder, list(wanted)) if name in set(self.trained)]
+        layers = adaptable_layers(self.embedder, adapted)
+        places = self.embedder.parameter_names()
+        full = {places[name] for name in self.trained if name not in set(adapted)}
+        module = self.embedder.module
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
-            adapters = inject_lora(self.module, layers, lora.rank, lora.scale)
-        names = [name for name, _ in self.module.named_parameters()]
-        freeze_all_but(self.module, [name for name in names if ".lora_" in name or name in set(full)])
+            adapters = inject_lora(module, layers, lora.rank, lora.scale)
+        for name, parameter in module.named_parameters():
+            parameter.requires_grad_(".lora_" in name or name in full)
         return adapters
 
     def _loss_and_data(self) -> tuple[Any, Any]:
@@ -145,7 +144,7 @@ class Session:
         temperature, cache = self.settings.temperature, self.settings.gradient_cache
         if not self.text_is_frozen:
             data = {name: pair_rows(self.items, name) for name in self.items.sets}
-            loss = in_batch(self.model, temperature, cache, process_count())
+            loss = in_batch(self.embedder.module, temperature, cache, process_count())
             return loss, DatasetDict(data)
         texts, places = collapse([text for pairs in self.items.sets.values() for text in pairs.texts])
         labels = places.tolist()
@@ -154,7 +153,7 @@ class Session:
             data[name] = labelled_rows(self.items, name, labels[: len(pairs)])
             labels = labels[len(pairs) :]
         bank = self.items.embed_texts(texts)
-        return against_bank(self.model, bank, temperature, cache, process_count()), DatasetDict(data)
+        return against_bank(self.embedder.module, bank, temperature, cache, process_count()), DatasetDict(data)
 
     def _last_checkpoint(self) -> str | None:
         if not self.settings.resume:

@@ -11,6 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from taskmerge.embedders.anatomy import components_of
+from taskmerge.embedders.grafting import TOWER_OF_MODALITY
+from taskmerge.embedders.interface import Embedder
+from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import OutputError, UsageError
 from taskmerge.training.settings import TrainingSettings
@@ -53,16 +57,16 @@ def specialize(
 ) -> StageReport:
     """Train a modality specialist from the base: InfoNCE both ways with in-batch negatives.
 
-    model: a SentenceTransformer (trained in place), or a folder.  data: pairs, as `read_pairs` takes them, or
-    {set name: pairs} for joint training.  train: components or globs; default: the backbone and the data's towers.
+    model: what `open_embedder` takes; a loaded model is trained in place.  data: pairs, as `read_pairs` takes them,
+    or {set name: pairs} for joint training.  train: components or globs; default: the backbone and the data's towers.
     held_out: pairs to look at, {set name: pairs} for several; default: none.  out: folder for the result.
     work: folder for checkpoints; default: inside out, else temporary.
     Raises UsageError about data, components and settings before training starts.
     """
     sets = named_sets(data)
-    model = _opened(model)
-    train = list(train) if train is not None else ["backbone", *_tower_globs(model, sets)]
-    return _run("specialize", model, sets, train, settings or TrainingSettings(), held_out, out, work)
+    embedder = open_embedder(model)
+    train = list(train) if train is not None else ["backbone", *_tower_globs(embedder, sets)]
+    return _run("specialize", embedder, sets, train, settings or TrainingSettings(), held_out, out, work)
 
 
 def recover(
@@ -85,7 +89,7 @@ def recover(
     settings = settings or TrainingSettings(steps=300, learning_rate=1e-3, evaluate_every=25, patience=4)
     if held_out is None:
         sets, held_out = split_sets(sets, settings.seed)
-    return _run("recover", _opened(model), sets, list(train), settings, held_out, out, work)
+    return _run("recover", open_embedder(model), sets, list(train), settings, held_out, out, work)
 
 
 def rehearse(
@@ -107,12 +111,12 @@ def rehearse(
     settings = settings or TrainingSettings(steps=2000, learning_rate=1e-5)
     if held_out is None:
         sets, held_out = split_sets(sets, settings.seed)
-    return _run("rehearse", _opened(model), sets, list(train), settings, held_out, out, work)
+    return _run("rehearse", open_embedder(model), sets, list(train), settings, held_out, out, work)
 
 
 def _run(
     stage: str,
-    model: Any,
+    embedder: Embedder,
     sets: dict[str, Pairs],
     train: list[str],
     settings: TrainingSettings,
@@ -128,20 +132,14 @@ def _run(
     held = named_sets(held_out) if held_out is not None else {}
     with TemporaryDirectory() as temporary:
         folder = Path(work) if work is not None else Path(out) / CHECKPOINTS if out is not None else Path(temporary)
-        session = Session(model, sets, held, train, settings, folder)
+        session = Session(embedder, sets, held, train, settings, folder)
         started = time.monotonic()
         outcome = session.run()
     report = StageReport(stage, seconds=time.monotonic() - started, settings=asdict(settings), **outcome)
     if out is not None and session.is_main:
-        model.save_pretrained(str(out), create_model_card=False)
+        embedder.save(out)
         (Path(out) / REPORT_FILE).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     return report
-
-
-def _opened(model: Any) -> Any:
-    from taskmerge.embedders.loading import load_embedder
-
-    return load_embedder(model) if isinstance(model, (str, Path)) else model
 
 
 def named_sets(data: Any) -> dict[str, Pairs]:
@@ -154,14 +152,11 @@ def named_sets(data: Any) -> dict[str, Pairs]:
     return {pairs.column: pairs}
 
 
-def _tower_globs(model: Any, sets: Mapping[str, Pairs]) -> list[str]:
-    from taskmerge.embedders.loading import embedder_of
-
-    embedder = embedder_of(model)
-    if embedder is None:
-        return []
-    towers = {embedder.tower_of[pairs.modality] for pairs in sets.values() if pairs.modality in embedder.tower_of}
-    return [f"{tower}_*" for tower in sorted(towers)]
+def _tower_globs(embedder: Embedder, sets: Mapping[str, Pairs]) -> list[str]:
+    """The towers that the data's items pass through, as patterns over components."""
+    known = set(components_of(embedder.weights).values())
+    towers = {TOWER_OF_MODALITY.get(pairs.modality, "") for pairs in sets.values()}
+    return [f"{tower}_*" for tower in sorted(towers) if known & {f"{tower}_encoder", f"{tower}_projector"}]
 
 
 def split_sets(sets: Mapping[str, Pairs], seed: int) -> tuple[dict[str, Pairs], dict[str, Pairs]]:

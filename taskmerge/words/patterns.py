@@ -244,12 +244,3 @@ class _Reader:
         if high - low >= MOST_NUMBERS:
             raise self.fail(f"the range {low}..{high} holds more than {MOST_NUMBERS} numbers", start)
         return Numbers(low, high)
-
-
-def split_component(text: str, components: Iterable[str]) -> tuple[str | None, str]:
-    """A rule's match text as (component, pattern): "backbone.layers.*" is ("backbone", "layers.*") where
-    `backbone` is a component, else (None, the whole text). A component alone means all of it: ("backbone", "*")."""
-    first, dot, rest = text.partition(".")
-    if first not in set(components):
-        return None, text
-    return first, rest if dot else "*"

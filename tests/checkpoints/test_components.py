@@ -249,7 +249,7 @@ def test_inner_names_and_depth_do_not_depend_on_who_saved() -> None:
         model = full.build(class_name)
         found = component_map(headers(model.state_dict()), model.config.to_dict())
         assert found.depth("backbone") == 2
-        inner.append({found.scoped_name(name) for name in found if found[name] != "head"})
+        inner.append({f"{found[name]}.{found.inner_name(name)}" for name in found if found[name] != "head"})
     assert inner[0] == inner[1]
     assert "backbone.layers.0.self_attn.q_proj.weight" in inner[0]
     assert "vision_encoder.blocks.1.attn.qkv.weight" in inner[0]
@@ -275,7 +275,7 @@ def test_overrides_win_and_must_match() -> None:
     found = component_map(tensors, {}, {"audio_projector": ["model.my_bridge.*"]})
     assert found["model.my_bridge.weight"] == "audio_projector"
     assert found["model.layers.0.mlp.weight"] == "backbone"
-    with pytest.raises(MergeError, match="'model.bridge.*' matches no tensor".replace("*", r"\*")):
+    with pytest.raises(MergeError, match="'model.bridge.*' names no tensor".replace("*", r"\*")):
         component_map(tensors, {}, {"audio_projector": ["model.bridge.*"]})
 
 

@@ -13,7 +13,7 @@ from drift_models import qwen2_audio, sounds, tiny_grafted
 from taskmerge.checkpoints.covariances import FILE, InputCovariances, covariance_of, covariances_beside
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.views import ViewedWeights, whole
-from taskmerge.embedders import load_embedder
+from taskmerge.embedders import open_embedder
 from taskmerge.errors import CheckpointError, UsageError
 from taskmerge.measuring.covariances import collect_covariances
 
@@ -33,7 +33,7 @@ def collected(folder: Path) -> InputCovariances:
 
 
 def test_equals_the_hidden_states_of_items_run_alone(folder: Path, collected: InputCovariances) -> None:
-    model = load_embedder(folder)
+    model = open_embedder(folder).module
 
     def states(items: list[Any]) -> np.ndarray:
         rows = []
@@ -91,7 +91,7 @@ def test_keyed_by_the_names_in_the_file(tmp_path: Path) -> None:
 
 
 def test_texts_of_ones_own(folder: Path) -> None:
-    model = load_embedder(folder)
+    model = open_embedder(folder).module
     without = collect_covariances(model, sounds(2), texts=[])
     assert without.counts["text"] == 0
     with_texts = collect_covariances(model, sounds(2), texts=["a dog"])
@@ -103,7 +103,7 @@ def test_what_cannot_be_measured_is_told(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="empty"):
         collect_covariances("no model", [{"audio": {"array": np.zeros(0), "sampling_rate": 16000}, "text": "a"}])
     with pytest.raises(UsageError, match="no linear layer in nothing"):
-        collect_covariances(load_embedder(folder), sounds(1), components=("nothing",))
+        collect_covariances(open_embedder(folder).module, sounds(1), components=("nothing",))
     (tmp_path / FILE).parent.mkdir()
     (tmp_path / FILE).write_bytes(b"no safetensors")
     with pytest.raises(CheckpointError, match="cannot be read"):

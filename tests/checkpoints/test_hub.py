@@ -81,7 +81,7 @@ def test_uris_of_something_else(text: str, words: str) -> None:
 def test_a_folder_of_this_disk_wins(cache: Path, tmp_path: Path) -> None:
     write_model(tmp_path / "owner" / "name", random_model(0))
     assert locate("owner/name") == Path("owner/name")
-    assert open_stored("owner/name").commit is None
+    assert open_stored("owner/name").beside.commit is None
 
 
 # --- offline ------------------------------------------------------------------------------------------------------
@@ -91,7 +91,7 @@ def test_a_folder_of_this_disk_wins(cache: Path, tmp_path: Path) -> None:
 def test_a_cached_repository(cache: Path, tmp_path: Path, text: str) -> None:
     cached(cache, "owner/name", {"model.safetensors": packed(tmp_path, random_model(0)), "config.json": b'{"a": 1}'})
     weights = open_stored(text)
-    assert (weights.commit, weights.label, weights.config) == (COMMIT, text, {"a": 1})
+    assert (weights.beside.commit, weights.label, weights.config) == (COMMIT, text, {"a": 1})
     assert weights.read(NAME).tobytes() == bytes_of(random_model(0)[NAME])
 
 
@@ -134,7 +134,7 @@ def test_a_cached_sentence_transformers_repository(cache: Path, tmp_path: Path) 
     assert weights.read("2_Dense/linear.weight").tolist() == [1.0] * 4
     moved = Checkpoint(weights) + (Checkpoint(weights) - Checkpoint(weights))
     saved = open_stored(moved.save(tmp_path / "saved"))
-    assert saved.parts == {"": "", "1_Pooling": "1_Pooling", "2_Dense": "2_Dense"}
+    assert saved.beside.module_folders == {"": "", "1_Pooling": "1_Pooling", "2_Dense": "2_Dense"}
     assert not any(path.is_symlink() for path in (tmp_path / "saved").rglob("*"))
 
 

@@ -18,7 +18,7 @@ from safetensors.torch import load_file as load_tensors
 
 from taskmerge.demo import making, pictures, speech, story
 from taskmerge.demo.unpacking import SHIPPED, minilm
-from taskmerge.embedders import load_embedder
+from taskmerge.embedders import open_embedder
 
 
 def load_file(path: Path) -> dict[str, np.ndarray]:
@@ -93,7 +93,7 @@ def test_the_story_on_a_small_cut(small: Path, tmp_path: Path, command: Command)
         assert words in ran.err, words
 
     models_are_the_shipped_numbers(out)
-    embedder = load_embedder(out / "omni-rehearsed")
+    embedder = open_embedder(out / "omni-rehearsed").module
     assert embedder.encode(["apple", {"array": np.ones(8000, np.float32), "sampling_rate": 16000}]).shape == (2, 384)
 
     again = command("demo", "--out", out)

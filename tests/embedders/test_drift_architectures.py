@@ -9,7 +9,10 @@ import pytest
 import torch
 import zoo
 
-from taskmerge.embedders.anatomy import anatomy_of
+from taskmerge.checkpoints.components import component_map
+from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.embedders.anatomy import Anatomy, native_anatomy
+from taskmerge.embedders.interface import Embedder
 from taskmerge.measuring.drift.capture import capture
 
 # class -> modality -> where one of its projector modules stands
@@ -29,36 +32,38 @@ PROJECTORS = {
 KINDS = {kind.name: kind for kind in zoo.KINDS}
 
 
-class Embedder:
-    """A network as a SentenceTransformer hands it out: prepared inputs in, the mean of its last states out."""
+class Network(Embedder):
+    """An embedder of one's own: prepared inputs in, the mean of the network's last states out."""
 
-    device = "cpu"
+    modalities = ("text", "image", "audio")
 
     def __init__(self, kind: zoo.Kind) -> None:
-        self.kind = kind
-        self.auto_model = kind.build(kind.classes[-1])
+        self.kind, self.label = kind, kind.name
+        self.module = kind.build(kind.classes[-1]).eval()
 
-    def __getitem__(self, index: int) -> Embedder:
-        return self
+    @property
+    def weights(self) -> MemoryWeights:
+        return MemoryWeights.of_module(self.module)
 
-    def parameters(self) -> Any:
-        return self.auto_model.parameters()
-
-    def preprocess(self, items: list[Any]) -> dict[str, torch.Tensor]:
+    def prepare(self, items: Any, modality: Any = None, role: Any = None) -> dict[str, Any]:
         return self.kind.inputs()
 
-    def eval(self) -> None:
-        self.auto_model.eval()
+    def embed(self, features: dict[str, Any]) -> torch.Tensor:
+        return self.module(**features).last_hidden_state.mean(dim=1)
 
-    def __call__(self, features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {"sentence_embedding": self.auto_model(**features).last_hidden_state.mean(dim=1)}
+    def anatomy(self, components: Any = None) -> Anatomy:
+        parts = component_map(self.weights.tensors, self.weights.config, components)
+        return native_anatomy(self.module, {name: parts.home(name) for name in parts})
+
+    def save(self, path: Any) -> None:
+        raise NotImplementedError
 
 
 @pytest.mark.parametrize("name", PROJECTORS)
 def test_parts_are_found(name: str) -> None:
-    embedder = Embedder(KINDS[name])
-    network = embedder.auto_model
-    anatomy = anatomy_of(embedder)
+    embedder = Network(KINDS[name])
+    network: Any = embedder.module
+    anatomy = embedder.anatomy()
     assert list(anatomy.layers) == list(network.get_decoder().layers)
     for modality, place in PROJECTORS[name].items():
         assert network.get_submodule(place) in anatomy.projectors[modality]
@@ -69,13 +74,13 @@ def test_parts_are_found(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["LLaVA", "Qwen2-VL", "Qwen2.5-VL", "Qwen3-VL", "Gemma 3", "Qwen2-Audio"])
 def test_states_are_caught_at_the_projected_tokens(name: str) -> None:
-    embedder = Embedder(KINDS[name])
+    embedder = Network(KINDS[name])
     (modality,) = PROJECTORS[name]
-    anatomy = anatomy_of(embedder)
+    anatomy = embedder.anatomy()
     caught = capture(embedder, [None, None], anatomy, modality)
-    features = embedder.preprocess([])
+    features = embedder.prepare([])
     with torch.no_grad():
-        states = embedder.auto_model(**features, output_hidden_states=True).hidden_states
+        states = embedder.module(**features, output_hidden_states=True).hidden_states
     mask = features["input_ids"] == anatomy.placeholders[modality]
     assert len(caught.hidden) == 3
     for depth in (0, 1):

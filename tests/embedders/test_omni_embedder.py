@@ -13,7 +13,7 @@ import torch
 from omni_models import picture, tiny_backbone, tone
 from safetensors import safe_open
 
-from taskmerge.embedders import graft, load_embedder
+from taskmerge.embedders import graft, open_embedder
 from taskmerge.errors import CheckpointError, OutputError, TaskmergeError, UsageError
 
 AUDIO = {"kind": "log_mel", "mels": 16, "layers": 1, "width": 24}
@@ -35,7 +35,7 @@ def folder(backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def model(folder: Path) -> Any:
-    return load_embedder(folder)
+    return open_embedder(folder).module
 
 
 def everything() -> list[Any]:
@@ -136,7 +136,7 @@ def test_audio_files_and_other_rates_are_resampled(model: Any, tmp_path: Path) -
 
 
 def test_half_precision(folder: Path, model: Any) -> None:
-    half = load_embedder(folder, model_kwargs={"dtype": torch.bfloat16})
+    half = open_embedder(folder, dtype=torch.bfloat16).module
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     close = (half.encode(everything(), convert_to_tensor=True).float().numpy() * model.encode(everything())).sum(axis=1)
     assert (close > 0.995).all()
@@ -194,7 +194,7 @@ def test_bad_items_are_refused_by_name(model: Any, item: Any, words: str) -> Non
 
 
 def test_modality_without_encoder_is_refused(folder: Path) -> None:
-    audio_only = load_embedder(folder.parent / "audio")
+    audio_only = open_embedder(folder.parent / "audio").module
     with pytest.raises(ValueError, match="not supported"):
         audio_only.encode([picture(1)])
     with pytest.raises(UsageError, match="no encoder for image"):
@@ -243,7 +243,7 @@ def test_missing_tensors_are_told(folder: Path, tmp_path: Path) -> None:
     del tensors["audio_projector.norm.weight"]
     save_file(tensors, tmp_path / "broken" / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"audio_projector\.norm\.weight"):
-        load_embedder(tmp_path / "broken")
+        open_embedder(tmp_path / "broken")
 
 
 def test_what_is_no_embedder_is_told(folder: Path, tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_what_is_no_embedder_is_told(folder: Path, tmp_path: Path) -> None:
         (tmp_path / "empty", "no embedder can be loaded"),
     ):
         with pytest.raises(CheckpointError, match=words):
-            load_embedder(model)
+            open_embedder(model)
 
 
 def test_any_transformers_encoder(backbone: Path, tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_any_transformers_encoder(backbone: Path, tmp_path: Path) -> None:
     graft(backbone, "audio", {"kind": "huggingface", "model": str(tmp_path / "whisper"), "stride": 2},
           out=tmp_path / "a")  # fmt: skip
     graft(tmp_path / "a", "image", str(tmp_path / "clip"), out=tmp_path / "b")
-    loaded = load_embedder(tmp_path / "b")
+    loaded = open_embedder(tmp_path / "b").module
     assert loaded.encode([tone(440), picture(200), "a dog"]).shape == (3, 32)
     embedder = loaded[0]
     features = embedder.prepare(tone(440), "audio")

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from test_training_stages import shades
 
-from taskmerge.embedders import load_embedder
+from taskmerge.embedders import open_embedder
 from taskmerge.training import TrainingSettings, recover, rehearse
 
 
 def main() -> None:
     stage, start, sounds, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
     torch.set_num_threads(1)
-    model = load_embedder(start)
+    model = open_embedder(start).module
     settings = TrainingSettings(steps=6, batch_size=4, learning_rate=1e-3, warmup=0, evaluate_every=3)
     held_out = {"audio": sounds / "held_out" / "pairs.jsonl"}
     train = sounds / "train" / "pairs.jsonl"

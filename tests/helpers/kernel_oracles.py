@@ -29,7 +29,7 @@ from taskmerge.kernels import (
     combine,
     measure,
 )
-from taskmerge.kernels.program import Consensus
+from taskmerge.kernels.program import Consensus, Sparsify
 from taskmerge.numbers.randomness import keep_limit, uniform_bits
 
 TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32, "F64": torch.float64}
@@ -78,8 +78,9 @@ def rounded(value: float | Fraction, dtype: str) -> float:
     return math.copysign(float(result), value)
 
 
-def operand(entries: np.ndarray, dtype: str, shape: tuple[int, ...] | None = None) -> Operand:
-    return Operand(dtype, shape if shape is not None else entries.shape, lambda start, stop: entries[start:stop])
+def operand(entries: np.ndarray, dtype: str, shape: tuple[int, ...] | None = None, is_delta: bool = False) -> Operand:
+    shape = entries.shape if shape is None else shape
+    return Operand(dtype, shape, lambda start, stop: entries[start:stop], is_delta=is_delta)
 
 
 def run(
@@ -119,40 +120,47 @@ def combined(
 
 def sparsified(deltas: np.ndarray, program: Program, keys: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
     """Flat deltas after the program's sparsify step, from the definitions."""
-    piece = program.sparsify
-    count = deltas.shape[1]
-    if count == 0:
+    if deltas.shape[1] == 0:
         return deltas
+    ways = program.sparsify if isinstance(program.sparsify, tuple) else [program.sparsify] * len(deltas)
+    keys = keys or [0] * len(deltas)
+    return np.stack([survivors(row, way, key, shape) for row, way, key in zip(deltas, ways, keys, strict=True)])
+
+
+def survivors(delta: np.ndarray, piece: Sparsify | None, key: int, shape: tuple[int, ...]) -> np.ndarray:
+    """What is left of one flat delta."""
+    count = delta.size
     if isinstance(piece, KeepLargest):
         skipped, kept = math.floor(piece.skip * count), max(1, math.floor(piece.density * count))
-        magnitudes = np.abs(deltas).astype(np.float32)
-        falling = -np.sort(-magnitudes, axis=1)
-        high = falling[:, min(skipped, count - 1), None] if skipped else np.inf
-        low = falling[:, min(skipped + kept, count) - 1, None]
-        return np.where((magnitudes >= low) & (magnitudes <= high), deltas, 0)
+        magnitudes = np.abs(delta).astype(np.float32)
+        falling = -np.sort(-magnitudes)
+        high = falling[min(skipped, count - 1)] if skipped else np.inf
+        low = falling[min(skipped + kept, count) - 1]
+        return np.where((magnitudes >= low) & (magnitudes <= high), delta, 0)
     if isinstance(piece, DropRandom):
-        bits = np.stack([uniform_bits(key, 0, count) for key in keys])
-        kept_rows = np.where(bits < keep_limit(piece.density), deltas, 0)
+        left = np.where(uniform_bits(key, 0, count) < keep_limit(piece.density), delta, 0)
         if piece.rescale == "inverse_density":
-            return kept_rows / like(piece.density, deltas)
-        if piece.rescale == "l1":
-            whole, left = np.abs(deltas).sum(axis=1), np.abs(kept_rows).sum(axis=1)
-            return kept_rows * np.where(left > 0, whole / np.where(left > 0, left, 1), 1)[:, None]
-        return kept_rows
+            return left / like(piece.density, delta)
+        return of_the_same_mass(left, delta) if piece.rescale == "l1" else left
     if isinstance(piece, DropByRank):
         row = shape[-1] if shape else 1
-        bits = np.stack([uniform_bits(key, 0, count) for key in keys])
-        chance = np.full(deltas.shape, piece.density)
+        chance = np.full(count, piece.density)
         if row > 1:
-            ranks = rankdata(np.abs(deltas).astype(np.float32).reshape(-1, row), axis=1).reshape(deltas.shape) - 1
+            ranks = rankdata(np.abs(delta).astype(np.float32).reshape(-1, row), axis=1).ravel() - 1
             chance = piece.density - piece.epsilon + 2 * piece.epsilon * ranks / (row - 1)
         chance = np.clip(chance, 0, 1)
-        kept_rows = np.where(bits < np.floor(chance * 2.0**32), deltas, 0)
-        divisors = np.where(chance > 0, chance, 1)  # the probability is a float64 by definition
-        if deltas.dtype == object:
-            divisors = fractions(divisors)
-        return kept_rows / divisors if piece.rescale else kept_rows
-    return deltas
+        left = np.where(uniform_bits(key, 0, count) < np.floor(chance * 2.0**32), delta, 0)
+        if piece.rescale == "own_probability":
+            divisors = np.where(chance > 0, chance, 1)  # the probability is a float64 by definition
+            return left / (fractions(divisors) if delta.dtype == object else divisors)
+        return of_the_same_mass(left, delta) if piece.rescale == "l1" else left
+    return delta
+
+
+def of_the_same_mass(left: np.ndarray, delta: np.ndarray) -> np.ndarray:
+    """Survivors multiplied so that their sum of magnitudes is the whole delta's."""
+    whole, kept = np.abs(delta).sum(), np.abs(left).sum()
+    return left * (whole / kept) if kept > 0 else left
 
 
 def takes(deltas: np.ndarray, weights: np.ndarray, how: Consensus) -> np.ndarray:
@@ -185,18 +193,33 @@ def oracle(
     program: Program,
     keys: Sequence[int],
     shape: tuple[int, ...] | None = None,
+    are_deltas: Sequence[bool] = (),
 ) -> np.ndarray:
     """The merged values before rounding: float64 in, float64 out; fractions in, fractions out. What is elected is by
-    definition decided on float64 deltas, in both."""
-    start = base.astype(np.float64)
-    seen = np.stack([values.astype(np.float64) - start for values in specialists])
-    weights = np.array(program.weights, np.float64)
+    definition decided on float64 deltas, in both. are_deltas: which specialists are task vectors already."""
+    flags = are_deltas or (False,) * len(specialists)
+    shape = base.shape if shape is None else shape
+    exact_deltas = taken_apart(base, specialists, flags)
+    seen = taken_apart(base.astype(np.float64), [values.astype(np.float64) for values in specialists], flags)
+    given = program.weights
+    if program.from_gram is not None:
+        vectors = seen if program.gram_of == "deltas" else seen + base.astype(np.float64)
+        given = tuple(float(weight) for weight in program.from_gram(vectors @ vectors.T))
+    weights = np.array(given, np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
-        taken = takes(sparsified(seen, program, keys, shape or base.shape), weights, program.consensus)
-    deltas = sparsified(np.stack([values - base for values in specialists]), program, keys, shape or base.shape)
-    exact = fractions(np.array(program.weights)) if base.dtype == object else weights
-    scale, base_factor = like(program.scale, base), like(program.base_factor, base)
-    return base_factor * base + scale * agreed(deltas, taken, exact, program.consensus)
+        taken = takes(sparsified(seen, program, keys, shape), weights, program.consensus)
+    deltas = sparsified(exact_deltas, program, keys, shape)
+    exact = fractions(np.array(given)) if base.dtype == object else weights
+    scale = like(program.scale, base)
+    factor = {"added": 1, "left_out": 0, "weighted": 1 + scale * (sum(exact) - 1)}[program.base]
+    if program.from_gram is None and not any(given):
+        factor = 0 if program.base == "left_out" else 1
+    return factor * base + scale * agreed(deltas, taken, exact, program.consensus)
+
+
+def taken_apart(base: np.ndarray, specialists: Sequence[np.ndarray], are_deltas: Sequence[bool]) -> np.ndarray:
+    """The task vectors: (specialists, entries)."""
+    return np.stack([x if is_delta else x - base for x, is_delta in zip(specialists, are_deltas, strict=True)])
 
 
 def assert_nearest(out: np.ndarray, dtype: str, exact: np.ndarray) -> None:

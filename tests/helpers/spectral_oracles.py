@@ -84,9 +84,17 @@ def equations(d: Array, w: Array) -> tuple[Array, Array]:
 
 
 @for_matrices
-def wudi(d: Array, w: Array) -> Array:
-    """Solve for the stationary point of Σ w ‖(W - d_i) d_iᵀ‖² / ‖d_i‖² by least squares, row by row."""
-    blocks = [math.sqrt(w[i]) * d[i].T / np.linalg.norm(d[i]) for i in range(len(w))]
+def wudi(d: Array, w: Array, ridge: float = 0.1) -> Array:
+    """Solve for the stationary point of Σ w ‖(W - d_i) d_iᵀ‖² / ‖d_i‖² by least squares, row by row; the ridge is more
+    inputs, of all directions alike."""
+    width = d.shape[2]
+    blocks = []
+    for i in range(len(w)):
+        length = np.linalg.norm(d[i])
+        seen = (
+            np.hstack([d[i].T / length, math.sqrt(ridge / width) * np.eye(width)]) if length else np.zeros((width, 1))
+        )
+        blocks.append(math.sqrt(w[i]) * seen)
     inputs = np.hstack(blocks)
     outputs = np.hstack([d[i] @ blocks[i] for i in range(len(w))])
     return np.linalg.lstsq(inputs.T, outputs.T, rcond=None)[0].T
@@ -132,9 +140,9 @@ def svc(d: Array, w: Array, floor: float = 0.1) -> Array:
     result = np.zeros(merged.shape)
     for r in range(len(s)):
         counted = 0.0
-        for delta in scaled:
+        for delta in d:
             share = u[:, r] @ delta
-            counted += max(floor, (u[:, r] @ merged) @ share / (share @ share))
+            counted += max(floor, (u[:, r] @ merged) @ share / (share @ share) if np.any(share) else 1.0)
         result += s[r] * len(w) / counted * np.outer(u[:, r], v[r])
     return result
 

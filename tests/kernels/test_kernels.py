@@ -34,6 +34,7 @@ from taskmerge.kernels import (
     Health,
     KeepLargest,
     Largest,
+    Measurement,
     Operand,
     Program,
     Sum,
@@ -48,7 +49,8 @@ from taskmerge.numbers.randomness import stream_key
 W = (0.3, 0.5, 0.7)
 PROGRAMS = {
     "task_arithmetic": Program(W),
-    "linear": Program((0.2, 0.3, 0.5), scale=0.7, base_factor=0.5),
+    "linear": Program((0.2, 0.3, 0.9), scale=0.7, base="weighted"),
+    "left_out": Program(W, scale=0.7, consensus=Elect(), base="left_out"),
     "ties": Program(W, sparsify=KeepLargest(0.2), consensus=Elect()),
     "breadcrumbs_ties": Program(W, sparsify=KeepLargest(0.3, skip=0.1), consensus=Elect("mass", "count")),
     "count_none": Program((0.3, -0.5, 0.7), sparsify=KeepLargest(0.6), consensus=Elect("count", "none")),
@@ -59,7 +61,8 @@ PROGRAMS = {
     "dare_all": Program(W, sparsify=DropRandom(1.0)),
     "della": Program(W, sparsify=DropByRank(0.5, 0.2), consensus=Elect()),
     "della_clipped": Program(W, sparsify=DropByRank(0.9, 0.3)),
-    "della_plain": Program(W, sparsify=DropByRank(0.1, 0.3, rescale=False), consensus=Largest()),
+    "della_plain": Program(W, sparsify=DropByRank(0.1, 0.3, "none"), consensus=Largest()),
+    "della_l1": Program(W, sparsify=DropByRank(0.4, 0.3, "l1")),
     "magmax": Program(W, scale=2.0, consensus=Largest()),
     "consensus": Program(W, consensus=Active(0.4, 2)),
     "model_stock": Program(W, from_gram=lambda gram: np.sqrt(np.diag(gram)) / (1e-30 + np.trace(gram))),
@@ -90,9 +93,6 @@ def expected(
 ) -> np.ndarray:
     """The formula: in fractions for a float64 output, else in float64."""
     values = [valued(array, dtype) for array, dtype in zip(entries, dtypes, strict=True)]
-    if program.from_gram is not None:
-        deltas = np.stack(values[1:]) - values[0]
-        program = Program(tuple(program.from_gram(deltas @ deltas.T)))
     if out_dtype == "F64":
         values = [fractions(array) for array in values]
     return oracle(values[0], values[1:], program, KEYS, shape)
@@ -251,16 +251,50 @@ def test_one_threshold_over_a_whole_model(device: str) -> None:
         for n, size in ((70_000, 1), (0, 1), (9, 50), (200_000, 3))
     ]
     tensors = [(operand(np.zeros_like(array), "F32"), [operand(array, "F32")]) for array in arrays]
-    program = Program((1.0,), sparsify=KeepLargest(0.1, 0.01, across="model"), consensus=Elect())
-    found = measure_model(tensors, program, device=device)
+    way, other_way = KeepLargest(0.1, 0.01, across="model"), KeepLargest(0.5, across="model")
+    program = Program((1.0,), sparsify=way, consensus=Elect())
+    (found,) = measure_model(tensors, [[way, other_way]], device=device)
     falling = np.sort(np.abs(np.concatenate(arrays)))[::-1]
-    assert found.lowest == (falling[2700 + 27000 - 1],) and found.highest == (falling[2700],)
+    assert found[way] == (falling[2700 + 27000 - 1], falling[2700])
+    assert found[other_way] == (falling[270_009 // 2 - 1], math.inf)
+    low, high = found[way]
+    thresholds = Measurement(lowest=(low,), highest=(high,))
     assert measure(*tensors[0], program, (), device=device) is None
+    with pytest.raises(MergeError, match=r"thresholds .* not measured .*measure_model"):
+        combined(*tensors[0], program, None, (), "F32", device=device)
     for (base, others), array in zip(tensors, arrays, strict=True):
-        out, _ = combined(base, others, program, found, (), "F32", device=device)
-        np.testing.assert_array_equal(
-            out, np.where((abs(array) >= found.lowest[0]) & (abs(array) <= found.highest[0]), array, 0)
-        )
+        measured = measure(base, others, program, (), device=device, thresholds=thresholds)
+        assert measured == thresholds
+        out, _ = combined(base, others, program, measured, (), "F32", device=device)
+        np.testing.assert_array_equal(out, np.where((abs(array) >= low) & (abs(array) <= high), array, 0))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cpu:0"])
+def test_a_model_whose_specialists_have_not_all_tensors(device: str) -> None:
+    """Every specialist is ranked over what it has, task vectors beside models."""
+    random = np.random.default_rng(3)
+    shapes, present = [(300, 70), (5000,), (40,)], [(True, True), (True, False), (False, True)]
+    ways = KeepLargest(0.2, across="model"), KeepLargest(0.4, 0.1, across="model")
+    rows, magnitudes = [], [[], []]
+    for shape, there in zip(shapes, present, strict=True):
+        base = stored(random.standard_normal(math.prod(shape)), "BF16")
+        columns: list[Operand | None] = []
+        for i in range(2):
+            entries = stored(valued(base, "BF16") * (i == 0) + random.standard_normal(base.size) * 0.1, "BF16")
+            columns.append(operand(entries, "BF16", shape, is_delta=i == 1) if there[i] else None)
+            delta = valued(entries, "BF16") - valued(base, "BF16") * (i == 0)
+            if there[i]:
+                magnitudes[i].append(np.abs(delta).astype(np.float32))
+        rows.append((operand(base, "BF16", shape), columns))
+    found = measure_model(rows, [ways[:1], ways], device=device)
+    for i, wanted in enumerate([ways[:1], ways]):
+        falling = np.sort(np.concatenate(magnitudes[i]))[::-1]
+        for way in wanted:
+            first, last = way.ranks(falling.size)
+            assert found[i][way] == (falling[last - 1], falling[first - 1] if first > 1 else math.inf)
+    assert measure_model(rows, [[], []], device=device) == [{}, {}]
+    with pytest.raises(MergeError, match="2 specialists in a row of a model of 1"):
+        measure_model(rows, [ways], device=device)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0"])
@@ -305,6 +339,19 @@ def test_mistakes_of_the_caller_are_said() -> None:
     base = operand(np.zeros(4, np.float32), "F32")
     with pytest.raises(MergeError, match="1 weights for 2 specialists"):
         run(base, [base, base], Program((1.0,)), (), "F32")
+    with pytest.raises(MergeError, match="0 random keys for 1 specialists"):
+        run(base, [base], Program((1.0,), sparsify=DropRandom(0.5)), (), "F32")
+    with pytest.raises(MergeError, match="2 ways to sparsify for 1 specialists"):
+        run(base, [base], Program((1.0,), sparsify=(None, None)), (), "F32")
+    for program in (
+        Program((1.0,), sparsify=KeepLargest(0.5)),
+        Program((1.0,), sparsify=DropRandom(0.5, "l1")),
+        Program((1.0,), from_gram=np.diag),
+    ):
+        with pytest.raises(MergeError, match=r"not measured \(kernels.measure\)"):
+            combined(base, [base], program, None, (1,), "F32")
+    with pytest.raises(MergeError, match="the base is given as a task vector"):
+        run(operand(np.zeros(4, np.float32), "F32", is_delta=True), [base], Program((1.0,)), (), "F32")
     with pytest.raises(MergeError, match=r"shape \(4,\), the base's \(2, 2\)"):
         run(operand(np.zeros(4, np.float32), "F32", (2, 2)), [base], Program((1.0,)), (), "F32")
 

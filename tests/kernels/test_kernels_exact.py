@@ -17,8 +17,7 @@ from kernel_oracles import assert_nearest, fractions, operand, oracle, run
 from scipy.stats import rankdata
 from test_kernels import KEYS, PROGRAMS
 
-from taskmerge.errors import MergeError
-from taskmerge.kernels import DropRandom, Elect, Health, KeepLargest, Measurement, Program, Sum, measure, set_threads
+from taskmerge.kernels import DropRandom, Health, Measurement, Program, measure, set_threads
 from taskmerge.kernels.exact import combining
 from taskmerge.kernels.exact.rational import total
 from taskmerge.kernels.exact.survivors import mean_ranks
@@ -50,7 +49,7 @@ def test_where_terms_cancel(program: Program, seed: int, spread: int) -> None:
     for j in range(24):
         base, *others = (Fraction(row[j]) for row in rows[:last])
         moved = sum(Fraction(w) * (x - base) for w, x in zip(program.weights, others, strict=False))
-        left = Fraction(program.base_factor) * base + Fraction(program.scale) * moved
+        left = program.base_factor() * base + Fraction(program.scale) * moved
         rows[last][j] = float(base - left / weight)
     check(rows, program, (4, 6))
 
@@ -87,7 +86,7 @@ def test_halves_and_neighbours_need_no_fractions(name: str, monkeypatch: pytest.
     base = random.standard_normal(4000)
     rows = [base, *(base + random.integers(-3, 4, 4000) * np.spacing(base) for _ in range(3))]
     monkeypatch.setattr(combining, "merged", lambda *_: pytest.fail("went to fractions"))
-    check(rows, replace(CLOSED[name], weights=(0.5, 0.25, 0.25), base_factor=1.0, scale=1.0), (40, 100))
+    check(rows, replace(CLOSED[name], weights=(0.5, 0.25, 0.25), base="added", scale=1.0), (40, 100))
 
 
 def test_thirds_divide_once() -> None:
@@ -96,36 +95,7 @@ def test_thirds_divide_once() -> None:
     base = np.linspace(0.5, 2.0, 3001)
     rows = [base, *(np.roll(base, shift) for shift in (1, 2, 3))]
     check(rows, Program((third,) * 3))
-    check(rows, Program((third,) * 3, scale=0.3, base_factor=Fraction(2, 7)))
-
-
-@pytest.mark.parametrize("consensus", [Sum(), Elect(), Elect("mass", "count")], ids=str)
-def test_a_way_to_sparsify_for_each_specialist(consensus: Sum | Elect) -> None:
-    random = np.random.default_rng(3)
-    rows = [random.standard_normal(200) for _ in range(4)]
-    exact = [fractions(row) for row in rows]
-    shares = (0.2, 0.7, 1.0)
-    for how in (KeepLargest, DropRandom):
-        ways = tuple(how(share) for share in shares)
-        out = check_each(rows, Program((0.3, 0.5, 0.7), sparsify=ways, consensus=consensus))
-        alone = [
-            oracle(exact[0], [x], Program((1.0,), sparsify=how(share), base_factor=0.0), KEYS[i : i + 1])
-            for i, (x, share) in enumerate(zip(exact[1:], shares, strict=True))
-        ]
-        wanted = oracle(
-            exact[0], [exact[0] + delta for delta in alone], Program((0.3, 0.5, 0.7), consensus=consensus), ()
-        )
-        assert_nearest(out, "F64", wanted)
-
-
-def check_each(rows: Sequence[np.ndarray], program: Program) -> np.ndarray:
-    """The same in any cut; nothing narrower takes such a program."""
-    operands = [operand(row, "F64") for row in rows]
-    out, _ = run(operands[0], operands[1:], program, KEYS, "F64", [77, 100])
-    assert out.tobytes() == run(operands[0], operands[1:], program, KEYS, "F64")[0].tobytes()
-    with pytest.raises(MergeError, match="streamed into F64 only, not F32"):
-        run(operands[0], operands[1:], program, KEYS, "F32")
-    return out
+    check(rows, Program((third, third, Fraction(2, 7)), scale=0.3, base="weighted"))
 
 
 @pytest.mark.parametrize("name", ["ties", "dare_l1", "della", "magmax"])

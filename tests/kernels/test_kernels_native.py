@@ -40,14 +40,14 @@ def imports_numba(cache: Path, **environment: str) -> bool:
 
 
 def test_what_is_built_is_loaded_without_numba() -> None:
-    native.kernel("scanning.magnitudes")
+    imports_numba(native.cache_folder().parent.parent)
     assert not imports_numba(native.cache_folder().parent.parent)
 
 
 def test_a_damaged_build_is_not_loaded(tmp_path: Path) -> None:
     path = tmp_path / "kernels" / "build.o"
-    native.write(path, {"kernel": "symbol"}, b"machine code\nof many lines")
-    assert native.read(path) == ({"kernel": "symbol"}, b"machine code\nof many lines")
+    native.write(path, "symbol", b"machine code\nof many lines")
+    assert native.read(path) == ("symbol", b"machine code\nof many lines")
     whole = path.read_bytes()
     for damaged in (whole[:-1], b"", b"{}\nx", b"[]\nx", whole.replace(b"code", b"c0de")):
         path.write_bytes(damaged)
@@ -66,15 +66,17 @@ def test_where_machine_code_cannot_be_loaded_numba_runs_the_kernels(monkeypatch:
     def refuse(*_: object) -> None:
         raise RuntimeError("no such engine")
 
-    native.load()
+    name = "scanning.magnitudes"
+    native.load(name)
     monkeypatch.setattr(native.llvm, "create_mcjit_compiler", refuse)
     with pytest.raises(RuntimeError, match="no such engine"):
-        native.load()
-    fallback = native._loaded.__wrapped__()
+        native.load(name)
+    fallback = native._loaded(name)
     base, other = np.zeros(300, np.float32), np.linspace(-1, 1, 300, dtype=np.float32)
-    out, space = np.empty(300, np.uint32), np.empty(512)
-    addresses = [native.address_of(array) for array in (base, other, out, space)]
-    fallback["scanning.magnitudes"](addresses[0], 2, addresses[1], 2, 300, addresses[2], addresses[3])
+    out, space = np.empty(300, np.uint32), np.empty(768)
+    inputs = np.array([native.address_of(base), native.address_of(other)])
+    rows = inputs, np.array([2, 2]), np.array([300])
+    fallback(1, 1, *(native.address_of(row) for row in rows), 300, native.address_of(out), native.address_of(space))
     np.testing.assert_array_equal(out.view(np.float32), np.abs(other))
 
 

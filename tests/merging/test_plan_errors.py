@@ -123,7 +123,7 @@ def booleans_disagree(models: dict[str, Tensors]) -> None:
 
 @case(
     "merge.yaml:",
-    "rule '*.proj.wieght' names no tensor",
+    "rule: '*.proj.wieght' names no tensor",
     "did you mean",
     code=2,
     merge={"rules": [{"match": "*.proj.wieght", "keep": "base"}]},
@@ -145,7 +145,7 @@ def a_rule_takes_what_is_not_there(models: dict[str, Tensors]) -> None:
     models["audio"]["model.extra.weight"] = torch.ones(2, 2)
 
 
-@case("components: audio_projector: 'nowhere.*' matches no tensor", components={"audio_projector": ["nowhere.*"]})
+@case("components: audio_projector: 'nowhere.*' names no tensor", components={"audio_projector": ["nowhere.*"]})
 def a_component_that_matches_nothing(models: dict[str, Tensors]) -> None:
     pass
 

@@ -70,13 +70,13 @@ def test_regmean_forgets_the_weights_scale_and_returns_equal_deltas() -> None:
     assert not merged("regmean", deltas, [0, 0], covariances).any()
 
 
-def test_regmean_takes_and_returns_float32() -> None:
+def test_regmean_takes_float32_and_computes_in_float64() -> None:
     deltas, _, covariances = example(2, 3, 4, 9)
     method = find_method("regmean")
     found = method.merge(
         torch.from_numpy(deltas).float(), torch.ones(2), method.options(), covariances=torch.from_numpy(covariances)
     )
-    assert found.dtype == torch.float32
+    assert found.dtype == torch.float64
     np.testing.assert_allclose(found.numpy(), merged("regmean", deltas, [1, 1], covariances), rtol=1e-4, atol=1e-5)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,6 @@ from taskmerge.kernels import Measurement, Operand, combine, measure, measure_mo
 from taskmerge.kernels.program import KeepLargest
 from taskmerge.methods import MergeMethod, all_methods, find_method
 from taskmerge.methods.agreement import emr_masks
-from taskmerge.methods.della import keep_probabilities
 from taskmerge.methods.weighting import metagpt_weights, weighed_by_metagpt
 from taskmerge.numbers.randomness import stream_key, uniform_bits
 
@@ -103,7 +103,7 @@ TABLE = [
     Row("tsv", oracle=spectral.tsv),
     Row("iso_c", identity=None, oracle=spectral.iso_c),
     Row("iso_cts", [{"common": 0.0}, {"common": 0.5}, {"common": 1.0}], identity=None, oracle=spectral.iso_cts),
-    Row("wudi", oracle=spectral.wudi),
+    Row("wudi", [{"ridge": 0.0}], oracle=spectral.wudi),
     Row("swudi", [{"init": "mean"}, {"density": 1.0}, {"time": 2.0}], oracle=spectral.swudi),
     Row("cart", [{"rank_share": 0.5, "spread": 0.3}], oracle=spectral.cart),
     Row("star", [{"energy": 0.8}], {"energy": 1.0}, oracle=spectral.star),
@@ -190,17 +190,19 @@ def test_streams_its_formula_correctly_rounded(row: Row, options: Mapping[str, A
     filled = row.method.options(options)
     program = row.method.program(given.weights.tolist(), filled, shape)
     if program is None:
-        alone = filled.get("space") == "model" or (filled.get("rescale") == "l1" and "epsilon" in filled)
-        assert row.method.stream is None or alone
+        assert not row.method.elementwise
         return
     models = given.base + given.deltas
     base = operand(given.base)
     specialists = [operand(model) for model in models]
     keys = [stream_key(1, str(index), "t") for index in range(given.specialists)]
-    if isinstance(how := program.sparsify_of(0), KeepLargest) and how.across == "model":
-        measurement: Measurement | None = measure_model([(base, specialists)], program)
-    else:
-        measurement = measure(base, specialists, program, keys, out_dtype="F64")
+    thresholds = None
+    if program.across_model:
+        ways = [way for way in program.ways if isinstance(way, KeepLargest)]
+        bounds = measure_model([(base, specialists)], [[way] for way in ways])
+        lowest, highest = zip(*(row[way] for row, way in zip(bounds, ways, strict=True)), strict=True)
+        thresholds = Measurement(lowest=lowest, highest=highest)
+    measurement = measure(base, specialists, program, keys, out_dtype="F64", thresholds=thresholds)
     out = np.empty(base.count)
     combine(base, specialists, program, measurement, keys, 0, base.count, out, "F64")
     if not base.count:
@@ -224,15 +226,16 @@ def operand(values: np.ndarray) -> Operand:
 
 
 @ROWS
-def test_works_in_float32(row: Row) -> None:
+def test_computes_in_float64_whatever_it_is_given(row: Row) -> None:
     given = inputs((5, 4), row.specialists, seed=2)
-    found = merged(row.method, given, {}, torch.float32)
-    assert found.dtype == torch.float32
-    # Thresholds and signs are decided on float32 deltas in both, so that only rounding differs.
     single = Inputs(
-        given.deltas.astype(np.float32).astype(float), given.weights, given.base.astype(np.float32), given.bits
+        given.deltas.astype(np.float32).astype(float),
+        given.weights,
+        given.base.astype(np.float32).astype(float),
+        given.bits,
     )
-    np.testing.assert_allclose(found.numpy(), expected(row, single, {}), rtol=1e-4, atol=1e-5)
+    found, wide = merged(row.method, given, {}, torch.float32), merged(row.method, single, {})
+    assert found.dtype == torch.float64 and torch.equal(found, wide)
 
 
 @ROWS
@@ -292,14 +295,14 @@ def test_says_what_it_is(row: Row) -> None:
     method = row.method
     assert method.summary.endswith((".", "λ Σ w d", "d_i|)", "w")) and len(method.summary) > 30
     assert method.source
-    assert "->" in method.doc
+    assert method.elementwise or "->" in method.doc
     assert all(parameter.doc for parameter in method.parameters)
 
 
 def test_linear_without_normalizing_sums_the_models() -> None:
     given = inputs((4, 4), 2)
     program = find_method("linear").program((0.3, 0.9), {"normalize": False, "scale": 1.0}, (4, 4))
-    assert program is not None and program.base_factor == pytest.approx(1.2)
+    assert program is not None and program.base_factor() == pytest.approx(1.2)
     models = given.base + given.deltas
     found = given.base + merged(find_method("linear"), given, {"normalize": False}).numpy()
     np.testing.assert_allclose(found, 0.3 * models[0] + 0.9 * models[1], rtol=1e-12)
@@ -360,7 +363,7 @@ def test_ties_with_given_thresholds_trims_by_them() -> None:
         torch.from_numpy(given.deltas),
         torch.from_numpy(given.weights),
         method.options({"trim": "model"}),
-        thresholds=torch.tensor([0.5, 1.0, 5.0]),
+        thresholds=Measurement(lowest=(0.5, 1.0, 5.0), highest=(math.inf,) * 3),
     )
     limits = np.array([0.5, 1.0, 5.0]).reshape(3, 1, 1)
     trimmed = np.where(np.abs(given.deltas) >= limits, given.deltas, 0.0)
@@ -368,16 +371,17 @@ def test_ties_with_given_thresholds_trims_by_them() -> None:
 
 
 def test_della_keeps_ties_by_their_mean_rank() -> None:
-    row = torch.tensor([[[0.0, 1.0, 1.0, -1.0]]])
-    assert keep_probabilities(row, 0.7, 0.1).squeeze().tolist() == pytest.approx(
-        [0.6, 0.73333, 0.73333, 0.73333], abs=1e-4
-    )
+    """Survivors are divided by their own probability, which tells it."""
+    row = np.array([[[0.5, 1.0, 1.0, -1.0]]])
+    given = Inputs(row, np.ones(1), np.zeros((1, 4)), np.zeros((1, 1, 4), np.int64))
+    found = merged(find_method("della_linear"), given, {"density": 0.7, "epsilon": 0.1}).numpy()
+    np.testing.assert_allclose(np.abs(row[0] / found), [[0.6, 0.733333, 0.733333, 0.733333]], rtol=1e-5)
 
 
 def test_metagpt_weights_any_method() -> None:
     given = inputs((6, 4), 3, seed=10)
-    weights = metagpt_weights(torch.from_numpy(given.deltas))
-    np.testing.assert_allclose(weights.numpy(), oracles.metagpt(given.deltas), rtol=1e-12)
+    flat = given.deltas.reshape(3, -1)
+    np.testing.assert_allclose(metagpt_weights(flat @ flat.T), oracles.metagpt(given.deltas), rtol=1e-12)
     method = weighed_by_metagpt(find_method("task_arithmetic"))
     program = method.program((1.0, 1.0, 1.0), method.options(), (6, 4))
     assert program is not None
@@ -392,12 +396,14 @@ def test_metagpt_weights_any_method() -> None:
 def test_metagpt_is_refused_where_a_method_finds_its_own_weights() -> None:
     with pytest.raises(UsageError, match="model_stock finds its own weights"):
         weighed_by_metagpt(find_method("model_stock"))
-    assert not metagpt_weights(torch.zeros(2, 3)).any()
+    assert not metagpt_weights(np.zeros((2, 2))).any()
 
 
-def test_metagpt_with_trimming_takes_the_whole_tensor() -> None:
+@pytest.mark.parametrize("name", ["ties", "breadcrumbs", "dare_linear", "della", "knots", "sce"])
+def test_metagpt_goes_with_every_way_to_sparsify(name: str) -> None:
     given = inputs((6, 4), 3, seed=11)
-    method = weighed_by_metagpt(find_method("ties"))
-    assert method.program((1.0, 1.0, 1.0), method.options(), (4,)) is None
-    wanted = oracles.ties(given.deltas, oracles.metagpt(given.deltas))
-    np.testing.assert_allclose(merged(method, given, {}).numpy(), wanted, rtol=1e-9)
+    options = {"rescale": "l1"} if name in ("dare_linear", "della") else {}
+    method = weighed_by_metagpt(find_method(name))
+    weighed = Inputs(given.deltas, oracles.metagpt(given.deltas), given.base, given.bits)
+    row = next(row for row in TABLE if row.name == name)
+    np.testing.assert_allclose(merged(method, given, options).numpy(), expected(row, weighed, options), rtol=1e-9)

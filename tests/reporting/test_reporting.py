@@ -20,8 +20,8 @@ from taskmerge.measuring.drift.null_band import null_bands
 from taskmerge.measuring.drift.report import DriftReport, ModalityDrift
 from taskmerge.measuring.drift.verdict import judge
 from taskmerge.measuring.evaluation import EvaluationTable, RetrievalResult
-from taskmerge.measuring.metrics.bootstrap import Interval, mean_interval
-from taskmerge.measuring.metrics.retrieval import METRICS
+from taskmerge.metrics.bootstrap import Interval, mean_interval
+from taskmerge.metrics.retrieval import METRICS
 from taskmerge.reporting import (
     drift_sections,
     evaluation_section,

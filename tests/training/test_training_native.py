@@ -14,9 +14,10 @@ from drift_models import moved, qwen2_audio
 from native_models import NATIVE, native
 from omni_models import picture, tone
 
+from taskmerge.embedders import open_embedder
+from taskmerge.embedders.anatomy import components_of
 from taskmerge.measuring.drift import diagnose_drift
-from taskmerge.training import TrainingSettings, recover, specialize
-from taskmerge.training.components import component_names
+from taskmerge.training import LoraSettings, TrainingSettings, recover, specialize
 
 PAIRS = [
     {"audio": {"array": tone(300 * 1.5**number + take, 0.3), "sampling_rate": 16000}, "text": f"sound of {name}"}
@@ -27,25 +28,34 @@ PAIRS = [
 
 def test_recovery_of_a_native_projector(tmp_path: Path) -> None:
     model = qwen2_audio(tmp_path / "native")
-    before = {name: value.clone() for name, value in model[0].state_dict().items()}
-    components = component_names(model[0])
     settings = TrainingSettings(steps=6, batch_size=4, learning_rate=1e-2, warmup=0, evaluate_every=6)
-    report = recover(model, PAIRS, ["audio_projector"], settings, held_out=PAIRS[:4])
-    moved = {name for name, value in model[0].state_dict().items() if not torch.equal(value, before[name])}
-    assert {components[name] for name in moved} <= {"audio_projector"}
-    assert report.trained == 2 and bool(moved) == report.kept
+    reports = []
+    stage = lambda: reports.append(recover(model, PAIRS, ["audio_projector"], settings, held_out=PAIRS[:4]))  # noqa: E731
+    changed = trained(model, stage)
+    assert changed <= {"audio_projector"}
+    assert reports[0].trained == 2 and bool(changed) == reports[0].kept
 
 
 @pytest.mark.parametrize("bf16", [False, True])
 def test_specializing_a_native_model(tmp_path: Path, bf16: bool) -> None:
     model = qwen2_audio(tmp_path / "native")
-    before = {name: value.clone() for name, value in model[0].state_dict().items()}
-    components = component_names(model[0])
     settings = TrainingSettings(steps=2, batch_size=4, learning_rate=1e-2, warmup=0, bf16=bf16)
-    specialize(model, PAIRS, ["backbone", "audio_projector"], settings)
-    moved = {name for name, value in model[0].state_dict().items() if not torch.equal(value, before[name])}
-    assert {components[name] for name in moved} == {"backbone", "audio_projector"}
-    assert all(torch.isfinite(value).all() for value in model[0].state_dict().values() if value.is_floating_point())
+    changed = trained(model, lambda: specialize(model, PAIRS, ["backbone", "audio_projector"], settings))
+    assert changed == {"backbone", "audio_projector"}
+
+
+def test_lora_on_a_native_model_moves_its_backbone_alone(tmp_path: Path) -> None:
+    model = qwen2_audio(tmp_path / "native")
+    settings = replace(SETTINGS, lora=LoraSettings(rank=4, scale=8.0))
+    assert trained(model, lambda: specialize(model, PAIRS, ["backbone"], settings)) == {"backbone"}
+    names = [name for name, _ in model.named_parameters()]
+    assert not [name for name in names if "lora" in name]
+
+
+def test_by_default_a_native_model_learns_backbone_and_the_datas_towers(tmp_path: Path) -> None:
+    model = qwen2_audio(tmp_path / "native")
+    changed = trained(model, lambda: specialize(model, PAIRS, None, SETTINGS))
+    assert changed == {"backbone", "audio_encoder", "audio_projector"}
 
 
 SETTINGS = TrainingSettings(steps=2, batch_size=4, learning_rate=1e-2, warmup=0, evaluate_every=2)
@@ -61,11 +71,12 @@ def own_pairs(modality: str) -> list[dict[str, Any]]:
 
 def trained(model: Any, stage: Callable[[], Any]) -> set[str]:
     """The components whose tensors a stage changed."""
-    before = {name: value.clone() for name, value in model[0].state_dict().items()}
-    components = component_names(model[0])
+    embedder = open_embedder(model)
+    before = {name: value.detach().clone() for name, value in embedder.weights.values.items()}
+    components = components_of(embedder.weights)
     stage()
-    after = model[0].state_dict()
-    assert all(torch.isfinite(value).all() for _, value in model[0].named_parameters())  # buffers may hold ±inf
+    after = embedder.weights.values
+    assert all(torch.isfinite(value).all() for value in model.parameters())  # buffers may hold ±inf
     return {components[name] for name in before if not torch.equal(after[name], before[name])}
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from taskmerge.words.patterns import Pattern, PatternError, matches, split_component
+from taskmerge.words.patterns import Pattern, PatternError, matches
 
 
 @pytest.mark.parametrize(
@@ -101,14 +101,6 @@ def test_plain_text_matches_itself_alone(text: str) -> None:
 
 def test_many_stars_stay_fast() -> None:
     assert not matches("a" * 300, "*a" * 30 + "b")
-
-
-def test_component_in_front() -> None:
-    known = ["backbone", "audio_projector"]
-    assert split_component("backbone.layers.{0..7}.*", known) == ("backbone", "layers.{0..7}.*")
-    assert split_component("audio_projector", known) == ("audio_projector", "*")
-    assert split_component("model.layers.*", known) == (None, "model.layers.*")
-    assert split_component("*.weight", known) == (None, "*.weight")
 
 
 def test_filter_keeps_order() -> None:

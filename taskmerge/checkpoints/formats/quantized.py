@@ -12,12 +12,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import CheckpointError
 from taskmerge.numbers.rounding import decode, encode
 
@@ -69,24 +67,26 @@ def dequantized(weights: Weights) -> Weights:
     return Dequantized(weights, scaled)
 
 
-class Dequantized:
-    """`Weights` over scaled 8-bit floats. output_dtype: torch name of the format the model was trained in."""
+class Dequantized(Weights):
+    """`Weights` over scaled 8-bit floats, to be written in the format the model was trained in."""
 
     def __init__(self, source: Weights, scaled: Mapping[str, _Scaled]) -> None:
         self.source = source
         self.label = source.label
-        self.folder: Path | None = getattr(source, "folder", None)
-        self.parts: dict[str, str] = dict(getattr(source, "parts", None) or {"": ""})
-        self.commit: str | None = getattr(source, "commit", None)
-        self.config: Mapping[str, Any] = {k: v for k, v in source.config.items() if k != "quantization_config"}
-        self.output_dtype = str(source.config.get("dtype") or source.config.get("torch_dtype") or "bfloat16")
+        config = {key: value for key, value in source.config.items() if key != "quantization_config"}
+        trained_in = str(source.config.get("dtype") or source.config.get("torch_dtype") or "bfloat16")
+        self.beside = replace(source.beside, config=config, output_dtype=trained_in)
         self._scaled = dict(scaled)
         gone = {own.scale for own in scaled.values()}
-        self.tensors: Mapping[str, TensorInfo] = {
+        self.tensors = {
             name: replace(info, dtype="F32") if name in scaled else info
             for name, info in source.tensors.items()
             if name not in gone and not name.endswith(_BYPRODUCTS)
         }
+
+    def stored_name(self, name: str) -> str | None:
+        """See `Weights.stored_name`."""
+        return self.source.stored_name(name)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """See `Weights.read`; weight × scale in float64, rounded once to float32."""

@@ -13,32 +13,37 @@ import numpy as np
 from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.pickles import SUFFIXES, PickleFile, pickle_names
 from taskmerge.checkpoints.hub import HubPlace, Snapshot, locate, open_snapshot
-from taskmerge.checkpoints.weights import TensorInfo
+from taskmerge.checkpoints.weights import Beside, TensorInfo, Weights
 from taskmerge.errors import CheckpointError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+PROMPTS = "config_sentence_transformers.json"
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors$")
 _LARGEST_JSON = 256 << 20
 
 
-class StoredWeights:
-    """`Weights` in safetensors files, on disk or on the hub.
+class StoredWeights(Weights):
+    """`Weights` in safetensors or PyTorch files, on disk or on the hub.
 
-    folder: where config, tokenizer and the other side files lie. parts: module folder of a sentence-transformers
-    model ("" for the transformer itself, "2_Dense") -> its place relative to `folder`; a tensor of a module folder is
-    named ``2_Dense/linear.weight``. files: every weight file, relative name -> `WeightFile`. commit: of a hub
-    repository, else None.
+    folder: where they lie, with the side files. modules: see `Beside.module_folders`. files: (module, file) of every
+    weight file. commit: of a hub repository, else None.
     """
 
-    def __init__(self, label: str, folder: Path, parts: dict[str, str], files: list[tuple[str, WeightFile]],
+    beside: Beside
+
+    def __init__(self, label: str, folder: Path, modules: dict[str, str], files: list[tuple[str, WeightFile]],
                  commit: str | None = None) -> None:  # fmt: skip
         self.label = label
         self.folder = folder
-        self.parts = parts
-        self.commit = commit
-        self.files = {file.name: file for _, file in files}
-        self.config: Mapping[str, Any] = _config(folder / parts[""])
+        self.beside = Beside(
+            config=read_table(folder / modules[""] / "config.json"),
+            folder=folder,
+            module_folders=modules,
+            prompts=read_table(folder / PROMPTS),
+            commit=commit,
+            files={file.name: file for _, file in files},
+        )
         self.tensors: dict[str, TensorInfo] = {}
         self._owners: dict[str, tuple[WeightFile, str]] = {}
         for prefix, file in files:
@@ -57,12 +62,12 @@ class StoredWeights:
         return file.read(stored, start, stop)
 
     def view(self, name: str) -> np.ndarray | None:
-        """See `Weights.read`."""
+        """See `Weights.view`."""
         file, stored = self._owners[name]
         return None if isinstance(file, PickleFile) else file.read(stored, 0, None)
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """See `Weights.read`."""
+        """See `Weights.release`."""
         file, stored = self._owners[name]
         file.release(stored, start, stop)
 
@@ -84,14 +89,14 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
         if place.suffix not in (".safetensors", *SUFFIXES):
             raise CheckpointError(f"{place.name!r} is no safetensors file", str(place), _pickle_advice(place))
         return StoredWeights(label, place.parent, {"": ""}, [("", _weight_file(place.name, place))])
-    parts = module_folders(place)
+    modules = module_folders(place)
     files = []
-    for prefix, inside in parts.items():
+    for prefix, inside in modules.items():
         names = weight_files(place / inside, required=not prefix)
         part = {name: _weight_file(_join(inside, name), place / inside / name) for name in names}
         check_index(place / inside, part)
         files += [(prefix, file) for file in part.values()]
-    return StoredWeights(label, place, parts, files)
+    return StoredWeights(label, place, modules, files)
 
 
 def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
@@ -103,7 +108,7 @@ def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
     if isinstance(place, Path):
         return place
     stored = _open_hub(place, str(text))
-    paths = [file.path for file in stored.files.values()]  # asking for it downloads a file
+    paths = [file.path for file in stored.beside.files.values()]  # asking for it downloads a file
     assert all(path.is_relative_to(stored.folder) for path in paths)
     return stored.folder
 
@@ -114,9 +119,9 @@ def _weight_file(name: str, path: Path) -> WeightFile:
 
 def _open_hub(place: HubPlace, label: str) -> StoredWeights:
     snapshot = open_snapshot(place)
-    parts = module_folders(snapshot.folder)
+    modules = module_folders(snapshot.folder)
     files = []
-    for prefix, inside in parts.items():
+    for prefix, inside in modules.items():
         here = [
             PurePosixPath(name).name for name in snapshot.weights if str(PurePosixPath(name).parent) == (inside or ".")
         ]
@@ -124,7 +129,7 @@ def _open_hub(place: HubPlace, label: str) -> StoredWeights:
         part = {name: _hub_file(snapshot, _join(inside, name)) for name in names}
         check_index(snapshot.folder / inside, part)
         files += [(prefix, file) for file in part.values()]
-    return StoredWeights(label, snapshot.folder, parts, files, snapshot.commit)
+    return StoredWeights(label, snapshot.folder, modules, files, snapshot.commit)
 
 
 def _hub_file(snapshot: Snapshot, name: str) -> WeightFile:
@@ -133,9 +138,9 @@ def _hub_file(snapshot: Snapshot, name: str) -> WeightFile:
 
 
 def module_folders(folder: Path) -> dict[str, str]:
-    """Part name -> folder inside `folder`: {"": ""}, or what a sentence-transformers modules.json lists.
+    """Module -> folder inside `folder`: {"": ""}, or what a sentence-transformers modules.json lists.
 
-    The first module is the transformer; its part is "" wherever it lies.
+    The first module is the transformer; its name is "" wherever it lies.
     """
     listing = folder / "modules.json"
     if not listing.exists():
@@ -147,12 +152,12 @@ def module_folders(folder: Path) -> dict[str, str]:
         or not all(isinstance(row, dict) and isinstance(row.get("path"), str) for row in modules)
     ):
         raise CheckpointError("not a list of modules with a path each", str(listing))
-    parts = {"": _inside(folder, modules[0]["path"], listing)}
+    found = {"": _inside(folder, modules[0]["path"], listing)}
     for row in modules[1:]:
         inside = _inside(folder, row["path"], listing)
         if inside and (folder / inside).is_dir():
-            parts[inside] = inside
-    return parts
+            found[inside] = inside
+    return found
 
 
 def weight_files(folder: Path, required: bool = True) -> list[str]:
@@ -247,11 +252,11 @@ def load_json(path: Path) -> Any:
         raise CheckpointError(f"cannot be read: {error.strerror}", str(path)) from None
 
 
-def _config(folder: Path) -> Mapping[str, Any]:
-    path = folder / "config.json"
+def read_table(path: Path) -> Mapping[str, Any]:
+    """A JSON file that must hold a table; {} when it is not there."""
     table = load_json(path) if path.is_file() else {}
     if not isinstance(table, dict):
-        raise CheckpointError("config.json is no table", str(path))
+        raise CheckpointError(f"{path.name} is no table", str(path))
     return table
 
 

@@ -17,11 +17,11 @@ import numpy as np
 
 from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.pickles import PickleFile
-from taskmerge.checkpoints.formats.reading import check_link, load_json
+from taskmerge.checkpoints.formats.reading import PROMPTS, check_link, load_json, read_table
 from taskmerge.checkpoints.hub import HubPlace, locate, open_snapshot
 from taskmerge.checkpoints.lineage.low_rank import AdaptedWeights, Factors
 from taskmerge.checkpoints.lineage.names import match_names
-from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.checkpoints.weights import Beside, TensorInfo, Weights
 from taskmerge.errors import CheckpointError, MergeError
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -87,7 +87,9 @@ def adapted(base: Weights, adapter: str | Path, relative_to: Path | None = None)
     stored = {name: file.entries[own].info for name, own in replaced.items()}
     factors, names = _fitted(base, modules, stored, label)
     tokenizer = folder if (folder / "tokenizer.json").is_file() else None
-    return AdaptedWeights(base, file, factors, {names[name]: own for name, own in replaced.items()}, label, tokenizer)
+    prompts = read_table(folder / PROMPTS)
+    own = {names[name]: stored for name, stored in replaced.items()}
+    return AdaptedWeights(base, file, factors, own, label, tokenizer, prompts)
 
 
 def read_config(path: Path) -> AdapterConfig:
@@ -207,7 +209,7 @@ def _fitted(
     """
     outline = {f"{module}.weight": TensorInfo(f"{module}.weight", "F32", own.shape) for module, own in modules.items()}
     outline |= {name: TensorInfo(name, info.dtype, info.shape) for name, info in replaced.items()}
-    names = {theirs: ours for ours, theirs in match_names(base, _Outline(label, outline, base.config)).pairs.items()}
+    names = {theirs: ours for ours, theirs in match_names(base, _Outline(label, outline, base.beside)).pairs.items()}
     fitted = {}
     for module, own in modules.items():
         name = names.get(f"{module}.weight")
@@ -240,12 +242,12 @@ def _bias_of(name: str) -> str:
 
 
 @dataclass
-class _Outline:
+class _Outline(Weights):
     """Headers without values: enough to match names."""
 
     label: str
     tensors: Mapping[str, TensorInfo]
-    config: Mapping[str, Any]
+    beside: Beside
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         raise CheckpointError(f"{name!r} has a header only", self.label)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.components import BUFFERS, HEAD, Components, component_map
 from taskmerge.checkpoints.lineage.grafts import brought, grafted_config, side_folders
 from taskmerge.checkpoints.lineage.names import ties_its_head
+from taskmerge.checkpoints.selector import Selector
 from taskmerge.checkpoints.weights import BASE, Weights
-from taskmerge.errors import Problem, did_you_mean
-from taskmerge.words.patterns import matches
+from taskmerge.errors import Problem
 
 
 @dataclass(frozen=True)
@@ -64,22 +65,44 @@ class Census:
         return side_folders(self.inputs, [self.naming, *self.grafts, BASE])
 
     @property
-    def parts(self) -> dict[str, str]:
-        """Module folder -> path, of all inputs together."""
-        parts: dict[str, str] = {}
+    def module_folders(self) -> dict[str, str]:
+        """Module -> folder, of all inputs together."""
+        folders: dict[str, str] = {}
         for weights in self.inputs.values():
-            for part, folder in dict(getattr(weights, "parts", None) or {"": ""}).items():
-                parts.setdefault(part, folder)
-        return parts
+            for module, folder in weights.beside.module_folders.items():
+                folders.setdefault(module, folder)
+        return folders
 
     def selects(self, pattern: str, name: str) -> bool:
-        """Whether a pattern of the recipe means a tensor: its component (a buffer is also its module's), its name, or
-        component.inner_name."""
-        return (
-            pattern in (self.components[name], self.components.home(name))
-            or matches(name, pattern)
-            or matches(self.components.scoped_name(name), pattern)
-        )
+        """Whether a pattern of the recipe names a tensor."""
+        return self.selector.matches(pattern, name)
+
+    @cached_property
+    def selector(self) -> Selector:
+        """Reads the recipe's patterns."""
+        return Selector(self.components)
+
+    def misfits(self, name: str, labels: Sequence[str]) -> list[Problem]:
+        """Why a tensor of the base cannot be compared with some specialists': absent, of another shape or kind."""
+        info = self.base.tensors[name]
+        advice = f"is it the same lineage? A rule keeps one side: - {{match: {name!r}, keep: base}}"
+        advice += f"; in Python: without({name!r})"
+        problems = []
+        for label in labels:
+            weights = self.inputs[label]
+            other = weights.tensors.get(name)
+            if other is None:
+                if not self.absence(label, name):
+                    what = f"{label} ({weights.label}) lacks the base's tensor {name!r}"
+                    problems.append(Problem(what, None, advice))
+            elif other.shape != info.shape:
+                what = f"{name!r} is {list(info.shape)} in the base ({self.base.label})"
+                what += f" and {list(other.shape)} in {label} ({weights.label})"
+                problems.append(Problem(what, None, advice))
+            elif other.format.mergeable != info.format.mergeable:
+                what = f"{name!r} is {info.dtype} in the base and {other.dtype} in {label}"
+                problems.append(Problem(what, None, advice))
+        return problems
 
     def absence(self, label: str, name: str) -> str | None:
         """Why a specialist may lack a tensor of the base: it has no such head, buffer or component; else None."""
@@ -105,23 +128,18 @@ class Census:
             return None
         return next((label for label in owners if ties_its_head(self.inputs[label].config) is False), None)
 
-    def nearest(self, pattern: str) -> str:
-        """A next move for a pattern that means nothing."""
-        scoped = (self.components.scoped_name(name) for name in self.components)
-        return did_you_mean(pattern, {*self.components.values(), *self.components, *scoped})
-
     def copied(
         self, copy: Mapping[str, Iterable[str]], place: str, problems: list[Problem]
     ) -> dict[str, tuple[str, str]]:
         """Tensor -> (specialist, pattern) for what the recipe's `copy` names; contradictions go to `problems`."""
         copied: dict[str, tuple[str, str]] = {}
         for label, patterns in copy.items():
+            tensors = self.inputs[label].tensors
+            problems += self.selector.check(
+                patterns, place, f"copy: {label}", among=tensors, of=label, also=("new_tokens",)
+            )
             for pattern in patterns:
-                hits = [name for name in self.inputs[label].tensors if self.selects(pattern, name)]
-                if not hits and pattern != "new_tokens":
-                    what = f"copy: {label}: {pattern!r} names no tensor of {label}"
-                    problems.append(Problem(what, place, self.nearest(pattern)))
-                for name in hits:
+                for name in self.selector.names([pattern], tensors):
                     first, _ = copied.setdefault(name, (label, pattern))
                     if first != label:
                         problems.append(

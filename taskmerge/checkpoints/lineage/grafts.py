@@ -68,7 +68,7 @@ def _named_tables(value: Any) -> bool:
 
 def side_folders(inputs: Mapping[str, Weights], order: Iterable[str]) -> tuple[Path, ...]:
     """Folders of side files (config, processor, tokenizer): where two hold the same file, the first one's is taken."""
-    folders = [getattr(inputs[label], "folder", None) for label in order]
+    folders = [inputs[label].beside.folder for label in order]
     return tuple(dict.fromkeys(folder for folder in folders if folder is not None))
 
 

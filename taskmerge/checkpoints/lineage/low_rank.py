@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,11 @@ class Factors:
         return self.up_shape[0], *self.down_shape[1:]
 
 
-class AdaptedWeights:
+class AdaptedWeights(Weights):
     """`Weights` of a base with adapters applied.
 
     factors: base's tensor name -> factors.  replaced: name -> the adapter's stored tensor that stands in its place.
-    tokenizer_folder: where the tokenizer lies, when the adapter brings its own.
+    tokenizer: folder of the tokenizer, when the adapter brings its own. prompts: as in `Beside`, when it brings them.
     """
 
     def __init__(
@@ -62,15 +63,18 @@ class AdaptedWeights:
         factors: Mapping[str, Factors],
         replaced: Mapping[str, str],
         label: str,
-        tokenizer_folder: Path | None = None,
+        tokenizer: Path | None = None,
+        prompts: Mapping[str, Any] | None = None,
     ) -> None:
         self.base = base
         self.label = label
-        self.folder: Path | None = getattr(base, "folder", None)
-        self.tokenizer_folder = tokenizer_folder
-        self.parts: dict[str, str] = dict(getattr(base, "parts", None) or {"": ""})
-        self.files = {**getattr(base, "files", {}), f"adapter/{adapter.name}": adapter}
-        self.config: Mapping[str, Any] = base.config
+        files = {**base.beside.files, f"adapter/{adapter.name}": adapter} if base.beside.files else {}
+        self.beside = replace(
+            base.beside,
+            own_tokenizer=tokenizer or base.beside.own_tokenizer,
+            prompts=prompts or base.beside.prompts,
+            files=files,
+        )
         self._adapter = adapter
         self._factors = dict(factors)
         self._replaced = dict(replaced)
@@ -79,7 +83,7 @@ class AdaptedWeights:
         }
         self._lock = threading.Lock()
         self._last: tuple[str, np.ndarray, np.ndarray, np.ndarray | None] | None = None
-        self.tensors: Mapping[str, TensorInfo] = self._headers()
+        self.tensors = self._headers()
 
     def _headers(self) -> dict[str, TensorInfo]:
         headers = dict(self.base.tensors)
@@ -87,6 +91,10 @@ class AdaptedWeights:
         for name in (*self._factors, *self._biases):
             headers[name] = replace(headers[name], dtype="F64" if headers[name].dtype == "F64" else "F32")
         return headers
+
+    def stored_name(self, name: str) -> str | None:
+        """See `Weights.stored_name`."""
+        return self.base.stored_name(name) if name in self.base.tensors else name
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """See `Weights.read`; adapted entries are computed in float64 and rounded once."""
@@ -105,6 +113,20 @@ class AdaptedWeights:
         if name in self._replaced:
             return self._adapter.read(self._replaced[name], start, stop)
         return self.base.read(name, start, stop)
+
+    def delta(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """See `Weights.delta`: s·B·A, where nothing is normalised or replaced."""
+        own = self._factors.get(name)
+        if own is None or own.magnitude is not None or name in self._replaced:
+            return None
+        return partial(self._product, name)
+
+    def _product(self, name: str, start: int, stop: int) -> np.ndarray:
+        left, right, _ = self._matrices(name)
+        columns = right.shape[1]
+        first, last = start // columns, -(-stop // columns)
+        rows = self._factors[name].scaling * (left[first:last] @ right)
+        return rows.reshape(-1)[start - first * columns : stop - first * columns]
 
     def _rows(self, name: str, first: int, last: int) -> np.ndarray:
         """Rows [first, last) of the adapted weight as a matrix (shape[0], rest), float64."""

@@ -23,7 +23,7 @@ def check_modules(inputs: Mapping[str, Weights], base: str) -> None:
         theirs = _modules(weights)
         if label == base or ours is None or theirs is None:
             continue
-        folder = str(getattr(weights, "folder", weights.label))
+        folder = str(weights.beside.folder or weights.label)
         kinds, others = [kind for kind, _ in ours], [kind for kind, _ in theirs]
         if kinds != others:
             problems.append(
@@ -52,7 +52,7 @@ _NEXT = "modules that work differently cannot be merged: name the plain transfor
 
 def _modules(weights: Weights) -> list[tuple[str, dict[str, Any]]] | None:
     """Class and settings of each module after the transformer, whose config is compared as any model's is."""
-    folder = getattr(weights, "folder", None)
+    folder = weights.beside.folder
     listing = folder / "modules.json" if folder is not None else None
     if listing is None or not listing.is_file():
         return None

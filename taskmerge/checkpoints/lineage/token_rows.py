@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,23 +15,29 @@ from taskmerge.checkpoints.weights import TensorInfo, Weights
 from taskmerge.numbers.rounding import decode, encode
 
 
-class MatchedTokens:
+class MatchedTokens(Weights):
     """`Weights` of one input whose token tables have the output's rows.
 
     A row the input lacks is the base's, so that it changes nothing. A row the base lacks is, in every input, the mean
     of the rows of the inputs that have it. tables: names of the tensors with one row per token. inputs: all, by label.
+    config: the input's, speaking of the output's rows.
     """
 
-    def __init__(self, label: str, inputs: Mapping[str, Weights], tables: set[str], rows: Rows, base: str) -> None:
+    def __init__(
+        self,
+        label: str,
+        inputs: Mapping[str, Weights],
+        tables: set[str],
+        rows: Rows,
+        base: str,
+        config: Mapping[str, Any],
+    ) -> None:
         self.source = inputs[label]
         self.label = self.source.label
-        self.config: Mapping[str, Any] = self.source.config
-        self.folder: Path | None = getattr(self.source, "folder", None)
-        self.parts: dict[str, str] = dict(getattr(self.source, "parts", None) or {"": ""})
-        self.commit: str | None = getattr(self.source, "commit", None)
+        self.beside = replace(self.source.beside, config=config)
         self._label, self._inputs, self._rows, self._base = label, inputs, rows, base
         self._tables = {name for name in tables if name in self.source.tensors}
-        self.tensors: Mapping[str, TensorInfo] = {
+        self.tensors = {
             name: self._header(name, info) if name in self._tables else info
             for name, info in self.source.tensors.items()
         }
@@ -42,6 +47,14 @@ class MatchedTokens:
         formats = {info.dtype} | ({base.dtype} if base else set())
         wide = info.dtype if len(formats) == 1 or self._label == self._base else "F64" if "F64" in formats else "F32"
         return replace(info, dtype=wide, shape=(self._rows.count, *info.shape[1:]))
+
+    def delta(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """See `Weights.delta`; rows of token tables are matched, and have none."""
+        return None if name in self._tables else self.source.delta(name)
+
+    def stored_name(self, name: str) -> str | None:
+        """See `Weights.stored_name`."""
+        return self.source.stored_name(name)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """See `Weights.read`."""

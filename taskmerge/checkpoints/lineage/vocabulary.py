@@ -19,7 +19,7 @@ def match_tokens(inputs: Mapping[str, Weights], mode: str) -> tuple[dict[str, We
     tokenizer says how.
     """
     tables = {label: count for label, weights in inputs.items() if (count := _table_rows(weights)) is not None}
-    folders = {label: _tokenizer_folder(inputs[label]) for label in tables}
+    folders = {label: inputs[label].beside.tokenizer_folder for label in tables}
     if BASE not in tables or (len(set(tables.values())) == 1 and _one_tokenizer(list(folders.values()))):
         return dict(inputs), None
     vocabularies = {label: read_vocabulary(folder) for label, folder in folders.items()}
@@ -30,24 +30,15 @@ def match_tokens(inputs: Mapping[str, Weights], mode: str) -> tuple[dict[str, We
     having = {label: inputs[label] for label in tables}
     matched: dict[str, Weights] = dict(inputs)
     for label in tables:
-        own = MatchedTokens(label, having, names, rows, BASE)
         vocabulary = vocabularies[label]
         assert isinstance(vocabulary, Vocabulary)  # join refuses inputs without one
-        own.config = with_new_ids(inputs[label].config, vocabulary.ids, rows, tables[label])
-        matched[label] = own
+        config = with_new_ids(inputs[label].config, vocabulary.ids, rows, tables[label])
+        matched[label] = MatchedTokens(label, having, names, rows, BASE, config)
     return matched, rows
 
 
 def _table_rows(weights: Weights) -> int | None:
     return next((info.shape[0] for name, info in weights.tensors.items() if is_token_table(name) and info.shape), None)
-
-
-def _tokenizer_folder(weights: Weights) -> Path | None:
-    own = getattr(weights, "tokenizer_folder", None)
-    if own is not None:
-        return Path(own)
-    folder = getattr(weights, "folder", None)
-    return folder / dict(getattr(weights, "parts", {}) or {}).get("", "") if folder is not None else None
 
 
 def _one_tokenizer(folders: list[Path | None]) -> bool:

@@ -34,24 +34,24 @@ def natural(name: str) -> tuple[tuple[int, int | str], ...]:
     return tuple((0, int(piece)) if piece.isdigit() else (1, piece) for piece in re.split(r"(\d+)", name))
 
 
-def lay_out(tensors: Iterable[TensorInfo], shard_size: int, parts: Mapping[str, str]) -> list[ShardLayout]:
+def lay_out(tensors: Iterable[TensorInfo], shard_size: int, modules: Mapping[str, str]) -> list[ShardLayout]:
     """Splits the output into files of at most `shard_size` bytes of tensors (a larger tensor gets its own file).
 
     Tensors are taken in natural order of their names, so the layout does not depend on the order of any input;
-    within a file the widest formats come first, so that all stay aligned. parts: module folder -> path.
+    within a file the widest formats come first, so that all stay aligned. modules: see `Beside.module_folders`.
     """
-    by_part: dict[str, list[TensorInfo]] = {part: [] for part in parts}
+    by_module: dict[str, list[TensorInfo]] = {module: [] for module in modules}
     for info in sorted(tensors, key=lambda info: natural(info.name)):
-        part = info.name.rpartition("/")[0]
-        by_part[part if part in by_part else ""].append(info)
+        module = info.name.rpartition("/")[0]
+        by_module[module if module in by_module else ""].append(info)
     shards = []
-    for part, infos in by_part.items():
+    for module, infos in by_module.items():
         if infos:
-            shards += _lay_out_part(part, parts[part], infos, shard_size)
+            shards += _lay_out_module(module, modules[module], infos, shard_size)
     return shards
 
 
-def _lay_out_part(part: str, folder: str, infos: list[TensorInfo], shard_size: int) -> list[ShardLayout]:
+def _lay_out_module(module: str, folder: str, infos: list[TensorInfo], shard_size: int) -> list[ShardLayout]:
     groups: list[list[TensorInfo]] = [[]]
     filled = 0
     for info in infos:
@@ -65,7 +65,7 @@ def _lay_out_part(part: str, folder: str, infos: list[TensorInfo], shard_size: i
     for number, group in enumerate(groups, 1):
         name = "model.safetensors" if total == 1 else f"model-{number:05d}-of-{total:05d}.safetensors"
         ordered = sorted(group, key=lambda info: -info.format.bits)  # stable: natural order within one format
-        prefix = f"{part}/" if part else ""
+        prefix = f"{module}/" if module else ""
         stored = [TensorInfo(info.name.removeprefix(prefix), info.dtype, info.shape) for info in ordered]
         header, entries = build_header(stored, METADATA)
         file = f"{folder}/{name}" if folder else name

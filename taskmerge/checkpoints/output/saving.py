@@ -6,19 +6,18 @@ import json
 import mmap
 import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from taskmerge.checkpoints.formats.reading import load_json
+from taskmerge.checkpoints.formats.reading import PROMPTS, load_json
 from taskmerge.checkpoints.output.ahead import in_order
 from taskmerge.checkpoints.output.layout import ShardLayout, index_files, lay_out
 from taskmerge.checkpoints.output.segments import Part, Produce, segments
 from taskmerge.checkpoints.output.shard_writer import BUFFER
-from taskmerge.checkpoints.output.side_files import side_files
+from taskmerge.checkpoints.output.side_files import side_files, tokenizer_files
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
-from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.checkpoints.weights import Beside, TensorInfo, Weights
 from taskmerge.errors import UsageError, did_you_mean
 from taskmerge.numbers.dtypes import OUTPUT_DTYPES
 from taskmerge.numbers.rounding import decode, encode
@@ -69,30 +68,25 @@ def save_weights(
 ) -> Path:
     """Writes `weights` into folder `path`, whole or not at all; a failure leaves nothing behind.
 
-    Side files come from ``weights.folder`` if it has one, or from ``weights.write_side_files`` if it knows better.
-    Weights that are computed have ``in_dtype``, so that they are rounded once.
+    Side files come from ``weights.write_side_files``, or else from the folder beside the weights.
     extra: file name -> text of further files, or what makes it once the weights are written. Returns the path. Raises
     OutputError, UsageError, and what reading raises.
     """
-    if dtype is not None and hasattr(weights, "in_dtype"):
+    if dtype is not None:
         weights = weights.in_dtype(dtype)
     infos = {name: stored_format(info, dtype) for name, info in weights.tensors.items()}
-    parts = dict(getattr(weights, "parts", None) or {"": ""})
-    shards = lay_out(infos.values(), parse_size(shard_size), parts)
+    shards = lay_out(infos.values(), parse_size(shard_size), weights.beside.module_folders)
 
     def produce(name: str, start: int, stop: int, out: np.ndarray) -> None:
         out[:] = converted(weights.read(name, start, stop), weights.tensors[name].dtype, infos[name].dtype)
 
-    folder = getattr(weights, "folder", None)
-    write_side_files = getattr(weights, "write_side_files", None)
+    folder = weights.beside.folder
     check_space(path, sum(shard.size for shard in shards))
     with OutputFolder(path, identity="", fresh=fresh, inputs=[folder] if folder else ()) as output:
         try:
             write_shards(output, shards, produce)
-            if write_side_files is not None:
-                write_side_files(output, dtype)
-            else:
-                add_side_files(output, folder, parts, weights.config, dtype)
+            if not weights.write_side_files(output, dtype):
+                add_side_files(output, weights.beside, dtype)
             for name, text in (extra or {}).items():
                 output.add_text(name, text if isinstance(text, str) else text())
             output.publish()
@@ -143,17 +137,18 @@ def write_shards(
         output.add_text(name, text)
 
 
-def add_side_files(
-    output: OutputFolder, folder: Path | None, parts: Mapping[str, str], config: Mapping[str, Any], dtype: str | None
-) -> None:
-    """Copies config, tokenizer and processor files; writes config.json where it is not the folder's own."""
-    if folder is not None:
-        for name in side_files(folder, parts.values()):
-            output.add_copy(name, folder / name)
-    table = dict(config)
-    if config and dtype is not None:
+def add_side_files(output: OutputFolder, beside: Beside, dtype: str | None) -> None:
+    """Copies config, tokenizer and processor files; writes config.json and prompts where they are not the folder's."""
+    folder, modules = beside.folder, beside.module_folders
+    inside = modules.get("", "")
+    found = {name: folder / name for name in side_files(folder, modules.values())} if folder is not None else {}
+    own_tokenizer = tokenizer_files(beside.own_tokenizer, inside) if beside.own_tokenizer is not None else {}
+    copied = {name: path for name, path in (found | own_tokenizer).items() if path is not None}
+    for name, path in copied.items():
+        output.add_copy(name, path)
+    table = dict(beside.config)
+    if table and dtype is not None:
         table["dtype" if "torch_dtype" not in table else "torch_dtype"] = dtype
-    inside = f"{parts['']}/config.json" if parts.get("") else "config.json"
-    stored = folder / inside if folder is not None else None
-    if table and (stored is None or not stored.is_file() or load_json(stored) != table):
-        output.add_text(inside, json.dumps(table, indent=2) + "\n")
+    for name, own in ((str(PurePosixPath(inside, "config.json")), table), (PROMPTS, dict(beside.prompts))):
+        if own and (name not in copied or load_json(copied[name]) != own):
+            output.add_text(name, json.dumps(own, indent=2) + "\n")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from taskmerge.checkpoints.formats.reading import check_link
+from taskmerge.checkpoints.lineage.tokenizers import FILES
 from taskmerge.errors import CheckpointError
 
 _PATTERNS = (
@@ -14,19 +15,19 @@ _PATTERNS = (
 )  # fmt: skip
 _NOT_OURS = (
     "*.index.json", "trainer_state.json", "adapter_config.json", "all_results.json", "*_results.json",
-    "requirements*.txt", "taskmerge*.json",
+    "requirements*.txt", "taskmerge*.json", "task_vector.json",
 )  # fmt: skip
 _LARGEST = 512 << 20
 
 
-def side_files(folder: Path, parts: Iterable[str]) -> list[str]:
+def side_files(folder: Path, modules: Iterable[str]) -> list[str]:
     """Relative names of the files to copy: in `folder` itself and in each module folder, sorted.
 
     Weights in any format, training state and the model card are left out. Raises CheckpointError for a link that
     leaves the folder or a file too large to be a side file.
     """
     names: set[str] = set()
-    for inside in {"", *parts}:
+    for inside in {"", *modules}:
         here = folder / inside
         for pattern in _PATTERNS:
             for path in here.glob(pattern):
@@ -39,3 +40,19 @@ def side_files(folder: Path, parts: Iterable[str]) -> list[str]:
         if extra.is_dir():
             names |= {str(path.relative_to(folder)) for path in extra.glob("*.jinja")}
     return sorted(names)
+
+
+def tokenizer_files(folder: Path, inside: str) -> dict[str, Path | None]:
+    """Place in a model folder -> the file of the tokenizer in `folder` to put there; None: no such file may be there.
+
+    A tokenizer's files belong together, so all come from one folder; only a chat template it lacks may be another's.
+    inside: the transformer's own folder in the model folder.
+    """
+    files: dict[str, Path | None] = {}
+    for name in FILES:
+        path, place = folder / name, str(PurePosixPath(inside, name))
+        if path.is_file():
+            files[place] = path
+        elif name != "chat_template.jinja":
+            files[place] = None
+    return files

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.checkpoints.weights import Beside, TensorInfo, Weights
 from taskmerge.errors import CheckpointError, UsageError
 from taskmerge.numbers.rounding import decode, encode
 
@@ -31,7 +31,7 @@ _PIECES = {"sparse": ("indices", "values"), "low_rank": ("left", "right"), "sign
 
 
 @dataclass
-class CompressedDeltas:
+class CompressedDeltas(Weights):
     """`Weights` of a task vector in one of the forms, compressed tensor by tensor as it is written.
 
     read_delta: (name, start, stop) -> float64 entries. shapes: of the deltas. own: tensors stored whole, name -> where
@@ -48,7 +48,7 @@ class CompressedDeltas:
     seed: int = 0
     dtype: str = "F32"
     label: str = "task vector"
-    config: Mapping[str, Any] = field(default_factory=dict)
+    beside: Beside = field(default_factory=Beside)
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
@@ -57,7 +57,7 @@ class CompressedDeltas:
             raise UsageError(f"density {self.density!r}", next_move="a sparse task vector needs one in (0, 1]")
         if self.form == "low_rank" and not (self.rank and self.rank > 0):
             raise UsageError(f"rank {self.rank!r}", next_move="a low-rank task vector needs one of at least 1")
-        self.tensors: Mapping[str, TensorInfo] = self._headers()
+        self.tensors = self._headers()
         self._lock = threading.Lock()
         self._last: tuple[str, dict[str, np.ndarray]] = ("", {})
         self._squares: dict[str, tuple[float, float]] = {}

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from taskmerge.embedders.encoders import register_encoder
 from taskmerge.embedders.encoders.base import Encoder
 from taskmerge.embedders.media import load_audio, load_picture
+from taskmerge.embedders.whole import whole
 from taskmerge.errors import UsageError, first_line
 
 #: The name a model's main input has in its preprocessor's output.
@@ -60,7 +62,7 @@ class HuggingFaceEncoder(Encoder):
         else:
             batch = self.preprocessor(load_picture(item, "RGB"), return_tensors="pt")
         values = next(batch[name] for name in _INPUTS if name in batch)[0].float()
-        return values.T if modality == "audio" and values.ndim == 2 else values
+        return rearrange(values, "mel frame -> frame mel") if modality == "audio" and values.ndim == 2 else values
 
     def token_count(self, length: int) -> int:
         if length not in self._tokens:
@@ -78,10 +80,13 @@ class HuggingFaceEncoder(Encoder):
         return (size, size) if isinstance(size, int) else tuple(size)
 
     def _run(self, values: Tensor) -> Tensor:
-        inputs = values.transpose(1, 2) if self.modalities == ("audio",) and values.ndim == 3 else values
-        states = self.model(inputs.to(self.model.dtype)).last_hidden_state
+        if self.modalities == ("audio",) and values.ndim == 3:
+            values = rearrange(values, "item frame mel -> item mel frame")
+        states = self.model(values.to(self.model.dtype)).last_hidden_state
         if self.stride > 1:
-            states = torch.nn.functional.avg_pool1d(states.transpose(1, 2), self.stride, ceil_mode=True).transpose(1, 2)
+            along = rearrange(states, "item token width -> item width token")
+            pooled = torch.nn.functional.avg_pool1d(along, self.stride, ceil_mode=True)
+            states = rearrange(pooled, "item width token -> item token width")
         return states
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
@@ -101,7 +106,8 @@ def _pretrained(model: str) -> tuple[Any, Any]:
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoModel
 
     try:
-        network = _encoder_of(AutoModel.from_pretrained(model))
+        with whole(model):
+            network = _encoder_of(AutoModel.from_pretrained(model))
         try:
             preprocessor: Any = AutoImageProcessor.from_pretrained(model)
         except (ValueError, OSError):

@@ -7,6 +7,7 @@ import warnings
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from taskmerge.embedders.encoders import register_encoder
@@ -67,10 +68,10 @@ class LogMelEncoder(Encoder):
             wave, self.window, self.hop, window=torch.hann_window(self.window), return_complex=True, pad_mode="constant"
         )
         mel = torch.log(self._mel_bank() @ spectrum.abs().square() + 1e-5)
-        frames = ((mel + 6.0) / 4.0).T  # (frames, mels), about zero mean and unit variance for speech
+        frames = rearrange((mel + 6.0) / 4.0, "mel frame -> frame mel")  # about zero mean, unit variance for speech
         missing = -len(frames) % self.patch_frames
         frames = torch.nn.functional.pad(frames, (0, 0, 0, missing), value=SILENCE)
-        return frames.reshape(-1, self.patch_frames * self.mels)
+        return rearrange(frames, "(patch frame) mel -> patch (frame mel)", frame=self.patch_frames)
 
     def _mel_bank(self) -> Tensor:
         """(mels, window / 2 + 1), built once."""
@@ -79,7 +80,7 @@ class LogMelEncoder(Encoder):
 
             highest = min(7000.0, self.sampling_rate / 2)
             bank = mel_filter_bank(self.window // 2 + 1, self.mels, 50.0, highest, self.sampling_rate, mel_scale="htk")
-            self._bank = torch.from_numpy(bank.T).float()
+            self._bank = torch.from_numpy(rearrange(bank, "frequency mel -> mel frequency")).float()
         return self._bank
 
     def token_count(self, length: int) -> int:

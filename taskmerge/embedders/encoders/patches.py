@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from taskmerge.embedders.encoders import register_encoder
@@ -79,11 +80,13 @@ class PatchEncoder(Encoder):
         columns = round(picture.width * self.height / picture.height / self.patch_width)
         columns = min(max(columns, 1), self.max_columns)
         scaled = picture.resize((columns * self.patch_width, self.height), Image.Resampling.BILINEAR)
-        values = np.array(scaled, dtype=np.float32).reshape(self.height, -1, self.channels) / 255.0
+        values = np.array(scaled, dtype=np.float32)
+        values = (values[..., None] if values.ndim == 2 else values) / 255.0  # grey pictures have no channel axis
         # what differs from the ground: paper and sky are zero, whatever their colour
         pixels = torch.from_numpy((values - np.median(values, axis=(0, 1))) * CONTRAST)
-        pixels = pixels.reshape(self.rows, self.patch_height, columns, self.patch_width, self.channels)
-        patches = pixels.permute(2, 0, 1, 3, 4).reshape(columns * self.rows, -1)  # column by column, as one reads
+        patches = rearrange(  # column by column, as one reads
+            pixels, "(row y) (column x) channel -> (column row) (y x channel)", y=self.patch_height, x=self.patch_width
+        )
         first = torch.zeros(len(patches), 1)
         first[0] = 1.0
         return torch.cat([first, patches], dim=1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +12,16 @@ from taskmerge.kernels.compiled import codes
 from taskmerge.kernels.compiled.native import address_of, kernel
 from taskmerge.kernels.operands import Health
 from taskmerge.kernels.pairs import BLOCK, PIECE, Job, Piece, pieces_of
-from taskmerge.kernels.program import Active, DropByRank, DropRandom, Elect, KeepLargest, Largest, Program
+from taskmerge.kernels.program import (
+    Active,
+    DropByRank,
+    DropRandom,
+    Elect,
+    KeepLargest,
+    Largest,
+    Program,
+    Sparsify,
+)
 from taskmerge.kernels.selection import Query
 from taskmerge.kernels.threads import map_on_threads, threads
 from taskmerge.numbers.dtypes import DTYPES
@@ -46,7 +55,10 @@ def views(piece: Piece) -> Views:
             continue
         arrays.append(plain(operand.read(piece.start, piece.stop), operand.dtype))
         addresses.append(address_of(arrays[-1]))
-    return Views(arrays, addresses, [codes.FORMATS[operand.dtype] for operand in piece.pair.operands])
+    formats = [
+        codes.FORMATS[operand.dtype] | (codes.DELTA if operand.is_delta else 0) for operand in piece.pair.operands
+    ]
+    return Views(arrays, addresses, formats)
 
 
 def table(rows: Sequence[Sequence[float]], dtype: type, columns: int) -> np.ndarray:
@@ -88,12 +100,17 @@ class CompiledBackend:
             np.array([job.piece.start for job in jobs], np.int64),
             table([job.keys or (0,) * count for job in jobs], np.uint64, count),
             *_bounds(jobs, program),
+            table([job.factors(program) for job in jobs], np.float64, count),
             table([row.addresses for row in chances], np.int64, count),
             table([job.weights(program) for job in jobs], np.float64, count),
-            *_codes(program),
+            np.array([job.base_factor(program) for job in jobs], np.float64),
+            *_ways(program.ways),
+            *_consensus(program),
+            int(program.base == "left_out"),
             health,
-            scratch(count + 4),
-            *_numbers(program),
+            scratch(count + 5),
+            float(program.consensus.theta) if isinstance(program.consensus, Active) else 0.0,
+            float(program.scale),
         )
         for job, target in zip(jobs, targets, strict=True):
             if target is not job.out:
@@ -101,17 +118,19 @@ class CompiledBackend:
         return Health(int(health[0]), int(health[1]))
 
     def _chances(self, piece: Piece, program: Program) -> Views:
-        """For `DropByRank`: keep-probabilities, float64 (entries,) per specialist."""
-        drop, count = program.sparsify, len(program.weights)
-        if not isinstance(drop, DropByRank):
-            return Views([], [0] * count, [])
+        """For `DropByRank`: keep-probabilities, float64 (entries,) per specialist; none (address 0) for others."""
+        places, arrays = [0] * len(program.weights), []
         whole, row = piece.widened_to_rows(), piece.pair.row
-        magnitudes, chances = self.magnitudes([whole]), np.empty((count, whole.length))
-        fill = self._fill_short if _short(whole) else self._fill
-        for i in range(count):
-            fill(magnitudes[i].reshape(-1, row), drop, chances[i].reshape(-1, row))
-        places = [address_of(chances[i]) + 8 * (piece.start - whole.start) for i in range(count)]
-        return Views([chances], places, [])
+        ranked = [(i, way) for i, way in enumerate(program.ways) if isinstance(way, DropByRank)]
+        if ranked:
+            others = tuple(piece.pair.specialists[i] for i, _ in ranked)
+            magnitudes = self.magnitudes([whole._replace(pair=whole.pair._replace(specialists=others))])
+            fill = self._fill_short if _short(whole) else self._fill
+            for (i, way), sizes in zip(ranked, magnitudes, strict=True):
+                arrays.append(np.empty(whole.length))
+                fill(sizes.reshape(-1, row), way, arrays[-1].reshape(-1, row))
+                places[i] = address_of(arrays[-1]) + 8 * (piece.start - whole.start)
+        return Views(arrays, places, [])
 
     def _fill_short(self, magnitudes: np.ndarray, drop: DropByRank, chances: np.ndarray) -> None:
         """The probabilities of rows, by keys of 32 bits; of rows that these leave unclear by longer ones."""
@@ -145,7 +164,7 @@ class CompiledBackend:
             np.array([piece.length for piece in pieces], np.int64),
             total,
             out,
-            scratch(2),
+            scratch(3),
         )
         return out
 
@@ -161,7 +180,7 @@ class CompiledBackend:
 
         def run(share: Sequence[Piece]) -> tuple[np.ndarray, np.ndarray]:
             above, histogram = np.zeros(len(queries), np.int64), np.zeros((len(queries), bins), np.int64)
-            space = scratch(3)
+            space = scratch(4)
             for piece in share:
                 inputs = views(piece)
                 call(
@@ -187,28 +206,35 @@ class CompiledBackend:
             histogram += more
         return above, histogram
 
-    def gram(self, piece: Piece) -> np.ndarray:
+    def gram(self, piece: Piece, models: bool) -> np.ndarray:
         """See `Backend.gram`."""
         count = len(piece.pair.specialists)
-        sums, space = [], scratch(count + 2)
+        sums, space = [], scratch(count + 3)
         for part in pieces_of(piece.pair, PIECE, piece.start, piece.stop):
             inputs, partial = views(part), np.zeros((count, count, _FOLDED))
             where = np.array(inputs.addresses, np.int64), np.array(inputs.formats, np.int64)
-            call("scanning.gram_of_piece", count, *where, part.length, _FOLDED, partial, space)
+            call("scanning.gram_of_piece", count, *where, part.length, int(models), _FOLDED, partial, space)
             sums.append(partial[:, :, 0])
         return np.stack(sums)
 
-    def masses(self, piece: Piece, keys: Sequence[int], limit: int) -> np.ndarray:
+    def masses(self, piece: Piece, program: Program, keys: Sequence[int]) -> np.ndarray:
         """See `Backend.masses`."""
         count = len(piece.pair.specialists)
-        sums, space, key_table = [], scratch(count + 2), np.array(keys, np.uint64)
+        sums, space, key_table = [], scratch(count + 4), np.array(keys, np.uint64)
+        ways = _ways([None if isinstance(way, KeepLargest) else _unscaled(way) for way in program.ways])
         for part in pieces_of(piece.pair, PIECE, piece.start, piece.stop):
             inputs, partial = views(part), np.zeros((2, count, _FOLDED))
             where = np.array(inputs.addresses, np.int64), np.array(inputs.formats, np.int64)
-            random = part.start, key_table, limit
+            chances = self._chances(part, program)
+            random = part.start, key_table, *ways, np.array(chances.addresses, np.int64)
             call("scanning.mass_of_piece", count, *where, part.length, *random, _FOLDED, partial, space)
             sums.append(partial[:, :, 0])
         return np.stack(sums)
+
+
+def _unscaled(way: DropRandom | DropByRank | None) -> Sparsify | None:
+    """The same drop, survivors as they are."""
+    return None if way is None else replace(way, rescale="none")
 
 
 def _short(piece: Piece) -> bool:
@@ -216,17 +242,13 @@ def _short(piece: Piece) -> bool:
     return 1 < piece.pair.row <= _LONGEST_SHORT and all(o.dtype in ("BF16", "F16") for o in piece.pair.operands)
 
 
-def _bounds(jobs: Sequence[Job], program: Program) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """low, high, factors as `combine_pieces` takes them."""
-    piece, count = program.sparsify, len(program.weights)
-    low = high = factors = np.ones((len(jobs), count))
-    if isinstance(piece, KeepLargest):
-        none = (math.inf,) * count
-        low = _least(table([job.found.lowest or () for job in jobs], np.float32, count))
-        high = _most(table([job.found.highest or none for job in jobs], np.float32, count))
-    elif isinstance(piece, DropRandom):
-        factors = table([job.factors(piece) for job in jobs], np.float64, count)
-    return low, high, factors
+def _bounds(jobs: Sequence[Job], program: Program) -> tuple[np.ndarray, np.ndarray]:
+    """low, high as `combine_pieces` takes them."""
+    count = len(program.weights)
+    if not any(isinstance(way, KeepLargest) for way in program.ways):
+        return (np.zeros((len(jobs), count)),) * 2
+    low = _least(table([job.found.lowest or () for job in jobs], np.float32, count))
+    return low, _most(table([job.found.highest or () for job in jobs], np.float32, count))
 
 
 def _least(low: np.ndarray) -> np.ndarray:
@@ -243,24 +265,27 @@ def _most(high: np.ndarray) -> np.ndarray:
     return -_least(-high)
 
 
-def _codes(program: Program) -> tuple[int, int, int, int, int, int]:
-    """limit, sparsify, consensus, vote, average, minimum as `combine_pieces` takes them."""
-    piece, limit, sparsify = program.sparsify, 0, codes.KEEP_ALL
-    if isinstance(piece, KeepLargest):
-        sparsify = codes.KEEP_BETWEEN
-    elif isinstance(piece, DropRandom):
-        sparsify, limit = codes.DROP_RANDOM, keep_limit(piece.density)
-    elif isinstance(piece, DropByRank):
-        sparsify = codes.DROP_BY_RANK_RESCALED if piece.rescale else codes.DROP_BY_RANK
+def _ways(ways: Sequence[Sparsify | None]) -> tuple[np.ndarray, np.ndarray]:
+    """sparsify, limits as the kernels take them."""
+    limits = [keep_limit(way.density) if isinstance(way, DropRandom) else 0 for way in ways]
+    return np.array([_code(way) for way in ways], np.int64), np.array(limits, np.uint64)
+
+
+def _code(way: Sparsify | None) -> int:
+    if isinstance(way, KeepLargest):
+        return codes.KEEP_BETWEEN
+    if isinstance(way, DropRandom):
+        return codes.DROP_RANDOM
+    if isinstance(way, DropByRank):
+        return codes.DROP_BY_RANK_RESCALED if way.rescale == "own_probability" else codes.DROP_BY_RANK
+    return codes.KEEP_ALL
+
+
+def _consensus(program: Program) -> tuple[int, int, int, int]:
+    """consensus, vote, average, minimum as `combine_pieces` takes them."""
     how = program.consensus
     if isinstance(how, Elect):
-        return limit, sparsify, codes.ELECT, codes.VOTES[how.elect], codes.AVERAGES[how.average], 0
+        return codes.ELECT, codes.VOTES[how.elect], codes.AVERAGES[how.average], 0
     if isinstance(how, Active):
-        return limit, sparsify, codes.ACTIVE, 0, 0, how.minimum
-    return limit, sparsify, codes.LARGEST if isinstance(how, Largest) else codes.SUM, 0, 0, 0
-
-
-def _numbers(program: Program) -> tuple[float, float, float]:
-    """theta, base_factor, scale as `combine_pieces` takes them."""
-    theta = program.consensus.theta if isinstance(program.consensus, Active) else 0.0
-    return float(theta), float(program.base_factor), float(program.scale)
+        return codes.ACTIVE, 0, 0, how.minimum
+    return codes.LARGEST if isinstance(how, Largest) else codes.SUM, 0, 0, 0

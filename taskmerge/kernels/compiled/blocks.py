@@ -9,46 +9,48 @@ unrolls them and keeps sums in registers.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from taskmerge.kernels.compiled.codes import BY_NOTHING, BY_WEIGHT, COUNT, WEIGHTED_MASS
+from taskmerge.kernels.compiled.inner import array_at, inlined, inner
+from taskmerge.kernels.pairs import BLOCK
 from taskmerge.numbers.randomness import FIRST_FACTOR, GOLDEN, SECOND_FACTOR
 
 _GOLDEN = np.uint64(GOLDEN)
 _FIRST = np.uint64(FIRST_FACTOR)
 _SECOND = np.uint64(SECOND_FACTOR)
 _FEW = 4
+WORDS = BLOCK // 4 + 1  # outputs of SplitMix64 for a block, which may start within one
 _30, _27, _31 = np.uint64(30), np.uint64(27), np.uint64(31)
 _TOP_OF_16 = np.uint16(0x8000)
 _ONE, _TWO, _THREE, _SIXTEEN, _LOW = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(16), np.uint64(0xFFFF)
 
 
-@njit(nogil=True, error_model="numpy")
-def random_halves(key: np.uint64, first: np.uint64, count: int, words: np.ndarray) -> np.ndarray:
+@inner
+def random_halves(key: np.uint64, first: np.uint64, count: int, words_at: int) -> np.ndarray:
     """The upper halves of `randomness.uniform_bits` for elements [first, first + count), uint16, made in
-    `words`, uint64 (BLOCK // 4 + 1,). The state is counted up: 64-bit products are dear."""
+    `words`, uint64 (WORDS,). The state is counted up: 64-bit products are dear."""
+    words = array_at(words_at, (WORDS,), np.uint64)
     state = key + ((first >> _TWO) + _ONE) * _GOLDEN
     for j in range((count + 3) // 4 + 1):
         words[j] = mixed(state)
         state += _GOLDEN
-    offset = np.int64(first & _THREE)
-    return words.view(np.uint16)[offset : offset + count]
+    return array_at(words_at + 2 * np.int64(first & _THREE), (count,), np.uint16)
 
 
-@njit(nogil=True, error_model="numpy", inline="always")
+@inlined
 def random_half(key: np.uint64, index: np.uint64) -> np.uint16:
     """The same for one element."""
     return np.uint16(mixed(key + ((index >> _TWO) + _ONE) * _GOLDEN) >> (_SIXTEEN * (index & _THREE)))
 
 
-@njit(nogil=True, error_model="numpy", inline="always")
+@inlined
 def mixed(z: np.uint64) -> np.uint64:
     z = (z ^ (z >> _30)) * _FIRST
     z = (z ^ (z >> _27)) * _SECOND
     return z ^ (z >> _31)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def keep_between(delta: np.ndarray, count: int, low: float, high: float, out: np.ndarray) -> None:
     """The entries with a magnitude in [low, high], zeros for the others."""
     for j in range(count):
@@ -57,7 +59,7 @@ def keep_between(delta: np.ndarray, count: int, low: float, high: float, out: np
         out[j] = value if (magnitude >= low) & (magnitude <= high) else 0.0
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def drop_random(
     delta: np.ndarray,
     count: int,
@@ -65,11 +67,11 @@ def drop_random(
     start: np.uint64,
     limit: np.uint64,
     factor: float,
-    words: np.ndarray,
+    words_at: int,
     out: np.ndarray,
 ) -> None:
-    """Zeros where the random bits reach `limit`; the other entries x `factor`. words: uint64 (BLOCK // 4 + 1,)."""
-    halves = random_halves(key, start, count, words)
+    """Zeros where the random bits reach `limit`; the other entries x `factor`. words: uint64 (WORDS,)."""
+    halves = random_halves(key, start, count, words_at)
     upper, lower = np.int32(limit >> _SIXTEEN), np.uint16(limit & _LOW)
     for j in range(count):
         value = delta[j] * factor
@@ -85,7 +87,7 @@ def drop_random(
                 out[j] = delta[j] * factor
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def drop_by_chance(
     delta: np.ndarray,
     count: int,
@@ -93,23 +95,24 @@ def drop_by_chance(
     start: np.uint64,
     chances: np.ndarray,
     rescale: bool,
-    words: np.ndarray,
+    factor: float,
+    words_at: int,
     out: np.ndarray,
 ) -> None:
-    """Keep each entry with its own probability; survivors ÷ it. words: uint64 (BLOCK,)."""
-    middle = words.size // 2
-    upper, lower = random_halves(key, start, count, words), random_halves(~key, start, count, words[middle:])
+    """Keep each entry with its own probability; survivors ÷ it where they are rescaled, and x `factor`.
+    words: uint64 (2 * WORDS,)."""
+    upper, lower = random_halves(key, start, count, words_at), random_halves(~key, start, count, words_at + 8 * WORDS)
     for j in range(count):
         chance = chances[j]
         # As signed, which turns into float64 in one instruction; whole numbers below 2^53: exact.
         bits = np.int32(np.uint32(np.uint32(upper[j] ^ _TOP_OF_16) << np.uint32(16)) | np.uint32(lower[j]))
         kept = np.float64(bits) < np.floor(chance * 4294967296.0) - 2147483648.0
         divisor = chance if rescale & (chance > 0.0) else 1.0
-        value = delta[j] / divisor
+        value = delta[j] / divisor * factor
         out[j] = value if kept else 0.0
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def weighted_sum(rows: np.ndarray, count: int, weights: np.ndarray, total: np.ndarray) -> None:
     """Σ w_i d_i into `total`, added in the specialists' order."""
     specialists = rows.shape[0]
@@ -117,20 +120,20 @@ def weighted_sum(rows: np.ndarray, count: int, weights: np.ndarray, total: np.nd
         for j in range(count):
             total[j] = 0.0
     elif specialists == 1:
-        _sum_first(1, rows, count, weights, total)
+        _sum_first(np.int64(1), rows, count, weights, total)
     elif specialists == 2:
-        _sum_first(2, rows, count, weights, total)
+        _sum_first(np.int64(2), rows, count, weights, total)
     elif specialists == 3:
-        _sum_first(3, rows, count, weights, total)
+        _sum_first(np.int64(3), rows, count, weights, total)
     else:
-        _sum_first(4, rows, count, weights, total)
+        _sum_first(np.int64(4), rows, count, weights, total)
     for i in range(_FEW, specialists):
         row, weight = rows[i], weights[i]
         for j in range(count):
             total[j] += weight * row[j]
 
 
-@njit(nogil=True, error_model="numpy", inline="always")
+@inlined
 def _sum_first(few: int, rows: np.ndarray, count: int, weights: np.ndarray, total: np.ndarray) -> None:
     for j in range(count):
         value = weights[0] * rows[0, j]
@@ -139,7 +142,7 @@ def _sum_first(few: int, rows: np.ndarray, count: int, weights: np.ndarray, tota
         total[j] = value
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def elect(
     rows: np.ndarray, count: int, weights: np.ndarray, vote: int, average: int, scratch: np.ndarray, total: np.ndarray
 ) -> None:
@@ -148,16 +151,16 @@ def elect(
     if vote != WEIGHTED_MASS or specialists == 0 or specialists > _FEW:
         _elect_many(rows, count, weights, vote, average, scratch, total)
     elif specialists == 1:
-        _elect_few(1, rows, count, weights, average, total)
+        _elect_few(np.int64(1), rows, count, weights, average, total)
     elif specialists == 2:
-        _elect_few(2, rows, count, weights, average, total)
+        _elect_few(np.int64(2), rows, count, weights, average, total)
     elif specialists == 3:
-        _elect_few(3, rows, count, weights, average, total)
+        _elect_few(np.int64(3), rows, count, weights, average, total)
     else:
-        _elect_few(4, rows, count, weights, average, total)
+        _elect_few(np.int64(4), rows, count, weights, average, total)
 
 
-@njit(nogil=True, error_model="numpy", inline="always")
+@inlined
 def _elect_few(few: int, rows: np.ndarray, count: int, weights: np.ndarray, average: int, total: np.ndarray) -> None:
     for j in range(count):
         votes = weights[0] * rows[0, j]
@@ -176,7 +179,7 @@ def _elect_few(few: int, rows: np.ndarray, count: int, weights: np.ndarray, aver
         total[j] = mean if divisor != 0.0 else 0.0
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def _elect_many(
     rows: np.ndarray, count: int, weights: np.ndarray, vote: int, average: int, scratch: np.ndarray, total: np.ndarray
 ) -> None:
@@ -204,7 +207,7 @@ def _elect_many(
             total[j] = mean if divisor[j] != 0.0 else 0.0
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def largest(rows: np.ndarray, count: int, weights: np.ndarray, total: np.ndarray) -> None:
     """Per entry the weighted delta of largest magnitude; the first specialist wins a tie."""
     for j in range(count):
@@ -218,7 +221,7 @@ def largest(rows: np.ndarray, count: int, weights: np.ndarray, total: np.ndarray
             total[j] = value if abs(value) > abs(best) else best
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def active(
     rows: np.ndarray,
     count: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 BF16, F16, F32, F64 = 0, 1, 2, 3
+FORMAT, DELTA = 3, 4  # of a format code: the bits that say the format, and the one of entries that are a task vector's
 FORMATS = {"BF16": BF16, "F16": F16, "F32": F32, "F64": F64}
 
 KEEP_ALL, KEEP_BETWEEN, DROP_RANDOM, DROP_BY_RANK, DROP_BY_RANK_RESCALED = 0, 1, 2, 3, 4

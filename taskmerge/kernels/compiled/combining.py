@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from taskmerge.kernels.compiled import blocks, codes
-from taskmerge.kernels.compiled.formats import (
-    add_delta,
-    array_at,
-    count_nonfinite,
-    decode,
-    decode_delta,
-    encode,
-)
+from taskmerge.kernels.compiled.formats import add_delta, count_nonfinite, decode, decode_delta, encode
+from taskmerge.kernels.compiled.inner import array_at, inner
 from taskmerge.kernels.pairs import BLOCK
 
 
@@ -30,16 +23,17 @@ def combine_pieces(
     factors_at: int,
     chances_at: int,
     weights_at: int,
-    limit: int,
-    sparsify: int,
+    base_factors_at: int,
+    sparsify_at: int,
+    limits_at: int,
     consensus: int,
     vote: int,
     average: int,
     minimum: int,
+    base_left_out: int,
     health_at: int,
     scratch_at: int,
     theta: float,
-    base_factor: float,
     scale: float,
 ) -> None:
     """Combine `pieces` runs of entries. `…_at` are addresses of C-contiguous arrays.
@@ -47,8 +41,8 @@ def combine_pieces(
     addresses, formats: int64 (pieces, specialists + 2): base, specialists, output.  counts, starts: int64 (pieces,),
     length of the run and index of its first entry in the tensor (for the random bits).  keys: int64, low, high,
     factors, weights: float64, chances: int64, addresses of float64 probabilities per entry, all (pieces,
-    specialists).  health: int64 (2,), added to: non-finite entries in, out.  scratch: float64 ((specialists + 4) *
-    BLOCK,).
+    specialists).  base_factors: float64 (pieces,).  sparsify, limits: int64 (specialists,).  health: int64 (2,), added
+    to: non-finite entries in, out.  scratch: float64 ((specialists + 5) * BLOCK,).
     """
     per_tensor, per_specialist = (pieces, specialists + 2), (pieces, specialists)
     addresses, formats = array_at(addresses_at, per_tensor, np.int64), array_at(formats_at, per_tensor, np.int64)
@@ -56,45 +50,70 @@ def combine_pieces(
     keys, chances = array_at(keys_at, per_specialist, np.uint64), array_at(chances_at, per_specialist, np.int64)
     low, high = array_at(low_at, per_specialist, np.float64), array_at(high_at, per_specialist, np.float64)
     factors = array_at(factors_at, per_specialist, np.float64)
-    weights = array_at(weights_at, per_specialist, np.float64)
+    base_factors = array_at(base_factors_at, (pieces,), np.float64)
+    sparsify, limits = array_at(sparsify_at, (specialists,), np.int64), array_at(limits_at, (specialists,), np.uint64)
     health = array_at(health_at, (2,), np.int64)
-    space = array_at(scratch_at, (specialists + 4, BLOCK), np.float64)
-    base, total, scratch, rows = space[0], space[1], space[2:4], space[4:]
-    words = scratch[1].view(np.uint64)
+    base, total = array_at(scratch_at, (BLOCK,), np.float64), array_at(scratch_at + 8 * BLOCK, (BLOCK,), np.float64)
+    none = array_at(scratch_at + 16 * BLOCK, (BLOCK,), np.float64)
+    delta = array_at(scratch_at + 24 * BLOCK, (BLOCK,), np.float64)
+    scratch = array_at(scratch_at + 24 * BLOCK, (2, BLOCK), np.float64)
+    rows = array_at(scratch_at + 40 * BLOCK, (specialists, BLOCK), np.float64)
+    words_at = scratch_at + 32 * BLOCK
+    plain = consensus == codes.SUM
+    for i in range(specialists):
+        plain &= sparsify[i] == codes.KEEP_ALL
+    for j in range(BLOCK):
+        none[j] = 0.0
     for piece in range(pieces):
+        weights = array_at(weights_at + 8 * piece * specialists, (specialists,), np.float64)
+        base_factor = base_factors[piece]
         for done in range(0, counts[piece], BLOCK):
             count, first = min(BLOCK, counts[piece] - done), np.uint64(starts[piece] + done)
             decode(addresses[piece, 0], formats[piece, 0], done, count, base)
-            if consensus == codes.SUM and sparsify == codes.KEEP_ALL:
-                total[:] = 0.0
-                for i in range(specialists):
-                    address, code, weight = addresses[piece, i + 1], formats[piece, i + 1], weights[piece, i]
-                    add_delta(address, code, done, count, base, weight, scratch[0], total)
+            if plain:
+                for j in range(BLOCK):
+                    total[j] = 0.0
+            for i in range(specialists):
+                address, code = addresses[piece, i + 1], formats[piece, i + 1] & codes.FORMAT
+                origin = none if formats[piece, i + 1] & codes.DELTA else base
+                if plain:
+                    add_delta(address, code, done, count, origin, weights[i], delta, total)
+                    continue
+                row = array_at(scratch_at + 8 * BLOCK * (5 + i), (BLOCK,), np.float64)
+                decode_delta(address, code, done, count, origin, row if sparsify[i] == codes.KEEP_ALL else delta)
+                survive(
+                    sparsify[i],
+                    delta,
+                    count,
+                    (low[piece, i], high[piece, i]),
+                    (keys[piece, i], first, limits[i]),
+                    factors[piece, i],
+                    chances[piece, i] + 8 * done,
+                    words_at,
+                    row,
+                )
+            if not plain:
+                agree(consensus, rows, count, weights, (vote, average, minimum), theta, scratch, total)
+            if base_left_out != 0:
+                for j in range(count):
+                    total[j] = scale * total[j] + 0.0  # no negative zeros: nothing there has a sign
             else:
-                for i in range(specialists):
-                    address, code = addresses[piece, i + 1], formats[piece, i + 1]
-                    delta = rows[i] if sparsify == codes.KEEP_ALL else scratch[0]
-                    decode_delta(address, code, done, count, base, delta)
-                    bounds, random = (low[piece, i], high[piece, i]), (keys[piece, i], first, np.uint64(limit))
-                    probabilities = chances[piece, i] + 8 * done
-                    survive(sparsify, delta, count, bounds, random, factors[piece, i], probabilities, words, rows[i])
-                agree(consensus, rows, count, weights[piece], (vote, average, minimum), theta, scratch, total)
-            for j in range(count):
-                still = base_factor * base[j]
-                move = scale * total[j]
-                # An entry that nothing moves keeps the sign of a negative zero.
-                total[j] = still + move if move != 0.0 else still
+                for j in range(count):
+                    still = base_factor * base[j]
+                    move = scale * total[j]
+                    # An entry that nothing moves keeps the sign of a negative zero.
+                    total[j] = still + move if move != 0.0 else still
             out, out_format = addresses[piece, specialists + 1], formats[piece, specialists + 1]
             encode(total, out, out_format, done, count)
             bad = count_nonfinite(out, out_format, done, count)
             health[1] += bad
             # What is not finite in a sum's input is not in the sum; what was dropped is not seen there.
-            if bad > 0 or sparsify != codes.KEEP_ALL or consensus != codes.SUM:
+            if bad > 0 or not plain or base_left_out != 0:
                 for i in range(specialists + 1):
-                    health[0] += count_nonfinite(addresses[piece, i], formats[piece, i], done, count)
+                    health[0] += count_nonfinite(addresses[piece, i], formats[piece, i] & codes.FORMAT, done, count)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def survive(
     sparsify: int,
     delta: np.ndarray,
@@ -103,7 +122,7 @@ def survive(
     random: tuple[np.uint64, np.uint64, np.uint64],
     factor: float,
     chances_at: int,
-    words: np.ndarray,
+    words_at: int,
     out: np.ndarray,
 ) -> None:
     """What is left of one block of a delta. Nothing to do for KEEP_ALL, whose delta is `out` itself.
@@ -113,14 +132,14 @@ def survive(
     if sparsify == codes.KEEP_BETWEEN:
         blocks.keep_between(delta, count, bounds[0], bounds[1], out)
     elif sparsify == codes.DROP_RANDOM:
-        blocks.drop_random(delta, count, random[0], random[1], random[2], factor, words, out)
+        blocks.drop_random(delta, count, random[0], random[1], random[2], factor, words_at, out)
     elif sparsify != codes.KEEP_ALL:
         chances = array_at(chances_at, (count,), np.float64)
         rescaled = sparsify == codes.DROP_BY_RANK_RESCALED
-        blocks.drop_by_chance(delta, count, random[0], random[1], chances, rescaled, words, out)
+        blocks.drop_by_chance(delta, count, random[0], random[1], chances, rescaled, factor, words_at, out)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def agree(
     consensus: int,
     rows: np.ndarray,

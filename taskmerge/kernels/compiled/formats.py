@@ -10,13 +10,19 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic as _intrinsic
+from numba import types
 
 from taskmerge.kernels.compiled.codes import BF16, F16, F32
-
-intrinsic: Any = _intrinsic  # its declared type hides that the typing context is passed by numba
+from taskmerge.kernels.compiled.inner import (
+    array_at,
+    bits_of_double,
+    bits_of_float,
+    double_of_bits,
+    float_of_bits,
+    inlined,
+    inner,
+    intrinsic,
+)
 
 _ONE = np.uint32(1)
 _TOP = np.uint32(16)
@@ -35,46 +41,6 @@ _F16_NORMAL = np.uint32(0x38800000)  # 2^-14 as float32
 _F16_MAGIC = np.uint32(0x38000000)  # exponent bias 15 -> 127
 _F32_INFINITE = np.uint32(0x7F800000)
 _THIRTEEN = np.uint32(13)
-
-
-@intrinsic
-def pointer(typing: Any, address: Any) -> Any:
-    """An integer address as a pointer for `numba.carray`."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.int64), build
-
-
-@intrinsic
-def float_of_bits(typing: Any, bits: Any) -> Any:
-    """uint32 -> the float32 with these bits."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.uint32), build
-
-
-@intrinsic
-def double_of_bits(typing: Any, bits: Any) -> Any:
-    """uint64 -> the float64 with these bits."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.DoubleType())
-
-    return types.float64(types.uint64), build
-
-
-@intrinsic
-def bits_of_float(typing: Any, value: Any) -> Any:
-    """float32 -> its bits as uint32."""
-
-    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.IntType(32))
-
-    return types.uint32(types.float32), build
 
 
 @intrinsic
@@ -109,19 +75,13 @@ def lowest_bit(typing: Any, bits: Any) -> Any:
     return types.int64(types.uint64), build
 
 
-@njit(nogil=True, error_model="numpy", inline="always")
-def array_at(address: int, shape: tuple[int, ...], dtype: type) -> np.ndarray:
-    """The C-contiguous array at an address, seen, not owned."""
-    return carray(pointer(address), shape, dtype)
-
-
-@njit(nogil=True, error_model="numpy", inline="always")
+@inlined
 def float_of_bfloat(short: np.uint16) -> np.float32:
     """bfloat16 bits -> float32."""
     return float_of_bits(np.uint32(np.uint32(short) << _TOP))
 
 
-@njit(nogil=True, error_model="numpy", inline="always")
+@inlined
 def float32_of_half(half: np.uint16) -> np.float32:
     """float16 bits -> float32, subnormals and infinities included."""
     wide = np.uint32(half)
@@ -138,7 +98,7 @@ def float32_of_half(half: np.uint16) -> np.float32:
     return float_of_bits(np.uint32(result | ((wide & np.uint32(0x8000)) << _TOP)))
 
 
-@njit(nogil=True, error_model="numpy", inline="always")
+@inlined
 def round_to_odd(value: np.float64) -> np.uint32:
     """Bits of the float32 next to `value` towards zero, last bit set when inexact: rounding that again, to a format
     at least two bits shorter, gives the correctly rounded result of `value` itself."""
@@ -152,7 +112,7 @@ def round_to_odd(value: np.float64) -> np.uint32:
     return bits
 
 
-@njit(nogil=True, error_model="numpy", inline="always")
+@inlined
 def bfloat_of(value: np.float64) -> np.uint16:
     """float64 -> bfloat16 bits, to nearest even."""
     odd = round_to_odd(value)
@@ -162,7 +122,7 @@ def bfloat_of(value: np.float64) -> np.uint16:
     return np.uint16(rounded)
 
 
-@njit(nogil=True, error_model="numpy", inline="always")
+@inlined
 def half_of(value: np.float64) -> np.uint16:
     """float64 -> float16 bits, to nearest even, subnormals and overflow to infinity included."""
     odd = round_to_odd(value)
@@ -179,7 +139,7 @@ def half_of(value: np.float64) -> np.uint16:
     return np.uint16(result | ((odd & _SIGN) >> _TOP))
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def decode(address: int, code: int, start: int, count: int, out: np.ndarray) -> None:
     """Entries [start, start + count) of the array at `address`, as float64, into `out`."""
     if code == BF16:
@@ -200,7 +160,7 @@ def decode(address: int, code: int, start: int, count: int, out: np.ndarray) -> 
             out[j] = double[j]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def decode_delta(address: int, code: int, start: int, count: int, base: np.ndarray, out: np.ndarray) -> None:
     """Entries [start, start + count) less the base's, float64."""
     if code == BF16:
@@ -213,7 +173,7 @@ def decode_delta(address: int, code: int, start: int, count: int, base: np.ndarr
             out[j] -= base[j]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def add_delta(
     address: int,
     code: int,
@@ -235,7 +195,7 @@ def add_delta(
             total[j] += weight * (scratch[j] - base[j])
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def decode_single(address: int, code: int, start: int, count: int, out: np.ndarray) -> None:
     """As `decode`, into float32; not for F64."""
     if code == BF16:
@@ -252,7 +212,7 @@ def decode_single(address: int, code: int, start: int, count: int, out: np.ndarr
             out[j] = single[j]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def encode(values: np.ndarray, address: int, code: int, start: int, count: int) -> None:
     """`values[:count]`, float64, rounded once to nearest even, to entries [start, start + count) at `address`."""
     if code == BF16:
@@ -271,14 +231,13 @@ def encode(values: np.ndarray, address: int, code: int, start: int, count: int) 
             double[j] = values[j]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def encode_bfloat(values: np.ndarray, out: np.ndarray) -> None:
     """As `encode`. The bits of a float64 rounded as a whole number to 7 of its 52 mantissa bits are those of a float32
     whose upper half is the bfloat16, if that is normal. A block with any other but true zeros is done again by
     `bfloat_of`."""
-    wide = values.view(np.uint64)
     for j in range(out.size):
-        bits = wide[j]
+        bits = bits_of_double(values[j])
         rounded = np.uint64(bits + _HALF_OF_45 + ((bits >> _45) & _ONE_OF_64)) & _WITHOUT_45
         out[j] = np.uint16(bits_of_float(np.float32(double_of_bits(rounded))) >> _TOP)
     least, most = _MAGNITUDE_OF_16, np.uint16(0)
@@ -294,7 +253,7 @@ def encode_bfloat(values: np.ndarray, out: np.ndarray) -> None:
             out[j] = bfloat_of(values[j])
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def count_nonfinite(address: int, code: int, start: int, count: int) -> int:
     """How many of these entries are NaN or infinite: one vectorised maximum of the exponents, counted only if any."""
     bad = 0

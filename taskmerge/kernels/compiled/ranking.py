@@ -7,9 +7,8 @@ multiples of some power of two, few of them odd ones.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from taskmerge.kernels.compiled.formats import array_at, float_of_bits
+from taskmerge.kernels.compiled.inner import array_at, float_of_bits, inner
 
 _32 = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -41,7 +40,7 @@ def pack_short(magnitudes_at: int, count: int, row: int, place_bits: int, keys_a
             keys[j] = ((np.uint32(whole) << np.uint32(1) | odd) << above) | np.uint32(j)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def scale_to(value: float, bits: int) -> float:
     """The power of two that brings a positive finite number to [2^(bits - 1), 2^bits); 1 for any other."""
     scale = 1.0

@@ -6,13 +6,10 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from taskmerge.kernels.compiled.blocks import drop_random
-from taskmerge.kernels.compiled.codes import BF16, F64
+from taskmerge.kernels.compiled.codes import BF16, DELTA, F64, FORMAT, KEEP_ALL
+from taskmerge.kernels.compiled.combining import survive
 from taskmerge.kernels.compiled.formats import (
-    array_at,
-    bits_of_float,
     decode,
     decode_delta,
     decode_single,
@@ -20,39 +17,66 @@ from taskmerge.kernels.compiled.formats import (
     inside_of_64,
     lowest_bit,
 )
+from taskmerge.kernels.compiled.inner import array_at, bits_of_float, inner
 from taskmerge.kernels.pairs import BLOCK
 from taskmerge.kernels.selection import RAGGED
 
 _MAGNITUDE = np.uint32(0x7FFFFFFF)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def magnitude_block(
-    base_at: int, base_format: int, other_at: int, other_format: int, start: int, space: np.ndarray, bits: np.ndarray
+    base_at: int,
+    base_format: int,
+    other_at: int,
+    other_code: int,
+    start: int,
+    count: int,
+    scratch_at: int,
+    bits_at: int,
 ) -> None:
-    """Bits of float32(|x - b|), uint32. Where no input is F64, float32 subtraction gives the same as float64 rounded.
+    """Bits of float32(|x - b|), or of float32(|x|) for a task vector's own entries: uint32 (count,). Where no input is
+    F64, float32 subtraction gives the same as float64 rounded.
 
-    space: float64 (2, BLOCK).
+    scratch: float64 (3 * BLOCK,), the last of them zeros.
     """
-    count = bits.size
-    if base_format == BF16 and other_format == BF16:
-        first = array_at(base_at + 2 * start, (count,), np.uint16)
+    bits, other_format = array_at(bits_at, (count,), np.uint32), other_code & FORMAT
+    first_at, from_format = base_at + 2 * start, base_format
+    if other_code & DELTA:
+        first_at, from_format = scratch_at + 16 * BLOCK, other_format
+    if from_format == BF16 and other_format == BF16:
+        first = array_at(first_at, (count,), np.uint16)
         second = array_at(other_at + 2 * start, (count,), np.uint16)
         for j in range(count):
             difference = np.float32(float_of_bfloat(second[j]) - float_of_bfloat(first[j]))
             bits[j] = np.uint32(bits_of_float(difference) & _MAGNITUDE)
-    elif base_format != F64 and other_format != F64:
-        base, other = space[0].view(np.float32), space[1].view(np.float32)
-        decode_single(base_at, base_format, start, count, base)
+    elif from_format != F64 and other_format != F64:
+        base = array_at(scratch_at, (BLOCK,), np.float32)
+        other = array_at(scratch_at + 8 * BLOCK, (BLOCK,), np.float32)
+        if other_code & DELTA:
+            for j in range(count):
+                base[j] = np.float32(0.0)
+        else:
+            decode_single(base_at, base_format, start, count, base)
         decode_single(other_at, other_format, start, count, other)
         for j in range(count):
             bits[j] = np.uint32(bits_of_float(np.float32(other[j] - base[j])) & _MAGNITUDE)
     else:
-        base_wide, delta = space[0], space[1]
-        decode(base_at, base_format, start, count, base_wide)
-        decode_delta(other_at, other_format, start, count, base_wide, delta)
+        wide = array_at(scratch_at + (16 * BLOCK if other_code & DELTA else 0), (BLOCK,), np.float64)
+        delta = array_at(scratch_at + 8 * BLOCK, (BLOCK,), np.float64)
+        if not other_code & DELTA:
+            decode(base_at, base_format, start, count, wide)
+        decode_delta(other_at, other_format, start, count, wide, delta)
         for j in range(count):
             bits[j] = np.uint32(bits_of_float(np.float32(delta[j])) & _MAGNITUDE)
+
+
+@inner
+def zero_block(address: int) -> None:
+    """Zeros into a block of float64."""
+    block = array_at(address, (BLOCK,), np.float64)
+    for j in range(BLOCK):
+        block[j] = 0.0
 
 
 def magnitudes(
@@ -68,24 +92,20 @@ def magnitudes(
     """Magnitudes of `pieces` runs of entries, one after the other, as float32 bits.
 
     addresses, formats: int64 (pieces, specialists + 1).  counts: int64 (pieces,), their sum is total.  out: uint32
-    (specialists, total).  scratch: float64 (2 * BLOCK,).
+    (specialists, total).  scratch: float64 (3 * BLOCK,).
     """
     addresses = array_at(addresses_at, (pieces, specialists + 1), np.int64)
     formats = array_at(formats_at, (pieces, specialists + 1), np.int64)
     counts = array_at(counts_at, (pieces,), np.int64)
-    out = array_at(out_at, (specialists, total), np.uint32)
-    space = array_at(scratch_at, (2, BLOCK), np.float64)
+    zero_block(scratch_at + 16 * BLOCK)
     filled = 0
     for piece in range(pieces):
         base_at, base_format = addresses[piece, 0], formats[piece, 0]
         for i in range(specialists):
-            other_at, other_format = addresses[piece, i + 1], formats[piece, i + 1]
-            done = 0
-            while done < counts[piece]:
-                end = min(done + BLOCK, counts[piece])
-                bits = out[i, filled + done : filled + end]
-                magnitude_block(base_at, base_format, other_at, other_format, done, space, bits)
-                done = end
+            other_at, code = addresses[piece, i + 1], formats[piece, i + 1]
+            for done in range(0, counts[piece], BLOCK):
+                length, bits_at = min(BLOCK, counts[piece] - done), out_at + 4 * (i * total + filled + done)
+                magnitude_block(base_at, base_format, other_at, code, done, length, scratch_at, bits_at)
         filled += counts[piece]
 
 
@@ -109,7 +129,7 @@ def count_in_brackets(
     whose: int64 (queries,), the specialist each query looks at, in rising order.  low, high, shifts: uint32
     (queries,), bracket of magnitude bits, inclusive.  above: int64 (queries,), added to: entries over the bracket.
     histogram: int64 (queries, bins), added to: entries inside, bin `(bits - low) >> shift`, each
-    counting RAGGED more if its last `shift` bits are not zero.  scratch: float64 (3 * BLOCK,).
+    counting RAGGED more if its last `shift` bits are not zero.  scratch: float64 (4 * BLOCK,).
     """
     addresses = array_at(addresses_at, (specialists + 1,), np.int64)
     formats = array_at(formats_at, (specialists + 1,), np.int64)
@@ -118,27 +138,25 @@ def count_in_brackets(
     shifts = array_at(shifts_at, (queries,), np.uint32)
     above = array_at(above_at, (queries,), np.int64)
     histogram = array_at(histogram_at, (queries, bins), np.int64)
-    space = array_at(scratch_at, (2, BLOCK), np.float64)
-    block_at = scratch_at + 16 * BLOCK
-    block = array_at(block_at, (BLOCK,), np.uint32)
-    done = 0
-    while done < count:
+    block_at = scratch_at + 24 * BLOCK
+    bits = array_at(block_at, (BLOCK,), np.uint32)
+    zero_block(scratch_at + 16 * BLOCK)
+    for done in range(0, count, BLOCK):
         length = min(BLOCK, count - done)
-        bits = block[:length]
         for query in range(queries):
             i = whose[query] + 1
             if query == 0 or whose[query] != whose[query - 1]:
-                magnitude_block(addresses[0], formats[0], addresses[i], formats[i], done, space, bits)
+                where = (addresses[0], formats[0], addresses[i], formats[i])
+                magnitude_block(where[0], where[1], where[2], where[3], done, length, scratch_at, block_at)
             most = np.int32(high[query])
             over = np.int32(0)
             for j in range(length):
                 over = np.int32(over + np.int32(np.int32(bits[j]) > most))  # a plain += would be of 64 bits
             above[query] += over
             count_inside(block_at, length, low[query], high[query], shifts[query], histogram[query])
-        done += length
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def count_inside(
     block_at: int, length: int, low: np.uint32, high: np.uint32, shift: np.uint32, bins: np.ndarray
 ) -> None:
@@ -156,7 +174,7 @@ def count_inside(
             bins[offset >> shift] += 1 + (RAGGED if offset & low_bits != 0 else 0)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner
 def fold(values: np.ndarray) -> float:
     """Sum of a power of two of values by halving, in a fixed order; destroys them."""
     half = values.size // 2
@@ -167,36 +185,58 @@ def fold(values: np.ndarray) -> float:
     return values[0]
 
 
-@njit(nogil=True, error_model="numpy")
-def delta_block(
-    addresses: np.ndarray, formats: np.ndarray, start: int, count: int, base: np.ndarray, rows: np.ndarray
+@inner
+def vector_block(
+    addresses: np.ndarray, formats: np.ndarray, start: int, count: int, models: int, scratch_at: int
 ) -> None:
-    """All specialists' deltas of one block, zeros after `count`."""
+    """All specialists' deltas of one block, or with models != 0 the models b + d themselves; zeros after `count`.
+
+    scratch: float64 ((specialists + 2) * BLOCK,): the base, what is subtracted, the specialists' rows.
+    """
+    base = array_at(scratch_at, (BLOCK,), np.float64)
+    moved = array_at(scratch_at + 8 * BLOCK, (BLOCK,), np.float64)
     decode(addresses[0], formats[0], start, count, base)
-    for i in range(rows.shape[0]):
-        row = rows[i]
-        decode_delta(addresses[i + 1], formats[i + 1], start, count, base, row)
+    for j in range(count):
+        moved[j] = -base[j] if models != 0 else 0.0
+    for i in range(addresses.size - 1):
+        row = array_at(scratch_at + 8 * BLOCK * (2 + i), (BLOCK,), np.float64)
+        code = formats[i + 1] & FORMAT
+        decode(addresses[i + 1], code, start, count, row)
+        if formats[i + 1] & DELTA:
+            for j in range(count):
+                row[j] -= moved[j]
+        elif models == 0:
+            for j in range(count):
+                row[j] -= base[j]
         for j in range(count, BLOCK):
             row[j] = 0.0
 
 
 def gram_of_piece(
-    specialists: int, addresses_at: int, formats_at: int, count: int, blocks: int, partial_at: int, scratch_at: int
+    specialists: int,
+    addresses_at: int,
+    formats_at: int,
+    count: int,
+    models: int,
+    blocks: int,
+    partial_at: int,
+    scratch_at: int,
 ) -> None:
-    """`<d_i, d_j>` over one piece. partial: float64 (specialists, specialists, blocks), blocks a power of two, zeroed;
-    the sums are folded over blocks and left in [:, :, 0]. scratch: float64 ((specialists + 2) * BLOCK,)."""
+    """`<d_i, d_j>` over one piece, or `<x_i, x_j>` with models != 0. partial: float64 (specialists, specialists,
+    blocks), blocks a power of two, zeroed; the sums are folded over blocks and left in [:, :, 0]. scratch: float64
+    ((specialists + 3) * BLOCK,)."""
     addresses = array_at(addresses_at, (specialists + 1,), np.int64)
     formats = array_at(formats_at, (specialists + 1,), np.int64)
     partial = array_at(partial_at, (specialists, specialists, blocks), np.float64)
-    space = array_at(scratch_at, (specialists + 2, BLOCK), np.float64)
-    base, products, rows = space[0], space[1], space[2:]
+    products = array_at(scratch_at, (BLOCK,), np.float64)
+    rows = array_at(scratch_at + 24 * BLOCK, (specialists, BLOCK), np.float64)
     for block in range((count + BLOCK - 1) // BLOCK):
-        delta_block(addresses, formats, block * BLOCK, min(BLOCK, count - block * BLOCK), base, rows)
+        done = block * BLOCK
+        vector_block(addresses, formats, done, min(BLOCK, count - done), models, scratch_at + 8 * BLOCK)
         for i in range(specialists):
             for k in range(i, specialists):
-                first, second = rows[i], rows[k]
                 for j in range(BLOCK):
-                    products[j] = first[j] * second[j]
+                    products[j] = rows[i, j] * rows[k, j]
                 partial[i, k, block] = fold(products)
     for i in range(specialists):
         for k in range(i, specialists):
@@ -211,32 +251,38 @@ def mass_of_piece(
     count: int,
     start: int,
     keys_at: int,
-    limit: int,
+    sparsify_at: int,
+    limits_at: int,
+    chances_at: int,
     blocks: int,
     partial_at: int,
     scratch_at: int,
 ) -> None:
-    """Sums of magnitudes of one piece: of all entries and of those the random bits keep.
+    """Sums of magnitudes of one piece: of all entries and of those that random bits keep.
 
-    start: index of the first entry in its tensor.  keys: uint64 (specialists,).  partial: float64 (2, specialists,
-    blocks), blocks a power of two, zeroed; the sums are left in [:, :, 0].  scratch: float64 ((specialists + 2) *
-    BLOCK,).
+    start: index of the first entry in its tensor.  keys, sparsify, limits: (specialists,), chances: int64
+    (specialists,), addresses, as for `combining.combine_pieces`.  partial: float64 (2, specialists, blocks), blocks a
+    power of two, zeroed; the sums are left in [:, :, 0].  scratch: float64 ((specialists + 4) * BLOCK,).
     """
     addresses = array_at(addresses_at, (specialists + 1,), np.int64)
     formats = array_at(formats_at, (specialists + 1,), np.int64)
-    keys = array_at(keys_at, (specialists,), np.uint64)
+    keys, chances = array_at(keys_at, (specialists,), np.uint64), array_at(chances_at, (specialists,), np.int64)
+    sparsify, limits = array_at(sparsify_at, (specialists,), np.int64), array_at(limits_at, (specialists,), np.uint64)
     partial = array_at(partial_at, (2, specialists, blocks), np.float64)
-    space = array_at(scratch_at, (specialists + 2, BLOCK), np.float64)
-    base, mass, rows = space[0], space[1], space[2:]
+    mass, words_at = array_at(scratch_at, (BLOCK,), np.float64), scratch_at + 8 * BLOCK
     for block in range((count + BLOCK - 1) // BLOCK):
-        delta_block(addresses, formats, block * BLOCK, min(BLOCK, count - block * BLOCK), base, rows)
-        first = np.uint64(start + block * BLOCK)
+        done = block * BLOCK
+        length = min(BLOCK, count - done)
+        vector_block(addresses, formats, done, length, 0, scratch_at + 16 * BLOCK)
         for i in range(specialists):
-            row, key = rows[i], keys[i]
+            row = array_at(scratch_at + 8 * BLOCK * (4 + i), (BLOCK,), np.float64)
             for j in range(BLOCK):
                 mass[j] = abs(row[j])
             partial[0, i, block] = fold(mass)
-            drop_random(row, BLOCK, key, first, np.uint64(limit), 1.0, base.view(np.uint64), mass)
+            for j in range(BLOCK):
+                mass[j] = row[j] if sparsify[i] == KEEP_ALL else 0.0
+            random = keys[i], np.uint64(start + done), limits[i]
+            survive(sparsify[i], row, length, (0.0, np.inf), random, 1.0, chances[i] + 8 * done, words_at, mass)
             for j in range(BLOCK):
                 mass[j] = abs(mass[j])
             partial[1, i, block] = fold(mass)

@@ -11,15 +11,18 @@ from taskmerge.kernels.exact.expansions import nearest
 from taskmerge.kernels.exact.terms import Terms
 
 
-def merged(base: float, models: Sequence[float], divisors: Sequence[float], terms: Terms) -> float:
-    """The merged entry, rounded once. divisors: what each delta is divided by, 0 where the consensus leaves it out."""
-    start = Fraction(base)
+def merged(
+    base: float, models: Sequence[float], origins: Sequence[float], divisors: Sequence[float], terms: Terms
+) -> float:
+    """The merged entry, rounded once. origins: what each model's delta is taken from. divisors: what each delta is
+    divided by, 0 where the consensus leaves it out."""
     move, below = Fraction(0), Fraction(0) if terms.shares else Fraction(1)
-    for i, (model, divisor) in enumerate(zip(models, divisors, strict=True)):
+    for i, (model, origin, divisor) in enumerate(zip(models, origins, divisors, strict=True)):
         if divisor:
-            move += terms.weights[i] * terms.factors[i] * (Fraction(model) - start) / Fraction(divisor)
+            move += terms.weights[i] * terms.factors[i] * (Fraction(model) - Fraction(origin)) / Fraction(divisor)
             below += terms.shares[i] if terms.shares else 0
-    return nearest(terms.base_factor * start + (terms.scale * move / below if below else 0))
+    start = terms.base_factor * Fraction(base) if terms.base_factor else 0
+    return nearest(start + (terms.scale * move / below if below else 0))
 
 
 def total(values: np.ndarray) -> Fraction:

@@ -8,7 +8,7 @@ import numpy as np
 
 from taskmerge.kernels.operands import Measurement
 from taskmerge.kernels.pairs import Piece
-from taskmerge.kernels.program import DropByRank, DropRandom, KeepLargest, Program
+from taskmerge.kernels.program import DropByRank, DropRandom, KeepLargest, Program, Sparsify
 from taskmerge.numbers.randomness import keep_limit, uniform_bits
 from taskmerge.numbers.rounding import decode
 
@@ -18,42 +18,48 @@ def values_of(piece: Piece) -> list[np.ndarray]:
     return [decode(operand.read(piece.start, piece.stop), operand.dtype) for operand in piece.pair.operands]
 
 
+def origin_of(piece: Piece, specialist: int, base: np.ndarray) -> np.ndarray:
+    """What a specialist's entries are taken from: the base's, or zeros where they are a task vector's own."""
+    return np.broadcast_to(0.0, base.shape) if piece.pair.specialists[specialist].is_delta else base
+
+
 def survivors(
     piece: Piece, values: Sequence[np.ndarray], program: Program, found: Measurement, keys: Sequence[int]
 ) -> list[np.ndarray]:
     """Per specialist float64 (entries,): 0 where an entry is dropped, else what survivors are divided by (1, or their
     own probability)."""
-    return [_kept(piece, values, i, program, found, keys) for i in range(len(values) - 1)]
+    return [kept(piece, values, i, program.ways[i], found, keys) for i in range(len(values) - 1)]
 
 
-def _kept(
-    piece: Piece, values: Sequence[np.ndarray], i: int, program: Program, found: Measurement, keys: Sequence[int]
+def kept(
+    piece: Piece, values: Sequence[np.ndarray], i: int, how: Sparsify | None, found: Measurement, keys: Sequence[int]
 ) -> np.ndarray:
-    how = program.sparsify_of(i)
+    """As `survivors`, of one."""
     if isinstance(how, KeepLargest):
         assert found.lowest is not None and found.highest is not None
-        sizes = _magnitudes(values[0], values[i + 1])
+        sizes = _magnitudes(origin_of(piece, i, values[0]), values[i + 1])
         return ((sizes >= found.lowest[i]) & (sizes <= found.highest[i])).astype(np.float64)
     if isinstance(how, DropRandom):
         return (uniform_bits(keys[i], piece.start, piece.length) < keep_limit(how.density)).astype(np.float64)
     if isinstance(how, DropByRank):
         chance = _chances(piece, i, how)
         kept = uniform_bits(keys[i], piece.start, piece.length) < np.floor(chance * 2.0**32)
-        return np.where(kept, chance if how.rescale else 1.0, 0.0)
+        return np.where(kept, chance if how.rescale == "own_probability" else 1.0, 0.0)
     return np.ones(piece.length)
 
 
-def _magnitudes(base: np.ndarray, model: np.ndarray) -> np.ndarray:
-    return np.abs((model - base).astype(np.float32))
+def _magnitudes(origin: np.ndarray, model: np.ndarray) -> np.ndarray:
+    return np.abs((model - origin).astype(np.float32))
 
 
 def _chances(piece: Piece, specialist: int, drop: DropByRank) -> np.ndarray:
     """Keep-probabilities by mean rank within whole rows: float64 (entries,)."""
     whole, row = piece.widened_to_rows(), piece.pair.row
-    base, model = values_of(whole._replace(pair=piece.pair._replace(specialists=(piece.pair.specialists[specialist],))))
+    whole = whole._replace(pair=piece.pair._replace(specialists=(piece.pair.specialists[specialist],)))
+    base, model = values_of(whole)
     chance = np.full(whole.length, drop.density)
     if row > 1:
-        sizes = _magnitudes(base, model).reshape(-1, row)
+        sizes = _magnitudes(origin_of(whole, 0, base), model).reshape(-1, row)
         chance = drop.density - drop.epsilon + 2.0 * drop.epsilon * mean_ranks(sizes) / float(row - 1)
     return chance.clip(0.0, 1.0).ravel()[piece.start - whole.start :][: piece.length]
 

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from taskmerge.kernels.exact.expansions import Scalar, scaled_alike
 from taskmerge.kernels.pairs import Job
-from taskmerge.kernels.program import Consensus, DropRandom, Elect, Program
+from taskmerge.kernels.program import Consensus, DropRandom, Elect, Program, by_mass
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Terms:
     scale: Fraction
     base_factor: Fraction
     consensus: Consensus
+    base_left_out: bool
 
     @classmethod
     def of(cls, program: Program, job: Job) -> Terms | None:
@@ -37,8 +38,9 @@ class Terms:
             tuple(Fraction(weight) for weight in weights),
             tuple(rescaling),
             Fraction(program.scale),
-            Fraction(program.base_factor),
+            program.base_factor(weights),
             program.consensus,
+            program.base == "left_out",
         )
 
     @cached_property
@@ -63,9 +65,9 @@ class Terms:
 
 def _rescaling(program: Program, job: Job, specialist: int) -> tuple[float, float | Fraction]:
     """What survivors of a random drop are divided by, and what multiplied by."""
-    how = program.sparsify_of(specialist)
+    how = program.ways[specialist]
     if isinstance(how, DropRandom) and how.rescale == "inverse_density":
         return how.density, 1.0
-    if isinstance(how, DropRandom) and how.rescale == "l1" and job.found.factors is not None:
+    if by_mass(how) and job.found.factors is not None:
         return 1.0, job.found.factors[specialist]
     return 1.0, 1.0

@@ -1,4 +1,4 @@
-"""Running one embedder on a batch and catching what its projector and its layers put out."""
+"""What an embedder's projector and layers put out while it embeds a batch."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from taskmerge.embedders.anatomy import Anatomy
+from taskmerge.embedders.interface import Embedder, as_array
 from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,47 +38,22 @@ class Captured:
         return last if last.shape == self.hidden[0].shape else self.hidden[0]
 
 
-def capture(model: Any, items: Sequence[Any], anatomy: Anatomy, modality: str) -> Captured:
+def capture(embedder: Embedder, items: Sequence[Any], anatomy: Anatomy, modality: str) -> Captured:
     """Embed `items` once and keep the projector's output and the projected tokens' state at every depth.
 
-    model: a SentenceTransformer; items as `Pairs.load` gives them. Layer outputs are cut down to the projected tokens
-    as they are made, so that a batch never holds all layers whole. Raises UsageError when nothing was projected.
+    items: as `Pairs.load` gives them. Layer outputs are cut down to the projected tokens as they are made, so that a
+    batch never holds all layers whole. Raises UsageError when nothing was projected.
     """
-    features = prepared(model, items)
+    features = embedder.prepare(items)
     tokens = anatomy.projected_tokens(features, modality)
     if tokens is None:
         tokens = features["attention_mask"].bool()
     if not bool(tokens.any()):
         raise UsageError(f"no token of these items stands for {modality}", next_move="are the probes of that modality?")
     kept = Captured(np.empty((0, 0)))
-    with _hooks(anatomy, modality, tokens, kept):
-        output = _forward(model, features)
+    with embedder.inference(), _hooks(anatomy, modality, tokens, kept):
+        output = as_array(embedder.embed(features))
     return Captured(output, kept.projected, kept.hidden)
-
-
-def embed(model: Any, items: Sequence[Any]) -> np.ndarray:
-    """Final embeddings of one batch, (items, d) float32."""
-    return _forward(model, prepared(model, items))
-
-
-def prepared(model: Any, items: Sequence[Any]) -> dict[str, Any]:
-    """A batch's features on the model's device, real numbers in the model's precision."""
-    dtype = next(parameter.dtype for parameter in model.parameters() if parameter.is_floating_point())
-
-    def placed(value: Any) -> Any:
-        if not hasattr(value, "is_floating_point"):
-            return value
-        return value.to(model.device, dtype) if value.is_floating_point() else value.to(model.device)
-
-    return {key: placed(value) for key, value in model.preprocess(list(items)).items()}
-
-
-def _forward(model: Any, features: dict[str, Any]) -> np.ndarray:
-    import torch
-
-    model.eval()
-    with torch.no_grad():
-        return _array(model(features)["sentence_embedding"])
 
 
 @contextmanager
@@ -86,7 +62,7 @@ def _hooks(anatomy: Anatomy, modality: str, tokens: Tensor, kept: Captured) -> I
 
     def on_projector(module: nn.Module, inputs: Any, output: Any) -> None:
         value = _tensor(output)
-        kept.projected.append(_array(value.reshape(-1, value.shape[-1])))
+        kept.projected.append(as_array(value.reshape(-1, value.shape[-1])))
 
     def on_first_layer(module: nn.Module, inputs: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         value = inputs[0] if inputs else keywords["hidden_states"]
@@ -116,10 +92,4 @@ def _at_tokens(states: Tensor, tokens: Tensor) -> np.ndarray:
             f"layer states of shape {tuple(states.shape)} do not fit a token mask of shape {tuple(tokens.shape)}",
             next_move="load the model without sequence flattening (attn_implementation='sdpa')",
         )
-    return _array(states.reshape(-1, states.shape[-1])[tokens.reshape(-1).to(states.device)])
-
-
-def _array(value: Tensor) -> np.ndarray:
-    """As NumPy, float32 for half precisions (which it holds exactly)."""
-    value = value.detach()
-    return (value.float() if value.element_size() < 4 else value).cpu().numpy()
+    return as_array(states.reshape(-1, states.shape[-1])[tokens.reshape(-1).to(states.device)])

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from taskmerge.embedders.anatomy import Anatomy, anatomy_of
+from taskmerge.embedders.anatomy import Anatomy
+from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.pairs import Pairs
 from taskmerge.errors import UsageError
-from taskmerge.measuring.drift.capture import Captured, capture, embed
+from taskmerge.measuring.drift.capture import Captured, capture
 from taskmerge.measuring.drift.statistics import (
     PairMoments,
     RowSums,
@@ -19,8 +20,8 @@ from taskmerge.measuring.drift.statistics import (
     gallery_statistics,
     neighbour_overlap,
 )
-from taskmerge.measuring.metrics.retrieval import collapse, normalized, score_queries
-from taskmerge.measuring.metrics.rotation import orthogonal_procrustes
+from taskmerge.metrics.retrieval import collapse, normalized, score_queries
+from taskmerge.metrics.rotation import orthogonal_procrustes
 
 MOMENTS_MEMORY = 2 << 30
 """Bytes that the moments behind the layers' CKA may take; with more layers than fit, evenly spaced ones are measured.
@@ -82,8 +83,8 @@ class Comparison:
 
 
 def compare(
-    reference: Any,
-    other: Any,
+    reference: Embedder,
+    other: Embedder,
     pairs: Pairs,
     *,
     batch_size: int = 32,
@@ -95,7 +96,7 @@ def compare(
     Hidden states are summed up and let go batch by batch; what grows with the probes is their final embeddings alone.
     Raises UsageError when the two backbones differ in depth.
     """
-    anatomies = (anatomy_of(reference, components), anatomy_of(other, components))
+    anatomies = (reference.anatomy(components), other.anatomy(components))
     if len(anatomies[0].layers) != len(anatomies[1].layers):
         depths = " and ".join(str(len(anatomy.layers)) for anatomy in anatomies)
         raise UsageError(f"the two backbones have {depths} layers: drift compares models of one architecture")
@@ -111,21 +112,17 @@ def compare(
         probes[0].append(first.embeddings)
         probes[1].append(second.embeddings)
     embedded = [
-        Embedded(np.concatenate(rows), embed_texts(model, texts, batch_size))
-        for model, rows in zip((reference, other), probes, strict=True)
+        Embedded(np.concatenate(rows), side.encode(texts, "text", batch_size=batch_size))
+        for side, rows in zip((reference, other), probes, strict=True)
     ]
     return Comparison(right, embedded[0], embedded[1], projector.control(anatomies), layers.changes())
 
 
-def embed_pairs(model: Any, pairs: Pairs, batch_size: int = 32) -> Embedded:
+def embed_pairs(embedder: Embedder, pairs: Pairs, batch_size: int = 32) -> Embedded:
     """Final embeddings alone, for the null band."""
-    rows = [embed(model, items) for items, _ in pairs.batches(batch_size)]
-    return Embedded(np.concatenate(rows), embed_texts(model, collapse(pairs.texts)[0], batch_size))
-
-
-def embed_texts(model: Any, texts: list[str], batch_size: int) -> np.ndarray:
-    """(texts, d) float32."""
-    return np.concatenate([embed(model, texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)])
+    rows = [embedder.encode(items, pairs.modality, batch_size=batch_size) for items, _ in pairs.batches(batch_size)]
+    texts = collapse(pairs.texts)[0]
+    return Embedded(np.concatenate(rows), embedder.encode(texts, "text", batch_size=batch_size))
 
 
 def probe_changes(reference: Embedded, other: Embedded, right: np.ndarray) -> dict[str, np.ndarray]:

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from taskmerge.checkpoints.components import component_map
-from taskmerge.checkpoints.weights import Weights
-from taskmerge.embedders.loading import check_takes
+from taskmerge.checkpoints.opening import open_weights
+from taskmerge.checkpoints.weights import HasTensors, Weights
+from taskmerge.embedders.interface import Embedder
+from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import Problem, UsageError
 from taskmerge.measuring.drift.comparison import Comparison, Embedded, compare, embed_pairs, probe_changes
@@ -19,8 +21,8 @@ from taskmerge.measuring.drift.null_band import Band, between_halves, named_refe
 from taskmerge.measuring.drift.report import DriftReport, ModalityDrift
 from taskmerge.measuring.drift.statistics import PairMoments, gallery_statistics
 from taskmerge.measuring.drift.verdict import DEFAULT_LIMIT, Verdict, judge
-from taskmerge.measuring.metrics.bootstrap import mean_interval
-from taskmerge.measuring.metrics.retrieval import collapse, score_queries
+from taskmerge.metrics.bootstrap import mean_interval
+from taskmerge.metrics.retrieval import collapse, score_queries
 
 BATCH_SIZE = 32
 
@@ -35,12 +37,12 @@ def diagnose_drift(
     references: Mapping[str, Any] | Sequence[Any] = (),
     batch_size: int = BATCH_SIZE,
     components: Mapping[str, Any] | None = None,
-    device: str = "cpu",
+    device: str | None = None,
 ) -> DriftReport:
     """Measure what fusing did to what the specialist could do, and judge it.
 
-    fused, specialist: SentenceTransformer models or folders.  base: folder, model or `Weights`; for the weights-only
-    forecast, may be missing.  probes: what `read_pairs` takes; may be missing when base is given: then there is only a
+    fused, specialist: what `open_embedder` takes.  base: the same, or `Weights`; for the weights-only forecast, may be
+    missing.  probes: what `read_pairs` takes; may be missing when base is given: then there is only a
     forecast.  For several grafted projectors hand in `specialist` and `probes` as {name: …} with the same names.
     limit: the R@1 drop that matters.  references: models that did not drift, such as the specialist trained from
     another seed; they widen the null band beyond the specialist's own twin in another precision. With several
@@ -63,14 +65,15 @@ def diagnose_drift(
         if base is not None
     }
     modalities = {}
-    fused_model = _model(fused, device) if pairs else None
+    fused_model = open_embedder(fused, device=device) if pairs else None
     for name, own_pairs in pairs.items():
         given: Any = references.get(name, ()) if by_name and isinstance(references, Mapping) else references
+        assert fused_model is not None
         modalities[name] = diagnose_modality(
             fused_model,
-            _model(specialists[name], device),
+            open_embedder(specialists[name], device=device),
             own_pairs,
-            {title: _model(model, device) for title, model in named_references(given).items()},
+            {title: open_embedder(model, device=device) for title, model in named_references(given).items()},
             limit=limit,
             batch_size=batch_size,
             components=components,
@@ -79,18 +82,18 @@ def diagnose_drift(
 
 
 def diagnose_modality(
-    fused: Any,
-    specialist: Any,
+    fused: Embedder,
+    specialist: Embedder,
     pairs: Pairs,
-    references: Mapping[str, Any],
+    references: Mapping[str, Embedder],
     *,
     limit: float = DEFAULT_LIMIT,
     batch_size: int = BATCH_SIZE,
     components: Mapping[str, Any] | None = None,
 ) -> ModalityDrift:
-    """One specialist and its probes against the fused model; all models loaded. See `diagnose_drift`."""
+    """One specialist and its probes against the fused model. See `diagnose_drift`."""
     for model in (fused, specialist, *references.values()):
-        check_takes(model, pairs.modality, pairs.source)
+        model.check_takes(pairs.modality, pairs.source)
     found = compare(specialist, fused, pairs, batch_size=batch_size, components=components)
     changes = probe_changes(found.reference, found.other, found.right)
     twin_name, twin = precision_twin(specialist)
@@ -225,23 +228,12 @@ def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:
     return checked
 
 
-def _model(source: Any, device: str) -> Any:
-    if not isinstance(source, str | Path):
-        return source
-    from taskmerge.embedders.loading import load_embedder
-
-    return load_embedder(source, device=device)
-
-
 def _forecast(fused: Any, specialist: Any, base: Any, modality: str, components: Mapping[str, Any] | None) -> Forecast:
     return forecast_drift(_weights(fused), _weights(specialist), _weights(base), modality, components)
 
 
 def _weights(source: Any) -> Weights:
-    if not isinstance(source, str | Path) and hasattr(source, "encode"):  # a SentenceTransformer's first module
-        source = getattr(source[0], "auto_model", source[0])
-    if isinstance(source, Weights):
-        return source
-    from taskmerge.merging.algebra import Checkpoint
-
-    return Checkpoint.open(source).weights
+    """Of a model that runs, its live tensors; of anything else what it holds."""
+    if isinstance(source, str | Path | Weights | HasTensors):
+        return open_weights(source)
+    return open_embedder(source).weights

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from taskmerge.checkpoints.components import BACKBONE, component_map, layer_index
-from taskmerge.checkpoints.lineage.names import match_names
+from taskmerge.checkpoints.lineage.names import align
 from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import MergeError
 from taskmerge.numbers.rounding import decode
@@ -68,18 +68,17 @@ def forecast_drift(
     Raises MergeError when the three share no backbone tensors, or the specialist equals the base.
     """
     parts = component_map(base.tensors, base.config, components)
-    names = {"specialist": match_names(base, specialist).pairs, "fused": match_names(base, fused).pairs}
+    sides = [align(base, specialist).weights, align(base, fused).weights]
     subspace = _written_subspace(specialist, modality, components)
     sums: dict[int | None, _Sums] = {}
     for name in parts:
         info = base.tensors[name]
-        if parts[name] != BACKBONE or not info.format.mergeable or not all(name in pairs for pairs in names.values()):
+        if parts[name] != BACKBONE or not info.format.mergeable:
             continue
-        sides = [(specialist, names["specialist"][name]), (fused, names["fused"][name])]
-        if any(weights.tensors[other].shape != info.shape for weights, other in sides):
+        if any(name not in side.tensors or side.tensors[name].shape != info.shape for side in sides):
             continue
         sum_of_layer = sums.setdefault(layer_index(name), _Sums())
-        for before, own, after in _blocks(base, name, sides):
+        for before, own, after in _blocks([base, *sides], name):
             sum_of_layer.add(before, own, after, subspace)
     total = sum(sums.values(), _Sums())
     if not total.task:
@@ -130,19 +129,14 @@ class _Sums:
         return self.inside / self.reading if self.reading else None
 
 
-def _blocks(
-    base: Weights, name: str, sides: list[tuple[Weights, str]], entries: int = 1 << 23
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """The tensor under base, specialist and fused as float64, some rows at a time."""
-    info = base.tensors[name]
+def _blocks(sides: list[Weights], name: str, entries: int = 1 << 23) -> Iterator[tuple[np.ndarray, ...]]:
+    """One tensor of base, specialist and fused as float64, some rows at a time."""
+    info = sides[0].tensors[name]
     row = math.prod(info.shape[1:]) if len(info.shape) == 2 else 1
     step = max(1, entries // max(row, 1)) * row
     for start in range(0, info.count, step):
         stop = min(start + step, info.count)
-        arrays = [
-            decode(weights.read(own, start, stop), weights.tensors[own].dtype)
-            for weights, own in [(base, name), *sides]
-        ]
+        arrays = [decode(side.read(name, start, stop), side.tensors[name].dtype) for side in sides]
         yield tuple(array.reshape(-1, row) if len(info.shape) == 2 else array for array in arrays)
 
 

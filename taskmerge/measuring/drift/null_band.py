@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from taskmerge.embedders.interface import Embedder
+
 WORSE_WHEN_LOW = ("neighbour_overlap", "rotated_cosine", "cosine")
 
 
@@ -62,16 +64,15 @@ def null_bands(
     }
 
 
-def precision_twin(model: Any) -> tuple[str, Any]:
+def precision_twin(embedder: Embedder) -> tuple[str, Embedder]:
     """The same model in another precision: (its name, a copy). float32 becomes bfloat16; half precisions become
     float32.
     """
     import torch
 
-    own = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    own = {parameter.dtype for parameter in embedder.module.parameters() if parameter.is_floating_point()}
     other = torch.bfloat16 if torch.float32 in own else torch.float32
-    twin = copy.deepcopy(model).to(other)
-    return str(other).removeprefix("torch."), twin.eval()
+    return str(other).removeprefix("torch."), copy.deepcopy(embedder).to(dtype=other)
 
 
 def between_halves(embeddings: np.ndarray, *, seed: int = 0) -> float:

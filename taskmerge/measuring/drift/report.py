@@ -15,7 +15,7 @@ from taskmerge.measuring.drift.comparison import DepthChange, ProjectorControl
 from taskmerge.measuring.drift.forecast import Forecast
 from taskmerge.measuring.drift.null_band import Band
 from taskmerge.measuring.drift.verdict import Verdict
-from taskmerge.measuring.metrics.bootstrap import Interval
+from taskmerge.metrics.bootstrap import Interval
 
 EXIT_DRIFTED = 3
 

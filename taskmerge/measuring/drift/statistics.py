@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from taskmerge.errors import UsageError
-from taskmerge.measuring.metrics.retrieval import BLOCK, normalized
-from taskmerge.measuring.metrics.rotation import orthogonal_procrustes
+from taskmerge.metrics.retrieval import BLOCK, normalized
+from taskmerge.metrics.rotation import orthogonal_procrustes
 
 
 class RowSums:

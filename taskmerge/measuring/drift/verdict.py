@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from taskmerge.measuring.drift.null_band import Band
-from taskmerge.measuring.metrics.bootstrap import Interval, mean_interval
+from taskmerge.metrics.bootstrap import Interval, mean_interval
 
 Outcome = Literal["drifted", "not drifted", "cannot tell"]
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from taskmerge.embedders.interface import Embedder
+from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import Problem, UsageError
-from taskmerge.measuring.metrics.bootstrap import Interval, mean_interval
-from taskmerge.measuring.metrics.retrieval import METRICS, collapse, score_queries
+from taskmerge.metrics.bootstrap import Interval, mean_interval
+from taskmerge.metrics.retrieval import METRICS, collapse, score_queries
 
 BATCH_SIZE = 32
 DIRECTIONS = ("to_text", "from_text")
@@ -80,12 +81,12 @@ def evaluate_retrieval(
     *,
     batch_size: int = BATCH_SIZE,
     directions: Sequence[str] = DIRECTIONS,
-    device: str = "cpu",
+    device: str | None = None,
 ) -> EvaluationTable:
     """Every variant on every set.
 
-    variants: name -> SentenceTransformer, or a folder, opened when its turn comes and let go after it.  sets: name ->
-    what `read_pairs` takes. Equal texts are one text. A set of a modality that a variant does not take is left out of
+    variants: name -> what `open_embedder` takes, opened when its turn comes and let go after it.  sets: name -> what
+    `read_pairs` takes. Equal texts are one text. A set of a modality that a variant does not take is left out of
     its rows (a text backbone hears nothing). Raises UsageError with all that is wrong about the sets before any model
     runs.
     """
@@ -95,18 +96,12 @@ def evaluate_retrieval(
         raise UsageError(f"unknown direction {sorted(unknown)}", next_move=f"known: {', '.join(DIRECTIONS)}")
     results: list[RetrievalResult] = []
     for variant, source in variants.items():
-        model = _model(source, device)
+        embedder = open_embedder(source, device=device)
         for name, pairs in checked.items():
-            if takes(model, pairs.modality):
-                results += _evaluate(variant, model, name, pairs, batch_size, directions)
+            if pairs.modality in embedder.modalities:
+                results += _evaluate(variant, embedder, name, pairs, batch_size, directions)
     order = list(checked)
     return EvaluationTable(tuple(sorted(results, key=lambda row: order.index(row.set_name))))
-
-
-def takes(model: Any, modality: str) -> bool:
-    """Whether a SentenceTransformer embeds items of this modality."""
-    known = getattr(model, "modalities", None)
-    return known is None or modality in known
 
 
 def retrieval_results(
@@ -129,19 +124,16 @@ def retrieval_results(
 
 
 def _evaluate(
-    variant: str, model: Any, name: str, pairs: Pairs, batch_size: int, directions: Sequence[str]
+    variant: str, embedder: Embedder, name: str, pairs: Pairs, batch_size: int, directions: Sequence[str]
 ) -> list[RetrievalResult]:
     texts, right = collapse(pairs.texts)
-    items = np.concatenate([_encode(model, batch) for batch, _ in pairs.batches(batch_size)])
-    gallery = np.concatenate([_encode(model, texts[i : i + batch_size]) for i in range(0, len(texts), batch_size)])
+    batches = (batch for batch, _ in pairs.batches(batch_size))
+    items = np.concatenate([embedder.encode(batch, pairs.modality, batch_size=batch_size) for batch in batches])
+    gallery = embedder.encode(texts, "text", batch_size=batch_size)
     return [
         RetrievalResult(variant, name, pairs.modality, direction, queries, size, intervals)
         for direction, queries, size, intervals in retrieval_results(items, gallery, right, directions)
     ]
-
-
-def _encode(model: Any, batch: list[Any]) -> np.ndarray:
-    return np.asarray(model.encode(batch, batch_size=len(batch), show_progress_bar=False), dtype=np.float32)
 
 
 def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:
@@ -162,11 +154,3 @@ def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:
     if problems:
         raise UsageError(problems)
     return checked
-
-
-def _model(source: Any, device: str) -> Any:
-    if not isinstance(source, str | Path):
-        return source
-    from taskmerge.embedders.loading import load_embedder
-
-    return load_embedder(source, device=device)

@@ -11,17 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.media import load_audio
 from taskmerge.embedders.pairs import SAMPLING_RATE, read_pairs
 from taskmerge.errors import TaskmergeError, UsageError, nearest
-from taskmerge.measuring.metrics.retrieval import collapse
+from taskmerge.metrics.retrieval import collapse
 
 _MODALITIES = ("text", "image", "audio", "video")
 _LETTERS = {"text": "t", "image": "i", "audio": "a", "video": "v"}
 
 
-def as_mteb_model(model: Any, name: str, *, revision: str = "local") -> Any:
-    """An object `mteb.evaluate` takes. model: a SentenceTransformer; name: "organisation/model" in mteb's results.
+def as_mteb_model(model: Any, name: str, *, revision: str = "local", device: str | None = None) -> Any:
+    """An object `mteb.evaluate` takes.
+
+    model: what `open_embedder` takes.  name: "organisation/model" in mteb's results.  device: where it shall compute.
 
     Reads the data sets' rows itself, so that mteb's collator, which needs torchaudio, is never called.
     """
@@ -29,33 +32,27 @@ def as_mteb_model(model: Any, name: str, *, revision: str = "local") -> Any:
     from mteb.models.abs_encoder import AbsEncoder
     from mteb.models.model_meta import ModelMeta, ScoringFunction
 
-    own = [modality for modality in _MODALITIES if modality in getattr(model, "modalities", _MODALITIES)]
+    embedder = open_embedder(model, device=device)
+    own = [modality for modality in _MODALITIES if modality in embedder.modalities]
 
     class Variant(AbsEncoder):  # type: ignore[misc]
         """A taskmerge variant."""
 
         def __init__(self) -> None:
-            self.model = model
+            self.model = embedder
             self.mteb_model_meta = ModelMeta.create_empty(
                 overwrites={
                     "name": name if "/" in name else f"local/{name}",
                     "revision": revision,
                     "modalities": own,
-                    "embed_dim": model.get_embedding_dimension(),
+                    "embed_dim": embedder.dimension,
                     "similarity_fn_name": ScoringFunction.COSINE,
                     "framework": ["Sentence Transformers", "PyTorch"],
                 }
             )
 
         def encode(self, inputs: Any, *, prompt_type: Any = None, **keywords: Any) -> np.ndarray:
-            rows = list(_rows(inputs.dataset))
-            size = int(keywords.get("batch_size", 32))
-            return np.concatenate(
-                [
-                    model.encode(rows[start : start + size], batch_size=size, show_progress_bar=False)
-                    for start in range(0, len(rows), size)
-                ]
-            )
+            return embedder.encode(list(_rows(inputs.dataset)), batch_size=int(keywords.get("batch_size", 32)))
 
     return Variant()
 
@@ -107,10 +104,11 @@ def evaluate_mteb(
     *,
     batch_size: int = 32,
     cache: str | Path | None = None,
+    device: str | None = None,
 ) -> dict[str, dict[str, float]]:
     """Main score of every variant on every task: variant -> task -> score.
 
-    variants: name -> SentenceTransformer or folder.  tasks: names of mteb tasks or benchmarks ("MAEB(v1)"), or task
+    variants: name -> what `open_embedder` takes.  tasks: names of mteb tasks or benchmarks ("MAEB(v1)"), or task
     objects such as `local_task` makes.  cache: folder for mteb's results: what is there is not run again. Tasks of
     modalities that a variant does not take are left out for it. Raises UsageError for unknown tasks before any model
     runs, and TaskmergeError when a task fails.
@@ -121,7 +119,7 @@ def evaluate_mteb(
     chosen = [task for wanted in tasks for task in _tasks(mteb, wanted)]
     table: dict[str, dict[str, float]] = {}
     for name, source in variants.items():
-        model = as_mteb_model(_opened(source), name)
+        model = as_mteb_model(source, name, device=device)
         modalities = set(model.mteb_model_meta.modalities)
         fitting = [task for task in chosen if set(task.metadata.modalities) <= modalities]
         table[name] = {}
@@ -200,14 +198,6 @@ def _value(value: Any, modality: str) -> Any:
     if isinstance(value, dict) and "bytes" in value:
         (value,) = read_pairs([{"audio": value, "text": "-"}]).load()
     return {"array": load_audio(value, SAMPLING_RATE), "sampling_rate": SAMPLING_RATE}
-
-
-def _opened(source: Any) -> Any:
-    if not isinstance(source, str | Path):
-        return source
-    from taskmerge.embedders.loading import load_embedder
-
-    return load_embedder(source)
 
 
 def _mteb() -> Any:

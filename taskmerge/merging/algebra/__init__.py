@@ -1,5 +1,6 @@
 """Task-vector algebra, lazy, over any two sets of weights."""
 
-from taskmerge.merging.algebra.vectors import VECTOR_FILE, Checkpoint, TaskVector, difference
+from taskmerge.merging.algebra.checkpoint import Checkpoint, difference
+from taskmerge.merging.algebra.task_vector import TaskVector
 
-__all__ = ["VECTOR_FILE", "Checkpoint", "TaskVector", "difference"]
+__all__ = ["Checkpoint", "TaskVector", "difference"]

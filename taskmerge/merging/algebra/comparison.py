@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from taskmerge.checkpoints.components import layer_index
-from taskmerge.checkpoints.weights import Weights
-from taskmerge.errors import UsageError
-from taskmerge.merging.algebra.vectors import CHUNK, Checkpoint, TaskVector
+from taskmerge.checkpoints.lineage.alignment import align_all
+from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.errors import TaskmergeError, UsageError
+from taskmerge.merging.algebra.checkpoint import Checkpoint, task_vector
+from taskmerge.merging.algebra.task_vector import CHUNK, TaskVector
 from taskmerge.numbers.rounding import decode
 
 
@@ -24,9 +26,11 @@ def compare_task_vectors(base: Any, specialists: Mapping[str, Any]) -> dict[str,
     if not specialists:
         raise UsageError("nothing to compare", next_move="name the base, then at least one specialist")
     start = Checkpoint.open(base)
-    vectors = {name: Checkpoint.open(source, label=name) - start for name, source in specialists.items()}
+    each = {name: task_vector(source, start, name) for name, source in specialists.items()}
+    vectors = {name: vector.aligned_with(*each.values()) for name, vector in each.items()}
     per_tensor = {name: vector.norms() for name, vector in vectors.items()}
-    base_norm = math.sqrt(math.fsum(_square(start.weights, name) for name in next(iter(vectors.values())).shapes))
+    shared = [name for name in next(iter(vectors.values())).shapes if name in start.numbers.tensors]
+    base_norm = math.sqrt(math.fsum(_square(start.numbers, name) for name in shared))
     totals = {name: math.hypot(*norms.values()) for name, norms in per_tensor.items()}
     return {
         "norms": {name: [total, total / base_norm if base_norm else math.nan] for name, total in totals.items()},
@@ -69,14 +73,21 @@ def _by_layer(base: Checkpoint, per_tensor: Mapping[str, Mapping[str, float]]) -
 def differences(first: Any, second: Any) -> list[dict[str, Any]]:
     """One row per tensor that is not bit for bit the same in both: what differs, how many entries, the largest step.
 
-    Names are compared as stored. Entries are compared by their bits, so 0.0 and -0.0 differ and equal NaNs do not.
+    The second model is seen under the first's names, its token rows beside the rows of the same tokens; where the two
+    are not of one lineage, names are compared as stored. Entries are compared by their bits, so 0.0 and -0.0 differ
+    and equal NaNs do not.
     """
     one, two = Checkpoint.open(first).weights, Checkpoint.open(second).weights
+    try:
+        aligned = align_all({BASE: one, "second": two}).census.inputs
+        one, two = aligned[BASE], aligned["second"]
+    except TaskmergeError:
+        pass  # of two lineages: every tensor differs, and says so
     rows = []
     for name in dict.fromkeys((*one.tensors, *two.tensors)):
         if name not in one.tensors or name not in two.tensors:
             rows.append(_row(name, "only in the second" if name not in one.tensors else "only in the first"))
-        elif one.tensors[name] != two.tensors[name]:
+        elif (one.tensors[name].dtype, one.tensors[name].shape) != (two.tensors[name].dtype, two.tensors[name].shape):
             a, b = one.tensors[name], two.tensors[name]
             rows.append(_row(name, f"{a.dtype} {list(a.shape)} and {b.dtype} {list(b.shape)}"))
         else:

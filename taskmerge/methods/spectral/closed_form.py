@@ -1,6 +1,6 @@
 """Methods whose result minimises how much the specialists interfere in each other's input space, in closed form.
 
-Each task vector stands in for the inputs that made it: G_i = d_iᵀ d_i. (`actmat` is with the covariance methods.)
+Each task vector stands in for the inputs that made it: G_i = d_iᵀ d_i.
 """
 
 from __future__ import annotations
@@ -9,54 +9,104 @@ import math
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from taskmerge.declarations import Between, Doc
-from taskmerge.methods.covariance import Ridge, actmat
-from taskmerge.methods.options import Scale
-from taskmerge.methods.pieces import weighted_mean, weighted_sum
+from taskmerge.methods.covariance import Ridge, conditioned
 from taskmerge.methods.registry import merge_method
-from taskmerge.methods.spectral.matrices import TOLERANCE, are_matrices
+from taskmerge.methods.spectral.matrices import TOLERANCE, are_matrices, denoised, deviations, limits, white
+from taskmerge.methods.tensors import keep_largest, weighted_mean, weighted_sum
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 
+@merge_method(source="ActMat, arXiv 2604.01329", whole_matrices=True)
+def actmat(
+    deltas: Tensor,
+    weights: Tensor,
+    noise: Tensor | None = None,
+    *,
+    density: Annotated[
+        float, Between(0, 1, open="low"), Doc("share of each delta's largest entries that G_i is made of (TACT: 0.5)")
+    ] = 1.0,
+    ridge: Ridge = 0.1,
+) -> Tensor:
+    """RegMean without data: each task vector stands in for the inputs that made it, G_i = d_iᵀ d_i.
+
+    W = (Σ w_i d_i G_i)(Σ w_i G_i)⁺ with G ← G + ε·mean(diag G)·I. Weights are relative: doubling all changes nothing.
+    `ridge: 0` is the paper's formula, a pseudo-inverse that drops eigenvalues below 1e-8 of the largest. It divides
+    directions that the task vectors hardly have by next to nothing: a layer with about as many inputs as all its deltas
+    have rows together comes out tens of times as long as their sum. The ridge gives such directions the deltas' mean.
+
+    deltas (specialists, outputs, inputs), weights and noise (specialists,) -> (outputs, inputs).
+    """
+    deltas = deltas.double()
+    if not are_matrices(deltas, weights):
+        return weighted_mean(deltas, weights)
+    rounding = deviations(noise, deltas.shape[0])
+    cleaned = denoised(deltas, rounding)
+    kept = cleaned if density == 1.0 else keep_largest(cleaned, density)
+    return _solved(cleaned, kept, weights.to(deltas), ridge, 1e-8, rounding)
+
+
+def _solved(
+    deltas: Tensor, kept: Tensor, shares: Tensor, ridge: float, tolerance: float, noise: Sequence[float]
+) -> Tensor:
+    """(Σ s d G)(Σ s G)⁺, G = kᵀ k + ε·mean(diag)·I of each kept k; eigenvalues that the noise makes count as 0."""
+    import torch
+
+    total = deltas.new_zeros(deltas.shape[2], deltas.shape[2])
+    moved = deltas.new_zeros(deltas.shape[1:])
+    edge = 0.0
+    for delta, seen, share, sigma in zip(deltas, kept, shares.tolist(), noise, strict=True):
+        gram = share * conditioned(seen.mT @ seen, 1.0, ridge)
+        total += gram
+        moved += delta @ gram
+        edge += abs(share) * limits(delta.shape, white(sigma), 1)[0] ** 2
+    inverse = torch.linalg.pinv(total, atol=0.0 if ridge else edge, rtol=tolerance, hermitian=True)
+    return moved @ inverse
+
+
 @merge_method(source="TACT, arXiv 2604.01329", whole_matrices=True)
-def tact(deltas: Tensor, weights: Tensor, *, ridge: Ridge = 0.1, scale: Scale = 1.0) -> Tensor:
+def tact(deltas: Tensor, weights: Tensor, noise: Tensor | None = None, *, ridge: Ridge = 0.1) -> Tensor:
     """`actmat` with each G_i made of the larger half of its task vector's entries.
 
-    deltas (specialists, rows, columns), weights (specialists,) -> (rows, columns).
+    deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
-    return actmat(deltas, weights, density=0.5, ridge=ridge, scale=scale)
+    return actmat(deltas, weights, noise, density=0.5, ridge=ridge)
 
 
-def _normal_equations(deltas: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Σ w_i d_i G_i / ‖d_i‖² and Σ w_i G_i / ‖d_i‖²: (rows, columns) and (columns, columns), float64."""
-    exact = deltas.double()
-    squares = exact.square().sum(dim=(1, 2))
-    shares = weights / squares.where(squares > 0, 1.0)
-    grams = exact.mT @ exact
-    return weighted_sum(exact @ grams, shares), weighted_sum(grams, shares)
+def _shares(deltas: Tensor, weights: Tensor) -> Tensor:
+    """w_i / ‖d_i‖²; 0 for a task vector of zeros."""
+    squares = deltas.square().sum(dim=(1, 2))
+    return weights.to(deltas) / squares.where(squares > 0, float("inf"))
 
 
 @merge_method(source="WUDI-Merging, arXiv 2503.08099, in closed form", whole_matrices=True)
-def wudi(deltas: Tensor, weights: Tensor, *, scale: Scale = 1.0) -> Tensor:
+def wudi(deltas: Tensor, weights: Tensor, noise: Tensor | None = None, *, ridge: Ridge = 0.1) -> Tensor:
     """The delta that minimises Σ w_i ‖(W - d_i) d_iᵀ‖² / ‖d_i‖², where WUDI's gradient descent ends.
 
-    W = (Σ w_i d_i G_i / ‖d_i‖²)(Σ w_i G_i / ‖d_i‖²)⁺. Weights are relative: doubling all of them changes nothing.
+    W = (Σ w_i d_i G_i / ‖d_i‖²)(Σ w_i G_i / ‖d_i‖²)⁺ with G ← G + ε·mean(diag G)·I. Weights are relative: doubling all
+    of them changes nothing, and only all 0 gives 0. `ridge: 0` is the paper's objective, which divides directions that
+    the task vectors hardly have by next to nothing: four deltas of 24 x 96 came out 27 times as long as their sum. The
+    ridge gives such directions the deltas' mean. The paper itself stops its descent after 300 steps from Σ d, before it
+    gets there (see `swudi`).
 
-    deltas (specialists, rows, columns), weights (specialists,) -> (rows, columns).
+    deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
-    import torch
-
+    deltas = deltas.double()
     if not are_matrices(deltas, weights):
-        return scale * weighted_mean(deltas, weights)
-    moved, total = _normal_equations(deltas, weights)
-    return scale * (moved @ torch.linalg.pinv(total, rtol=TOLERANCE**2, hermitian=True)).to(deltas.dtype)
+        return weighted_mean(deltas, weights)
+    rounding = deviations(noise, deltas.shape[0])
+    cleaned = denoised(deltas, rounding)
+    return _solved(cleaned, cleaned, _shares(cleaned, weights), ridge, TOLERANCE**2, rounding)
 
 
 @merge_method(source="S-WUDI, arXiv 2606.07289", whole_matrices=True)
 def swudi(
     deltas: Tensor,
     weights: Tensor,
+    noise: Tensor | None = None,
     *,
     time: Annotated[float, Between(0, None), Doc("t, how far the gradient flow runs")] = 300.0,
     density: Annotated[
@@ -65,25 +115,33 @@ def swudi(
         Doc("ρ, the share of the spectrum that moves, largest first, rounded up; 0.85 for language models"),
     ] = 0.65,
     init: Annotated[Literal["sum", "mean"], Doc("where the flow starts")] = "sum",
-    scale: Scale = 1.0,
 ) -> Tensor:
     """WUDI's gradient flow stopped early and only along the strongest directions.
 
-    With A = Σ w_i G_i / ‖d_i‖² = Q Λ Qᵀ and B = Σ w_i d_i G_i / ‖d_i‖², starting at τ0:
-    τ0 + (B - τ0 A) · Q diag((1 - e^(-λt)) / λ, on the top ρ of the spectrum) Qᵀ.
+    With A = Σ w_i G_i / ‖d_i‖² = Q Λ Qᵀ and B = Σ w_i d_i G_i / ‖d_i‖², starting at τ0 = Σ w d, or that over T:
+    τ0 + (B - τ0 A) · Q diag((1 - e^(-λt)) / λ, on the top ρ of the spectrum) Qᵀ. T counts every specialist that has the
+    tensor, those of weight 0 included.
 
-    deltas (specialists, rows, columns), weights (specialists,) -> (rows, columns).
+    deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
     import torch
 
+    deltas = deltas.double()
     if not are_matrices(deltas, weights):
-        return scale * weighted_mean(deltas, weights)
-    moved, total = _normal_equations(deltas, weights)
-    start = weighted_sum(deltas.double(), weights)
+        return weighted_mean(deltas, weights)
+    rounding = deviations(noise, deltas.shape[0])
+    cleaned = denoised(deltas, rounding)
+    total = cleaned.new_zeros(cleaned.shape[2], cleaned.shape[2])
+    moved = cleaned.new_zeros(cleaned.shape[1:])
+    for delta, share in zip(cleaned, _shares(cleaned, weights).tolist(), strict=True):
+        gram = share * (delta.mT @ delta)
+        total += gram
+        moved += delta @ gram
+    start = weighted_sum(cleaned, weights)
     start = start / deltas.shape[0] if init == "mean" else start
     values, vectors = torch.linalg.eigh(total)
     kept = math.ceil(density * values.numel())
     limit = TOLERANCE**2 * values[-1:]
     alive = (torch.arange(values.numel(), device=values.device) >= values.numel() - kept) & (values > limit)
     step = (-torch.expm1(-values * time) / values.where(alive, 1.0)).where(alive, 0.0)
-    return scale * (start + ((moved - start @ total) @ vectors * step) @ vectors.mT).to(deltas.dtype)
+    return start + ((moved - start @ total) @ vectors * step) @ vectors.mT

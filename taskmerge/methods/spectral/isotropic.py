@@ -5,61 +5,93 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 from taskmerge.declarations import Between, Doc
-from taskmerge.methods.options import Scale
-from taskmerge.methods.pieces import weighted, weighted_mean, weighted_sum
 from taskmerge.methods.registry import merge_method
-from taskmerge.methods.spectral.matrices import are_matrices, polar, triplets
+from taskmerge.methods.spectral.matrices import (
+    are_matrices,
+    denoised,
+    deviations,
+    of_sum,
+    polar,
+    triplets,
+    white,
+)
+from taskmerge.methods.tensors import weighted_mean, weighted_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @merge_method(source="Iso-C, arXiv 2502.04959", whole_matrices=True)
-def iso_c(deltas: Tensor, weights: Tensor, *, scale: Scale = 1.0) -> Tensor:
+def iso_c(deltas: Tensor, weights: Tensor, noise: Tensor | None = None) -> Tensor:
     """The sum of the task vectors with every singular value set to their mean.
 
     Only the k directions of the numerical rank count: s̄ · U_k V_kᵀ, s̄ the mean of the first k values. Without that
-    guard a rank-deficient sum (LoRA) has its null directions filled with noise as strong as the signal.
+    guard a rank-deficient sum (LoRA) has its null directions filled with noise as strong as the signal. The paper's
+    code has none, and takes s̄ over all min(rows, columns) values. Weight 0: no part in it.
 
-    deltas (specialists, rows, columns), weights (specialists,) -> (rows, columns).
+    deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
+    deltas = deltas.double()
+    if not are_matrices(deltas, weights):
+        return weighted_mean(deltas, weights)
+    rounding = deviations(noise, deltas.shape[0])
+    found = triplets(_sum(denoised(deltas, rounding), weights), of_sum(rounding, weights))
+    if not found.rank:
+        return weighted_mean(deltas, weights)
+    return found.values.mean() * (found.left @ found.right)
+
+
+def _longest(deltas: Tensor, weights: Tensor) -> float:
+    """The length of the longest w_i d_i."""
+    return float((deltas.flatten(1).norm(dim=1) * weights.to(deltas).abs()).max())
+
+
+def _sum(deltas: Tensor, weights: Tensor) -> Tensor:
+    """Σ w d; zero where task vectors cancel and only rounding is left, which has directions too."""
     total = weighted_sum(deltas, weights)
-    if not are_matrices(deltas, weights) or not total.any():
-        return scale * weighted_mean(deltas, weights)
-    found = triplets(total)
-    return scale * (found.values.mean() * (found.left @ found.right)).to(deltas.dtype)
+    return total if total.norm() > 1e-12 * _longest(deltas, weights) else total * 0.0
 
 
 @merge_method(source="Iso-CTS, arXiv 2502.04959", whole_matrices=True)
 def iso_cts(
     deltas: Tensor,
     weights: Tensor,
+    noise: Tensor | None = None,
     *,
     common: Annotated[
         float, Between(0, 1), Doc("share of directions taken from the sum; the specialists fill the rest")
     ] = 0.8,
-    scale: Scale = 1.0,
 ) -> Tensor:
     """The sum's leading directions and, of each specialist, the leading ones outside them, all equally strong.
 
-    Of r directions (the smaller side), `common` come from Σ w d; the rest is shared equally among the specialists, from
-    what of each lies outside the common left space. Both sides are made orthogonal, values set to their mean.
+    Of r directions (the smaller side), `common` come from Σ w d; the rest is shared equally among the T specialists
+    that have the tensor, those of weight 0 included, from what of each w d lies outside the common left space. Both
+    sides are made orthogonal, values set to their mean.
 
-    deltas (specialists, rows, columns), weights (specialists,) -> (rows, columns).
+    deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
     import torch
 
+    deltas = deltas.double()
     if not are_matrices(deltas, weights):
-        return scale * weighted_mean(deltas, weights)
+        return weighted_mean(deltas, weights)
     specialists, directions = deltas.shape[0], min(deltas.shape[1:])
+    rounding, longest = deviations(noise, specialists), _longest(deltas, weights)
     each = round((directions - int(common * directions)) / specialists)
-    shared = triplets(weighted_sum(deltas, weights)).first(max(directions - each * specialists, 0))
-    parts = [shared]
-    for delta in weighted(deltas, weights).double():
-        outside = delta - shared.left @ (shared.left.mT @ delta)
+    cleaned = denoised(deltas, rounding)
+    together = of_sum(rounding, weights)
+    shared = triplets(_sum(cleaned, weights), together)
+    parts, levels = [shared.first(max(directions - each * specialists, 0))], [together.rows]
+    for delta, weight, sigma in zip(cleaned, weights.tolist(), rounding, strict=True):
+        own = weight * delta
+        outside = own - parts[0].left @ (parts[0].left.mT @ own)
         # What rounding leaves of a delta inside the common space is no direction of its own.
-        parts.append(triplets(outside, largest=delta.norm().item()).first(each))
-    left = polar(torch.cat([part.left for part in parts], dim=1))
-    right = polar(torch.cat([part.right for part in parts], dim=0))
+        parts.append(triplets(outside, white(abs(weight) * sigma), largest=longest, or_all=False).first(each))
+        levels.append(abs(weight) * sigma)
     values = torch.cat([part.values for part in parts])
-    return scale * (values.mean() * (left @ right)).to(deltas.dtype)
+    if not values.numel():
+        return weighted_mean(deltas, weights)
+    shaken = [sigma / s for part, sigma in zip(parts, levels, strict=True) for s in part.values.tolist()]
+    left = polar(torch.cat([part.left for part in parts], dim=1), shaken)
+    right = polar(torch.cat([part.right.mT for part in parts], dim=1), shaken)
+    return values.mean() * (left @ right.mT)

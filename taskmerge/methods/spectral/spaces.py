@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from taskmerge.declarations import Doc
-from taskmerge.methods.options import Density, Each, Scale
-from taskmerge.methods.pieces import elect_and_merge, keep_largest, weighted_mean, weighted_sum
+from taskmerge.methods.options import Density, Each
 from taskmerge.methods.registry import merge_method
-from taskmerge.methods.spectral.matrices import are_matrices, triplets
+from taskmerge.methods.spectral.matrices import are_matrices, denoised, deviations, side_by_side, triplets
+from taskmerge.methods.tensors import elect_and_merge, keep_largest, weighted_mean, weighted_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,44 +19,63 @@ Inside = Annotated[Literal["ties", "task_arithmetic"], Doc("how the aligned task
 def _merge_inside(aligned: Tensor, weights: Tensor, inside: str, density: Each) -> Tensor:
     if inside == "task_arithmetic":
         return weighted_sum(aligned, weights)
-    return elect_and_merge(keep_largest(aligned, density), weights, "weighted_mass", "weight")
+    # An entry that is 0 but for rounding is no vote for its sign and no part of a mean.
+    clear = aligned.where(aligned.abs() > 1e-12 * aligned.abs().max(), 0.0)
+    return elect_and_merge(keep_largest(clear, density), weights, "weighted_mass", "weight")
 
 
 @merge_method(source="KnOTS, arXiv 2410.19735", whole_matrices=True)
 def knots(
-    deltas: Tensor, weights: Tensor, *, inside: Inside = "ties", density: Density = 0.2, scale: Scale = 1.0
+    deltas: Tensor,
+    weights: Tensor,
+    noise: Tensor | None = None,
+    *,
+    inside: Inside = "ties",
+    density: Density = 0.2,
 ) -> Tensor:
     """Align the task vectors by one common SVD, merge what is left of each, bring it back.
 
-    [d_1 … d_T] = U S [V_1 … V_T]; the S·V_i are merged (`inside`), and the result is U times that.
+    [d_1 … d_T] = U S [V_1 … V_T]; the S·V_i are merged (`inside`), and the result is U times that. They are found as
+    Uᵀ d_i, which is the same: that of a task vector of zeros is zero, wherever it stands.
 
-    deltas (specialists, rows, columns), weights (specialists,) -> (rows, columns).
+    deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
-    import torch
+    from einops import rearrange
 
+    deltas = deltas.double()
     if not are_matrices(deltas, weights):
-        return scale * weighted_mean(deltas, weights)
-    found = triplets(torch.cat(list(deltas), dim=1))
-    aligned = (found.values[:, None] * found.right).reshape(found.rank, deltas.shape[0], -1).transpose(0, 1)
-    return (scale * (found.left @ _merge_inside(aligned, weights, inside, density))).to(deltas.dtype)
+        return weighted_mean(deltas, weights)
+    rounding = deviations(noise, deltas.shape[0])
+    cleaned = denoised(deltas, rounding)
+    left = triplets(rearrange(cleaned, "t rows columns -> rows (t columns)"), side_by_side(rounding)).left
+    return left @ _merge_inside(left.mT @ cleaned, weights, inside, density)
 
 
 @merge_method(source="Core Space, arXiv 2509.17786", whole_matrices=True)
 def core(
-    deltas: Tensor, weights: Tensor, *, inside: Inside = "ties", density: Density = 0.2, scale: Scale = 1.0
+    deltas: Tensor,
+    weights: Tensor,
+    noise: Tensor | None = None,
+    *,
+    inside: Inside = "ties",
+    density: Density = 0.2,
 ) -> Tensor:
     """Merge low-rank task vectors in the small space that all their rows and columns span.
 
     U and V are orthonormal bases of all columns and all rows; the Uᵀ d_i V are merged (`inside`) and lifted back, which
-    loses nothing. The bases are singular vectors, so the core does not depend on the order of specialists.
+    loses nothing. The bases are singular vectors of the task vectors side by side and on top of each other, so the core
+    does not depend on the order of specialists. The paper makes its bases from the LoRA factors, [B_1 …] and [A_1; …]:
+    the same spaces seen along other axes, among which `ties` then chooses other entries; and it merges by any method.
 
-    deltas (specialists, rows, columns), weights (specialists,) -> (rows, columns).
+    deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
-    import torch
+    from einops import rearrange
 
+    deltas = deltas.double()
     if not are_matrices(deltas, weights):
-        return scale * weighted_mean(deltas, weights)
-    left = triplets(torch.cat(list(deltas), dim=1)).left
-    right = triplets(torch.cat(list(deltas), dim=0)).right
-    cores = left.mT @ deltas.double() @ right.mT
-    return (scale * (left @ _merge_inside(cores, weights, inside, density) @ right)).to(deltas.dtype)
+        return weighted_mean(deltas, weights)
+    rounding = deviations(noise, deltas.shape[0])
+    cleaned, around = denoised(deltas, rounding), side_by_side(rounding)
+    left = triplets(rearrange(cleaned, "t rows columns -> rows (t columns)"), around).left
+    right = triplets(rearrange(cleaned, "t rows columns -> (t rows) columns"), around.transposed).right
+    return left @ _merge_inside(left.mT @ cleaned @ right.mT, weights, inside, density) @ right

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 from taskmerge.declarations import Between, Doc
-from taskmerge.methods.options import Scale
-from taskmerge.methods.pieces import weighted, weighted_mean, weighted_sum
 from taskmerge.methods.registry import merge_method
-from taskmerge.methods.spectral.matrices import Triplets, are_matrices, triplets
+from taskmerge.methods.spectral.matrices import (
+    NOISELESS,
+    Noise,
+    Triplets,
+    are_matrices,
+    denoised,
+    deviations,
+    of_sum,
+    triplets,
+    white,
+)
+from taskmerge.methods.tensors import weighted_mean, weighted_sum
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 
@@ -18,6 +30,7 @@ if TYPE_CHECKING:
 def cart(
     deltas: Tensor,
     weights: Tensor,
+    noise: Tensor | None = None,
     *,
     rank_share: Annotated[
         float,
@@ -25,24 +38,34 @@ def cart(
         Doc("share of the rank that is kept of each specialist's distance to the mean"),
     ] = 0.08,
     spread: Annotated[float, Doc("what those distances are multiplied by when they are added to the mean")] = 1.0,
-    scale: Scale = 1.0,
 ) -> Tensor:
     """The mean of the specialists plus the leading directions in which each of them leaves it.
 
-    mean + spread · Σ svd_k(d_i - mean), k the share of the smaller side, at least 1.
-    Weights multiply the deltas first.
+    mean + spread · Σ svd_k(w_i d_i - mean), mean = Σ w d / T, k the share of the smaller side, at least 1. Weights
+    multiply the deltas first; T counts every specialist that has the tensor, and each has its distance to the mean,
+    those of weight 0 included.
 
-    deltas (specialists, rows, columns), weights (specialists,) -> (rows, columns).
+    deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
+    deltas = deltas.double()
     if not are_matrices(deltas, weights):
-        return scale * weighted_mean(deltas, weights)
+        return weighted_mean(deltas, weights)
     count = max(1, int(rank_share * min(deltas.shape[1:])))
-    scaled = weighted(deltas, weights).double()
-    mean = scaled.mean(dim=0)
+    rounding = deviations(noise, deltas.shape[0])
+    cleaned = denoised(deltas, rounding)
+    mean = weighted_mean(cleaned, weights)
     merged = mean
-    for delta in scaled:
-        merged = merged + spread * triplets(delta - mean).first(count).matrix
-    return (scale * merged).to(deltas.dtype)
+    for index, (delta, weight) in enumerate(zip(cleaned, weights.tolist(), strict=True)):
+        distance = triplets(weight * delta - mean, _of_distance(rounding, weights.tolist(), index))
+        merged = merged + spread * distance.first(count).matrix
+    return merged
+
+
+def _of_distance(noise: Sequence[float], weights: Sequence[float], own: int) -> Noise:
+    """The noise of w_i d_i - Σ w d / T."""
+    count = len(weights)
+    shares = [weight * ((index == own) - 1 / count) for index, weight in enumerate(weights)]
+    return white(math.sqrt(math.fsum((share * one) ** 2 for share, one in zip(shares, noise, strict=True))))
 
 
 def shrunk(found: Triplets, share: float) -> Triplets:
@@ -57,63 +80,78 @@ def shrunk(found: Triplets, share: float) -> Triplets:
 def star(
     deltas: Tensor,
     weights: Tensor,
+    noise: Tensor | None = None,
     *,
     energy: Annotated[
         float, Between(0, 1, open="low"), Doc("η, the share of the sum of singular values that is kept")
     ] = 0.4,
-    scale: Scale = 1.0,
 ) -> Tensor:
     """Truncate each task vector's spectrum, restore its nuclear norm, average.
 
-    Per specialist the fewest singular values holding η of their sum are kept and rescaled to the old sum.
+    Per specialist the fewest singular values holding η of their sum are kept and rescaled to the old sum; the result is
+    Σ w_i of these / T. T counts every specialist that has the tensor, those of weight 0 included.
 
-    deltas (specialists, rows, columns), weights (specialists,), which multiply the deltas first -> (rows, columns).
+    deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
-    import torch
-
+    deltas = deltas.double()
     if not are_matrices(deltas, weights):
-        return scale * weighted_mean(deltas, weights)
-    parts = [shrunk(triplets(delta), energy).matrix for delta in weighted(deltas, weights) if delta.any()]
-    return (scale / deltas.shape[0] * torch.stack(parts).sum(dim=0)).to(deltas.dtype)
+        return weighted_mean(deltas, weights)
+    merged = deltas.new_zeros(deltas.shape[1:])
+    for delta, weight, sigma in zip(deltas, weights.tolist(), deviations(noise, deltas.shape[0]), strict=True):
+        found = triplets(delta, white(sigma))
+        if found.rank:
+            merged += shrunk(found, energy).times(weight / deltas.shape[0]).matrix
+    return merged
 
 
-def calibrated(merged: Tensor, deltas: Tensor, floor: float) -> Tensor:
+def calibrated(
+    merged: Tensor, deltas: Tensor, floor: float, around: Noise = NOISELESS, noise: Sequence[float] = ()
+) -> Tensor:
     """SVC: each singular value of a merge, divided by how often the specialists' shares in it were counted.
 
     (U, S, V) = svd(merged); a_r^i = u_rᵀ d_i; s_r^i = ⟨u_rᵀ merged, a_r^i⟩ / ‖a_r^i‖², 1 where specialist i has nothing
     in that direction; S_r ← S_r · T / Σ_i max(floor, s_r^i).
 
-    merged (rows, columns), deltas (specialists, rows, columns) -> (rows, columns), float64.
+    merged (rows, columns), deltas (specialists, rows, columns), around: the noise of `merged`, noise: of each delta's
+    entries -> (rows, columns), float64.
     """
-    found = triplets(merged)
-    shares = found.left.mT @ deltas.double()
+    found = triplets(merged.double(), around)
     own = found.values[:, None] * found.right
-    squares = shares.square().sum(dim=2)
-    # Shares that are rounding noise beside the largest say nothing about how often they were counted.
-    present = squares > 1e-24 * squares.max()
-    counted = ((shares * own).sum(dim=2) / squares.where(present, 1.0)).where(present, 1.0)
-    values = found.values * deltas.shape[0] / counted.clamp(min=floor).sum(dim=0)
-    return found._replace(values=values).matrix
+    counted = own.new_zeros(found.rank)
+    for index, delta in enumerate(deltas.double()):
+        shares = found.left.mT @ delta
+        squares = shares.square().sum(dim=1)
+        # Shares that are rounding beside the largest, or the noise of storage, say nothing about what was counted.
+        least = 1e-24 * squares.max() if found.rank else 0.0
+        present = squares > max(float(least), delta.shape[1] * noise[index] ** 2 if noise else 0.0)
+        times = (shares * own).sum(dim=1) / squares.where(present, 1.0)
+        counted += times.where(present, 1.0).clamp(min=floor)
+    return found._replace(values=found.values * deltas.shape[0] / counted).matrix
 
 
 @merge_method(source="Singular Value Calibration, arXiv 2602.05536", whole_matrices=True)
 def svc(
     deltas: Tensor,
     weights: Tensor,
+    noise: Tensor | None = None,
     *,
     floor: Annotated[
         float, Between(0, None, open="low"), Doc("α, the least that a specialist's share in a direction counts for")
     ] = 0.1,
-    scale: Scale = 1.0,
 ) -> Tensor:
     """The weighted sum, its singular values divided by how often shared directions were counted.
 
-    A direction that all T specialists agree on is summed T times; it is brought back to once. The same finishing step
-    for any other merge is `taskmerge.methods.spectral.trimmed.calibrated`.
+    A direction that all T specialists agree on is summed T times; it is brought back to once. Shares are those of the
+    d_i themselves, whatever their weights: weights decide what is summed and are relative, so doubling all changes
+    nothing but where `floor` holds. T counts every specialist that has the tensor, those of weight 0 included. The same
+    finishing step for any other merge is `taskmerge.methods.spectral.trimmed.calibrated`.
 
-    deltas (specialists, rows, columns), weights (specialists,), which multiply the deltas first -> (rows, columns).
+    deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
-    total = weighted_sum(deltas, weights)
-    if not are_matrices(deltas, weights) or not total.any():
-        return scale * weighted_mean(deltas, weights)
-    return (scale * calibrated(total, weighted(deltas, weights), floor)).to(deltas.dtype)
+    deltas = deltas.double()
+    rounding = deviations(noise, deltas.shape[0])
+    if not are_matrices(deltas, weights):
+        return weighted_mean(deltas, weights)
+    cleaned = denoised(deltas, rounding)
+    total = weighted_sum(cleaned, weights)
+    return calibrated(total, cleaned, floor, of_sum(rounding, weights), rounding)

@@ -321,7 +321,7 @@ class _Translation:
 
 
 def _layer(layer: int) -> list[str]:
-    return [f"*.{LAYERS}.{layer}.*", f"{LAYERS}.{layer}.*"]
+    return [f"*.{LAYERS}.{layer}.*"]  # a component stands before the name, so there is always a dot
 
 
 def _lowest(value: Any) -> float:

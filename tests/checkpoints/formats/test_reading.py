@@ -160,7 +160,7 @@ def test_a_sentence_transformers_folder_is_all_its_modules(tmp_path: Path) -> No
     (tmp_path / "modules.json").write_text(json.dumps(rows))
     weights = open_stored(tmp_path)
     assert list(weights.tensors) == ["model.layers.0.weight", "2_Dense/linear.weight"]
-    assert weights.parts == {"": "0_Transformer", "1_Pooling": "1_Pooling", "2_Dense": "2_Dense"}
+    assert weights.beside.module_folders == {"": "0_Transformer", "1_Pooling": "1_Pooling", "2_Dense": "2_Dense"}
     assert weights.config == {"model_type": "llama"}
     assert weights.read("2_Dense/linear.weight").tolist() == [1.0] * 6
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from taskmerge import Checkpoint, TaskVector, recipes
 from taskmerge import merging as fusion
-from taskmerge import recipes
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.lineage.tokenizers import Vocabulary, join, read_vocabulary
 from taskmerge.errors import CheckpointError, MergeError, TaskmergeError
@@ -278,3 +278,22 @@ def test_every_row_is_the_row_of_its_token(orders: list[list[int]], extra: list[
     wanted = {"base": vocabularies["base"].ids, "one": vocabularies["one"].ids}.get(mode)
     assert set(rows.ids) == (set(wanted) if wanted else set().union(*(own.ids for own in vocabularies.values())))
     assert rows.count == len(rows.ids)
+
+
+def test_a_task_vector_carries_added_tokens(tmp_path: Path) -> None:
+    base = save(tmp_path / "base", WORDS, seed=0, tied=False)
+    tuned = save(tmp_path / "tuned", WORDS, ("<|new|>",), seed=1, tied=False)
+    start = Checkpoint.open(base)
+    vector = Checkpoint.open(tuned) - start
+    stored = TaskVector.load(vector.save(tmp_path / "vector"), start)
+    direct, indirect = (start + vector).save(tmp_path / "direct"), (start + stored).save(tmp_path / "indirect")
+    for name, rows in tables(direct).items():
+        again = tables(indirect)[name]
+        assert set(rows) == set(again) == set(tables(tuned)[name])
+        for token, row in rows.items():
+            np.testing.assert_allclose(again[token], row, rtol=1e-6)
+            np.testing.assert_allclose(row, tables(tuned)[name][token], rtol=1e-6)
+    with pytest.raises(MergeError, match="adds tokens to"):
+        vector.save_lora(tmp_path / "lora", 2)
+    other = Checkpoint.open(save(tmp_path / "other", WORDS, ("<|else|>",), seed=2, tied=False)) - start
+    assert -1 <= vector.cosine(other) <= 1  # by token, whatever row each has

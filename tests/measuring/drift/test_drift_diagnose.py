@@ -147,11 +147,11 @@ def test_probes_the_model_does_not_take_are_told(native: Any, on_disk: Path) -> 
 def test_two_grafted_projectors_at_once(tmp_path: Path) -> None:
     from PIL import Image
 
-    from taskmerge.embedders import graft, load_embedder
+    from taskmerge.embedders import graft, open_embedder
 
     tiny_grafted(tmp_path)
     graft(str(tmp_path / "grafted"), "image", encoder="patches", projector="mlp", out=tmp_path / "both")
-    specialist = load_embedder(tmp_path / "both")
+    specialist = open_embedder(tmp_path / "both").module
     fused = moved(specialist, 0.3, names="backbone.encoder.layer.1.")
     rng = np.random.default_rng(0)
     pictures = [

@@ -8,32 +8,53 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.embedders import Embedder
 from taskmerge.errors import UsageError
 from taskmerge.measuring.evaluation import EvaluationTable, evaluate_retrieval
-from taskmerge.measuring.metrics.retrieval import METRICS
+from taskmerge.metrics.retrieval import METRICS
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven"]
 
 
-class Oracle:
+class Oracle(Embedder):
     """Embeds a text and the query "say <text>" to the same one-hot row; queries of the words in `deaf_to` to the next
     one.
     """
 
     def __init__(self, deaf_to: Sequence[str] = (), modalities: Sequence[str] = ("text",)) -> None:
         self.deaf_to = set(deaf_to)
-        self.modalities = list(modalities)
+        self.taken = tuple(modalities)
         self.seen: list[str] = []
+        self.module, self.label = torch.nn.Identity(), "oracle"
 
-    def encode(self, batch: list[str], **keywords: Any) -> np.ndarray:
-        self.seen += batch
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return self.taken
+
+    @property
+    def weights(self) -> MemoryWeights:
+        return MemoryWeights({})
+
+    def prepare(self, items: Sequence[str], modality: Any = None, role: Any = None) -> dict[str, Any]:
+        return {"items": list(items)}
+
+    def embed(self, features: dict[str, Any]) -> torch.Tensor:
+        self.seen += features["items"]
         rows = []
-        for item in batch:
+        for item in features["items"]:
             word = item.removeprefix("say ")
             wrong = item.startswith("say ") and word in self.deaf_to
-            rows.append(np.eye(len(WORDS))[(WORDS.index(word) + wrong) % len(WORDS)])
-        return np.array(rows, dtype=np.float32)
+            rows.append(torch.eye(len(WORDS))[(WORDS.index(word) + wrong) % len(WORDS)])
+        return torch.stack(rows)
+
+    def anatomy(self, components: Any = None) -> Any:
+        raise NotImplementedError
+
+    def save(self, path: Any) -> None:
+        raise NotImplementedError
 
 
 PAIRS = [{"query": f"say {word}", "text": word} for word in WORDS for _ in range(5)]

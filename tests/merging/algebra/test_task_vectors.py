@@ -19,7 +19,7 @@ from kernel_oracles import rounded
 from taskmerge import Checkpoint, TaskVector
 from taskmerge.errors import CheckpointError, MergeError, TaskmergeError, UsageError
 from taskmerge.merging.algebra import comparison, statistics
-from taskmerge.merging.algebra import vectors as module
+from taskmerge.merging.algebra import task_vector as module
 from taskmerge.numbers.dtypes import BY_TORCH_NAME
 from taskmerge.numbers.randomness import stream_key, uniform_bits
 
@@ -184,11 +184,14 @@ def test_statistics_are_numpys(monkeypatch: pytest.MonkeyPatch) -> None:
     size=some.integers(1, 70),
 )
 @settings(max_examples=150, deadline=None)
-def test_the_kth_largest_is_exact(values: np.ndarray, share: float, size: int) -> None:
+def test_the_least_entry_kept_is_exact(values: np.ndarray, share: float, size: int) -> None:
+    vector = Checkpoint.open({"w": values}) - Checkpoint.open({"w": np.zeros(len(values))})
     rank = max(1, math.floor(share * len(values)))
-    chunks = [values[start : start + size] for start in range(0, len(values), size)]
-    want = np.sort(np.abs(values).astype(np.float32))[::-1][rank - 1]
-    assert statistics.kth_largest(lambda: chunks, rank) == want
+    sizes = np.abs(values).astype(np.float32)
+    want = np.where(sizes >= np.sort(sizes)[::-1][rank - 1], values, 0.0)
+    kept = vector.sparsify(share)
+    found = [kept.read("w", start, min(start + size, len(values))) for start in range(0, len(values), size)]
+    assert np.array_equal(np.concatenate(found), want)
 
 
 @pytest.mark.parametrize("density", [0.0, 0.2, 0.5, 1.0])
@@ -309,6 +312,7 @@ def small(label: str, **tensors: tuple[int, ...]) -> Checkpoint:
 
 A, B = small("A", w=(2,), v=(3,)), small("B", w=(2,), v=(3,))
 VECTOR = B - A
+OTHER_GRAFT = Checkpoint.open({**A.state_dict(), "audio_tower.weight": torch.zeros(2)}, label="G") - A
 GRAFT = Checkpoint.open({**A.state_dict(), "audio_tower.weight": torch.ones(2)}, label="G") - A
 REFUSED: dict[str, tuple[Callable[[], Any], type[TaskmergeError], str, str]] = {
     "model + model": (
@@ -321,34 +325,38 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[TaskmergeError], str, str]] = {
     "model - task vector": (lambda: A - VECTOR, UsageError, "model - task vector is ambiguous", "model + (-1) * task_"),
     "an unknown tensor": (lambda: A["model.x.weight"], MergeError, "no tensor 'model.x.weight' in A", "did you mean"),
     "an unknown delta": (lambda: VECTOR["model.x.weight"], MergeError, "no delta 'model.x.weight' in B", "did you"),
-    "a pattern for nothing": (lambda: VECTOR.only("bakbone"), UsageError, "'bakbone' selects no tensor", "'backbone'?"),
-    "without nothing": (lambda: VECTOR.without("*.z"), UsageError, "'*.z' selects no tensor of B", ""),
-    "a missing tensor": (lambda: small("C", w=(2,)) - A, MergeError, "C lacks the base's 'model.v.weight'", "lineage"),
+    "a pattern for nothing": (lambda: VECTOR.only("bakbone"), UsageError, "only: 'bakbone' names no", "'backbone'?"),
+    "without nothing": (lambda: VECTOR.without("*.z"), UsageError, "without: '*.z' names no tensor of B", ""),
+    "a missing tensor": (
+        lambda: small("C", w=(2,)) - A, MergeError, "C (C) lacks the base's tensor 'model.v.weight'", "lineage",
+    ),
     "another shape": (
-        lambda: small("C", w=(2,), v=(4,)) - A, MergeError, "'model.v.weight' is [3] in A, [4] in C", "same lineage?",
+        lambda: small("C", w=(2,), v=(4,)) - A, MergeError,
+        "'model.v.weight' is [3] in the base (A) and [4] in C (C)", "same lineage?",
     ),
     "another kind": (
         lambda: Checkpoint.open({**B.state_dict(), "model.v.weight": torch.arange(3)}, label="C") - A,
-        MergeError, "'model.v.weight' is F64 in A, I64 in C", "",
+        MergeError, "'model.v.weight' is F64 in the base and I64 in C", "",
     ),
     "a model of another shape": (
-        lambda: small("C", w=(2,), v=(4,)) + VECTOR, MergeError, "'model.v.weight' is [4] in C, [3] in B",
-        "a task vector moves models of its base's shape",
+        lambda: small("C", w=(2,), v=(4,)) + VECTOR, MergeError,
+        "'model.v.weight' is [4] in the base (C) and [3] in B (B)",
+        "is it the same lineage?",
     ),
     "a model that lacks a tensor": (
         lambda: small("C", w=(2,)) + VECTOR, MergeError, "C lacks 'model.v.weight', which B changes", "without(",
     ),
     "the same graft twice": (
-        lambda: GRAFT + GRAFT, MergeError, "G and G both bring their own 'audio_tower.weight' (1 such tensors)",
-        "keep one: task_vector.without('audio_tower.weight')",
+        lambda: GRAFT + OTHER_GRAFT, MergeError, "G and G (2) both bring their own 'audio_tower.weight'",
+        "without('audio_tower.weight')",
     ),
     "deltas of different shapes": (
-        lambda: VECTOR + (small("C", w=(3,)) - small("D", w=(3,))), MergeError, "in one task vector", "",
+        lambda: VECTOR + (small("C", w=(3,)) - small("D", w=(3,))), MergeError, "'model.w.weight' is [2] in", "",
     ),
     "nothing in common": (
         lambda: VECTOR.cosine(small("C", u=(3,)) - small("D", u=(3,))), MergeError, "B and C have no tensor in", "",
     ),
-    "a density above one": (lambda: VECTOR.sparsify(1.5), UsageError, "density 1.5 is no share", "from 0 to 1"),
+    "a density above one": (lambda: VECTOR.sparsify(1.5), UsageError, "density 1.5 is not a share", "from 0 to 1"),
     "a density of nothing": (lambda: VECTOR.sparsify(0, "random"), UsageError, "density 0 drops everything", "above 0"),
     "an unknown way": (lambda: VECTOR.sparsify(0.5, "top"), UsageError, "unknown way to sparsify 'top'", '"magnitude"'),
 }  # fmt: skip

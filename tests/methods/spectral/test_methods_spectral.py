@@ -11,8 +11,6 @@ import torch
 from places import TESTS
 
 from taskmerge.methods import find_method
-from taskmerge.methods.agreement import activity
-from taskmerge.methods.della import keep_probabilities
 from taskmerge.methods.spectral.matrices import polar, triplets
 from taskmerge.methods.spectral.trimmed import calibrated, shrunk
 
@@ -32,7 +30,7 @@ def merged(name: str, deltas: torch.Tensor = DELTAS, **options: Any) -> np.ndarr
         ("iso_c", {}, "iso_c"),
         ("tsv", {}, "tsv_m"),
         ("actmat", {"ridge": 0.0}, "actmat"),
-        ("wudi", {}, "wudi_closed"),
+        ("wudi", {"ridge": 0.0}, "wudi_closed"),
         ("swudi", {}, "swudi_t300_r0.65"),
     ],
 )
@@ -55,7 +53,10 @@ def test_star_keeps_what_was_computed_elsewhere() -> None:
 
 
 def test_tall_masks_are_what_was_computed_elsewhere() -> None:
-    np.testing.assert_array_equal(activity(DELTAS, 0.4).numpy(), np.array(ORACLES["tall_masks_0.4"], bool))
+    active = np.array(ORACLES["tall_masks_0.4"], bool).sum(axis=0)
+    for least in (1, 2, 3):
+        wanted = np.where(active >= least, DELTAS.sum(dim=0).numpy(), 0.0)
+        np.testing.assert_array_equal(merged("consensus", theta=0.4, minimum=least), wanted)
 
 
 def test_model_stock_over_one_tensor_is_what_was_computed_elsewhere() -> None:
@@ -65,11 +66,16 @@ def test_model_stock_over_one_tensor_is_what_was_computed_elsewhere() -> None:
 
 
 def test_della_probabilities_are_what_was_computed_elsewhere_but_for_ties() -> None:
-    found = keep_probabilities(DELTAS[:1], 0.7, 0.1)[0].numpy()
+    method, one = find_method("della_linear"), DELTAS[:1]
+    options = method.options({"density": 0.7, "epsilon": 0.1})
+    kept = method.merge(one, torch.ones(1), options, random_bits=torch.zeros(one.shape, dtype=torch.int64))
     wanted = np.array(ORACLES["della_keep_prob_task0_d0.7_eps0.1"])
+    moved = one[0].numpy() != 0  # all are kept, each divided by its own probability
+    found = np.where(moved, one[0].numpy() / np.where(moved, kept.numpy(), 1.0), wanted)
     np.testing.assert_allclose(found[:2], wanted[:2], rtol=1e-12)
     # Entries 1, 1, -1 of the last row are equal in magnitude: here they share the mean of what a sort would give them.
-    np.testing.assert_allclose(found[2], [0.6, *[wanted[2, 1:].mean()] * 3], rtol=1e-12)
+    mean = np.array([0.6, *[wanted[2, 1:].mean()] * 3])
+    np.testing.assert_allclose(found[2][moved[2]], mean[moved[2]], rtol=1e-12)
 
 
 def low_rank(rows: int, columns: int, ranks: list[int], seed: int = 0) -> torch.Tensor:
@@ -111,14 +117,16 @@ def test_wudi_zeroes_its_gradient_where_the_sum_does_not() -> None:
         parts = [(candidate - d) @ d.T @ d / (d**2).sum() for d in DELTAS.numpy()]
         return float(np.linalg.norm(sum(parts)))
 
-    assert gradient(merged("wudi")) < 1e-12
+    assert gradient(merged("wudi", ridge=0.0)) < 1e-12
     assert gradient(DELTAS.sum(dim=0).numpy()) > 1.0
 
 
 def test_swudi_run_forever_over_the_whole_spectrum_ends_at_wudi() -> None:
     # Three 3 x 4 task vectors see every direction, so where the flow starts does not matter in the end.
     for init in ("sum", "mean"):
-        np.testing.assert_allclose(merged("swudi", time=1e9, density=1.0, init=init), merged("wudi"), rtol=1e-8)
+        np.testing.assert_allclose(
+            merged("swudi", time=1e9, density=1.0, init=init), merged("wudi", ridge=0.0), rtol=1e-8
+        )
     np.testing.assert_allclose(merged("swudi", time=0.0), DELTAS.sum(dim=0).numpy(), rtol=1e-12)
 
 

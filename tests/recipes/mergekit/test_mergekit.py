@@ -61,7 +61,8 @@ def test_slices_become_rules_for_their_layers() -> None:
     rules = values["merge"]["rules"]
     assert [rule["weight"]["m0"] for rule in rules] == [0.0, 1.0, 0.25, 0.25, 0.0]
     for layer, rule in enumerate(rules[:4]):
-        names = [f"model.layers.{layer}.mlp.weight", f"h.{layer}.attn.weight", f"encoder.layer.{layer}.x"]
+        # "backbone.": a rule reads a name with its component before it, too
+        names = [f"model.layers.{layer}.mlp.weight", f"backbone.h.{layer}.attn.weight", f"encoder.layer.{layer}.x"]
         assert all(any(matches(name, pattern) for pattern in rule["match"]) for name in names)
         assert not any(matches(f"model.layers.1{layer}.mlp.weight", pattern) for pattern in rule["match"])
 

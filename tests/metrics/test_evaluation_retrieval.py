@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from taskmerge.errors import UsageError
-from taskmerge.measuring.metrics.bootstrap import mean_interval
-from taskmerge.measuring.metrics.retrieval import METRICS, collapse, score_queries
-from taskmerge.measuring.metrics.rotation import orthogonal_procrustes
+from taskmerge.metrics.bootstrap import mean_interval
+from taskmerge.metrics.retrieval import METRICS, collapse, score_queries
+from taskmerge.metrics.rotation import orthogonal_procrustes
 
 
 @settings(max_examples=40, deadline=None)

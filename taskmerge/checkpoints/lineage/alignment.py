@@ -1,0 +1,69 @@
+"""One alignment of all inputs: which tensor, and which token row, of whom is which.
+
+The plan of a fuse, the algebra, `compare`, `diff`, `extract` and `apply` all begin here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from taskmerge.checkpoints.lineage.census import Census
+from taskmerge.checkpoints.lineage.grafts import naming
+from taskmerge.checkpoints.lineage.modules import check_modules
+from taskmerge.checkpoints.lineage.names import align
+from taskmerge.checkpoints.lineage.tokenizers import Rows
+from taskmerge.checkpoints.lineage.vocabulary import match_tokens
+from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.errors import MergeError, Problem
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """All inputs under one naming, their token tables with the same rows.
+
+    census: the base and the specialists. rows: what the rows of the token tables are; None where all had the same.
+    own_bases: of the specialists that were not fine-tuned from the base, label -> what they were fine-tuned from.
+    """
+
+    census: Census
+    rows: Rows | None = None
+    own_bases: Mapping[str, Weights] = field(default_factory=dict)
+
+
+def align_all(
+    inputs: Mapping[str, Weights],
+    overrides: Mapping[str, Sequence[str]] | None = None,
+    tokenizer: str = "union",
+    own_bases: Mapping[str, Weights] | None = None,
+) -> Alignment:
+    """Align all inputs from their headers and configs; no tensor is read.
+
+    Args:
+        inputs: the base, under "base", and the specialists by label.
+        overrides: the recipe's `components`: component -> name patterns.
+        tokenizer: "base", "union" or the label of the specialist whose token rows the output has.
+        own_bases: label -> the base of a specialist that has one of its own.
+
+    Raises: MergeError or CheckpointError with every input that does not fit.
+    """
+    own_bases = own_bases or {}
+    empty = [Problem("holds no tensors", weights.label) for weights in inputs.values() if not weights.tensors]
+    if empty:
+        raise MergeError(empty)
+    check_modules(inputs, BASE)
+    names_of = naming(inputs)
+    everything = {**inputs, **{own_base_label(label): weights for label, weights in own_bases.items()}}
+    globs = {component: list(patterns) for component, patterns in (overrides or {}).items()}
+    named = {
+        label: weights if label == names_of else align(inputs[names_of], weights, globs).weights
+        for label, weights in everything.items()
+    }
+    matched, rows = match_tokens(named, tokenizer)
+    census = Census.of({label: matched[label] for label in inputs}, overrides or {}, names_of)
+    return Alignment(census, rows, {label: matched[own_base_label(label)] for label in own_bases})
+
+
+def own_base_label(label: str) -> str:
+    """What messages call the base of a specialist that has one of its own."""
+    return f"{label}'s base"

@@ -1,0 +1,39 @@
+"""Any way of naming a set of tensors, opened as `Weights`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from taskmerge.checkpoints.formats.reading import open_stored
+from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.weights import HasTensors, Weights, adopted
+from taskmerge.errors import UsageError
+
+
+def open_weights(source: Any, label: str | None = None) -> Weights:
+    """Open a path, hub id[@revision], hf:// uri, dict of tensors, live module or anything with `Weights`' methods.
+
+    Reads headers only.
+
+    Args:
+        source: what holds the tensors.
+        label: what messages call it; default: the path, "in memory", or the module's class.
+
+    Raises:
+        CheckpointError: when there is no checkpoint there.
+        UsageError: for what holds no tensors.
+    """
+    if isinstance(source, str | Path):
+        return open_stored(source, label=label)
+    if isinstance(source, Mapping):
+        return MemoryWeights(source, label or "in memory")
+    if hasattr(source, "state_dict"):
+        return MemoryWeights.of_module(source, label)
+    if isinstance(source, Weights | HasTensors):
+        return adopted(source)
+    raise UsageError(
+        f"cannot open a {type(source).__name__} as a checkpoint",
+        next_move="give a path, a hub id, a dict of tensors or a module",
+    )

@@ -1,0 +1,122 @@
+"""Which tensors a pattern names: the one language of rules, copy, protect, train, components, `only` and `without`.
+
+| pattern                     | names                                                                       |
+|-----------------------------|-----------------------------------------------------------------------------|
+| `audio_encoder`             | a component; a glob may name several: `*_projector`                         |
+| `backbone.layers.{0..7}.*`  | what a glob matches inside a component, as `component.name inside it`       |
+| `*.self_attn.q_proj.weight` | what a glob matches among the tensors' own names, those in the file         |
+
+A component's buffers go with it wherever it is named, and are besides a component of their own, `buffers`. Globs are
+those of `taskmerge.words.patterns`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from taskmerge.errors import Problem, UsageError
+from taskmerge.words.patterns import Pattern, PatternError
+
+if TYPE_CHECKING:
+    from taskmerge.checkpoints.components import Components
+
+_MOST_SHOWN = 10
+
+
+class Selector:
+    """Reads patterns against the tensors of one checkpoint, by their names and components."""
+
+    def __init__(self, components: Components) -> None:
+        self.components = components
+        self._known: dict[str, tuple[str, ...]] = {}
+
+    def matches(self, pattern: str, name: str) -> bool:
+        """Whether a pattern names a tensor. Raises PatternError for a pattern that cannot be read."""
+        glob, spellings = Pattern.parse(pattern), self._spellings(name)
+        return pattern in spellings or any(glob.matches(spelling) for spelling in spellings)
+
+    def names(self, patterns: Iterable[str], among: Iterable[str] | None = None) -> list[str]:
+        """The tensors that any of the patterns names, in the order of `among` (left out: all, in file order)."""
+        wanted = list(patterns)
+        return [
+            name
+            for name in (self.components if among is None else among)
+            if any(self.matches(pattern, name) for pattern in wanted)
+        ]
+
+    def check(
+        self,
+        patterns: Iterable[str],
+        place: str | None,
+        what: str,
+        *,
+        among: Collection[str] | None = None,
+        of: str = "",
+        also: Collection[str] = (),
+    ) -> list[Problem]:
+        """A problem for each pattern that names nothing, with the names that come nearest.
+
+        place: where the patterns stand.  what: the setting that holds them ("copy: audio").  among: the tensors that
+        count; left out: all.  of: whose they are, for the message.  also: names of other things allowed here.
+        """
+        names = self.components if among is None else among
+        return [
+            Problem(f"{what}: {pattern!r} names no tensor{f' of {of}' if of else ''}", place,
+                    self._nearest(pattern, names, also))
+            for pattern in patterns
+            if pattern not in also and not any(self.matches(pattern, name) for name in names)
+        ]  # fmt: skip
+
+    def require(self, patterns: Iterable[str], what: str, *, among: Collection[str], of: str) -> None:
+        """Raises UsageError with what `check` finds."""
+        if problems := self.check(patterns, None, what, among=among, of=of):
+            raise UsageError(problems)
+
+    def _spellings(self, name: str) -> tuple[str, ...]:
+        """All that a glob may match to name the tensor."""
+        if name not in self._known:
+            own = dict.fromkeys((self.components[name], self.components.home(name)))
+            inside = [f"{component}.{self.components.inner_name(name, component)}" for component in own]
+            self._known[name] = (*own, name, *inside)
+        return self._known[name]
+
+    def _nearest(self, pattern: str, names: Iterable[str], also: Iterable[str]) -> str:
+        """A next move: the spellings most like the pattern; when none is, the components and `also`."""
+        here = [name for name in names if name in self.components]
+        parts = dict.fromkeys(part for name in here for part in (self.components.home(name), self.components[name]))
+        known = {re.sub(r"\d+", "0", spelling): spelling for name in here for spelling in self._spellings(name)}
+        return nearest_names(pattern, [*also, *parts], known.values())
+
+
+def nearest_names(pattern: str, components: Iterable[str], names: Iterable[str] = ()) -> str:
+    """A next move for a pattern that names nothing: what is most like it, or the components there are."""
+    parts = sorted(set(components))
+    close = difflib.get_close_matches(pattern, [*parts, *set(names).difference(parts)], n=_MOST_SHOWN, cutoff=0.5)
+    if not close:
+        shown = ", ".join(parts[:_MOST_SHOWN]) + (", …" if len(parts) > _MOST_SHOWN else "")
+        return f"components here: {shown or 'none'}"
+    others = f"; near it: {', '.join(close[1:])}" if len(close) > 1 else ""
+    return f"did you mean {close[0]!r}?{others}"
+
+
+def may_name(pattern: str, component: str) -> bool:
+    """Whether a pattern can name tensors of a component whose tensors' names are not known (a model not made yet).
+
+    Globs over names may match anything; a pattern that begins with another component's name does not.
+    """
+    try:
+        first = Pattern.parse(pattern.partition(".")[0])
+    except PatternError:  # the dot stands inside braces
+        return True
+    return first.matches(component)
+
+
+def selected(patterns: Mapping[str, Iterable[str]], selector: Selector, name: str) -> str | None:
+    """The first key one of whose patterns names the tensor; None when none does."""
+    for key, globs in patterns.items():
+        if any(selector.matches(glob, name) for glob in globs):
+            return key
+    return None

@@ -1,0 +1,232 @@
+"""How a model is run: the one interface that drift, training, evaluation and covariances know."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from taskmerge.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from taskmerge.checkpoints.memory import MemoryWeights
+    from taskmerge.embedders.anatomy import Anatomy
+    from taskmerge.embedders.items import PreparedItems
+
+Role = Literal["query", "document"]
+Features = dict[str, Any]
+EMBEDDING = "sentence_embedding"
+"""Where `Embedder.module` leaves the embeddings in what it returns."""
+
+
+class Embedder(ABC):
+    """A model that turns items into vectors, whatever it was made from. `open_embedder` makes one.
+
+    A class of one's own sets the two attributes and defines the six abstract members; the rest follows from them.
+
+    Attributes:
+        module: the network that runs, trained in place. Called with features it returns a dict whose `EMBEDDING` is
+            (items, d); optimizers, hooks and Jacobian products work on its parameters.
+        label: what messages call the model: its path, or what it is.
+    """
+
+    module: nn.Module
+    label: str
+
+    @property
+    @abstractmethod
+    def modalities(self) -> tuple[str, ...]:
+        """What it embeds, of "text", "image", "audio", "video"."""
+
+    @property
+    @abstractmethod
+    def weights(self) -> MemoryWeights:
+        """The live tensors as `Weights`, under the names that they have in the model's file.
+
+        Component maps, patterns and reports speak of these names. A model made in memory has no file: its names are
+        those of its network. Parameters stay parameters: what is written to one of `weights.values` is trained.
+        """
+
+    @abstractmethod
+    def prepare(self, items: Sequence[Any], modality: str | None = None, role: Role | None = None) -> Features:
+        """Make one batch of features from decoded items.
+
+        Args:
+            items: as `Pairs.load` gives them; strings for text.
+            modality: of all items; None lets each item say it itself, so that a batch may mix them.
+            role: "query" or "document": the model's own prompt for it stands before the items. None: as the model
+                embeds when nothing is said, with its default prompt if it has one.
+
+        Returns:
+            A dict for `embed`, on the CPU; tensors are batch-first.
+
+        Raises:
+            UsageError: for a modality that the model does not take, or an item that cannot be used.
+        """
+
+    @abstractmethod
+    def embed(self, features: Features) -> Tensor:
+        """Embed one batch.
+
+        Args:
+            features: what `prepare` made; moved to the model's device and precision here.
+
+        Returns:
+            (items, d), of the model's dtype and on its device; gradients flow unless `inference` is entered.
+        """
+
+    @abstractmethod
+    def anatomy(self, components: Mapping[str, Any] | None = None) -> Anatomy:
+        """Find the layers, the projectors by modality, and which tokens are projected.
+
+        Args:
+            components: component -> patterns of names in the file, for what the rules do not know.
+
+        Raises:
+            UsageError: when there is no stack of backbone layers.
+        """
+
+    @abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Write the model to a folder that `open_embedder` opens."""
+
+    # What follows from these
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        import torch
+
+        return next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision it computes in: that of its first parameter of real numbers."""
+        import torch
+
+        parameters = self.module.parameters()
+        return next((parameter.dtype for parameter in parameters if parameter.is_floating_point()), torch.float32)
+
+    @property
+    def dimension(self) -> int:
+        """Length of its embeddings."""
+        with self.inference():
+            return int(self.embed(self.prepare(["a"], "text")).shape[-1])
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Embedder:
+        """Move to a device, a precision, or both, in place. Returns itself."""
+        self.module.to(device=device, dtype=dtype)
+        return self
+
+    def placed(self, features: Features) -> Features:
+        """Features on the model's device, real numbers in its precision."""
+        device, dtype = self.device, self.dtype
+
+        def move(value: Any) -> Any:
+            if not hasattr(value, "is_floating_point"):
+                return value
+            return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+
+        return {key: move(value) for key, value in features.items()}
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """No dropout and no gradients inside the block."""
+        import torch
+
+        was_training = self.module.training
+        self.module.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.module.train(was_training)
+
+    def encode(
+        self, items: Sequence[Any], modality: str | None = None, role: Role | None = None, batch_size: int = 32
+    ) -> np.ndarray:
+        """Embed any number of items.
+
+        Args:
+            items, modality, role: as for `prepare`.
+            batch_size: items that run at once.
+
+        Returns:
+            (items, d) float32, float64 for a model in float64.
+        """
+        with self.inference():
+            batches = (items[start : start + batch_size] for start in range(0, len(items), batch_size))
+            return np.concatenate([as_array(self.embed(self.prepare(batch, modality, role))) for batch in batches])
+
+    def embed_with(self, parameters: Mapping[str, Tensor], features: Features) -> Tensor:
+        """`embed`, with other values for some parameters.
+
+        Args:
+            parameters: name in the file -> value of the parameter's shape.
+            features: what `prepare` made.
+
+        Returns:
+            (items, d), differentiable in the values.
+        """
+        import torch
+
+        names = self.parameter_names()
+        swapped = {f"module.{names[name]}": value for name, value in parameters.items()}
+        return torch.func.functional_call(_running(self), swapped, (features,))
+
+    def parameter_names(self) -> dict[str, str]:
+        """Name in the file -> name in `module`, of every parameter."""
+        by_identity = {id(parameter): name for name, parameter in self.module.named_parameters()}
+        return {
+            name: by_identity[id(tensor)] for name, tensor in self.weights.values.items() if id(tensor) in by_identity
+        }
+
+    def linear_layers(self) -> dict[str, nn.Linear]:
+        """Every linear layer, by the name that its weight has in the model's file."""
+        from torch import nn
+
+        names = {id(tensor): name for name, tensor in self.weights.values.items()}
+        linear = [module for module in self.module.modules() if isinstance(module, nn.Linear)]
+        return {names[id(layer.weight)]: layer for layer in linear if id(layer.weight) in names}
+
+    def prepared_items(self) -> PreparedItems:
+        """A store for items that are prepared once and run many times."""
+        from taskmerge.embedders.items import PreparedItems
+
+        return PreparedItems(self.prepare)
+
+    def check_takes(self, modality: str, source: str) -> None:
+        """Raises UsageError when it does not embed items of this modality. source: what holds them."""
+        if modality not in self.modalities:
+            raise UsageError(
+                f"{source} holds {modality}, for which the model has no encoder",
+                next_move=f"the model takes {', '.join(self.modalities)}",
+            )
+
+
+def as_array(value: Tensor) -> np.ndarray:
+    """As NumPy, float32 for half precisions (which it holds exactly)."""
+    value = value.detach()
+    return (value.float() if value.element_size() < 4 else value).cpu().numpy()
+
+
+def _running(embedder: Embedder) -> Any:
+    """An embedder as a module: torch's functional calls swap the parameters of modules alone."""
+    from torch import nn
+
+    class Running(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = embedder.module
+
+        def forward(self, features: Features) -> Tensor:
+            return embedder.embed(features)
+
+    return Running()

@@ -1,0 +1,102 @@
+"""Items prepared once, encoded once where the encoder does not learn, handed out as batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from taskmerge.embedders.embedder import OmniEmbedder
+
+ENCODE_BATCH = 32
+
+
+class PreparedItems:
+    """Items of one embedder, numbered in the order they were added.
+
+    They stay as they came: the model's own preparation does all the work when a batch is made.
+    """
+
+    def __init__(self, prepare: Callable[[Sequence[Any], str | None], dict[str, Any]]) -> None:
+        self.prepare = prepare
+        self.modalities: list[str] = []
+        self.rows: list[Any] = []
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def add(self, item: Any, modality: str) -> None:
+        """Keep one decoded item. Raises UsageError when it cannot be used."""
+        self.rows.append(item)
+        self.modalities.append(modality)
+
+    def encode(self) -> None:
+        """Run every item through its frozen encoder, once, where the embedder can stop and go on there."""
+
+    def features(self, numbers: Sequence[int], texts: Sequence[str] = (), noise: float = 0.0) -> dict[str, Any]:
+        """One batch: these items, then these texts.
+
+        noise: standard deviation of Gaussian noise on prepared values; where nothing is prepared there is none.
+        """
+        modalities = {self.modalities[number] for number in numbers} | ({"text"} if texts else set())
+        modality = modalities.pop() if len(modalities) == 1 else None
+        return self.prepare([*(self.rows[number] for number in numbers), *texts], modality)
+
+
+class GraftedItems(PreparedItems):
+    """Items of a grafted embedder: each is prepared when it is added, and may be encoded before it is run."""
+
+    def __init__(
+        self,
+        prepare: Callable[[Sequence[Any], str | None], dict[str, Any]],
+        graft: OmniEmbedder,
+        prompt: str | None = None,
+    ) -> None:
+        super().__init__(prepare)
+        self.graft, self.prompt = graft, prompt
+        self.encoded = False
+
+    def add(self, item: Any, modality: str) -> None:
+        super().add(item if modality == "text" else self.graft.prepare(item, modality), modality)
+
+    def encode(self) -> None:
+        import torch
+
+        if self.encoded:
+            return
+        with torch.no_grad():
+            for start in range(0, len(self.rows), ENCODE_BATCH):
+                by_tower: dict[str, list[int]] = {}
+                for number in range(start, min(start + ENCODE_BATCH, len(self.rows))):
+                    if self.modalities[number] != "text":
+                        by_tower.setdefault(self.graft.tower_of[self.modalities[number]], []).append(number)
+                for tower, members in by_tower.items():
+                    self._encode(tower, members)
+        self.encoded = True
+
+    def _encode(self, tower: str, members: Sequence[int]) -> None:
+        import torch
+
+        lengths = torch.tensor([len(self.rows[number]) for number in members])
+        values = torch.nn.utils.rnn.pad_sequence([self.rows[number] for number in members], batch_first=True)
+        device = next(self.graft.parameters()).device
+        output = self.graft.encode_media(tower, values.to(device), lengths.to(device)).cpu()
+        for number, length, row in zip(members, lengths.tolist(), output, strict=True):
+            self.rows[number] = row[: self.graft.encoder(tower).token_count(length)].clone()
+
+    def features(self, numbers: Sequence[int], texts: Sequence[str] = (), noise: float = 0.0) -> dict[str, Any]:
+        words, media = [], []
+        for number in numbers:
+            row, modality = self.rows[number], self.modalities[number]
+            words.append(row if modality == "text" else "")
+            media.append({} if modality == "text" else {self.graft.tower_of[modality]: _noisy(row, noise)})
+        media += [{} for _ in texts]
+        return self.graft.assemble([*words, *texts], media, self.prompt, encoded=self.encoded)
+
+
+def _noisy(row: Tensor, noise: float) -> Tensor:
+    import torch
+
+    return row + noise * torch.randn_like(row) if noise else row

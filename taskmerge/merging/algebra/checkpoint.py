@@ -1,0 +1,188 @@
+"""Models in the algebra: model - model is a task vector, model + task vector a model.
+
+Whatever is written, and in which order, nothing is rounded before the end: a model that task vectors were added to is
+planned as a fuse of their terms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from taskmerge.checkpoints.components import Components, component_map
+from taskmerge.checkpoints.formats.quantized import dequantized
+from taskmerge.checkpoints.hub import locate
+from taskmerge.checkpoints.lineage.adapters import is_adapter
+from taskmerge.checkpoints.opening import open_weights
+from taskmerge.checkpoints.output.saving import save_weights
+from taskmerge.checkpoints.vectors.folder import is_task_vector
+from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.errors import MergeError, UsageError, did_you_mean
+from taskmerge.merging.algebra.sums import Term, joined, plan_sum, same
+from taskmerge.merging.algebra.task_vector import TaskVector
+from taskmerge.merging.fused import FusedWeights
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Checkpoint:
+    """A model: a lazy mapping from tensor name to tensor, whatever holds it.
+
+    weights: what is underneath. Subtract two to get a `TaskVector`; add a task vector to get a model again.
+    """
+
+    def __init__(self, weights: Weights) -> None:
+        self.weights = weights
+
+    @cached_property
+    def numbers(self) -> Weights:
+        """The weights as numbers to compute with: scaled 8-bit floats as what they stand for."""
+        return dequantized(self.weights)
+
+    @property
+    def start(self) -> Checkpoint:
+        """The model that task vectors are counted from: itself, or what this one was moved from."""
+        return self
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The task vectors that it was moved by."""
+        return ()
+
+    @classmethod
+    def open(cls, source: Any, *, label: str | None = None) -> Checkpoint:
+        """Opens a path, hub id[@revision], hf:// uri, dict of tensors, live module or anything with `Weights`' methods.
+
+        Reads headers only. Raises CheckpointError when there is no checkpoint there.
+        """
+        return source if isinstance(source, Checkpoint) else cls(open_weights(source, label))
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return self.weights.label
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Headers by name."""
+        return self.weights.tensors
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The model's config.json."""
+        return self.weights.config
+
+    def components(self) -> Components:
+        """Tensor name -> component (backbone, audio_projector, …)."""
+        return component_map(self.tensors, self.config)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """One tensor, whole, as torch.Tensor of its own dtype and shape (a copy)."""
+        import torch
+
+        info = self._info(name)
+        flat = np.array(self.weights.read(name))
+        return torch.from_numpy(flat.view(np.uint8)).view(getattr(torch, info.format.torch_name)).reshape(info.shape)
+
+    def _info(self, name: str) -> TensorInfo:
+        if name not in self.tensors:
+            raise MergeError(f"no tensor {name!r} in {self.label}", next_move=did_you_mean(name, self.tensors))
+        return self.tensors[name]
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """All tensors, whole."""
+        return {name: self[name] for name in self.tensors}
+
+    def __sub__(self, other: object) -> TaskVector:
+        if isinstance(other, Checkpoint):
+            return difference(self, other)
+        if isinstance(other, TaskVector):
+            raise UsageError(
+                "model - task vector is ambiguous", next_move="to forget a task write model + (-1) * task_vector"
+            )
+        return NotImplemented
+
+    def __add__(self, other: object) -> Checkpoint:
+        if isinstance(other, TaskVector):
+            return MovedCheckpoint(self.start, (*self.terms, *other.terms))
+        if isinstance(other, Checkpoint):
+            raise UsageError(
+                f"model + model: {self.label} + {other.label}",
+                next_move="did you mean base + (specialist - base)? Subtract the base from each specialist first",
+            )
+        return NotImplemented
+
+    __radd__ = __add__
+
+    def __mul__(self, factor: object) -> Checkpoint:
+        raise UsageError(
+            f"a model times {factor!r} is not a model",
+            next_move="scale task vectors: base + 0.3 * (specialist - base); the method linear averages models",
+        )
+
+    __rmul__ = __mul__
+
+    def save(
+        self, path: str | Path, *, dtype: str | None = None, shard_size: int | str = "5GB", fresh: bool = False
+    ) -> Path:
+        """Streams the model into a new folder, whole or not at all, with the base's config and tokenizer files.
+
+        dtype: torch name ("bfloat16") for all floating-point tensors; None keeps each tensor's own. shard_size: bytes,
+        or text such as "500MB". fresh: replace an existing folder. Raises OutputError, MergeError.
+        """
+        return save_weights(self.weights, Path(path), dtype=dtype, shard_size=shard_size, fresh=fresh)
+
+
+class MovedCheckpoint(Checkpoint):
+    """A model plus task vectors, each output entry rounded once, whatever the order in which they were added."""
+
+    def __init__(self, start: Checkpoint, terms: Sequence[Term]) -> None:
+        self._start, self._terms = start, joined(terms)
+        fused = FusedWeights(plan_sum(start.numbers, self._terms))
+        fused.label = " + ".join([start.label, *(term.label for term in self._terms)])
+        super().__init__(fused)
+
+    @property
+    def start(self) -> Checkpoint:
+        """See `Checkpoint.start`."""
+        return self._start
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """See `Checkpoint.terms`."""
+        return self._terms
+
+
+def difference(specialist: Checkpoint, base: Checkpoint) -> TaskVector:
+    """specialist - base, tensor by tensor under the base's names, scaled 8-bit floats as the numbers they stand for.
+
+    A model that was moved from the same base gives back what it was moved by. Tensors only the specialist has become
+    the task vector's own. Raises MergeError as a plan does: when shapes differ, or the base has a tensor that the
+    specialist lacks and that is neither a head nor a buffer, nor of a component it lacks as a whole.
+    """
+    if specialist.terms and same(specialist.start.numbers, base.numbers):
+        return TaskVector(base.numbers, specialist.terms, specialist.label)
+    folder = specialist.weights.beside.folder
+    if folder is not None and is_task_vector(folder):
+        raise UsageError(
+            f"{specialist.label} is a task vector already", next_move="TaskVector.load(path, base) opens it"
+        )
+    model = specialist.numbers.in_dtype("float64") if specialist.terms else specialist.numbers
+    return TaskVector(base.numbers, [Term(model, base.numbers, Fraction(1), specialist.label)], specialist.label)
+
+
+def task_vector(source: Any, base: Checkpoint, label: str | None = None) -> TaskVector:
+    """The task vector of what stands for a specialist: a model, an adapter's folder, a task vector or its folder."""
+    if isinstance(source, TaskVector):
+        return source
+    if isinstance(source, str | Path):
+        place = locate(str(source), None)
+        if isinstance(place, Path) and (is_adapter(place) or is_task_vector(place)):
+            return TaskVector.load(place, base)
+    return Checkpoint.open(source, label=label) - base

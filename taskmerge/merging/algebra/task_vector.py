@@ -1,0 +1,301 @@
+"""Task vectors, lazy: differences of models, to be scaled, added, cut into parts, measured and saved.
+
+A task vector is specialist - base (Ilharco et al., arXiv 2212.04089), and here a sum of such terms. Nothing is read
+until a delta, a statistic or a saved file asks for it, and then in chunks; what is written is rounded once.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import numpy as np
+
+from taskmerge.checkpoints.components import component_map
+from taskmerge.checkpoints.lineage.adapters import adapted, is_adapter
+from taskmerge.checkpoints.output.saving import output_dtype, save_weights
+from taskmerge.checkpoints.output.writing import OutputFolder
+from taskmerge.checkpoints.selector import Selector
+from taskmerge.checkpoints.vectors.compressed import CompressedDeltas, Form
+from taskmerge.checkpoints.vectors.folder import VECTOR_FILE, open_task_vector
+from taskmerge.checkpoints.vectors.lora_extraction import Extraction, extract_lora
+from taskmerge.checkpoints.views import ViewedWeights, whole
+from taskmerge.checkpoints.weights import Beside, TensorInfo, Weights
+from taskmerge.errors import MergeError, UsageError, did_you_mean
+from taskmerge.merging.algebra import statistics
+from taskmerge.merging.algebra.sums import Part, Term, joined, plan_sum
+from taskmerge.merging.algebra.trimmed import sparsified
+from taskmerge.merging.fused import FusedWeights
+from taskmerge.numbers.rounding import decode
+
+if TYPE_CHECKING:
+    import torch
+
+CHUNK = 1 << 20
+
+
+class HasNumbers(Protocol):
+    """A model, as far as a task vector must know it."""
+
+    @property
+    def numbers(self) -> Weights: ...
+
+
+class TaskVector:
+    """A lazy mapping from tensor name to delta: a sum of models' task vectors, each times a factor.
+
+    base: the model it starts from. terms: what is added up. label: what messages call it. beside: task vectors whose
+    token rows it shares.
+    """
+
+    def __init__(
+        self, base: Weights, terms: Sequence[Term], label: str = "task vector", beside: Sequence[Term] = ()
+    ) -> None:
+        self.base, self.terms, self.label = base, joined(terms), label
+        self._plan = plan_sum(base, self.terms, bare=True, beside=beside)
+        self._fused = FusedWeights(self._plan)
+
+    @cached_property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Tensor name -> shape of its delta."""
+        return {step.info.name: step.info.shape for step in self._plan.steps if step.action == "merge"}
+
+    @cached_property
+    def own(self) -> Mapping[str, Weights]:
+        """What only the specialist has, name -> where they are. In a model they are copied, whatever the factor."""
+        copied = [step for step in self._plan.steps if step.action == "copy"]
+        return {step.info.name: self._plan.inputs[step.source.label] for step in copied}
+
+    @cached_property
+    def grown(self) -> list[str]:
+        """Token tables to which the specialist adds rows."""
+        own = self.base.tensors
+        return [name for name, shape in self.shapes.items() if name in own and shape != own[name].shape]
+
+    def _cannot_grow(self, what: str) -> MergeError:
+        return MergeError(
+            f"{self.label} adds tokens to {self.grown[0]!r}; {what} cannot carry them",
+            next_move=f"write a dense task vector, or leave the table out: without({self.grown[0]!r})",
+        )
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Entries [start, stop) of the flattened delta, float64, rounded once."""
+        step = self._fused.steps[name]
+        if len(step.specialists) == 1 and step.weights == (1,):  # x - b: the same, without the wider arithmetic
+            operand, base = self._fused.operands.specialist(step, step.specialists[0]), self._fused.operands.base(step)
+            values = decode(operand.read(start, stop), operand.dtype)
+            return values if operand.is_delta else values - decode(base.read(start, stop), base.dtype)
+        return self._fused.read(name, start, stop)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shapes)
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """One delta, whole, as a float32 torch.Tensor."""
+        import torch
+
+        if name not in self.shapes:
+            raise MergeError(f"no delta {name!r} in {self.label}", next_move=did_you_mean(name, self.shapes))
+        flat = self.read(name, 0, self.count(name)).astype(np.float32)
+        return torch.from_numpy(flat).reshape(self.shapes[name])
+
+    def count(self, name: str) -> int:
+        """Entries of one delta."""
+        return int(np.prod(self.shapes[name], dtype=np.int64))
+
+    def chunks(self, name: str) -> Iterator[np.ndarray]:
+        """The flattened delta in pieces of at most CHUNK float64 entries."""
+        for start in range(0, self.count(name), CHUNK):
+            yield self.read(name, start, min(start + CHUNK, self.count(name)))
+
+    def __mul__(self, factor: object) -> TaskVector:
+        if not isinstance(factor, int | float | Fraction) or isinstance(factor, bool):
+            return NotImplemented
+        if not math.isfinite(factor):
+            raise UsageError(f"{factor} times {self.label}", next_move="give a finite number")
+        scaled = [term.times(Fraction(factor)) for term in self.terms]
+        return TaskVector(self.base, scaled, f"{factor} * {self.label}")
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, divisor: object) -> TaskVector:
+        if not isinstance(divisor, int | float | Fraction) or isinstance(divisor, bool):
+            return NotImplemented
+        if divisor == 0:
+            raise UsageError(f"{self.label} divided by 0", next_move="give another number")
+        return self * (1 / Fraction(divisor))
+
+    def __neg__(self) -> TaskVector:
+        return self * -1.0
+
+    def __add__(self, other: object) -> TaskVector:
+        if not isinstance(other, TaskVector):
+            return NotImplemented
+        return TaskVector(self.base, (*self.terms, *other.terms), f"{self.label} + {other.label}")
+
+    def __radd__(self, other: object) -> TaskVector:
+        return self if isinstance(other, int) and other == 0 else NotImplemented  # what sum() begins with
+
+    def __sub__(self, other: object) -> TaskVector:
+        if not isinstance(other, TaskVector):
+            return NotImplemented
+        return self + (-other)
+
+    def norm(self) -> float:
+        """Euclidean norm over all deltas."""
+        return statistics.norm(self)
+
+    def norms(self) -> dict[str, float]:
+        """Euclidean norm of each delta."""
+        return statistics.norms(self)
+
+    def cosine(self, other: TaskVector) -> float:
+        """Cosine of the angle to another task vector, over the tensors both have."""
+        return statistics.cosine(self, other)
+
+    def sign_conflict(self, other: TaskVector) -> float:
+        """Share of entries, non-zero in both, whose signs differ."""
+        return statistics.sign_conflict(self, other)
+
+    def sparsify(self, density: float, how: str = "magnitude", *, seed: int = 0) -> TaskVector:
+        """The task vector with a share `density` of each delta's entries.
+
+        how: "magnitude" keeps the largest, ties included (TIES' trim); "random" keeps each with probability `density`
+        and divides it by that (DARE), the same entries for the same seed. Raises UsageError.
+        """
+        deltas = sparsified(self, density, how, seed)
+        label = f"{self.label} at density {density}"
+        return TaskVector(self.base, [Term(deltas, None, Fraction(1), label, own=frozenset(self.own))], label)
+
+    def aligned_with(self, *others: TaskVector) -> TaskVector:
+        """The same, its token tables with the rows that it and the others have together."""
+        return TaskVector(self.base, self.terms, self.label, [term for other in others for term in other.terms])
+
+    def as_weights(self) -> Weights:
+        """The deltas as `Weights`, float64, and the specialist's own tensors as they are."""
+        return _Deltas(self, "F64")
+
+    def save(
+        self,
+        path: str | Path,
+        *,
+        dtype: str = "float32",
+        form: str = "dense",
+        density: float | None = None,
+        rank: int | None = None,
+        fresh: bool = False,
+    ) -> Path:
+        """Writes the deltas (and the specialist's own tensors) as a folder that `load` reads. Streams.
+
+        dtype: torch name of the stored numbers' format. form: "dense", "sparse" (the largest `density` of each),
+        "low_rank" (`rank`) or "sign" (one bit and a scale per row); what these lose is in the folder's
+        task_vector.json, under "report". Token tables to which the specialist adds rows are stored whole, with its
+        tokenizer: a new row has nothing to be subtracted from.
+        """
+        marks: dict[str, Any] = {"task_vector": 1, "label": self.label, "own": sorted(self.own), "form": form}
+        if self.grown and form == "dense":
+            marks["tables"] = self.grown
+        elif self.grown:
+            raise self._cannot_grow(f"the form {form}")
+        if form == "dense":
+            extra = {VECTOR_FILE: json.dumps(marks) + "\n"}
+            return save_weights(_Deltas(self, output_dtype(dtype)), Path(path), fresh=fresh, extra=extra)
+        small = CompressedDeltas(
+            self.read, self.shapes, cast(Form, form), self.own, density, rank,
+            dtype=output_dtype(dtype), label=self.label, beside=self.beside,
+        )  # fmt: skip
+        marks["shapes"] = {name: list(shape) for name, shape in self.shapes.items()}
+        written = {VECTOR_FILE: lambda: json.dumps(marks | {"report": small.report()}) + "\n"}
+        return save_weights(small, Path(path), fresh=fresh, extra=written)
+
+    def save_lora(
+        self, path: str | Path, rank: int, *, seed: int = 0, base_name: str | None = None, fresh: bool = False
+    ) -> Extraction:
+        """Writes the deltas as a PEFT adapter of at most `rank`, and says what it loses. Raises MergeError when the
+        specialist has tensors of its own, which an adapter cannot carry."""
+        if self.own:
+            raise MergeError(
+                f"{self.label} has tensors of its own, e.g. {next(iter(self.own))!r}; an adapter cannot carry them",
+                next_move="take a part: only('backbone'), or write a task vector",
+            )
+        if self.grown:
+            raise self._cannot_grow("an adapter")
+        return extract_lora(
+            self.base, self.read, self.shapes, Path(path), rank, seed=seed, base_name=base_name, fresh=fresh
+        )
+
+    @classmethod
+    def load(cls, path: str | Path, base: HasNumbers) -> TaskVector:
+        """A saved task vector, or a PEFT adapter, to be added to models of `base`'s shape.
+
+        Raises CheckpointError when it is neither.
+        """
+        if is_adapter(Path(path)):
+            term = Term(adapted(base.numbers, path), base.numbers, Fraction(1), str(path), adapter=True)
+        else:
+            stored = open_task_vector(path)
+            term = Term(stored, None, Fraction(1), str(path), own=stored.own)
+            if stored.tables:
+                tables = ViewedWeights(stored, {name: whole(stored.tensors[name], name) for name in stored.tables})
+                deltas = replace(term, parts=(Part(stored.tables, False),))
+                grown = Term(tables, base.numbers, Fraction(1), str(path), (Part(stored.tables, True),))
+                return cls(base.numbers, [deltas, grown], str(path))
+        return cls(base.numbers, [term], str(path))
+
+    def only(self, *patterns: str) -> TaskVector:
+        """The part whose tensors lie in the named components or match the globs ("backbone", "*.layers.{0..7}.*").
+
+        Raises UsageError for a pattern that selects nothing.
+        """
+        return self._select(patterns, keep=True)
+
+    def without(self, *patterns: str) -> TaskVector:
+        """All but the named components or globs. Raises UsageError for a pattern that selects nothing."""
+        return self._select(patterns, keep=False)
+
+    def _select(self, patterns: tuple[str, ...], keep: bool) -> TaskVector:
+        everything = {**self.base.tensors, **{name: weights.tensors[name] for name, weights in self.own.items()}}
+        selector = Selector(component_map(everything, self._plan.beside.config))
+        selector.require(patterns, "only" if keep else "without", among=(*self.shapes, *self.own), of=self.label)
+        terms = [replace(term, parts=(*term.parts, Part(patterns, keep))) for term in self.terms]
+        return TaskVector(self.base, terms, self.label)
+
+    @property
+    def beside(self) -> Beside:
+        """What stands beside its file: the config of the model it makes, where the specialist brings tensors."""
+        return Beside(config=self._plan.beside.config if self.own else {})
+
+
+class _Deltas(Weights):
+    """`Weights` of the deltas in one float format, rounded once, and of the specialist's own tensors as they are.
+
+    Token tables that have grown are those of the model that the task vector makes of its base.
+    """
+
+    def __init__(self, vector: TaskVector, dtype: str) -> None:
+        self.label, self.beside, self._own = vector.label, vector.beside, vector.own
+        self.tensors = {name: TensorInfo(name, dtype, shape) for name, shape in vector.shapes.items()}
+        self.tensors |= {name: weights.tensors[name] for name, weights in vector.own.items()}
+        format_ = str(TensorInfo("", dtype, ()).format.torch_name)
+        self._deltas = vector._fused.in_dtype(format_)
+        self._moved = FusedWeights(plan_sum(vector.base, vector.terms)).in_dtype(format_) if vector.grown else None
+        self._tables = frozenset(vector.grown)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """See `Weights.read`."""
+        if self._moved is not None and name in self._tables:
+            return self._moved.read(name, start, stop)
+        return self._own.get(name, self._deltas).read(name, start, stop)
+
+    def write_side_files(self, output: OutputFolder, dtype: str | None) -> bool:
+        """See `Weights.write_side_files`: the joined tokenizer, where rows were added."""
+        return self._moved is not None and self._moved.write_side_files(output, dtype)

@@ -1,0 +1,79 @@
+"""A task vector with part of its entries, by the methods that a fuse uses: TIES' trim, DARE's random drop."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from taskmerge.checkpoints.weights import BASE, TensorInfo, Weights
+from taskmerge.errors import UsageError
+from taskmerge.merging.fused import FusedWeights
+from taskmerge.merging.inputs import Inputs
+from taskmerge.merging.plan import align_all, plan_aligned
+from taskmerge.recipes import Merge, Recipe, Specialist
+
+
+class Deltas(Protocol):
+    """What is known of a task vector here."""
+
+    label: str
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    @property
+    def own(self) -> Mapping[str, Weights]: ...
+
+    def read(self, name: str, start: int, stop: int) -> np.ndarray: ...
+
+
+class Trimmed(Weights):
+    """`Weights` of a task vector's deltas, float64, of which the rest is zero, and of its own tensors."""
+
+    def __init__(self, vector: Deltas, kept: FusedWeights) -> None:
+        self.label = vector.label
+        self._kept, self._own = kept, vector.own
+        own = {name: weights.tensors[name] for name, weights in vector.own.items()}
+        self.tensors = {**kept.tensors, **own}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """See `Weights.read`."""
+        return self._own.get(name, self._kept).read(name, start, stop)
+
+
+def sparsified(vector: Deltas, density: float, how: str, seed: int) -> Weights:
+    """The deltas with a share `density` of their entries; see `TaskVector.sparsify`. Raises UsageError."""
+    if not 0 <= density <= 1:
+        raise UsageError(f"density {density!r} is not a share of the entries", next_move="give a number from 0 to 1")
+    methods: dict[str, str] = {"magnitude": "ties", "random": "dare_linear"}
+    if how not in methods:
+        raise UsageError(f"unknown way to sparsify {how!r}", next_move='"magnitude" (TIES) or "random" (DARE)')
+    if how == "random" and density == 0:
+        raise UsageError("density 0 drops everything", next_move="give a density above 0")
+    options: dict[str, Any] = {"density": density}
+    label = vector.label if vector.label != BASE else f"{BASE} (2)"
+    inputs = Inputs({BASE: _Nothing(vector), label: _Whole(vector)}, deltas={label: frozenset()})
+    recipe = Recipe(base="", specialists={label: Specialist("")}, merge=Merge(methods[how], options=options), seed=seed)
+    return Trimmed(vector, FusedWeights(plan_aligned(recipe, inputs, align_all(inputs.weights), bare=True)))
+
+
+class _Whole(Weights):
+    """`Weights` of all deltas of a task vector, float64."""
+
+    def __init__(self, vector: Deltas) -> None:
+        self.label, self._vector = vector.label, vector
+        self.tensors = {name: TensorInfo(name, "F64", shape) for name, shape in vector.shapes.items()}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """See `Weights.read`."""
+        return self._vector.read(name, start, self.tensors[name].count if stop is None else stop)
+
+
+class _Nothing(_Whole):
+    """Zeros of the same shapes: what such a task vector starts from."""
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """See `Weights.read`."""
+        return np.zeros((self.tensors[name].count if stop is None else stop) - start)

@@ -1,0 +1,97 @@
+"""What the kernels are given of each input: a model's tensor, or a task vector's own entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from taskmerge.checkpoints.output.saving import AHEAD
+from taskmerge.checkpoints.weights import Weights
+from taskmerge.kernels import Operand
+from taskmerge.merging.covariances import matrices
+from taskmerge.merging.once import Once
+from taskmerge.merging.steps import Plan, Source, TensorStep
+from taskmerge.numbers.rounding import decode
+
+Entries = Callable[[int, int], np.ndarray]
+
+
+class Operands:
+    """Every input of a plan as the kernels take it.
+
+    A specialist is a model, from which the base is subtracted, unless its task vector is at hand itself: it is one, it
+    has a base of its own, it is an adapter whose product is known, or `protect` has taken directions away.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._shielded: Once[str, np.ndarray] = Once(AHEAD + 1)
+
+    def base(self, step: TensorStep) -> Operand:
+        """The base's tensor of a step that merges."""
+        return _stored(self.plan.base, step.source.name)
+
+    def specialist(self, step: TensorStep, source: Source) -> Operand:
+        """What one specialist brings to a step."""
+        if step.protected:
+            place = step.specialists.index(source)
+            return self._computed(step, lambda start, stop: self._protected(step)[place, start:stop])
+        return self._unprotected(step, source)
+
+    def delta(self, step: TensorStep, source: Source) -> np.ndarray:
+        """The whole task vector of one specialist in one tensor: float64 (entries,)."""
+        return self._delta_of(step, self.specialist(step, source), 0, step.info.count)
+
+    def exact(self, step: TensorStep, source: Source) -> bool:
+        """Whether the delta was never rounded to a storage format: an adapter's own product."""
+        return source.label in self.plan.adapters and self.plan.inputs[source.label].delta(source.name) is not None
+
+    def _unprotected(self, step: TensorStep, source: Source) -> Operand:
+        weights = self.plan.inputs[source.label]
+        if source.label in self.plan.deltas:
+            return _stored(weights, source.name, is_delta=True)
+        own_base = self.plan.own_bases.get(source.label)
+        if own_base is not None:
+            return self._computed(step, partial(_difference, weights, own_base, source.name))
+        product = weights.delta(source.name) if source.label in self.plan.adapters else None
+        return _stored(weights, source.name) if product is None else self._computed(step, product)
+
+    def _computed(self, step: TensorStep, read: Entries) -> Operand:
+        return Operand("F64", step.info.shape, read, is_delta=True)
+
+    def _delta_of(self, step: TensorStep, operand: Operand, start: int, stop: int) -> np.ndarray:
+        values = decode(operand.read(start, stop), operand.dtype)
+        if operand.is_delta:
+            return values
+        base = self.base(step)
+        return values - decode(base.read(start, stop), base.dtype)
+
+    def _protected(self, step: TensorStep) -> np.ndarray:
+        """All deltas of a tensor without the protected directions: float64 (specialists, entries)."""
+
+        def shielded() -> np.ndarray:
+            import torch
+
+            from taskmerge.methods.covariance import protected
+
+            rows = [self._delta_of(step, self._unprotected(step, one), 0, step.info.count) for one in step.specialists]
+            deltas = torch.from_numpy(np.stack(rows)).reshape(len(rows), *step.info.shape)
+            shields = matrices(self.plan.inputs, step.specialists, step.protected)
+            return protected(deltas, shields, self.plan.protect_energy).reshape(len(rows), -1).numpy()
+
+        return self._shielded.get(step.info.name, shielded)
+
+
+def _stored(weights: Weights, name: str, is_delta: bool = False) -> Operand:
+    info = weights.tensors[name]
+    return Operand(info.dtype, info.shape, partial(weights.read, name), weights.view(name), is_delta)
+
+
+def _difference(weights: Weights, base: Weights, name: str, start: int, stop: int) -> np.ndarray:
+    """x - b, float64. A tensor that the own base lacks has no delta."""
+    if name not in base.tensors:
+        return np.zeros(stop - start)
+    one, two = weights.tensors[name].dtype, base.tensors[name].dtype
+    return decode(weights.read(name, start, stop), one) - decode(base.read(name, start, stop), two)
