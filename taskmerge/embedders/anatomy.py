@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from taskmerge.checkpoints.components import BACKBONE, component_map
+from taskmerge.checkpoints.components import BACKBONE, Components, component_map
 from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import UsageError
 
@@ -70,14 +70,15 @@ def native_anatomy(network: nn.Module, homes: Mapping[str, str]) -> Anatomy:
     return Anatomy(backbone_layers(network, homes), projectors, placeholders, token_table(network))
 
 
-def components_of(weights: Weights) -> Mapping[str, str]:
+def components_of(weights: Weights) -> Components:
     """The component of every tensor, as what is trained and repaired is named.
 
     A grafted embedder's components are the first parts of its names (backbone, audio_encoder, audio_projector, ...);
     the token embeddings are part of its backbone. Others get the component map of their architecture.
     """
     if weights.config.get("model_type") == MODEL_TYPE:
-        return {name: name.partition(".")[0] for name in weights.tensors}
+        first = {name: name.partition(".")[0] for name in weights.tensors}
+        return Components(first, first)
     return component_map(weights.tensors, weights.config)
 
 

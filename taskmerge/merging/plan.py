@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
-from taskmerge.checkpoints.components import BACKBONE, EMBEDDINGS, layer_index
+from taskmerge.checkpoints.components import BACKBONE, EMBEDDINGS, is_token_table, layer_index
 from taskmerge.checkpoints.lineage.alignment import Alignment, align_all
 from taskmerge.checkpoints.lineage.census import Census
 from taskmerge.checkpoints.lineage.prompts import joined_prompts
@@ -240,7 +240,14 @@ class _Planner:
         sources = tuple(Source(label, name) for label in having)
         options = settings.resolved(having, standing)
         self._try_method(settings.method, shares, options, name, (rule or self.recipe.merge).place)
+        shape = self.census.base.tensors[name].shape
+        if settings.method.decomposes_matrices and self._is_token_table(name) and len(shape) == 2:
+            self.warnings.append(settings.method.token_table_note(name, shape))
         return self._step(name, "merge", said, Source(BASE, name), sources, shares, settings.method.name, options)
+
+    def _is_token_table(self, name: str) -> bool:
+        """Whether a tensor has one row a token: an embedding, or an output head."""
+        return is_token_table(name) or name.split(".")[-2:] == ["lm_head", "weight"]
 
     def _unmoved(self, name: str, said: str) -> TensorStep | None:
         return None if self.bare else self._step(name, "keep", said, Source(BASE, name))
@@ -292,7 +299,10 @@ class _Planner:
         info = stored_format(self.census.inputs[source.label].tensors[name], self.dtype)
         component = self.census.components[name]
         shielded = self.protected if action == "merge" and len(info.shape) == 2 else ()
-        return TensorStep(info, component, action, said, source, specialists, weights, method, options or {}, shielded)
+        return TensorStep(
+            info, component, action, said, source, specialists, weights, method, options or {}, shielded,
+            self._is_token_table(name),
+        )  # fmt: skip
 
     def _problem(self, what: str, next_move: str, place: str | None = None) -> None:
         self.problems.append(Problem(what, place, next_move))

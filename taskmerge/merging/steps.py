@@ -32,8 +32,8 @@ class TensorStep:
     info: name, dtype and shape in the output. rule: the sentence that claims it. action "keep" and "copy" take `source`
     as it is; "merge" combines the base's tensor with `specialists`, one weight each, by `method` with `options`.
     A "keep" with specialists is of integers, in which all must agree. protected: specialists whose inputs' directions
-    the others' deltas lose first. as_is: the recipe itself names whose tensor to take, so that NaN in it is the user's
-    own wish.
+    the others' deltas lose first. token_table: whether it has one row a token. as_is: the recipe itself names whose
+    tensor to take, so that NaN in it is the user's own wish.
     """
 
     info: TensorInfo
@@ -46,6 +46,7 @@ class TensorStep:
     method: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     protected: tuple[str, ...] = ()
+    token_table: bool = False
     as_is: bool = False
 
 
@@ -118,15 +119,18 @@ class Plan:
 
     @property
     def whole_tensor_bytes(self) -> int:
-        """Most bytes that a step takes whose method is given whole tensors, about; 0 when all are streamed.
+        """Most bytes of a step whose tensor is held whole, given to its method or to `protect`; 0 when all stream."""
+        return max((self._whole_bytes(step) for step in self._whole_steps()), default=0)
 
-        Held at once: float64 base, result and, per specialist, the tensor and its delta.
-        """
-        return max((8 * step.info.count * (2 * len(step.specialists) + 3) for step in self._whole_steps()), default=0)
+    def _whole_bytes(self, step: TensorStep) -> int:
+        specialists, shape = len(step.specialists), step.info.shape
+        shielded = 8 * step.info.count * (2 * specialists + 2) if step.protected else 0
+        whole = self.methods[step.method].peak_bytes(specialists, shape) if self.program(step) is None else 0
+        return max(whole, shielded)
 
     def program(self, step: TensorStep) -> Program | None:
         """The Program of a step that merges, over all its specialists; None where the method takes whole tensors."""
-        program = self.methods[step.method].program(step.weights, step.options, step.info.shape)
+        program = self.methods[step.method].program(step.weights, step.options, step.info.shape, step.token_table)
         return replace(program, base="left_out") if program is not None and self.bare else program
 
     def streamed(self, step: TensorStep) -> Streamed | None:

@@ -96,7 +96,7 @@ def slerp(
 
     Ω is the angle between the two. Where they are parallel, opposed or of length zero the line is straight. Weights
     multiply the deltas (space "delta" only). Refuses any number of specialists but two. mergekit's slerp is space
-    "model".
+    "model" with its base model as the first of the two, and knows no weights.
     """
     _two(len(weights), "slerp")
     if space == "delta":

@@ -13,6 +13,7 @@ It takes some of the positional inputs in `INPUTS` by name, options by keyword, 
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from taskmerge.kernels.operands import Measurement
     from taskmerge.kernels.program import Program
 
+Memory = Callable[[int, tuple[int, ...]], float]
+
 INPUTS: dict[str, str] = {
     "deltas": "the task vectors: (specialists, *shape), float64",
     "weights": "one weight per specialist: (specialists,), float64",
@@ -70,6 +73,7 @@ class MergeMethod:
     function: pure. Elementwise: `(weights, *, options) -> Program`. Others: takes `inputs` by name and its own options
     by keyword, returns the merged delta (*shape). own: the parameters it declares itself. inputs: which of `INPUTS` it
     takes. source: paper or tool. whole_matrices: works on 2-D tensors and merges all others by their mean.
+    memory: (specialists, shape) -> float64 entries held at the peak of `merge`, deltas, base and result included.
     weighted_by: what finds the weights from the Gram matrix of the deltas, in place of those given.
     """
 
@@ -80,6 +84,7 @@ class MergeMethod:
     aliases: tuple[str, ...] = ()
     source: str = ""
     whole_matrices: bool = False
+    memory: Memory | None = None
     weighted_by: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __call__(self, *inputs: Any, **keywords: Any) -> Tensor:
@@ -175,13 +180,19 @@ class MergeMethod:
         return merged.double() * shared.get("scale", 1.0)
 
     def program(
-        self, weights: Sequence[float | Fraction], options: Mapping[str, Any], shape: Sequence[int]
+        self,
+        weights: Sequence[float | Fraction],
+        options: Mapping[str, Any],
+        shape: Sequence[int],
+        token_table: bool = False,
     ) -> Program | None:
         """The Program that merges a tensor of this shape; None where the method is given the whole tensor.
 
+        token_table: whether the tensor has one row a token; see `decomposes_matrices`.
+
         Raises MergeError for weights or options that it cannot work with.
         """
-        if self.whole_matrices and len(shape) != 2:
+        if self.whole_matrices and (token_table or len(shape) != 2):
             from taskmerge.methods.pieces import mean
 
             program = mean(tuple(weights))
@@ -195,6 +206,33 @@ class MergeMethod:
         if isinstance(program.sparsify, tuple) and len(program.sparsify) != len(weights):
             raise MergeError(f"{len(program.sparsify)} numbers for {len(weights)} specialists")
         return replace(program, scale=self._split(options)[1].get("scale", 1.0))
+
+    def peak_bytes(self, specialists: int, shape: tuple[int, ...]) -> int:
+        """Bytes held at the peak of `merge`, on one tensor of this shape: deltas, base and result included.
+
+        As declared and measured (benchmarks/whole_tensor_memory.py); a method that declares nothing is taken to hold
+        each delta twice, the base, the result and one more of their size.
+        """
+        entries = self.memory(specialists, shape) if self.memory else math.prod(shape) * (2 * specialists + 3)
+        return math.ceil(8 * entries)
+
+    @property
+    def decomposes_matrices(self) -> bool:
+        """Whether it takes a matrix apart whole, so that a token table (a row a token) must not be given to it.
+
+        An embedding or an output head has a hundred thousand rows and more, and rows that have no order: a singular
+        value decomposition of it costs hours, and mixes tokens. `program(…, token_table=True)` merges it as all that
+        is no matrix, by its mean; `token_table_note` says so.
+        """
+        return self.whole_matrices
+
+    def token_table_note(self, name: str, shape: Sequence[int]) -> str:
+        """What to print where a token table is merged by its mean in place of this method."""
+        size = " x ".join(f"{length:,}" for length in shape)
+        return (
+            f"{name} ({size}) is a token table: {self.name} merges matrices and gives it the mean, Σ w d / T. "
+            f"For anything else write a rule: {{match: {name!r}, method: task_arithmetic}}"
+        )
 
     def _split(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         """The options it takes itself, and those that the engine applies."""
@@ -240,6 +278,7 @@ def merge_method(
     aliases: Sequence[str] = (),
     source: str = "",
     whole_matrices: bool = False,
+    memory: Memory | None = None,
 ) -> Callable[[Callable[..., Any]], MergeMethod]: ...
 def merge_method(
     function: Callable[..., Any] | None = None,
@@ -248,6 +287,7 @@ def merge_method(
     aliases: Sequence[str] = (),
     source: str = "",
     whole_matrices: bool = False,
+    memory: Memory | None = None,
 ) -> MergeMethod | Callable[[Callable[..., Any]], MergeMethod]:
     """Declare a function to be a merge method and register it under its name (and aliases).
 
@@ -260,7 +300,7 @@ def merge_method(
         inputs = _inputs_of(function)
         own = name or function.__name__
         rows = parameters_of(function)
-        method = MergeMethod(own, function, rows, inputs, tuple(aliases), source, whole_matrices)
+        method = MergeMethod(own, function, rows, inputs, tuple(aliases), source, whole_matrices, memory)
         if not _private:
             register(method)
         return method

@@ -47,10 +47,11 @@ def svd(matrix: Array) -> tuple[Array, Array, Array]:
 @for_matrices
 def tsv(d: Array, w: Array) -> Array:
     k = max(1, min(d.shape[1:]) // len(w))
-    parts = [svd(w[i] * d[i]) for i in range(len(w))]
+    parts = [svd(x) for x in d]  # of weight 0 too: their directions take their room
     a = np.hstack([u[:, :k] for u, _, _ in parts])
     b = np.hstack([v[:k].T for _, _, v in parts])
-    return polar(a) @ np.diag(np.concatenate([s[:k] for _, s, _ in parts])) @ polar(b).T
+    values = np.concatenate([w[i] * s[:k] for i, (_, s, _) in enumerate(parts)])
+    return polar(a) @ np.diag(values) @ polar(b).T
 
 
 @for_matrices
@@ -78,7 +79,7 @@ def iso_cts(d: Array, w: Array, common: float = 0.8) -> Array:
 
 
 def equations(d: Array, w: Array) -> tuple[Array, Array]:
-    shares = [w[i] / (d[i] ** 2).sum() for i in range(len(w))]
+    shares = [w[i] / (d[i] ** 2).sum() if d[i].any() else 0.0 for i in range(len(w))]
     moved = sum(c * x @ x.T @ x for c, x in zip(shares, d, strict=True))
     return moved, sum(c * x.T @ x for c, x in zip(shares, d, strict=True))
 
@@ -88,6 +89,10 @@ def wudi(d: Array, w: Array, ridge: float = 0.1) -> Array:
     """Solve for the stationary point of Σ w ‖(W - d_i) d_iᵀ‖² / ‖d_i‖² by least squares, row by row; the ridge is more
     inputs, of all directions alike."""
     width = d.shape[2]
+    if (w < 0).any():  # no least squares: the stationary point itself
+        grams = [(x.T @ x + ridge * (x**2).sum() / width * np.eye(width)) / max((x**2).sum(), 1e-300) for x in d]
+        total = sum(w[i] * grams[i] for i in range(len(w)))
+        return np.linalg.solve(total, sum(w[i] * d[i] @ grams[i] for i in range(len(w))).T).T
     blocks = []
     for i in range(len(w)):
         length = np.linalg.norm(d[i])
@@ -126,6 +131,8 @@ def cart(d: Array, w: Array, rank_share: float = 0.08, spread: float = 1.0) -> A
 def star(d: Array, w: Array, energy: float = 0.4) -> Array:
     total = np.zeros(d.shape[1:])
     for i in range(len(w)):
+        if not (w[i] * d[i]).any():
+            continue
         u, s, v = svd(w[i] * d[i])
         k = next(k for k in range(1, len(s) + 1) if s[:k].sum() >= energy * s.sum() * (1 - 1e-12))
         total += u[:, :k] * (s[:k] * s.sum() / s[:k].sum()) @ v[:k]
@@ -155,10 +162,8 @@ def inside_of(aligned: Array, w: Array, inside: str, density: float) -> Array:
 
 @for_matrices
 def knots(d: Array, w: Array, inside: str = "ties", density: float = 0.2) -> Array:
-    u, s, v = svd(np.hstack(list(d)))
-    width = d.shape[2]
-    aligned = np.stack([np.diag(s) @ v[:, i * width : (i + 1) * width] for i in range(len(w))])
-    return u @ inside_of(aligned, w, inside, density)
+    u, _, _ = svd(np.hstack(list(d)))
+    return u @ inside_of(np.stack([u.T @ x for x in d]), w, inside, density)  # S V_i = Uᵀ d_i
 
 
 @for_matrices

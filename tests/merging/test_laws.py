@@ -17,6 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from taskmerge import fuse, recipes
 from taskmerge.checkpoints.covariances import InputCovariances
+from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.storage_noise import noise_of
 from taskmerge.merging import execute, plan
 from taskmerge.methods import all_methods
 
@@ -236,14 +238,10 @@ class Merge:
         return self._stored(label, name).double().numpy() - base[name]
 
     def _noise(self, label: str, name: str) -> float:
-        if label == "a" and self.row["specialist"] == "adapter" and name in self.factors:
-            return 0.0
-        tensor = self.base[name] if label == "a" and self.row["specialist"] == "adapter" else self._stored(label, name)
-        digits, least = DIGITS[tensor.dtype]
-        values = np.abs(tensor.double().numpy())
-        exponent = np.floor(np.log2(np.where(values > 0, values, 1.0))).clip(min=least)
-        units = np.where(values > 0, 2.0 ** (exponent - digits + 1), 2.0 ** (least - digits + 1))
-        return float(np.sqrt(np.mean(units**2) / 12))
+        """By its definition, which tests/checkpoints/test_storage_noise.py holds against what rounding does."""
+        if label == "a" and self.row["specialist"] == "adapter":
+            return 0.0 if name in self.factors else noise_of(MemoryWeights(self.base), name)
+        return noise_of(MemoryWeights({name: self._stored(label, name)}), name)
 
     def _weight(self, said: dict[str, Any], label: str, name: str) -> float:
         merge = said["merge"]

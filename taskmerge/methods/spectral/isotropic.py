@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated
 
 from taskmerge.declarations import Between, Doc
@@ -85,9 +86,9 @@ def iso_cts(
     for delta, weight, sigma in zip(cleaned, weights.tolist(), rounding, strict=True):
         own = weight * delta
         outside = own - parts[0].left @ (parts[0].left.mT @ own)
-        # What rounding leaves of a delta inside the common space is no direction of its own.
-        parts.append(triplets(outside, white(abs(weight) * sigma), largest=longest, or_all=False).first(each))
-        levels.append(abs(weight) * sigma)
+        # What rounding, of the delta and of the common space, leaves outside of that is no direction of its own.
+        levels.append(math.hypot(weight * sigma, together.rows))
+        parts.append(triplets(outside, white(levels[-1]), largest=longest, or_all=False).first(each))
     values = torch.cat([part.values for part in parts])
     if not values.numel():
         return weighted_mean(deltas, weights)

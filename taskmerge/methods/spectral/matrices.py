@@ -85,7 +85,10 @@ class Triplets(NamedTuple):
         return (self.left * self.values) @ self.right
 
     def first(self, count: int) -> Triplets:
-        return Triplets(self.left[:, :count], self.values[:count], self.right[:count])
+        if count >= self.rank:
+            return self
+        # Copies, so that what is not kept is freed.
+        return Triplets(self.left[:, :count].clone(), self.values[:count].clone(), self.right[:count].clone())
 
     def times(self, factor: float) -> Triplets:
         return self._replace(values=self.values * factor)
@@ -166,9 +169,7 @@ def denoised(deltas: Tensor, noise: Sequence[float]) -> Tensor:
     deltas (specialists, rows, columns), noise: one deviation a specialist -> as deltas. A large delta with more
     directions than `triplets` seeks, a full fine-tune, is left as it is: almost all of its noise lies within them.
     """
-    if not any(noise):
-        return deltas
-    cleaned = deltas.clone()
+    cleaned = deltas
     for index, deviation in enumerate(noise):
         delta, around = deltas[index], white(deviation)
         # Noise of less than a thousandth of the delta: the limits that methods set on what they make of it will do.
@@ -176,6 +177,7 @@ def denoised(deltas: Tensor, noise: Sequence[float]) -> Tensor:
             continue
         found = _leading(delta, around) if min(delta.shape) > SMALL else triplets(delta, around)
         if found is not None:
+            cleaned = deltas.clone() if cleaned is deltas else cleaned
             cleaned[index] = found.matrix
     return cleaned
 
