@@ -41,6 +41,8 @@ def measured(name: str, specialists: int, shape: tuple[int, ...], rank: int) -> 
         else:
             delta.normal_()
     inputs = {"base": torch.zeros(shape, dtype=torch.float64)} if "base" in method.inputs else {}
+    if "covariances" in method.inputs:
+        inputs["covariances"] = torch.eye(shape[1], dtype=torch.float64).repeat(specialists, 1, 1)
     noise = torch.full((specialists,), 0.02, dtype=torch.float64)
     result = method.merge(deltas, weights, method.options({}), noise=noise, **inputs)
     assert torch.isfinite(result).all()

@@ -11,8 +11,19 @@ TaskmergeError            exit 1   the run failed
 from __future__ import annotations
 
 import difflib
+import heapq
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+
+MOST_LINES = 19
+"""Of an error's text; the command line adds one."""
+MOST_CHARACTERS = 3900
+MOST_NAMES = 10
+"""Names that a message lists; more of them are counted."""
+_LONGEST_SENTENCE, _LONGEST_PLACE, _LONGEST_NAME = 1500, 300, 160
+_MANY = 300
+_WORD = re.compile(r"[a-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -28,12 +39,17 @@ class Problem:
     next_move: str | None = None
 
     def __str__(self) -> str:
-        text = f"{self.place}: {self.what}" if self.place else self.what
-        return f"{text}\n    {self.next_move}" if self.next_move else text
+        what, place = clipped(self.what, _LONGEST_SENTENCE), clipped(self.place or "", _LONGEST_PLACE)
+        text = f"{place}: {what}" if place else what
+        return f"{text}\n    {clipped(self.next_move, _LONGEST_SENTENCE)}" if self.next_move else text
 
 
 class TaskmergeError(Exception):
-    """Base of all errors meant for the user; carries one or more `Problem`s."""
+    """Base of all errors meant for the user; carries one or more `Problem`s.
+
+    `problems` are all of them; the error's text, which is what the command line prints, stays within `MOST_LINES` lines
+    and `MOST_CHARACTERS` characters.
+    """
 
     exit_code = 1
 
@@ -43,7 +59,7 @@ class TaskmergeError(Exception):
         if isinstance(problems, str):
             problems = [Problem(problems, place, next_move)]
         self.problems: tuple[Problem, ...] = tuple(problems)
-        super().__init__("\n".join(str(problem) for problem in self.problems))
+        super().__init__(_bounded(self.problems))
 
 
 class CheckpointError(TaskmergeError):
@@ -76,12 +92,70 @@ def first_line(error: BaseException) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None when nothing comes close."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    close = _close(name, _likely(name, list(known)), 1, 0.5)
     return close[0] if close else None
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A next move for an unknown name: the nearest known one, or the list of all."""
+def did_you_mean(name: str, known: Iterable[str], lists: str = "") -> str:
+    """A next move for an unknown name: the nearest known one, or the names there are, the nearest ten of many.
+
+    lists: what lists them all, where there may be more: "`taskmerge inspect MODEL --tensors` lists them".
+    """
     names = sorted(known)
-    close = nearest(name, names)
-    return f"did you mean {close!r}?" if close else f"known: {', '.join(names) or 'none'}"
+    likely = _likely(name, names)
+    close = _close(name, likely, 1, 0.5)
+    if close:
+        return f"did you mean {clipped(close[0], _LONGEST_NAME)!r}?"
+    if len(names) > MOST_NAMES:
+        names = list(dict.fromkeys([*_close(name, likely, MOST_NAMES, 0.0), *names]))
+    return f"known: {few(names, lists=lists)}"
+
+
+def few(names: Iterable[object], most: int = MOST_NAMES, lists: str = "") -> str:
+    """Names as a message lists them: the first `most`, then how many more there are (and `lists`, what lists them)."""
+    every = [str(name) for name in names]
+    text = ", ".join(clipped(name, _LONGEST_NAME) for name in every[:most]) or "none"
+    if len(every) > most:
+        text += f" and {len(every) - most:,} more" + (f"; {lists}" if lists else "")
+    return text
+
+
+def clipped(text: str, most: int) -> str:
+    """A text of at most `most` characters; what is left out of the middle of a longer one is an ellipsis."""
+    if len(text) <= most:
+        return text
+    tail = most // 3
+    return f"{text[: most - tail - 3]} … {text[len(text) - tail :]}"
+
+
+def _likely(name: str, known: Sequence[str]) -> Sequence[str]:
+    """Of very many names those that share the most words with `name`: only they are looked at closely."""
+    if len(known) <= _MANY:
+        return known
+    wanted = set(_WORD.findall(name[:_LONGEST_NAME].lower()))
+    return heapq.nlargest(_MANY, known, key=lambda one: len(wanted & set(_WORD.findall(one.lower()))))
+
+
+def _close(name: str, known: Sequence[str], count: int, cutoff: float) -> list[str]:
+    """Known names like `name`, best first."""
+    known = [one for one in known if len(one) <= 4 * _LONGEST_NAME]
+    return difflib.get_close_matches(name[:_LONGEST_NAME], known, count, cutoff)
+
+
+def _bounded(problems: Sequence[Problem]) -> str:
+    """The problems as text, as many as fit; the last line says how many do not."""
+    if len(problems) == 1:  # its next move must be seen, whatever its length
+        lines = str(problems[0]).splitlines()
+        move = lines[-1:] if problems[0].next_move and len(lines) > MOST_LINES else []
+        return clipped("\n".join([*lines[: MOST_LINES - len(move)], *move]), MOST_CHARACTERS)
+    shown: list[str] = []
+    for number, problem in enumerate(problems):
+        text = str(problem)
+        last = number == len(problems) - 1
+        count = sum(own.count("\n") + 1 for own in (*shown, text))
+        characters = sum(len(own) + 1 for own in (*shown, text))
+        if count > MOST_LINES - (not last) or characters > MOST_CHARACTERS - 40 * (not last):
+            shown.append(f"and {len(problems) - number:,} more problems; mend these first")
+            break
+        shown.append(text)
+    return "\n".join(shown)

@@ -25,7 +25,17 @@ FLOORS: dict[str, int] = {
     "pipeline": 6, "reporting": 6, "demo": 6,
     "cli": 7, "__main__": 7,
 }  # fmt: skip
-HEAVY = ("torch", "transformers", "numba", "sentence_transformers", "rich", "yaml", "huggingface_hub")
+HEAVY = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "einops",
+    "numba",
+    "sentence_transformers",
+    "rich",
+    "yaml",
+    "huggingface_hub",
+)
 
 
 @cache

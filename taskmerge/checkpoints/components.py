@@ -25,16 +25,15 @@ from typing import Any, Protocol
 from taskmerge.checkpoints.selector import Selector, selected
 from taskmerge.errors import MergeError, Problem
 from taskmerge.numbers.dtypes import DTYPES
+from taskmerge.words import modalities
+from taskmerge.words.numerals import is_whole
 
 BACKBONE, EMBEDDINGS, HEAD, BUFFERS = "backbone", "embeddings", "head", "buffers"
 COMPONENTS: tuple[str, ...] = (
     BACKBONE,
     EMBEDDINGS,
     HEAD,
-    "vision_encoder",
-    "vision_projector",
-    "audio_encoder",
-    "audio_projector",
+    *(f"{tower}_{part}" for tower in modalities.TOWERS for part in ("encoder", "projector")),
     "text_projector",
     "projector",
     "speech_decoder",
@@ -42,11 +41,7 @@ COMPONENTS: tuple[str, ...] = (
     BUFFERS,
 )
 
-_MODALITY_OF_WORD = {
-    **dict.fromkeys(("audio", "speech", "sound", "acoustic"), "audio"),
-    **dict.fromkeys(("vision", "visual", "image", "img", "pixel", "video"), "vision"),
-}
-_MODALITY_WORD = r"(img|image|vision|visual|video|audio|speech|sound|text)"
+_MODALITY_WORD = f"({'|'.join((*modalities.WORDS, modalities.TEXT))})"
 _PROJECTOR = re.compile(
     r"multi_modal_projector|mm_projector|projector|connector|adapter|adaptor|aligner|resampler|perceiver|mlp1|qformer"
     r"|query_tokens|language_projection|image_to_text_projection|visual_embeddings_table|modality_projection|image_newline|embed_vision|embed_audio"
@@ -169,7 +164,7 @@ def layer_index(name: str) -> int | None:
     """The number of the layer a tensor stands in ("….layers.3.…" -> 3), None outside numbered layers."""
     parts = name.split(".")
     for container, number in pairwise(parts):
-        if container in _LAYERS and number.isdigit():
+        if container in _LAYERS and is_whole(number):
             return int(number)
     return None
 
@@ -252,16 +247,12 @@ def _join(modality: str | None) -> str:
 def _unnumbered(name: str) -> list[str]:
     """Path components up to the first number: towers and projectors are named before their layers are counted."""
     parts = name.replace("/", ".").split(".")
-    stop = next((place for place, part in enumerate(parts) if part.isdigit()), len(parts))
+    stop = next((place for place, part in enumerate(parts) if is_whole(part)), len(parts))
     return parts[:stop]
 
 
 def _modality(parts: Iterable[str]) -> str | None:
-    for part in parts:
-        for word in part.split("_"):
-            if word in _MODALITY_OF_WORD:
-                return _MODALITY_OF_WORD[word]
-    return None
+    return modalities.tower_in(word for part in parts for word in part.split("_"))
 
 
 def _tower(parts: Sequence[str]) -> int | None:
@@ -306,7 +297,7 @@ def _root(names: Sequence[str]) -> str:
     shared = []
     for place, parts in enumerate(zip(*paths, strict=False)):
         followers = {path[place + 1] for path in paths if len(path) > place + 1}
-        if len(set(parts)) > 1 or parts[0].isdigit() or any(part.isdigit() for part in followers):
+        if len(set(parts)) > 1 or is_whole(parts[0]) or any(is_whole(part) for part in followers):
             break
         shared.append(parts[0])
     return ".".join(shared)

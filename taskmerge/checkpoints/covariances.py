@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from taskmerge.checkpoints.weights import Weights
-from taskmerge.errors import CheckpointError
+from taskmerge.errors import CheckpointError, few
+from taskmerge.words.json_text import parse_json
 
 FILE = Path("statistics") / "input_covariances.safetensors"
+_ANEW = "collect them anew: `taskmerge stats MODEL --probes …`"
 FORMAT = "taskmerge input covariances 1"
 
 
@@ -70,12 +72,16 @@ class InputCovariances(Mapping[str, np.ndarray]):
             )
         try:
             with safe_open(path, framework="np") as file:
-                header = file.metadata() or {}
-        except SafetensorError as error:
-            raise CheckpointError(f"cannot be read: {error}", str(path)) from None
+                header, stored = file.metadata() or {}, set(file.keys())
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"cannot be read: {error}", str(path), _ANEW) from None
         if header.get("format") != FORMAT:
-            raise CheckpointError("is no file of input covariances", str(path), "collect them anew")
-        return cls(_Stored(path), json.loads(header["aliases"]), json.loads(header["counts"]))
+            raise CheckpointError("is no file of input covariances", str(path), _ANEW)
+        aliases: dict[str, str] = parse_json(header.get("aliases", ""), dict[str, str], f"{path}: aliases", _ANEW)
+        counts: dict[str, int] = parse_json(header.get("counts", ""), dict[str, int], f"{path}: counts", _ANEW)
+        if lost := set(aliases.values()) - stored:
+            raise CheckpointError(f"names matrices that are not there: {few(sorted(lost))}", str(path), _ANEW)
+        return cls(_Stored(path), aliases, counts)
 
 
 def covariances_beside(weights: Weights) -> InputCovariances | None:

@@ -8,6 +8,10 @@ import os
 import re
 from pathlib import Path
 
+from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.errors import CheckpointError
+from taskmerge.words.places import cache_folder
+
 _BLOCK = 16 << 20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_REMEMBERED = 4096
@@ -60,23 +64,29 @@ def _read_whole(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _cache() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "taskmerge" / "sha256.json"
+def _cache() -> Path | None:
+    folder = cache_folder()
+    return folder / "sha256.json" if folder is not None else None
 
 
 def _load() -> dict[str, str]:
-    try:
-        table = json.loads(_cache().read_text("utf-8"))
-    except (OSError, ValueError):
+    """What is remembered; a cache that makes no sense is none."""
+    path = _cache()
+    if path is None or not path.is_file():
         return {}
-    return table if isinstance(table, dict) else {}
+    try:
+        table: dict[str, str] = read_json(path, dict[str, str], own=True)
+    except CheckpointError:
+        return {}
+    return {key: digest for key, digest in table.items() if _SHA256.fullmatch(digest)}
 
 
 def _remember(key: str, digest: str) -> None:
     """Adds one line to the cache; a cache that cannot be written is no reason to fail."""
+    path = _cache()
+    if path is None:
+        return
     try:
-        path = _cache()
         path.parent.mkdir(parents=True, exist_ok=True)
         table = {known: value for known, value in _load().items() if known.split(":")[0] != key.split(":")[0]}
         table = dict([*table.items(), (key, digest)][-_MOST_REMEMBERED:])

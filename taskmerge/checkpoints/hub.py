@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskmerge.errors import CheckpointError, first_line
+from taskmerge.checkpoints.formats.table import READABLE
+from taskmerge.errors import CheckpointError, clipped, first_line
+from taskmerge.words.places import parse_place, repository_of
 
-_REPO_ID = re.compile(r"^(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<revision>[\w./-]+))?$")
 _SIDE_FILES = (
     "*.json", "*.txt", "*.model", "*.py", "*.jinja", "*.tiktoken", "*.md", "LICENSE*", "*/config.json",
 )  # fmt: skip
@@ -34,26 +34,34 @@ class HubPlace:
 
 
 def locate(text: str, relative_to: Path | None = None) -> Path | HubPlace:
-    """What the user's text means. An existing path wins; then hf:// uris; then ``owner/name[@revision]``.
+    """What the user's text means. hf:// uris are the hub's; an existing path wins; then ``owner/name[@revision]``.
 
     relative_to: the folder that relative paths start from (the recipe's). Raises CheckpointError when the text is
-    neither an existing path nor a possible hub id.
+    neither an existing path nor a possible hub id, UsageError for what no path or uri can be.
     """
-    if text.startswith("hf://"):
-        return _parse_uri(text)
-    path = Path(text).expanduser()
-    if relative_to is not None and not path.is_absolute() and (relative_to / path).exists():
+    place = parse_place(text, "a model")
+    if place.kind == "hub":
+        return _parse_uri(place.text)
+    path = place.path
+    if relative_to is not None and not path.is_absolute() and _exists(relative_to / path):
         return relative_to / path
-    if path.exists():
+    if _exists(path):
         return path
-    match = _REPO_ID.match(text)
-    if match and not text.startswith((".", "/", "~")):
-        return HubPlace(match["repo"], match["revision"])
+    if repository := repository_of(text):
+        return HubPlace(*repository)
     raise CheckpointError(
-        f"no file or folder {text!r}, and it is no hub id (owner/name[@revision]) either",
+        f"no file or folder {clipped(repr(text), 300)}, and it is no hub id (owner/name[@revision]) either",
         text,
         "check the path; relative paths start at the recipe's folder, then at the current one",
     )
+
+
+def _exists(path: Path) -> bool:
+    """Whether it is there; a name too long for the system to ask about is not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _parse_uri(text: str) -> HubPlace:
@@ -72,13 +80,15 @@ def _parse_uri(text: str) -> HubPlace:
 class Snapshot:
     """A hub repository at one commit. folder: local folder with all files but the weights.
 
-    weights: names of the safetensors files, relative to `folder`; `fetch` downloads one when it is first needed.
+    weights: names of the weight files whose headers can be read there, relative to `folder`; `fetch` downloads one
+    when it is first needed. others: names of the remaining files.
     """
 
     place: HubPlace
     commit: str
     folder: Path
     weights: tuple[str, ...]
+    others: tuple[str, ...] = ()
 
     def fetch(self, name: str) -> Path:
         """The local path of weight file `name`, downloaded (resumably, into the shared cache) if absent."""
@@ -101,13 +111,13 @@ def open_snapshot(place: HubPlace) -> Snapshot:
     folder = root / place.folder if place.folder else root
     commit = root.name
     if constants.HF_HUB_OFFLINE:
-        names: Sequence[str] = [str(path.relative_to(folder)) for path in folder.rglob("*.safetensors")]
+        names: Sequence[str] = [str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()]
     else:
         info: Any = _asked(place, lambda: HfApi().model_info(place.repo, revision=commit))
         files = [sibling.rfilename for sibling in info.siblings]
         names = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
-    weights = tuple(sorted(name for name in names if name.endswith(".safetensors")))
-    return Snapshot(place, commit, folder, weights)
+    weights = tuple(sorted(name for name in names if any(row.remote and row.called(name) for row in READABLE)))
+    return Snapshot(place, commit, folder, weights, tuple(sorted(set(names) - set(weights))))
 
 
 def _asked(place: HubPlace, call: Any) -> Any:

@@ -22,6 +22,14 @@ def main() -> None:
     except TaskmergeError as error:
         report_error(error)
         sys.exit(error.exit_code)
+    except ImportError as error:
+        from taskmerge.words.extras import explained
+
+        told = explained(error)
+        if told is None:
+            raise
+        report_error(told)
+        sys.exit(told.exit_code)
     except SystemExit as ended:
         if ended.code == INTERRUPTED:  # typer has turned Ctrl-C into this
             print("interrupted; run the same command again to go on", file=sys.stderr)

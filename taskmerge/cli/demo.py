@@ -7,11 +7,12 @@ from typing import Any
 
 import typer
 
+from taskmerge.cli.options import OUT_DEMO
 from taskmerge.cli.output import note
 
 
 def demo(
-    out: Path = typer.Option(Path("taskmerge-demo"), "--out", help="Folder for data, models and the report."),
+    out: Path = OUT_DEMO,
     from_scratch: bool = typer.Option(
         False,
         "--from-scratch",

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from taskmerge.cli.options import JSON
-from taskmerge.cli.output import note, print_json, print_table, progress, show_bytes
+from taskmerge.cli.options import DEVICE, JSON, OUT
+from taskmerge.cli.output import announce_preparing, note, print_json, print_table, progress
 from taskmerge.errors import UsageError
+from taskmerge.words.places import output_path
+from taskmerge.words.sizes import parse_size, show_bytes
 
 if TYPE_CHECKING:
     from taskmerge.merging import Plan, Written
@@ -20,9 +22,9 @@ RECIPE = typer.Argument(help="The recipe: a YAML file (`taskmerge schema` descri
 
 def fuse(
     recipe: Path = RECIPE,
-    out: Path = typer.Option(None, "--out", help="Output folder; overrides the recipe's output.path."),
+    out: Path = OUT,
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and print the plan; write nothing."),
-    device: str = typer.Option("cpu", "--device", help="Where the arithmetic runs: cpu, cuda, cuda:1, mps."),
+    device: str = DEVICE,
     memory: str = typer.Option("1GiB", "--memory", help="What an elementwise merge may use besides mapped inputs."),
     fresh: bool = typer.Option(False, "--fresh", help="Replace an existing output and forget an unfinished one."),
     resume: bool = typer.Option(
@@ -31,11 +33,11 @@ def fuse(
     as_json: bool = JSON,
 ) -> None:
     """Fuse the specialists of a recipe into one model."""
-    from taskmerge.checkpoints.output.saving import parse_size
     from taskmerge.merging import execute, plan
     from taskmerge.recipes import load_all
+    from taskmerge.words.devices import parse_device
 
-    allowed = parse_size(memory)
+    allowed, device = parse_size(memory), parse_device(device)
     merges = load_all(recipe, (out or recipe.with_suffix("")).with_name(f"{(out or recipe).stem}-documents"))
     for said in merges:
         decided = plan(said)
@@ -48,6 +50,7 @@ def fuse(
                 note(f"{len(merges) - 1} more documents; each is planned when what it is made from is there")
             return
         began = time.monotonic()
+        announce_preparing()
         with progress(decided.bytes_written, "fusing", quiet=as_json) as advance:
             restart = fresh or not resume
             written = execute(decided, said, target, device=device, fresh=restart, progress=advance, memory=allowed)
@@ -59,7 +62,7 @@ def _output(given: Path | None, said: str | None, folder: Path, recipe: Path) ->
         return given
     if said is None:
         raise UsageError("no output folder", str(recipe), "give --out FOLDER, or output: {path: ...} in the recipe")
-    return folder / Path(said).expanduser()
+    return output_path(said, folder)
 
 
 def show_plan(plan: Plan, target: Path, memory: int, as_json: bool) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import typer
 
-from taskmerge.cli.options import JSON
-from taskmerge.cli.output import note, print_json, print_table, show_bytes
+from taskmerge.cli.options import JSON, PLOT
+from taskmerge.cli.output import note, print_json, print_table
+from taskmerge.words.sizes import show_bytes
 
 MODEL = typer.Argument(help="A model: path, hub id[@revision] or hf:// uri.")
 
@@ -57,7 +58,7 @@ def compare(
     base: str = typer.Argument(help="The base of all the models."),
     models: list[str] = typer.Argument(help="Specialists: paths, hub ids or name=path."),
     by_layer: bool = typer.Option(False, "--by-layer", help="Also the norm of each task vector in each layer."),
-    plot: Path = typer.Option(None, "--plot", help="Also draw heat maps: .png, .svg or .pdf (extra [plots])."),
+    plot: Path = PLOT,
     as_json: bool = JSON,
 ) -> None:
     """Compare task vectors: norms, cosines, sign conflicts."""

@@ -13,15 +13,18 @@ from pathlib import Path
 import typer
 
 from taskmerge.cli.options import JSON
-from taskmerge.cli.output import note, print_json, print_table, show_bytes
+from taskmerge.cli.output import note, print_json, print_table
+from taskmerge.words.sizes import show_bytes
 
 _LIBRARIES = {
     "torch": "methods of whole matrices, GPUs, training",
     "numba": "compiled kernels",
     "safetensors": "reading and writing",
     "huggingface_hub": "hub ids",
-    "transformers": "extra [models]: classes, tokenizers",
-    "peft": "extra [models]: adapters",
+    "transformers": "classes, tokenizers",
+    "tokenizers": "tokenizers",
+    "einops": "reshaping",
+    "peft": "extra [train]: low-rank training",
     "sentence-transformers": "extra [train]: embedders, training",
     "datasets": "extra [train]",
     "accelerate": "extra [train]: several processes",
@@ -30,7 +33,7 @@ _LIBRARIES = {
     "mteb": "extra [eval]",
     "matplotlib": "extra [plots]",
 }
-_REQUIRED = ("torch", "safetensors", "huggingface_hub")
+_REQUIRED = ("torch", "numba", "safetensors", "huggingface_hub", "transformers", "tokenizers", "einops")
 _OFTEN_BROKEN = ("torchvision", "torchaudio")
 
 
@@ -53,12 +56,13 @@ Row = tuple[str, str, str, str]
 
 def _machine() -> list[Row]:
     disk = shutil.disk_usage(Path.cwd())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from taskmerge.kernels.threads import available_cores
+
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     offline = os.environ.get("HF_HUB_OFFLINE", "") not in ("", "0")
     return [
         ("python", platform.python_version(), "ok" if sys.version_info >= (3, 10) else "broken", "3.10 or newer"),
-        ("cores", str(cores), "ok", platform.machine()),
+        ("cores", str(available_cores()), "ok", platform.machine()),
         ("memory", show_bytes(memory), "ok", "a merge needs about 1 GB whatever the model"),
         ("disk here", show_bytes(disk.free), "ok", "an output is written whole beside its place, then renamed"),
         (

@@ -7,14 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from taskmerge.cli.options import DEVICE, JSON
+from taskmerge.cli.options import HTML, JSON, MODEL_DEVICE
 from taskmerge.cli.output import note, print_json
 from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
     from taskmerge.measuring.drift import DriftReport
-
-HTML = typer.Option(None, "--html", help="Also write a page (and its JSON twin) here.")
 
 
 def diagnose_drift(
@@ -25,7 +23,7 @@ def diagnose_drift(
     probes: str = typer.Option(None, "--probes", help="Pairs of an item and its text (jsonl, parquet, datasets id)."),
     limit: float = typer.Option(None, "--limit", help="The drop in R@1 that matters; 0.05 by default."),
     recover: bool = typer.Option(False, "--recover", help="Go on into recovery when it drifted (needs a recipe)."),
-    device: str = DEVICE,
+    device: str = MODEL_DEVICE,
     html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
@@ -104,7 +102,7 @@ def evaluate(
     model: str = typer.Argument(help="A recipe with an `evaluate` section, or a model."),
     retrieval: list[str] = typer.Option([], "--retrieval", help="A set of pairs, as NAME=PATH; repeatable."),
     mteb: list[str] = typer.Option([], "--mteb", help="An mteb task or benchmark; repeatable."),
-    device: str = DEVICE,
+    device: str = MODEL_DEVICE,
     html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
@@ -161,7 +159,7 @@ def _named_set(text: str) -> tuple[str, str]:
 def stats(
     model: str = typer.Argument(help="Folder of a specialist."),
     probes: str = typer.Option(..., "--probes", help="Items of its modality; their texts need not be pairs."),
-    device: str = DEVICE,
+    device: str = MODEL_DEVICE,
 ) -> None:
     """Collect what a specialist's layers see, for regmean and protect; stored beside its weights."""
     from taskmerge.measuring.covariances import collect_covariances

@@ -12,20 +12,28 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from taskmerge.errors import TaskmergeError
+from taskmerge.words.sizes import show_bytes
 
 _PLAIN_INTERVAL = 5.0
 
 
 def report_error(error: TaskmergeError) -> None:
-    """Writes every problem to stderr, numbered when there are several."""
+    """Writes the problems to stderr, numbered when there are several."""
     print(f"taskmerge: {len(error.problems)} problems" if len(error.problems) > 1 else "taskmerge:", file=sys.stderr)
-    for problem in error.problems:
-        print(f"  {problem}", file=sys.stderr)
+    for line in str(error).splitlines():
+        print(line if line.startswith("    ") else f"  {line}", file=sys.stderr)
 
 
 def note(text: str) -> None:
     """A line for the reader, not for machines."""
     print(text, file=sys.stderr)
+
+
+def announce_preparing() -> None:
+    """Have one line said should kernels have to be built for this processor first, which takes seconds."""
+    from taskmerge.kernels import on_prepare
+
+    on_prepare(lambda: note("Preparing kernels for this processor (once)…"))
 
 
 def print_json(data: Any) -> None:
@@ -62,15 +70,6 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return "" if value is None else str(value)
-
-
-def show_bytes(count: float) -> str:
-    """Bytes as people write them: 90.9 MB."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from taskmerge.cli.options import JSON
+from taskmerge.cli.options import JSON, OUT_FILE
 from taskmerge.cli.output import print_json, print_table
 
 
@@ -40,7 +40,7 @@ def methods(name: str = typer.Argument(None, help="A merge method, or file.py:na
     print_table(("parameter", "takes", "default", "meaning"), parameters)
 
 
-def schema(out: Path = typer.Option(None, "--out", help="File to write; stdout by default.")) -> None:
+def schema(out: Path = OUT_FILE) -> None:
     """Print the recipe's JSON Schema, for editors."""
     import json
 

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import typer
 
-from taskmerge.cli.options import DEVICE, JSON
-from taskmerge.cli.output import note, print_json
+from taskmerge.cli.options import JSON, MODEL_DEVICE, OUT, OUT_FOLDER
+from taskmerge.cli.output import announce_preparing, note, print_json
 from taskmerge.errors import UsageError
 
 RECIPE = typer.Argument(help="The recipe.")
-OUT = typer.Option(None, "--out", help="Output folder; overrides the recipe's output.path.")
 
 
 def graft(
@@ -19,7 +18,7 @@ def graft(
     modality: str = typer.Option(..., "--modality", help="audio, image, document or video."),
     encoder: str = typer.Option(..., "--encoder", help="log_mel, patches, or a transformers encoder."),
     projector: str = typer.Option("mlp", "--projector", help="linear or mlp."),
-    out: Path = typer.Option(..., "--out", help="Folder to write."),
+    out: Path = OUT_FOLDER,
     seed: int = typer.Option(0, "--seed", help="Of the fresh projector."),
 ) -> None:
     """Attach an encoder and a fresh projector to a backbone."""
@@ -61,7 +60,7 @@ def run(
     out: Path = OUT,
     start: str = typer.Option(None, "--from", help="First stage to run."),
     until: str = typer.Option(None, "--until", help="Last stage to run."),
-    device: str = DEVICE,
+    device: str = MODEL_DEVICE,
     as_json: bool = JSON,
 ) -> None:
     """Run all stages of a recipe: specialize, fuse, diagnose, recover, rehearse, evaluate. Resumable.
@@ -74,6 +73,7 @@ def run(
     from taskmerge.recipes import load
 
     said = load(recipe)
+    announce_preparing()
     table = run_all(said, out=out, start=start, until=until, say=note, device=device)
     if as_json:
         print_json(table)

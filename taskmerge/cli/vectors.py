@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import typer
 
-from taskmerge.cli.output import note
+from taskmerge.cli.options import OUT_FOLDER
+from taskmerge.cli.output import announce_preparing, note
 
-OUT = typer.Option(..., "--out", help="Folder to write.")
 FRESH = typer.Option(False, "--fresh", help="Replace an existing folder.")
 
 
 def extract(
     base: str = typer.Argument(help="The base model."),
     specialist: str = typer.Argument(help="The model fine-tuned from it."),
-    out: Path = OUT,
+    out: Path = OUT_FOLDER,
     only: list[str] = typer.Option([], "--only", help="Components or name globs to take; all by default."),
     dtype: str = typer.Option("float32", "--dtype", help="Format of the deltas."),
     density: float = typer.Option(None, "--density", help="Keep only this share of each delta, the largest."),
@@ -26,9 +25,11 @@ def extract(
     fresh: bool = FRESH,
 ) -> None:
     """Write a task vector (specialist - base) as a folder of its own."""
-    from taskmerge.checkpoints.vectors.folder import VECTOR_FILE
+    from taskmerge.checkpoints.formats.json_files import read_json
+    from taskmerge.checkpoints.vectors.folder import VECTOR_FILE, VectorMarks
     from taskmerge.merging.algebra import Checkpoint
 
+    announce_preparing()
     vector = Checkpoint.open(specialist) - Checkpoint.open(base)
     if only:
         vector = vector.only(*only)
@@ -43,7 +44,8 @@ def extract(
     path = vector.save(out, dtype=dtype, form=form, density=density, rank=rank, fresh=fresh)
     note(f"{len(vector)} deltas, {len(vector.own)} tensors of the specialist's own")
     if form != "dense":
-        report = json.loads((path / VECTOR_FILE).read_text())["report"]
+        marks: VectorMarks = read_json(path / VECTOR_FILE, VectorMarks)
+        report = marks["report"]
         share = report["bytes"] / report["dense_bytes"]
         note(f"{report['bytes']:,} bytes ({share:.1%} of float32), relative error {report['relative_error']:.3g}")
     print(path)
@@ -52,7 +54,7 @@ def extract(
 def apply(
     base: str = typer.Argument(help="The model to add to."),
     vector: str = typer.Argument(help="A folder written by `taskmerge extract`, or a PEFT adapter."),
-    out: Path = OUT,
+    out: Path = OUT_FOLDER,
     weight: float = typer.Option(1.0, "--weight", help="What the task vector is multiplied by; -1 takes it away."),
     dtype: str = typer.Option(None, "--dtype", help="Format of the output; the base's by default."),
     shard_size: str = typer.Option("5GB", "--shard-size", help="Most bytes of one file."),
@@ -61,6 +63,7 @@ def apply(
     """Add a task vector to a model."""
     from taskmerge.merging.algebra import Checkpoint, TaskVector
 
+    announce_preparing()
     model = Checkpoint.open(base)
     moved = model + weight * TaskVector.load(vector, model)
     print(moved.save(out, dtype=dtype, shard_size=shard_size, fresh=fresh))

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from taskmerge.errors import Problem, did_you_mean, nearest
+from taskmerge.errors import Problem, clipped, did_you_mean, few, nearest
+from taskmerge.words import sizes
 from taskmerge.words.patterns import Pattern, PatternError
 
 Keys = tuple[str | int, ...]
@@ -76,12 +77,12 @@ def shown(value: Any) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, str):
-        return f"the text {value!r}"
+        return f"the text {clipped(repr(value), 300)}"
     if isinstance(value, Mapping):
-        return "a mapping" + (f" with {', '.join(map(repr, list(value)[:3]))}" if value else " (empty)")
+        return "a mapping" + (f" with {few(map(repr, value), 3)}" if value else " (empty)")
     if isinstance(value, (list, tuple)):
         return f"a list of {len(value)}" if value else "an empty list"
-    return str(value)
+    return clipped(str(value), 300)
 
 
 class Kind(ABC):
@@ -254,34 +255,25 @@ class OneOf(Kind):
         return {"enum": list(self.choices)}
 
 
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
-_UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?b)\s*\Z", re.IGNORECASE)
-
-
 @dataclass(frozen=True)
 class Size(Kind):
-    """A number of bytes: 5GB, 500MB, 2GiB, or a whole number."""
+    """A number of bytes: 5GB, 500MB, 2GiB, or a whole number. What it may be is said in `taskmerge.words.sizes`."""
 
     @property
     def words(self) -> str:
-        return "a size such as 5GB, 500MB or 2GiB"
+        return sizes.WORDS
 
     def accepts(self, value: Any) -> bool:
-        return isinstance(value, (str, int)) and not isinstance(value, bool)
+        return isinstance(value, (str, int, float)) and not isinstance(value, bool)
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
-        size = value if self.accepts(value) and isinstance(value, int) else None
-        match = _SIZE.match(value) if isinstance(value, str) else None
-        if match and match[2].upper() in _UNITS:
-            size = int(float(match[1]) * _UNITS[match[2].upper()])
-        if size is None or size < 1:
-            return self.refuse(value, at, problems)
-        return size
+        return sizes.parse_size(value) if sizes.is_size(value) else self.refuse(value, at, problems)
+
+    def hint(self, value: Any) -> str | None:
+        return sizes.NEXT_MOVE
 
     def schema(self) -> dict[str, Any]:
-        pattern = r"^\s*\d+(\.\d+)?\s*([kKmMgGtT][iI]?)?[bB]\s*$"
-        return {"anyOf": [{"type": "integer", "minimum": 1}, {"type": "string", "pattern": pattern}]}
+        return {"anyOf": [{"type": "number", "minimum": 1}, {"type": "string", "pattern": sizes.PATTERN}]}
 
 
 @dataclass(frozen=True)

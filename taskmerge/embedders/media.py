@@ -10,9 +10,7 @@ import numpy as np
 from einops import rearrange
 
 from taskmerge.errors import UsageError
-
-#: Data-set columns and the modality their items have for the model: a document is a picture of a page.
-MODALITY_OF_COLUMN = {"text": "text", "image": "image", "document": "image", "audio": "audio", "video": "video"}
+from taskmerge.words.extras import require
 
 LOWEST_SAMPLING_RATE = 1000
 
@@ -53,6 +51,7 @@ def load_audio(item: Any, sampling_rate: int) -> np.ndarray:
             next_move=f"rates from {LOWEST_SAMPLING_RATE} to 400000 Hz are resampled to the encoder's {sampling_rate}",
         )
     if float(rate) != float(sampling_rate):
+        require("soxr")
         import soxr
 
         wave = soxr.resample(wave, float(rate), float(sampling_rate))
@@ -60,6 +59,7 @@ def load_audio(item: Any, sampling_rate: int) -> np.ndarray:
 
 
 def _read_audio_file(path: Path) -> tuple[np.ndarray, int]:
+    require("soundfile")
     import soundfile
 
     if not path.is_file():
@@ -93,6 +93,7 @@ def load_picture(item: Any, mode: str) -> Any:
     Float arrays hold [0, 1], integers [0, 255]. Transparency is laid on white.
     Raises UsageError for empty or unreadable pictures.
     """
+    require("PIL")
     from PIL import Image, UnidentifiedImageError
 
     name = describe(item)
@@ -149,6 +150,7 @@ def load_frames(item: Any, mode: str) -> list[Any]:
 
 
 def _frames_from_path(path: Path, mode: str) -> list[Any]:
+    require("PIL")
     from PIL import Image, ImageSequence, UnidentifiedImageError
 
     if path.is_dir():

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskmerge.embedders.media import MODALITY_OF_COLUMN, load_audio, load_frames, load_picture
-from taskmerge.errors import Problem, UsageError
+from taskmerge.embedders.media import load_audio, load_frames, load_picture
+from taskmerge.errors import Problem, UsageError, clipped
+from taskmerge.words.extras import require
+from taskmerge.words.json_text import parse_json
+from taskmerge.words.modalities import COLUMNS, TEXT, media_of, modality_of_column
 
-ITEM_COLUMNS = (*(column for column in MODALITY_OF_COLUMN if column != "text"), "query")
+ITEM_COLUMNS = (*(column for column in COLUMNS if column != TEXT), "query")
 """Columns that hold the item of a pair; `query` is a text that is to find the text beside it."""
 SAMPLING_RATE = 16_000
 SHOWN = 5
@@ -37,7 +39,7 @@ class Pairs:
     @property
     def modality(self) -> str:
         """What the model sees: "audio", "image", "video" or "text"."""
-        return MODALITY_OF_COLUMN.get(self.column, "text")
+        return modality_of_column(self.column) if self.column in COLUMNS else TEXT
 
     def load(self, start: int = 0, stop: int | None = None, *, sampling_rate: int = SAMPLING_RATE) -> list[Any]:
         """Items [start, stop) decoded as encoders take them.
@@ -141,21 +143,21 @@ def _rows(source: Any) -> tuple[str, Sequence[Mapping[str, Any]], Path]:
 def _jsonl(path: Path) -> Sequence[Mapping[str, Any]]:
     if not path.is_file():
         raise UsageError(f"no file {str(path)!r}")
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UsageError(f"cannot be read: {error.strerror}", str(path)) from None
+    rows: list[Mapping[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"not JSON: {line[:80]!r} ({error.msg})", f"{path}:{number}") from None
-        if not isinstance(row, dict):
-            raise UsageError(f"not an object: {line[:80]!r}", f"{path}:{number}", 'e.g. {"audio": path, "text": ...}')
-        rows.append(row)
+        move = f'a line reads {{"audio": path, "text": ...}}, not {clipped(repr(line)[1:], 80)}'
+        rows.append(parse_json(line, dict[str, Any], f"{path}:{number}", move, UsageError))
     return rows
 
 
 def _parquet(path: Path) -> Sequence[Mapping[str, Any]]:
+    require("pyarrow")
     import pyarrow.parquet
 
     if not path.is_file():
@@ -167,6 +169,7 @@ def _parquet(path: Path) -> Sequence[Mapping[str, Any]]:
 
 
 def _open_dataset(name: str) -> Any:
+    require("datasets")
     import datasets
 
     if Path(name).is_dir():
@@ -186,6 +189,7 @@ def _open_dataset(name: str) -> Any:
 
 def _dataset(found: Any) -> Any:
     """The data set with sound and pictures left encoded: decoding audio there needs libraries we do not require."""
+    require("datasets")
     import datasets
 
     for name, feature in found.features.items():
@@ -209,11 +213,12 @@ def _column(row: Mapping[str, Any], wanted: str | None, label: str) -> str:
 def _decode(item: Any, modality: str, sampling_rate: int) -> Any:
     if isinstance(item, dict) and item.get("bytes") is not None:
         item = _unpacked(item, modality)
-    if modality == "audio":
+    media = media_of(modality)
+    if media == "sound":
         return {"array": load_audio(item, sampling_rate), "sampling_rate": sampling_rate}
-    if modality == "image":
+    if media == "picture":
         return load_picture(item, "RGB")
-    if modality == "video":
+    if media == "film":
         import numpy as np
 
         return np.stack([np.asarray(frame) for frame in load_frames(item, "RGB")])
@@ -223,7 +228,8 @@ def _decode(item: Any, modality: str, sampling_rate: int) -> Any:
 def _unpacked(item: Mapping[str, Any], modality: str) -> Any:
     """What a parquet file or data set stores as {"bytes", "path"}."""
     stream = io.BytesIO(item["bytes"])
-    if modality == "audio":
+    if media_of(modality) == "sound":
+        require("soundfile")
         import soundfile
 
         try:
@@ -231,6 +237,7 @@ def _unpacked(item: Mapping[str, Any], modality: str) -> Any:
         except soundfile.LibsndfileError as error:
             raise UsageError(f"audio cannot be read: {error}") from error
         return {"array": array, "sampling_rate": rate}
+    require("PIL")
     from PIL import Image, UnidentifiedImageError
 
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Sequence
+from fractions import Fraction
 from functools import cache
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taskmerge.errors import MergeError
-from taskmerge.kernels import measuring
+from taskmerge.kernels.measuring import Bounds, find_bounds, gram_matrix, mass_factors
 from taskmerge.kernels.operands import Health, Measurement, Operand
 from taskmerge.kernels.pairs import Backend, Job, Pair, combining_size, pieces_of, spread
 from taskmerge.kernels.program import KeepLargest, Program, by_mass
@@ -19,6 +21,9 @@ from taskmerge.kernels.threads import map_on_threads
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_importing = threading.Lock()  # modules imported by several threads at once can wait for one another for ever
 
 
 def measure(
@@ -51,18 +56,19 @@ def measure(
     _check(pair, program, keys)
     if not specialists:
         return None
-    lowest = highest = factors = gram = weights = None
+    lowest = highest = gram = weights = None
+    factors: tuple[float | Fraction, ...] | None = None
     if any(isinstance(way, KeepLargest) for way in program.ways) and (thresholds or not program.across_model):
         lowest, highest = _bounds(backend, pair, program, thresholds)
     if any(by_mass(way) for way in program.ways):
         if out_dtype == "F64":
-            from taskmerge.kernels import exact  # few need it, all would wait for it
+            from taskmerge.kernels.exact import rescale_factors  # few need it, all would wait for it
 
-            factors = exact.rescale_factors(pair, program, keys)
+            factors = rescale_factors(pair, program, keys)
         else:
-            factors = measuring.rescale_factors(backend, pair, program, keys)
+            factors = mass_factors(backend, pair, program, keys)
     if program.from_gram is not None:
-        gram = measuring.gram(backend, pair, program)
+        gram = gram_matrix(backend, pair, program)
         weights = tuple(float(weight) for weight in program.from_gram(gram))
     if lowest is factors is gram is None:
         return None
@@ -96,7 +102,7 @@ def measure_model(
         _check_shapes(Pair(base, tuple(column for column in columns if column is not None)))
     whole = [(base, columns) for base, columns in tensors if base.count]
     trimmed = [i for i, ways in enumerate(keeps) if ways]
-    found: list[measuring.Bounds] = [{} for _ in keeps]
+    found: list[Bounds] = [{} for _ in keeps]
     together = all(columns[i] is not None for _, columns in whole for i in trimmed)
     for group in [trimmed] if together and trimmed else [[i] for i in trimmed]:
         pairs = [
@@ -104,7 +110,7 @@ def measure_model(
             for base, columns in whole
             if len(present := [one for i in group if (one := columns[i]) is not None]) == len(group)
         ]
-        bounds = measuring.thresholds(backend, pairs, [keeps[i] for i in group])
+        bounds = find_bounds(backend, pairs, [keeps[i] for i in group])
         for i, rows in zip(group, bounds, strict=True):
             found[i] = rows
     return found
@@ -142,9 +148,9 @@ def combine(
         return Health()
     _check_found(program, found)
     if out_dtype == "F64":
-        from taskmerge.kernels import exact
+        from taskmerge.kernels.exact import combine as combine_exactly
 
-        return sum(map_on_threads(lambda job: exact.combine(job, program), jobs), Health())
+        return sum(map_on_threads(lambda job: combine_exactly(job, program), jobs), Health())
     batches = [[job] for job in jobs] if backend.parallel else [jobs]
     return sum(spread(backend, lambda batch: backend.combine(batch, program, out_dtype), batches), Health())
 
@@ -155,13 +161,13 @@ def interpret(
     *,
     random_bits: Tensor | None = None,
     thresholds: Measurement | None = None,
-    weights: Sequence[float] | None = None,
+    weights: Sequence[float | Fraction] | None = None,
     base: Tensor | None = None,
 ) -> Tensor:
     """Run a Program on whole task vectors, in float64: scale * consensus(sparsify(d_i), weights).
 
     What the Program needs to be measured is measured here: thresholds by sorting, the Gram matrix, sums of magnitudes.
-    What becomes of the base (`Program.base`) is the caller's.
+    Of a weighted sum of models (base "weighted") it is what the sum adds to the base.
 
     Args:
         program: what to merge; one weight per specialist.
@@ -170,7 +176,7 @@ def interpret(
         thresholds: `lowest` and `highest` for specialists that keep the largest entries of the whole model; without
             them the tensor is taken for the whole model.
         weights: those that hold, in place of the program's own or of what it would find from a Gram matrix.
-        base: (*shape), float64: needed only to find weights from the Gram matrix of the models.
+        base: (*shape), float64: needed for weights from the Gram matrix of the models, and for their weighted sum.
 
     Returns:
         (*shape), float64.
@@ -198,15 +204,20 @@ def _bounds(
             lowest[i], highest[i] = given.lowest[i], given.highest[i]
     if own:
         part = pair._replace(specialists=tuple(pair.specialists[i] for i in own))
-        rows = measuring.thresholds(backend, [part] if part.base.count else [], [[way] for way in own.values()])
+        rows = find_bounds(backend, [part] if part.base.count else [], [[way] for way in own.values()])
         for (i, way), row in zip(own.items(), rows, strict=True):
             lowest[i], highest[i] = row[way]
     return tuple(lowest), tuple(highest)
 
 
-@cache
 def _backend(device: str) -> Backend:
     """The compiled kernels for "cpu" where numba is installed, the reference otherwise."""
+    with _importing:
+        return _made_backend(device)
+
+
+@cache
+def _made_backend(device: str) -> Backend:
     if device == "cpu" and find_spec("numba") is not None:
         from taskmerge.kernels.compiled.backend import CompiledBackend
 

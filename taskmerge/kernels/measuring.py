@@ -16,7 +16,7 @@ _LEAST_SAMPLE_BLOCKS, _MOST_SAMPLE_BLOCKS, _SAMPLE_BLOCK = 32, 256, 512
 Bounds = dict[KeepLargest, tuple[float, float]]  # way -> the lowest and the highest magnitude that it keeps
 
 
-def thresholds(backend: Backend, pairs: Sequence[Pair], keeps: Sequence[Sequence[KeepLargest]]) -> list[Bounds]:
+def find_bounds(backend: Backend, pairs: Sequence[Pair], keeps: Sequence[Sequence[KeepLargest]]) -> list[Bounds]:
     """The magnitudes between which each specialist's ways to keep keep, over all `pairs` together.
 
     keeps: one row of ways per specialist of the pairs.
@@ -65,14 +65,14 @@ def _samples(backend: Backend, pairs: Sequence[Pair], total: int) -> np.ndarray:
     return sampled
 
 
-def gram(backend: Backend, pair: Pair, program: Program) -> np.ndarray:
+def gram_matrix(backend: Backend, pair: Pair, program: Program) -> np.ndarray:
     """`<d_i, d_j>` of one tensor, or of its models (`Program.gram_of`): float64 (specialists, specialists)."""
     models, specialists = program.gram_of == "models", len(pair.specialists)
     parts = spread(backend, lambda piece: backend.gram(piece, models), pieces_of(pair, backend.piece))
     return exact_sum(parts, (specialists, specialists))
 
 
-def rescale_factors(backend: Backend, pair: Pair, program: Program, keys: Sequence[int]) -> tuple[float, ...]:
+def mass_factors(backend: Backend, pair: Pair, program: Program, keys: Sequence[int]) -> tuple[float, ...]:
     """Per specialist, what the survivors are multiplied by so that the delta keeps its sum of magnitudes."""
     parts = spread(backend, lambda piece: backend.masses(piece, program, keys), pieces_of(pair, backend.piece))
     whole, kept = exact_sum(parts, (2, len(pair.specialists)))

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from taskmerge.words.numerals import is_whole
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -28,7 +30,7 @@ def threads() -> int:
     if _chosen is not None:
         return _chosen
     text = os.environ.get("TASKMERGE_THREADS", "")
-    return max(1, int(text)) if text.isdigit() else available_cores()
+    return max(1, int(text)) if is_whole(text) else available_cores()
 
 
 def set_threads(count: int | None) -> None:

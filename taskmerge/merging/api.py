@@ -14,6 +14,7 @@ from taskmerge.merging.inputs import Inputs, open_inputs
 from taskmerge.merging.plan import plan
 from taskmerge.methods import MergeMethod
 from taskmerge.recipes import from_dict
+from taskmerge.words.devices import parse_device
 
 
 def fuse(
@@ -50,6 +51,7 @@ def fuse(
 
     Raises: RecipeError, MergeError or CheckpointError with every problem found.
     """
+    device = parse_device(device)
     merge: dict[str, Any] = {"method": method if isinstance(method, str) else method.name, **options}
     numbers = _checked(weights, list(specialists))
     if isinstance(numbers, str):

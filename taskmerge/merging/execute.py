@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from taskmerge.merging.model_card import model_card
 from taskmerge.merging.sides import add_side_files
 from taskmerge.merging.steps import BASE, Plan
 from taskmerge.recipes import Recipe
+from taskmerge.words.devices import parse_device
+from taskmerge.words.json_text import as_read
 
 Progress = Callable[[int], None]
 
@@ -52,8 +53,9 @@ def execute(
 
     An interrupted run leaves its finished files beside `out` and the next call goes on from them, and so does one that
     lacked room or a download. A failure that another try cannot mend (a NaN, integers that disagree) leaves nothing.
-    Raises OutputError, MergeError, CheckpointError.
+    Raises UsageError (a device that is not there), OutputError, MergeError, CheckpointError.
     """
+    device = parse_device(device)
     fused = FusedWeights(plan, device)
     fused.check_integers()
     with OutputFolder(out, identity(plan, recipe), fresh, input_folders(plan)) as output:
@@ -104,7 +106,7 @@ class _Hashes:
     def _run(self, plan: Plan) -> None:
         try:
             provenance.versions()
-            self._table = json.loads(json.dumps(describe_inputs(plan)))
+            self._table = as_read(describe_inputs(plan))
         except BaseException as error:
             self._failure = error
 

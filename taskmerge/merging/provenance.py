@@ -8,10 +8,10 @@ import platform
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from taskmerge import __version__
-from taskmerge.checkpoints.formats.reading import load_json
+from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.errors import CheckpointError
 from taskmerge.merging.steps import Plan, TensorStep
 
@@ -46,15 +46,32 @@ def sentence(step: TensorStep) -> str:
     return f"{step.method} ({options}) of {shares}: {step.rule}"
 
 
-def read_provenance(folder: Path) -> dict[str, Any]:
+class _InputRecord(TypedDict):
+    files: dict[str, str]
+
+
+class Record(TypedDict):
+    """What of a taskmerge.json is read back."""
+
+    recipe: str
+    recipe_folder: str
+    inputs: dict[str, _InputRecord]
+    outputs: dict[str, str]
+    tensors: dict[str, int]
+    rules: list[str]
+
+
+def read_provenance(folder: Path) -> Record:
     """The record of a model made by taskmerge. Raises CheckpointError when there is none."""
     path = folder / FILE
     if not path.is_file():
         raise CheckpointError(f"has no {FILE}: it was not made by taskmerge fuse", str(folder))
-    record = load_json(path)
-    wanted = {"recipe", "recipe_folder", "inputs", "outputs", "tensors", "rules"}
-    if not isinstance(record, dict) or not wanted <= record.keys():
-        raise CheckpointError("the provenance file lacks " + ", ".join(sorted(wanted - set(record))), str(path))
+    move = "without its record the model cannot be verified; fuse it again"
+    record: Record = read_json(path, Record, move)
+    if not all(0 <= number < len(record["rules"]) for number in record["tensors"].values()):
+        raise CheckpointError("tensors name rules that are not there", str(path), move)
+    if any("\0" in text for text in (record["recipe_folder"], *record["outputs"])):
+        raise CheckpointError("names files with a zero byte", str(path), move)
     return record
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path, PurePosixPath
+from typing import Any
 
-from taskmerge.checkpoints.formats.reading import PROMPTS, load_json
+from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.formats.reading import PROMPTS
 from taskmerge.checkpoints.lineage.grafts import is_processor_file, merged_json
 from taskmerge.checkpoints.output.side_files import side_files, tokenizer_files
 from taskmerge.checkpoints.output.writing import OutputFolder
@@ -32,14 +34,14 @@ def add_side_files(output: OutputFolder, plan: Plan, dtype: str | None) -> None:
     if config and dtype is not None:
         config["torch_dtype" if "torch_dtype" in config else "dtype"] = dtype
     for name, table in ((str(PurePosixPath(inside, "config.json")), config), (PROMPTS, dict(plan.beside.prompts))):
-        stored = load_json(sources[name][0]) if name in sources else {}
+        stored: Any = read_json(sources[name][0]) if name in sources else {}
         if table and table != stored:
             written[name] = json.dumps(table, indent=2) + "\n"
     for name, paths in sources.items():
         if name in written:
             continue
         if len(paths) > 1 and is_processor_file(name):
-            tables = [load_json(path) for path in paths]
+            tables: list[Any] = [read_json(path, dict[str, Any]) for path in paths]
             if merged_json(*tables) != tables[0]:
                 written[name] = json.dumps(merged_json(*tables), indent=2) + "\n"
                 continue

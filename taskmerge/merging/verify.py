@@ -14,7 +14,7 @@ from taskmerge.checkpoints.output.saving import CHUNK
 from taskmerge.errors import Problem, RecipeError
 from taskmerge.merging.fused import FusedWeights
 from taskmerge.merging.plan import plan
-from taskmerge.merging.provenance import read_provenance, sentence
+from taskmerge.merging.provenance import Record, read_provenance, sentence
 from taskmerge.merging.steps import Plan
 from taskmerge.recipes import loads
 
@@ -50,7 +50,7 @@ def changed_outputs(folder: Path) -> list[str]:
     return _output_hashes(folder, read_provenance(folder))
 
 
-def _output_hashes(folder: Path, record: dict[str, Any]) -> list[str]:
+def _output_hashes(folder: Path, record: Record) -> list[str]:
     findings = []
     for name, digest in record["outputs"].items():
         path = folder / name
@@ -63,17 +63,17 @@ def _output_hashes(folder: Path, record: dict[str, Any]) -> list[str]:
     return findings
 
 
-def _input_hashes(decided: Plan, record: dict[str, Any]) -> list[str]:
+def _input_hashes(decided: Plan, record: Record) -> list[str]:
     findings = []
     for label, weights in decided.inputs.items():
-        recorded = record["inputs"].get(label, {}).get("files", {})
+        recorded = record["inputs"][label]["files"] if label in record["inputs"] else {}
         found = {name: sha256_of(file.path) for name, file in weights.beside.files.items()}
         changed = sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
         findings += [f"input {label}: {name} is not the recorded file" for name in changed]
     return findings
 
 
-def _rules(decided: Plan, record: dict[str, Any]) -> list[str]:
+def _rules(decided: Plan, record: Record) -> list[str]:
     recorded = {name: record["rules"][number] for name, number in record["tensors"].items()}
     planned = {step.info.name: sentence(step) for step in decided.steps}
     return [

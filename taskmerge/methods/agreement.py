@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from taskmerge.declarations import Between, Doc
 from taskmerge.kernels.program import Active, Largest, Program
+from taskmerge.methods.footprint import held
 from taskmerge.methods.options import MergeWeights
 from taskmerge.methods.registry import merge_method
-from taskmerge.methods.tensors import elect_and_merge, largest_entries, weighted, weighted_sum
+from taskmerge.methods.tensors import elect_and_merge, largest_entries, weighted_sum
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,7 +35,7 @@ def consensus(
     return Program(weights, consensus=Active(theta, min(minimum, len(weights))))
 
 
-@merge_method(source="SCE (FuseChat), arXiv 2408.07990")
+@merge_method(source="SCE (FuseChat), arXiv 2408.07990", memory=held(5, 0.5))
 def sce(
     deltas: Tensor,
     weights: Tensor,
@@ -61,7 +62,7 @@ def sce(
     return elect_and_merge(selected, shares, "mass", "weight")
 
 
-@merge_method(source="PCB-Merging, arXiv 2410.02396")
+@merge_method(source="PCB-Merging, arXiv 2410.02396", memory=held(1, 10.3))
 def pcb(
     deltas: Tensor,
     weights: Tensor,
@@ -81,17 +82,22 @@ def pcb(
     deltas (specialists, *shape), weights (specialists,), which multiply the deltas first -> (*shape), float64.
     """
     deltas = deltas.double()
-    scaled = weighted(deltas, weights)
-    flat = scaled.abs().reshape(deltas.shape[0], -1)
-    low, high = flat.min(dim=1, keepdim=True).values, flat.max(dim=1, keepdim=True).values
-    own = (deltas.shape[0] * ((flat - low) / (high - low).where(high > low, 1.0)).square()).exp()
-    balance = own * (scaled * scaled.sum(dim=0)).tanh().reshape(flat.shape)
-    balance = balance.where(largest_entries(balance, ratio) & (balance > 0), 0.0).reshape(deltas.shape)
-    total = balance.sum(dim=0)
-    return (balance * scaled).sum(dim=0) / total.where(total > 0, 1.0)
+    total = weighted_sum(deltas, weights)
+    above, below = deltas.new_zeros(deltas.shape[1:]), deltas.new_zeros(deltas.shape[1:])
+    for delta, weight in zip(deltas, weights.tolist(), strict=True):
+        scaled = weight * delta
+        sizes = scaled.abs()
+        low, high = sizes.min(), sizes.max()
+        own = (deltas.shape[0] * ((sizes - low) / (high - low).where(high > low, 1.0)).square()).exp()
+        balance = own * (scaled * total).tanh()
+        kept = largest_entries(balance.reshape(1, -1), ratio).reshape(balance.shape) & (balance > 0)
+        balance = balance.where(kept, 0.0)
+        above += balance * scaled
+        below += balance
+    return above / below.where(below > 0, 1.0)
 
 
-@merge_method(source="EMR-Merging, arXiv 2405.17461")
+@merge_method(source="EMR-Merging, arXiv 2405.17461", memory=held(1, 4.1))
 def emr(deltas: Tensor, weights: Tensor) -> Tensor:
     """EMR's unified task vector: the elected sign with the largest magnitude that agrees with it.
 
@@ -99,11 +105,12 @@ def emr(deltas: Tensor, weights: Tensor) -> Tensor:
 
     deltas (specialists, *shape), weights (specialists,), which multiply the deltas first -> (*shape), float64.
     """
-    scaled = weighted(deltas.double(), weights)
-    positive = weighted_sum(scaled, weights.new_ones(weights.shape)) >= 0
-    sign = positive.to(scaled) * 2.0 - 1.0
-    agreeing = scaled.abs().where((scaled > 0) == positive, 0.0)
-    return sign * agreeing.amax(dim=0)
+    deltas = deltas.double()
+    sign = (weighted_sum(deltas, weights) >= 0).to(deltas) * 2.0 - 1.0
+    largest = deltas.new_zeros(deltas.shape[1:])
+    for delta, weight in zip(deltas, weights.tolist(), strict=True):
+        largest = largest.maximum(weight * delta * sign)
+    return sign * largest
 
 
 def emr_masks(deltas: Tensor, unified: Tensor) -> tuple[Tensor, Tensor]:

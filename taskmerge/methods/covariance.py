@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from taskmerge.declarations import Between, Doc
 from taskmerge.errors import MergeError
+from taskmerge.methods.footprint import held
 from taskmerge.methods.registry import merge_method
 from taskmerge.methods.tensors import weighted_sum
 
@@ -24,7 +25,13 @@ Ridge = Annotated[
 OffDiagonal = Annotated[float, Between(0, 1), Doc("what the covariances' off-diagonal entries are multiplied by")]
 
 
-@merge_method(source="RegMean, arXiv 2212.09849, on task vectors")
+def _with_covariances(specialists: int, shape: tuple[int, ...]) -> float:
+    """Entries held: the deltas and their covariances, and what is made of them."""
+    own = held(1, 2.4, inputs=5)(specialists, shape)
+    return own + (specialists * shape[1] ** 2 if len(shape) == 2 else 0)
+
+
+@merge_method(source="RegMean, arXiv 2212.09849, on task vectors", memory=_with_covariances)
 def regmean(
     deltas: Tensor,
     weights: Tensor,
@@ -45,7 +52,13 @@ def regmean(
     if covariances is None:
         return weighted_sum(deltas, weights)
     _check(deltas, covariances)
-    return _solve(deltas, weights, conditioned(covariances.double(), off_diagonal, ridge))
+    total = deltas.new_zeros(deltas.shape[2], deltas.shape[2])
+    moved = deltas.new_zeros(deltas.shape[1:])
+    for delta, covariance, weight in zip(deltas, covariances.double(), weights.tolist(), strict=True):
+        seen = weight * conditioned(covariance, off_diagonal, ridge)
+        total += seen
+        moved += delta @ seen
+    return _solve(total, moved) if weights.any() else moved
 
 
 def protected(deltas: Tensor, covariances: Sequence[Tensor | None], energy: float = 0.9) -> Tensor:
@@ -90,15 +103,10 @@ def conditioned(covariances: Tensor, off_diagonal: float, ridge: float) -> Tenso
     return off_diagonal * covariances + torch.diag_embed(lifted)
 
 
-def _solve(deltas: Tensor, weights: Tensor, covariances: Tensor) -> Tensor:
+def _solve(total: Tensor, moved: Tensor) -> Tensor:
     """(Σ w d C)(Σ w C)⁻¹, by solving (Σ w C) Xᵀ = (Σ w d C)ᵀ."""
     import torch
 
-    share = weights.double().to(deltas.device)[:, None, None]
-    if not share.any():
-        return torch.zeros_like(deltas[0])
-    total = (share * covariances).sum(dim=0)
-    moved = (share * (deltas @ covariances)).sum(dim=0)
     try:
         return torch.linalg.solve(total, moved.mT).mT
     except torch.linalg.LinAlgError:

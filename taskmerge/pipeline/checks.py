@@ -14,8 +14,8 @@ from taskmerge.pipeline.presence import model_problems
 from taskmerge.pipeline.stages import STAGES
 from taskmerge.pipeline.state import Run
 from taskmerge.recipes import Specialize, Training
-
-_TAKEN = {"audio": ("audio",), "vision": ("image", "video")}
+from taskmerge.words.extras import TRAINING, missing
+from taskmerge.words.modalities import TEXT, TOWERS, modality_of_column, through, tower_of
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Parts:
     def modalities(self) -> list[str]:
         """Text, and what its towers take."""
         towers = {component.rpartition("_")[0] for component in self.components}
-        return ["text", *(modality for tower, taken in _TAKEN.items() if tower in towers for modality in taken)]
+        return [TEXT, *(modality for tower in TOWERS if tower in towers for modality in through(tower))]
 
     def selected(self, pattern: str) -> set[str]:
         """Components of which a pattern of `train` may name tensors."""
@@ -60,6 +60,8 @@ def check(current: Run, stages: Sequence[str] = STAGES) -> None:
 
     stages: those that are to run; only what they read must be there.  Raises RecipeError with every problem.
     """
+    if error := missing(_needed(current, stages)):
+        raise error
     problems = [*_specialize_problems(current), *model_problems(current, stages), *_mteb_problems(current)]
     for use in _uses(current):
         problems += [*_part_problems(use), *_data_problems(current, use)]
@@ -69,16 +71,26 @@ def check(current: Run, stages: Sequence[str] = STAGES) -> None:
         raise RecipeError(problems)
 
 
+def _needed(current: Run, stages: Sequence[str]) -> list[str]:
+    """The libraries that the stages need and that come with extras."""
+    recipe = current.recipe
+    sections = {"specialize": recipe.specialize, "diagnose": recipe.drift, "recover": recipe.recover,
+                "rehearse": recipe.rehearse, "evaluate": recipe.evaluate}  # fmt: skip
+    needed = list(TRAINING) if any(sections.get(stage) for stage in stages) else []
+    lora = [stage.lora for stage in (*(recipe.specialize or {}).values(), recipe.rehearse) if stage is not None]
+    needed += ["peft"] if any(lora) else []
+    return needed + (["mteb"] if "evaluate" in stages and recipe.evaluate and recipe.evaluate.mteb else [])
+
+
 def _specialize_problems(current: Run) -> Iterator[Problem]:
     from taskmerge.embedders.encoders import encoder_problems
-    from taskmerge.embedders.media import MODALITY_OF_COLUMN
 
     for name, section in (current.recipe.specialize or {}).items():
         if current.recipe.specialists[name].adapter is not None:
             what = f"specialize: {name} is to be trained, but its specialist is an adapter"
             yield Problem(what, section.place, "name the folder to write as specialists: NAME: {model: ...}")
         if section.graft is not None and (modality := _modality(current, section)):
-            known = MODALITY_OF_COLUMN.get(modality, modality)
+            known = modality_of_column(modality)
             for told in encoder_problems(current.encoder(section.graft), known):
                 yield Problem(f"specialize: {name}: {told.what}", section.graft.place, told.next_move)
 
@@ -130,8 +142,6 @@ def _stored(current: Run, text: str) -> Parts | None:
 
 
 def _specialist(current: Run, name: str, base: Parts | None) -> Parts | None:
-    from taskmerge.embedders.grafting import TOWER_OF_MODALITY
-
     recipe = current.recipe
     section = (recipe.specialize or {}).get(name)
     if recipe.specialists[name].adapter is not None or recipe.specialists[name].model == "base":
@@ -143,7 +153,7 @@ def _specialist(current: Run, name: str, base: Parts | None) -> Parts | None:
     modality = _modality(current, section)
     if modality is None:
         return None
-    tower = TOWER_OF_MODALITY.get(modality, modality)
+    tower = tower_of(modality)
     return base | Parts(frozenset({"backbone", f"{tower}_encoder", f"{tower}_projector"}))
 
 

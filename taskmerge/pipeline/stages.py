@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.errors import CheckpointError, RecipeError, UsageError
-from taskmerge.pipeline.state import Run, training_settings
+from taskmerge.pipeline.state import NOTE_MOVE, Run, training_settings
 from taskmerge.recipes import Specialize
+from taskmerge.words.json_text import check_json
 
 
 def specialize(run: Run) -> None:
@@ -42,6 +43,7 @@ def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> d
 def fuse(run: Run) -> None:
     """Fuses into OUT."""
     from taskmerge.merging import execute, plan
+    from taskmerge.merging.provenance import FILE
 
     recipe, out = run.recipe, run.places.fused
 
@@ -56,7 +58,7 @@ def fuse(run: Run) -> None:
     parts = ("base", "specialists", "merge", "components", "copy", "output")
     section = {name: getattr(recipe, name) for name in parts}
     run.once("fuse", section, reads, [], make)
-    if not (out / "config.json").exists():
+    if not (out / FILE).exists():  # not config.json: a sentence-transformers folder may hold it further down
         raise UsageError(
             f"the fused model is gone from {out}", next_move="remove its note: fuse.json in the report folder"
         )
@@ -189,22 +191,24 @@ def report(run: Run) -> dict[str, Any]:
 def _sections(run: Run) -> list[Any]:
     """What the page shows of each stage, from the stages' plain results (a skipped stage's come from its note)."""
     from taskmerge.measuring.drift import DriftReport
-    from taskmerge.measuring.evaluation import EvaluationTable
+    from taskmerge.measuring.evaluation import Evaluated
     from taskmerge.reporting import drift_sections, evaluation_section, recovery_section, training_section
     from taskmerge.training import StageReport
-    from taskmerge.training.arms import Arm, RecoveryReport
+    from taskmerge.training.arms import RecoveryReport
+
+    def result(stage: str, shape: Any) -> Any:
+        place = str(run.places.report / f"{stage}.json")
+        return check_json(run.results[stage], shape, place, NOTE_MOVE)
 
     sections = []
-    results = run.results
-    if "retrieval" in results.get("evaluate", {}):
-        sections.append(evaluation_section(EvaluationTable.from_dict(results["evaluate"]["retrieval"])))
-    if "diagnose" in results:
-        sections += drift_sections(DriftReport.from_dict(results["diagnose"]))
-    if "recover" in results:
-        arms = tuple(Arm(**row) for row in results["recover"]["arms"])
-        sections.append(recovery_section(RecoveryReport(arms, results["recover"]["kept"])))
-    trained = [stage for stage in results if stage == "rehearse" or stage.startswith("specialize-")]
-    sections += [training_section(StageReport(**results[stage])) for stage in trained]
+    if "evaluate" in run.results and "retrieval" in (evaluated := result("evaluate", Evaluated)):
+        sections.append(evaluation_section(evaluated["retrieval"]))
+    if "diagnose" in run.results:
+        sections += drift_sections(result("diagnose", DriftReport))
+    if "recover" in run.results:
+        sections.append(recovery_section(result("recover", RecoveryReport)))
+    trained = [stage for stage in run.results if stage == "rehearse" or stage.startswith("specialize-")]
+    sections += [training_section(result(stage, StageReport)) for stage in trained]
     return sections
 
 

@@ -13,14 +13,18 @@ import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from taskmerge import __version__
+from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import local_folder
+from taskmerge.checkpoints.formats.table import is_weight_file
 from taskmerge.checkpoints.hashing import fingerprint
 from taskmerge.errors import RecipeError
 from taskmerge.recipes import Graft, Lora, Recipe, Training
 from taskmerge.recipes.writing import dump
+from taskmerge.words.json_text import as_read
+from taskmerge.words.places import output_path, parse_place
 
 Say = Callable[[str], None]
 
@@ -35,10 +39,10 @@ class Places:
     def of(cls, recipe: Recipe, out: Path | None = None) -> Places:
         """Raises RecipeError when neither the recipe nor `out` names the output."""
         if out is not None:
-            return cls(out)
+            return cls(output_path(out))
         if recipe.output.path is None:
             raise RecipeError("no output folder", recipe.place, "give --out FOLDER, or output: {path: ...}")
-        return cls(recipe.folder / Path(recipe.output.path).expanduser())
+        return cls(output_path(recipe.output.path, recipe.folder))
 
     def beside(self, name: str) -> Path:
         """OUT-name."""
@@ -58,6 +62,27 @@ class Places:
         return self.beside("report")
 
 
+REPORT = "report.json"
+"""Beside the notes: the report's twin for programs, which is written and never read."""
+
+
+class Note(TypedDict, total=False):
+    """What a stage leaves in the report folder: what it was made from, and its result once it is done."""
+
+    identity: str
+    done: bool
+    result: Any
+
+
+def read_note(path: Path) -> Note:
+    """A stage's note. Raises CheckpointError when it makes no sense."""
+    note: Note = read_json(path, Note, NOTE_MOVE, own=True)
+    return note
+
+
+NOTE_MOVE = "remove this file: the stage then runs again"
+
+
 @dataclass
 class Run:
     """One run of a recipe. device: where models are measured.  results: stage -> plain data for the report."""
@@ -71,7 +96,7 @@ class Run:
 
     def path(self, text: str) -> Path:
         """A path of the recipe: relative to its folder."""
-        return self.recipe.folder / Path(text).expanduser()
+        return self.recipe.folder / parse_place(text).path
 
     def model(self, text: str) -> Path:
         """Folder of a model of the recipe; one on the hub is downloaded when it is first asked for.
@@ -91,7 +116,8 @@ class Run:
         """A data source of the recipe as `read_pairs` takes it: existing files by path, others as they are said."""
         if isinstance(source, Mapping):
             return {name: self.data(text) for name, text in source.items()}
-        return self.path(source) if isinstance(source, str) and self.path(source).exists() else source
+        is_path = isinstance(source, str) and parse_place(source, "a data source").kind == "path"
+        return self.path(source) if is_path and self.path(source).exists() else source
 
     def encoder(self, section: Graft) -> str:
         """What to graft: a kind, a folder (relative to the recipe) or a hub id."""
@@ -118,8 +144,9 @@ class Run:
         identity = self._identity(section, reads)
         note = self.places.report / f"{stage}.json"
         outputs = list(outputs)
-        known = json.loads(note.read_text("utf-8")) if note.is_file() else {}
-        if known.get("identity") == identity and known.get("done") and all(path.exists() for path in outputs):
+        known = read_note(note) if note.exists() else {}
+        finished = known.get("identity") == identity and known.get("done") and "result" in known
+        if finished and all(path.exists() for path in outputs):
             self.say(f"{stage}: unchanged, skipped")
             self.results[stage] = known["result"]
             return
@@ -129,14 +156,16 @@ class Run:
                 shutil.rmtree(path, ignore_errors=True)
         self._write(note, {"identity": identity, "done": False})
         self.say(f"{stage}: running")
-        self.results[stage] = json.loads(json.dumps(make()))  # as a later run will read it
+        self.results[stage] = as_read(make())  # as a later run will have it
         self._write(note, {"identity": identity, "done": True, "result": self.results[stage]})
 
     def recall(self) -> None:
         """Takes in the results of finished stages that this run did not touch, so that the report is whole."""
         for note in sorted(self.places.report.glob("*.json")):
-            known = json.loads(note.read_text("utf-8"))
-            if known.get("done"):
+            if note.name == REPORT:
+                continue
+            known = read_note(note)
+            if known.get("done") and "result" in known:
                 self.results.setdefault(note.stem, known["result"])
 
     def work(self, stage: str) -> Path:
@@ -169,10 +198,12 @@ def files_of(source: Any) -> list[Path]:
         return []
     if source.is_file():
         return [source]
-    wanted = (".safetensors", ".json", ".jsonl", ".parquet", ".arrow")
-    return [
-        path for path in source.rglob("*") if path.is_file() and path.suffix in wanted and ".partial" not in str(path)
-    ]
+    return [path for path in source.rglob("*") if path.is_file() and _counts(path) and ".partial" not in str(path)]
+
+
+def _counts(path: Path) -> bool:
+    """Whether a file of a model folder or data set has a say."""
+    return path.suffix in (".json", ".jsonl", ".parquet", ".arrow") or is_weight_file(path.name)
 
 
 def media_of(source: Any) -> list[Path]:

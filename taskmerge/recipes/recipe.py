@@ -23,6 +23,7 @@ from taskmerge.recipes.sections import (
     SpecialistName,
     Specialize,
 )
+from taskmerge.words.numerals import is_whole
 
 
 @dataclass(frozen=True)
@@ -155,4 +156,4 @@ def is_mergekit(values: Mapping[str, Any]) -> bool:
 
 def _line(problem: Problem) -> int:
     _, _, line = (problem.place or "").rpartition(":")
-    return int(line) if line.isdigit() else 0
+    return int(line) if is_whole(line) else 0

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from taskmerge.declarations import Between, Doc, EntryOf, Glob, Gradient, NewName, Size, name_field, place_field
-from taskmerge.errors import Problem, did_you_mean
+from taskmerge.errors import Problem, UsageError, did_you_mean
+from taskmerge.words.places import output_path
 
 GradedNumber = float | tuple[float, ...]
 """A number, or a gradient over depth."""
@@ -56,6 +57,13 @@ class Output:
         Doc("`base`, `union` (the base's and what specialists add) or the specialist whose tokenizer is taken"),
     ] = "union"
     place: str = place_field()
+
+    def problems(self) -> Iterator[Problem]:
+        try:
+            if self.path is not None:
+                output_path(self.path)
+        except UsageError as error:
+            yield from (Problem(f"output: path: {told.what}", self.place, told.next_move) for told in error.problems)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from taskmerge.errors import OutputError
 from taskmerge.measuring.drift.report import plain_data
 from taskmerge.reporting.content import Section
 from taskmerge.reporting.page import render
+from taskmerge.words.places import output_path
 
 
 def write_report(
@@ -21,7 +22,7 @@ def write_report(
     data: what the sections were made of, as plain data; numbers that are none become null.
     Raises OutputError when the folder cannot be written to.
     """
-    page = Path(path)
+    page = output_path(path)
     if page.suffix not in (".html", ".htm"):
         page = page.with_name(page.name + ".html")
     twin = page.with_suffix(".json")

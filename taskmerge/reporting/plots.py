@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from taskmerge.errors import OutputError, UsageError
+from taskmerge.words.extras import require
+from taskmerge.words.places import output_path
 
 
 def plot_comparison(result: Mapping[str, Any], path: str | Path) -> Path:
@@ -17,11 +19,10 @@ def plot_comparison(result: Mapping[str, Any], path: str | Path) -> Path:
     path: .png, .svg or .pdf. Returns it. Raises UsageError without matplotlib or for another ending, OutputError when
     the file cannot be written.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise UsageError("plots need matplotlib", next_move="pip install 'taskmerge[plots]'") from None
-    target = Path(path)
+    require("matplotlib")
+    import matplotlib
+
+    target = output_path(path)
     if target.suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"cannot draw a {target.suffix or 'file without ending'}", str(path), "use .png, .svg or .pdf")
     from matplotlib.figure import Figure

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 from taskmerge.measuring.drift.forecast import Forecast
-from taskmerge.measuring.drift.null_band import WORSE_WHEN_LOW
 from taskmerge.measuring.drift.report import DriftReport, ModalityDrift
 from taskmerge.measuring.evaluation.local import EvaluationTable
 from taskmerge.metrics.bootstrap import Interval
@@ -24,26 +22,12 @@ from taskmerge.reporting.content import (
 )
 from taskmerge.training.arms import RecoveryReport
 from taskmerge.training.stages import StageReport
+from taskmerge.words.statistics import CHARTED, statistic
+from taskmerge.words.statistics import title as title_of
 
 Row = Sequence[Cell | str]
 
 TONES: Mapping[str, Tone] = {"drifted": "bad", "not drifted": "good", "cannot tell": "open"}
-NAMES = {
-    "neighbour_overlap": "neighbour overlap",
-    "rotated_cosine": "cosine after text rotation",
-    "cosine": "cosine",
-    "margin_loss": "margin lost",
-    "recall_at_1_loss": "R@1 lost",
-    "recall_at_10_loss": "R@10 lost",
-    "mrr_loss": "MRR lost",
-    "ndcg_at_10_loss": "nDCG@10 lost",
-    "recall_at_1": "R@1",
-    "recall_at_5": "R@5",
-    "recall_at_10": "R@10",
-    "mrr": "MRR",
-    "ndcg_at_10": "nDCG@10",
-}
-LED_BY = ("recall_at_1_loss", "neighbour_overlap", "margin_loss", "rotated_cosine")
 DIRECTIONS = {"to_text": "item to text", "from_text": "text to item"}
 
 
@@ -74,16 +58,16 @@ def _modality_blocks(found: ModalityDrift) -> list[Block]:
 def _statistics_chart(found: ModalityDrift) -> RangeChart:
     spans = [
         Span(
-            NAMES[name],
+            title_of(name),
             found.intervals[name].estimate,
             found.intervals[name].low,
             found.intervals[name].high,
             found.bands[name].limit,
-            name in WORSE_WHEN_LOW,
+            statistic(name).worse == "low",
         )
-        for name in LED_BY
+        for name in CHARTED
     ]
-    sources = ", ".join(found.bands[LED_BY[0]].sources)
+    sources = ", ".join(found.bands[CHARTED[0]].sources)
     return RangeChart(
         "What decides, against the null band",
         spans,
@@ -95,20 +79,21 @@ def _statistics_chart(found: ModalityDrift) -> RangeChart:
 def _scores_table(found: ModalityDrift) -> Table:
     metrics = list(found.scores["specialist"])
     rows: list[Row] = [
-        [side, *(Cell(f"{scores[m]:.3f}", share=scores[m]) for m in metrics)] for side, scores in found.scores.items()
+        [side, *(Cell(statistic(m).shown(scores[m]), share=scores[m]) for m in metrics)]
+        for side, scores in found.scores.items()
     ]
     return Table(
         "Retrieval",
-        ["", *(NAMES[metric] for metric in metrics)],
+        ["", *(title_of(metric) for metric in metrics)],
         rows,
         f"{found.probes} probes, {found.distinct_texts} distinct texts, each gallery embedded by its own model.",
     )
 
 
 def _depth_chart(found: ModalityDrift) -> LineChart:
-    cosine = Line("cosine", [(change.depth, change.cosine) for change in found.depths])
-    cka = Line("debiased CKA", [(change.depth, change.debiased_cka) for change in found.depths])
-    norm = Line("relative norm", [(change.depth, change.relative_norm) for change in found.depths])
+    cosine = Line(title_of("cosine"), [(change.depth, change.cosine) for change in found.depths])
+    cka = Line(title_of("debiased_cka"), [(change.depth, change.debiased_cka) for change in found.depths])
+    norm = Line(title_of("relative_norm"), [(change.depth, change.relative_norm) for change in found.depths])
     onset = "" if found.onset is None else f" The mean cosine falls below 0.99 at depth {found.onset}."
     return LineChart(
         "Where it starts: projected tokens, fused against specialist, by depth",
@@ -134,18 +119,15 @@ def _control_table(found: ModalityDrift) -> Table:
 
 
 def _explanations_table(found: ModalityDrift) -> Table:
-    rows: list[Row] = [
-        [name.replace("_", " ").replace("cka", "CKA"), f"{value:.4g}" if math.isfinite(value) else "–"]
-        for name, value in found.explanations.items()
-    ]
+    rows: list[Row] = [[title_of(name), statistic(name).shown(value)] for name, value in found.explanations.items()]
     return Table("Final embeddings: what explains, and does not decide", ["", ""], rows)
 
 
 def _forecast_blocks(name: str, found: Forecast) -> list[Block]:
     points = [(float(layer.layer), layer) for layer in found.layers if layer.layer is not None]
-    lines = [Line("displacement", [(x, layer.displacement) for x, layer in points])]
+    lines = [Line(title_of("displacement"), [(x, layer.displacement) for x, layer in points])]
     if found.overlap is not None:
-        lines.append(Line("overlap", [(x, layer.overlap) for x, layer in points]))
+        lines.append(Line(title_of("overlap"), [(x, layer.overlap) for x, layer in points]))
     chance = "" if found.chance is None else f" Overlap by chance: {found.chance:.3f}."
     return [
         LineChart(
@@ -172,7 +154,7 @@ def evaluation_section(
                 if row.direction == direction and metric in row.intervals
             }
             if cells:
-                blocks.append(_variants_table(table, cells, f"{NAMES[metric]}, {words}"))
+                blocks.append(_variants_table(table, cells, f"{title_of(metric)}, {words}"))
     return Section(title, tuple(blocks))
 
 
@@ -199,14 +181,14 @@ def recovery_section(report: RecoveryReport) -> Section:
     rows: list[Row] = []
     for arm in report.arms:
         kept = arm.name == report.kept
-        scores = [Cell(f"{arm.scores[name]:.3f}", share=arm.scores[name], strong=kept) for name in names]
-        decides = Cell(f"{arm.scores['mrr']:.3f}", strong=kept)
+        scores = [Cell(statistic(name).shown(arm.scores[name]), share=arm.scores[name], strong=kept) for name in names]
+        decides = Cell(statistic("mrr").shown(arm.scores["mrr"]), strong=kept)
         name, seconds = Cell(arm.name, "kept" if kept else "", strong=kept), f"{arm.seconds:.0f}\u00a0s"
         rows.append([name, *scores, decides, seconds, arm.note])
-    columns = ["arm", *(name.replace("_recall_at_1", " R@1").replace("_mrr", " MRR") for name in names)]
+    columns = ["arm", *(title_of(name) for name in names)]
     return Section(
         "Recovery: every arm, measured on the same held-out pairs",
-        (Table("Arms", [*columns, "mean MRR (decides)", "time", ""], rows),),
+        (Table("Arms", [*columns, f"mean {title_of('mrr')} (decides)", "time", ""], rows),),
     )
 
 

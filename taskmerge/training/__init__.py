@@ -5,8 +5,9 @@ Importing this package imports no torch; its names are loaded when first used.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from taskmerge.words.extras import part
 
 if TYPE_CHECKING:
     from taskmerge.training.settings import LoraSettings, TrainingSettings
@@ -26,5 +27,5 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+        return getattr(part(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,6 +14,7 @@ from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs
 from taskmerge.errors import OutputError, UsageError
 from taskmerge.training.settings import TrainingSettings
+from taskmerge.words.places import output_path
 
 How = Literal["auto", "gradient", "closed_form"]
 LEAVE = "leave it"
@@ -63,6 +64,7 @@ def recover_by_choice(
     """
     from taskmerge.training.stages import named_sets, split_sets
 
+    out = output_path(out)
     if Path(out).exists() and any(Path(out).iterdir()):
         raise OutputError("the folder is not empty", str(out), "choose another or remove it")
     settings = settings or TrainingSettings(steps=300, learning_rate=1e-3, evaluate_every=25, patience=4)

@@ -13,9 +13,9 @@ from torch import nn
 
 from taskmerge.checkpoints.selector import Selector
 from taskmerge.embedders.anatomy import components_of
-from taskmerge.embedders.grafting import TOWER_OF_MODALITY
 from taskmerge.embedders.interface import Embedder
 from taskmerge.errors import TaskmergeError, UsageError
+from taskmerge.words.modalities import tower_of
 
 
 def select(embedder: Embedder, wanted: Sequence[str]) -> list[str]:
@@ -34,7 +34,7 @@ def on_the_way(component: str, modality: str) -> bool:
     """Whether items of a modality pass through a component; only towers and their projectors are not on everybody's."""
     if not component.endswith(("_encoder", "_projector")):
         return True
-    return component.rpartition("_")[0] == TOWER_OF_MODALITY.get(modality, modality)
+    return component.rpartition("_")[0] == tower_of(modality)
 
 
 def texts_learn(components: Iterable[str]) -> bool:

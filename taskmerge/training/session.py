@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
+from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.pairs import Pairs
-from taskmerge.errors import Problem, UsageError
+from taskmerge.errors import CheckpointError, Problem, UsageError
 from taskmerge.metrics.retrieval import collapse
 from taskmerge.training.components import (
     adaptable_layers,
@@ -163,6 +163,10 @@ class Session:
         return last_whole_checkpoint(self.folder)
 
 
+class _TrainerState(TypedDict):
+    global_step: int
+
+
 def last_whole_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end: the trainer's state comes last."""
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -170,9 +174,10 @@ def last_whole_checkpoint(folder: Path) -> str | None:
     whole = []
     for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
         try:
-            whole.append((json.loads(state.read_text("utf-8"))["global_step"], str(state.parent)))
-        except (ValueError, KeyError):  # killed while writing it
+            reached: _TrainerState = read_json(state, _TrainerState)
+        except CheckpointError:  # killed while writing it
             continue
+        whole.append((reached["global_step"], str(state.parent)))
     return max(whole)[1] if whole else None
 
 

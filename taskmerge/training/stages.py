@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 from taskmerge.embedders.anatomy import components_of
-from taskmerge.embedders.grafting import TOWER_OF_MODALITY
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import OutputError, UsageError
 from taskmerge.training.settings import TrainingSettings
+from taskmerge.words.modalities import tower_of
+from taskmerge.words.places import output_path
 
 HELD_OUT_SHARE = 0.1
 REPORT_FILE = "taskmerge_training.json"
@@ -128,6 +129,7 @@ def _run(
 
     from taskmerge.training.session import Session
 
+    out = None if out is None else output_path(out)
     _check_output(out, settings)
     held = named_sets(held_out) if held_out is not None else {}
     with TemporaryDirectory() as temporary:
@@ -155,7 +157,7 @@ def named_sets(data: Any) -> dict[str, Pairs]:
 def _tower_globs(embedder: Embedder, sets: Mapping[str, Pairs]) -> list[str]:
     """The towers that the data's items pass through, as patterns over components."""
     known = set(components_of(embedder.weights).values())
-    towers = {TOWER_OF_MODALITY.get(pairs.modality, "") for pairs in sets.values()}
+    towers = {tower_of(pairs.modality) for pairs in sets.values()}
     return [f"{tower}_*" for tower in sorted(towers) if known & {f"{tower}_encoder", f"{tower}_projector"}]
 
 

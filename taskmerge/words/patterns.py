@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from taskmerge.errors import UsageError
+from taskmerge.words.numerals import is_whole
 
 MOST_NUMBERS = 10_000
 LONGEST = 2_000
 DEEPEST = 20
-_RANGE = re.compile(r"(\d+)\.\.(\d+)\Z")
+_RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)\Z")
 
 
 class PatternError(UsageError):
@@ -152,7 +153,7 @@ class Numbers(Step):
                 continue
             for stop in range(start + 1, min(len(name.text), start + len(str(self.high))) + 1):
                 digits = name.text[start:stop]
-                if not (digits.isascii() and digits.isdigit()) or (digits[0] == "0" and len(digits) > 1):
+                if not is_whole(digits) or (digits[0] == "0" and len(digits) > 1):
                     break
                 if self.low <= int(digits) <= self.high:
                     result |= 1 << stop

@@ -224,7 +224,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("5GB", 5 * 10**9), ("1.5 MiB", 3 * 2**19), ("7", None), (9, 9), (True, None)]
+    ("text", "size"), [("5GB", 5 * 10**9), ("1.5 MiB", 3 * 2**19), ("7", 7), ("7 pages", None), (9, 9), (True, None)]
 )
 def test_sizes(text: Any, size: int | None) -> None:
     row = next(row for row in fields_of(Outer) if row.name == "size")

@@ -131,7 +131,7 @@ def test_what_is_in_the_way_is_told_first(tmp_path: Path, command: Command, monk
     monkeypatch.setenv("PATH", str(tmp_path))
     ran = command("demo", "--out", tmp_path / "out", "--from-scratch")
     assert ran.code == 2 and "apt-get install espeak-ng" in ran.err and not (tmp_path / "out").exists()
-    monkeypatch.setattr("taskmerge.demo.unpacking.find_spec", lambda name: None if name == "soxr" else name)
+    monkeypatch.setattr("taskmerge.words.extras.find_spec", lambda name: None if name == "soxr" else name)
     ran = command("demo", "--out", tmp_path / "out")
     assert ran.code == 2 and "not installed: soxr" in ran.err and "taskmerge[demo]" in ran.err
 

@@ -103,8 +103,8 @@ def test_batches_and_take() -> None:
         ([{"audio": "sounds/missing.wav", "text": "a"}], "missing.wav' does not exist"),
         ([{"sound": "x", "text": "a"}], "no item column in sound, text"),
         ([{"audio": "x", "image": "y", "text": "a"}], "several item columns: image, audio"),
-        (["{oops"], "pairs.jsonl:1: not JSON: '{oops'"),
-        (["[1]"], "pairs.jsonl:1: not an object"),
+        (["{oops"], "pairs.jsonl:1: not valid JSON: Expecting property name"),
+        (["[1]"], "pairs.jsonl:1: it must be a table, not a list of 1"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_told_with_its_place(folder: Path, rows: list[object], message: str) -> None:

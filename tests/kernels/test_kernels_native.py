@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from places import ROOT
+from safetensors.numpy import save_file
 
-from taskmerge.kernels.compiled import native
+from taskmerge.kernels import on_prepare, preparing
+from taskmerge.kernels.compiled import building, native
 
 PROGRAM = """
 import sys
@@ -53,6 +57,66 @@ def test_a_damaged_build_is_not_loaded(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         assert native.read(path) is None
     assert native.read(tmp_path / "absent.o") is None
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What was announced, in a process that has announced nothing yet."""
+    said: list[str] = []
+    monkeypatch.setattr(preparing, "_announced", False)
+    on_prepare(lambda: said.append("preparing"))
+    yield said
+    on_prepare(None)
+
+
+def test_preparing_is_announced_once_and_only_where_something_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    names = "ranking.chances_of_ranks", "ranking.pack_short"
+    for name in names:
+        native.load(name)
+    assert told == ["preparing"]
+    monkeypatch.setattr(preparing, "_announced", False)
+    monkeypatch.setattr(native, "build", lambda *_: pytest.fail("built again"))
+    for name in names:
+        native.load(name)
+    assert told == ["preparing"]
+    built = sorted(path.name.partition("-")[2] for path in native.cache_folder().iterdir())
+    assert built == ["ranking.chances_of_ranks.o", "ranking.pack_short.o"]
+
+
+def test_an_entry_needs_nothing_of_the_process(tmp_path: Path) -> None:
+    """Machine code that called into numba's run time could not be loaded without it."""
+    symbol, code = building.build("ranking.chances_of_ranks", native.ENTRIES["ranking.chances_of_ranks"])
+    assert symbol.encode() in code and b"NRT_" not in code and b"numba_" not in code
+
+
+def test_building_leaves_numba_as_it_was() -> None:
+    from numba import njit
+
+    building.build("ranking.pack_short", native.ENTRIES["ranking.pack_short"])
+    assert njit(lambda x: x + 1)(1) == 2 and gc.isenabled()
+
+
+@pytest.mark.slow
+def test_a_fuse_says_once_what_is_prepared(tmp_path: Path) -> None:
+    for number, name in enumerate(("base", "one")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+        save_file({"w": np.full((5000, 9), number, np.float32)}, tmp_path / name / "model.safetensors")
+    (tmp_path / "merge.yaml").write_text(
+        f"base: {tmp_path / 'base'}\nspecialists: {{one: {{model: {tmp_path / 'one'}}}}}\n"
+        "merge: {method: ties}\noutput: {path: out}\n"
+    )
+    command = [sys.executable, "-m", "taskmerge", "fuse", str(tmp_path / "merge.yaml"), "--fresh"]
+    lines = [
+        subprocess.run(
+            command, env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")}, capture_output=True, text=True
+        ).stderr.count("Preparing kernels for this processor (once)")
+        for _ in range(2)
+    ]
+    assert lines == [1, 0]
 
 
 @pytest.mark.slow

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from taskmerge.checkpoints.weights import TensorInfo
-from taskmerge.errors import CheckpointError
+from taskmerge.errors import CheckpointError, clipped
 from taskmerge.numbers.dtypes import DTYPES
+from taskmerge.words.json_text import JsonError, load
 
 LONGEST_HEADER = 100_000_000  # the limit of the safetensors library itself
 
@@ -81,18 +82,10 @@ def broken(place: str, what: str) -> CheckpointError:
 
 
 def _load_json(text: bytes, place: str) -> dict[str, Any]:
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        table = dict(pairs)
-        if len(table) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise broken(place, f"the name {twice!r} occurs twice in its header")
-        return table
-
     try:
-        table = json.loads(text.decode("utf-8"), object_pairs_hook=unique)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError, ValueError) as error:
-        raise broken(place, f"its header is no JSON ({type(error).__name__}: {error})") from None
+        table = load(text)
+    except JsonError as error:
+        raise broken(place, f"its header is no JSON: {str(error).removeprefix('not valid JSON: ')}") from None
     if not isinstance(table, dict):
         raise broken(place, "its header is no JSON table")
     return table
@@ -102,12 +95,15 @@ def _entry(name: str, row: Any, size: int, file_size: int, place: str) -> Entry:
     if not isinstance(row, dict) or set(row) != {"dtype", "shape", "data_offsets"}:
         raise broken(place, f"tensor {name!r} needs exactly dtype, shape and data_offsets")
     if not isinstance(row["dtype"], str) or row["dtype"] not in DTYPES:
-        raise broken(place, f"tensor {name!r} has the unknown dtype {row['dtype']!r}")
+        raise broken(place, f"tensor {name!r} has the unknown dtype {clipped(repr(row['dtype']), 200)}")
     shape, offsets = row["shape"], row["data_offsets"]
     if not _naturals(shape):
-        raise broken(place, f"tensor {name!r} has the shape {shape!r}")
+        raise broken(place, f"tensor {name!r} has the shape {clipped(repr(shape), 200)}")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1] or size + offsets[1] > file_size:
-        raise broken(place, f"tensor {name!r} has the offsets {offsets!r} in {file_size - size:,} bytes of data")
+        raise broken(
+            place,
+            f"tensor {name!r} has the offsets {clipped(repr(offsets), 200)} in {file_size - size:,} bytes of data",
+        )
     info = TensorInfo(name, row["dtype"], tuple(shape))
     if info.nbytes != offsets[1] - offsets[0]:
         raise broken(

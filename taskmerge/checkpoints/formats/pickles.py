@@ -6,7 +6,6 @@ for. Files of PyTorch before 1.6 cannot be mapped and are refused.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,9 @@ import numpy as np
 
 from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.header import Entry
+from taskmerge.checkpoints.formats.table import PYTORCH
 from taskmerge.checkpoints.memory import MemoryWeights
 from taskmerge.errors import CheckpointError
-
-INDEX, SINGLE = "pytorch_model.bin.index.json", "pytorch_model.bin"
-SUFFIXES = (".bin", ".pt", ".pth")
 
 
 class PickleFile(WeightFile):
@@ -37,28 +34,10 @@ class PickleFile(WeightFile):
         """Nothing: PyTorch holds the mapping."""
 
 
-def pickle_names(folder: Path) -> list[str]:
-    """The files of `folder` that make up one model: those of the index, or pytorch_model.bin; [] when neither is there.
-
-    Raises CheckpointError for an index that names files that are not there or lie elsewhere.
-    """
-    if not (folder / INDEX).is_file():
-        single = folder / SINGLE
-        return [SINGLE] if single.is_file() and single.stat().st_size else []
-    try:
-        names = sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()))
-        wrong = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"no weight_map from tensor names to file names: {error}", str(folder / INDEX)) from None
-    if wrong:
-        raise CheckpointError(f"names files that are not in the folder: {wrong[:5]}", str(folder / INDEX))
-    return names
-
-
 def _load(path: Path) -> dict[str, Any]:
     import torch
 
-    advice = "convert it with transformers' save_pretrained(safe_serialization=True)"
+    advice = PYTORCH.move
     try:
         table = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # what a broken or hostile pickle raises has no bounds

@@ -138,7 +138,9 @@ def _scaled(weights: Weights, name: str) -> _Scaled | None:
     block = (1, info.shape[1])
     if scale.endswith("_scale_inv"):
         said = dict(weights.config.get("quantization_config") or {}).get("weight_block_size") or [128, 128]
-        block = (int(said[0]), int(said[1]))
+        if len(said) != 2 or min(said) < 1:
+            raise CheckpointError(f"weight_block_size must be two numbers of at least 1, not {said}", weights.label)
+        block = (said[0], said[1])
     expected = (-(-info.shape[0] // block[0]), -(-info.shape[1] // block[1]))
     if shape not in (expected, expected[:1]) or (shape == expected[:1] and expected[1] != 1):
         raise CheckpointError(

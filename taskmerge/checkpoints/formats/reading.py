@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
 from taskmerge.checkpoints.formats.files import WeightFile
-from taskmerge.checkpoints.formats.pickles import SUFFIXES, PickleFile, pickle_names
+from taskmerge.checkpoints.formats.folders import check_index, choose_files, module_folders, weight_files
+from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.formats.pickles import PickleFile
+from taskmerge.checkpoints.formats.table import READABLE, advice, open_file
 from taskmerge.checkpoints.hub import HubPlace, Snapshot, locate, open_snapshot
 from taskmerge.checkpoints.weights import Beside, TensorInfo, Weights
 from taskmerge.errors import CheckpointError
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 PROMPTS = "config_sentence_transformers.json"
-_SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<total>\d{5})\.safetensors$")
-_LARGEST_JSON = 256 << 20
+
+
+class _Quantization(TypedDict, total=False):
+    quant_method: str | None
+    weight_block_size: list[int] | None
+
+
+class Config(TypedDict, total=False):
+    """What of a config.json is used. Other keys pass."""
+
+    model_type: str | None
+    architectures: list[str] | None
+    dtype: str | None
+    torch_dtype: str | None
+    text_config: dict[str, Any] | None
+    llm_config: dict[str, Any] | None
+    quantization_config: _Quantization | None
+
+
+class Prompts(TypedDict, total=False):
+    """What of a config_sentence_transformers.json is used. Other keys pass."""
+
+    prompts: dict[str, str | None] | None
+    default_prompt_name: str | None
 
 
 class StoredWeights(Weights):
@@ -37,10 +58,10 @@ class StoredWeights(Weights):
         self.label = label
         self.folder = folder
         self.beside = Beside(
-            config=read_table(folder / modules[""] / "config.json"),
+            config=read_config(folder / modules[""] / "config.json"),
             folder=folder,
             module_folders=modules,
-            prompts=read_table(folder / PROMPTS),
+            prompts=read_prompts(folder / PROMPTS),
             commit=commit,
             files={file.name: file for _, file in files},
         )
@@ -85,15 +106,13 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
     label = label or str(text)
     if isinstance(place, HubPlace):
         return _open_hub(place, label)
-    if place.is_file():
-        if place.suffix not in (".safetensors", *SUFFIXES):
-            raise CheckpointError(f"{place.name!r} is no safetensors file", str(place), _pickle_advice(place))
-        return StoredWeights(label, place.parent, {"": ""}, [("", _weight_file(place.name, place))])
+    if not place.is_dir():
+        return StoredWeights(label, place.parent, {"": ""}, [("", open_file(place.name, place))])
     modules = module_folders(place)
     files = []
     for prefix, inside in modules.items():
         names = weight_files(place / inside, required=not prefix)
-        part = {name: _weight_file(_join(inside, name), place / inside / name) for name in names}
+        part = {name: open_file(_join(inside, name), place / inside / name) for name in names}
         check_index(place / inside, part)
         files += [(prefix, file) for file in part.values()]
     return StoredWeights(label, place, modules, files)
@@ -113,10 +132,6 @@ def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
     return stored.folder
 
 
-def _weight_file(name: str, path: Path) -> WeightFile:
-    return PickleFile(name, path) if path.suffix in SUFFIXES else WeightFile(name, path)
-
-
 def _open_hub(place: HubPlace, label: str) -> StoredWeights:
     snapshot = open_snapshot(place)
     modules = module_folders(snapshot.folder)
@@ -125,7 +140,11 @@ def _open_hub(place: HubPlace, label: str) -> StoredWeights:
         here = [
             PurePosixPath(name).name for name in snapshot.weights if str(PurePosixPath(name).parent) == (inside or ".")
         ]
-        names = choose_files(here, snapshot.folder / inside, required=not prefix)
+        remote = [row for row in READABLE if row.remote]
+        if not prefix and not here:
+            what = "no safetensors file in this repository"
+            raise CheckpointError(what, str(place), advice(snapshot.folder, snapshot.others))
+        names = choose_files(here, snapshot.folder / inside, required=not prefix, formats=remote)
         part = {name: _hub_file(snapshot, _join(inside, name)) for name in names}
         check_index(snapshot.folder / inside, part)
         files += [(prefix, file) for file in part.values()]
@@ -137,143 +156,21 @@ def _hub_file(snapshot: Snapshot, name: str) -> WeightFile:
     return WeightFile(name, cached if cached.exists() else None, snapshot)
 
 
-def module_folders(folder: Path) -> dict[str, str]:
-    """Module -> folder inside `folder`: {"": ""}, or what a sentence-transformers modules.json lists.
-
-    The first module is the transformer; its name is "" wherever it lies.
-    """
-    listing = folder / "modules.json"
-    if not listing.exists():
-        return {"": ""}
-    modules = load_json(listing)
-    if (
-        not isinstance(modules, list)
-        or not modules
-        or not all(isinstance(row, dict) and isinstance(row.get("path"), str) for row in modules)
-    ):
-        raise CheckpointError("not a list of modules with a path each", str(listing))
-    found = {"": _inside(folder, modules[0]["path"], listing)}
-    for row in modules[1:]:
-        inside = _inside(folder, row["path"], listing)
-        if inside and (folder / inside).is_dir():
-            found[inside] = inside
-    return found
+def read_config(path: Path) -> Mapping[str, Any]:
+    """A config.json; {} when it is not there."""
+    if not (path.exists() or path.is_symlink()):
+        return {}
+    config: Config = read_json(path, Config, "config.json is no table of settings as transformers writes it")
+    return dict(config)
 
 
-def weight_files(folder: Path, required: bool = True) -> list[str]:
-    """Names of the files in `folder` that make up one model, in order: safetensors, or else PyTorch's own."""
-    try:
-        names = [path.name for path in folder.iterdir() if path.suffix == ".safetensors"]
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", str(folder)) from None
-    chosen = (pickle_names(folder) if not names else []) or choose_files(names, folder, required)
-    for name in chosen:
-        check_link(folder / name, folder)
-    return chosen
-
-
-def choose_files(names: list[str], folder: Path, required: bool) -> list[str]:
-    """Which of the safetensors files `names` in `folder` are the model: by index, by name, or the only one."""
-    if (folder / INDEX).exists():
-        return _files_of_index(folder / INDEX, names)
-    if SINGLE in names:
-        return [SINGLE]
-    shards = [match for match in map(_SHARD.match, sorted(names)) if match]
-    if shards and len(shards) == len(names) and len({shard["stem"] for shard in shards}) == 1:
-        missing = set(range(1, int(shards[0]["total"]) + 1)) - {int(shard["number"]) for shard in shards}
-        if missing:
-            raise CheckpointError(f"shards {sorted(missing)} of {int(shards[0]['total'])} are missing", str(folder))
-        return sorted(names)
-    if len(names) == 1:
-        return list(names)
-    if names:
-        raise CheckpointError(
-            f"{len(names)} safetensors files and no {INDEX}: {', '.join(sorted(names)[:5])}", str(folder),
-            "name the one file you mean",
-        )  # fmt: skip
-    if required:
-        raise CheckpointError("no safetensors file in this folder", str(folder), _pickle_advice(folder))
-    return []
-
-
-def _files_of_index(index: Path, names: list[str]) -> list[str]:
-    table = load_json(index)
-    weight_map = table.get("weight_map") if isinstance(table, dict) else None
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise CheckpointError("no weight_map from tensor names to file names", str(index))
-    for tensor, name in weight_map.items():
-        if name != PurePosixPath(name).name or name in ("", ".", "..") or "\\" in name:
-            raise CheckpointError(f"{tensor!r} is said to lie outside the folder: {name!r}", str(index))
-    files = sorted(set(weight_map.values()))
-    missing = [name for name in files if name not in names]
-    if missing:
-        raise CheckpointError(
-            f"names {len(missing)} files that are not there: {', '.join(missing[:5])}",
-            str(index),
-            "finish the download",
-        )
-    return files
-
-
-def check_index(folder: Path, files: Mapping[str, WeightFile]) -> None:
-    """The index, when there is one, must agree with the files' own headers on where each tensor lies."""
-    if not (folder / INDEX).exists():
-        return
-    for tensor, name in load_json(folder / INDEX)["weight_map"].items():
-        if tensor not in files[name].entries:
-            raise CheckpointError(f"tensor {tensor!r} is not in {name!r}", str(folder / INDEX), "download it again")
-
-
-def check_link(path: Path, folder: Path) -> None:
-    """A symbolic link may stay inside its folder or point into the hub cache's blobs, nowhere else."""
-    if not path.is_symlink():
-        return
-    try:
-        target, home = path.resolve(), folder.resolve()
-    except (OSError, RuntimeError):  # Python's two ways of reporting a loop
-        raise CheckpointError("a link that leads back to itself", str(path)) from None
-    blobs = next((parent.parent / "blobs" for parent in (home, *home.parents) if parent.name == "snapshots"), home)
-    if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
-        raise CheckpointError(
-            f"a link to a file outside the folder: {target}", str(path), "copy the file in, or name it"
-        )
-
-
-def load_json(path: Path) -> Any:
-    """A JSON file of bounded size; CheckpointError with the place when it is none, or a link to somewhere else."""
-    check_link(path, path.parent)
-    try:
-        if path.stat().st_size > _LARGEST_JSON:
-            raise CheckpointError(f"{path.stat().st_size:,} bytes is too much for a JSON file", str(path))
-        return json.loads(path.read_text("utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, ValueError) as error:
-        raise CheckpointError(f"not valid JSON: {error}", str(path)) from None
-    except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", str(path)) from None
-
-
-def read_table(path: Path) -> Mapping[str, Any]:
-    """A JSON file that must hold a table; {} when it is not there."""
-    table = load_json(path) if path.is_file() else {}
-    if not isinstance(table, dict):
-        raise CheckpointError(f"{path.name} is no table", str(path))
-    return table
-
-
-def _inside(folder: Path, text: str, listing: Path) -> str:
-    path = PurePosixPath(text)
-    if path.is_absolute() or ".." in path.parts or "\\" in text:
-        raise CheckpointError(f"names a folder outside: {text!r}", str(listing))
-    return "" if str(path) == "." else str(path)
+def read_prompts(path: Path) -> Mapping[str, Any]:
+    """A config_sentence_transformers.json; {} when it is not there."""
+    if not (path.exists() or path.is_symlink()):
+        return {}
+    prompts: Prompts = read_json(path, Prompts)
+    return dict(prompts)
 
 
 def _join(inside: str, name: str) -> str:
     return f"{inside}/{name}" if inside else name
-
-
-def _pickle_advice(place: Path) -> str:
-    folder = place if place.is_dir() else place.parent
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    if pickles:
-        return f"only {pickles[0]!r} is there: convert it with transformers' save_pretrained(safe_serialization=True)"
-    return "name a folder with model.safetensors or an index"

@@ -16,15 +16,17 @@ from typing import Any
 import numpy as np
 
 from taskmerge.checkpoints.formats.files import WeightFile
-from taskmerge.checkpoints.formats.pickles import PickleFile
-from taskmerge.checkpoints.formats.reading import PROMPTS, check_link, load_json, read_table
+from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.formats.links import check_link
+from taskmerge.checkpoints.formats.reading import PROMPTS, read_prompts
+from taskmerge.checkpoints.formats.table import READABLE, SAFETENSORS, open_file
 from taskmerge.checkpoints.hub import HubPlace, locate, open_snapshot
 from taskmerge.checkpoints.lineage.low_rank import AdaptedWeights, Factors
 from taskmerge.checkpoints.lineage.names import match_names
 from taskmerge.checkpoints.weights import Beside, TensorInfo, Weights
 from taskmerge.errors import CheckpointError, MergeError
 
-CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
+CONFIG = "adapter_config.json"
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(
     r"(?P<module>.+)\.(?P<part>lora_A|lora_B|lora_embedding_A|lora_embedding_B|lora_magnitude_vector)"
@@ -87,16 +89,14 @@ def adapted(base: Weights, adapter: str | Path, relative_to: Path | None = None)
     stored = {name: file.entries[own].info for name, own in replaced.items()}
     factors, names = _fitted(base, modules, stored, label)
     tokenizer = folder if (folder / "tokenizer.json").is_file() else None
-    prompts = read_table(folder / PROMPTS)
+    prompts = read_prompts(folder / PROMPTS)
     own = {names[name]: stored for name, stored in replaced.items()}
     return AdaptedWeights(base, file, factors, own, label, tokenizer, prompts)
 
 
 def read_config(path: Path) -> AdapterConfig:
     """Reads and checks adapter_config.json. Raises CheckpointError naming the field it cannot honour."""
-    table = load_json(path)
-    if not isinstance(table, dict):
-        raise CheckpointError("no table of adapter settings", str(path))
+    table: dict[str, Any] = read_json(path, dict[str, Any], "no table of adapter settings: save the adapter again")
     if table.get("peft_type") != "LORA":
         raise CheckpointError(
             f"peft_type {table.get('peft_type')!r} is not known here, only 'LORA'",
@@ -134,15 +134,17 @@ def _open(adapter: str | Path, relative_to: Path | None) -> tuple[Path, WeightFi
     place = locate(str(adapter), relative_to)
     if isinstance(place, HubPlace):
         snapshot = open_snapshot(place)
-        if WEIGHTS not in snapshot.weights:
-            raise CheckpointError(f"no {WEIGHTS} in this repository", str(place))
-        return snapshot.folder, WeightFile(WEIGHTS, snapshot.fetch(WEIGHTS))
-    pickled = (place / PICKLED).is_file() and not (place / WEIGHTS).is_file()
-    for name in (CONFIG, PICKLED if pickled else WEIGHTS):
+        name = SAFETENSORS.adapter
+        if name not in snapshot.weights:
+            raise CheckpointError(f"no {name} in this repository", str(place))
+        return snapshot.folder, open_file(name, snapshot.fetch(name))
+    there = [row.adapter for row in READABLE if (place / row.adapter).is_file()]
+    weights = there[0] if there else SAFETENSORS.adapter
+    for name in (CONFIG, weights):
         if not (place / name).is_file():
             raise CheckpointError(f"no {name}: not a PEFT adapter folder", str(place))
         check_link(place / name, place)
-    return place, PickleFile(PICKLED, place / PICKLED) if pickled else WeightFile(WEIGHTS, place / WEIGHTS)
+    return place, open_file(weights, place / weights)
 
 
 def _sorted_out(file: WeightFile, config: AdapterConfig, place: str) -> tuple[dict[str, Factors], dict[str, str]]:

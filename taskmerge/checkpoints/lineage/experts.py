@@ -14,7 +14,7 @@ from taskmerge.checkpoints.views import Piece, View, ViewedWeights, whole
 from taskmerge.checkpoints.weights import TensorInfo, Weights
 from taskmerge.errors import MergeError
 
-_SINGLE = re.compile(r"(?P<stem>.*\bexperts)\.(?P<expert>\d+)\.(?P<leaf>gate_proj|up_proj|down_proj)\.weight")
+_SINGLE = re.compile(r"(?P<stem>.*\bexperts)\.(?P<expert>[0-9]+)\.(?P<leaf>gate_proj|up_proj|down_proj)\.weight")
 _PACKED = re.compile(r"(?P<stem>.*\bexperts)\.(?P<leaf>gate_up_proj|down_proj)")
 
 

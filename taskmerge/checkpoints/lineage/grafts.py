@@ -10,12 +10,9 @@ from typing import Any
 from taskmerge.checkpoints.components import BACKBONE, EMBEDDINGS, HEAD, component_map
 from taskmerge.checkpoints.weights import BASE, Weights
 from taskmerge.errors import MergeError
+from taskmerge.words.modalities import config_words
 
 _SHARED = {BACKBONE, EMBEDDINGS, HEAD}
-_WORDS = {
-    "audio": {"audio", "speech", "boa", "eoa"},
-    "vision": {"vision", "image", "video", "visual", "boi", "eoi", "mm"},
-}
 
 
 def naming(inputs: Mapping[str, Weights]) -> str:
@@ -51,8 +48,8 @@ def grafted_config(
     """
     config = dict(start)
     for own, components in grafts.values():
-        modalities = {component.split("_")[0] for component in components}
-        words = set().union(*(_WORDS.get(modality, set()) for modality in modalities))
+        towers = {component.split("_")[0] for component in components}
+        words = {word for tower in towers for word in config_words(tower)}
         for key, value in own.items():
             if config.get(key) is None or words & set(key.split("_")):
                 config[key] = value
@@ -63,7 +60,8 @@ def grafted_config(
 
 
 def _named_tables(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(row, Mapping) and "name" in row for row in value)
+    rows = value if isinstance(value, list) else [None]
+    return all(isinstance(row, Mapping) and isinstance(row.get("name"), str) for row in rows)
 
 
 def side_folders(inputs: Mapping[str, Weights], order: Iterable[str]) -> tuple[Path, ...]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from taskmerge.checkpoints.formats.reading import load_json
+from taskmerge.checkpoints.formats.folders import modules_of
+from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import MergeError, Problem
 
@@ -53,21 +54,19 @@ _NEXT = "modules that work differently cannot be merged: name the plain transfor
 def _modules(weights: Weights) -> list[tuple[str, dict[str, Any]]] | None:
     """Class and settings of each module after the transformer, whose config is compared as any model's is."""
     folder = weights.beside.folder
-    listing = folder / "modules.json" if folder is not None else None
-    if listing is None or not listing.is_file():
+    rows = modules_of(folder) if folder is not None else None
+    if folder is None or rows is None:
         return None
     found = []
-    for number, row in enumerate(load_json(listing)):
-        kind = str(row.get("type", "")).rpartition(".")[2]
+    for number, row in enumerate(rows):
+        kind = row.get("type", "").rpartition(".")[2]
         found.append((kind, _settings(folder / row["path"] / "config.json") if number and row["path"] else {}))
     return found
 
 
 def _settings(path: Path) -> dict[str, Any]:
     """As sentence-transformers 6 names them; before it, pooling had one true-or-false key a mode."""
-    table = load_json(path) if path.is_file() else {}
-    if not isinstance(table, dict):
-        return {}
+    table: dict[str, Any] = read_json(path, dict[str, Any]) if path.is_file() else {}
     flags = {key: bool(value) for key, value in table.items() if key.startswith("pooling_mode_")}
     settings = {key: value for key, value in table.items() if key not in flags}
     if flags:

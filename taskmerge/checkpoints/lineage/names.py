@@ -21,6 +21,7 @@ from taskmerge.checkpoints.lineage.experts import repack_experts
 from taskmerge.checkpoints.views import View, ViewedWeights, whole
 from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import MergeError, Problem
+from taskmerge.words.numerals import is_whole
 
 How = Literal["identical", "structure", "transformers"]
 _SHOWN = 4
@@ -186,7 +187,7 @@ def _prefixes(names: list[str], home: str) -> list[str]:
     for name in names:
         parts = name.split(".")
         for stop in range(1, len(parts)):
-            if parts[stop - 1].isdigit() or (home == HEAD and parts[stop - 1] not in _WRAPPERS):
+            if is_whole(parts[stop - 1]) or (home == HEAD and parts[stop - 1] not in _WRAPPERS):
                 break
             found.add(".".join(parts[:stop]) + ".")
     return sorted(found, key=lambda prefix: (len(prefix), prefix))
@@ -198,7 +199,7 @@ def _inner(names: list[str], prefix: str) -> dict[str, str]:
     for name in names:
         inner = name[len(prefix) :]
         first = inner.partition(".")[0]
-        if name.startswith(prefix) and first not in ("weight", "bias") and not first.isdigit():
+        if name.startswith(prefix) and first not in ("weight", "bias") and not is_whole(first):
             found[_one_spelling(inner)] = name
     return found
 

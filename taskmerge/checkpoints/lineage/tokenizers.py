@@ -11,11 +11,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from taskmerge.checkpoints.formats.reading import load_json
+from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.errors import CheckpointError, MergeError
 
 FILES = (
@@ -24,7 +24,31 @@ FILES = (
 )  # fmt: skip
 _MOST_TOKENS = 10_000_000
 _MOST_ORDINARY = 1000  # more new ordinary tokens than this are another tokenizer, not an extended one
+_TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
 _PADDINGS = (1024, 512, 256, 128, 64, 32, 16, 8)
+
+
+class _AddedToken(TypedDict):
+    content: str
+    id: int
+
+
+class TokenizerFields(TypedDict, total=False):
+    added_tokens: list[_AddedToken] | None
+
+
+class TokenizerJson(TokenizerFields):
+    """What of a tokenizer.json is used."""
+
+    model: dict[str, Any]
+
+
+class TokenizerConfig(TypedDict, total=False):
+    """What of a tokenizer_config.json or special_tokens_map.json is used."""
+
+    additional_special_tokens: list[Any] | None
+    extra_special_tokens: list[Any] | dict[str, Any] | None
+    added_tokens_decoder: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -68,9 +92,9 @@ def read_vocabulary(folder: Path | None) -> Vocabulary | None:
     for name in ("vocab.json", "vocab.txt"):
         path = folder / name
         if path.is_file():
-            ids = load_json(path) if name.endswith("json") else _from_lines(path)
+            ids: Any = read_json(path, dict[str, int]) if name.endswith("json") else _from_lines(path)
             extra = folder / "added_tokens.json"
-            added = _checked_ids(load_json(extra), extra) if extra.is_file() else {}
+            added = _checked_ids(read_json(extra, dict[str, int]), extra) if extra.is_file() else {}
             return Vocabulary(
                 _checked_ids(ids, path) | added, {token: _entry(token, at) for token, at in added.items()}, folder
             )
@@ -130,18 +154,13 @@ def with_new_ids(config: Mapping[str, Any], old: Mapping[str, int], rows: Rows, 
 
 
 def _from_tokenizer_json(path: Path) -> Vocabulary:
-    table = load_json(path)
-    model = table.get("model") if isinstance(table, dict) else None
-    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    table: TokenizerJson = read_json(path, TokenizerJson)
+    vocabulary: Any = table["model"].get("vocab")
     if isinstance(vocabulary, list):  # unigram: [[token, score], …]
         if not all(isinstance(row, list) and row and isinstance(row[0], str) for row in vocabulary):
             raise CheckpointError("its unigram vocabulary is no list of [token, score]", str(path))
         vocabulary = {row[0]: place for place, row in enumerate(vocabulary)}
-    added = table.get("added_tokens") or [] if isinstance(table, dict) else []
-    if not isinstance(added, list) or not all(
-        isinstance(row, dict) and isinstance(row.get("content"), str) for row in added
-    ):
-        raise CheckpointError("added_tokens is no list of tokens", str(path))
+    added = table.get("added_tokens") or []
     ids = _checked_ids(vocabulary, path) | _checked_ids({row["content"]: row.get("id") for row in added}, path)
     return Vocabulary(ids, {row["content"]: row for row in added}, path.parent)
 
@@ -229,15 +248,16 @@ def _extended_files(
     others = [known[label].folder for label in dict.fromkeys(fresh.values())]
     texts = {}
     if (folder / "tokenizer.json").is_file():
-        table = load_json(folder / "tokenizer.json")
+        table: Any = read_json(folder / "tokenizer.json", TokenizerJson)
         table["added_tokens"] = [*(table.get("added_tokens") or []), *entries]
         texts["tokenizer.json"] = json.dumps(table, ensure_ascii=False, indent=2)
     else:
         path = folder / "added_tokens.json"
-        table = load_json(path) if path.is_file() else {}
+        table = read_json(path, dict[str, int]) if path.is_file() else {}
         texts["added_tokens.json"] = json.dumps(table | {token: ids[token] for token in fresh}, ensure_ascii=False)
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
-        tables = [load_json(place / name) for place in (folder, *others) if (place / name).is_file()]
+        paths = [place / name for place in (folder, *others) if (place / name).is_file()]
+        tables: list[Any] = [read_json(path, TokenizerConfig) for path in paths]
         if tables:
             texts[name] = json.dumps(_joined_config(tables, entries, name), ensure_ascii=False, indent=2) + "\n"
     return texts
@@ -250,7 +270,7 @@ def _joined_config(tables: Sequence[Any], entries: Iterable[Mapping[str, Any]], 
         for key, value in table.items():
             if joined.get(key) is None:
                 joined[key] = value
-            elif key in ("additional_special_tokens", "extra_special_tokens") and isinstance(value, list):
+            elif key in _TOKEN_LISTS and isinstance(value, list) and isinstance(joined[key], list):
                 joined[key] = [*joined[key], *(token for token in value if token not in joined[key])]
             elif key == "extra_special_tokens" and isinstance(value, dict) and isinstance(joined[key], dict):
                 joined[key] = value | joined[key]

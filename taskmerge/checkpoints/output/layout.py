@@ -8,7 +8,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from taskmerge.checkpoints.formats.header import Entry, build_header
+from taskmerge.checkpoints.formats.table import SAFETENSORS
 from taskmerge.checkpoints.weights import TensorInfo
+from taskmerge.words.numerals import is_whole
 
 METADATA = {"format": "pt"}
 
@@ -31,7 +33,7 @@ class ShardLayout:
 
 def natural(name: str) -> tuple[tuple[int, int | str], ...]:
     """Sort key that puts layer 2 before layer 10."""
-    return tuple((0, int(piece)) if piece.isdigit() else (1, piece) for piece in re.split(r"(\d+)", name))
+    return tuple((0, int(piece)) if is_whole(piece) else (1, piece) for piece in re.split(r"([0-9]+)", name))
 
 
 def lay_out(tensors: Iterable[TensorInfo], shard_size: int, modules: Mapping[str, str]) -> list[ShardLayout]:
@@ -63,7 +65,7 @@ def _lay_out_module(module: str, folder: str, infos: list[TensorInfo], shard_siz
     total = len(groups)
     shards = []
     for number, group in enumerate(groups, 1):
-        name = "model.safetensors" if total == 1 else f"model-{number:05d}-of-{total:05d}.safetensors"
+        name = SAFETENSORS.shard(number, total)
         ordered = sorted(group, key=lambda info: -info.format.bits)  # stable: natural order within one format
         prefix = f"{module}/" if module else ""
         stored = [TensorInfo(info.name.removeprefix(prefix), info.dtype, info.shape) for info in ordered]
@@ -85,6 +87,6 @@ def index_files(shards: Iterable[ShardLayout]) -> dict[str, str]:
         weight_map = {entry.info.name: shard.file.rpartition("/")[2] for shard in group for entry in shard.entries}
         total = sum(entry.info.nbytes for shard in group for entry in shard.entries)
         table = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        path = f"{folder}/model.safetensors.index.json" if folder else "model.safetensors.index.json"
+        path = f"{folder}/{SAFETENSORS.index}" if folder else SAFETENSORS.index
         texts[path] = json.dumps(table, indent=2) + "\n"
     return texts

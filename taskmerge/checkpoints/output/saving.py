@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import mmap
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from taskmerge.checkpoints.formats.reading import PROMPTS, load_json
+from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.formats.reading import PROMPTS
 from taskmerge.checkpoints.output.ahead import in_order
 from taskmerge.checkpoints.output.layout import ShardLayout, index_files, lay_out
 from taskmerge.checkpoints.output.segments import Part, Produce, segments
@@ -21,26 +21,15 @@ from taskmerge.checkpoints.weights import Beside, TensorInfo, Weights
 from taskmerge.errors import UsageError, did_you_mean
 from taskmerge.numbers.dtypes import OUTPUT_DTYPES
 from taskmerge.numbers.rounding import decode, encode
+from taskmerge.words.sizes import parse_size
 
 CHUNK = 4 << 20
 _LEAST_BUFFER = 1 << 17
 AHEAD = 3  # while one chunk is being measured or handed over, others keep all cores busy
 MEMORY = 1 << 30
 SHARD_SIZE = 5_000_000_000
-_UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 Progress = Callable[[int], None]
-
-
-def parse_size(text: int | str) -> int:
-    """Bytes from a number or text such as "5GB" (10^9) or "500MiB" (2^20)."""
-    if isinstance(text, int) and not isinstance(text, bool) and text > 0:
-        return text
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?i?B)?\s*", str(text), re.IGNORECASE)
-    size = int(float(match[1]) * _UNITS[(match[2] or "B").upper()]) if match else 0
-    if size <= 0:
-        raise UsageError(f"{text!r} is no size", next_move='write bytes, or a number with KB, MB, GB or TB: "5GB"')
-    return size
 
 
 def stored_format(info: TensorInfo, dtype: str | None) -> TensorInfo:
@@ -150,5 +139,5 @@ def add_side_files(output: OutputFolder, beside: Beside, dtype: str | None) -> N
     if table and dtype is not None:
         table["dtype" if "torch_dtype" not in table else "torch_dtype"] = dtype
     for name, own in ((str(PurePosixPath(inside, "config.json")), table), (PROMPTS, dict(beside.prompts))):
-        if own and (name not in copied or load_json(copied[name]) != own):
+        if own and (name not in copied or read_json(copied[name]) != own):
             output.add_text(name, json.dumps(own, indent=2) + "\n")

@@ -152,6 +152,14 @@ class _Consumer:
         return self.failure
 
 
+def _reserve(file: int, size: int) -> None:
+    """Sets aside room for the whole file. macOS has no posix_fallocate: there the file is only made that long."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, 0, size)
+    else:
+        os.ftruncate(file, size)
+
+
 class _StraightFile:
     """A new file of known size, appended to in large aligned buffers. Raises OSError."""
 
@@ -165,7 +173,7 @@ class _StraightFile:
             self._file = os.open(path, flags, 0o666)
         try:
             if size:
-                os.posix_fallocate(self._file, 0, size)
+                _reserve(self._file, size)
         except OSError:
             self.close()
             raise

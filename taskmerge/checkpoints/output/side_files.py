@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from taskmerge.checkpoints.formats.reading import check_link
+from taskmerge.checkpoints.formats.links import check_link
 from taskmerge.checkpoints.lineage.tokenizers import FILES
 from taskmerge.errors import CheckpointError
 

@@ -15,10 +15,13 @@ import shutil
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypedDict
 
+from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.output.layout import ShardLayout
 from taskmerge.checkpoints.output.shard_writer import BUFFER, ShardWriter
-from taskmerge.errors import OutputError
+from taskmerge.errors import CheckpointError, OutputError
+from taskmerge.words.places import output_path
 
 JOURNAL = ".taskmerge-journal.json"
 LOCK = ".lock"
@@ -36,7 +39,7 @@ class OutputFolder:
     """
 
     def __init__(self, final: Path, identity: str, fresh: bool = False, inputs: Iterable[Path] = ()) -> None:
-        self.final = Path.cwd() / final
+        self.final = Path.cwd() / output_path(final)
         self.staging = self.final.parent / f".{self.final.name}.partial"
         self.identity = identity
         self.fresh = fresh
@@ -79,20 +82,18 @@ class OutputFolder:
         if self.fresh:
             self._clear()
         elif journal.exists():
-            try:
-                table = json.loads(journal.read_text("utf-8"))
-            except ValueError:
-                table = {}
-            if table.get("identity") == "":
+            table = _journal(journal)
+            if table["identity"] == "":
                 self._clear()
-            elif table.get("identity") != self.identity:
+            elif table["identity"] != self.identity:
                 raise OutputError(
                     "an unfinished run with another recipe, other inputs or another version lies here",
                     str(self.staging),
                     "--fresh throws it away",
                 )
-            finished = table.get("finished", {})
-            self.finished = {name: digest for name, digest in finished.items() if (self.staging / name).exists()}
+            self.finished = {
+                name: digest for name, digest in table["finished"].items() if (self.staging / name).exists()
+            }
         else:
             self._clear()
         self._write_journal()
@@ -170,6 +171,23 @@ class OutputFolder:
         for folder in self._made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+class _Journal(TypedDict):
+    identity: str
+    finished: dict[str, str]
+
+
+def _journal(path: Path) -> _Journal:
+    try:
+        journal: _Journal = read_json(path, _Journal)
+    except CheckpointError as error:
+        what = f"an unfinished run lies here, and its journal {error.problems[0].what}"
+        raise OutputError(what, str(path.parent), "--fresh throws it away") from None
+    if any("\0" in name or ".." in Path(name).parts or Path(name).is_absolute() for name in journal["finished"]):
+        what = "an unfinished run lies here, and its journal names files outside"
+        raise OutputError(what, str(path.parent), "--fresh throws it away")
+    return journal
 
 
 def check_free(final: Path, fresh: bool) -> None:

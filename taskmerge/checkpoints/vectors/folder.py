@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
-from taskmerge.checkpoints.formats.reading import StoredWeights, load_json, open_stored
+from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.formats.reading import StoredWeights, open_stored
 from taskmerge.checkpoints.vectors.compressed import restore
 from taskmerge.checkpoints.weights import TensorInfo, Weights
-from taskmerge.errors import CheckpointError
+from taskmerge.errors import CheckpointError, few
 
 VECTOR_FILE = "task_vector.json"
+
+
+class _Report(TypedDict):
+    bytes: int
+    dense_bytes: int
+    relative_error: float
+
+
+class _VectorFields(TypedDict, total=False):
+    form: str
+    shapes: dict[str, list[int]]
+    tables: list[str]
+    report: _Report
+
+
+class VectorMarks(_VectorFields):
+    """A task_vector.json: which tensors are the specialist's own, and how the deltas are stored."""
+
+    own: list[str]
 
 
 def is_task_vector(folder: Path) -> bool:
@@ -30,9 +50,10 @@ def open_task_vector(path: str | Path) -> StoredDeltas:
     if stored.beside.folder is None or not is_task_vector(stored.beside.folder):
         raise CheckpointError("a checkpoint, but no task vector", str(path), "task vectors are made by extract")
     place = stored.beside.folder / VECTOR_FILE
-    marks = load_json(place)
-    if not isinstance(marks, dict) or not isinstance(marks.get("own"), list):
-        raise CheckpointError("does not say which tensors are the specialist's own", str(place), "extract it again")
+    marks: VectorMarks = read_json(place, VectorMarks, "extract the task vector again")
+    named = (*marks["own"], *marks.get("tables", ()))
+    if lost := [name for name in named if name not in stored.tensors]:
+        raise CheckpointError(f"names tensors that are not there: {few(lost)}", str(place), "extract it again")
     return StoredDeltas(stored, marks)
 
 
@@ -42,15 +63,15 @@ class StoredDeltas(Weights):
     own: the specialist's own tensors, whole. tables: token tables with rows of their own, whole, no deltas.
     """
 
-    def __init__(self, stored: StoredWeights, marks: Mapping[str, Any]) -> None:
+    def __init__(self, stored: StoredWeights, marks: VectorMarks) -> None:
         self.label, self.beside, self._stored = stored.label, stored.beside, stored
         self.own = frozenset(marks["own"])
         self.tables = tuple(marks.get("tables", ()))
         self.tensors: dict[str, TensorInfo] = stored.tensors
         self._restored: Callable[[str, int, int], np.ndarray] | None = None
         if marks.get("form", "dense") != "dense":
-            shapes = {name: tuple(shape) for name, shape in marks["shapes"].items()}
-            self._restored = restore(stored, marks["form"], shapes)
+            shapes = {name: tuple(shape) for name, shape in marks.get("shapes", {}).items()}
+            self._restored = restore(stored, marks.get("form", ""), shapes)
             self.tensors = {name: TensorInfo(name, "F64", shape) for name, shape in shapes.items()}
             self.tensors |= {name: stored.tensors[name] for name in self.own}
 

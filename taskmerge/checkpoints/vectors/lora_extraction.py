@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from taskmerge.checkpoints.formats.header import build_header
+from taskmerge.checkpoints.formats.table import SAFETENSORS
 from taskmerge.checkpoints.lineage.conversion import memory_modules
 from taskmerge.checkpoints.output.layout import METADATA, ShardLayout
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
 from taskmerge.checkpoints.vectors.compressed import low_rank_factors
 from taskmerge.checkpoints.weights import TensorInfo, Weights
-from taskmerge.errors import UsageError
+from taskmerge.errors import UsageError, few
 from taskmerge.numbers.rounding import decode, encode
 
 Reader = Callable[[str, int, int], np.ndarray]
@@ -83,6 +84,9 @@ def extract_lora(
             lost[name] = _factor(adapter, module, kind, partial(read_delta, name), shapes[name], rank, seed)
         else:
             _keep_whole(adapter, base, name, module, leaf, read_delta, shapes[name])
+    if not adapter.stored:
+        what = f"no delta is one that an adapter can carry; left out: {few(left_out)}"
+        raise UsageError(what, next_move="write a task vector: leave --lora out")
     _name_biases(adapter)
     size = _write(out, adapter, _config(adapter, base, rank, base_name), fresh)
     total = sum(squares.values())
@@ -163,7 +167,7 @@ def _config(adapter: _Adapter, base: Weights, rank: int, base_name: str | None) 
 def _write(out: Path, adapter: _Adapter, config: Mapping[str, Any], fresh: bool) -> int:
     infos = [TensorInfo(_PREFIX + name, "F32", values.shape) for name, values in sorted(adapter.stored.items())]
     header, entries = build_header(infos, METADATA)
-    layout = ShardLayout("adapter_model.safetensors", header, entries, tuple(info.name for info in infos))
+    layout = ShardLayout(SAFETENSORS.adapter, header, entries, tuple(info.name for info in infos))
     check_space(out, layout.size)
     with OutputFolder(out, identity="", fresh=fresh) as output:
         with output.shard(layout) as writer:

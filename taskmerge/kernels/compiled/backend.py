@@ -209,7 +209,7 @@ class CompiledBackend:
     def gram(self, piece: Piece, models: bool) -> np.ndarray:
         """See `Backend.gram`."""
         count = len(piece.pair.specialists)
-        sums, space = [], scratch(count + 3)
+        sums, space = [], scratch(count + 4)
         for part in pieces_of(piece.pair, PIECE, piece.start, piece.stop):
             inputs, partial = views(part), np.zeros((count, count, _FOLDED))
             where = np.array(inputs.addresses, np.int64), np.array(inputs.formats, np.int64)
@@ -220,7 +220,7 @@ class CompiledBackend:
     def masses(self, piece: Piece, program: Program, keys: Sequence[int]) -> np.ndarray:
         """See `Backend.masses`."""
         count = len(piece.pair.specialists)
-        sums, space, key_table = [], scratch(count + 4), np.array(keys, np.uint64)
+        sums, space, key_table = [], scratch(count + 5), np.array(keys, np.uint64)
         ways = _ways([None if isinstance(way, KeepLargest) else _unscaled(way) for way in program.ways])
         for part in pieces_of(piece.pair, PIECE, piece.start, piece.stop):
             inputs, partial = views(part), np.zeros((2, count, _FOLDED))

@@ -26,15 +26,16 @@ _ONE, _TWO, _THREE, _SIXTEEN, _LOW = np.uint64(1), np.uint64(2), np.uint64(3), n
 
 
 @inner
-def random_halves(key: np.uint64, first: np.uint64, count: int, words_at: int) -> np.ndarray:
-    """The upper halves of `randomness.uniform_bits` for elements [first, first + count), uint16, made in
+def random_halves(key: np.uint64, first: np.uint64, count: int, words_at: int) -> int:
+    """Where the upper halves of `randomness.uniform_bits` for elements [first, first + count) lie, uint16, made in
     `words`, uint64 (WORDS,). The state is counted up: 64-bit products are dear."""
     words = array_at(words_at, (WORDS,), np.uint64)
     state = key + ((first >> _TWO) + _ONE) * _GOLDEN
     for j in range((count + 3) // 4 + 1):
         words[j] = mixed(state)
         state += _GOLDEN
-    return array_at(words_at + 2 * np.int64(first & _THREE), (count,), np.uint16)
+    offset = int(np.int64(first & _THREE))  # of signed ones: int64 + uint64 would be float64
+    return words_at + 2 * offset
 
 
 @inlined
@@ -71,7 +72,7 @@ def drop_random(
     out: np.ndarray,
 ) -> None:
     """Zeros where the random bits reach `limit`; the other entries x `factor`. words: uint64 (WORDS,)."""
-    halves = random_halves(key, start, count, words_at)
+    halves = array_at(random_halves(key, start, count, words_at), (count,), np.uint16)
     upper, lower = np.int32(limit >> _SIXTEEN), np.uint16(limit & _LOW)
     for j in range(count):
         value = delta[j] * factor
@@ -101,7 +102,8 @@ def drop_by_chance(
 ) -> None:
     """Keep each entry with its own probability; survivors ÷ it where they are rescaled, and x `factor`.
     words: uint64 (2 * WORDS,)."""
-    upper, lower = random_halves(key, start, count, words_at), random_halves(~key, start, count, words_at + 8 * WORDS)
+    upper = array_at(random_halves(key, start, count, words_at), (count,), np.uint16)
+    lower = array_at(random_halves(~key, start, count, words_at + 8 * WORDS), (count,), np.uint16)
     for j in range(count):
         chance = chances[j]
         # As signed, which turns into float64 in one instruction; whole numbers below 2^53: exact.

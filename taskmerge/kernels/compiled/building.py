@@ -16,10 +16,8 @@ from typing import Any
 
 import llvmlite.binding as llvm
 
-# What the machine code may ask of the process: nothing, but for a destructor of arrays that own memory (none do).
-UNUSED = ("NRT_MemInfo_call_dtor", "NRT_Free")
 _OURS = "taskmerge"  # in the name that numba gives a function
-_KNOWN = ("llvm.", *UNUSED, "memset", "memcpy", "memmove")
+_KNOWN = ("llvm.", "memset", "memcpy", "memmove")  # what machine code may ask of the process
 
 
 def build(name: str, letters: str) -> tuple[str, bytes]:
@@ -28,7 +26,7 @@ def build(name: str, letters: str) -> tuple[str, bytes]:
     Raises RuntimeError if the code would need numba at run time; anything where numba works differently inside.
     """
     with _front_end_only():
-        compiled, arguments = compiled_by_numba(name, letters, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+        compiled, arguments = compiled_by_numba(name, letters, wrapped=False)
     found = compiled.overloads[arguments]
     symbol = found.fndesc.llvm_func_name
     module = found.library._final_module.clone()
@@ -47,14 +45,16 @@ def build(name: str, letters: str) -> tuple[str, bytes]:
     return symbol, bytes(machine.emit_object(module))
 
 
-def compiled_by_numba(name: str, letters: str, **options: Any) -> tuple[Any, tuple[Any, ...]]:
-    """One entry compiled by numba, and the types of its arguments."""
+def compiled_by_numba(name: str, letters: str, wrapped: bool = True) -> tuple[Any, tuple[Any, ...]]:
+    """One entry compiled by numba, and the types of its arguments. wrapped: so that Python can call it."""
     from numba import njit, types
+
+    from taskmerge.kernels.compiled.inner import PLAIN, UNWRAPPED
 
     file, function = name.split(".")
     source = getattr(import_module(f"taskmerge.kernels.compiled.{file}"), function)
     arguments = tuple({"i": types.int64, "d": types.float64}[letter] for letter in letters)
-    return njit(types.void(*arguments), nogil=True, error_model="numpy", **options)(source), arguments
+    return njit(types.void(*arguments), **(PLAIN if wrapped else UNWRAPPED))(source), arguments
 
 
 def target_machine() -> Any:
@@ -111,12 +111,10 @@ def _optimise(module: Any, machine: Any) -> None:
 
     cheap = create_pass_builder(machine, opt=0, loop_vectorize=False, slp_vectorize=False)
     passes = cheap.getModulePassManager()
+    passes.add_sroa_pass()
     passes.add_loop_rotate_pass()
     passes.add_instruction_combine_pass()
     passes.add_jump_threading_pass()
-    passes.add_refprune_pass()
     passes.run(module, cheap)
     full = create_pass_builder(machine, opt=3, loop_vectorize=True, slp_vectorize=False)
-    passes = full.getModulePassManager()
-    passes.add_refprune_pass()
-    passes.run(module, full)
+    full.getModulePassManager().run(module, full)

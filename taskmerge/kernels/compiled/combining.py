@@ -44,12 +44,12 @@ def combine_pieces(
     specialists).  base_factors: float64 (pieces,).  sparsify, limits: int64 (specialists,).  health: int64 (2,), added
     to: non-finite entries in, out.  scratch: float64 ((specialists + 5) * BLOCK,).
     """
-    per_tensor, per_specialist = (pieces, specialists + 2), (pieces, specialists)
-    addresses, formats = array_at(addresses_at, per_tensor, np.int64), array_at(formats_at, per_tensor, np.int64)
+    tensors, rows_of = (pieces * (specialists + 2),), (pieces * specialists,)
+    addresses, formats = array_at(addresses_at, tensors, np.int64), array_at(formats_at, tensors, np.int64)
     counts, starts = array_at(counts_at, (pieces,), np.int64), array_at(starts_at, (pieces,), np.int64)
-    keys, chances = array_at(keys_at, per_specialist, np.uint64), array_at(chances_at, per_specialist, np.int64)
-    low, high = array_at(low_at, per_specialist, np.float64), array_at(high_at, per_specialist, np.float64)
-    factors = array_at(factors_at, per_specialist, np.float64)
+    keys, chances = array_at(keys_at, rows_of, np.uint64), array_at(chances_at, rows_of, np.int64)
+    low, high = array_at(low_at, rows_of, np.float64), array_at(high_at, rows_of, np.float64)
+    factors = array_at(factors_at, rows_of, np.float64)
     base_factors = array_at(base_factors_at, (pieces,), np.float64)
     sparsify, limits = array_at(sparsify_at, (specialists,), np.int64), array_at(limits_at, (specialists,), np.uint64)
     health = array_at(health_at, (2,), np.int64)
@@ -66,32 +66,27 @@ def combine_pieces(
         none[j] = 0.0
     for piece in range(pieces):
         weights = array_at(weights_at + 8 * piece * specialists, (specialists,), np.float64)
-        base_factor = base_factors[piece]
+        first_tensor, base_factor = piece * (specialists + 2), base_factors[piece]
+        base_at, base_format = addresses[first_tensor], formats[first_tensor]
+        out_at, out_format = addresses[first_tensor + specialists + 1], formats[first_tensor + specialists + 1]
         for done in range(0, counts[piece], BLOCK):
             count, first = min(BLOCK, counts[piece] - done), np.uint64(starts[piece] + done)
-            decode(addresses[piece, 0], formats[piece, 0], done, count, base)
+            decode(base_at, base_format, done, count, base)
             if plain:
                 for j in range(BLOCK):
                     total[j] = 0.0
             for i in range(specialists):
-                address, code = addresses[piece, i + 1], formats[piece, i + 1] & codes.FORMAT
-                origin = none if formats[piece, i + 1] & codes.DELTA else base
+                tensor, own = first_tensor + 1 + i, piece * specialists + i
+                address, code = addresses[tensor], formats[tensor] & codes.FORMAT
+                origin = none if formats[tensor] & codes.DELTA else base
                 if plain:
                     add_delta(address, code, done, count, origin, weights[i], delta, total)
                     continue
                 row = array_at(scratch_at + 8 * BLOCK * (5 + i), (BLOCK,), np.float64)
                 decode_delta(address, code, done, count, origin, row if sparsify[i] == codes.KEEP_ALL else delta)
-                survive(
-                    sparsify[i],
-                    delta,
-                    count,
-                    (low[piece, i], high[piece, i]),
-                    (keys[piece, i], first, limits[i]),
-                    factors[piece, i],
-                    chances[piece, i] + 8 * done,
-                    words_at,
-                    row,
-                )
+                bounds, random = (low[own], high[own]), (keys[own], first, limits[i])
+                probabilities_at = chances[own] + 8 * done
+                survive(sparsify[i], delta, count, bounds, random, factors[own], probabilities_at, words_at, row)
             if not plain:
                 agree(consensus, rows, count, weights, (vote, average, minimum), theta, scratch, total)
             if base_left_out != 0:
@@ -103,14 +98,14 @@ def combine_pieces(
                     move = scale * total[j]
                     # An entry that nothing moves keeps the sign of a negative zero.
                     total[j] = still + move if move != 0.0 else still
-            out, out_format = addresses[piece, specialists + 1], formats[piece, specialists + 1]
-            encode(total, out, out_format, done, count)
-            bad = count_nonfinite(out, out_format, done, count)
+            encode(total, out_at, out_format, done, count)
+            bad = count_nonfinite(out_at, out_format, done, count)
             health[1] += bad
             # What is not finite in a sum's input is not in the sum; what was dropped is not seen there.
             if bad > 0 or not plain or base_left_out != 0:
                 for i in range(specialists + 1):
-                    health[0] += count_nonfinite(addresses[piece, i], formats[piece, i] & codes.FORMAT, done, count)
+                    tensor = first_tensor + i
+                    health[0] += count_nonfinite(addresses[tensor], formats[tensor] & codes.FORMAT, done, count)
 
 
 @inner

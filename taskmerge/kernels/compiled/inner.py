@@ -12,10 +12,12 @@ from numba.np.arrayobj import make_array, populate_array
 
 intrinsic: Any = _intrinsic  # its declared type hides that the typing context is passed by numba
 
-# Python cannot call them, so nothing is compiled that would let it. LLVM inlines `inlined` ones; numba's own
-# inlining would type and lower their bodies again for every caller.
-inner: Any = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-inlined: Any = njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, forceinline=True)
+# No array owns memory, so nothing counts references. Python cannot call inner functions, so nothing is compiled that
+# would let it. LLVM inlines `inlined` ones; numba's own inlining would type and lower their bodies for every caller.
+PLAIN: dict[str, Any] = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_rewrites": True}
+UNWRAPPED: dict[str, Any] = {**PLAIN, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+inner: Any = njit(**UNWRAPPED)
+inlined: Any = njit(**UNWRAPPED, forceinline=True)
 
 
 @intrinsic
@@ -27,7 +29,8 @@ def array_at(typing: Any, address: Any, shape: Any, dtype: Any) -> Any:
         lengths = cgutils.unpack_tuple(builder, arguments[1])
         lengths = [context.cast(builder, one, of, types.intp) for one, of in zip(lengths, shape, strict=True)]
         size = context.get_abi_sizeof(context.get_data_type(kind.dtype))
-        strides, step = [], context.get_constant(types.intp, size)
+        strides: list[Any] = []
+        step = context.get_constant(types.intp, size)
         for length in reversed(lengths):
             strides.insert(0, step)
             step = builder.mul(step, length)

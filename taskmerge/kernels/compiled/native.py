@@ -16,14 +16,17 @@ from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import llvmlite
 import llvmlite.binding as llvm
 import numpy as np
 
-from taskmerge.kernels.compiled.building import UNUSED, build, compiled_by_numba, target_machine
+from taskmerge.errors import CheckpointError
+from taskmerge.kernels.compiled.building import build, compiled_by_numba, target_machine
 from taskmerge.kernels.preparing import announce
+from taskmerge.words import places
+from taskmerge.words.json_text import parse_json
 
 # Arguments of each entry: i an int64 (often an address), d a float64.
 ENTRIES = {
@@ -77,19 +80,18 @@ def load(name: str) -> Kernel:
     """An entry from the cache, built first where it is not in it."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    path = cache_folder() / f"{_key()}-{name}.o"
-    found = read(path)
+    folder = cache_folder()
+    path = folder / f"{_key()}-{name}.o" if folder is not None else None
+    found = read(path) if path is not None else None
     if found is None:
         announce()
         found = build(name, ENTRIES[name])
-        write(path, *found)
+        if path is not None:
+            write(path, *found)
     return _link(*found, ENTRIES[name])
 
 
 def _link(symbol: str, code: bytes, letters: str) -> Kernel:
-    abort = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
-    for name in UNUSED:
-        llvm.add_symbol(name, abort)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine())
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
@@ -124,18 +126,24 @@ def _key() -> str:
     return digest.hexdigest()[:32]
 
 
-def cache_folder() -> Path:
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "taskmerge" / "kernels"
+def cache_folder() -> Path | None:
+    """Where builds are kept; None where nothing can be kept."""
+    folder = places.cache_folder()
+    return folder / "kernels" if folder is not None else None
+
+
+class _Head(TypedDict):
+    sha256: str
+    symbol: str
 
 
 def read(path: Path) -> tuple[str, bytes] | None:
     """A stored build, if it is whole."""
     try:
         first, _, code = path.read_bytes().partition(b"\n")
-        table = json.loads(first)
+        table: _Head = parse_json(first, _Head)
         return (table["symbol"], code) if table["sha256"] == hashlib.sha256(code).hexdigest() else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, CheckpointError):
         return None
 
 

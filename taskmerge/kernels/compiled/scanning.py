@@ -17,7 +17,7 @@ from taskmerge.kernels.compiled.formats import (
     inside_of_64,
     lowest_bit,
 )
-from taskmerge.kernels.compiled.inner import array_at, bits_of_float, inner
+from taskmerge.kernels.compiled.inner import array_at, bits_of_float, inlined, inner
 from taskmerge.kernels.pairs import BLOCK
 from taskmerge.kernels.selection import RAGGED
 
@@ -174,7 +174,7 @@ def count_inside(
             bins[offset >> shift] += 1 + (RAGGED if offset & low_bits != 0 else 0)
 
 
-@inner
+@inlined
 def fold(values: np.ndarray) -> float:
     """Sum of a power of two of values by halving, in a fixed order; destroys them."""
     half = values.size // 2
@@ -191,23 +191,21 @@ def vector_block(
 ) -> None:
     """All specialists' deltas of one block, or with models != 0 the models b + d themselves; zeros after `count`.
 
-    scratch: float64 ((specialists + 2) * BLOCK,): the base, what is subtracted, the specialists' rows.
+    scratch: float64 ((specialists + 3) * BLOCK,): the base, zeros, the base negated, the specialists' rows.
     """
     base = array_at(scratch_at, (BLOCK,), np.float64)
-    moved = array_at(scratch_at + 8 * BLOCK, (BLOCK,), np.float64)
+    none = array_at(scratch_at + 8 * BLOCK, (BLOCK,), np.float64)
+    negated = array_at(scratch_at + 16 * BLOCK, (BLOCK,), np.float64)
     decode(addresses[0], formats[0], start, count, base)
     for j in range(count):
-        moved[j] = -base[j] if models != 0 else 0.0
+        none[j] = 0.0
+        negated[j] = -base[j]
     for i in range(addresses.size - 1):
-        row = array_at(scratch_at + 8 * BLOCK * (2 + i), (BLOCK,), np.float64)
-        code = formats[i + 1] & FORMAT
-        decode(addresses[i + 1], code, start, count, row)
+        row = array_at(scratch_at + 8 * BLOCK * (3 + i), (BLOCK,), np.float64)
+        origin = none if models != 0 else base
         if formats[i + 1] & DELTA:
-            for j in range(count):
-                row[j] -= moved[j]
-        elif models == 0:
-            for j in range(count):
-                row[j] -= base[j]
+            origin = negated if models != 0 else none
+        decode_delta(addresses[i + 1], formats[i + 1] & FORMAT, start, count, origin, row)
         for j in range(count, BLOCK):
             row[j] = 0.0
 
@@ -224,19 +222,20 @@ def gram_of_piece(
 ) -> None:
     """`<d_i, d_j>` over one piece, or `<x_i, x_j>` with models != 0. partial: float64 (specialists, specialists,
     blocks), blocks a power of two, zeroed; the sums are folded over blocks and left in [:, :, 0]. scratch: float64
-    ((specialists + 3) * BLOCK,)."""
+    ((specialists + 4) * BLOCK,)."""
     addresses = array_at(addresses_at, (specialists + 1,), np.int64)
     formats = array_at(formats_at, (specialists + 1,), np.int64)
     partial = array_at(partial_at, (specialists, specialists, blocks), np.float64)
     products = array_at(scratch_at, (BLOCK,), np.float64)
-    rows = array_at(scratch_at + 24 * BLOCK, (specialists, BLOCK), np.float64)
+    rows = array_at(scratch_at + 32 * BLOCK, (specialists, BLOCK), np.float64)
     for block in range((count + BLOCK - 1) // BLOCK):
         done = block * BLOCK
         vector_block(addresses, formats, done, min(BLOCK, count - done), models, scratch_at + 8 * BLOCK)
         for i in range(specialists):
             for k in range(i, specialists):
+                first, second = rows[i], rows[k]
                 for j in range(BLOCK):
-                    products[j] = rows[i, j] * rows[k, j]
+                    products[j] = first[j] * second[j]
                 partial[i, k, block] = fold(products)
     for i in range(specialists):
         for k in range(i, specialists):
@@ -262,7 +261,7 @@ def mass_of_piece(
 
     start: index of the first entry in its tensor.  keys, sparsify, limits: (specialists,), chances: int64
     (specialists,), addresses, as for `combining.combine_pieces`.  partial: float64 (2, specialists, blocks), blocks a
-    power of two, zeroed; the sums are left in [:, :, 0].  scratch: float64 ((specialists + 4) * BLOCK,).
+    power of two, zeroed; the sums are left in [:, :, 0].  scratch: float64 ((specialists + 5) * BLOCK,).
     """
     addresses = array_at(addresses_at, (specialists + 1,), np.int64)
     formats = array_at(formats_at, (specialists + 1,), np.int64)
@@ -273,9 +272,9 @@ def mass_of_piece(
     for block in range((count + BLOCK - 1) // BLOCK):
         done = block * BLOCK
         length = min(BLOCK, count - done)
-        vector_block(addresses, formats, done, length, 0, scratch_at + 16 * BLOCK)
+        vector_block(addresses, formats, done, length, np.int64(0), scratch_at + 16 * BLOCK)
         for i in range(specialists):
-            row = array_at(scratch_at + 8 * BLOCK * (4 + i), (BLOCK,), np.float64)
+            row = array_at(scratch_at + 8 * BLOCK * (5 + i), (BLOCK,), np.float64)
             for j in range(BLOCK):
                 mass[j] = abs(row[j])
             partial[0, i, block] = fold(mass)

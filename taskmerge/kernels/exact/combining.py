@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -34,13 +35,18 @@ def combine(job: Job, program: Program) -> Health:
         origins = [origin_of(job.piece, i, values[0]) for i in range(len(left))]
         for start in range(0, job.piece.length, _BLOCK):
             block = slice(start, start + _BLOCK)
-            cut = [[array[block] for array in arrays] for arrays in (values, origins, left)]
-            job.out[block] = _merged(*cut, terms)
+            rows = _at(values, block), _at(origins, block), _at(left, block)
+            job.out[block] = _merged(*rows, terms)
     return Health(sum(_nonfinite(array) for array in values), _nonfinite(job.out))
 
 
 def _nonfinite(values: np.ndarray) -> int:
     return int(np.count_nonzero(~np.isfinite(values)))
+
+
+def _at(arrays: Sequence[np.ndarray], where: Any) -> list[Any]:
+    """The same entries, or the same entry, of each."""
+    return [array[where] for array in arrays]
 
 
 def _merged(
@@ -65,7 +71,7 @@ def _merged(
     finite = np.logical_and.reduce([np.isfinite(array) for array in used])
     out = np.where(finite, out, sum(used))
     for place in np.flatnonzero(finite & ~certain):
-        numbers = [[array[place] for array in arrays] for arrays in (models, origins, divisors)]
+        numbers = _at(models, place), _at(origins, place), _at(divisors, place)
         out[place] = merged(base[place], *numbers, terms)
     return out
 

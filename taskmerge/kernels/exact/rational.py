@@ -21,7 +21,7 @@ def merged(
         if divisor:
             move += terms.weights[i] * terms.factors[i] * (Fraction(model) - Fraction(origin)) / Fraction(divisor)
             below += terms.shares[i] if terms.shares else 0
-    start = terms.base_factor * Fraction(base) if terms.base_factor else 0
+    start = terms.base_factor * Fraction(base) if terms.base_factor else Fraction(0)
     return nearest(start + (terms.scale * move / below if below else 0))
 
 

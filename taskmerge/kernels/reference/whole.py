@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 
 import torch
 from torch import Tensor
@@ -22,21 +23,22 @@ def interpret(
     deltas: Tensor,
     random_bits: Tensor | None,
     thresholds: Measurement | None,
-    weights: Sequence[float] | None,
+    weights: Sequence[float | Fraction] | None,
     base: Tensor | None,
 ) -> Tensor:
     """See `kernels.interpret`."""
     _check(program, deltas, random_bits)
     if not program.weights or not deltas.numel():
         return deltas.new_zeros(deltas.shape[1:])
-    if weights is None:
-        weights = program.weights if program.from_gram is None else _found_weights(program, deltas, base)
-    elif len(weights) != len(program.weights):
-        raise MergeError(f"{len(weights)} weights for {len(program.weights)} specialists")
+    if weights is None and program.from_gram is not None:
+        weights = _found_weights(program, deltas, base)
+    holding = program.weights if weights is None else weights
+    if len(holding) != len(program.weights):
+        raise MergeError(f"{len(holding)} weights for {len(program.weights)} specialists")
     left = [_survivors(program, i, delta, random_bits, thresholds) for i, delta in enumerate(deltas)]
-    agreed = agree(left, [float(weight) for weight in weights], program.consensus, deltas[0])
+    agreed = agree(left, [float(weight) for weight in holding], program.consensus, deltas[0])
     move = torch.as_tensor(program.scale * agreed)
-    surplus = float(program.base_factor(weights) - 1) if program.base == "weighted" else 0.0
+    surplus = float(program.base_factor(holding) - 1) if program.base == "weighted" else 0.0
     if not surplus:
         return move
     if base is None:

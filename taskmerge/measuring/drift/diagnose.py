@@ -23,6 +23,8 @@ from taskmerge.measuring.drift.statistics import PairMoments, gallery_statistics
 from taskmerge.measuring.drift.verdict import DEFAULT_LIMIT, Verdict, judge
 from taskmerge.metrics.bootstrap import mean_interval
 from taskmerge.metrics.retrieval import collapse, score_queries
+from taskmerge.words.devices import parse_device
+from taskmerge.words.modalities import through
 
 BATCH_SIZE = 32
 
@@ -50,6 +52,7 @@ def diagnose_drift(
 
     Raises UsageError, before any model is run, with everything wrong about the probes.
     """
+    device = parse_device(device)
     specialists, sets = _by_name(specialist, probes)
     if not sets and base is None:
         raise UsageError("nothing to diagnose with", next_move="give probes to measure, or a base to forecast from")
@@ -209,7 +212,7 @@ def _grafted(specialist: Any, base: Any) -> str:
         for side in (_weights(specialist), _weights(base))
     )
     towers = [name.removesuffix("_projector") for name in (own - old or own)]
-    return {"vision": "image"}.get(towers[0], towers[0]) if len(towers) == 1 else "specialist"
+    return next(iter(through(towers[0])), towers[0]) if len(towers) == 1 else "specialist"
 
 
 def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:

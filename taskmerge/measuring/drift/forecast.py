@@ -17,9 +17,9 @@ from taskmerge.checkpoints.lineage.names import align
 from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import MergeError
 from taskmerge.numbers.rounding import decode
+from taskmerge.words.modalities import tower_of
 
 WRITTEN_ENERGY = 0.9
-_TOWER = {"audio": "audio", "image": "vision", "video": "vision", "document": "vision"}
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def _written_subspace(
 ) -> np.ndarray | None:
     """(width, r) orthonormal: where the projector's last matrix (width, inputs) puts 90 % of its energy."""
     parts = component_map(specialist.tensors, specialist.config, components)
-    tower = _TOWER.get(modality, modality)
+    tower = tower_of(modality)
     matrices = [
         name
         for name in parts

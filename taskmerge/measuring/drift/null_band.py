@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from taskmerge.embedders.interface import Embedder
-
-WORSE_WHEN_LOW = ("neighbour_overlap", "rotated_cosine", "cosine")
+from taskmerge.words.statistics import statistic
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Band:
 
     def outside(self, value: float) -> bool:
         """Whether `value` is worse than the band."""
-        return value < self.limit if self.statistic in WORSE_WHEN_LOW else value > self.limit
+        return statistic(self.statistic).outside(value, self.limit)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,17 +49,17 @@ def null_bands(
         size = max(1, count // 2)
         for _ in range(halves):
             half = rng.permutation(count)[:size]
-            for statistic, values in values_of.items():
-                samples.setdefault(statistic, []).append(float(values[half].mean()))
+            for key, values in values_of.items():
+                samples.setdefault(key, []).append(float(values[half].mean()))
     sources = tuple(changes)
     return {
-        statistic: Band(
-            statistic,
-            float(np.percentile(values, 100 - percentile if statistic in WORSE_WHEN_LOW else percentile)),
+        key: Band(
+            key,
+            float(np.percentile(values, statistic(key).percentile(percentile))),
             sources,
             len(values),
         )
-        for statistic, values in samples.items()
+        for key, values in samples.items()
     }
 
 

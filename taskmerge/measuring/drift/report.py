@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
-from itertools import repeat
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from taskmerge.measuring.drift.comparison import DepthChange, ProjectorControl
 from taskmerge.measuring.drift.forecast import Forecast
 from taskmerge.measuring.drift.null_band import Band
 from taskmerge.measuring.drift.verdict import Verdict
 from taskmerge.metrics.bootstrap import Interval
+from taskmerge.words.json_text import check_json
 
 EXIT_DRIFTED = 3
 
@@ -84,11 +83,9 @@ class DriftReport:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> DriftReport:
-        """The inverse of `as_dict`, for resumed runs."""
-        return cls(
-            {name: _rebuilt(ModalityDrift, row) for name, row in table["modalities"].items()},
-            {name: _rebuilt(Forecast, row) for name, row in table["forecasts"].items()},
-        )
+        """The inverse of `as_dict`, for resumed runs. Raises CheckpointError for a table that is none."""
+        report: DriftReport = check_json(table, cls, "a drift report")
+        return report
 
     def save(self, path: str | Path) -> None:
         """Write the report as JSON."""
@@ -113,21 +110,3 @@ def plain_data(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
-
-
-def _rebuilt(kind: Any, value: Any) -> Any:
-    """Plain data as the type it came from: dataclasses, mappings, tuples; None where a number belongs is nan."""
-    arguments = get_args(kind)
-    if get_origin(kind) in (Union, UnionType):
-        known = [argument for argument in arguments if argument is not NoneType]
-        return None if value is None else _rebuilt(known[0], value)
-    if is_dataclass(kind):
-        hints = get_type_hints(kind)
-        make: Any = kind
-        return make(**{entry.name: _rebuilt(hints[entry.name], value[entry.name]) for entry in fields(kind)})
-    if get_origin(kind) is tuple:
-        kinds = repeat(arguments[0]) if arguments[-1] is Ellipsis else arguments
-        return tuple(_rebuilt(inner, entry) for inner, entry in zip(kinds, value, strict=False))
-    if arguments and isinstance(value, Mapping):
-        return {name: _rebuilt(arguments[1], entry) for name, entry in value.items()}
-    return math.nan if value is None and kind is float else value

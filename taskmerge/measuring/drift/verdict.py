@@ -11,11 +11,10 @@ import numpy as np
 
 from taskmerge.measuring.drift.null_band import Band
 from taskmerge.metrics.bootstrap import Interval, mean_interval
+from taskmerge.words.statistics import LEADING, statistic
 
 Outcome = Literal["drifted", "not drifted", "cannot tell"]
 
-LEADING = ("neighbour_overlap", "margin_loss", "rotated_cosine")
-"""Statistics that followed the recall loss most closely (Spearman 0.98-0.99 over 30 merges); recall itself decides."""
 FEWEST_PROBES = 30
 DEFAULT_LIMIT = 0.05
 
@@ -113,8 +112,11 @@ def _sentences(
 
 
 def _moved(moved: Sequence[str], changes: Mapping[str, np.ndarray], bands: Mapping[str, Band]) -> str:
-    words = {"neighbour_overlap": "neighbour overlap", "margin_loss": "margin lost", "rotated_cosine": "cosine"}
-    shown = [f"{words[name]} {changes[name].mean():.3f} (null band {bands[name].limit:.3f})" for name in moved]
+    shown = []
+    for name in moved:
+        row = statistic(name)
+        value, limit = float(changes[name].mean()), bands[name].limit
+        shown.append(f"{row.title} {row.shown(value)} (null band {row.shown(limit)})")
     return f"{', '.join(shown)}: the backbone reads the projected tokens differently, and retrieval pays for it."
 
 

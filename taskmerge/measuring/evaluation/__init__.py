@@ -5,6 +5,6 @@ Importing this package imports neither torch nor mteb.
 
 from __future__ import annotations
 
-from taskmerge.measuring.evaluation.local import EvaluationTable, RetrievalResult, evaluate_retrieval
+from taskmerge.measuring.evaluation.local import Evaluated, EvaluationTable, RetrievalResult, evaluate_retrieval
 
-__all__ = ["EvaluationTable", "RetrievalResult", "evaluate_retrieval"]
+__all__ = ["Evaluated", "EvaluationTable", "RetrievalResult", "evaluate_retrieval"]

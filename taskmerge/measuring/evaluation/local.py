@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import Problem, UsageError
 from taskmerge.metrics.bootstrap import Interval, mean_interval
 from taskmerge.metrics.retrieval import METRICS, collapse, score_queries
+from taskmerge.words.devices import parse_device
+from taskmerge.words.json_text import check_json
 
 BATCH_SIZE = 32
 DIRECTIONS = ("to_text", "from_text")
@@ -64,15 +66,16 @@ class EvaluationTable:
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> EvaluationTable:
-        """The inverse of `as_dict`, for resumed runs."""
-        return cls(
-            tuple(
-                RetrievalResult(
-                    **{**row, "intervals": {name: Interval(**cell) for name, cell in row["intervals"].items()}}
-                )
-                for row in table["results"]
-            )
-        )
+        """The inverse of `as_dict`, for resumed runs. Raises CheckpointError for a table that is none."""
+        found: EvaluationTable = check_json(table, cls, "an evaluation table")
+        return found
+
+
+class Evaluated(TypedDict, total=False):
+    """What an evaluation gives: local retrieval, and variant -> mteb task -> score."""
+
+    retrieval: EvaluationTable
+    mteb: dict[str, dict[str, float]]
 
 
 def evaluate_retrieval(
@@ -90,6 +93,7 @@ def evaluate_retrieval(
     its rows (a text backbone hears nothing). Raises UsageError with all that is wrong about the sets before any model
     runs.
     """
+    device = parse_device(device)
     checked = _checked(sets)
     unknown = set(directions) - set(DIRECTIONS)
     if unknown:

@@ -1,6 +1,6 @@
 """Any variant as an mteb model, and local sets as mteb tasks: MAEB, MIEB, MVEB, ViDoRe and one's own in one place.
 
-mteb is optional: `pip install taskmerge[eval]`.
+mteb comes with the extra [eval].
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from taskmerge.embedders.media import load_audio
 from taskmerge.embedders.pairs import SAMPLING_RATE, read_pairs
 from taskmerge.errors import TaskmergeError, UsageError, nearest
 from taskmerge.metrics.retrieval import collapse
-
-_MODALITIES = ("text", "image", "audio", "video")
-_LETTERS = {"text": "t", "image": "i", "audio": "a", "video": "v"}
+from taskmerge.words.extras import require
+from taskmerge.words.modalities import NAMES, letter_of, media_of
 
 
 def as_mteb_model(model: Any, name: str, *, revision: str = "local", device: str | None = None) -> Any:
@@ -33,7 +32,7 @@ def as_mteb_model(model: Any, name: str, *, revision: str = "local", device: str
     from mteb.models.model_meta import ModelMeta, ScoringFunction
 
     embedder = open_embedder(model, device=device)
-    own = [modality for modality in _MODALITIES if modality in embedder.modalities]
+    own = [modality for modality in NAMES if modality in embedder.modalities]
 
     class Variant(AbsEncoder):  # type: ignore[misc]
         """A taskmerge variant."""
@@ -75,7 +74,7 @@ def local_task(name: str, source: Any, direction: str = "to_text") -> Any:
     for row, text in enumerate(right):
         text_of.setdefault(f"t{text}", {})[f"i{row}"] = 1
     queries, corpus, relevant = (items, texts, item_of) if direction == "to_text" else (texts, items, text_of)
-    letter = _LETTERS[pairs.modality]
+    letter = letter_of(pairs.modality)
     category: Any = f"{letter}2t" if direction == "to_text" else f"t2{letter}"
     modalities: Any = sorted({pairs.modality, "text"})
     metadata = TaskMetadata(
@@ -186,14 +185,14 @@ def _rows(dataset: Any) -> Any:
     for column, feature in dict(getattr(dataset, "features", None) or {}).items():
         if isinstance(feature, datasets.Audio):  # decoding there needs torchcodec
             dataset = dataset.cast_column(column, datasets.Audio(decode=False))
-    present = [modality for modality in _MODALITIES if modality in dataset.column_names]
+    present = [modality for modality in NAMES if modality in dataset.column_names]
     for row in dataset:
         values = {modality: _value(row[modality], modality) for modality in present if row[modality] is not None}
         yield next(iter(values.values())) if len(values) == 1 else values
 
 
 def _value(value: Any, modality: str) -> Any:
-    if modality != "audio":
+    if media_of(modality) != "sound":
         return value
     if isinstance(value, dict) and "bytes" in value:
         (value,) = read_pairs([{"audio": value, "text": "-"}]).load()
@@ -201,8 +200,7 @@ def _value(value: Any, modality: str) -> Any:
 
 
 def _mteb() -> Any:
-    try:
-        import mteb
-    except ImportError as error:
-        raise UsageError("mteb is not installed", next_move="pip install 'taskmerge[eval]'") from error
+    require("mteb")
+    import mteb
+
     return mteb

@@ -33,6 +33,7 @@ from taskmerge.merging.algebra.sums import Part, Term, joined, plan_sum
 from taskmerge.merging.algebra.trimmed import sparsified
 from taskmerge.merging.fused import FusedWeights
 from taskmerge.numbers.rounding import decode
+from taskmerge.words.places import output_path
 
 if TYPE_CHECKING:
     import torch
@@ -208,14 +209,14 @@ class TaskVector:
             raise self._cannot_grow(f"the form {form}")
         if form == "dense":
             extra = {VECTOR_FILE: json.dumps(marks) + "\n"}
-            return save_weights(_Deltas(self, output_dtype(dtype)), Path(path), fresh=fresh, extra=extra)
+            return save_weights(_Deltas(self, output_dtype(dtype)), output_path(path), fresh=fresh, extra=extra)
         small = CompressedDeltas(
             self.read, self.shapes, cast(Form, form), self.own, density, rank,
             dtype=output_dtype(dtype), label=self.label, beside=self.beside,
         )  # fmt: skip
         marks["shapes"] = {name: list(shape) for name, shape in self.shapes.items()}
         written = {VECTOR_FILE: lambda: json.dumps(marks | {"report": small.report()}) + "\n"}
-        return save_weights(small, Path(path), fresh=fresh, extra=written)
+        return save_weights(small, output_path(path), fresh=fresh, extra=written)
 
     def save_lora(
         self, path: str | Path, rank: int, *, seed: int = 0, base_name: str | None = None, fresh: bool = False
@@ -230,7 +231,7 @@ class TaskVector:
         if self.grown:
             raise self._cannot_grow("an adapter")
         return extract_lora(
-            self.base, self.read, self.shapes, Path(path), rank, seed=seed, base_name=base_name, fresh=fresh
+            self.base, self.read, self.shapes, output_path(path), rank, seed=seed, base_name=base_name, fresh=fresh
         )
 
     @classmethod

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from taskmerge.declarations import Between, Doc
 from taskmerge.methods.covariance import Ridge, conditioned
+from taskmerge.methods.footprint import either, held
 from taskmerge.methods.registry import merge_method
 from taskmerge.methods.spectral.matrices import TOLERANCE, are_matrices, denoised, deviations, limits, white
 from taskmerge.methods.tensors import keep_largest, weighted_mean, weighted_sum
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@merge_method(source="ActMat, arXiv 2604.01329", whole_matrices=True)
+@merge_method(source="ActMat, arXiv 2604.01329", whole_matrices=True, memory=held(2, 2, inputs=6))
 def actmat(
     deltas: Tensor,
     weights: Tensor,
@@ -45,20 +46,20 @@ def actmat(
         return weighted_mean(deltas, weights)
     rounding = deviations(noise, deltas.shape[0])
     cleaned = denoised(deltas, rounding)
-    kept = cleaned if density == 1.0 else keep_largest(cleaned, density)
-    return _solved(cleaned, kept, weights.to(deltas), ridge, 1e-8, rounding)
+    return _solved(cleaned, density, weights.to(deltas), ridge, 1e-8, rounding)
 
 
 def _solved(
-    deltas: Tensor, kept: Tensor, shares: Tensor, ridge: float, tolerance: float, noise: Sequence[float]
+    deltas: Tensor, density: float, shares: Tensor, ridge: float, tolerance: float, noise: Sequence[float]
 ) -> Tensor:
-    """(Σ s d G)(Σ s G)⁺, G = kᵀ k + ε·mean(diag)·I of each kept k; eigenvalues that the noise makes count as 0."""
+    """(Σ s d G)(Σ s G)⁺, G = kᵀ k + ε·mean(diag)·I of each d's largest entries k; eigenvalues made by noise are 0."""
     import torch
 
     total = deltas.new_zeros(deltas.shape[2], deltas.shape[2])
     moved = deltas.new_zeros(deltas.shape[1:])
     edge = 0.0
-    for delta, seen, share, sigma in zip(deltas, kept, shares.tolist(), noise, strict=True):
+    for delta, share, sigma in zip(deltas, shares.tolist(), noise, strict=True):
+        seen = delta if density == 1.0 else keep_largest(delta[None], density)[0]
         gram = share * conditioned(seen.mT @ seen, 1.0, ridge)
         total += gram
         moved += delta @ gram
@@ -67,7 +68,7 @@ def _solved(
     return moved @ inverse
 
 
-@merge_method(source="TACT, arXiv 2604.01329", whole_matrices=True)
+@merge_method(source="TACT, arXiv 2604.01329", whole_matrices=True, memory=either(held(2, 2, inputs=6), held(2, 6)))
 def tact(deltas: Tensor, weights: Tensor, noise: Tensor | None = None, *, ridge: Ridge = 0.1) -> Tensor:
     """`actmat` with each G_i made of the larger half of its task vector's entries.
 
@@ -82,7 +83,7 @@ def _shares(deltas: Tensor, weights: Tensor) -> Tensor:
     return weights.to(deltas) / squares.where(squares > 0, float("inf"))
 
 
-@merge_method(source="WUDI-Merging, arXiv 2503.08099, in closed form", whole_matrices=True)
+@merge_method(source="WUDI-Merging, arXiv 2503.08099, in closed form", whole_matrices=True, memory=held(2, 2, inputs=6))
 def wudi(deltas: Tensor, weights: Tensor, noise: Tensor | None = None, *, ridge: Ridge = 0.1) -> Tensor:
     """The delta that minimises Σ w_i ‖(W - d_i) d_iᵀ‖² / ‖d_i‖², where WUDI's gradient descent ends.
 
@@ -99,10 +100,10 @@ def wudi(deltas: Tensor, weights: Tensor, noise: Tensor | None = None, *, ridge:
         return weighted_mean(deltas, weights)
     rounding = deviations(noise, deltas.shape[0])
     cleaned = denoised(deltas, rounding)
-    return _solved(cleaned, cleaned, _shares(cleaned, weights), ridge, TOLERANCE**2, rounding)
+    return _solved(cleaned, 1.0, _shares(cleaned, weights), ridge, TOLERANCE**2, rounding)
 
 
-@merge_method(source="S-WUDI, arXiv 2606.07289", whole_matrices=True)
+@merge_method(source="S-WUDI, arXiv 2606.07289", whole_matrices=True, memory=held(2, 2.35, inputs=5.15))
 def swudi(
     deltas: Tensor,
     weights: Tensor,

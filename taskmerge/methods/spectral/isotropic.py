@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Annotated
 
 from taskmerge.declarations import Between, Doc
+from taskmerge.methods.footprint import either, held
 from taskmerge.methods.registry import merge_method
 from taskmerge.methods.spectral.matrices import (
     are_matrices,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@merge_method(source="Iso-C, arXiv 2502.04959", whole_matrices=True)
+@merge_method(source="Iso-C, arXiv 2502.04959", whole_matrices=True, memory=either(held(1, 7), held(2, 2)))
 def iso_c(deltas: Tensor, weights: Tensor, noise: Tensor | None = None) -> Tensor:
     """The sum of the task vectors with every singular value set to their mean.
 
@@ -53,7 +54,7 @@ def _sum(deltas: Tensor, weights: Tensor) -> Tensor:
     return total if total.norm() > 1e-12 * _longest(deltas, weights) else total * 0.0
 
 
-@merge_method(source="Iso-CTS, arXiv 2502.04959", whole_matrices=True)
+@merge_method(source="Iso-CTS, arXiv 2502.04959", whole_matrices=True, memory=held(1, 7.7, small=4.9))
 def iso_cts(
     deltas: Tensor,
     weights: Tensor,
@@ -81,8 +82,8 @@ def iso_cts(
     each = round((directions - int(common * directions)) / specialists)
     cleaned = denoised(deltas, rounding)
     together = of_sum(rounding, weights)
-    shared = triplets(_sum(cleaned, weights), together)
-    parts, levels = [shared.first(max(directions - each * specialists, 0))], [together.rows]
+    kept = max(directions - each * specialists, 0)
+    parts, levels = [triplets(_sum(cleaned, weights), together).first(kept)], [together.rows]
     for delta, weight, sigma in zip(cleaned, weights.tolist(), rounding, strict=True):
         own = weight * delta
         outside = own - parts[0].left @ (parts[0].left.mT @ own)

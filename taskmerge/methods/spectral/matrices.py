@@ -39,10 +39,6 @@ class Noise(NamedTuple):
     def __bool__(self) -> bool:
         return self.rows > 0 or self.columns > 0
 
-    @property
-    def transposed(self) -> Noise:
-        return Noise(self.columns, self.rows)
-
 
 NOISELESS = Noise(0.0, 0.0)
 
@@ -151,8 +147,12 @@ def _leading(matrix: Tensor, noise: Noise) -> Triplets | None:
             return None
         start = torch.randn(matrix.shape[1], width, generator=torch.Generator().manual_seed(0), dtype=matrix.dtype)
         basis = torch.linalg.qr(matrix @ start.to(matrix.device)).Q
+        seen = basis.mT @ matrix
+        # Values found so far are never too large: too many already stay too many.
+        if _above(torch.linalg.eigvalsh(seen @ seen.mT).flip(0).clamp(min=0).sqrt(), matrix.shape, noise) > width // 2:
+            continue
         for _ in range(4):
-            basis = torch.linalg.qr(matrix @ torch.linalg.qr(matrix.mT @ basis).Q).Q
+            basis = torch.linalg.qr(matrix @ (matrix.mT @ basis)).Q
         turned, values, right = torch.linalg.svd(basis.mT @ matrix, full_matrices=False)
         counted = _above(values, matrix.shape, noise)
         # More than half may be too many to have been found well; none at all: the matrix is taken as it is.
@@ -180,6 +180,25 @@ def denoised(deltas: Tensor, noise: Sequence[float]) -> Tensor:
             cleaned = deltas.clone() if cleaned is deltas else cleaned
             cleaned[index] = found.matrix
     return cleaned
+
+
+def common_columns(deltas: Tensor, noise: Sequence[float]) -> Tensor:
+    """An orthonormal basis of all columns of all deltas, the left singular vectors of [d_1 … d_T] that count.
+
+    deltas (specialists, rows, columns), noise: one deviation a specialist -> (rows, r). Found from the triangle R of a
+    QR decomposition of [d_1 … d_T]ᵀ, which takes one delta after the other.
+    """
+    import torch
+
+    triangle = deltas.new_zeros(0, deltas.shape[1])
+    for delta in deltas:
+        triangle = torch.linalg.qr(torch.cat([triangle, delta.mT]), mode="r").R
+    left, values, _ = torch.linalg.svd(triangle.mT, full_matrices=False)
+    floor = TOLERANCE * values[0]
+    around = side_by_side(noise)
+    shape = deltas.shape[1], deltas.shape[0] * deltas.shape[2]
+    counted = (_above(values, shape, around) if around else 0) or len(values)
+    return left[:, : min(counted, int((values > floor).sum()))]
 
 
 def polar(matrix: Tensor, noise: Sequence[float] = ()) -> Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from taskmerge.declarations import Doc
+from taskmerge.methods.footprint import either, held
 from taskmerge.methods.options import Density, Each
 from taskmerge.methods.registry import merge_method
-from taskmerge.methods.spectral.matrices import are_matrices, denoised, deviations, side_by_side, triplets
+from taskmerge.methods.spectral.matrices import are_matrices, common_columns, denoised, deviations
 from taskmerge.methods.tensors import elect_and_merge, keep_largest, weighted_mean, weighted_sum
 
 if TYPE_CHECKING:
@@ -24,7 +25,17 @@ def _merge_inside(aligned: Tensor, weights: Tensor, inside: str, density: Each) 
     return elect_and_merge(keep_largest(clear, density), weights, "weighted_mass", "weight")
 
 
-@merge_method(source="KnOTS, arXiv 2410.19735", whole_matrices=True)
+def _basis_of_columns(specialists: int, shape: tuple[int, ...]) -> float:
+    """Entries held while `common_columns` works: the deltas, and the SVD of a triangle."""
+    rows, columns = shape if len(shape) == 2 else (0, 0)
+    return float(specialists * rows * columns + 8.2 * min(rows, specialists * columns) ** 2)
+
+
+def _basis_of_rows(specialists: int, shape: tuple[int, ...]) -> float:
+    return _basis_of_columns(specialists, shape[::-1])
+
+
+@merge_method(source="KnOTS, arXiv 2410.19735", whole_matrices=True, memory=either(held(6.5, 2.3), _basis_of_columns))
 def knots(
     deltas: Tensor,
     weights: Tensor,
@@ -40,18 +51,20 @@ def knots(
 
     deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
-    from einops import rearrange
-
     deltas = deltas.double()
     if not are_matrices(deltas, weights):
         return weighted_mean(deltas, weights)
     rounding = deviations(noise, deltas.shape[0])
     cleaned = denoised(deltas, rounding)
-    left = triplets(rearrange(cleaned, "t rows columns -> rows (t columns)"), side_by_side(rounding)).left
+    left = common_columns(cleaned, rounding)
     return left @ _merge_inside(left.mT @ cleaned, weights, inside, density)
 
 
-@merge_method(source="Core Space, arXiv 2509.17786", whole_matrices=True)
+@merge_method(
+    source="Core Space, arXiv 2509.17786",
+    whole_matrices=True,
+    memory=either(held(6.5, 4), _basis_of_columns, _basis_of_rows),
+)
 def core(
     deltas: Tensor,
     weights: Tensor,
@@ -69,13 +82,10 @@ def core(
 
     deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
-    from einops import rearrange
-
     deltas = deltas.double()
     if not are_matrices(deltas, weights):
         return weighted_mean(deltas, weights)
     rounding = deviations(noise, deltas.shape[0])
-    cleaned, around = denoised(deltas, rounding), side_by_side(rounding)
-    left = triplets(rearrange(cleaned, "t rows columns -> rows (t columns)"), around).left
-    right = triplets(rearrange(cleaned, "t rows columns -> (t rows) columns"), around.transposed).right
-    return left @ _merge_inside(left.mT @ cleaned @ right.mT, weights, inside, density) @ right
+    cleaned = denoised(deltas, rounding)
+    left, right = common_columns(cleaned, rounding), common_columns(cleaned.mT, rounding)
+    return left @ _merge_inside(left.mT @ cleaned @ right, weights, inside, density) @ right.mT

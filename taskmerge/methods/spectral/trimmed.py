@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Annotated
 
 from taskmerge.declarations import Between, Doc
+from taskmerge.methods.footprint import held
 from taskmerge.methods.registry import merge_method
 from taskmerge.methods.spectral.matrices import (
     NOISELESS,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@merge_method(source="CART, arXiv 2412.12153", whole_matrices=True)
+@merge_method(source="CART, arXiv 2412.12153", whole_matrices=True, memory=held(2, 6.7, small=4.8))
 def cart(
     deltas: Tensor,
     weights: Tensor,
@@ -76,7 +77,7 @@ def shrunk(found: Triplets, share: float) -> Triplets:
     return kept._replace(values=kept.values * (total / kept.values.sum()))
 
 
-@merge_method(source="STAR, arXiv 2502.10339", whole_matrices=True)
+@merge_method(source="STAR, arXiv 2502.10339", whole_matrices=True, memory=held(1, 4.75, small=4.65))
 def star(
     deltas: Tensor,
     weights: Tensor,
@@ -129,7 +130,7 @@ def calibrated(
     return found._replace(values=found.values * deltas.shape[0] / counted).matrix
 
 
-@merge_method(source="Singular Value Calibration, arXiv 2602.05536", whole_matrices=True)
+@merge_method(source="Singular Value Calibration, arXiv 2602.05536", whole_matrices=True, memory=held(2, 6))
 def svc(
     deltas: Tensor,
     weights: Tensor,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from taskmerge.methods.footprint import held
 from taskmerge.methods.registry import merge_method
 from taskmerge.methods.spectral.matrices import (
     are_matrices,
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-@merge_method(source="Task Singular Vectors, arXiv 2412.00081", whole_matrices=True)
+@merge_method(source="Task Singular Vectors, arXiv 2412.00081", whole_matrices=True, memory=held(1, 5.5, small=5.1))
 def tsv(deltas: Tensor, weights: Tensor, noise: Tensor | None = None) -> Tensor:
     """Give each specialist an equal share of singular directions, and make the shares orthogonal to one another.
 

@@ -221,7 +221,7 @@ BROKEN_FOLDERS: dict[str, tuple[Break, str]] = {
     ),
     "modules.json without paths": (
         lambda folder: (folder / "modules.json").write_text("[{}]") and None,
-        "modules.json: not a list of modules with a path each",
+        "modules.json: [0] lacks 'path'\n    not a list of modules with a path each",
     ),
 }
 

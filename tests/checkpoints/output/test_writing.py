@@ -24,7 +24,7 @@ from taskmerge import Checkpoint, fuse
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.memory import MemoryWeights
 from taskmerge.checkpoints.output.layout import index_files, lay_out, natural
-from taskmerge.checkpoints.output.saving import parse_size, save_weights
+from taskmerge.checkpoints.output.saving import save_weights
 from taskmerge.checkpoints.output.shard_writer import BUFFERS
 from taskmerge.checkpoints.output.writing import JOURNAL, OutputFolder
 from taskmerge.checkpoints.weights import TensorInfo
@@ -76,20 +76,6 @@ def test_names_may_hold_slashes(tmp_path: Path) -> None:
     tensors = {"a/b/kernel": torch.ones(2), "/c": torch.zeros(1), "plain": torch.ones(1)}
     Checkpoint.open(tensors).save(tmp_path / "out")
     assert set(read_model(tmp_path / "out")) == set(tensors)
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("5GB", 5 * 10**9), ("500MiB", 500 << 20), (7, 7), ("12", 12), ("1.5 kb", 1500), ("2TB", 2 * 10**12), ("9B", 9)],
-)
-def test_sizes(text: int | str, size: int) -> None:
-    assert parse_size(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "5XB", "-1", 0, -3, True, "0", "five", "1e9", None])
-def test_sizes_that_are_none(text: Any) -> None:
-    with pytest.raises(UsageError, match="is no size"):
-        parse_size(text)
 
 
 # --- a saved model ------------------------------------------------------------------------------------------------

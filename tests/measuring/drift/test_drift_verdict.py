@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from taskmerge.measuring.drift.null_band import Band, between_halves, named_references, null_bands
-from taskmerge.measuring.drift.verdict import LEADING, Verdict, judge
+from taskmerge.measuring.drift.verdict import Verdict, judge
+from taskmerge.words.statistics import LEADING
 
 BANDS = {
     "neighbour_overlap": Band("neighbour_overlap", 0.9, ("bfloat16",), 200),

@@ -1,0 +1,150 @@
+"""Which files of a folder make up one model: by the index, by their names, or the only one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TypedDict
+
+from taskmerge.checkpoints.formats.files import WeightFile
+from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.formats.links import check_link
+from taskmerge.checkpoints.formats.table import READABLE, SAFETENSORS, Format, advice
+from taskmerge.errors import CheckpointError, few
+
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<total>[0-9]{5})\.[a-z]+")
+_AGAIN = "get the file again; or remove it, when the folder holds one weight file alone"
+
+
+class Index(TypedDict):
+    """An index of several weight files: tensor name -> file name."""
+
+    weight_map: dict[str, str]
+
+
+class Module(TypedDict, total=False):
+    """One row of a sentence-transformers modules.json."""
+
+    type: str
+
+
+class Placed(Module):
+    path: str
+
+
+def module_folders(folder: Path) -> dict[str, str]:
+    """Part name -> folder inside `folder`: {"": ""}, or what a sentence-transformers modules.json lists.
+
+    The first module is the transformer; its part is "" wherever it lies.
+    """
+    rows = modules_of(folder)
+    if rows is None:
+        return {"": ""}
+    listing = folder / "modules.json"
+    parts = {"": _inside(rows[0]["path"], listing)}
+    for row in rows[1:]:
+        inside = _inside(row["path"], listing)
+        if inside and (folder / inside).is_dir():
+            parts[inside] = inside
+    return parts
+
+
+def modules_of(folder: Path) -> list[Placed] | None:
+    """The rows of a folder's modules.json; None without one. Raises CheckpointError when it makes no sense."""
+    listing = folder / "modules.json"
+    if not (listing.exists() or listing.is_symlink()):
+        return None
+    move = "not a list of modules with a path each: save the model again with sentence-transformers"
+    rows: list[Placed] = read_json(listing, list[Placed], move)
+    if not rows:
+        raise CheckpointError("lists no module", str(listing), move)
+    return rows
+
+
+def weight_files(folder: Path, required: bool = True) -> list[str]:
+    """Names of the files in `folder` that make up one model, in order: of the first format that is there."""
+    try:
+        names = [path.name for path in folder.iterdir() if path.is_file() or path.is_symlink()]
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", str(folder)) from None
+    chosen = choose_files(names, folder, required)
+    for name in chosen:
+        check_link(folder / name, folder)
+    return chosen
+
+
+def choose_files(names: Sequence[str], folder: Path, required: bool, formats: Sequence[Format] = READABLE) -> list[str]:
+    """Which of the files `names` of `folder` are the model. formats: that can be read there, the best first.
+
+    Raises CheckpointError for an index or a set of shards that is not whole, for several files without an index, and,
+    if `required`, when there is none.
+    """
+    for row in formats:
+        own = sorted(name for name in names if row.called(name))
+        if (folder / row.index).exists():
+            return _files_of_index(folder / row.index, names)
+        if row.single in own and (row is SAFETENSORS or _filled(folder / row.single)):
+            return [row.single]
+        if row is SAFETENSORS and (chosen := _by_name(own, folder)):
+            return chosen
+    if required:
+        raise CheckpointError("no safetensors file in this folder", str(folder), advice(folder, names))
+    return []
+
+
+def _by_name(names: Sequence[str], folder: Path) -> list[str]:
+    """Shards that are numbered, or the only file."""
+    shards = [match for match in map(_SHARD.fullmatch, names) if match]
+    if shards and len(shards) == len(names) and len({shard["stem"] for shard in shards}) == 1:
+        total = int(shards[0]["total"])
+        missing = sorted(set(range(1, total + 1)) - {int(shard["number"]) for shard in shards})
+        if missing:
+            told = f"[{few(missing)}]" if len(missing) > 10 else str(missing)
+            raise CheckpointError(f"shards {told} of {total} are missing", str(folder), "finish the download")
+        return list(names)
+    if len(names) > 1:
+        what = f"{len(names)} safetensors files and no {SAFETENSORS.index}: {few(names, 5)}"
+        raise CheckpointError(what, str(folder), "name the one file you mean")
+    return list(names)
+
+
+def _filled(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def read_index(path: Path) -> Index:
+    """An index, its file names checked: all inside its folder. Raises CheckpointError."""
+    move = "no weight_map from tensor names to file names: " + _AGAIN
+    index: Index = read_json(path, Index, move)
+    for tensor, name in index["weight_map"].items():
+        if name != PurePosixPath(name).name or name in ("", ".", "..") or "\\" in name or "\0" in name:
+            raise CheckpointError(f"{tensor!r} is said to lie outside the folder: {name!r}", str(path))
+    return index
+
+
+def _files_of_index(path: Path, names: Sequence[str]) -> list[str]:
+    files = sorted(set(read_index(path)["weight_map"].values()))
+    there = set(names)
+    missing = [name for name in files if name not in there]
+    if missing:
+        what = f"names {len(missing)} files that are not there: {few(missing, 5)}"
+        raise CheckpointError(what, str(path), "finish the download")
+    return files
+
+
+def check_index(folder: Path, files: Mapping[str, WeightFile]) -> None:
+    """The index, when there is one, must agree with the files' own headers on where each tensor lies."""
+    path = folder / SAFETENSORS.index
+    if not path.exists():
+        return
+    for tensor, name in read_index(path)["weight_map"].items():
+        if tensor not in files[name].entries:
+            raise CheckpointError(f"tensor {tensor!r} is not in {name!r}", str(path), "download it again")
+
+
+def _inside(text: str, listing: Path) -> str:
+    path = PurePosixPath(text)
+    if path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text:
+        raise CheckpointError(f"names a folder outside: {text!r}", str(listing))
+    return "" if str(path) == "." else str(path)

@@ -1,0 +1,216 @@
+"""FORMATS: one row a format of weight files. How it is recognised, how it is opened, or what to do instead.
+
+Everybody who asks which file is a checkpoint asks this table. A new format is a new row; one that can be read also has
+a class with the interface of `files.WeightFile`.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taskmerge.errors import CheckpointError, few
+
+if TYPE_CHECKING:
+    from taskmerge.checkpoints.formats.files import WeightFile
+
+Magic = Callable[[bytes], bool]
+HEAD = 512
+"""Bytes from the start of a file that are looked at."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format of weight files.
+
+    name: what messages call it.  suffixes: of its files, in lower case.  names: globs of file names that mean it
+    whatever the suffix.  magic: whether a file that begins with these bytes is of it.  certain: no other format begins
+    so: the bytes decide, whatever the file is called.  opens: makes the reader of a local file from (name, path); None
+    for a format that is not read.  move: what the user can do with one that is not read.  single, index, adapter: what
+    a folder calls the only file, the index of several, and the file of a PEFT adapter.  remote: headers are read on
+    the hub without downloading the file.
+    """
+
+    name: str
+    suffixes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    magic: Magic | None = None
+    certain: bool = False
+    opens: Callable[[str, Path], WeightFile] | None = None
+    move: str = ""
+    single: str = ""
+    index: str = ""
+    adapter: str = ""
+    remote: bool = False
+
+    def called(self, name: str) -> bool:
+        """Whether a file of this name is taken for one of this format."""
+        name = Path(name).name.lower()
+        return name.endswith(self.suffixes) or any(fnmatchcase(name, glob) for glob in self.names)
+
+    def shard(self, number: int, total: int) -> str:
+        """The name of one of several files that make up a model."""
+        stem, _, suffix = self.single.rpartition(".")
+        return self.single if total == 1 else f"{stem}-{number:05d}-of-{total:05d}.{suffix}"
+
+
+def _starts(*texts: bytes) -> Magic:
+    return lambda head: head.startswith(texts)
+
+
+def _safetensors_magic(head: bytes) -> bool:
+    return len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= 100_000_000
+
+
+def _open_safetensors(name: str, path: Path) -> WeightFile:
+    from taskmerge.checkpoints.formats.files import WeightFile
+
+    return WeightFile(name, path)
+
+
+def _open_pytorch(name: str, path: Path) -> WeightFile:
+    from taskmerge.checkpoints.formats.pickles import PickleFile
+
+    return PickleFile(name, path)
+
+
+_SAVE_ANEW = "convert it with transformers' save_pretrained(safe_serialization=True)"
+_AS_SAFETENSORS = "name the safetensors or PyTorch files that it was made from"
+
+SAFETENSORS = Format(
+    "safetensors",
+    suffixes=(".safetensors",),
+    magic=_safetensors_magic,
+    certain=True,
+    opens=_open_safetensors,
+    single="model.safetensors",
+    index="model.safetensors.index.json",
+    adapter="adapter_model.safetensors",
+    remote=True,
+)
+PYTORCH = Format(
+    "PyTorch",
+    suffixes=(".bin", ".pt", ".pth", ".ckpt"),
+    magic=_starts(b"PK\x03\x04", b"PK\x05\x06"),
+    opens=_open_pytorch,
+    move=_SAVE_ANEW,
+    single="pytorch_model.bin",
+    index="pytorch_model.bin.index.json",
+    adapter="adapter_model.bin",
+)
+FORMATS: tuple[Format, ...] = (
+    SAFETENSORS,
+    Format("Git LFS pointer", magic=_starts(b"version https://git-lfs"), certain=True,
+           move="only the pointer was downloaded: run `git lfs pull` in its repository, or download the file itself"),
+    Format("web page", magic=_starts(b"<!DOCTYPE", b"<!doctype", b"<html", b"<HTML"), certain=True,
+           move="the download gave a page instead of the file: download it again, with HF_TOKEN if it is gated"),
+    Format("GGUF", (".gguf",), magic=_starts(b"GGUF"), certain=True,
+           move="name the safetensors folder that it was made from, or write one: transformers' "
+                "from_pretrained(FOLDER, gguf_file=NAME), then save_pretrained(OUT)"),
+    Format("GGML", (".ggml",), magic=_starts(b"lmgg", b"tjgg", b"fmgg"), certain=True, move=_AS_SAFETENSORS),
+    Format("HDF5 (Keras, TensorFlow)", (".h5", ".hdf5"), magic=_starts(b"\x89HDF\r\n\x1a\n"), certain=True,
+           move=_AS_SAFETENSORS),
+    Format("NumPy", (".npy",), magic=_starts(b"\x93NUMPY"), certain=True,
+           move="save it by name: safetensors.numpy.save_file({NAME: numpy.load(FILE)}, 'model.safetensors')"),
+    Format("NumPy archive", (".npz",),
+           move="save the arrays: safetensors.numpy.save_file(dict(numpy.load(FILE)), 'model.safetensors')"),
+    Format("PyTorch, sharded by torch.distributed.checkpoint", (".distcp",), ("*.distcp",),
+           move="join it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER pytorch_model.bin"),
+    Format("PyTorch, sharded by FSDP", names=("model_world_size_*_rank_*.pt", "*_fsdp*_rank*.pt"),
+           move="join the shards with the trainer that wrote them (verl: python -m verl.model_merger merge …)"),
+    Format("PyTorch, sharded by DeepSpeed", names=("*mp_rank_*_model_states.pt", "*zero_pp_rank_*_optim_states.pt"),
+           move="join the shards: python zero_to_fp32.py FOLDER OUT --safe_serialization"),
+    Format("OpenVINO", names=("openvino_*.bin", "openvino_*.xml"), move=_AS_SAFETENSORS),
+    Format("PyTorch before 1.6", magic=_starts(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."), certain=True,
+           move="save it anew: torch.save(torch.load(FILE, map_location='cpu', weights_only=True), FILE)"),
+    PYTORCH,
+    Format("pickle", (".pkl", ".pickle"), move="its loading can run any program; save its tensors as safetensors"),
+    Format("Flax", (".msgpack",), move=_AS_SAFETENSORS),
+    Format("ONNX", (".onnx", ".onnx_data"), move=_AS_SAFETENSORS),
+    Format("TensorFlow checkpoint", names=("*.ckpt.index", "*.data-?????-of-?????"), move=_AS_SAFETENSORS),
+    Format("TensorFlow", (".pb", ".tflite"), move=_AS_SAFETENSORS),
+    Format("Core ML", (".mlmodel", ".mlpackage"), move=_AS_SAFETENSORS),
+    Format("NeMo archive", (".nemo",), move="unpack it (it is a tar file) and convert its weights with NeMo's scripts"),
+)  # fmt: skip
+READABLE: tuple[Format, ...] = tuple(row for row in FORMATS if row.opens is not None)
+
+_NOT_WEIGHTS = (
+    "training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "scaler.pt", "*_optim_states.pt",
+)  # fmt: skip
+
+
+def is_weight_file(name: str) -> bool:
+    """Whether a file of this name is taken for one with weights of a format that is read."""
+    return not is_training_state(name) and any(row.called(name) for row in READABLE)
+
+
+def is_training_state(name: str) -> bool:
+    """Whether a file that looks like weights is a trainer's own: options, optimiser, random numbers."""
+    return any(fnmatchcase(Path(name).name, glob) for glob in _NOT_WEIGHTS)
+
+
+def format_called(name: str) -> Format | None:
+    """The format that a file name means; None for none that is known. Names that mean one format go first."""
+    own = Path(name).name.lower()
+    special = (row for row in FORMATS if any(fnmatchcase(own, glob) for glob in row.names))
+    return next(special, None) or next((row for row in FORMATS if row.called(name)), None)
+
+
+def format_of(path: Path) -> Format | None:
+    """The format of a file: by its first bytes where these are certain, else by its name. None when it is not known.
+
+    Raises CheckpointError when it cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for a writer
+            raise CheckpointError("is not a file", str(path))
+        with path.open("rb") as file:
+            head = file.read(HEAD)
+    except OSError as error:
+        raise CheckpointError(f"cannot be read: {error.strerror}", str(path)) from None
+    certain = next((row for row in FORMATS if row.certain and row.magic is not None and row.magic(head)), None)
+    named = format_called(path.name)
+    # what is called safetensors is read as such: its own reader says best what is broken
+    return named if named is SAFETENSORS and certain in (None, SAFETENSORS) else certain or named
+
+
+def open_file(name: str, path: Path) -> WeightFile:
+    """The reader of a local weight file. name: what it is called in its checkpoint.
+
+    Raises CheckpointError for a format that is not read, named and with what to do instead, and what the reader raises.
+    """
+    row = format_of(path)
+    if row is None:
+        raise CheckpointError(f"{path.name!r} is no safetensors file", str(path), advice(path.parent))
+    if row.opens is None:
+        raise CheckpointError(f"{path.name!r} is no safetensors file; its format: {row.name}", str(path), row.move)
+    if not row.called(path.name):
+        suffix = row.suffixes[0]
+        raise CheckpointError(f"{path.name!r} has the contents of another format: {row.name}", str(path),
+                              f"call it {path.stem}{suffix}")  # fmt: skip
+    return row.opens(name, path)
+
+
+def advice(folder: Path, names: Iterable[str] | None = None) -> str:
+    """What to do about a folder without weights that can be read: by what else lies in it. names: of its files."""
+    if names is None:
+        try:
+            names = [path.name for path in folder.iterdir()]
+        except OSError:
+            names = []
+    known: dict[str, list[str]] = {}
+    for name in sorted(names):
+        row = format_called(name)
+        if row is not None and not is_training_state(name):
+            known.setdefault(row.name, []).append(name)
+    for row in FORMATS:
+        if found := known.get(row.name):
+            return (
+                f"only {few(map(repr, found), 3)} {'is' if len(found) == 1 else 'are'} there: {row.move or _SAVE_ANEW}"
+            )
+    return f"name a folder with {SAFETENSORS.single} or an index"

@@ -1,0 +1,30 @@
+"""How much a method that takes whole tensors holds at its peak, as it declares it: `merge_method(memory=held(…))`.
+
+The numbers are measured, not derived: `python benchmarks/whole_tensor_memory.py` prints them beside the declarations.
+"""
+
+from __future__ import annotations
+
+import math
+
+from taskmerge.methods.registry import Memory
+
+
+def held(each: float, beside: float, small: float = 0.0, inputs: float = 0.0) -> Memory:
+    """Entries held: (each · T + beside) · n + small · (smaller side)² + inputs · columns², of a tensor of n entries.
+
+    A tensor that is no matrix, where methods of matrices take the mean: one of each delta and three more.
+    """
+
+    def entries(specialists: int, shape: tuple[int, ...]) -> float:
+        count = math.prod(shape)
+        if len(shape) != 2:
+            return max(each * specialists + beside, specialists + 3.0) * count
+        return (each * specialists + beside) * count + small * min(shape) ** 2 + inputs * shape[1] ** 2
+
+    return entries
+
+
+def either(*ways: Memory) -> Memory:
+    """The larger of several: of stages that do not overlap."""
+    return lambda specialists, shape: max(way(specialists, shape) for way in ways)
