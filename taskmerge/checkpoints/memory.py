@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from taskmerge.checkpoints.weights import Beside, TensorInfo, Weights
+from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.checkpoints.weights import Beside, Weights
 from taskmerge.errors import CheckpointError
 from taskmerge.numbers.dtypes import BY_TORCH_NAME, DTYPES
 

@@ -14,22 +14,35 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Protocol
 
 from taskmerge.errors import Problem, UsageError
 from taskmerge.words.patterns import Pattern, PatternError
 
-if TYPE_CHECKING:
-    from taskmerge.checkpoints.components import Components
-
 _MOST_SHOWN = 10
+
+
+class Named(Protocol):
+    """Tensor name -> component, as far as patterns must know it; `components.Components` is one."""
+
+    def __getitem__(self, name: str) -> str: ...
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __contains__(self, name: object) -> bool: ...
+
+    def values(self) -> Collection[str]: ...
+
+    def home(self, name: str) -> str: ...
+
+    def inner_name(self, name: str, component: str | None = None) -> str: ...
 
 
 class Selector:
     """Reads patterns against the tensors of one checkpoint, by their names and components."""
 
-    def __init__(self, components: Components) -> None:
+    def __init__(self, components: Named) -> None:
         self.components = components
         self._known: dict[str, tuple[str, ...]] = {}
 

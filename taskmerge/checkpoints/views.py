@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.checkpoints.weights import Weights
 
 
 @dataclass(frozen=True)

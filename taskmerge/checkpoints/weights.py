@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,36 +9,13 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from taskmerge.numbers.dtypes import DTYPES, DType
+from taskmerge.checkpoints.tensors import TensorInfo
 
 if TYPE_CHECKING:
     from taskmerge.checkpoints.formats.files import WeightFile
-    from taskmerge.checkpoints.output.writing import OutputFolder
 
 BASE = "base"
 """The label of the model that all others were fine-tuned from."""
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Header entry of one tensor. dtype: safetensors name ("BF16"); shape: as stored, () for a scalar."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-
-    @property
-    def format(self) -> DType:
-        return DTYPES[self.dtype]
-
-    @property
-    def count(self) -> int:
-        """Number of entries."""
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return (self.count * self.format.bits + 7) // 8
 
 
 @dataclass(frozen=True)
@@ -70,6 +46,14 @@ class Beside:
         if self.own_tokenizer is not None or self.folder is None:
             return self.own_tokenizer
         return self.folder / self.module_folders.get("", "")
+
+
+class Output(Protocol):
+    """An output folder, as far as weights must know it."""
+
+    def add_text(self, name: str, text: str) -> None: ...
+
+    def add_copy(self, name: str, source: Path) -> None: ...
 
 
 class Weights:
@@ -121,7 +105,7 @@ class Weights:
         """The name that a tensor has in the files beside it; None when it is made of several."""
         return name
 
-    def write_side_files(self, output: OutputFolder, dtype: str | None) -> bool:
+    def write_side_files(self, output: Output, dtype: str | None) -> bool:
         """Writes what stands beside into an output folder; False where copying it and its config does.
 
         dtype: torch name of the format that all weights now have, None when each kept its own.

@@ -10,7 +10,7 @@ from typing import Any
 
 from taskmerge.checkpoints.components import BACKBONE, BUFFERS, HEAD, Components, component_map
 from taskmerge.checkpoints.memory import MemoryWeights
-from taskmerge.checkpoints.weights import TensorInfo
+from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import CheckpointError
 
 _UNUSED = (HEAD, BUFFERS, "speech_decoder", "image_decoder")

@@ -12,9 +12,8 @@ import numpy as np
 
 from taskmerge import kernels
 from taskmerge.checkpoints.output.saving import AHEAD, CHUNK, converted, stored_format
-from taskmerge.checkpoints.output.writing import OutputFolder
 from taskmerge.checkpoints.storage_noise import noise_of
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.weights import Output, Weights
 from taskmerge.errors import MergeError
 from taskmerge.merging.covariances import matrices
 from taskmerge.merging.once import Once
@@ -76,7 +75,7 @@ class FusedWeights(Weights):
         steps = tuple(replace(step, info=stored_format(step.info, dtype)) for step in self.plan.steps)
         return FusedWeights(replace(self.plan, steps=steps), self.device)
 
-    def write_side_files(self, output: OutputFolder, dtype: str | None) -> bool:
+    def write_side_files(self, output: Output, dtype: str | None) -> bool:
         """Config, tokenizer and processor of the fused model; see `sides.add_side_files`."""
         add_side_files(output, self.plan, dtype)
         return True

@@ -10,11 +10,11 @@ from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import PROMPTS
 from taskmerge.checkpoints.lineage.grafts import is_processor_file, merged_json
 from taskmerge.checkpoints.output.side_files import side_files, tokenizer_files
-from taskmerge.checkpoints.output.writing import OutputFolder
+from taskmerge.checkpoints.weights import Output
 from taskmerge.merging.steps import Plan
 
 
-def add_side_files(output: OutputFolder, plan: Plan, dtype: str | None) -> None:
+def add_side_files(output: Output, plan: Plan, dtype: str | None) -> None:
     """Copies the side files of the plan's folders, the first folder's before the next's, and writes what the merge
     changes: config.json, the joined tokenizer, a processor whose parts come from several inputs.
 

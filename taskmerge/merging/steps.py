@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from taskmerge.checkpoints.output.layout import ShardLayout
-from taskmerge.checkpoints.weights import BASE, Beside, TensorInfo, Weights
+from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.checkpoints.weights import BASE, Beside, Weights
 from taskmerge.kernels.program import Program
 from taskmerge.methods.registry import MergeMethod
 

@@ -11,7 +11,7 @@ import torch
 import zoo
 
 from taskmerge.checkpoints.components import component_map, layer_index
-from taskmerge.checkpoints.weights import TensorInfo
+from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import MergeError
 from taskmerge.numbers.dtypes import BY_TORCH_NAME
 

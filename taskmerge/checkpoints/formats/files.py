@@ -5,15 +5,27 @@ from __future__ import annotations
 import mmap
 import threading
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
 from taskmerge.checkpoints.formats.header import Entry, Header, read_file_header
-from taskmerge.checkpoints.hub import Snapshot
-from taskmerge.checkpoints.weights import TensorInfo
+from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import CheckpointError
 
 _LEAST_UNMAPPED = 1 << 18
+
+
+class Repository(Protocol):
+    """A hub repository at one commit, as far as its files must know it; `hub.Snapshot` is one."""
+
+    @property
+    def place(self) -> Any: ...
+
+    @property
+    def commit(self) -> str: ...
+
+    def fetch(self, name: str) -> Path: ...
 
 
 class WeightFile:
@@ -22,7 +34,7 @@ class WeightFile:
     name: relative to the checkpoint's folder. entries: name -> header entry.
     """
 
-    def __init__(self, name: str, path: Path | None = None, snapshot: Snapshot | None = None) -> None:
+    def __init__(self, name: str, path: Path | None = None, snapshot: Repository | None = None) -> None:
         self.name = name
         self._snapshot = snapshot
         self._path = path
@@ -98,7 +110,7 @@ class WeightFile:
         return raw[start * size : None if stop is None else stop * size].view(storage)
 
 
-def _remote_entries(name: str, snapshot: Snapshot | None) -> dict[str, Entry]:
+def _remote_entries(name: str, snapshot: Repository | None) -> dict[str, Entry]:
     from huggingface_hub import HfApi
 
     assert snapshot is not None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from taskmerge.checkpoints.weights import TensorInfo
+from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import CheckpointError, clipped
 from taskmerge.numbers.dtypes import DTYPES
 from taskmerge.words.json_text import JsonError, load

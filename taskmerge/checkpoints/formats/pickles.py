@@ -13,9 +13,10 @@ import numpy as np
 
 from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.header import Entry
-from taskmerge.checkpoints.formats.table import PYTORCH
 from taskmerge.checkpoints.memory import MemoryWeights
 from taskmerge.errors import CheckpointError
+
+SAVE_ANEW = "convert it with transformers' save_pretrained(safe_serialization=True)"
 
 
 class PickleFile(WeightFile):
@@ -37,12 +38,11 @@ class PickleFile(WeightFile):
 def _load(path: Path) -> dict[str, Any]:
     import torch
 
-    advice = PYTORCH.move
     try:
         table = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except Exception as error:  # what a broken or hostile pickle raises has no bounds
         said = str(error).strip().splitlines()
-        what = f"only {path.name!r} is there: {advice}"
+        what = f"only {path.name!r} is there: {SAVE_ANEW}"
         raise CheckpointError(
             f"{path.name!r} is no safetensors file, and PyTorch reads no tensors from it"
             f" ({type(error).__name__}{': ' + said[0][:120] if said else ''})",
@@ -53,5 +53,5 @@ def _load(path: Path) -> dict[str, Any]:
         isinstance(name, str) and isinstance(value, torch.Tensor) and value.layout == torch.strided
         for name, value in table.items()
     ):
-        raise CheckpointError(f"{path.name!r} holds more than a table of named tensors", str(path), advice)
+        raise CheckpointError(f"{path.name!r} holds more than a table of named tensors", str(path), SAVE_ANEW)
     return table

@@ -14,7 +14,8 @@ from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.pickles import PickleFile
 from taskmerge.checkpoints.formats.table import READABLE, advice, open_file
 from taskmerge.checkpoints.hub import HubPlace, Snapshot, locate, open_snapshot
-from taskmerge.checkpoints.weights import Beside, TensorInfo, Weights
+from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.checkpoints.weights import Beside, Weights
 from taskmerge.errors import CheckpointError
 
 PROMPTS = "config_sentence_transformers.json"

@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from taskmerge.checkpoints.formats.files import WeightFile
+from taskmerge.checkpoints.formats.pickles import SAVE_ANEW, PickleFile
 from taskmerge.errors import CheckpointError, few
-
-if TYPE_CHECKING:
-    from taskmerge.checkpoints.formats.files import WeightFile
 
 Magic = Callable[[bytes], bool]
 HEAD = 512
@@ -67,19 +65,6 @@ def _safetensors_magic(head: bytes) -> bool:
     return len(head) > 8 and head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] <= 100_000_000
 
 
-def _open_safetensors(name: str, path: Path) -> WeightFile:
-    from taskmerge.checkpoints.formats.files import WeightFile
-
-    return WeightFile(name, path)
-
-
-def _open_pytorch(name: str, path: Path) -> WeightFile:
-    from taskmerge.checkpoints.formats.pickles import PickleFile
-
-    return PickleFile(name, path)
-
-
-_SAVE_ANEW = "convert it with transformers' save_pretrained(safe_serialization=True)"
 _AS_SAFETENSORS = "name the safetensors or PyTorch files that it was made from"
 
 SAFETENSORS = Format(
@@ -87,7 +72,7 @@ SAFETENSORS = Format(
     suffixes=(".safetensors",),
     magic=_safetensors_magic,
     certain=True,
-    opens=_open_safetensors,
+    opens=WeightFile,
     single="model.safetensors",
     index="model.safetensors.index.json",
     adapter="adapter_model.safetensors",
@@ -97,8 +82,8 @@ PYTORCH = Format(
     "PyTorch",
     suffixes=(".bin", ".pt", ".pth", ".ckpt"),
     magic=_starts(b"PK\x03\x04", b"PK\x05\x06"),
-    opens=_open_pytorch,
-    move=_SAVE_ANEW,
+    opens=PickleFile,
+    move=SAVE_ANEW,
     single="pytorch_model.bin",
     index="pytorch_model.bin.index.json",
     adapter="adapter_model.bin",
@@ -211,6 +196,6 @@ def advice(folder: Path, names: Iterable[str] | None = None) -> str:
     for row in FORMATS:
         if found := known.get(row.name):
             return (
-                f"only {few(map(repr, found), 3)} {'is' if len(found) == 1 else 'are'} there: {row.move or _SAVE_ANEW}"
+                f"only {few(map(repr, found), 3)} {'is' if len(found) == 1 else 'are'} there: {row.move or SAVE_ANEW}"
             )
     return f"name a folder with {SAFETENSORS.single} or an index"

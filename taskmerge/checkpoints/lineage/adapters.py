@@ -23,7 +23,8 @@ from taskmerge.checkpoints.formats.table import READABLE, SAFETENSORS, open_file
 from taskmerge.checkpoints.hub import HubPlace, locate, open_snapshot
 from taskmerge.checkpoints.lineage.low_rank import AdaptedWeights, Factors
 from taskmerge.checkpoints.lineage.names import match_names
-from taskmerge.checkpoints.weights import Beside, TensorInfo, Weights
+from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.checkpoints.weights import Beside, Weights
 from taskmerge.errors import CheckpointError, MergeError
 
 CONFIG = "adapter_config.json"

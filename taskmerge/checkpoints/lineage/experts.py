@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.checkpoints.views import Piece, View, ViewedWeights, whole
-from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import MergeError
 
 _SINGLE = re.compile(r"(?P<stem>.*\bexperts)\.(?P<expert>[0-9]+)\.(?P<leaf>gate_proj|up_proj|down_proj)\.weight")

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from taskmerge.checkpoints.formats.files import WeightFile
-from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.checkpoints.weights import Weights
 from taskmerge.numbers.rounding import decode, encode
 
 _ROWS_AT_ONCE = 4096

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from taskmerge.checkpoints.lineage.tokenizers import Rows
-from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.checkpoints.weights import Weights
 from taskmerge.numbers.rounding import decode, encode
 
 

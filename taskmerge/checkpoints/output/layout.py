@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from taskmerge.checkpoints.formats.header import Entry, build_header
 from taskmerge.checkpoints.formats.table import SAFETENSORS
-from taskmerge.checkpoints.weights import TensorInfo
+from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.words.numerals import is_whole
 
 METADATA = {"format": "pt"}

@@ -17,7 +17,8 @@ from taskmerge.checkpoints.output.segments import Part, Produce, segments
 from taskmerge.checkpoints.output.shard_writer import BUFFER
 from taskmerge.checkpoints.output.side_files import side_files, tokenizer_files
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
-from taskmerge.checkpoints.weights import Beside, TensorInfo, Weights
+from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.checkpoints.weights import Beside, Weights
 from taskmerge.errors import UsageError, did_you_mean
 from taskmerge.numbers.dtypes import OUTPUT_DTYPES
 from taskmerge.numbers.rounding import decode, encode

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from taskmerge.checkpoints.output.layout import ShardLayout
-from taskmerge.checkpoints.weights import TensorInfo
+from taskmerge.checkpoints.tensors import TensorInfo
 
 Produce = Callable[[str, int, int, np.ndarray], None]
 """(name, start, stop, out): puts entries [start, stop) of an output tensor into `out`, 1-D, of its storage dtype; of

@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from taskmerge.checkpoints.weights import Beside, TensorInfo, Weights
+from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.checkpoints.weights import Beside, Weights
 from taskmerge.errors import CheckpointError, UsageError
 from taskmerge.numbers.rounding import decode, encode
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import StoredWeights, open_stored
+from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.checkpoints.vectors.compressed import restore
-from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import CheckpointError, few
 
 VECTOR_FILE = "task_vector.json"

@@ -17,8 +17,9 @@ from taskmerge.checkpoints.formats.table import SAFETENSORS
 from taskmerge.checkpoints.lineage.conversion import memory_modules
 from taskmerge.checkpoints.output.layout import METADATA, ShardLayout
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
+from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.checkpoints.vectors.compressed import low_rank_factors
-from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import UsageError, few
 from taskmerge.numbers.rounding import decode, encode
 

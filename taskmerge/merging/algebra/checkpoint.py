@@ -20,8 +20,9 @@ from taskmerge.checkpoints.hub import locate
 from taskmerge.checkpoints.lineage.adapters import is_adapter
 from taskmerge.checkpoints.opening import open_weights
 from taskmerge.checkpoints.output.saving import save_weights
+from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.checkpoints.vectors.folder import is_task_vector
-from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import MergeError, UsageError, did_you_mean
 from taskmerge.merging.algebra.sums import Term, joined, plan_sum, same
 from taskmerge.merging.algebra.task_vector import TaskVector

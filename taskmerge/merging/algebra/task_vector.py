@@ -20,13 +20,13 @@ import numpy as np
 from taskmerge.checkpoints.components import component_map
 from taskmerge.checkpoints.lineage.adapters import adapted, is_adapter
 from taskmerge.checkpoints.output.saving import output_dtype, save_weights
-from taskmerge.checkpoints.output.writing import OutputFolder
 from taskmerge.checkpoints.selector import Selector
+from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.checkpoints.vectors.compressed import CompressedDeltas, Form
 from taskmerge.checkpoints.vectors.folder import VECTOR_FILE, open_task_vector
 from taskmerge.checkpoints.vectors.lora_extraction import Extraction, extract_lora
 from taskmerge.checkpoints.views import ViewedWeights, whole
-from taskmerge.checkpoints.weights import Beside, TensorInfo, Weights
+from taskmerge.checkpoints.weights import Beside, Output, Weights
 from taskmerge.errors import MergeError, UsageError, did_you_mean
 from taskmerge.merging.algebra import statistics
 from taskmerge.merging.algebra.sums import Part, Term, joined, plan_sum
@@ -297,6 +297,6 @@ class _Deltas(Weights):
             return self._moved.read(name, start, stop)
         return self._own.get(name, self._deltas).read(name, start, stop)
 
-    def write_side_files(self, output: OutputFolder, dtype: str | None) -> bool:
+    def write_side_files(self, output: Output, dtype: str | None) -> bool:
         """See `Weights.write_side_files`: the joined tokenizer, where rows were added."""
         return self._moved is not None and self._moved.write_side_files(output, dtype)

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from taskmerge.checkpoints.weights import BASE, TensorInfo, Weights
+from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.checkpoints.weights import BASE, Weights
 from taskmerge.errors import UsageError
 from taskmerge.merging.fused import FusedWeights
 from taskmerge.merging.inputs import Inputs

@@ -21,7 +21,8 @@ from taskmerge import Checkpoint, recipes
 from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.header import build_header, read_file_header
 from taskmerge.checkpoints.formats.reading import open_stored
-from taskmerge.checkpoints.weights import TensorInfo, Weights
+from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import CheckpointError
 from taskmerge.merging import plan
 from taskmerge.numbers.dtypes import DTYPES

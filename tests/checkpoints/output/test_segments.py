@@ -10,7 +10,7 @@ import pytest
 from taskmerge.checkpoints.output.ahead import in_order
 from taskmerge.checkpoints.output.layout import lay_out
 from taskmerge.checkpoints.output.segments import segments
-from taskmerge.checkpoints.weights import TensorInfo
+from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.merging.once import Once
 from taskmerge.numbers.dtypes import DTYPES
 

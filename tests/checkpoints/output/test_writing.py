@@ -27,7 +27,7 @@ from taskmerge.checkpoints.output.layout import index_files, lay_out, natural
 from taskmerge.checkpoints.output.saving import save_weights
 from taskmerge.checkpoints.output.shard_writer import BUFFERS
 from taskmerge.checkpoints.output.writing import JOURNAL, OutputFolder
-from taskmerge.checkpoints.weights import TensorInfo
+from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import CheckpointError, OutputError, UsageError
 
 FORMATS = ["F64", "F32", "BF16", "F16", "I64", "U8", "BOOL"]

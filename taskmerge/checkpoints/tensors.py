@@ -1,0 +1,30 @@
+"""The header entry of one tensor, wherever it lives."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from taskmerge.numbers.dtypes import DTYPES, DType
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """Header entry of one tensor. dtype: safetensors name ("BF16"); shape: as stored, () for a scalar."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def format(self) -> DType:
+        return DTYPES[self.dtype]
+
+    @property
+    def count(self) -> int:
+        """Number of entries."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return (self.count * self.format.bits + 7) // 8
