@@ -10,7 +10,7 @@ from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.sentence import GraftedEmbedder, SentenceEmbedder
 from taskmerge.embedders.whole import whole
 from taskmerge.errors import CheckpointError, TaskmergeError, UsageError, clipped, first_line
-from taskmerge.words.devices import parse_device
+from taskmerge.words.devices import device_or_default
 from taskmerge.words.extras import TRAINING, require
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ def open_embedder(
         CheckpointError: when there is no such model, it cannot be loaded, or some of its tensors are not in the file.
         UsageError: for what is no model, and a device that is not there.
     """
-    require(*TRAINING)
-    if device is not None:
-        device = parse_device(device)
+    device = device_or_default(device)
     if isinstance(source, str | Path):
         return _from_folder(source, device or "cpu", dtype)
     embedder = source if isinstance(source, Embedder) else _around(source)
@@ -51,6 +49,7 @@ def open_embedder(
 
 
 def _from_folder(source: str | Path, device: str | torch.device, dtype: torch.dtype | None) -> Embedder:
+    require(*TRAINING)
     from sentence_transformers import SentenceTransformer
 
     folder = local_folder(source)
@@ -70,6 +69,7 @@ def _from_folder(source: str | Path, device: str | torch.device, dtype: torch.dt
 
 
 def _around(model: Any, label: str | None = None, stored: Any = None) -> Embedder:
+    require(*TRAINING)
     from sentence_transformers import SentenceTransformer
 
     from taskmerge.embedders.embedder import OmniEmbedder
@@ -88,14 +88,3 @@ def _module_classes() -> dict[str, type]:
 
     own = f"{OmniEmbedder.__module__}.{OmniEmbedder.__name__}"
     return dict.fromkeys((own, *FORMER_ADDRESSES), OmniEmbedder)
-
-
-def _check_device(device: str | torch.device) -> None:
-    import torch
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise UsageError(
-            f"no device {str(device)!r} here: {first_line(error)}", next_move="`taskmerge doctor` lists them"
-        ) from None

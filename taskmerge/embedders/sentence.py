@@ -15,6 +15,7 @@ from taskmerge.embedders.anatomy import Anatomy, backbone_layers, native_anatomy
 from taskmerge.embedders.interface import EMBEDDING, Embedder, Features, Role
 from taskmerge.embedders.items import GraftedItems, PreparedItems
 from taskmerge.errors import MergeError
+from taskmerge.words.numerals import is_whole
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -132,7 +133,7 @@ def _names_in_file(network: Any, stored: Weights | None) -> tuple[dict[str, str]
     if stored is None:
         return {}, {}
     folders = {name.partition("/")[0] for name in stored.tensors if "/" in name}
-    tails = {int(folder.partition("_")[0]): folder for folder in folders if folder.partition("_")[0].isdigit()}
+    tails = {int(folder.partition("_")[0]): folder for folder in folders if is_whole(folder.partition("_")[0])}
     try:
         pairs = match_names(stored, MemoryWeights.of_module(network)).pairs
     except MergeError:  # packed otherwise than in the file: its own names are all there is

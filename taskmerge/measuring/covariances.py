@@ -14,7 +14,7 @@ from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import UsageError
 from taskmerge.metrics.retrieval import collapse
-from taskmerge.words.devices import parse_device
+from taskmerge.words.devices import device_or_default
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -43,7 +43,7 @@ def collect_covariances(
     tensors have in the model's file, see `Embedder.weights`. Raises UsageError for broken
     probes before the model runs.
     """
-    device = parse_device(device)
+    device = device_or_default(device)
     sets = _checked(probes)
     own_texts = collapse([text for pairs in sets.values() for text in pairs.texts if text])[0]
     embedder = open_embedder(model, device=device)

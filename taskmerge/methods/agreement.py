@@ -51,6 +51,9 @@ def sce(
     selects τ of the entries whose variance is not 0, none when that is less than one; has no weights of one's own; and
     weighs all alike where the mean squares add up to less than 1e-6.
 
+    At weight 0 a specialist has no part in the mean; with any other weight it decides alone the entries at which
+    nobody else agrees, however small it is.
+
     deltas (specialists, *shape), weights (specialists,) -> (*shape), float64.
     """
     deltas = deltas.double()

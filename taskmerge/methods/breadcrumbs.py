@@ -28,5 +28,9 @@ def breadcrumbs_ties(
     elect: ElectSign = "weighted_mass",
     average: Average = "weight",
 ) -> Program:
-    """Drop the largest γ of each task vector's entries, keep the next ρ, then elect a sign and merge what agrees."""
+    """Drop the largest γ of each task vector's entries, keep the next ρ, then elect a sign and merge what agrees.
+
+    At weight 0 a specialist has no part in the mean; with any other weight it decides alone the entries at which
+    nobody else agrees, however small it is.
+    """
     return Program(weights, pieces.trim(density, skip=outliers), Elect(elect, average))

@@ -34,6 +34,8 @@ def dare_ties(
 ) -> Program:
     """Drop entries of each task vector at random, rescale the survivors, then elect a sign and merge what agrees.
 
+    At weight 0 a specialist has no part in the mean; with any other weight it decides alone the entries at which
+    nobody else agrees, however small it is.
     mergekit's dare_ties does not divide by the weights: average "none" here.
     """
     return Program(weights, pieces.drop(density, rescale), Elect(elect, average))

@@ -45,6 +45,7 @@ def della(
 ) -> Program:
     """Drop entries at random by their rank within the row, then elect a sign and merge what agrees.
 
-    Probabilities as in `della_linear`.
+    Probabilities as in `della_linear`. At weight 0 a specialist has no part in the mean; with any other weight it
+    decides alone the entries at which nobody else agrees, however small it is.
     """
     return Program(weights, pieces.drop_by_rank(density, epsilon, rescale), Elect(elect, average))

@@ -81,7 +81,8 @@ def _two(count: int, name: str) -> None:
 
 def _scaled_slerp(gram: np.ndarray, weights: MergeWeights, fraction: float, lerp_above: float) -> np.ndarray:
     factors = np.asarray(weights, np.float64)
-    return slerp_weights(gram * np.outer(factors, factors), fraction, lerp_above) * factors
+    signs = np.where(factors < 0, -1.0, 1.0)  # the angle does not depend on lengths: it stays as a weight goes to 0
+    return slerp_weights(gram * np.outer(signs, signs), fraction, lerp_above) * factors
 
 
 @merge_method(source="Shoemake 1985")

@@ -24,6 +24,8 @@ def ties(
 
     With trim "model", n counts the entries of every tensor that is merged with trim "model", whatever its weights,
     scale or density, and ρ gives one threshold for all of them.
+    At weight 0 a specialist has no part in the mean; with any other weight it decides alone the entries at which
+    nobody else agrees, however small it is.
     Differs elsewhere: the paper's code trims over the whole model; mergekit trims per tensor and its
     `normalize: false` is average "none" here.
     """

@@ -8,14 +8,14 @@ from typing import Any
 from taskmerge.errors import UsageError, clipped
 
 NEXT_MOVE = "write cpu, cuda, cuda:1 or mps; `taskmerge doctor` lists what this machine has"
-_DEVICE = re.compile(r"(cpu|cuda|mps)(?::([0-9]{1,3}))?")
+_DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(?::([0-9]{1,3}))?")
 
 
 def parse_device(value: Any) -> str:
     """Return the name of a device that is there.
 
     Args:
-        value: "cpu", "cuda", "cuda:1", "mps", or a torch.device.
+        value: "cpu", "cuda", "cuda:1", "mps", "xpu", or a torch.device.
 
     Returns:
         The name as torch takes it.
@@ -39,11 +39,18 @@ def parse_device(value: Any) -> str:
     return text
 
 
+def device_or_default(value: Any) -> str | None:
+    """Return the name of a device that is there; None, for whatever is the default, stays. Raises as `parse_device`."""
+    return None if value is None else parse_device(value)
+
+
 def _count(kind: str) -> int:
     import torch
 
     if kind == "cuda":
         return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "xpu":
+        return torch.xpu.device_count() if torch.xpu.is_available() else 0
     return int(torch.backends.mps.is_available())
 
 

@@ -177,7 +177,7 @@ def test_what_is_no_model_is_told(thing: Any) -> None:
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "7:7"])
 def test_a_device_that_is_not_there_is_told_first(device: str) -> None:
-    with pytest.raises(UsageError, match=f"no device '{device}' here: .*\n    `taskmerge doctor`"):
+    with pytest.raises(UsageError, match=f"'{device}'.*\n    write cpu, cuda, cuda:1 or mps; `taskmerge doctor`"):
         open_embedder("nowhere", device=device)
 
 

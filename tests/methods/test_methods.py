@@ -282,6 +282,24 @@ def test_zero_task_vectors_and_zero_weights_give_the_base(row: Row) -> None:
         assert not merged(row.method, unweighted, {}).numpy().any()
 
 
+# Means over those that agree: who agrees alone decides an entry, however little it weighs; at weight 0 nobody does.
+MEANS_OF_WHO_AGREES = {"ties", "dare_ties", "della", "breadcrumbs_ties", "sce", "knots", "core"}
+
+
+@ROWS
+def test_a_weight_of_zero_is_the_limit_of_small_weights(row: Row) -> None:
+    if row.name in MEANS_OF_WHO_AGREES:
+        assert "At weight 0" in row.method.doc
+        return
+    given = inputs((6, 4), row.specialists, seed=12)
+    weights = given.weights.copy()
+    results = []
+    for least in (0.0, 1e-12):
+        weights[1] = least
+        results.append(merged(row.method, Inputs(given.deltas, weights.copy(), given.base, given.bits), {}).numpy())
+    np.testing.assert_allclose(results[0], results[1], atol=1e-7)
+
+
 @ROWS
 def test_leaves_its_inputs_alone(row: Row) -> None:
     given = inputs((5, 5), row.specialists, seed=8)

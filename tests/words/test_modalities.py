@@ -21,7 +21,6 @@ exec("\\n".join(source[start:stop]), vars(table))  # what follows from the rows
 import numpy as np
 from taskmerge.checkpoints.components import COMPONENTS, component_map
 from taskmerge.checkpoints.lineage.grafts import grafted_config
-from taskmerge.embedders.anatomy import anatomy_of
 from taskmerge.embedders.grafting import graft
 from taskmerge.embedders.pairs import read_pairs
 from taskmerge.errors import UsageError

@@ -23,7 +23,7 @@ from taskmerge.measuring.drift.statistics import PairMoments, gallery_statistics
 from taskmerge.measuring.drift.verdict import DEFAULT_LIMIT, Verdict, judge
 from taskmerge.metrics.bootstrap import mean_interval
 from taskmerge.metrics.retrieval import collapse, score_queries
-from taskmerge.words.devices import parse_device
+from taskmerge.words.devices import device_or_default
 from taskmerge.words.modalities import through
 
 BATCH_SIZE = 32
@@ -52,7 +52,7 @@ def diagnose_drift(
 
     Raises UsageError, before any model is run, with everything wrong about the probes.
     """
-    device = parse_device(device)
+    device = device_or_default(device)
     specialists, sets = _by_name(specialist, probes)
     if not sets and base is None:
         raise UsageError("nothing to diagnose with", next_move="give probes to measure, or a base to forecast from")

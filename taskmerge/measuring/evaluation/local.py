@@ -15,7 +15,7 @@ from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import Problem, UsageError
 from taskmerge.metrics.bootstrap import Interval, mean_interval
 from taskmerge.metrics.retrieval import METRICS, collapse, score_queries
-from taskmerge.words.devices import parse_device
+from taskmerge.words.devices import device_or_default
 from taskmerge.words.json_text import check_json
 
 BATCH_SIZE = 32
@@ -93,7 +93,7 @@ def evaluate_retrieval(
     its rows (a text backbone hears nothing). Raises UsageError with all that is wrong about the sets before any model
     runs.
     """
-    device = parse_device(device)
+    device = device_or_default(device)
     checked = _checked(sets)
     unknown = set(directions) - set(DIRECTIONS)
     if unknown:

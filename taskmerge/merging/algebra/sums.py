@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import count
 
 from taskmerge.checkpoints.lineage.alignment import align_all
 from taskmerge.checkpoints.lineage.census import Census
@@ -28,7 +29,8 @@ class Part:
 class Term:
     """One model's task vector, times a factor. model: the specialist; with base None, deltas themselves, but for `own`.
 
-    parts: only tensors that all of them take. adapter: whether the model is the base with an adapter.
+    parts: only tensors that all of them take. adapter: whether the model is the base with an adapter. number: of the
+    task vector among all that were made, the order in which terms are added whatever the order of writing.
     """
 
     model: Weights
@@ -38,6 +40,7 @@ class Term:
     parts: tuple[Part, ...] = ()
     adapter: bool = False
     own: frozenset[str] = frozenset()
+    number: int = field(default_factory=count().__next__)
 
     def times(self, factor: Fraction) -> Term:
         """The same task vector, scaled."""
@@ -45,13 +48,13 @@ class Term:
 
 
 def joined(terms: Iterable[Term]) -> tuple[Term, ...]:
-    """The terms, those of the same task vector added up."""
+    """The terms in the order in which their task vectors were made, those of the same one added up."""
     found: dict[tuple[int, int, tuple[Part, ...]], Term] = {}
     for term in terms:
         key = id(term.model), id(term.base), term.parts
         before = found.get(key)
         found[key] = term if before is None else replace(before, factor=before.factor + term.factor)
-    return tuple(found.values())
+    return tuple(sorted(found.values(), key=lambda term: term.number))
 
 
 def plan_sum(base: Weights, terms: Sequence[Term], *, bare: bool = False, beside: Sequence[Term] = ()) -> Plan:

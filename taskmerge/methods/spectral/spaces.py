@@ -49,6 +49,9 @@ def knots(
     [d_1 … d_T] = U S [V_1 … V_T]; the S·V_i are merged (`inside`), and the result is U times that. They are found as
     Uᵀ d_i, which is the same: that of a task vector of zeros is zero, wherever it stands.
 
+    At weight 0 a specialist has no part in the mean of `ties`; with any other weight it decides alone the entries at
+    which nobody else agrees, however small it is.
+
     deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
     deltas = deltas.double()
@@ -79,6 +82,9 @@ def core(
     loses nothing. The bases are singular vectors of the task vectors side by side and on top of each other, so the core
     does not depend on the order of specialists. The paper makes its bases from the LoRA factors, [B_1 …] and [A_1; …]:
     the same spaces seen along other axes, among which `ties` then chooses other entries; and it merges by any method.
+
+    At weight 0 a specialist has no part in the mean of `ties`; with any other weight it decides alone the entries at
+    which nobody else agrees, however small it is.
 
     deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
