@@ -119,18 +119,19 @@ class CompiledBackend:
 
     def _chances(self, piece: Piece, program: Program) -> Views:
         """For `DropByRank`: keep-probabilities, float64 (entries,) per specialist; none (address 0) for others."""
-        places, arrays = [0] * len(program.weights), []
+        places = [0] * len(program.weights)
         whole, row = piece.widened_to_rows(), piece.pair.row
         ranked = [(i, way) for i, way in enumerate(program.ways) if isinstance(way, DropByRank)]
         if ranked:
             others = tuple(piece.pair.specialists[i] for i, _ in ranked)
             magnitudes = self.magnitudes([whole._replace(pair=whole.pair._replace(specialists=others))])
             fill = self._fill_short if _short(whole) else self._fill
-            for (i, way), sizes in zip(ranked, magnitudes, strict=True):
-                arrays.append(np.empty(whole.length))
-                fill(sizes.reshape(-1, row), way, arrays[-1].reshape(-1, row))
-                places[i] = address_of(arrays[-1]) + 8 * (piece.start - whole.start)
-        return Views(arrays, places, [])
+            chances = np.empty((len(ranked), whole.length))  # one array: several would be fresh pages each time
+            for (i, way), sizes, own in zip(ranked, magnitudes, chances, strict=True):
+                fill(sizes.reshape(-1, row), way, own.reshape(-1, row))
+                places[i] = address_of(own) + 8 * (piece.start - whole.start)
+            return Views([chances], places, [])
+        return Views([], places, [])
 
     def _fill_short(self, magnitudes: np.ndarray, drop: DropByRank, chances: np.ndarray) -> None:
         """The probabilities of rows, by keys of 32 bits; of rows that these leave unclear by longer ones."""
