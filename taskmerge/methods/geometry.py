@@ -96,8 +96,9 @@ def slerp(
     """Spherical interpolation of two specialists: sin((1-t)Ω)/sin Ω · v_1 + sin(tΩ)/sin Ω · v_2.
 
     Ω is the angle between the two. Where they are parallel, opposed or of length zero the line is straight. Weights
-    multiply the deltas (space "delta" only). Refuses any number of specialists but two. mergekit's slerp is space
-    "model" with its base model as the first of the two, and knows no weights.
+    multiply the deltas (space "delta" only); where one is 0 the angle is that of small weights. Refuses any number of
+    specialists but two. mergekit's slerp is space "model" with its base model as the first of the two, and knows no
+    weights.
     """
     _two(len(weights), "slerp")
     if space == "delta":

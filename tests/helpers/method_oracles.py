@@ -269,6 +269,7 @@ def slerp(
 ) -> Array:
     if space == "model":
         return scale * (interpolated(d[0] + base, d[1] + base, fraction, lerp_above) - base)
+    w = np.where(w == 0, 1e-30, w)  # weight 0 is the limit of small weights: the angle stays
     return scale * interpolated(w[0] * d[0], w[1] * d[1], fraction, lerp_above)
 
 
