@@ -45,13 +45,6 @@ def keep_largest(deltas: Tensor, density: Each) -> Tensor:
     return torch.stack([interpret(Program((1.0,), how), delta[None]) for how, delta in zip(each, deltas, strict=True)])
 
 
-def trim_and_elect(deltas: Tensor, weights: Tensor, density: Each) -> Tensor:
-    """TIES with its default options, but for the density: (*shape)."""
-    from taskmerge.kernels import interpret
-
-    return interpret(Program(tuple(weights.tolist()), trim(density), Elect()), deltas)
-
-
 def elect_and_merge(
     deltas: Tensor,
     weights: Tensor,

@@ -9,6 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
+from recipe_problems import SMALL, problems_of
 
 from taskmerge import recipes
 from taskmerge.declarations import Parameter, fields_of
@@ -59,20 +60,6 @@ specialize:
           warmup: 40}
 evaluate: {retrieval: {audio: data/audio_test.jsonl}, mteb: ["MAEB(v1)"]}
 """
-
-SMALL = """\
-base: models/base
-specialists:
-  audio: models/audio
-merge:
-  method: {method}
-"""
-
-
-def problems_of(text: str) -> list[Problem]:
-    with pytest.raises(RecipeError) as caught:
-        recipes.loads(text, "merge.yaml")
-    return list(caught.value.problems)
 
 
 def test_the_whole_grammar_is_read() -> None:

@@ -5,24 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from recipe_problems import SMALL, problems_of
 
 from taskmerge import recipes
-from taskmerge.errors import Problem, RecipeError
+from taskmerge.errors import RecipeError
 from taskmerge.methods import all_methods
-
-SMALL = """\
-base: models/base
-specialists:
-  audio: models/audio
-merge:
-  method: {method}
-"""
-
-
-def problems_of(text: str) -> list[Problem]:
-    with pytest.raises(RecipeError) as caught:
-        recipes.loads(text, "merge.yaml")
-    return list(caught.value.problems)
 
 
 @pytest.mark.parametrize(
