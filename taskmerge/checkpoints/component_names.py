@@ -114,7 +114,9 @@ class Layout:
 
     prefix: tuple[str, ...]  # of the base model: ("bert",), ("model",), or () when the base model itself was saved
     sole_modality: str | None
-    outside_projectors: frozenset[str]  # modalities ("*": unsaid) with a projector outside their tower
+    outside_projectors: frozenset[
+        str
+    ]  # modalities with a projector outside their tower; "*": one that does not say of what
     exceptions: Mapping[str, str]
     backbone: Stack | None  # None where no numbered layers can be told by their shapes
     stacks: tuple[Stack, ...]
@@ -128,7 +130,7 @@ class Layout:
             tower = _tower(parts)
             for part in parts[:tower] if tower is not None else parts:
                 if _PROJECTOR.fullmatch(part):
-                    outside.add(_modality(parts) or sole or "*")
+                    outside.add(_modality(parts) or f"*{sole or ''}")
         exceptions = _EXCEPTIONS.get(str(config.get("model_type", "")), {})
         found = tuple(stacks(tensors))
         backbone = _backbone(found, tensors, config, exceptions)
@@ -160,7 +162,7 @@ class Layout:
                 said = _modality(parts) or ("text" if "text" in part.split("_") else None)
                 return Placed(joined(said or self.sole_modality), said is not None, tuple(parts[: at + 1]))
         if tower is not None:
-            return Placed(self._in_tower(parts, tower), True, tuple(parts[: tower + 1]))
+            return self._in_tower(parts, tower)
         if "/" in name or any(_HEAD.fullmatch(part) for part in parts[:3]):
             return Placed(HEAD)
         # The pooler stands inside the base model, yet classes with a head of their own lack it.
@@ -170,15 +172,19 @@ class Layout:
             return Placed(HEAD, False)
         return Placed(EMBEDDINGS if is_token_table(name) else BACKBONE, False)
 
-    def _in_tower(self, parts: Sequence[str], tower: int) -> str:
-        modality = _modality([parts[tower]])
+    def _in_tower(self, parts: Sequence[str], tower: int) -> Placed:
+        modality, root = _modality([parts[tower]]), tuple(parts[: tower + 1])
         rest = parts[tower + 1 :]
         if any(_PROJECTOR.fullmatch(part) and not TAIL.fullmatch(part) for part in rest):
-            return joined(modality)
-        no_other = modality not in self.outside_projectors and "*" not in self.outside_projectors
-        if rest and no_other and TAIL.fullmatch(rest[0]):
-            return joined(modality)
-        return f"{modality}_encoder"
+            return Placed(joined(modality), True, root)
+        if rest and TAIL.fullmatch(rest[0]) and modality not in self.outside_projectors:
+            outside = {"*", f"*{modality}"} & self.outside_projectors
+            return (
+                Placed(f"{modality}_encoder", False, (*root, rest[0]))
+                if outside
+                else Placed(joined(modality), True, root)
+            )
+        return Placed(f"{modality}_encoder", True, root)
 
 
 def joined(modality: str | None) -> str:

@@ -76,8 +76,9 @@ class Foreign:
         self.towers = self._named_towers()
         self._find_towers()
         self._units = self._loose_units()
-        self._place_inside_towers()
+        self._place_inside_towers(named=False)
         self._place_loose()
+        self._place_inside_towers(named=True)
 
     # ---------------------------------------------------------------------------------------------------- towers
 
@@ -190,22 +191,26 @@ class Foreign:
     def _is_loose(self, name: str, at: Placed) -> bool:
         return not at.sure and at.component in (BACKBONE, HEAD) and not is_token_table(name)
 
-    def _place_inside_towers(self) -> None:
-        """What stands in a foreign tower and leads out of it."""
-        for tower in [tower for tower in self.towers if not tower.named]:
-            inside = outside_layers(under(self._tensors, tower.root), tower.stacks)
-            units: dict[Path, dict[str, HasHeader]] = {}
-            for name, info in inside.items():
-                parts = tuple(name.split("."))
-                deepest = max((common(parts, stack.path) for stack in tower.stacks), default=len(tower.root))
-                units.setdefault(parts[: deepest + 1], {})[name] = info
-            for root, own in units.items():
-                leads, named = Leading.of(own), TAIL.fullmatch(root[-1]) is not None
-                if not leads.leads_to(self._backbone.width) or raw_input(own) is not None:
-                    continue
-                wider = self._backbone.width not in tower.widths
-                if self._feeds(tower, leads) and (wider or named):
+    def _place_inside_towers(self, named: bool) -> None:
+        """What stands in a tower and leads out of it; in one that names tell, only where no projector is known."""
+        hidden = self._backbone.width
+        for tower in [tower for tower in self.towers if tower.named is named]:
+            if named and self._has_projector(tower):
+                continue
+            for root, own in self._units_of(tower).items():
+                leads, tail = Leading.of(own), TAIL.fullmatch(root[-1]) is not None
+                out = leads.leads_to(hidden) and raw_input(own) is None and self._feeds(tower, leads)
+                if out and (tail or hidden not in tower.widths):
                     self._claim(root, joined(tower.modality), self._from(tower))
+
+    def _units_of(self, tower: Tower) -> dict[Path, dict[str, HasHeader]]:
+        """The modules of a tower outside its layers, each from where its path leaves theirs."""
+        units: dict[Path, dict[str, HasHeader]] = {}
+        for name, info in outside_layers(under(self._tensors, tower.root), tower.stacks).items():
+            parts = tuple(name.split("."))
+            deepest = max((common(parts, stack.path) for stack in tower.stacks), default=len(tower.root))
+            units.setdefault(parts[: max(deepest, len(tower.root)) + 1], {})[name] = info
+        return units
 
     def _place_loose(self) -> None:
         hidden = self._backbone.width
@@ -285,10 +290,13 @@ class Foreign:
         return any(leads.takes_from(size) or leads.takes_several(size) for size in tower.widths)
 
     def _has_projector(self, tower: Tower) -> bool:
+        """Whether a projector of its modality is known that is not another tower's own."""
         wanted = joined(tower.modality)
-        if any(one.component == wanted for one in self.found):
-            return True
-        return tower.named and any(at.component == wanted and at.sure for at in self._placed.values())
+        roots = [one.root for one in self.found if one.component == wanted]
+        if tower.named:
+            roots += {at.root for at in self._placed.values() if at.component == wanted and at.sure}
+        others = [other.root for other in self.towers if other is not tower and other.named]
+        return any(not any(root[: len(other)] == other for other in others) for root in roots)
 
     def _from(self, tower: Tower) -> str:
         sizes = " or ".join(map(str, sorted(tower.widths)))

@@ -95,7 +95,7 @@ def raw_input(tensors: Mapping[str, HasHeader]) -> str | None:
         if len(shape) in (4, 5) and shape[0] > 1 and shape[1] in (1, 3):
             kind = "vision" if shape[1] == 3 else "audio"
             return f"{kind}: {parts[-2] if len(parts) > 1 else name} is a convolution over {shape[1]} channel(s)"
-        if len(shape) == 3 and shape[0] > 1 and parts[-1] == "weight" and shape[2] < max(shape[:2]):
+        if len(shape) == 3 and shape[0] > 1 and parts[-1] == "weight" and 1 < shape[2] < max(shape[:2]):
             what = "a sound wave" if shape[1] == 1 else f"{shape[1]} bands of sound"
             return f"audio: {parts[-2] if len(parts) > 1 else name} is a convolution over {what}"
         if len(shape) == 2 and shape[1] % 3 == 0 and any(_PATCHES.fullmatch(part) for part in parts[-3:-1]):
