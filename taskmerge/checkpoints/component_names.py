@@ -90,6 +90,13 @@ def layer_index(name: str) -> int | None:
     return None
 
 
+def numbered(name: str) -> tuple[str, int | None]:
+    """The path before the first number in a tensor's name, whatever holds it, and that number."""
+    parts = name.split(".")
+    place = next((at for at, part in enumerate(parts) if at and is_whole(part)), None)
+    return (name, None) if place is None else (".".join(parts[:place]), int(parts[place]))
+
+
 def is_token_table(name: str) -> bool:
     """Whether a tensor is a table with one row per token of the vocabulary."""
     parts = name.split(".")

@@ -30,8 +30,9 @@ from taskmerge.checkpoints.component_names import (
     is_buffer,
     is_token_table,
     layer_index,
+    numbered,
 )
-from taskmerge.checkpoints.foreign import Foreign, Found
+from taskmerge.checkpoints.foreign import Foreign, Found, Tower
 from taskmerge.checkpoints.selector import Selector, selected
 from taskmerge.checkpoints.structure import HasHeader
 from taskmerge.errors import MergeError, Problem
@@ -48,18 +49,25 @@ __all__ = [
     "is_buffer",
     "is_token_table",
     "layer_index",
+    "numbered",
 ]
 
 
 class Components(Mapping[str, str]):
     """name -> component, for every tensor of one checkpoint, and what follows from it.
 
-    found: the modules that no name tells, each with what does.
+    found: the modules that no name tells, each with what does. towers: the stacks of layers beside the backbone's.
     """
 
-    def __init__(self, assigned: Mapping[str, str], homes: Mapping[str, str], found: Sequence[Found] = ()) -> None:
+    def __init__(
+        self,
+        assigned: Mapping[str, str],
+        homes: Mapping[str, str],
+        found: Sequence[Found] = (),
+        towers: Sequence[Tower] = (),
+    ) -> None:
         self._assigned = dict(assigned)
-        self.found = tuple(found)
+        self.found, self.towers = tuple(found), tuple(towers)
         self._homes = dict(homes)
         self._roots = {component: _root(self.names(component)) for component in set(self._assigned.values())}
         self._depths: dict[str, int] = {}
@@ -92,6 +100,10 @@ class Components(Mapping[str, str]):
         root = self._roots.get(component or self._assigned[name], "")
         return name[len(root) + 1 :] if root and name.startswith(f"{root}.") else name
 
+    def root(self, component: str) -> str:
+        """What the names of all the component's tensors begin with."""
+        return self._roots.get(component, "")
+
     def depth(self, component: str) -> int:
         """Number of numbered layers in the component, 0 when it has none."""
         return self._depths.get(component, 0)
@@ -113,16 +125,17 @@ def component_map(
     placed = layout.placed(tensors)
     homes = {name: at.component for name, at in placed.items()}
     found: Sequence[Found] = ()
-    if layout.backbone is not None and layout.backbone.path:
+    towers: Sequence[Tower] = ()
+    if layout.backbone is not None:
         foreign = Foreign(tensors, placed, layout, config, layout.backbone)
         homes |= foreign.components
-        found = foreign.found
+        found, towers = foreign.found, foreign.towers
     if not {BACKBONE, EMBEDDINGS} & set(homes.values()):
         towers = {home for home in homes.values() if home.endswith("_encoder")}
         if len(towers) == 1:  # a tower saved alone is a model of its own
             homes = {name: BACKBONE if home in towers else home for name, home in homes.items()}
     assigned = {name: BUFFERS if is_buffer(name, info) else homes[name] for name, info in tensors.items()}
-    components = Components(assigned, homes, found)
+    components = Components(assigned, homes, found, towers)
     return _overridden(components, overrides) if overrides else components
 
 
@@ -150,4 +163,4 @@ def _overridden(found: Components, overrides: Mapping[str, Sequence[str]]) -> Co
         raise MergeError(problems)
     said = {name: own for name in found if (own := selected(overrides, selector, name)) is not None}
     assigned = {name: said.get(name, component) for name, component in found.items()}
-    return Components(assigned, {name: said.get(name, found.home(name)) for name in found}, found.found)
+    return Components(assigned, {name: said.get(name, found.home(name)) for name in found}, found.found, found.towers)

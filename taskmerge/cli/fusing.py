@@ -44,6 +44,8 @@ def fuse(
         target = _output(out if said is merges[-1] else None, said.output.path, said.folder, recipe)
         for warning in decided.warnings:
             note(f"warning: {warning}")
+        for line in decided.notes:
+            note(line)
         if dry_run:
             show_plan(decided, target, allowed, as_json)
             if len(merges) > 1:
@@ -81,6 +83,7 @@ def show_plan(plan: Plan, target: Path, memory: int, as_json: bool) -> None:
             "tensors": {step.info.name: sentence(step) for step in plan.steps},
             "dropped": {f"{drop.source.label}:{drop.source.name}": drop.rule for drop in plan.dropped},
             "warnings": list(plan.warnings),
+            "notes": list(plan.notes),
         }
         print_json(table)
         return

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
-from taskmerge.checkpoints.components import BACKBONE, EMBEDDINGS, is_token_table, layer_index
+from taskmerge.checkpoints.components import BACKBONE, EMBEDDINGS, HEAD, is_token_table, layer_index
 from taskmerge.checkpoints.lineage.alignment import Alignment, align_all
 from taskmerge.checkpoints.lineage.census import Census
+from taskmerge.checkpoints.lineage.classes import with_task
+from taskmerge.checkpoints.lineage.heads import untied_config
 from taskmerge.checkpoints.lineage.prompts import joined_prompts
 from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.output.layout import lay_out, natural
 from taskmerge.checkpoints.output.saving import stored_format
 from taskmerge.checkpoints.weights import BASE, Beside, Weights, adopted
 from taskmerge.errors import MergeError, Problem, RecipeError
+from taskmerge.merging.agreement import Layers, settings
 from taskmerge.merging.covariances import missing, protected_specialists
 from taskmerge.merging.inputs import Inputs, open_inputs
+from taskmerge.merging.notes import notes
 from taskmerge.merging.steps import Action, Dropped, Plan, Source, TensorStep
 from taskmerge.methods import MergeMethod
 from taskmerge.recipes import Recipe, Rule, Standing, layer_depth
@@ -75,6 +80,10 @@ class _Planner:
     copied: dict[str, tuple[str, str]] = field(default_factory=dict)
     protected: tuple[str, ...] = ()
 
+    @cached_property
+    def layers(self) -> Layers:
+        return Layers(self.census.base.tensors)
+
     def plan(self) -> Plan:
         census, recipe = self.census, self.recipe
         self.copied = census.copied(recipe.copy or {}, recipe.place, self.problems)
@@ -83,15 +92,23 @@ class _Planner:
         self.problems += missing(census.inputs, self.protected, "protect", merge.place)
         decided = [self._base_step(name) for name in census.base.tensors]
         decided += [self._own_step(name, owners) for name, owners in census.own.items()]
+        for label, name in self.alignment.heads.same.items():
+            self.dropped.append(
+                Dropped(Source(label, name), "equal to its token table, to which the base ties its head")
+            )
         self._unused_rules()
         self._tokens_left_out()
         self._layers()
         self._covariances()
+        found, said = settings(census, self.inputs.weights, [step for step in decided if step is not None])
+        self.problems += [*self.layers.problems(), *found]
+        self.warnings += [*self.layers.warnings(), *said]
         if self.problems:
             said_by_recipe = all(problem.place is not None for problem in self.problems)
             raise (RecipeError if said_by_recipe else MergeError)(self.problems[:_MOST_PROBLEMS])
         steps = sorted((step for step in decided if step is not None), key=lambda step: natural(step.info.name))
-        beside = self._beside()
+        beside = self._beside(steps)
+        told = notes(census, self.alignment.heads, steps, self.dropped, beside.config)
         return Plan(
             inputs=census.inputs,
             steps=tuple(steps),
@@ -104,6 +121,7 @@ class _Planner:
             seed=recipe.seed,
             protect_energy=merge.protect_energy,
             warnings=tuple(self.warnings),
+            notes=tuple(told),
             deltas=frozenset(self.inputs.deltas),
             adapters=self.inputs.adapters,
             own_bases=self.alignment.own_bases,
@@ -114,15 +132,27 @@ class _Planner:
     def rows(self) -> Rows | None:
         return self.alignment.rows
 
-    def _beside(self) -> Beside:
+    def _beside(self, steps: Sequence[TensorStep]) -> Beside:
         """What stands beside the result's tensors; says what of it could not be joined."""
         census = self.census
         chosen = census.inputs.get(self.recipe.output.tokenizer)
-        tokenizer = chosen.beside.tokenizer_folder if chosen else census.inputs[census.naming].beside.own_tokenizer
+        tokenizer = (
+            chosen.beside.tokenizer_folder if chosen else census.inputs[census.naming.label].beside.own_tokenizer
+        )
         tokenizer = self.rows.folder if self.rows is not None else tokenizer
-        prompts, said = joined_prompts(census.inputs, census.naming)
+        prompts, said = joined_prompts(census.inputs, census.naming.label)
         self.warnings += said
-        return Beside(census.config, census.base.beside.folder, census.module_folders, tokenizer, prompts)
+        return Beside(self._config(steps), census.base.beside.folder, census.module_folders, tokenizer, prompts)
+
+    def _config(self, steps: Sequence[TensorStep]) -> Mapping[str, Any]:
+        """config.json of the result, speaking of the heads that it stores."""
+        census, config = self.census, self.census.config
+        if self.alignment.heads.untied in {step.info.name for step in steps}:
+            config = untied_config(config)
+        for step in steps:
+            if step.action == "copy" and step.component == HEAD and step.info.name not in census.base.tensors:
+                config = with_task(config, census.inputs[step.source.label].config, step.info.name)
+        return config
 
     def _rule(self, name: str) -> Rule | None:
         for number, rule in enumerate(self.recipe.merge.rules):
@@ -163,7 +193,11 @@ class _Planner:
         owners = self._distinct([label for label in owners if self._takes(label, name)])
         if not owners:
             return None
-        if rule is not None and (rule.drop or rule.keep is not None):
+        if rule is not None and rule.drop:
+            return self._ruled(name, rule, owners)
+        if self.layers.beyond(name, owners):
+            return None
+        if rule is not None and rule.keep is not None:
             return self._ruled(name, rule, owners)
         if name in self.copied:
             label, pattern = self.copied[name]
@@ -173,13 +207,6 @@ class _Planner:
             self._problem(
                 f"{self.census.base.label} lacks {name!r}, which {' and '.join(moving)} changes",
                 f"leave it out: rules: - {{match: {name!r}, drop: true}}; in Python: without({name!r})",
-            )
-            return None
-        untied = self.census.untied_head(name, owners)
-        if untied is not None:
-            self._problem(
-                f"{untied} has a head of its own ({name!r}), the base ties its head to its token table",
-                f"untie the base, or give it up: rules: - {{match: {name!r}, drop: true}}",
             )
             return None
         surplus = self.census.surplus(name, owners)
@@ -208,7 +235,7 @@ class _Planner:
     def _ruled(self, name: str, rule: Rule, owners: list[str]) -> TensorStep | None:
         if rule.keep is not None:
             return self._taken(name, rule.keep, _said(rule))
-        self.dropped += [Dropped(Source(owner, name), _said(rule)) for owner in owners]
+        self.dropped += [Dropped(Source(owner, name), _said(rule), True) for owner in owners]
         return None
 
     def _taken(self, name: str, label: str, said: str, named: bool = True) -> TensorStep | None:
@@ -217,7 +244,7 @@ class _Planner:
             self._problem(f"{said} takes {name!r} from {label}, which has no such tensor", "take another input's")
             return None
         self.dropped += [
-            Dropped(Source(other, name), f"{said}: taken from {label}")
+            Dropped(Source(other, name), f"{said}: taken from {label}", True)
             for other in inputs
             if other != label and name in inputs[other].tensors
         ]

@@ -1,6 +1,6 @@
 """Models of somebody else's class: a backbone, an encoder and a projector under names of their owner's choice.
 
-One row per layout of names; a new layout is one row. Encoders are small, of other widths than the backbone's (and one of
+One row per layout of names; a new layout is one row. Encoders are small, of other widths than the backbone's (some of
 the same), built from transformers' configs or by hand as other libraries write them.
 """
 

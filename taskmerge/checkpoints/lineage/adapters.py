@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
+from taskmerge.checkpoints.components import is_token_table
 from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.links import check_link
 from taskmerge.checkpoints.formats.reading import PROMPTS, read_prompts
 from taskmerge.checkpoints.formats.table import READABLE, SAFETENSORS, open_file
 from taskmerge.checkpoints.hub import HubPlace, locate, open_snapshot
+from taskmerge.checkpoints.lineage.heads import with_own_head
 from taskmerge.checkpoints.lineage.low_rank import AdaptedWeights, Factors
 from taskmerge.checkpoints.lineage.names import match_names
 from taskmerge.checkpoints.tensors import TensorInfo
@@ -87,6 +89,9 @@ def adapted(base: Weights, adapter: str | Path, relative_to: Path | None = None)
     folder, file = _open(adapter, relative_to)
     label = f"{base.label} + {adapter}"
     modules, replaced = _sorted_out(file, read_config(folder / CONFIG), str(folder / file.name))
+    if any(is_token_table(f"{name}.weight") or name.split(".")[-1] == "lm_head"
+           for name in (*modules, *(name.removesuffix(".weight") for name in replaced))):  # fmt: skip
+        base = with_own_head(base)  # what peft adapts of two tied tensors, it adapts alone
     stored = {name: file.entries[own].info for name, own in replaced.items()}
     factors, names = _fitted(base, modules, stored, label)
     tokenizer = folder if (folder / "tokenizer.json").is_file() else None

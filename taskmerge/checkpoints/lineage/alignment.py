@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from taskmerge.checkpoints.lineage.census import Census
 from taskmerge.checkpoints.lineage.grafts import naming
+from taskmerge.checkpoints.lineage.heads import Heads, match_heads
 from taskmerge.checkpoints.lineage.modules import check_modules
 from taskmerge.checkpoints.lineage.names import align
 from taskmerge.checkpoints.lineage.tokenizers import Rows
@@ -24,11 +25,13 @@ class Alignment:
 
     census: the base and the specialists. rows: what the rows of the token tables are; None where all had the same.
     own_bases: of the specialists that were not fine-tuned from the base, label -> what they were fine-tuned from.
+    heads: what became of output heads that are token tables.
     """
 
     census: Census
     rows: Rows | None = None
     own_bases: Mapping[str, Weights] = field(default_factory=dict)
+    heads: Heads = field(default_factory=lambda: Heads({}))
 
 
 def align_all(
@@ -56,12 +59,13 @@ def align_all(
     everything = {**inputs, **{own_base_label(label): weights for label, weights in own_bases.items()}}
     globs = {component: list(patterns) for component, patterns in (overrides or {}).items()}
     named = {
-        label: weights if label == names_of else align(inputs[names_of], weights, globs).weights
+        label: weights if label == names_of.label else align(inputs[names_of.label], weights, globs).weights
         for label, weights in everything.items()
     }
-    matched, rows = match_tokens(named, tokenizer)
+    heads = match_heads(named, names_of.label)
+    matched, rows = match_tokens(heads.inputs, tokenizer)
     census = Census.of({label: matched[label] for label in inputs}, overrides or {}, names_of)
-    return Alignment(census, rows, {label: matched[own_base_label(label)] for label in own_bases})
+    return Alignment(census, rows, {label: matched[own_base_label(label)] for label in own_bases}, heads)
 
 
 def own_base_label(label: str) -> str:
