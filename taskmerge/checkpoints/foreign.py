@@ -215,7 +215,8 @@ class Foreign:
     def _place_loose(self) -> None:
         hidden = self._backbone.width
         waiting = dict(self._units)
-        for root, said in self._units.items():
+        # what names its modality first: it tells which towers wait for one that does not
+        for root, said in sorted(self._units.items(), key=lambda unit: not unit[1].endswith("_encoder")):
             own = under(self._tensors, root)
             leads = Leading.of(own)
             if said == HEAD and raw_input(own) is not None:

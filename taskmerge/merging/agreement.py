@@ -1,4 +1,4 @@
-"""Whether the inputs of a plan are models of one kind: as many layers, settings that make equal shapes mean equal things."""
+"""Whether the inputs of a plan are models of one kind: as many layers, settings that give equal shapes one meaning."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Layers:
             has, all_told = len(self._known[container]), len(numbers | self._known[container])
             glob = f"{container}.{{{min(numbers)}..{max(numbers)}}}.*"
             yield Problem(
-                f"{owner} has {all_told} layers in {container!r}, the base {has}: there is nothing to add the others to",
+                f"{owner} has {all_told} layers in {container!r}, the base {has}: nothing to add the others to",
                 None,
                 f"fuse models of as many layers, or leave them out: rules: - {{match: {glob!r}, drop: true}}",
             )
@@ -53,8 +53,8 @@ class Layers:
         """Tensors inside layers that the base has, which its layers lack."""
         for (owner, container), names in self._inside.items():
             yield (
-                f"{owner} has {len(names)} tensors in {container!r} that the base's own layers lack, such as {names[0]!r}: "
-                "they are copied whole, not merged, and the class must have them; a rule with drop: true leaves them out"
+                f"{owner} has {len(names)} tensors in {container!r} that the base's own layers lack, such as "
+                f"{names[0]!r}: copied whole, not merged; the class must have them, or a rule drop them (drop: true)"
             )
 
 

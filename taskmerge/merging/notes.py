@@ -71,7 +71,7 @@ def _head(heads: Heads, steps: Sequence[TensorStep], census: Census) -> Iterator
         ties = "the base ties" if heads.by != BASE else "its config ties"
         yield (
             f"{heads.by} has an output head of its own, which {ties} to the token table: the result stores "
-            f"{heads.untied} and says tie_word_embeddings: false; to tie it: a rule {{match: {heads.untied!r}, drop: true}}"
+            f"{heads.untied} and says tie_word_embeddings: false; to tie it, drop it by a rule"
         )
 
 

@@ -85,26 +85,19 @@ class Ears(nn.Module):
 
 def _transformers(kind: str, class_name: str, **config: Any) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
-        import transformers
+        from importlib import import_module
+
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             settings = CONFIG_MAPPING[kind](**config)
             settings._attn_implementation = "eager"
-            return (
-                getattr(transformers.models, kind.replace("-", "_")).__dict__[class_name](settings)
-                if False
-                else _class(kind, class_name)(settings)
-            )
+            place = import_module(f"transformers.models.{kind.removesuffix('_vision_model')}.modeling_"
+                                  f"{kind.removesuffix('_vision_model')}")  # fmt: skip
+            return getattr(place, class_name)(settings)
 
     return build
-
-
-def _class(kind: str, class_name: str) -> Any:
-    from importlib import import_module
-
-    return getattr(import_module(f"transformers.models.{kind}.modeling_{kind}"), class_name)
 
 
 ENCODERS: Mapping[str, Callable[[], nn.Module]] = {
@@ -114,20 +107,21 @@ ENCODERS: Mapping[str, Callable[[], nn.Module]] = {
         intermediate_size=24, conv_dim=[8, 8], conv_stride=[5, 2], conv_kernel=[10, 3], num_conv_pos_embeddings=8,
         num_conv_pos_embedding_groups=2,
     ),
-    "siglip": _transformers("siglip", "SiglipVisionModel", **zoo.PICTURE) if False else lambda: _siglip(),
+    "siglip": _transformers("siglip_vision_model", "SiglipVisionModel", **zoo.PICTURE),
     "dinov2": _transformers("dinov2", "Dinov2Model", **zoo.PICTURE, mlp_ratio=2),
     "ears": Ears,
     "wide ears": lambda: Ears(HIDDEN),
     "eyes": Eyes,
     "wide eyes": lambda: Eyes(HIDDEN),
-    "towerless names": lambda: Eyes(16, "conv1", "resblocks"),
+    "open_clip": lambda: Eyes(16, "conv1", "resblocks"),
 }  # fmt: skip
 
 
-def _siglip() -> nn.Module:
-    import transformers
+class Turned(nn.Sequential):
+    """A convolution over frames, as (batch, frames, width)."""
 
-    return transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**zoo.PICTURE))
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        return super().forward(frames.transpose(1, 2)).transpose(1, 2)
 
 
 PROJECTORS: Mapping[str, Callable[[int], nn.Module]] = {
@@ -137,7 +131,7 @@ PROJECTORS: Mapping[str, Callable[[int], nn.Module]] = {
         nn.LayerNorm(width), nn.Linear(width, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, HIDDEN)
     ),
     "frames": Frames,
-    "convolution": lambda width: nn.Sequential(nn.Conv1d(width, HIDDEN, 1)),
+    "convolution": lambda width: Turned(nn.Conv1d(width, HIDDEN, 1)),
 }
 
 
@@ -199,8 +193,24 @@ LAYOUTS: tuple[Foreign, ...] = (
     Foreign("nameless eyes", "vision", "", "seeing", "to_words", "eyes"),
     Foreign("eyes as wide", "vision", "", "seeing", "to_words", "wide eyes"),
     Foreign("eyes in the model", "vision", "", "model.sight", "model.sight_proj", "eyes"),
-    Foreign("visual alone", "vision", "", "visual.trunk", "visual.head", "towerless names", "linear"),
+    Foreign("visual alone", "vision", "", "visual.trunk", "visual.head", "open_clip", "linear"),
     Foreign("config tells", "audio", "", "trunk", "joint", "ears", config={"audio_config": {"hidden_size": 16}}),
 )  # fmt: skip
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
 BASES: tuple[str, ...] = ("Qwen3", "Qwen3-VL", "BERT")
+
+
+def media(layout: Foreign) -> torch.Tensor:
+    """What the layout's encoder takes, two items."""
+    generator = torch.Generator().manual_seed(11)
+    shape = {"whisper": (2, 8, 100), "wav2vec2": (2, 400), "ears": (2, 8, 40), "wide ears": (2, 8, 40)}
+    return torch.randn(*shape.get(layout.kind, (2, 3, 16, 16)), generator=generator)
+
+
+def hear_and_read(backbone: nn.Module, encoder: nn.Module, projector: nn.Module, layout: Foreign) -> torch.Tensor:
+    """What the whole model makes of two items and the text after them: (2, length, width)."""
+    with torch.no_grad():
+        frames = encoder(media(layout))
+        frames = frames if isinstance(frames, torch.Tensor) else frames.last_hidden_state
+        words = backbone.get_input_embeddings()(zoo.text()["input_ids"])
+        return backbone(inputs_embeds=torch.cat([projector(frames[:, :24]), words], dim=1))[0]
