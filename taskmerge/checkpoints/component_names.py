@@ -184,8 +184,8 @@ class Layout:
         rest = parts[tower + 1 :]
         if any(_PROJECTOR.fullmatch(part) and not TAIL.fullmatch(part) for part in rest):
             return Placed(joined(modality), True, root)
-        if rest and TAIL.fullmatch(rest[0]) and modality not in self.outside_projectors:
-            outside = {"*", f"*{modality}"} & self.outside_projectors
+        if rest and TAIL.fullmatch(rest[0]):
+            outside = {"*", f"*{modality}", modality} & self.outside_projectors
             return (
                 Placed(f"{modality}_encoder", False, (*root, rest[0]))
                 if outside

@@ -12,7 +12,7 @@ Every tensor has exactly one component:
     buffers                          what is not trained by gradient, wherever it sits
 
 Names say it first (`component_names`). What they leave open, modules of a class of somebody's own,
-shapes do (`foreign`).
+shapes do (`foreign_towers`, `foreign_projectors`).
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from taskmerge.checkpoints.component_names import (
     layer_index,
     numbered,
 )
-from taskmerge.checkpoints.foreign import Foreign, Found, Tower
+from taskmerge.checkpoints.foreign_parts import Found, Parts, Tower
+from taskmerge.checkpoints.foreign_projectors import Projectors
+from taskmerge.checkpoints.foreign_towers import Towers
 from taskmerge.checkpoints.selector import Selector, selected
 from taskmerge.checkpoints.structure import HasHeader
 from taskmerge.errors import MergeError, Problem
@@ -127,9 +129,12 @@ def component_map(
     found: Sequence[Found] = ()
     towers: Sequence[Tower] = ()
     if layout.backbone is not None:
-        foreign = Foreign(tensors, placed, layout, config, layout.backbone)
-        homes |= foreign.components
-        found, towers = foreign.found, foreign.towers
+        parts = Parts(tensors, placed, layout, config, layout.backbone)
+        finder = Towers(parts)
+        finder.place()
+        Projectors(parts, finder).place()
+        homes |= parts.components
+        found, towers = parts.found, parts.towers
     if not {BACKBONE, EMBEDDINGS} & set(homes.values()):
         towers = {home for home in homes.values() if home.endswith("_encoder")}
         if len(towers) == 1:  # a tower saved alone is a model of its own

@@ -18,6 +18,9 @@ _FEWEST_MATRICES = 3  # of one layer: a perceptron has one a level, a block of a
 _PLACES = re.compile(
     r"(.*_)?(pos|position|positions|positional|posemb)(_.*)?|.*pos_?emb(ed|edding)?s?|cls_token|class_.*"
 )
+_MATRIX = re.compile(
+    r"(.*_)?(weight|kernel|matrix|proj|projection)(_\w+)?"
+)  # other tables hold vectors: queries, marks
 _PATCHES = re.compile(r"(.*_)?(patch|pixel)(es|s)?(_.*)?")
 
 
@@ -121,10 +124,10 @@ class Leading:
         for name, info in tensors.items():
             if any(_PLACES.fullmatch(part) for part in name.split(".")[-2:]):
                 continue
-            if is_matrix(info.shape):
+            if is_matrix(info.shape) and _MATRIX.fullmatch(name.rpartition(".")[2]):
                 sides.append((info.shape[0], info.shape[1]))
             else:
-                sizes.add(max(info.shape, default=1))
+                sizes.add(info.shape[-1] if info.shape else 1)
         rows, columns = {out for out, _ in sides}, {into for _, into in sides}
         return cls(frozenset(columns), frozenset(rows - columns) or frozenset(rows), tuple(sides), frozenset(sizes))
 
