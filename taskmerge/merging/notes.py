@@ -43,9 +43,10 @@ def _class(census: Census, config: Mapping[str, Any], copied: Sequence[TensorSte
         before = census.base.config
         gained = [key for key in config if config[key] != before.get(key)]
         added = f", with {', '.join(gained)} of {' and '.join(census.grafts)}" if gained else ""
-        yield f"config.json: the base's{added}"
         roots = tuple(".".join(one.root) + "." for one in census.components.found)
         unknown = [step.info.name for step in copied if roots and step.info.name.startswith(roots)]
+        if gained or unknown:
+            yield f"config.json: the base's{added}"
         if unknown:
             yield (
                 f"warning: nothing says which class runs {_some(unknown)}; {own or 'the base'} may leave them out: "

@@ -28,9 +28,11 @@ class Census:
     grafts: Mapping[str, set[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, inputs: Mapping[str, Weights], overrides: Mapping[str, Sequence[str]], naming: Naming) -> Census:
+    def of(
+        cls, inputs: Mapping[str, Weights], overrides: Mapping[str, Sequence[str]], naming: Naming | None = None
+    ) -> Census:
         """Takes the census. Raises MergeError for an override that matches nothing."""
-        base = inputs[BASE]
+        base, naming = inputs[BASE], naming or Naming()
         everything = dict(base.tensors)
         own: dict[str, list[str]] = {}
         for label, weights in inputs.items():
