@@ -115,11 +115,12 @@ def component_map(
     tensors: Mapping[str, HasHeader],
     config: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Sequence[str]] | None = None,
+    known: Mapping[str, str] | None = None,
 ) -> Components:
     """The component of every tensor, from its header and the config; no tensor is read.
 
     overrides: component -> patterns (`Selector`'s, in the components found without them); they win, in the order given,
-    and may name components of the user's own. Raises MergeError when an override names nothing.
+    and may name components of the user's own. known: tensor -> component, where something else tells it. Raises MergeError when an override names nothing.
     """
     config = config or {}
     overrides = overrides or {}
@@ -135,6 +136,7 @@ def component_map(
         Projectors(parts, finder).place()
         homes |= parts.components
         found, towers = parts.found, parts.towers
+    homes |= known or {}
     if not {BACKBONE, EMBEDDINGS} & set(homes.values()):
         towers = {home for home in homes.values() if home.endswith("_encoder")}
         if len(towers) == 1:  # a tower saved alone is a model of its own

@@ -42,7 +42,7 @@ class Census:
                     everything.setdefault(name, info)
         first = inputs[naming.label].config or base.config
         hints = merged_json(dict(first), *(weights.config for weights in inputs.values()))
-        components = component_map(everything, hints, overrides)
+        components = component_map(everything, hints, overrides, _told_by_their_owners(inputs, own))
         homes = {name: components.home(name) for name in components}
         return cls(inputs, own, components, naming, brought(own, homes, {homes[name] for name in base.tensors}))
 
@@ -171,3 +171,13 @@ class Census:
                             Problem(f"copy: {first} and {label} both claim {name!r}", place, "name it once")
                         )
         return copied
+
+
+def _told_by_their_owners(inputs: Mapping[str, Weights], own: Mapping[str, list[str]]) -> dict[str, str]:
+    """What a specialist's own file tells of towers and projectors that it brings: there no others lie beside them."""
+    known: dict[str, str] = {}
+    for label in {owners[0] for owners in own.values()}:
+        parts = component_map(inputs[label].tensors, inputs[label].config)
+        mine = [name for name, owners in own.items() if owners[0] == label]
+        known |= {name: home for name in mine if (home := parts.home(name)).endswith(("_encoder", "_projector"))}
+    return known
