@@ -116,11 +116,13 @@ def component_map(
     config: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Sequence[str]] | None = None,
     known: Mapping[str, str] | None = None,
+    strict: bool = True,
 ) -> Components:
     """The component of every tensor, from its header and the config; no tensor is read.
 
     overrides: component -> patterns (`Selector`'s, in the components found without them); they win, in the order given,
-    and may name components of the user's own. known: tensor -> component, where something else tells it. Raises MergeError when an override names nothing.
+    and may name components of the user's own. known: tensor -> component, where something else tells it. strict:
+    raise MergeError when an override names nothing; of one input of several, it may.
     """
     config = config or {}
     overrides = overrides or {}
@@ -138,12 +140,12 @@ def component_map(
         found, towers = parts.found, parts.towers
     homes |= known or {}
     if not {BACKBONE, EMBEDDINGS} & set(homes.values()):
-        towers = {home for home in homes.values() if home.endswith("_encoder")}
-        if len(towers) == 1:  # a tower saved alone is a model of its own
-            homes = {name: BACKBONE if home in towers else home for name, home in homes.items()}
+        alone = {home for home in homes.values() if home.endswith("_encoder")}
+        if len(alone) == 1:  # a tower saved alone is a model of its own
+            homes = {name: BACKBONE if home in alone else home for name, home in homes.items()}
     assigned = {name: BUFFERS if is_buffer(name, info) else homes[name] for name, info in tensors.items()}
     components = Components(assigned, homes, found, towers)
-    return _overridden(components, overrides) if overrides else components
+    return _overridden(components, overrides, strict) if overrides else components
 
 
 def _root(names: Sequence[str]) -> str:
@@ -160,13 +162,13 @@ def _root(names: Sequence[str]) -> str:
     return ".".join(shared)
 
 
-def _overridden(found: Components, overrides: Mapping[str, Sequence[str]]) -> Components:
+def _overridden(found: Components, overrides: Mapping[str, Sequence[str]], strict: bool) -> Components:
     """The components with some tensors given to others by the user."""
     selector = Selector(found)
     problems: list[Problem] = []
     for component, patterns in overrides.items():
         problems += selector.check(patterns, None, f"components: {component}")
-    if problems:
+    if problems and strict:
         raise MergeError(problems)
     said = {name: own for name in found if (own := selected(overrides, selector, name)) is not None}
     assigned = {name: said.get(name, component) for name, component in found.items()}

@@ -31,6 +31,8 @@ def extract(
 
     announce_preparing()
     vector = Checkpoint.open(specialist) - Checkpoint.open(base)
+    for line in vector.warnings:
+        note(f"warning: {line}")
     if only:
         vector = vector.only(*only)
     if density is not None and form != "sparse":

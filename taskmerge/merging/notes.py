@@ -84,18 +84,19 @@ def _left_out(census: Census, dropped: Iterable[Dropped]) -> Iterator[str]:
     for (label, rule), names in groups.items():
         known = [name for name in names if name in census.components]
         buffers = bool(known) and all(census.components[name] == BUFFERS for name in known)
-        keep = "" if buffers or not known else f"; to keep: copy: {{{label}: [{_pattern(names, census)}]}}"
+        keep = "" if buffers or not known else f"; to keep: copy: {{{label}: [{pattern_of(names, census)}]}}"
         yield f"left out of {label}: {_some(names)}: {rule}{keep}"
 
 
-def _pattern(names: Sequence[str], census: Census) -> str:
+def pattern_of(names: Sequence[str], census: Census) -> str:
     """What names these tensors in a recipe: their component where it holds no others, else a glob."""
+    if len(names) == 1:
+        return repr(names[0])
     component = census.components[names[0]]
     everybody = [name for name in census.own if census.components[name] == component]
     if set(everybody) == set(names) and not any(census.components[name] == component for name in census.base.tensors):
         return component
-    start = _start(names)
-    return repr(names[0] if len(names) == 1 else start + "*")
+    return repr(f"{_start(names)}*")
 
 
 def _start(names: Sequence[str]) -> str:

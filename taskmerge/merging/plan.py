@@ -22,12 +22,13 @@ from taskmerge.errors import MergeError, Problem, RecipeError
 from taskmerge.merging.agreement import Layers, settings
 from taskmerge.merging.covariances import missing, protected_specialists
 from taskmerge.merging.inputs import Inputs, open_inputs
-from taskmerge.merging.notes import notes
+from taskmerge.merging.notes import notes, pattern_of
 from taskmerge.merging.steps import Action, Dropped, Plan, Source, TensorStep
 from taskmerge.methods import MergeMethod
 from taskmerge.recipes import Recipe, Rule, Standing, layer_depth
 
 _MOST_PROBLEMS = 50
+_QUOTE = "'"
 Takes = Callable[[Census, str, str], bool]
 Weighting = tuple[float | Fraction, ...]
 
@@ -79,6 +80,7 @@ class _Planner:
     methods: dict[str, MergeMethod] = field(default_factory=dict)
     copied: dict[str, tuple[str, str]] = field(default_factory=dict)
     protected: tuple[str, ...] = ()
+    contested: dict[tuple[tuple[str, ...], str], list[str]] = field(default_factory=dict)
 
     @cached_property
     def layers(self) -> Layers:
@@ -96,6 +98,7 @@ class _Planner:
             self.dropped.append(
                 Dropped(Source(label, name), "equal to its token table, to which the base ties its head")
             )
+        self._contested()
         self._unused_rules()
         self._tokens_left_out()
         self._layers()
@@ -215,12 +218,19 @@ class _Planner:
             return None
         if len(owners) == 1:
             return self._taken(name, owners[0], f"only {owners[0]} has it", named=False)
-        self._problem(
-            f"{' and '.join(owners)} both bring their own {name!r}, which the base lacks",
-            f"say whose: copy: {{{owners[0]}: [{self.census.components[name]}]}}, "
-            f"or a rule {{match: {name!r}, keep: {owners[0]}}}; in Python: without({name!r})",
-        )
+        self.contested.setdefault((tuple(owners), self.census.components.home(name)), []).append(name)
         return None
+
+    def _contested(self) -> None:
+        """What several specialists bring under the same names: one problem for each component."""
+        for (owners, home), names in self.contested.items():
+            more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+            which = pattern_of(names, self.census)
+            self._problem(
+                f"{' and '.join(owners)} both bring their own {names[0]!r}{more} ({home}), which the base lacks",
+                f"say whose: copy: {{{owners[0]}: [{which}]}}, or a rule {{match: {which}, keep: {owners[0]}}}; "
+                f"in Python: without({which.strip(_QUOTE)!r})",
+            )
 
     def _moves(self, label: str, name: str) -> bool:
         """Whether what a specialist has of a tensor is a change, not a tensor that it brings."""

@@ -237,3 +237,32 @@ def test_two_foreign_towers_at_once(tmp_path: Path) -> None:
     taken = result["architectures"][0]
     other = {"WithEars": "eyes", "WithEyes": "ears"}[taken]
     assert any(f"{other} is of another class" in line and f"{taken} does not load them" in line for line in plan.notes)
+
+
+def test_components_said_in_the_recipe_win_over_what_shapes_tell(tmp_path: Path) -> None:
+    base = zoo.save(zoo.BY_NAME["Qwen3"].build(), tmp_path / "base")
+    layout = foreign.BY_NAME["nameless ears"]
+    (tmp_path / "own").mkdir()
+    state = layout.tensors(load_file(base / "model.safetensors"))
+    save_file(state, tmp_path / "own" / "model.safetensors")
+    (tmp_path / "own" / "config.json").write_text((base / "config.json").read_text())
+    said = {"sonar_encoder": ["frontend.*"], "sonar_projector": ["link.*"]}
+    recipe = recipes.from_dict(
+        {"base": str(base), "specialists": {"own": str(tmp_path / "own")}, "components": said,
+         "copy": {"own": ["sonar_encoder", "sonar_projector"]}}
+    )  # fmt: skip
+    plan = merging.plan(recipe)
+    assert {step.component for step in plan.steps if step.action == "copy"} == set(said)
+
+
+def test_what_two_specialists_bring_alike_is_one_problem(tmp_path: Path) -> None:
+    base = zoo.save(zoo.BY_NAME["Qwen3"].build(), tmp_path / "base")
+    for number, name in enumerate(("first", "second")):
+        (tmp_path / name).mkdir()
+        state = foreign.BY_NAME["issue"].tensors(load_file(base / "model.safetensors"), seed=number)
+        save_file(state, tmp_path / name / "model.safetensors")
+        (tmp_path / name / "config.json").write_text((base / "config.json").read_text())
+    with pytest.raises(TaskmergeError) as caught:
+        planned(base, first=tmp_path / "first", second=tmp_path / "second")
+    assert len(str(caught.value).splitlines()) <= 4
+    assert "copy: {first: [audio_encoder]}" in str(caught.value)

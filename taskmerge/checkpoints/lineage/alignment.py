@@ -55,11 +55,10 @@ def align_all(
     if empty:
         raise MergeError(empty)
     check_modules(inputs, BASE)
-    names_of = naming(inputs)
+    names_of = naming(inputs, overrides)
     everything = {**inputs, **{own_base_label(label): weights for label, weights in own_bases.items()}}
-    globs = {component: list(patterns) for component, patterns in (overrides or {}).items()}
     named = {
-        label: weights if label == names_of.label else align(inputs[names_of.label], weights, globs).weights
+        label: weights if label == names_of.label else align(inputs[names_of.label], weights, overrides).weights
         for label, weights in everything.items()
     }
     heads = match_heads(named, names_of.label)

@@ -26,18 +26,18 @@ class Naming:
     others: tuple[str, ...] = ()
 
 
-def naming(inputs: Mapping[str, Weights]) -> Naming:
+def naming(inputs: Mapping[str, Weights], overrides: Mapping[str, Sequence[str]] | None = None) -> Naming:
     """Whose file names, and class, the output takes.
 
     The base's, unless a specialist is of another class and brings modules of its own (a Qwen2-Audio grafted onto
     Qwen2, a class of somebody's own): only its class can hold them. Of several such, the one that brings most tensors.
     """
     base = inputs[BASE]
-    base_parts = component_map(base.tensors, base.config)
+    base_parts = component_map(base.tensors, base.config, overrides, strict=False)
     bring: dict[str, int] = {}
     for label, weights in inputs.items():
         if label != BASE and of_another_class(weights.config, base.config):
-            parts = component_map(weights.tensors, weights.config)
+            parts = component_map(weights.tensors, weights.config, overrides, strict=False)
             modules = {parts.home(name) for name in parts} - {base_parts.home(name) for name in base_parts} - _SHARED
             heads = [name for name in parts.names(HEAD) if not (ordinary_head(name) or "/" in name or _in(name, base))]
             if modules or len(parts.towers) > len(base_parts.towers):

@@ -147,8 +147,8 @@ def _is_its_own(weights: Weights, head: str) -> bool:
     one, two = weights.tensors[table], weights.tensors[head]
     for start in range(0, one.count, _CHUNK):
         stop = min(start + _CHUNK, one.count)
-        values = (decode(weights.read(info.name, start, stop), info.dtype) for info in (one, two))
-        if not np.array_equal(*values, equal_nan=True):
+        first, second = (decode(weights.read(info.name, start, stop), info.dtype) for info in (one, two))
+        if not np.array_equal(first, second, equal_nan=True):
             return True
     return False
 

@@ -12,7 +12,7 @@ What is still unexplained on both sides of one component is an error, never a si
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,7 +47,7 @@ class NameMap:
         return {ours: theirs for ours, theirs in self.pairs.items() if ours != theirs}
 
 
-def match_names(base: Weights, other: Weights, overrides: Mapping[str, list[str]] | None = None) -> NameMap:
+def match_names(base: Weights, other: Weights, overrides: Mapping[str, Sequence[str]] | None = None) -> NameMap:
     """Which of `other`'s tensors is which of `base`'s, from headers and configs alone.
 
     overrides: the recipe's `components`, for names the rules do not know. Raises MergeError, with examples of both
@@ -57,7 +57,8 @@ def match_names(base: Weights, other: Weights, overrides: Mapping[str, list[str]
     pairs = {name: name for name in ours if name in other.tensors}
     if len(pairs) in (len(ours), len(theirs)):
         return _named(base, other, pairs, "identical")
-    sides = _Sides(base, other, component_map(base.tensors, base.config), component_map(other.tensors, other.config))
+    parts = [component_map(one.tensors, one.config, overrides, strict=False) for one in (base, other)]
+    sides = _Sides(base, other, parts[0], parts[1])
     pairs = _by_structure(sides)
     unexplained = _unexplained(sides, pairs)
     if not unexplained:
@@ -80,7 +81,7 @@ class Aligned:
     extra: tuple[str, ...] = ()
 
 
-def align(base: Weights, other: Weights, overrides: Mapping[str, list[str]] | None = None) -> Aligned:
+def align(base: Weights, other: Weights, overrides: Mapping[str, Sequence[str]] | None = None) -> Aligned:
     """`other` as `Weights` under the base's file names, experts packed as the base packs them.
 
     Tensors only `other` has keep their names, put under the base's prefix where all others moved by one. Raises
