@@ -85,6 +85,8 @@ def _left_out(census: Census, dropped: Iterable[Dropped]) -> Iterator[str]:
         known = [name for name in names if name in census.components]
         buffers = bool(known) and all(census.components[name] == BUFFERS for name in known)
         keep = "" if buffers or not known else f"; to keep: copy: {{{label}: [{pattern_of(names, census)}]}}"
+        if any("/" in name for name in names):
+            keep = "; to keep them, make the base a folder with the same modules.json"
         yield f"left out of {label}: {_some(names)}: {rule}{keep}"
 
 
