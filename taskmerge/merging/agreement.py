@@ -8,7 +8,7 @@ from typing import Any
 from taskmerge.checkpoints.components import HEAD, numbered
 from taskmerge.checkpoints.lineage.census import Census
 from taskmerge.checkpoints.lineage.configs import differences, swapped_labels
-from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import Problem
 from taskmerge.merging.steps import TensorStep
 
@@ -59,7 +59,7 @@ class Layers:
 
 
 def settings(
-    census: Census, inputs: Mapping[str, Weights], steps: Iterable[TensorStep]
+    census: Census, inputs: Mapping[str, StateDict], steps: Iterable[TensorStep]
 ) -> tuple[list[Problem], list[str]]:
     """What the configs of merged specialists say otherwise than the base's: problems, and warnings.
 

@@ -9,7 +9,7 @@ from taskmerge.checkpoints.components import BUFFERS, HEAD
 from taskmerge.checkpoints.lineage.census import Census
 from taskmerge.checkpoints.lineage.classes import class_name
 from taskmerge.checkpoints.lineage.heads import Heads
-from taskmerge.checkpoints.weights import BASE
+from taskmerge.checkpoints.state_dict import BASE
 from taskmerge.merging.steps import Dropped, TensorStep
 
 

@@ -12,16 +12,21 @@ from taskmerge.checkpoints.components import BUFFERS, HEAD, Components, componen
 from taskmerge.checkpoints.lineage.classes import class_name, lacks_head
 from taskmerge.checkpoints.lineage.grafts import Naming, brought, grafted_config, merged_json, side_folders
 from taskmerge.checkpoints.selector import Selector
-from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import Problem
 
 
 @dataclass(frozen=True)
 class Census:
+<<<<<<< e4d0cded23ee431f1d9f22df47bba498db59fc01
     """inputs: label -> weights under one naming. own: tensors the base lacks -> specialists that have them.
     naming: whose names and class these are. grafts: specialist -> components it brings."""
+=======
+    """inputs: label -> tensors under one naming. own: tensors the base lacks -> specialists that have them.
+    naming: label of the input whose names and class these are. grafts: specialist -> components it brings."""
+>>>>>>> 29296fcb759eb0ec1345bc2c46c9a91af31a308b
 
-    inputs: Mapping[str, Weights]
+    inputs: Mapping[str, StateDict]
     own: Mapping[str, list[str]]
     components: Components
     naming: Naming = field(default_factory=Naming)
@@ -29,25 +34,25 @@ class Census:
 
     @classmethod
     def of(
-        cls, inputs: Mapping[str, Weights], overrides: Mapping[str, Sequence[str]], naming: Naming | None = None
+        cls, inputs: Mapping[str, StateDict], overrides: Mapping[str, Sequence[str]], naming: Naming | None = None
     ) -> Census:
         """Takes the census. Raises MergeError for an override that matches nothing."""
         base, naming = inputs[BASE], naming or Naming()
         everything = dict(base.tensors)
         own: dict[str, list[str]] = {}
-        for label, weights in inputs.items():
-            for name, info in weights.tensors.items():
+        for label, state_dict in inputs.items():
+            for name, info in state_dict.tensors.items():
                 if name not in base.tensors:
                     own.setdefault(name, []).append(label)
                     everything.setdefault(name, info)
         first = inputs[naming.label].config or base.config
-        hints = merged_json(dict(first), *(weights.config for weights in inputs.values()))
+        hints = merged_json(dict(first), *(state_dict.config for state_dict in inputs.values()))
         components = component_map(everything, hints, overrides, _told_by_their_owners(inputs, own))
         homes = {name: components.home(name) for name in components}
         return cls(inputs, own, components, naming, brought(own, homes, {homes[name] for name in base.tensors}))
 
     @property
-    def base(self) -> Weights:
+    def base(self) -> StateDict:
         """The base."""
         return self.inputs[BASE]
 
@@ -74,8 +79,8 @@ class Census:
     def module_folders(self) -> dict[str, str]:
         """Module -> folder, of all inputs together."""
         folders: dict[str, str] = {}
-        for weights in self.inputs.values():
-            for module, folder in weights.beside.module_folders.items():
+        for state_dict in self.inputs.values():
+            for module, folder in state_dict.beside.module_folders.items():
                 folders.setdefault(module, folder)
         return folders
 
@@ -95,15 +100,15 @@ class Census:
         advice += f"; in Python: without({name!r})"
         problems = []
         for label in labels:
-            weights = self.inputs[label]
-            other = weights.tensors.get(name)
+            state_dict = self.inputs[label]
+            other = state_dict.tensors.get(name)
             if other is None:
                 if not self.absence(label, name):
-                    what = f"{label} ({weights.label}) lacks the base's tensor {name!r}"
+                    what = f"{label} ({state_dict.label}) lacks the base's tensor {name!r}"
                     problems.append(Problem(what, None, advice))
             elif other.shape != info.shape:
                 what = f"{name!r} is {list(info.shape)} in the base ({self.base.label})"
-                what += f" and {list(other.shape)} in {label} ({weights.label})"
+                what += f" and {list(other.shape)} in {label} ({state_dict.label})"
                 problems.append(Problem(what, None, advice))
             elif other.format.mergeable != info.format.mergeable:
                 what = f"{name!r} is {info.dtype} in the base and {other.dtype} in {label}"
@@ -173,7 +178,7 @@ class Census:
         return copied
 
 
-def _told_by_their_owners(inputs: Mapping[str, Weights], own: Mapping[str, list[str]]) -> dict[str, str]:
+def _told_by_their_owners(inputs: Mapping[str, StateDict], own: Mapping[str, list[str]]) -> dict[str, str]:
     """What a specialist's own file tells of towers and projectors that it brings: there no others lie beside them."""
     known: dict[str, str] = {}
     for label in {owners[0] for owners in own.values()}:

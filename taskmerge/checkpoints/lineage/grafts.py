@@ -10,7 +10,7 @@ from typing import Any
 
 from taskmerge.checkpoints.components import BACKBONE, BUFFERS, EMBEDDINGS, HEAD, component_map
 from taskmerge.checkpoints.lineage.classes import of_another_class, ordinary_head
-from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.words.modalities import config_words
 
 _TOWERS = ("encoder", "projector", "_decoder")
@@ -26,7 +26,7 @@ class Naming:
     others: tuple[str, ...] = ()
 
 
-def naming(inputs: Mapping[str, Weights], overrides: Mapping[str, Sequence[str]] | None = None) -> Naming:
+def naming(inputs: Mapping[str, StateDict], overrides: Mapping[str, Sequence[str]] | None = None) -> Naming:
     """Whose file names, and class, the output takes.
 
     The base's, unless a specialist is of another class and brings modules of its own (a Qwen2-Audio grafted onto
@@ -35,9 +35,9 @@ def naming(inputs: Mapping[str, Weights], overrides: Mapping[str, Sequence[str]]
     base = inputs[BASE]
     base_parts = component_map(base.tensors, base.config, overrides, strict=False)
     bring: dict[str, int] = {}
-    for label, weights in inputs.items():
-        if label != BASE and of_another_class(weights.config, base.config):
-            parts = component_map(weights.tensors, weights.config, overrides, strict=False)
+    for label, state_dict in inputs.items():
+        if label != BASE and of_another_class(state_dict.config, base.config):
+            parts = component_map(state_dict.tensors, state_dict.config, overrides, strict=False)
             modules = {parts.home(name) for name in parts} - {base_parts.home(name) for name in base_parts} - _SHARED
             heads = [name for name in parts.names(HEAD) if not (ordinary_head(name) or "/" in name or _in(name, base))]
             if modules or len(parts.towers) > len(base_parts.towers):
@@ -51,7 +51,7 @@ def naming(inputs: Mapping[str, Weights], overrides: Mapping[str, Sequence[str]]
     return Naming(chosen, tuple(label for label in bring if of_another_class(inputs[label].config, own)))
 
 
-def _in(name: str, base: Weights) -> bool:
+def _in(name: str, base: StateDict) -> bool:
     return any(other.endswith(name) or name.endswith(other) for other in base.tensors)
 
 
@@ -83,7 +83,7 @@ def _named_tables(value: Any) -> bool:
     return all(isinstance(row, Mapping) and isinstance(row.get("name"), str) for row in rows)
 
 
-def side_folders(inputs: Mapping[str, Weights], order: Iterable[str]) -> tuple[Path, ...]:
+def side_folders(inputs: Mapping[str, StateDict], order: Iterable[str]) -> tuple[Path, ...]:
     """Folders of side files (config, processor, tokenizer): where two hold the same file, the first one's is taken."""
     folders = [inputs[label].beside.folder for label in order]
     return tuple(dict.fromkeys(folder for folder in folders if folder is not None))

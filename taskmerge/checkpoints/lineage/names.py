@@ -18,8 +18,8 @@ from typing import Literal
 
 from taskmerge.checkpoints.components import BACKBONE, BUFFERS, EMBEDDINGS, HEAD, Components, component_map
 from taskmerge.checkpoints.lineage.experts import repack_experts
-from taskmerge.checkpoints.views import View, ViewedWeights, whole
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.state_dict import StateDict
+from taskmerge.checkpoints.views import View, ViewedStateDict, whole
 from taskmerge.errors import MergeError, Problem
 from taskmerge.words.numerals import is_whole
 
@@ -47,7 +47,7 @@ class NameMap:
         return {ours: theirs for ours, theirs in self.pairs.items() if ours != theirs}
 
 
-def match_names(base: Weights, other: Weights, overrides: Mapping[str, Sequence[str]] | None = None) -> NameMap:
+def match_names(base: StateDict, other: StateDict, overrides: Mapping[str, Sequence[str]] | None = None) -> NameMap:
     """Which of `other`'s tensors is which of `base`'s, from headers and configs alone.
 
     overrides: the recipe's `components`, for names the rules do not know. Raises MergeError, with examples of both
@@ -76,13 +76,13 @@ def match_names(base: Weights, other: Weights, overrides: Mapping[str, Sequence[
 class Aligned:
     """A specialist under the base's names. extra: its tensors that the base lacks, by the names they have here."""
 
-    weights: Weights
+    state_dict: StateDict
     names: NameMap
     extra: tuple[str, ...] = ()
 
 
-def align(base: Weights, other: Weights, overrides: Mapping[str, Sequence[str]] | None = None) -> Aligned:
-    """`other` as `Weights` under the base's file names, experts packed as the base packs them.
+def align(base: StateDict, other: StateDict, overrides: Mapping[str, Sequence[str]] | None = None) -> Aligned:
+    """`other` as `StateDict` under the base's file names, experts packed as the base packs them.
 
     Tensors only `other` has keep their names, put under the base's prefix where all others moved by one. Raises
     MergeError as `match_names`.
@@ -99,7 +99,7 @@ def align(base: Weights, other: Weights, overrides: Mapping[str, Sequence[str]] 
         ours = theirs if ours in views else ours
         views[ours] = whole(repacked.tensors[theirs], ours)
         extra.append(ours)
-    return Aligned(ViewedWeights(repacked, views), names, tuple(extra))
+    return Aligned(ViewedStateDict(repacked, views), names, tuple(extra))
 
 
 # ---------------------------------------------------------------------------------------------------- matching
@@ -107,8 +107,8 @@ def align(base: Weights, other: Weights, overrides: Mapping[str, Sequence[str]] 
 
 @dataclass(frozen=True)
 class _Sides:
-    base: Weights
-    other: Weights
+    base: StateDict
+    other: StateDict
     base_components: Components
     other_components: Components
 
@@ -233,7 +233,7 @@ def _unexplained(sides: _Sides, pairs: Mapping[str, str]) -> dict[str, tuple[lis
     return found
 
 
-def _named(base: Weights, other: Weights, pairs: Mapping[str, str], how: How) -> NameMap:
+def _named(base: StateDict, other: StateDict, pairs: Mapping[str, str], how: How) -> NameMap:
     taken = set(pairs.values())
     return NameMap(
         dict(pairs),
@@ -243,7 +243,7 @@ def _named(base: Weights, other: Weights, pairs: Mapping[str, str], how: How) ->
     )
 
 
-def _cannot_match(base: Weights, other: Weights, found: Mapping[str, tuple[list[str], list[str]]]) -> MergeError:
+def _cannot_match(base: StateDict, other: StateDict, found: Mapping[str, tuple[list[str], list[str]]]) -> MergeError:
     def some(names: list[str]) -> str:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         return ", ".join(names[:_SHOWN]) + more
