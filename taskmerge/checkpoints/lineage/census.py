@@ -18,13 +18,8 @@ from taskmerge.errors import Problem
 
 @dataclass(frozen=True)
 class Census:
-<<<<<<< e4d0cded23ee431f1d9f22df47bba498db59fc01
-    """inputs: label -> weights under one naming. own: tensors the base lacks -> specialists that have them.
-    naming: whose names and class these are. grafts: specialist -> components it brings."""
-=======
     """inputs: label -> tensors under one naming. own: tensors the base lacks -> specialists that have them.
-    naming: label of the input whose names and class these are. grafts: specialist -> components it brings."""
->>>>>>> 29296fcb759eb0ec1345bc2c46c9a91af31a308b
+    naming: whose names and class these are. grafts: specialist -> components it brings."""
 
     inputs: Mapping[str, StateDict]
     own: Mapping[str, list[str]]
