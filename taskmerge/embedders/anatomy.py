@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MODEL_TYPE = "taskmerge_omni"
 """What the config.json of a grafted embedder calls it."""
+_OF_A_TOWER = ("_encoder", "_projector")
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,15 @@ def components_of(weights: Weights) -> Components:
     """The component of every tensor, as what is trained and repaired is named.
 
     A grafted embedder's components are the first parts of its names (backbone, audio_encoder, audio_projector, ...);
-    the token embeddings are part of its backbone. Others get the component map of their architecture.
+    the token embeddings are part of its backbone, the eyes that a vision-language backbone has of its own are not.
+    Others get the component map of their architecture.
     """
-    if weights.config.get("model_type") == MODEL_TYPE:
-        first = {name: name.partition(".")[0] for name in weights.tensors}
-        return Components(first, first)
-    return component_map(weights.tensors, weights.config)
+    parts = component_map(weights.tensors, weights.config)
+    if weights.config.get("model_type") != MODEL_TYPE:
+        return parts
+    homes = {name: parts.home(name) for name in parts}
+    found = {name: home if home.endswith(_OF_A_TOWER) else name.partition(".")[0] for name, home in homes.items()}
+    return Components(found, found)
 
 
 def backbone_layers(network: nn.Module, homes: Mapping[str, str]) -> tuple[nn.Module, ...]:

@@ -25,7 +25,9 @@ _SHOWN = 5
 
 
 @contextmanager
-def replaced_embeddings(backbone: nn.Module, masks: Mapping[str, Tensor], vectors: Mapping[str, Tensor]) -> Iterator[None]:
+def replaced_embeddings(
+    backbone: nn.Module, masks: Mapping[str, Tensor], vectors: Mapping[str, Tensor]
+) -> Iterator[None]:
     """Put vectors in the place of token embeddings while the backbone runs inside the block.
 
     The backbone is given token ids as ever, and computes its positions, masks and pictures from them; what its token

@@ -44,9 +44,7 @@ class OmniEmbedder(InputModule):
     # modules.json of a saved model names its classes: this address stays, wherever the file moves.
     __module__ = "taskmerge"
 
-    def __init__(
-        self, backbone: nn.Module, towers: Sequence[TowerConfig], inputs: BackboneInputs
-    ) -> None:
+    def __init__(self, backbone: nn.Module, towers: Sequence[TowerConfig], inputs: BackboneInputs) -> None:
         super().__init__()
         self.backbone = backbone
         self.towers = {tower.name: tower for tower in towers}

@@ -74,7 +74,9 @@ def graft(
         start=start,
         end=end,
     )
-    _add_tokens(network, opened.tokenizer, [tower.placeholder, start, end], in_text=opened.own is not None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _add_tokens(network, opened.tokenizer, [tower.placeholder, start, end], in_text=opened.own is not None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         towers = [*(old.towers.values() if old is not None else ()), tower]
@@ -192,7 +194,7 @@ def _open_plain(backbone: str | Path) -> Any:
     """sentence-transformers' module around a plain transformers folder."""
     from sentence_transformers.base.modules import Transformer
 
-    from taskmerge.embedders.loading import opening
+    from taskmerge.embedders.opening import opening
 
     with opening(backbone, "backbone"):
         return Transformer(str(backbone)).eval()

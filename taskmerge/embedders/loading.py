@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskmerge.checkpoints.formats.reading import local_folder, open_stored
 from taskmerge.embedders.interface import Embedder
-from taskmerge.embedders.processors import without_torchvision
+from taskmerge.embedders.opening import opening
 from taskmerge.embedders.sentence import GraftedEmbedder, SentenceEmbedder
-from taskmerge.embedders.whole import whole
-from taskmerge.errors import CheckpointError, TaskmergeError, UsageError, clipped, first_line
+from taskmerge.errors import UsageError
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.extras import TRAINING, require
 
@@ -62,44 +59,6 @@ def _from_folder(source: str | Path, device: str | torch.device, dtype: torch.dt
             str(folder), _module_classes(), device=str(device), **options
         )
     return _around(model.eval(), str(source), open_stored(folder))
-
-
-@contextmanager
-def opening(source: str | Path, what: str) -> Iterator[None]:
-    """What holds while a model is loaded by transformers, wherever it is.
-
-    It must be whole in its file, its processor may lack torchvision, and nothing is drawn on the terminal.
-
-    Args:
-        source: what messages call it.
-        what: what it is to become, for messages.
-
-    Raises:
-        CheckpointError: for what libraries raise inside the block.
-    """
-    try:
-        with whole(source), without_torchvision(), _without_bars():
-            yield
-    except TaskmergeError:
-        raise
-    except Exception as error:  # what libraries raise for a folder that makes no sense has no bounds
-        kind = "" if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: "
-        said = f"no {what} can be loaded: {kind}{clipped(first_line(error), 500)}"
-        raise CheckpointError(said, str(source)) from error
-
-
-@contextmanager
-def _without_bars() -> Iterator[None]:
-    """Without transformers' progress bars."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _around(model: Any, label: str | None = None, stored: Any = None) -> Embedder:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from taskmerge.embedders.inputs import MESSAGE, BackboneInputs, token_ids
 from taskmerge.embedders.media import load_frames
+from taskmerge.embedders.opening import quiet
 from taskmerge.embedders.processors import without_torchvision
 from taskmerge.embedders.towers import TowerConfig
 from taskmerge.errors import UsageError, first_line
@@ -64,7 +65,7 @@ class OwnInputs(BackboneInputs):
         own["modality_config"] = {
             tuple(key.split("+")) if "+" in key else key: value for key, value in own["modality_config"].items()
         }
-        with without_torchvision():
+        with without_torchvision(), quiet():
             return cls(_Around(backbone, str(folder), **own), towers)
 
     @property
@@ -103,17 +104,16 @@ class OwnInputs(BackboneInputs):
         except UsageError:
             raise
         except _PROBLEMS as error:
-            what = f"the backbone's processor refuses the batch: {first_line(error)}"
-            raise UsageError(what, next_move=f"at most {self.max_seq_length} tokens an item") from error
+            raise UsageError(f"the backbone's processor refuses the batch: {first_line(error)}") from error
         for tower in {tower for count in counts for tower in count}:
             features[f"{tower}_mask"] = self._mask(tower, features["input_ids"], counts)
         self._check_texts(features["input_ids"], counts)
         return features
 
-    def _with_placeholders(self, item: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
-        """The item with placeholder tokens before its text."""
+    def _with_placeholders(self, item: Mapping[str, Any], counts: Mapping[str, int]) -> Any:
+        """The item with placeholder tokens before its text; a list for chat messages."""
         if MESSAGE in item:
-            return {MESSAGE: [self._in_message(part, counts) for part in item[MESSAGE]]}
+            return [self._in_message(part, counts) for part in item[MESSAGE]]
         found = {modality: _as_taken(value, modality) for modality, value in item.items()}
         before = "".join(self._written(tower, count) for tower, count in counts.items())
         if before and "text" in found:
@@ -160,7 +160,7 @@ class OwnInputs(BackboneInputs):
     def _without_template(self, items: Sequence[Mapping[str, Any]], prompt: str | None) -> dict[str, Any]:
         """A processor without chat template: each item's pictures and films stand before its text."""
         processor: Any = self.module.processor
-        marks = {name: _mark(processor, name) for name in ("image", "video")}
+        marks = {name: self._mark(processor, name) for name in ("image", "video")}
         texts, media = [], {name: [] for name in marks}  # type: ignore[var-annotated]
         for item in items:
             texts.append((prompt or "") + "".join(marks[name] for name in marks if name in item) + item.get("text", ""))
@@ -179,6 +179,13 @@ class OwnInputs(BackboneInputs):
         counted = {f"num_{key}_per_sample": torch.tensor([len(row) for row in held]) for key, held in given.items()}
         modality = "image" if "images" in given else "video"
         return {**features, **counted, "modality": modality}
+
+    def _mark(self, processor: Any, modality: str) -> str:
+        """What a processor looks for in a text where a picture or film stands; "" when it takes none."""
+        token = getattr(processor, f"{modality}_token", None)
+        sides = (getattr(self.module.config, f"vision_{side}_token_id", None) for side in ("start", "end"))
+        start, end = ("" if side is None else self.tokenizer.convert_ids_to_tokens(side) for side in sides)
+        return f"{start}{token}{end}" if token else ""
 
     def run(self, backbone: Any, features: Mapping[str, Any], hidden_states: bool = False) -> tuple[Tensor, Any]:
         kept: list[Any] = []
@@ -209,10 +216,3 @@ def _as_taken(item: Any, modality: str) -> Any:
     if len({frame.shape for frame in frames}) > 1:
         raise UsageError("the frames of a film are of several sizes", next_move="scale them to one size")
     return np.stack(frames)
-
-
-def _mark(processor: Any, modality: str) -> str:
-    """What a processor looks for in a text where a picture or film stands; "" when it takes none."""
-    token = getattr(processor, f"{modality}_token", None) or ""
-    start, end = (getattr(processor, f"vision_{side}_token", "") for side in ("start", "end"))
-    return f"{start}{token}{end}" if token else ""

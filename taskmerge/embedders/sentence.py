@@ -11,7 +11,7 @@ from taskmerge.checkpoints.components import component_map
 from taskmerge.checkpoints.lineage.names import match_names
 from taskmerge.checkpoints.memory import MemoryWeights
 from taskmerge.checkpoints.weights import Weights
-from taskmerge.embedders.anatomy import Anatomy, backbone_layers, native_anatomy, token_table
+from taskmerge.embedders.anatomy import Anatomy, native_anatomy
 from taskmerge.embedders.interface import EMBEDDING, Embedder, Features, Role
 from taskmerge.embedders.items import GraftedItems, PreparedItems
 from taskmerge.errors import MergeError
@@ -120,9 +120,10 @@ class GraftedEmbedder(SentenceEmbedder):
         graft = self.graft
         weights = MemoryWeights.of_module(graft.backbone)
         parts = component_map(weights.tensors, weights.config)
-        layers = backbone_layers(graft.backbone, {name: parts.home(name) for name in parts})
-        projectors = {modality: (graft.projector(tower),) for modality, tower in graft.tower_of.items()}
-        return Anatomy(layers, projectors, {}, token_table(graft.backbone))
+        own = native_anatomy(graft.backbone, {name: parts.home(name) for name in parts})
+        grafted = {modality: (graft.projector(tower),) for modality, tower in graft.tower_of.items()}
+        tokens = {modality: graft.inputs.placeholders[tower] for modality, tower in graft.tower_of.items()}
+        return Anatomy(own.layers, {**own.projectors, **grafted}, {**own.placeholders, **tokens}, own.token_table)
 
     def prepared_items(self) -> PreparedItems:
         return GraftedItems(self.prepare, self.graft, self.prompt(None))
