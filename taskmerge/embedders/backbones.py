@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model
+from safetensors.torch import load_model, save_file
 from torch import Tensor, nn
 
 from taskmerge.checkpoints.components import HEAD, component_map
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.embedders.whole import check_whole
+from taskmerge.embedders.whole import check_whole, take_out_pooler
 from taskmerge.errors import CheckpointError, UsageError
 
 PREFIX = "backbone."
@@ -107,6 +107,13 @@ def backbone_of(config: Mapping[str, Any]) -> Any:
         raise CheckpointError(what) from error
 
 
+def save_tensors(embedder: nn.Module, path: Path) -> None:
+    """Write a grafted embedder's tensors, each once, tied ones under the name that transformers saves."""
+    tied = {PREFIX + name for name in getattr(embedder.backbone, "all_tied_weights_keys", {})}
+    held = {name: tensor for name, tensor in embedder.state_dict().items() if name not in tied}
+    save_file({name: tensor.contiguous() for name, tensor in held.items()}, str(path), metadata={"format": "pt"})
+
+
 def load_tensors(embedder: nn.Module, folder: Path) -> None:
     """Load the folder's tensors into a grafted embedder.
 
@@ -141,6 +148,7 @@ def _check(embedder: nn.Module, missing: set[str], left: set[str], folder: Path)
         "unexpected_keys": [name.removeprefix(PREFIX) for name in sorted(left) if name.startswith(PREFIX)],
     }
     check_whole(embedder.backbone, told, folder)
+    take_out_pooler(embedder.backbone, told["missing_keys"])
 
 
 def _is_head(name: str) -> bool:

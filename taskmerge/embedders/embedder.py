@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from safetensors.torch import save_model
 from sentence_transformers.base.modality import infer_modality
 from sentence_transformers.base.modules.input_module import InputModule
 from torch import Tensor, nn
 
 from taskmerge.embedders.anatomy import MODEL_TYPE
-from taskmerge.embedders.backbones import backbone_config, backbone_of, load_tensors, replaced_embeddings
+from taskmerge.embedders.backbones import backbone_config, backbone_of, load_tensors, replaced_embeddings, save_tensors
 from taskmerge.embedders.encoders import Encoder, build_encoder
 from taskmerge.embedders.inputs import MESSAGE, BackboneInputs, messages_without
 from taskmerge.embedders.media import describe
@@ -257,7 +256,7 @@ class OmniEmbedder(InputModule):
         folder.mkdir(parents=True, exist_ok=True)
         self.save_config(str(folder))
         self.inputs.save(str(folder))
-        save_model(self, str(folder / "model.safetensors"), metadata={"format": "pt"})
+        save_tensors(self, folder / "model.safetensors")
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> OmniEmbedder:  # type: ignore[override]

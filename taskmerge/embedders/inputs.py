@@ -11,7 +11,6 @@ from torch import Tensor
 from taskmerge.embedders.towers import TowerConfig
 from taskmerge.errors import UsageError
 
-
 MESSAGE = "message"
 """What sentence-transformers calls a list of chat messages."""
 
