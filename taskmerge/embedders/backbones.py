@@ -107,11 +107,32 @@ def backbone_of(config: Mapping[str, Any]) -> Any:
         raise CheckpointError(what) from error
 
 
+def check_can_be_made_again(config: Mapping[str, Any], backbone: nn.Module, place: str) -> None:
+    """Make the backbone again from the config that will be saved, without values.
+
+    Raises:
+        UsageError: when that gives another model, so that what is saved could not be opened.
+    """
+    try:
+        with torch.device("meta"):
+            again = backbone_of(config)
+    except CheckpointError as error:
+        what = f"{type(backbone).__name__} could not be opened again: {error.problems[0].what}"
+        raise UsageError(what, place, "graft onto a model of transformers, without code of its own") from error
+    shapes = [{name: tensor.shape for name, tensor in model.state_dict().items()} for model in (backbone, again)]
+    if differ := sorted(name for name in shapes[0] if shapes[0][name] != shapes[1].get(name)):
+        what = f"{type(backbone).__name__} made again from its config has other tensors: {', '.join(differ[:_SHOWN])}"
+        raise UsageError(what, place, "is its config.json that of these weights?")
+
+
 def save_tensors(embedder: nn.Module, path: Path) -> None:
     """Write a grafted embedder's tensors, each once, tied ones under the name that transformers saves."""
     tied = {PREFIX + name for name in getattr(embedder.backbone, "all_tied_weights_keys", {})}
-    held = {name: tensor for name, tensor in embedder.state_dict().items() if name not in tied}
-    save_file({name: tensor.contiguous() for name, tensor in held.items()}, str(path), metadata={"format": "pt"})
+    held: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in embedder.state_dict(keep_vars=True).items():
+        if name not in tied:
+            held.setdefault(id(tensor), (name, tensor.detach().contiguous()))
+    save_file(dict(held.values()), str(path), metadata={"format": "pt"})
 
 
 def load_tensors(embedder: nn.Module, folder: Path) -> None:

@@ -264,9 +264,12 @@ class OmniEmbedder(InputModule):
         hub = {name: value for name, value in kwargs.items() if name in _HUB_OPTIONS}
         config = cls.load_config(model_name_or_path, subfolder=subfolder, **hub)
         folder = Path(cls.load_dir_path(model_name_or_path, subfolder=subfolder, **hub) or model_name_or_path)
+        model_kwargs = kwargs.get("model_kwargs") or {}
+        if model_kwargs.get("device_map") == "meta":
+            with torch.device("meta"):
+                return cls.from_config(config, folder).eval()
         embedder = cls.from_config(config, folder)
         load_tensors(embedder, folder)
-        model_kwargs = kwargs.get("model_kwargs") or {}
         wanted = model_kwargs.get("dtype", model_kwargs.get("torch_dtype"))
         if wanted is not None and wanted != "auto":
             embedder.to(getattr(torch, wanted) if isinstance(wanted, str) else wanted)

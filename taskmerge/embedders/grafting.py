@@ -49,23 +49,55 @@ def graft(
     Raises UsageError, CheckpointError or OutputError before anything is written.
     """
     require(*TRAINING)
+    out = None if out is None else output_path(out)
+    if out is not None and Path(out).exists() and any(Path(out).iterdir()):
+        raise OutputError("the folder is not empty", str(out), "choose another, or remove it")
+    tokens = (placeholder, start, end)
+    model = _attached(backbone, modality, encoder, projector, pooling, normalize, tokens, max_seq_length, seed)
+    if out is not None:
+        model.save_pretrained(str(out), create_model_card=False)
+    return model
+
+
+def graft_on_meta(
+    backbone: str | Path, modality: str, encoder: str | Mapping[str, Any], projector: str | Mapping[str, Any] = "mlp"
+) -> Any:
+    """What `graft` would make, its backbone without values: for what can be known before anything is trained.
+
+    Tokens that grafting would add have no rows. Arguments and errors as for `graft`.
+    """
+    require(*TRAINING)
+    return _attached(backbone, modality, encoder, projector, None, True, (None, None, None), None, 0, on_meta=True)
+
+
+def _attached(
+    backbone: str | Path,
+    modality: str,
+    encoder: str | Mapping[str, Any],
+    projector: str | Mapping[str, Any],
+    pooling: str | None,
+    normalize: bool,
+    tokens: tuple[str | None, str | None, str | None],
+    max_seq_length: int | None,
+    seed: int,
+    on_meta: bool = False,
+) -> Any:
     import torch
 
+    from taskmerge.embedders.backbones import check_can_be_made_again
     from taskmerge.embedders.embedder import OmniEmbedder
     from taskmerge.embedders.encoders import encoder_problems
     from taskmerge.embedders.towers import TowerConfig
 
     if modality not in with_tower():
         raise UsageError(f"no modality {modality!r}", next_move=did_you_mean(modality, with_tower()))
-    out = None if out is None else output_path(out)
-    if out is not None and Path(out).exists() and any(Path(out).iterdir()):
-        raise OutputError("the folder is not empty", str(out), "choose another, or remove it")
     if isinstance(encoder, str) and (problems := list(encoder_problems(encoder, modality_of_column(modality)))):
         raise UsageError(problems)
-    opened = _open_backbone(local_folder(backbone), pooling, normalize)
+    opened = _open_backbone(local_folder(backbone), pooling, normalize, on_meta)
     network, old, name = opened.network, opened.old, tower_of(modality)
     _check_modality(opened, modality, str(backbone))
     taken = {tower.placeholder for tower in old.towers.values()} if old is not None else set()
+    placeholder, start, end = tokens
     tower = TowerConfig(
         name=name,
         encoder=_encoder_options(encoder),
@@ -84,19 +116,20 @@ def graft(
         takes = embedder.encoder(name).modalities
         if modality_of_column(modality) not in takes:
             raise UsageError(f"encoder {encoder!r} takes {', '.join(takes)}, not {modality}")
-        embedder.projector(name).match_scale(network.get_input_embeddings().weight)
+        table = network.get_input_embeddings().weight
+        if not table.is_meta:
+            embedder.projector(name).match_scale(table)
     if old is not None:
-        embedder.load_state_dict(old.state_dict(), strict=False)
-    model = _assembled(embedder, opened.tail)
-    if out is not None:
-        model.save_pretrained(str(out), create_model_card=False)
-    return model
+        embedder.load_state_dict(old.state_dict(), strict=False, assign=on_meta)
+    check_can_be_made_again(embedder.get_config_dict(), network, str(backbone))
+    return _assembled(embedder, opened.tail)
 
 
 def _assembled(embedder: Any, tail: list[Any]) -> Any:
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(modules=[embedder, *tail], device="cpu").eval()
+    device = embedder.backbone.device  # "meta" for a model without values
+    return SentenceTransformer(modules=[embedder, *tail], device=str(device)).eval()
 
 
 @dataclass(frozen=True)
@@ -146,17 +179,17 @@ def _check_modality(opened: _Opened, modality: str, place: str) -> None:
         )
 
 
-def _open_backbone(backbone: str | Path, pooling: str | None, normalize: bool) -> _Opened:
-    from taskmerge.embedders.loading import open_embedder
+def _open_backbone(backbone: str | Path, pooling: str | None, normalize: bool, on_meta: bool) -> _Opened:
+    from taskmerge.embedders.loading import open_embedder, open_on_meta
     from taskmerge.embedders.own_inputs import OwnInputs
     from taskmerge.embedders.sentence import GraftedEmbedder
 
     if not (Path(backbone) / "modules.json").is_file():
-        module = _open_plain(backbone)
+        module = _open_plain(backbone, on_meta)
         network = module.auto_model
         mode = pooling or ("lasttoken" if _is_causal(network) else "mean")
         return _Opened(network, module.tokenizer, _own(module, backbone), None, _tail(network, mode, normalize))
-    opened: Any = open_embedder(backbone)
+    opened: Any = open_on_meta(backbone) if on_meta else open_embedder(backbone)
     first, *rest = list(opened.module)
     old = opened.graft if isinstance(opened, GraftedEmbedder) else None
     network = old.backbone if old is not None else opened.network
@@ -190,14 +223,14 @@ def _tail(network: Any, pooling: str, normalize: bool) -> list[Any]:
     return [Pooling(_width(network), pooling), *([Normalize()] if normalize else [])]
 
 
-def _open_plain(backbone: str | Path) -> Any:
+def _open_plain(backbone: str | Path, on_meta: bool) -> Any:
     """sentence-transformers' module around a plain transformers folder."""
     from sentence_transformers.base.modules import Transformer
 
     from taskmerge.embedders.opening import opening
 
     with opening(backbone, "backbone"):
-        return Transformer(str(backbone)).eval()
+        return Transformer(str(backbone), model_kwargs={"device_map": "meta"} if on_meta else {}).eval()
 
 
 def _width(network: Any) -> int:
@@ -238,5 +271,6 @@ def _add_tokens(network: Any, tokenizer: Any, tokens: list[str | None], in_text:
     new = [token for token in wanted if in_text or token not in tokenizer.get_vocab()]
     if new:
         tokenizer.add_tokens(new, special_tokens=True)
-        if len(tokenizer) > network.get_input_embeddings().weight.shape[0]:
+        table = network.get_input_embeddings().weight
+        if len(tokenizer) > table.shape[0] and not table.is_meta:
             network.resize_token_embeddings(len(tokenizer), mean_resizing=True)

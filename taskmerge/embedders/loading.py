@@ -48,16 +48,23 @@ def open_embedder(
     return embedder if device is None and dtype is None else embedder.to(device, dtype)
 
 
+def open_on_meta(source: str | Path) -> Embedder:
+    """Open a model without its values: names, shapes, modalities. Arguments and errors as for `open_embedder`."""
+    return _from_folder(source, "meta", None)
+
+
 def _from_folder(source: str | Path, device: str | torch.device, dtype: torch.dtype | None) -> Embedder:
     require(*TRAINING)
     from sentence_transformers import SentenceTransformer
 
     folder = local_folder(source)
     options: dict[str, Any] = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
+    if str(device) == "meta":
+        options["model_kwargs"] = {"device_map": "meta"}
+    else:
+        options["device"] = str(device)
     with opening(source, "embedder"):
-        model = SentenceTransformer._load_with_module_classes(
-            str(folder), _module_classes(), device=str(device), **options
-        )
+        model = SentenceTransformer._load_with_module_classes(str(folder), _module_classes(), **options)
     return _around(model.eval(), str(source), open_stored(folder))
 
 

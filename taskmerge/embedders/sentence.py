@@ -14,6 +14,7 @@ from taskmerge.checkpoints.weights import Weights
 from taskmerge.embedders.anatomy import Anatomy, native_anatomy
 from taskmerge.embedders.interface import EMBEDDING, Embedder, Features, Role
 from taskmerge.embedders.items import GraftedItems, PreparedItems
+from taskmerge.embedders.opening import quiet
 from taskmerge.errors import MergeError
 from taskmerge.words.numerals import is_whole
 
@@ -99,7 +100,8 @@ class SentenceEmbedder(Embedder):
         return native_anatomy(self.network, {name: parts.home(self._in_file.get(name, name)) for name in names})
 
     def save(self, path: str | Path) -> None:
-        self.module.save_pretrained(str(path), create_model_card=False)
+        with quiet():
+            self.module.save_pretrained(str(path), create_model_card=False)
 
 
 class GraftedEmbedder(SentenceEmbedder):
