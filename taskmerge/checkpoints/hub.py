@@ -87,7 +87,7 @@ class Snapshot:
     place: HubPlace
     commit: str
     folder: Path
-    weights: tuple[str, ...]
+    weight_files: tuple[str, ...]
     others: tuple[str, ...] = ()
 
     def fetch(self, name: str) -> Path:
@@ -116,8 +116,8 @@ def open_snapshot(place: HubPlace) -> Snapshot:
         info: Any = _asked(place, lambda: HfApi().model_info(place.repo, revision=commit))
         files = [sibling.rfilename for sibling in info.siblings]
         names = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
-    weights = tuple(sorted(name for name in names if any(row.remote and row.called(name) for row in READABLE)))
-    return Snapshot(place, commit, folder, weights, tuple(sorted(set(names) - set(weights))))
+    weight_files = tuple(sorted(name for name in names if any(row.remote and row.called(name) for row in READABLE)))
+    return Snapshot(place, commit, folder, weight_files, tuple(sorted(set(names) - set(weight_files))))
 
 
 def _asked(place: HubPlace, call: Any) -> Any:

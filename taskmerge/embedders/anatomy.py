@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from taskmerge.checkpoints.components import BACKBONE, Components, component_map
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import UsageError
 from taskmerge.words.modalities import NAMES, TEXT, tower_of
 from taskmerge.words.modalities import modality as find_modality
@@ -69,15 +69,15 @@ def native_anatomy(network: nn.Module, homes: Mapping[str, str]) -> Anatomy:
     return Anatomy(backbone_layers(network, homes), projectors, placeholders, token_table(network))
 
 
-def components_of(weights: Weights) -> Components:
+def components_of(state_dict: StateDict) -> Components:
     """The component of every tensor, as what is trained and repaired is named.
 
     A grafted embedder's components are the first parts of its names (backbone, audio_encoder, audio_projector, ...);
     the token embeddings are part of its backbone, the eyes that a vision-language backbone has of its own are not.
     Others get the component map of their architecture.
     """
-    parts = component_map(weights.tensors, weights.config)
-    if weights.config.get("model_type") != MODEL_TYPE:
+    parts = component_map(state_dict.tensors, state_dict.config)
+    if state_dict.config.get("model_type") != MODEL_TYPE:
         return parts
     homes = {name: parts.home(name) for name in parts}
     found = {name: home if home.endswith(_OF_A_TOWER) else name.partition(".")[0] for name, home in homes.items()}

@@ -11,7 +11,7 @@ from taskmerge.pipeline.state import Run
 from taskmerge.recipes import Specialize
 
 if TYPE_CHECKING:
-    from taskmerge.checkpoints.weights import Weights
+    from taskmerge.checkpoints.state_dict import StateDict
 
 _SHOWN = 5
 
@@ -25,7 +25,7 @@ def fuse_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
     missing = {name: row for name, row in sections.items() if not current.specialist(name).exists()}
     if "specialize" not in stages or not missing:
         return
-    foreseen: dict[str, Weights] = {}
+    foreseen: dict[str, StateDict] = {}
     for name, section in missing.items():
         try:
             foreseen[name] = _foreseen(current, name, section)
@@ -35,7 +35,7 @@ def fuse_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
         yield from _fused(current, foreseen)
 
 
-def _fused(current: Run, foreseen: dict[str, Weights]) -> Iterator[Problem]:
+def _fused(current: Run, foreseen: dict[str, StateDict]) -> Iterator[Problem]:
     from taskmerge.merging import plan
     from taskmerge.merging.inputs import Inputs, open_inputs
 
@@ -45,9 +45,9 @@ def _fused(current: Run, foreseen: dict[str, Weights]) -> Iterator[Problem]:
         yield from _told(error, "fuse, once all are trained", current.recipe.place)
 
 
-def _foreseen(current: Run, name: str, section: Specialize) -> Weights:
+def _foreseen(current: Run, name: str, section: Specialize) -> StateDict:
     """The names and shapes that a specialist will have, beside what its base has beside it."""
-    from taskmerge.checkpoints.memory import MemoryWeights
+    from taskmerge.checkpoints.memory import MemoryStateDict
     from taskmerge.embedders import open_embedder
     from taskmerge.embedders.grafting import graft_on_meta
     from taskmerge.embedders.loading import open_on_meta
@@ -62,7 +62,7 @@ def _foreseen(current: Run, name: str, section: Specialize) -> Weights:
         found.beside = replace(base.weights.beside, config=found.config)
     first = {id(tensor): stored for stored, tensor in reversed(list(found.values.items()))}  # tied ones are stored once
     kept = {stored: tensor for stored, tensor in found.values.items() if first[id(tensor)] == stored}
-    foreseen = MemoryWeights(kept, str(current.recipe.specialists[name].model))
+    foreseen = MemoryStateDict(kept, str(current.recipe.specialists[name].model))
     foreseen.beside = found.beside
     return foreseen
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.lineage.names import align, match_names
-from taskmerge.checkpoints.memory import MemoryWeights
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.memory import MemoryStateDict
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import MergeError
 
 
@@ -53,7 +53,7 @@ def pairs_of_ways(kind: zoo.Kind) -> list[tuple[str, str]]:
     return [pair for other in others for pair in ((full, other), (other, full))]
 
 
-def by_value(weights: Weights) -> dict[bytes, list[str]]:
+def by_value(weights: StateDict) -> dict[bytes, list[str]]:
     found: dict[bytes, list[str]] = {}
     for name, info in weights.tensors.items():
         if info.count > 1 and info.dtype == "F32":
@@ -101,10 +101,10 @@ def test_without_transformers_a_match_is_right_or_refused(saved, monkeypatch: py
     assert refused == NEEDS_TRANSFORMERS
 
 
-def memory(label: str, shapes: dict[str, tuple[int, ...]], **config: object) -> MemoryWeights:
+def memory(label: str, shapes: dict[str, tuple[int, ...]], **config: object) -> MemoryStateDict:
     generator = np.random.default_rng(len(label))
     values = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    return MemoryWeights(values, label, config)
+    return MemoryStateDict(values, label, config)
 
 
 def test_other_families_are_refused_with_examples_of_both_sides(saved) -> None:
@@ -183,7 +183,7 @@ def experts(packed: bool, experts_in_all: int = 3, transposed: bool = False) -> 
 
 @pytest.mark.parametrize("base_packed", [True, False])
 def test_experts_are_read_in_the_layout_of_the_base(base_packed: bool) -> None:
-    base, other = MemoryWeights(experts(base_packed), "base"), MemoryWeights(experts(not base_packed), "other")
+    base, other = MemoryStateDict(experts(base_packed), "base"), MemoryStateDict(experts(not base_packed), "other")
     aligned = align(base, other)
     assert aligned.extra == () and aligned.names.base_only == ()
     for name, info in base.tensors.items():
@@ -193,8 +193,8 @@ def test_experts_are_read_in_the_layout_of_the_base(base_packed: bool) -> None:
 
 
 def test_transposed_experts_are_refused_by_name() -> None:
-    base = MemoryWeights(experts(packed=False), "base")
-    other = MemoryWeights(experts(packed=True, transposed=True), "other")
+    base = MemoryStateDict(experts(packed=False), "base")
+    other = MemoryStateDict(experts(packed=True, transposed=True), "other")
     with pytest.raises(MergeError, match=r"experts\.gate_up_proj: packed experts of shape \[3, 6, 8\]"):
         align(base, other)
 
