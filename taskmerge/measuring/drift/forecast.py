@@ -15,6 +15,7 @@ import numpy as np
 from taskmerge.checkpoints.components import BACKBONE, component_map, layer_index
 from taskmerge.checkpoints.lineage.names import align
 from taskmerge.checkpoints.state_dict import StateDict
+from taskmerge.embedders.anatomy import with_overrides
 from taskmerge.errors import MergeError
 from taskmerge.numbers.rounding import decode
 from taskmerge.words.modalities import tower_of
@@ -67,8 +68,8 @@ def forecast_drift(
 
     Raises MergeError when the three share no backbone tensors, or the specialist equals the base.
     """
-    parts = component_map(base.tensors, base.config, components)
-    sides = [align(base, specialist).state_dict, align(base, fused).state_dict]
+    parts = with_overrides(component_map(base.tensors, base.config), components)
+    sides = [align(base, side, components).state_dict for side in (specialist, fused)]
     subspace = _written_subspace(specialist, modality, components)
     sums: dict[int | None, _Sums] = {}
     for name in parts:
@@ -144,7 +145,7 @@ def _written_subspace(
     specialist: StateDict, modality: str, components: Mapping[str, list[str]] | None
 ) -> np.ndarray | None:
     """(width, r) orthonormal: where the projector's last matrix (width, inputs) puts 90 % of its energy."""
-    parts = component_map(specialist.tensors, specialist.config, components)
+    parts = with_overrides(component_map(specialist.tensors, specialist.config), components)
     tower = tower_of(modality)
     matrices = [
         name
