@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -154,6 +155,10 @@ class Embedder(ABC):
         """Move to a device, a precision, or both, in place. Returns itself."""
         self.module.to(device=device, dtype=dtype)
         return self
+
+    def copied(self) -> Embedder:
+        """Another of the same, with tensors of its own; the file behind both is one."""
+        return deepcopy(self, {id(self.stored): self.stored})
 
     def placed(self, features: Features) -> Features:
         """Features on the model's device, real numbers in its precision."""
