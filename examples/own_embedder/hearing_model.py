@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoTokenizer, Qwen2VLImageProcessorPil, Qwen3VLModel, WhisperConfig, WhisperFeatureExtractor
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
@@ -63,17 +64,18 @@ class HearingEmbedder(Embedder):
 
     def prepare(self, items: Any, modality: str | None = None, role: str | None = None) -> dict[str, Any]:
         """One batch: each item becomes a line of text in which placeholders stand for what is seen or heard."""
-        texts, frames, waves = [], [], []
+        texts: list[str] = []
+        frames: list[Any] = []
+        waves: list[np.ndarray] = []
         for item in items:
-            kind = modality or ("text" if isinstance(item, str) else "audio" if "array" in item else "image")
-            if kind == "text":
+            if isinstance(item, str):
                 texts.append(item)
-            elif kind == "audio":
+            elif isinstance(item, dict):  # a sound: {"array": float32 (samples,), "sampling_rate": 16000}
                 waves.append(np.asarray(item["array"], np.float32))
                 tokens = "<|AUDIO|>" * self.module.whisper.config.max_source_positions
                 texts.append(f"<|audio_start|>{tokens}<|audio_end|>")
-            else:
-                own = [frame.convert("RGB") for frame in (item["video"] if kind == "video" else [item])]
+            else:  # a picture, or a film: (frames, height, width, 3) uint8
+                own = [Image.fromarray(frame) for frame in item] if isinstance(item, np.ndarray) else [item]
                 frames += own
                 texts.append("<|vision_start|><|image_pad|>" * len(own))
         features: dict[str, Any] = {}

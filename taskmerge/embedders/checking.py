@@ -77,7 +77,7 @@ def check_model(embedder: Embedder) -> ModelCheck:
 
 
 def example(modality: str) -> Any:
-    """An item of a modality, as `Pairs.load` gives them: a text, a picture of noise, a tone, four pictures."""
+    """An item of a modality, as `Pairs.load` gives them: a text, a picture of noise, a tone, a film of four."""
     media = media_of(modality)
     rng = np.random.default_rng(0)
     if media == "text":
@@ -87,8 +87,8 @@ def example(modality: str) -> Any:
         return {"array": wave.astype(np.float32), "sampling_rate": RATE}
     from PIL import Image
 
-    frames = [Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)) for _ in range(4)]
-    return {"video": frames} if media == "film" else frames[0]
+    frames = rng.integers(0, 255, (4, 64, 64, 3), np.uint8)
+    return frames if media == "film" else Image.fromarray(frames[0])
 
 
 def _try(embedder: Embedder, anatomy: Anatomy | None, modality: str, names: dict[int, str]) -> Tried:
