@@ -103,6 +103,7 @@ def _from_folder(
 
     options: dict[str, Any] = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
     classes = _module_classes() if allowed is None else {**_module_classes(), **_addresses(allowed, folder)}
+    _check_known(folder, classes, label)
     try:
         with whole(label):
             model = SentenceTransformer._load_with_module_classes(str(folder), classes, device=str(device), **options)
@@ -132,9 +133,7 @@ def _around(model: Any, label: str | None = None, stored: Any = None) -> Embedde
 
 def _addresses(allowed: type, folder: Path) -> dict[str, type]:
     """Where the folder's modules.json names a class that the user allowed. Raises UsageError when it does not."""
-    place = folder / "modules.json"
-    rows: list[_Module] = read_json(place, list[_Module]) if place.is_file() else []
-    named = [row["type"] for row in rows]
+    named = _named_classes(folder)
     found = {address: allowed for address in named if address.rpartition(".")[2] == allowed.__name__}
     if not found:
         raise UsageError(
@@ -143,6 +142,25 @@ def _addresses(allowed: type, folder: Path) -> dict[str, type]:
             f"it names {', '.join(named) or 'none'}; for another kind of model name a function: my_model.py:load",
         )
     return found
+
+
+def _named_classes(folder: Path) -> list[str]:
+    """The classes of a sentence-transformers folder, as modules.json names them."""
+    place = folder / "modules.json"
+    rows: list[_Module] = read_json(place, list[_Module]) if place.is_file() else []
+    return [row["type"] for row in rows]
+
+
+def _check_known(folder: Path, classes: Mapping[str, type], label: str) -> None:
+    """Raise CheckpointError for a class of somebody's own, whose code nobody has named."""
+    for address in _named_classes(folder):
+        if address not in classes and not address.startswith("sentence_transformers."):
+            module, _, name = address.rpartition(".")
+            raise CheckpointError(
+                f"modules.json names {address}, a class of its owner's: its code runs only if you name it",
+                label,
+                f"`embedder: path/to/file.py:{name}` in a recipe, or --embedder {module}:{name}, if you trust it",
+            )
 
 
 def _module_classes() -> dict[str, type]:
