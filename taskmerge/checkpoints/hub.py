@@ -80,7 +80,7 @@ def _parse_uri(text: str) -> HubPlace:
 class Snapshot:
     """A hub repository at one commit. folder: local folder with all files but the weights.
 
-    weights: names of the weight files whose headers can be read there, relative to `folder`; `fetch` downloads one
+    weight_files: names of those whose headers can be read there, relative to `folder`; `fetch` downloads one
     when it is first needed. others: names of the remaining files.
     """
 

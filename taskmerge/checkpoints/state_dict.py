@@ -49,7 +49,7 @@ class Beside:
 
 
 class Output(Protocol):
-    """An output folder, as far as weights must know it."""
+    """An output folder, as far as a state dict must know it."""
 
     def add_text(self, name: str, text: str) -> None: ...
 
@@ -98,7 +98,7 @@ class StateDict:
         return None
 
     def in_dtype(self, dtype: str) -> StateDict:
-        """The same to be written in another format (torch name): weights that are computed are rounded only once."""
+        """The same to be written in another format (torch name): tensors that are computed are rounded only once."""
         return self
 
     def stored_name(self, name: str) -> str | None:
@@ -108,14 +108,14 @@ class StateDict:
     def write_side_files(self, output: Output, dtype: str | None) -> bool:
         """Writes what stands beside into an output folder; False where copying it and its config does.
 
-        dtype: torch name of the format that all weights now have, None when each kept its own.
+        dtype: torch name of the format that all tensors now have, None when each kept its own.
         """
         return False
 
 
 @runtime_checkable
 class HasTensors(Protocol):
-    """The least that an object of another library must offer to be taken as weights; see `StateDict` for the meaning."""
+    """The least that an object of another library must offer to be taken as one; see `StateDict` for the meaning."""
 
     @property
     def label(self) -> str: ...

@@ -51,7 +51,7 @@ def noise_of(state_dict: StateDict, name: str) -> float:
     all columns are alike, and more where they are not.
 
     Args:
-        weights: where the tensor lies.
+        state_dict: where the tensor lies.
         name: its name there; F64, F32, F16 or BF16, of any shape.
     """
     info = state_dict.tensors[name]

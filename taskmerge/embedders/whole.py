@@ -73,20 +73,36 @@ def check_whole(model: Any, told: Mapping[str, Any], source: str | Path) -> None
     missing = [name for name in absent if _is_run(name, held, parts)]
     inside = {name.partition(".")[0] for name in held.tensors}
     left = [name for name in beyond if _is_part(name, inside, parts)]
-    if not missing and not left:
-        return
-    kind = type(model).__name__
+    refuse(type(model).__name__, source, missing, beyond if missing else left)
+
+
+def refuse(
+    kind: str, source: str | Path, missing: Sequence[str], left: Sequence[str], other: Sequence[str] = ()
+) -> None:
+    """Raise CheckpointError for a model that is not whole; do nothing when all is in its place.
+
+    Args:
+        kind: the model's class.
+        source: what messages call the model.
+        missing: tensors that it runs and that are not in its file.
+        left: tensors of the file that it has no place for.
+        other: tensors that do not hold what the file holds.
+    """
     said = []
     if missing:
         said.append(f"{_count(missing, 'is', 'are')} not in the file of this {kind}: {_some(missing)}")
-    if named := beyond if missing else left:
-        said.append(f"{_count(named, 'in the file has', 'in the file have')} no place in {kind}: {_some(named)}")
-    raise CheckpointError(
-        "; ".join(said),
-        str(source),
-        "saved with another prefix, by another class, or with other layers than config.json says? "
-        "`taskmerge inspect` lists what the file holds",
-    )
+    if left:
+        said.append(f"{_count(left, 'in the file has', 'in the file have')} no place in {kind}: {_some(left)}")
+    if other:
+        holds = _count(other, "does", "do")
+        said.append(f"{holds} not hold in {kind} what the file holds: {_some(other)}")
+    if said:
+        raise CheckpointError(
+            "; ".join(said),
+            str(source),
+            "saved with another prefix, by another class, or with other layers than config.json says? "
+            "`taskmerge inspect` lists what the file holds",
+        )
 
 
 def take_out_pooler(model: Any, missing: Iterable[str]) -> None:

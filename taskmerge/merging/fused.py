@@ -1,4 +1,4 @@
-"""The merged model as lazy `StateDict`: reading a tensor merges it. Saving it streams; in memory it is the same bits."""
+"""The merged model as a lazy `StateDict`: reading a tensor merges it, saving it streams the same bits."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class FusedStateDict(StateDict):
         self._finding_thresholds = threading.Lock()
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `StateDict.read`. Raises MergeError for NaN or inf that the plan does not allow, for integers that differ.
+        """See `StateDict.read`. Raises MergeError for NaN or inf the plan does not allow, or integers that differ.
 
         Allowed are infinities of tensors that are taken as they are, or in which all inputs agree (buffers of bounds).
         """

@@ -19,13 +19,13 @@ from taskmerge.recipes import Recipe, Specialist
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is merged, open. weights: the base under "base", and each specialist by its label.
+    """What is merged, open. state_dicts: the base under "base", and each specialist by its label.
 
     own_bases: of specialists that were fine-tuned from another model than the base. deltas: the specialists that are
     task vectors themselves, and the tensors that each brings whole. adapters: those that are an adapter over the base.
     """
 
-    state_dict: Mapping[str, StateDict]
+    state_dicts: Mapping[str, StateDict]
     own_bases: Mapping[str, StateDict] = field(default_factory=dict)
     deltas: Mapping[str, frozenset[str]] = field(default_factory=dict)
     adapters: frozenset[str] = frozenset()
@@ -80,7 +80,7 @@ def open_inputs(recipe: Recipe, given: Inputs | None = None) -> Inputs:
 def _open_specialist(
     specialist: Specialist, recipe: Recipe, base: StateDict | None, own_base: StateDict | None
 ) -> tuple[StateDict, str]:
-    """The weights, and what they are: "model", "adapter" (over the base) or "task vector"."""
+    """The tensors, and what they are: "model", "adapter" (over the base) or "task vector"."""
     start = base if own_base is None else own_base
     place = locate(specialist.model, recipe.folder) if specialist.model != BASE else None
     if isinstance(place, Path) and specialist.adapter is None and start is not None:

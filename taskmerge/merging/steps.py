@@ -71,7 +71,7 @@ class Streamed:
 class Plan:
     """A merge, decided.
 
-    inputs: label -> weights ("base" and every specialist). steps: one per output tensor, in output order. methods: by
+    inputs: label -> state dict, "base" first. steps: one per output tensor, in output order. methods: by
     the name used in the steps. shards: the exact layout of the output. beside: what stands beside the output.
     side_folders: where the side files come from, first wins. texts: side files of the transformer written anew. seed:
     of random drops.
@@ -98,7 +98,7 @@ class Plan:
 
     @property
     def base(self) -> StateDict:
-        """The base's weights."""
+        """The base's tensors."""
         return self.inputs[BASE]
 
     @property

@@ -138,7 +138,9 @@ def _stored(current: Run, text: str) -> Parts | None:
     from taskmerge.embedders.anatomy import components_of
 
     try:
-        return Parts(frozenset(components_of(open_stored(text, current.recipe.folder)).values()))
+        return Parts(
+            frozenset(components_of(open_stored(text, current.recipe.folder), current.recipe.components).values())
+        )
     except TaskmergeError:
         return None  # the stage that opens it says what is wrong, in its own words
 

@@ -19,12 +19,12 @@ _SHOWN = 5
 def fuse_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
     """Specialists that cannot be made as the recipe says, and a fuse that would refuse them.
 
-    Specialists that are there already are not looked at again: the fuse itself does so at once.
+    Specialists that are there already are not looked at: the fuse itself does so.
     """
     sections = current.recipe.specialize or {}
     missing = {name: row for name, row in sections.items() if not current.specialist(name).exists()}
-    if "specialize" not in stages or not missing:
-        return
+    if "specialize" not in stages or not missing or current.recipe.embedder is not None:
+        return  # what a loader of the user's makes is known only when it has loaded it
     foreseen: dict[str, StateDict] = {}
     for name, section in missing.items():
         try:
@@ -54,12 +54,12 @@ def _foreseen(current: Run, name: str, section: Specialize) -> StateDict:
     from taskmerge.embedders.pairs import read_pairs
 
     base = open_on_meta(current.base)
-    found = base.weights
+    found = base.state_dict
     if section.graft is not None:
         modality = section.modality or read_pairs(current.data(section.data)).modality
         grafted = graft_on_meta(current.base, modality, current.encoder(section.graft), section.graft.projector)
-        found = open_embedder(grafted).weights
-        found.beside = replace(base.weights.beside, config=found.config)
+        found = open_embedder(grafted).state_dict
+        found.beside = replace(base.state_dict.beside, config=found.config)
     first = {id(tensor): stored for stored, tensor in reversed(list(found.values.items()))}  # tied ones are stored once
     kept = {stored: tensor for stored, tensor in found.values.items() if first[id(tensor)] == stored}
     foreseen = MemoryStateDict(kept, str(current.recipe.specialists[name].model))

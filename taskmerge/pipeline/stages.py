@@ -32,7 +32,7 @@ def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> d
     data = run.data(section.data)
     modality = section.modality or read_pairs(data).modality
     if section.graft is None:
-        model: Any = run.base
+        model: Any = run.source(run.base)
     else:
         encoder = run.encoder(section.graft)
         model = graft(run.base, modality, encoder, section.graft.projector, seed=run.recipe.seed)
@@ -78,10 +78,11 @@ def diagnose(run: Run) -> None:
         raise RecipeError(f"drift: no probes for {', '.join(missing)}", section.place, "probes: {NAME: path, ...}")
 
     def make() -> dict[str, Any]:
-        specialists = {name: run.specialist(name) for name in names}
-        base = run.base
-        limit = section.fail_above.recall_drop
-        found = diagnose_drift(run.places.fused, specialists, base, sources, limit=limit, device=run.device)
+        specialists = {name: run.source(run.specialist(name)) for name in names}
+        found = diagnose_drift(
+            run.source(run.places.fused), specialists, run.source(run.base), sources,
+            limit=section.fail_above.recall_drop, components=run.recipe.components, device=run.device,
+        )  # fmt: skip
         for line in str(found).splitlines():
             run.say(f"  {line}")
         return {**found.as_dict(), "words": str(found), "exit_code": found.exit_code}
@@ -99,7 +100,7 @@ def recover(run: Run) -> None:
 
     data, held_out = run.data(section.data), run.data(section.held_out)
     drift = run.recipe.drift
-    specialist = run.specialist(drift.specialist[0]) if drift and len(drift.specialist) == 1 else None
+    specialist = run.source(run.specialist(drift.specialist[0])) if drift and len(drift.specialist) == 1 else None
 
     def make() -> dict[str, Any]:
         settings = training_settings(
@@ -107,8 +108,8 @@ def recover(run: Run) -> None:
             steps=300, learning_rate=1e-3, evaluate_every=25, patience=4,
         )  # fmt: skip
         report = recover_by_choice(
-            run.places.fused, data, section.train, method=section.method, specialist=specialist, settings=settings,
-            held_out=held_out, out=run.places.recovered, work=run.work("recover"),
+            run.source(run.places.fused), data, section.train, method=section.method, specialist=specialist,
+            settings=settings, held_out=held_out, out=run.places.recovered, work=run.work("recover"),
         )  # fmt: skip
         for arm in report.arms:
             run.say(f"  {arm.name}: MRR {arm.scores['mrr']:.3f} ({arm.note})")
@@ -132,7 +133,9 @@ def rehearse(run: Run) -> None:
         work = run.work("rehearse")
         settings = training_settings(section, run.recipe.seed, work, steps=2000, learning_rate=1e-5)
         return asdict(
-            train(start, data, section.train, settings, held_out=held_out, out=run.places.rehearsed, work=work)
+            train(
+                run.source(start), data, section.train, settings, held_out=held_out, out=run.places.rehearsed, work=work
+            )
         )
 
     run.once("rehearse", section, [start, data, held_out], [run.places.rehearsed], make)
@@ -146,16 +149,17 @@ def evaluate(run: Run) -> None:
     from taskmerge.measuring.evaluation import evaluate_retrieval
 
     models = variants(run)
+    sources = {name: run.source(path) for name, path in models.items()}
     sets = run.data(section.retrieval)
 
     def make() -> dict[str, Any]:
         result: dict[str, Any] = {}
         if sets:
-            result["retrieval"] = evaluate_retrieval(models, sets, device=run.device).as_dict()
+            result["retrieval"] = evaluate_retrieval(sources, sets, device=run.device).as_dict()
         if section.mteb:
             from taskmerge.measuring.evaluation.mteb_adapter import evaluate_mteb
 
-            result["mteb"] = evaluate_mteb(models, section.mteb, device=run.device)
+            result["mteb"] = evaluate_mteb(sources, section.mteb, device=run.device)
         return result
 
     run.once("evaluate", section, [*models.values(), sets], [], make)
@@ -171,7 +175,12 @@ def variants(run: Run) -> dict[str, Path]:
         with suppress(CheckpointError):
             named[f"specialist {name}"] = run.specialist(name)
     named |= {"fused": run.places.fused, "recovered": run.places.recovered, "rehearsed": run.places.rehearsed}
-    return {name: path for name, path in named.items() if (path / "modules.json").is_file()}
+    return {name: path for name, path in named.items() if _is_run(run, path)}
+
+
+def _is_run(run: Run, path: Path) -> bool:
+    """Whether a folder of the recipe holds a model that embeds: sentence-transformers', or one for its own embedder."""
+    return (path / "modules.json").is_file() or (run.recipe.embedder is not None and path.is_dir())
 
 
 def report(run: Run) -> dict[str, Any]:

@@ -20,10 +20,12 @@ from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import local_folder
 from taskmerge.checkpoints.formats.table import is_weight_file
 from taskmerge.checkpoints.hashing import fingerprint
+from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import RecipeError
 from taskmerge.recipes import Graft, Lora, Recipe, Training
 from taskmerge.recipes.writing import dump
 from taskmerge.words.json_text import as_read
+from taskmerge.words.named_objects import is_in_file
 from taskmerge.words.places import output_path, parse_place
 
 Say = Callable[[str], None]
@@ -112,6 +114,11 @@ class Run:
         """Folder of the base; raises as `model`."""
         return self.model(self.recipe.base)
 
+    def source(self, path: Path) -> ModelSource:
+        """A model of the recipe as it is run: with the recipe's own embedder and components."""
+        recipe = self.recipe
+        return ModelSource(path, recipe.embedder, recipe.components, recipe.folder)
+
     def data(self, source: Any) -> Any:
         """A data source of the recipe as `read_pairs` takes it: existing files by path, others as they are said."""
         if isinstance(source, Mapping):
@@ -174,6 +181,9 @@ class Run:
 
     def _identity(self, section: Any, reads: Iterable[Any]) -> str:
         digest = hashlib.sha256(f"{__version__}:{dump({'section': section})}:{self.recipe.seed}".encode())
+        if self.recipe.embedder is not None:
+            digest.update(self.recipe.embedder.encode())
+            reads = [*reads, *self._code(self.recipe.embedder)]
         for source in reads:
             for path in sorted(files_of(source)):
                 name = os.path.relpath(path, self.recipe.folder)  # however the recipe's own path was said
@@ -182,6 +192,10 @@ class Run:
                 stat = path.stat()
                 digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
         return digest.hexdigest()
+
+    def _code(self, embedder: str) -> list[Path]:
+        """The file of the recipe's embedder."""
+        return [self.path(embedder.rpartition(":")[0])] if is_in_file(embedder) else []
 
     def _write(self, path: Path, table: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

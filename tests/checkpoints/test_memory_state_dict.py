@@ -127,7 +127,7 @@ def test_what_cannot_be_opened(source: Any) -> None:
     assert caught.value.problems[0].next_move == "give a path, a hub id, a dict of tensors or a module"
 
 
-def test_anything_with_the_methods_of_weights_will_do() -> None:
+def test_anything_with_the_methods_of_a_state_dict_will_do() -> None:
     memory = MemoryStateDict(random_model(0))
     model = Checkpoint.open(memory)
-    assert model.state_dict is memory and Checkpoint.open(model) is model
+    assert model.underlying is memory and Checkpoint.open(model) is model

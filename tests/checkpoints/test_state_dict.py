@@ -1,6 +1,6 @@
 """What stands beside weights survives whatever wraps them; foreign objects are taken as weights.
 
-Wrappers are found, not listed: a new subclass of `StateDict`, or a new field of `Beside`, fails here until somebody says
+Wrappers are found, not listed: a new subclass of `StateDict` or field of `Beside`, fails here until somebody says
 what becomes of it.
 """
 
@@ -75,13 +75,13 @@ def matched(source: StateDict, tmp_path: Path) -> StateDict:
 def moved(source: StateDict, tmp_path: Path) -> StateDict:
     """The source, dequantised as algebra does, plus something."""
     model = Checkpoint(dequantized(source))
-    return (model + (Checkpoint.open({name: model[name] + 1 for name in model.tensors}) - model)).state_dict
+    return (model + (Checkpoint.open({name: model[name] + 1 for name in model.tensors}) - model)).underlying
 
 
 def fused(source: StateDict, tmp_path: Path) -> StateDict:
     plain = dequantized(source)
     model = Checkpoint(plain)
-    return fuse(model, {"other": {name: model[name] for name in model.tensors}}).state_dict
+    return fuse(model, {"other": {name: model[name] for name in model.tensors}}).underlying
 
 
 # Wrapper -> how it is made over a source, and the fields that it changes on purpose.
@@ -164,8 +164,8 @@ class Foreign:
 def test_a_foreign_object_is_taken_as_weights(tmp_path: Path) -> None:
     theirs = Foreign({"a": np.arange(3.0)})
     model = Checkpoint.open(theirs)
-    assert isinstance(model.state_dict, Adopted)
-    assert (model.label, model.config, model.state_dict.beside.folder) == ("theirs", {"model_type": "llama"}, None)
+    assert isinstance(model.underlying, Adopted)
+    assert (model.label, model.config, model.underlying.beside.folder) == ("theirs", {"model_type": "llama"}, None)
     saved = open_stored(model.save(tmp_path / "saved", dtype="bfloat16"))
     assert (saved.config["model_type"], saved.tensors["a"].dtype) == ("llama", "BF16")
     merged = fuse(theirs, {"x": Foreign({"a": np.arange(3.0) + 2})}, weights=0.5)

@@ -42,7 +42,7 @@ class Network(Embedder):
         self.module = kind.build(kind.classes[-1]).eval()
 
     @property
-    def weights(self) -> MemoryStateDict:
+    def state_dict(self) -> MemoryStateDict:
         return MemoryStateDict.of_module(self.module)
 
     def prepare(self, items: Any, modality: Any = None, role: Any = None) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Network(Embedder):
         return self.module(**features).last_hidden_state.mean(dim=1)
 
     def anatomy(self, components: Any = None) -> Anatomy:
-        parts = component_map(self.weights.tensors, self.weights.config, components)
+        parts = component_map(self.state_dict.tensors, self.state_dict.config, components)
         return native_anatomy(self.module, {name: parts.home(name) for name in parts})
 
     def save(self, path: Any) -> None:

@@ -236,7 +236,7 @@ def test_modules_behind_the_first_are_under_their_folders(text_model: Path, tmp_
     model.append(Dense(32, 8))
     model.save_pretrained(str(tmp_path / "dense"))
     for opened in (open_embedder(tmp_path / "dense"), open_embedder(model)):
-        assert {"2_Dense/linear.weight", "2_Dense/linear.bias"} <= set(opened.weights.tensors)
+        assert {"2_Dense/linear.weight", "2_Dense/linear.bias"} <= set(opened.state_dict.tensors)
         assert opened.dimension == 8
     pairs = [{"query": text, "text": text[::-1]} for text in "a dog cat bird rain sound of high".split()]
     embedder = open_embedder(tmp_path / "dense")

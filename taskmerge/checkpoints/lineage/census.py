@@ -18,7 +18,7 @@ from taskmerge.errors import Problem
 
 @dataclass(frozen=True)
 class Census:
-    """inputs: label -> weights under one naming. own: tensors the base lacks -> specialists that have them.
+    """inputs: label -> tensors under one naming. own: tensors the base lacks -> specialists that have them.
     naming: label of the input whose names and class these are. grafts: specialist -> components it brings."""
 
     inputs: Mapping[str, StateDict]

@@ -14,7 +14,8 @@ from taskmerge.errors import MergeError, Problem
 
 def check_modules(inputs: Mapping[str, StateDict], base: str) -> None:
     """Raises MergeError with every difference in the chain of modules and in their settings (pooling mode, sizes,
-    activation). A grafted embedder stands for the transformer that it was grafted onto. Inputs without modules.json, plain transformers models, bring no such settings and are left alone.
+    activation). A grafted embedder stands for the transformer that it was grafted onto. Inputs without modules.json,
+    plain transformers models, bring no such settings and are left alone.
 
     A setting that only one side names is the library's default on the other, as older versions saved fewer of them.
     """

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Checkpoint:
     """A model: a lazy mapping from tensor name to tensor, whatever holds it.
 
-    weights: what is underneath. Subtract two to get a `TaskVector`; add a task vector to get a model again.
+    underlying: what is underneath. Subtract two to get a `TaskVector`; add a task vector to get a model again.
     """
 
     def __init__(self, state_dict: StateDict) -> None:
@@ -44,7 +44,7 @@ class Checkpoint:
 
     @cached_property
     def numbers(self) -> StateDict:
-        """The weights as numbers to compute with: scaled 8-bit floats as what they stand for."""
+        """The tensors as numbers to compute with: scaled 8-bit floats as what they stand for."""
         return dequantized(self.underlying)
 
     @property
@@ -59,7 +59,7 @@ class Checkpoint:
 
     @classmethod
     def open(cls, source: Any, *, label: str | None = None) -> Checkpoint:
-        """Opens a path, hub id[@revision], hf:// uri, dict of tensors, live module or anything with `StateDict`' methods.
+        """Opens a path, hub id[@revision], hf:// uri, dict of tensors, live module or a `StateDict`.
 
         Reads headers only. Raises CheckpointError when there is no checkpoint there.
         """

@@ -101,7 +101,7 @@ def test_nothing_but_headers_is_read_until_a_tensor_is_asked_for(
     recipe = write_recipe(tmp_path, base="base", specialists={"image": "image", "audio": "audio"})
     assert plan(recipes.load(recipe)).bytes_written > 4 * count
     assert mapped == []
-    assert moved.weights.read("model.layers.0.mlp.weight", count - 3, count).tolist() == [0, 0, 0]
+    assert moved.underlying.read("model.layers.0.mlp.weight", count - 3, count).tolist() == [0, 0, 0]
     assert mapped == ["model.safetensors"] * 2  # the base and the specialist, each once
 
 

@@ -71,12 +71,12 @@ def test_every_tensor_finds_itself(saved, kind: str, base: str, other: str) -> N
     ours, theirs = open_stored(saved(kind, base)), open_stored(saved(kind, other))
     aligned = align(ours, theirs)
     for name in ours.tensors:
-        if name in aligned.weights.tensors and name not in aligned.names.base_only:
-            info = aligned.weights.tensors[name]
+        if name in aligned.state_dict.tensors and name not in aligned.names.base_only:
+            info = aligned.state_dict.tensors[name]
             assert (info.name, info.shape) == (name, ours.tensors[name].shape)
-            np.testing.assert_array_equal(aligned.weights.read(name), ours.read(name), err_msg=name)
+            np.testing.assert_array_equal(aligned.state_dict.read(name), ours.read(name), err_msg=name)
     missed = [
-        n for v, n in by_value(ours).items() if v in by_value(aligned.weights) and n[0] in aligned.names.base_only
+        n for v, n in by_value(ours).items() if v in by_value(aligned.state_dict) and n[0] in aligned.names.base_only
     ]
     assert missed == []
 
@@ -97,7 +97,7 @@ def test_without_transformers_a_match_is_right_or_refused(saved, monkeypatch: py
             refused.add(kind)
             continue
         for name in aligned.names.pairs:
-            np.testing.assert_array_equal(aligned.weights.read(name), ours.read(name), err_msg=name)
+            np.testing.assert_array_equal(aligned.state_dict.read(name), ours.read(name), err_msg=name)
     assert refused == NEEDS_TRANSFORMERS
 
 
@@ -145,7 +145,7 @@ def test_a_graft_finds_its_backbone_and_keeps_its_own(saved) -> None:
     )
     assert {name.split(".")[0] for name in aligned.extra} == {"audio_tower", "multi_modal_projector"}
     name = "model.layers.0.self_attn.q_proj.weight"
-    np.testing.assert_array_equal(aligned.weights.read(name, 3, 17), audio.read("language_model." + name, 3, 17))
+    np.testing.assert_array_equal(aligned.state_dict.read(name, 3, 17), audio.read("language_model." + name, 3, 17))
 
 
 def test_tied_heads_and_poolers_may_be_absent(saved) -> None:
@@ -187,9 +187,9 @@ def test_experts_are_read_in_the_layout_of_the_base(base_packed: bool) -> None:
     aligned = align(base, other)
     assert aligned.extra == () and aligned.names.base_only == ()
     for name, info in base.tensors.items():
-        assert aligned.weights.tensors[name].shape == info.shape
-        np.testing.assert_array_equal(aligned.weights.read(name), base.read(name))
-        np.testing.assert_array_equal(aligned.weights.read(name, 5, 19), base.read(name, 5, 19))
+        assert aligned.state_dict.tensors[name].shape == info.shape
+        np.testing.assert_array_equal(aligned.state_dict.read(name), base.read(name))
+        np.testing.assert_array_equal(aligned.state_dict.read(name, 5, 19), base.read(name, 5, 19))
 
 
 def test_transposed_experts_are_refused_by_name() -> None:

@@ -35,7 +35,7 @@ class Oracle(Embedder):
         return self.taken
 
     @property
-    def weights(self) -> MemoryStateDict:
+    def state_dict(self) -> MemoryStateDict:
         return MemoryStateDict({})
 
     def prepare(self, items: Sequence[str], modality: Any = None, role: Any = None) -> dict[str, Any]:
