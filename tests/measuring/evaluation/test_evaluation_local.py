@@ -57,6 +57,18 @@ class Oracle(Embedder):
         raise NotImplementedError
 
 
+class Hearing(Oracle):
+    """Knows a sound by its length: 400 samples for the first word, one more for each next."""
+
+    def embed(self, features: dict[str, Any]) -> torch.Tensor:
+        items = [WORDS[len(item["array"]) - 400] if isinstance(item, dict) else item for item in features["items"]]
+        return super().embed({"items": items})
+
+
+SOUNDS = [
+    {"audio": {"array": np.ones(400 + number, dtype=np.float32), "sampling_rate": 16000}, "text": word}
+    for number, word in enumerate(WORDS)
+]
 PAIRS = [{"query": f"say {word}", "text": word} for word in WORDS for _ in range(5)]
 
 
@@ -86,11 +98,20 @@ def test_equal_texts_are_embedded_once() -> None:
 
 
 def test_a_variant_is_not_asked_for_what_it_cannot_take() -> None:
-    sound = [{"audio": {"array": np.ones(400, dtype=np.float32), "sampling_rate": 16000}, "text": w} for w in WORDS]
-    table = evaluate_retrieval({"text only": Oracle()}, {"words": PAIRS, "sounds": sound})
-    assert table.sets == ["words"]
+    model, hearing = Oracle(), Hearing(modalities=("text", "audio"))
+    table = evaluate_retrieval({"text only": model, "hearing": hearing}, {"words": PAIRS, "sounds": SOUNDS})
+    assert table.sets == ["words", "sounds"]
+    assert table.get("hearing", "sounds").estimate == 1
     with pytest.raises(UsageError, match="'text only' on 'sounds'"):
         table.get("text only", "sounds")
+
+
+@pytest.mark.parametrize("names", [["one"], ["one", "two"]])
+def test_a_set_that_no_variant_takes_is_an_error_not_an_empty_page(names: list[str]) -> None:
+    variants = {name: Oracle() for name in names}
+    with pytest.raises(UsageError, match="sounds holds audio, for which no model here has an encoder"):
+        evaluate_retrieval(variants, {"words": PAIRS, "sounds": SOUNDS})
+    assert len(names) > 1 or not variants["one"].seen  # a single model is not run first
 
 
 def test_the_table_survives_json() -> None:
