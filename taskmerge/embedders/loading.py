@@ -20,6 +20,7 @@ from taskmerge.embedders.users import (
 )
 from taskmerge.embedders.whole import whole
 from taskmerge.errors import CheckpointError, TaskmergeError, UsageError, clipped, first_line
+from taskmerge.opened import opened
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.extras import TRAINING, require
 
@@ -79,6 +80,7 @@ def open_embedder(
 def _from_source(source: ModelSource, device: str | torch.device, dtype: torch.dtype | None) -> Embedder:
     require(*TRAINING)
     folder, label = local_folder(source.path), str(source)
+    opened(folder)
     named = None if source.embedder is None else named_embedder(source.embedder, source.folder)
     allowed = named if named is not None and is_module_class(named) else None
     made = loaded(named, folder, label) if named is not None and allowed is None else None
