@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MODEL_TYPE = "taskmerge_omni"
 """What the config.json of a grafted embedder calls it."""
+_OF_A_TOWER = ("_encoder", "_projector")
 
 
 @dataclass(frozen=True)
@@ -73,17 +74,18 @@ def components_of(state_dict: StateDict, overrides: Mapping[str, Sequence[str]] 
     """The component of every tensor, as what is trained and repaired is named.
 
     A grafted embedder's components are the first parts of its names (backbone, audio_encoder, audio_projector, ...);
-    the token embeddings are part of its backbone. Others get the component map of their architecture.
+    the token embeddings are part of its backbone, the eyes that a vision-language backbone has of its own are not.
+    Others get the component map of their architecture.
 
     Args:
         state_dict: the model.
         overrides: a recipe's `components`; see `with_overrides`.
     """
+    found = component_map(state_dict.tensors, state_dict.config)
     if state_dict.config.get("model_type") == MODEL_TYPE:
-        first = {name: name.partition(".")[0] for name in state_dict.tensors}
+        homes = {name: found.home(name) for name in found}
+        first = {name: home if home.endswith(_OF_A_TOWER) else name.partition(".")[0] for name, home in homes.items()}
         found = Components(first, first)
-    else:
-        found = component_map(state_dict.tensors, state_dict.config)
     return with_overrides(found, overrides)
 
 

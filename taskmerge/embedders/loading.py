@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import local_folder, open_stored
 from taskmerge.embedders.interface import Embedder
+from taskmerge.embedders.opening import opening
 from taskmerge.embedders.sentence import GraftedEmbedder, SentenceEmbedder
 from taskmerge.embedders.sources import ModelSource
 from taskmerge.embedders.users import (
@@ -18,8 +19,7 @@ from taskmerge.embedders.users import (
     loaded,
     named_embedder,
 )
-from taskmerge.embedders.whole import whole
-from taskmerge.errors import CheckpointError, TaskmergeError, UsageError, clipped, first_line
+from taskmerge.errors import CheckpointError, UsageError
 from taskmerge.opened import opened
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.extras import TRAINING, require
@@ -77,6 +77,12 @@ def open_embedder(
     return found if device is None and dtype is None else found.to(device, dtype)
 
 
+def open_on_meta(source: str | Path | ModelSource) -> Embedder:
+    """Open a model without its values: names, shapes, modalities. Arguments and errors as for `open_embedder`."""
+    source = source if isinstance(source, ModelSource) else ModelSource(source)
+    return _from_source(source, "meta", None)
+
+
 def _from_source(source: ModelSource, device: str | torch.device, dtype: torch.dtype | None) -> Embedder:
     require(*TRAINING)
     folder, label = local_folder(source.path), str(source)
@@ -91,9 +97,8 @@ def _from_source(source: ModelSource, device: str | torch.device, dtype: torch.d
         found.label, found.stored = label, open_stored(folder)
     found.components = source.components
     if made is not None:
-        found.to(device, dtype)
-        found.module.eval()
         check_against_file(found, open_stored(folder), label)
+        found.to(device, dtype).module.eval()
     return found
 
 
@@ -104,17 +109,14 @@ def _from_folder(
     from sentence_transformers import SentenceTransformer
 
     options: dict[str, Any] = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
+    if str(device) == "meta":
+        options["model_kwargs"] = {"device_map": "meta"}
+    else:
+        options["device"] = str(device)
     classes = _module_classes() if allowed is None else {**_module_classes(), **_addresses(allowed, folder)}
     _check_known(folder, classes, label)
-    try:
-        with whole(label):
-            model = SentenceTransformer._load_with_module_classes(str(folder), classes, device=str(device), **options)
-    except TaskmergeError:
-        raise
-    except Exception as error:  # what libraries raise for a folder that makes no sense has no bounds
-        kind = "" if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: "
-        what = f"no embedder can be loaded: {kind}{clipped(first_line(error), 500)}"
-        raise CheckpointError(what, label) from error
+    with opening(label, "embedder"):
+        model = SentenceTransformer._load_with_module_classes(str(folder), classes, **options)
     return _around(model.eval(), label, open_stored(folder))
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, cast
 from taskmerge.checkpoints.components import component_map
 from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.state_dict import StateDict
-from taskmerge.embedders.anatomy import Anatomy, backbone_layers, components_of, native_anatomy, token_table
+from taskmerge.embedders.anatomy import Anatomy, components_of, native_anatomy
 from taskmerge.embedders.file_names import names_in_file
 from taskmerge.embedders.interface import EMBEDDING, Embedder, Features, Role
 from taskmerge.embedders.items import GraftedItems, PreparedItems
+from taskmerge.embedders.opening import quiet
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -99,7 +100,8 @@ class SentenceEmbedder(Embedder):
         return native_anatomy(self.network, {name: parts.home(self._in_file.get(name, name)) for name in names})
 
     def save(self, path: str | Path) -> None:
-        self.module.save_pretrained(str(path), create_model_card=False)
+        with quiet():
+            self.module.save_pretrained(str(path), create_model_card=False)
 
 
 class GraftedEmbedder(SentenceEmbedder):
@@ -120,9 +122,10 @@ class GraftedEmbedder(SentenceEmbedder):
         graft = self.graft
         state_dict = MemoryStateDict.of_module(graft.backbone)
         parts = component_map(state_dict.tensors, state_dict.config)
-        layers = backbone_layers(graft.backbone, {name: parts.home(name) for name in parts})
-        projectors = {modality: (graft.projector(tower),) for modality, tower in graft.tower_of.items()}
-        return Anatomy(layers, projectors, {}, token_table(graft.backbone))
+        own = native_anatomy(graft.backbone, {name: parts.home(name) for name in parts})
+        grafted = {modality: (graft.projector(tower),) for modality, tower in graft.tower_of.items()}
+        tokens = {modality: graft.inputs.placeholders[tower] for modality, tower in graft.tower_of.items()}
+        return Anatomy(own.layers, {**own.projectors, **grafted}, {**own.placeholders, **tokens}, own.token_table)
 
     def prepared_items(self) -> PreparedItems:
         return GraftedItems(self.prepare, self.graft, self.prompt(None))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def whole(source: str | Path) -> Iterator[None]:
         wanted = options.pop("output_loading_info", False)
         model, told = own.__func__(cls, *arguments, output_loading_info=True, **options)
         check_whole(model, told, source)
+        take_out_pooler(model, told["missing_keys"])
         return (model, told) if wanted else model
 
     # The loading info has no other way out of the classes that call this for us (AutoModel, sentence-transformers).
@@ -101,6 +103,17 @@ def refuse(
             "saved with another prefix, by another class, or with other layers than config.json says? "
             "`taskmerge inspect` lists what the file holds",
         )
+
+
+def take_out_pooler(model: Any, missing: Iterable[str]) -> None:
+    """Take a pooler out of a model whose file has none: it would be saved, fused and compared as if it were one.
+
+    Embeddings are made of the last states; a pooler started from random numbers has no part in them.
+    """
+    poolers = [name for name in missing if name.startswith("pooler.")]
+    optional = "add_pooling_layer" in inspect.signature(type(model).__init__).parameters
+    if poolers and optional and len(poolers) == len(getattr(model, "pooler", None).state_dict()):  # type: ignore[union-attr]
+        model.pooler = None
 
 
 def _is_run(name: str, held: MemoryStateDict, parts: Components) -> bool:
