@@ -21,4 +21,7 @@ MODEL_DEVICE = typer.Option(None, "--device", help="Where models run: cpu (the d
 EMBEDDER = typer.Option(
     None, "--embedder", help="What runs a model class of your own: my_model.py:load, package.module:name, entry point."
 )
+TRAINING_DEVICE = typer.Option(
+    None, "--device", help="Where models train: cpu, cuda, mps; by default the first GPU if there is one."
+)
 JSON = typer.Option(False, "--json", help="Print JSON for machines.")

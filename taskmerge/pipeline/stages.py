@@ -36,7 +36,9 @@ def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> d
     else:
         encoder = run.encoder(section.graft)
         model = graft(run.base, modality, encoder, section.graft.projector, seed=run.recipe.seed)
-    settings = training_settings(section, run.recipe.seed, run.work(stage), steps=1000, learning_rate=2e-5)
+    settings = training_settings(
+        section, run.recipe.seed, run.work(stage), steps=1000, learning_rate=2e-5, device=run.device
+    )
     return asdict(train(model, data, section.train, settings, out=out, work=run.work(stage)))
 
 
@@ -97,7 +99,7 @@ def recover(run: Run) -> None:
     def make() -> dict[str, Any]:
         settings = training_settings(
             section, run.recipe.seed, run.work("recover"),
-            steps=300, learning_rate=1e-3, evaluate_every=25, patience=4,
+            steps=300, learning_rate=1e-3, evaluate_every=25, patience=4, device=run.device,
         )  # fmt: skip
         report = recover_by_choice(
             run.source(run.places.fused), data, section.train, method=section.method, specialist=specialist,
@@ -123,7 +125,7 @@ def rehearse(run: Run) -> None:
 
     def make() -> dict[str, Any]:
         work = run.work("rehearse")
-        settings = training_settings(section, run.recipe.seed, work, steps=2000, learning_rate=1e-5)
+        settings = training_settings(section, run.recipe.seed, work, steps=2000, learning_rate=1e-5, device=run.device)
         return asdict(
             train(
                 run.source(start), data, section.train, settings, held_out=held_out, out=run.places.rehearsed, work=work

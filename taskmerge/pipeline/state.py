@@ -91,7 +91,7 @@ NOTE_MOVE = "remove this file: the stage then runs again"
 
 @dataclass
 class Run:
-    """One run of a recipe. device: where models are measured.  results: stage -> plain data for the report."""
+    """One run of a recipe. device: where models run.  results: stage -> plain data for the report."""
 
     recipe: Recipe
     places: Places

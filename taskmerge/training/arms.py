@@ -103,7 +103,7 @@ class _Trial:
             ways["gradient"] = self._gradient
         best, arms = None, []
         for name, way in ways.items():
-            model = open_embedder(self.fused)
+            model = open_embedder(self.fused, device=self.settings.device)
             began = time.monotonic()
             note = way(model)
             arms.append(Arm(name, self._scores(model), time.monotonic() - began, note))
@@ -133,7 +133,7 @@ class _Trial:
 
     def _label_free(self, model: Embedder) -> str:
         assert self.specialist is not None
-        return self._solved(model, open_embedder(self.specialist))
+        return self._solved(model, open_embedder(self.specialist, device=self.settings.device))
 
     def _solved(self, model: Embedder, specialist: Embedder | None) -> str:
         from taskmerge.training.closed_form import recover_closed_form
