@@ -20,6 +20,7 @@ from taskmerge.embedders.users import (
     named_embedder,
 )
 from taskmerge.errors import CheckpointError, UsageError
+from taskmerge.opened import opened
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.extras import TRAINING, require
 
@@ -85,6 +86,7 @@ def open_on_meta(source: str | Path | ModelSource) -> Embedder:
 def _from_source(source: ModelSource, device: str | torch.device, dtype: torch.dtype | None) -> Embedder:
     require(*TRAINING)
     folder, label = local_folder(source.path), str(source)
+    opened(folder)
     named = None if source.embedder is None else named_embedder(source.embedder, source.folder)
     allowed = named if named is not None and is_module_class(named) else None
     made = loaded(named, folder, label) if named is not None and allowed is None else None
@@ -95,9 +97,8 @@ def _from_source(source: ModelSource, device: str | torch.device, dtype: torch.d
         found.label, found.stored = label, open_stored(folder)
     found.components = source.components
     if made is not None:
-        found.to(device, dtype)
-        found.module.eval()
         check_against_file(found, open_stored(folder), label)
+        found.to(device, dtype).module.eval()
     return found
 
 

@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from taskmerge.errors import CheckpointError, RecipeError, UsageError
+from taskmerge.checkpoints.output.record import is_made_here
+from taskmerge.errors import CheckpointError, RecipeError
 from taskmerge.pipeline.state import NOTE_MOVE, Run, training_settings
 from taskmerge.recipes import Specialize
 from taskmerge.words.json_text import check_json
@@ -20,8 +21,7 @@ def specialize(run: Run) -> None:
     for name, section in (run.recipe.specialize or {}).items():
         out = run.specialist(name)
         stage = f"specialize-{name}"
-        reads = [run.base, run.data(section.data)]
-        run.once(stage, section, reads, [out], partial(_train_specialist, run, section, out, stage))
+        run.once(stage, section, [out], partial(_train_specialist, run, section, out, stage))
 
 
 def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> dict[str, Any]:
@@ -45,25 +45,18 @@ def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> d
 def fuse(run: Run) -> None:
     """Fuses into OUT."""
     from taskmerge.merging import execute, plan
-    from taskmerge.merging.provenance import FILE
 
     recipe, out = run.recipe, run.places.fused
 
     def make() -> dict[str, Any]:
         decided = plan(recipe)
-        written = execute(decided, recipe, out, fresh=out.exists())
+        written = execute(decided, recipe, out, fresh=is_made_here(out))
         table = {component: dict(counts) for component, counts in decided.table().items()}
         return {"path": str(out), "bytes": written.bytes, "components": table, "warnings": list(decided.warnings)}
 
-    reads = [run.base, *(run.specialist(name) for name in recipe.specialists)]
-    reads += [run.path(row.adapter) for row in recipe.specialists.values() if row.adapter]
     parts = ("base", "specialists", "merge", "components", "copy", "output")
     section = {name: getattr(recipe, name) for name in parts}
-    run.once("fuse", section, reads, [], make)
-    if not (out / FILE).exists():  # not config.json: a sentence-transformers folder may hold it further down
-        raise UsageError(
-            f"the fused model is gone from {out}", next_move="remove its note: fuse.json in the report folder"
-        )
+    run.once("fuse", section, [out], make, replaces=True)
 
 
 def diagnose(run: Run) -> None:
@@ -89,8 +82,7 @@ def diagnose(run: Run) -> None:
             run.say(f"  {line}")
         return {**found.as_dict(), "words": str(found), "exit_code": found.exit_code}
 
-    reads = [run.places.fused, *(run.specialist(name) for name in names), *sources.values()]
-    run.once("diagnose", section, reads, [], make)
+    run.once("diagnose", section, [], make)
 
 
 def recover(run: Run) -> None:
@@ -118,7 +110,7 @@ def recover(run: Run) -> None:
         run.say(f"  kept: {report.kept}")
         return report.as_dict()
 
-    run.once("recover", section, [run.places.fused, data, held_out], [run.places.recovered], make)
+    run.once("recover", section, [run.places.recovered], make)
 
 
 def rehearse(run: Run) -> None:
@@ -140,7 +132,7 @@ def rehearse(run: Run) -> None:
             )
         )
 
-    run.once("rehearse", section, [start, data, held_out], [run.places.rehearsed], make)
+    run.once("rehearse", section, [run.places.rehearsed], make)
 
 
 def evaluate(run: Run) -> None:
@@ -164,7 +156,7 @@ def evaluate(run: Run) -> None:
             result["mteb"] = evaluate_mteb(sources, section.mteb, device=run.device)
         return result
 
-    run.once("evaluate", section, [*models.values(), sets], [], make)
+    run.once("evaluate", {"section": section, "variants": sorted(models)}, [], make)
 
 
 def variants(run: Run) -> dict[str, Path]:

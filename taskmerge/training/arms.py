@@ -9,17 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from taskmerge.checkpoints.output.record import RECOVERED
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs
 from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import OutputError, UsageError
+from taskmerge.training.publishing import publish
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.words.places import output_path
 
 How = Literal["auto", "gradient", "closed_form"]
 LEAVE = "leave it"
-REPORT_FILE = "taskmerge_recovery.json"
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,8 @@ def recover_by_choice(
         held = named_sets(held_out)
     trial = _Trial(fused, sets, held, list(train), settings, specialist, Path(work) if work else None)
     best, arms = trial.run(method)
-    best.save(out)
     report = RecoveryReport(tuple(arms), max(arms, key=lambda arm: arm.scores["mrr"]).name)
-    (Path(out) / REPORT_FILE).write_text(json.dumps(report.as_dict(), indent=2) + "\n", "utf-8")
+    publish(best, Path(out), {RECOVERED: json.dumps(report.as_dict(), indent=2) + "\n"})
     return report
 
 

@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 
+from taskmerge.checkpoints.output.record import TRAINED
 from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import OutputError, UsageError
+from taskmerge.training.publishing import publish
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.words.modalities import tower_of
 from taskmerge.words.places import output_path
 
 HELD_OUT_SHARE = 0.1
-REPORT_FILE = "taskmerge_training.json"
 CHECKPOINTS = ".checkpoints"
 """Behind the name of the output folder: where training leaves its checkpoints until it is done."""
 
@@ -145,10 +146,9 @@ def _run(
         outcome = session.run()
     report = StageReport(stage, seconds=time.monotonic() - started, settings=asdict(settings), **outcome)
     if out is not None and session.is_main:
-        embedder.save(out)
+        publish(embedder, Path(out), {TRAINED: json.dumps(asdict(report), indent=2) + "\n"})
         if work is None and beside is not None:
             shutil.rmtree(beside, ignore_errors=True)
-        (Path(out) / REPORT_FILE).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
     return report
 
 

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from taskmerge.errors import UsageError, clipped, did_you_mean, first_line
+from taskmerge.opened import opened
 
 
 def is_in_file(text: str) -> bool:
@@ -58,6 +59,7 @@ def module_of_file(text: str, folder: Path, what: str, around: AbstractContextMa
     path = (folder / path_text).resolve()
     if not path.is_file():
         raise UsageError(f"no file {path_text!r} for {what} {text!r}", next_move=f"looked for {path}")
+    opened(path)
     changed = path.stat()
     known = f"_taskmerge_{path.stem}_{abs(hash((str(path), changed.st_mtime_ns, changed.st_size)))}"
     if around is None and known in sys.modules:
