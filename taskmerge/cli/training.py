@@ -24,7 +24,9 @@ def graft(
     """Attach an encoder and a fresh projector to a backbone."""
     from taskmerge.embedders import graft as attach
 
-    attach(backbone, modality, encoder, projector, out, seed=seed)
+    first = attach(backbone, modality, encoder, projector, out, seed=seed)[0]
+    tokens = ", ".join(f"{tower.placeholder} for {name}" for name, tower in first.towers.items())
+    note(f"takes {', '.join(name for name in first.modalities if name != 'message')}; tokens that stand in: {tokens}")
     print(out)
 
 

@@ -205,6 +205,32 @@ def test_too_long_a_sound_is_refused(tmp_path: Path) -> None:
         model.encode([tone(300, 3.0)])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_base_in_half_precision_stays_what_it_was(dtype: torch.dtype, tmp_path: Path) -> None:
+    base = vision_model("Qwen3-VL", tmp_path / "base", dtype=dtype)
+    graft(base, "audio", LOG_MEL, "mlp", tmp_path / "grafted", pooling="mean", normalize=False)
+    plain, grafted = (open_embedder(folder).module for folder in (base, tmp_path / "grafted"))
+    kinds = {name.partition(".")[0]: tensor.dtype for name, tensor in grafted[0].named_parameters()}  # type: ignore[index]
+    assert kinds == {"backbone": dtype, "audio_encoder": torch.float32, "audio_projector": torch.float32}
+    items = ["a dog", picture(100), film()]
+    own = [model.encode(items, convert_to_tensor=True) for model in (plain, grafted)]  # type: ignore[operator]
+    assert torch.equal(*own) and own[0].dtype == dtype
+    full: Any = open_embedder(tmp_path / "grafted", dtype=torch.float64).module
+    exact = full.encode([tone(300)], convert_to_tensor=True)
+    near: Any = grafted
+    rounded = near.encode([tone(300)], convert_to_tensor=True)
+    torch.testing.assert_close(rounded.double(), exact, atol=0.05, rtol=0.05)
+
+
+def test_nothing_is_drawn_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    base, ears = vision_model("Qwen3-VL", tmp_path / "base"), whisper_folder(tmp_path / "ears")
+    capfd.readouterr()
+    graft(base, "audio", str(ears), out=tmp_path / "grafted")
+    open_embedder(base)
+    open_embedder(tmp_path / "grafted").save(tmp_path / "again")
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("name", list(SEEING))
 def test_without_a_chat_template(name: str, tmp_path: Path) -> None:
     """The processor is called on texts that hold its own marks for pictures."""
