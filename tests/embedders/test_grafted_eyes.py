@@ -133,6 +133,32 @@ def test_sounds_are_a_forward_put_together_by_hand(case: Case, words: str) -> No
     np.testing.assert_allclose(case.model.encode([item])[0], states.mean(dim=0).numpy(), atol=3e-6)
 
 
+def test_gradients_and_other_values_reach_the_projector(case: Case) -> None:
+    """As in a forward that is given the vectors directly, and as when the values are written into the model."""
+    embedder = open_embedder(case.folder)
+    first: Any = embedder.module[0]  # type: ignore[index]
+    name = "audio_projector.layers.2.weight"
+    features = embedder.prepare([{"array": tone(300), "sampling_rate": 16000}], "audio")
+    embedder.embed(features).square().sum().backward()
+    weight = embedder.state_dict.values[name]
+    assert weight.grad is not None
+    direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    full = open_embedder(case.folder, dtype=torch.float64)
+    inputs = full.prepare([{"array": tone(300), "sampling_rate": 16000}], "audio")
+    own = full.state_dict.values[name].detach()
+    step = 1e-5 * direction.double()
+    with torch.no_grad():
+        sides = [full.embed_with({name: own + sign * step}, inputs).square().sum() for sign in (1, -1)]
+    torch.testing.assert_close(
+        (weight.grad * direction).sum().double(), (sides[0] - sides[1]) / 2e-5, rtol=2e-3, atol=1e-4
+    )
+    with torch.no_grad():
+        swapped = embedder.embed_with({name: weight.detach() + direction}, features)
+        weight += direction
+        torch.testing.assert_close(embedder.embed(features), swapped)
+    assert not first.backbone.get_input_embeddings()._forward_hooks  # nothing is left hanging on the backbone
+
+
 def test_positions_of_sound_and_picture_together_are_the_bases_own(case: Case) -> None:
     """A sound's tokens count as text in Qwen's three-dimensional positions, a picture's as the grid they are."""
     if case.name not in FILMS:
