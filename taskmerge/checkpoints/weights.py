@@ -39,6 +39,7 @@ class Beside:
     commit: str | None = None
     files: Mapping[str, WeightFile] = field(default_factory=dict)
     output_dtype: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def tokenizer_folder(self) -> Path | None:

@@ -9,10 +9,16 @@ from typing import Any, TypedDict
 import numpy as np
 
 from taskmerge.checkpoints.formats.files import WeightFile
-from taskmerge.checkpoints.formats.folders import check_index, choose_files, module_folders, weight_files
+from taskmerge.checkpoints.formats.folders import (
+    check_index,
+    choose_files,
+    config_folder,
+    module_folders,
+    weight_files,
+    weights_below,
+)
 from taskmerge.checkpoints.formats.json_files import read_json
-from taskmerge.checkpoints.formats.pickles import PickleFile
-from taskmerge.checkpoints.formats.table import READABLE, advice, open_file
+from taskmerge.checkpoints.formats.table import READABLE, advice, open_file, open_files
 from taskmerge.checkpoints.hub import HubPlace, Snapshot, locate, open_snapshot
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.checkpoints.weights import Beside, Weights
@@ -55,16 +61,17 @@ class StoredWeights(Weights):
     beside: Beside
 
     def __init__(self, label: str, folder: Path, modules: dict[str, str], files: list[tuple[str, WeightFile]],
-                 commit: str | None = None) -> None:  # fmt: skip
+                 commit: str | None = None, notes: tuple[str, ...] = ()) -> None:  # fmt: skip
         self.label = label
         self.folder = folder
         self.beside = Beside(
-            config=read_config(folder / modules[""] / "config.json"),
+            config=read_config(folder / modules[""] / "config.json") or _told(files),
             folder=folder,
             module_folders=modules,
             prompts=read_prompts(folder / PROMPTS),
             commit=commit,
-            files={file.name: file for _, file in files},
+            files={part.name: part for _, file in files for part in file.parts},
+            notes=(*notes, *(f"{file.name}: {note}" for _, file in files for note in file.notes)),
         )
         self.tensors: dict[str, TensorInfo] = {}
         self._owners: dict[str, tuple[WeightFile, str]] = {}
@@ -86,7 +93,7 @@ class StoredWeights(Weights):
     def view(self, name: str) -> np.ndarray | None:
         """See `Weights.view`."""
         file, stored = self._owners[name]
-        return None if isinstance(file, PickleFile) else file.read(stored, 0, None)
+        return file.view(stored)
 
     def release(self, name: str, start: int, stop: int) -> None:
         """See `Weights.release`."""
@@ -110,13 +117,18 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
     if not place.is_dir():
         return StoredWeights(label, place.parent, {"": ""}, [("", open_file(place.name, place))])
     modules = module_folders(place)
-    files = []
+    files: list[tuple[str, WeightFile]] = []
+    notes: tuple[str, ...] = ()
     for prefix, inside in modules.items():
-        names = weight_files(place / inside, required=not prefix)
-        part = {name: open_file(_join(inside, name), place / inside / name) for name in names}
-        check_index(place / inside, part)
-        files += [(prefix, file) for file in part.values()]
-    return StoredWeights(label, place, modules, files)
+        here, said = place / inside, ()
+        if not prefix:
+            here, said = weights_below(here)
+        chosen = weight_files(here, required=not prefix)
+        part = open_files(here, chosen.names, inside)
+        check_index(here, dict(zip(chosen.names, part, strict=False)))
+        files += [(prefix, file) for file in part]
+        notes += (*said, *chosen.notes)
+    return StoredWeights(label, config_folder(place, modules), modules, files, notes=notes)
 
 
 def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
@@ -136,25 +148,32 @@ def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
 def _open_hub(place: HubPlace, label: str) -> StoredWeights:
     snapshot = open_snapshot(place)
     modules = module_folders(snapshot.folder)
-    files = []
+    files: list[tuple[str, WeightFile]] = []
+    notes: tuple[str, ...] = ()
     for prefix, inside in modules.items():
         here = [
             PurePosixPath(name).name for name in snapshot.weights if str(PurePosixPath(name).parent) == (inside or ".")
         ]
         remote = [row for row in READABLE if row.remote]
         if not prefix and not here:
-            what = "no safetensors file in this repository"
+            what = "no weights that can be read in this repository"
             raise CheckpointError(what, str(place), advice(snapshot.folder, snapshot.others))
-        names = choose_files(here, snapshot.folder / inside, required=not prefix, formats=remote)
-        part = {name: _hub_file(snapshot, _join(inside, name)) for name in names}
+        chosen = choose_files(here, snapshot.folder / inside, required=not prefix, formats=remote)
+        part = {name: _hub_file(snapshot, _join(inside, name)) for name in chosen.names}
         check_index(snapshot.folder / inside, part)
         files += [(prefix, file) for file in part.values()]
-    return StoredWeights(label, snapshot.folder, modules, files, snapshot.commit)
+        notes += chosen.notes
+    return StoredWeights(label, snapshot.folder, modules, files, snapshot.commit, notes)
 
 
 def _hub_file(snapshot: Snapshot, name: str) -> WeightFile:
     cached = snapshot.folder / name
     return WeightFile(name, cached if cached.exists() else None, snapshot)
+
+
+def _told(files: list[tuple[str, WeightFile]]) -> Mapping[str, Any]:
+    """What the files themselves say of the config, where no config.json does."""
+    return next((file.config for prefix, file in files if not prefix and file.config), {})
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
