@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.numbers.rounding import decode
 
 if TYPE_CHECKING:
     from taskmerge.checkpoints.formats.files import WeightFile
@@ -98,6 +99,11 @@ class Weights:
         is added to the base and rounded; None where it is not known by itself."""
         return None
 
+    def values(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """Of a tensor that is computed: what reads entries [start, stop) in float64, before they are rounded into the
+        format of its header; None where `read` gives all there is."""
+        return None
+
     def in_dtype(self, dtype: str) -> Weights:
         """The same to be written in another format (torch name): weights that are computed are rounded only once."""
         return self
@@ -112,6 +118,12 @@ class Weights:
         dtype: torch name of the format that all weights now have, None when each kept its own.
         """
         return False
+
+
+def entries(weights: Weights, name: str, start: int, stop: int) -> np.ndarray:
+    """Entries [start, stop) of a tensor in float64, not rounded before where they are computed."""
+    exact = weights.values(name)
+    return decode(weights.read(name, start, stop), weights.tensors[name].dtype) if exact is None else exact(start, stop)
 
 
 @runtime_checkable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,10 +11,13 @@ from taskmerge.checkpoints.formats.quantized import dequantized
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.hub import locate
 from taskmerge.checkpoints.lineage.adapters import adapted, is_adapter
+from taskmerge.checkpoints.lineage.overlay import overlaid
+from taskmerge.checkpoints.soups import Averaged, checkpoints_of, shares
 from taskmerge.checkpoints.vectors.folder import StoredDeltas, is_task_vector, open_task_vector
 from taskmerge.checkpoints.weights import BASE, Weights
 from taskmerge.errors import Problem, RecipeError, TaskmergeError
 from taskmerge.recipes import Recipe, Specialist
+from taskmerge.words.places import is_pattern
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,59 @@ def open_inputs(recipe: Recipe, given: Inputs | None = None) -> Inputs:
     )
 
 
+def row_paths(specialist: Specialist, folder: Path) -> list[Path]:
+    """The checkpoints of a soup, oldest first. Raises CheckpointError when they are not there."""
+    text = specialist.adapter if specialist.adapter and is_pattern(specialist.adapter) else specialist.model
+    return checkpoints_of(text, folder, specialist.last)
+
+
 def _open_specialist(
     specialist: Specialist, recipe: Recipe, base: Weights | None, own_base: Weights | None
 ) -> tuple[Weights, str]:
     """The weights, and what they are: "model", "adapter" (over the base) or "task vector"."""
+    if specialist.is_soup and not _is_one(specialist, recipe.folder):
+        found, kind = _soup(specialist, recipe, base, own_base)
+    else:
+        found, kind = _open_one(specialist, recipe, base, own_base)
+    if not specialist.also:
+        return found, kind
+    if kind == "task vector":
+        raise RecipeError(
+            f"{specialist.model!r} is a task vector, in which `also: {specialist.also[0]}` has no place",
+            next_move="name the model itself",
+        )
+    return overlaid(found, specialist.also, recipe.folder), kind
+
+
+def _is_one(specialist: Specialist, folder: Path) -> bool:
+    """Whether a text that looks like a pattern is the name of a folder: `run[1]`."""
+    text = specialist.adapter if specialist.adapter and is_pattern(specialist.adapter) else specialist.model
+    path = Path(text).expanduser()
+    return (folder / path).exists() or path.exists()
+
+
+def _soup(
+    specialist: Specialist, recipe: Recipe, base: Weights | None, own_base: Weights | None
+) -> tuple[Weights, str]:
+    """The mean of the checkpoints that a pattern names; what they are, all alike."""
+    paths = row_paths(specialist, recipe.folder)
+    key = "adapter" if specialist.adapter and is_pattern(specialist.adapter) else "model"
+    label = specialist.adapter if key == "adapter" else specialist.model
+    opened = [_open_one(replace(specialist, **{key: str(path.absolute())}), recipe, base, own_base) for path in paths]
+    kinds = {kind for _, kind in opened}
+    if len(kinds) > 1 or "task vector" in kinds:
+        raise RecipeError(
+            f"{label!r} names {' and '.join(sorted(f'{kind}s' for kind in kinds))}, of which no mean is taken",
+            next_move="name checkpoints of one run, all models or all adapters",
+        )
+    members = [weights for weights, _ in opened]
+    return Averaged(members, shares(len(members), specialist.ema), str(label)), kinds.pop()
+
+
+def _open_one(
+    specialist: Specialist, recipe: Recipe, base: Weights | None, own_base: Weights | None
+) -> tuple[Weights, str]:
+    """As `_open_specialist`, of one checkpoint and what `also` does not change."""
     start = base if own_base is None else own_base
     place = locate(specialist.model, recipe.folder) if specialist.model != BASE else None
     if isinstance(place, Path) and specialist.adapter is None and start is not None:

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from taskmerge.checkpoints.output.saving import AHEAD
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.weights import Weights, entries
 from taskmerge.kernels import Operand
 from taskmerge.merging.covariances import matrices
 from taskmerge.merging.once import Once
@@ -56,7 +56,10 @@ class Operands:
         if own_base is not None:
             return self._computed(step, partial(_difference, weights, own_base, source.name))
         product = weights.delta(source.name) if source.label in self.plan.adapters else None
-        return _stored(weights, source.name) if product is None else self._computed(step, product)
+        if product is not None:
+            return self._computed(step, product)
+        exact = weights.values(source.name)
+        return _stored(weights, source.name) if exact is None else Operand("F64", step.info.shape, exact)
 
     def _computed(self, step: TensorStep, read: Entries) -> Operand:
         return Operand("F64", step.info.shape, read, is_delta=True)
@@ -93,5 +96,4 @@ def _difference(weights: Weights, base: Weights, name: str, start: int, stop: in
     """x - b, float64. A tensor that the own base lacks has no delta."""
     if name not in base.tensors:
         return np.zeros(stop - start)
-    one, two = weights.tensors[name].dtype, base.tensors[name].dtype
-    return decode(weights.read(name, start, stop), one) - decode(base.read(name, start, stop), two)
+    return entries(weights, name, start, stop) - entries(base, name, start, stop)

@@ -77,6 +77,7 @@ class _Planner:
 
     def plan(self) -> Plan:
         census, recipe = self.census, self.recipe
+        self._say_notes()
         self.copied = census.copied(recipe.copy or {}, recipe.place, self.problems)
         merge = recipe.merge
         self.protected = tuple(protected_specialists(census, merge.protect, merge.place, self.problems))
@@ -109,6 +110,14 @@ class _Planner:
             own_bases=self.alignment.own_bases,
             bare=self.bare,
         )
+
+    def _say_notes(self) -> None:
+        """What was assumed when the inputs were opened; what stands beside several (a base under adapters), once."""
+        said = dict.fromkeys(self.inputs.weights[BASE].beside.notes, BASE)
+        for label, weights in {**self.inputs.weights, **self.inputs.own_bases}.items():
+            for note in weights.beside.notes:
+                said.setdefault(note, label)
+        self.warnings += [f"{label}: {note}" for note, label in said.items()]
 
     @property
     def rows(self) -> Rows | None:

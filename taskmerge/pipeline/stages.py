@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.errors import CheckpointError, RecipeError, UsageError
+from taskmerge.merging.inputs import row_paths
 from taskmerge.pipeline.state import NOTE_MOVE, Run, training_settings
 from taskmerge.recipes import Specialize
 from taskmerge.words.json_text import check_json
@@ -53,8 +54,11 @@ def fuse(run: Run) -> None:
         table = {component: dict(counts) for component, counts in decided.table().items()}
         return {"path": str(out), "bytes": written.bytes, "components": table, "warnings": list(decided.warnings)}
 
-    reads = [run.base, *(run.specialist(name) for name in recipe.specialists)]
-    reads += [run.path(row.adapter) for row in recipe.specialists.values() if row.adapter]
+    reads = [run.base]
+    for name, row in recipe.specialists.items():
+        reads += row_paths(row, recipe.folder) if row.is_soup else [run.specialist(name)]
+        reads += [run.path(row.adapter)] if row.adapter and not row.is_soup else []
+        reads += [run.path(one) for one in row.also]
     parts = ("base", "specialists", "merge", "components", "copy", "output")
     section = {name: getattr(recipe, name) for name in parts}
     run.once("fuse", section, reads, [], make)
@@ -163,7 +167,7 @@ def evaluate(run: Run) -> None:
 
 def variants(run: Run) -> dict[str, Path]:
     """Name -> folder of every model of the run that is there: base, specialists, fused, recovered, rehearsed."""
-    own = [name for name, row in run.recipe.specialists.items() if not row.adapter and row.model != "base"]
+    own = [name for name, row in run.recipe.specialists.items() if not row.made_of_parts and row.model != "base"]
     named: dict[str, Path] = {}
     with suppress(CheckpointError):  # gone since it was fused
         named["base"] = run.base

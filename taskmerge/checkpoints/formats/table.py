@@ -215,7 +215,10 @@ def advice(folder: Path, names: Iterable[str] | None = None) -> str:
         except OSError:
             names = []
     known: dict[str, list[str]] = {}
-    for name in sorted(names):
+    names = sorted(names)
+    if adapters := [row.adapter for row in READABLE if row.adapter and row.adapter in names]:
+        return f"{adapters[0]} is an adapter: name the model it is for, and this folder as its `adapter`"
+    for name in names:
         row = format_called(name)
         if row is not None and not is_training_state(name):
             known.setdefault(row.name, []).append(name)

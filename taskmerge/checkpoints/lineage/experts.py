@@ -33,6 +33,14 @@ def repack_experts(base: Weights, other: Weights) -> Weights:
     return other
 
 
+def pack_experts(weights: Weights) -> Weights:
+    """`weights` with all experts of a layer in one tensor; itself when they are, or there are none.
+
+    Raises MergeError where the experts of a layer are not alike.
+    """
+    return _pack(weights) if _any(_SINGLE, weights) else weights
+
+
 def _any(pattern: re.Pattern[str], weights: Weights) -> bool:
     return any(pattern.fullmatch(name) for name in weights.tensors)
 

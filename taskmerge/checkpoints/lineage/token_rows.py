@@ -53,6 +53,10 @@ class MatchedTokens(Weights):
         """See `Weights.delta`; rows of token tables are matched, and have none."""
         return None if name in self._tables else self.source.delta(name)
 
+    def values(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """See `Weights.values`."""
+        return None if name in self._tables else self.source.values(name)
+
     def stored_name(self, name: str) -> str | None:
         """See `Weights.stored_name`."""
         return self.source.stored_name(name)
