@@ -31,10 +31,8 @@ def model_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
 
 
 def _whole_first(row: Specialist) -> str:
-    way = (
-        f"`taskmerge soup '{row.model}' --out FOLDER`" if row.is_soup else "`taskmerge apply BASE ADAPTER --out FOLDER`"
-    )
-    return f"write the whole model first: {way}"
+    way = f"taskmerge soup '{row.model}' --out FOLDER" if row.is_soup else "taskmerge apply BASE ADAPTER --out FOLDER"
+    return f"write the whole model first: `{way}`"
 
 
 def _no_checkpoints(current: Run, name: str, row: Specialist) -> Iterator[Problem]:

@@ -31,8 +31,8 @@ class Specialist:
     model: Annotated[
         str,
         Doc(
-            "path, hub id[@revision], hf:// uri or a task vector's folder; `base` for the base itself; a pattern such as "
-            "run/checkpoint-* for the mean of all it names"
+            "path, hub id[@revision], hf:// uri or a task vector's folder; `base` for the base itself; a pattern "
+            "(run/checkpoint-*) for the mean of all that it names"
         ),
     ]
     adapter: Annotated[

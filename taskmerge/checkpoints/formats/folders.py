@@ -130,7 +130,8 @@ def choose_files(names: Sequence[str], folder: Path, required: bool, formats: Se
 
 def _is_of(row: Format, name: str) -> bool:
     """Whether a file of a folder is taken for weights of a format: not another's, no trainer's state, no adapter."""
-    return format_called(name) is row and not is_training_state(name) and name != row.adapter
+    own = format_called(name) is row and not is_training_state(name)
+    return own and (row is SAFETENSORS or name != row.adapter)
 
 
 def _of_format(row: Format, own: Sequence[str], names: Sequence[str], folder: Path) -> Chosen:

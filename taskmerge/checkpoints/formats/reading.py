@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict
 
@@ -71,19 +71,24 @@ class StoredWeights(Weights):
             prompts=read_prompts(folder / PROMPTS),
             commit=commit,
             files={part.name: part for _, file in files for part in file.parts},
-            notes=(*notes, *(f"{file.name}: {note}" for _, file in files for note in file.notes)),
+            notes=(*notes, *(f"{file.name}: {note}" for _, file in files for note in (*file.notes, *_stripped(file)))),
         )
         self.tensors: dict[str, TensorInfo] = {}
         self._owners: dict[str, tuple[WeightFile, str]] = {}
         for prefix, file in files:
+            plain = unwrapped(file.entries)
             for stored, entry in file.entries.items():
-                name = f"{prefix}/{stored}" if prefix else stored
+                name = f"{prefix}/{plain[stored]}" if prefix else plain[stored]
                 if name in self._owners:
                     raise CheckpointError(
                         f"tensor {name!r} stands in two files: {self._owners[name][0].name} and {file.name}", label
                     )
                 self._owners[name] = (file, stored)
                 self.tensors[name] = TensorInfo(name, entry.info.dtype, entry.info.shape)
+
+    def stored_name(self, name: str) -> str | None:
+        """See `Weights.stored_name`."""
+        return self._owners[name][1]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """See `Weights.read`."""
@@ -169,6 +174,22 @@ def _open_hub(place: HubPlace, label: str) -> StoredWeights:
 def _hub_file(snapshot: Snapshot, name: str) -> WeightFile:
     cached = snapshot.folder / name
     return WeightFile(name, cached if cached.exists() else None, snapshot)
+
+
+WRAPPERS = frozenset(("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module"))
+"""Path components that torch.compile, activation checkpointing, FSDP and Fabric put into names; no model's own."""
+
+
+def unwrapped(names: Iterable[str]) -> dict[str, str]:
+    """Name in a file -> the same without `WRAPPERS`; all as they are where two would be one then."""
+    plain = {name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names}
+    return plain if len(set(plain.values())) == len(plain) else {name: name for name in plain}
+
+
+def _stripped(file: WeightFile) -> tuple[str, ...]:
+    changed = {part for name, plain in unwrapped(file.entries).items() if name != plain for part in name.split(".")}
+    parts = sorted(WRAPPERS & changed)
+    return (f"names are read without {', '.join(map(repr, parts))}",) if parts else ()
 
 
 def _told(files: list[tuple[str, WeightFile]]) -> Mapping[str, Any]:

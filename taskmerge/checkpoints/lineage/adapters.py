@@ -35,7 +35,9 @@ TRAINED_BESIDE = "non_lora_trainables.bin"
 
 def is_adapter(folder: Path) -> bool:
     """Whether a folder holds an adapter and no model of its own; a config.json may be the base's."""
-    return (folder / CONFIG).is_file() and not weight_files(folder, required=False).names
+    if not (folder / CONFIG).is_file():
+        return False
+    return {row.adapter for row in READABLE}.issuperset(weight_files(folder, required=False).names)
 
 
 def adapted(base: Weights, adapter: str | Path, relative_to: Path | None = None) -> Weights:
