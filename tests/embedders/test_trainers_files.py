@@ -1,4 +1,4 @@
-"""A model is run from whatever its trainer left: prefixes, wrappers, files of ranks; it embeds as from a plain folder."""
+"""A model is run from whatever its trainer left: prefixes, wrappers, files of ranks; it embeds as the plain folder."""
 
 from __future__ import annotations
 

@@ -124,6 +124,11 @@ def _of_class(function: Callable[..., Any], kind: Any, arguments: Any, state: An
     return record
 
 
+def _inner_class(owner: Any, name: str) -> type[Record]:
+    """A class inside another, which old protocols name by `getattr`."""
+    return type("Stand-in", (Record,), {"qualified": f"{getattr(owner, 'qualified', '')}.{name}"})
+
+
 _REBUILDING: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor,
@@ -134,6 +139,8 @@ _REBUILDING: dict[str, Callable[..., Any]] = {
     "torch._tensor._rebuild_from_type": _of_class,
     "torch.Size": lambda sizes=(): tuple(sizes),
     "collections.defaultdict": lambda *_rest: {},
+    "builtins.getattr": _inner_class,
+    "__builtin__.getattr": _inner_class,
 }
 
 
