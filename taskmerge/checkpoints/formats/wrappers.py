@@ -78,7 +78,7 @@ def _spot(root: Any, place: str) -> _Spot:
         if table is None:
             break
         key = _model_key(table, place)
-        if key is None and any(map(_is_tensor, table.values())):
+        if key is None and any(_is_tensor(value) or _is_numbers(value) for value in table.values()):
             return _Spot(table, tuple(path), tuple(left), dims)
         if key is None:
             break
