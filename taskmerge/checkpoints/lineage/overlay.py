@@ -92,7 +92,9 @@ def _places(model: Weights, over: Weights, label: str) -> tuple[dict[str, str], 
     if names is None:
         names, how = _by_order(model, outline), ", paired by their order and shapes"
     if names is None:
-        names, how = {theirs: ours for ours, theirs in match_names(model, outline).pairs.items()}, ""
+        new = _brings_components(model, outline)
+        names = {} if new else {theirs: ours for ours, theirs in match_names(model, outline).pairs.items()}
+        how = ""
     placed = {names.get(name, name): own for name, own in stored.items()}
     for ours, own in placed.items():
         if ours in model.tensors and model.tensors[ours].shape != over.tensors[own].shape:
@@ -102,6 +104,13 @@ def _places(model: Weights, over: Weights, label: str) -> tuple[dict[str, str], 
                 "is it for another model?",
             )
     return placed, how
+
+
+def _brings_components(model: Weights, outline: Weights) -> bool:
+    """Whether all of it belongs to components that the model lacks: a tower or projector of another modality."""
+    parts = component_map({**outline.tensors, **model.tensors}, model.config)
+    own = {parts.home(name) for name in model.tensors}
+    return not any(name in model.tensors or parts.home(name) in own for name in outline.tensors)
 
 
 def _below_one_module(model: Weights, outline: Weights) -> dict[str, str] | None:
