@@ -15,7 +15,7 @@ from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.output.layout import lay_out, natural
 from taskmerge.checkpoints.output.saving import stored_format
 from taskmerge.checkpoints.weights import BASE, Beside, Weights, adopted
-from taskmerge.errors import MergeError, Problem, RecipeError
+from taskmerge.errors import MergeError, Problem, RecipeError, few
 from taskmerge.merging.covariances import missing, protected_specialists
 from taskmerge.merging.inputs import Inputs, open_inputs
 from taskmerge.merging.steps import Action, Dropped, Plan, Source, TensorStep
@@ -336,6 +336,9 @@ class _Planner:
         for label, tokens in (self.rows.left_out if self.rows else {}).items():
             some = ", ".join(map(repr, tokens[:3])) + (", …" if len(tokens) > 3 else "")
             self.warnings.append(f"tokens of {label} without a row in the output: {len(tokens)} ({some})")
+        for label, tokens in (self.rows.beyond if self.rows else {}).items():
+            what = f"{label}: the ids of {len(tokens)} tokens lie beyond its token table, it has no rows for them"
+            self.warnings.append(f"{what} ({few(map(repr, tokens), 3)})")
 
     def _unused_rules(self) -> None:
         for number, rule in enumerate(self.recipe.merge.rules):
