@@ -10,7 +10,8 @@ from pathlib import Path
 from taskmerge.checkpoints.formats.quantized import dequantized
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.hub import locate
-from taskmerge.checkpoints.lineage.adapters import adapted, is_adapter
+from taskmerge.checkpoints.lineage.adapters import adapted, base_of, is_adapter
+from taskmerge.checkpoints.lineage.inside_factors import factor_names, folded
 from taskmerge.checkpoints.lineage.overlay import overlaid
 from taskmerge.checkpoints.soups import Averaged, checkpoints_of, shares
 from taskmerge.checkpoints.vectors.folder import StoredDeltas, is_task_vector, open_task_vector
@@ -153,6 +154,8 @@ def _open_one(
             return stored, "task vector"
     same_model = specialist.model in (BASE, recipe.base)
     model = base if same_model and base is not None else _open(specialist.model, recipe.folder)
+    if start is not None and not factor_names(start.tensors):
+        model = folded(model)
     if specialist.adapter is None:
         return model, "model"
     kind = "adapter" if same_model and own_base is None else "model"
@@ -160,4 +163,17 @@ def _open_one(
 
 
 def _open(text: str, folder: Path) -> Weights:
-    return dequantized(open_stored(text, relative_to=folder))
+    """A whole model; of an adapter's folder, the adapter over the model that it names as its base."""
+    place = locate(text, folder)
+    if isinstance(place, Path) and place.is_dir() and is_adapter(place):
+        named = base_of(place)
+        if named is None:
+            raise RecipeError(
+                f"{text!r} is an adapter, and does not say of which model",
+                next_move="name the model it was trained on as base_model_name_or_path in its adapter_config.json",
+            )
+        model = _open(named, place)
+        said = f"{text} is an adapter: laid over {named}, which it names as its base"
+        model.beside = replace(model.beside, notes=(*model.beside.notes, said))
+        return adapted(model, place)
+    return dequantized(open_stored(text, relative_to=folder), keep_packed=True)

@@ -14,6 +14,7 @@ from typing import Any
 from taskmerge.checkpoints.components import is_token_table
 from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.folders import weight_files
+from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.links import check_link
 from taskmerge.checkpoints.formats.reading import PROMPTS, read_prompts
 from taskmerge.checkpoints.formats.table import READABLE, SAFETENSORS, open_file
@@ -38,6 +39,13 @@ def is_adapter(folder: Path) -> bool:
     if not (folder / CONFIG).is_file():
         return False
     return {row.adapter for row in READABLE}.issuperset(weight_files(folder, required=False).names)
+
+
+def base_of(folder: Path) -> str | None:
+    """What an adapter names as the model it was trained on. Raises CheckpointError for settings that make no sense."""
+    table: dict[str, Any] = read_json(folder / CONFIG, dict[str, Any])
+    named = table.get("base_model_name_or_path")
+    return named if isinstance(named, str) and named else None
 
 
 def adapted(base: Weights, adapter: str | Path, relative_to: Path | None = None) -> Weights:

@@ -253,3 +253,22 @@ def test_an_adapter_saved_by_pytorch(plain: tuple[Path, Path], tmp_path: Path) -
     ours, theirs = (adapted(open_stored(base), folder) for folder in (copy, adapter))
     for name in theirs.tensors:
         np.testing.assert_array_equal(ours.read(name), theirs.read(name))
+
+
+def test_a_base_that_is_an_adapter_is_laid_over_its_own_base(tmp_path: Path) -> None:
+    """`base:` names an adapter's folder: the model it names is its base, and that is said."""
+    base, adapter, merged = make(tmp_path, "lora")
+    settings_file = adapter / "adapter_config.json"
+    table = json.loads(settings_file.read_text())
+    zoo.save(zoo.perturb(zoo.BY_NAME["Qwen3"].build(), 4), tmp_path / "one")
+    recipe = recipes.from_dict({"base": "adapter", "specialists": {"one": {"model": "one", "weight": 0.5}}}, tmp_path)
+    settings_file.write_text(json.dumps(table | {"base_model_name_or_path": None}))
+    with pytest.raises(TaskmergeError, match="is an adapter, and does not say of which model"):
+        fusion.plan(recipe)
+    settings_file.write_text(json.dumps(table | {"base_model_name_or_path": str(base)}))
+    decided = fusion.plan(recipe)
+    assert f"adapter is an adapter: laid over {base}" in " ".join(decided.warnings)
+    fused, start, one = fusion.FusedWeights(decided), open_stored(merged), open_stored(tmp_path / "one")
+    for name in start.tensors:
+        expected = start.read(name) + 0.5 * (one.read(name).astype(float) - start.read(name))
+        np.testing.assert_allclose(fused.read(name), expected, rtol=2e-5, atol=2e-6, err_msg=name)
