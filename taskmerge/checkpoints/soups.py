@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from taskmerge.checkpoints.output.layout import natural
+from taskmerge.checkpoints.output.saving import stored_format
 from taskmerge.checkpoints.weights import Weights, entries
 from taskmerge.errors import CheckpointError, Problem, UsageError, few
 from taskmerge.numbers.rounding import encode
@@ -110,6 +111,12 @@ class Averaged(Weights):
             return self._sum([product(start, stop) for product in known])
 
         return mean
+
+    def in_dtype(self, dtype: str) -> Averaged:
+        """See `Weights.in_dtype`."""
+        other = Averaged(self.members, self.factors, self.label)
+        other.tensors = {name: stored_format(info, dtype) for name, info in self.tensors.items()}
+        return other
 
     def stored_name(self, name: str) -> str | None:
         """See `Weights.stored_name`."""

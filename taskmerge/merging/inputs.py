@@ -114,7 +114,7 @@ def _is_one(specialist: Specialist, folder: Path) -> bool:
 
 def _soup(
     specialist: Specialist, recipe: Recipe, base: Weights | None, own_base: Weights | None
-) -> tuple[Weights, str]:
+) -> tuple[Averaged, str]:
     """The mean of the checkpoints that a pattern names; what they are, all alike."""
     paths = row_paths(specialist, recipe.folder)
     key = "adapter" if specialist.adapter and is_pattern(specialist.adapter) else "model"
@@ -128,6 +128,26 @@ def _soup(
         )
     members = [weights for weights, _ in opened]
     return Averaged(members, shares(len(members), specialist.ema), str(label)), kinds.pop()
+
+
+def open_soup(
+    text: str, *, last: int | None = None, ema: float | None = None, base: str | None = None
+) -> tuple[Averaged, list[Path]]:
+    """The mean of the checkpoints that a pattern names, and where each lies, oldest first.
+
+    Args:
+        text: the pattern.  last, ema: see `Specialist`.  base: of checkpoints that are adapters, the model they are of.
+
+    Raises: CheckpointError, RecipeError or MergeError for what makes no soup.
+    """
+    row = Specialist(text, last=last, ema=ema)
+    recipe = Recipe(base or "", {"soup": row})
+    start = None if base is None else _open(base, Path())
+    paths = row_paths(row, Path())
+    if base is None and (adapter := next((path for path in paths if path.is_dir() and is_adapter(path)), None)):
+        raise RecipeError(f"{str(adapter)!r} is an adapter", next_move="say the model it is for: --base MODEL")
+    found, _ = _soup(row, recipe, start, None)
+    return found, paths
 
 
 def _open_one(

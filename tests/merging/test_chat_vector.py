@@ -18,12 +18,8 @@ from taskmerge.merging import execute, plan
 
 def text_sides(folder: Path, kind: zoo.Kind, text_config: Any) -> tuple[Path, Path]:
     """The language model inside a vision-language model as a model of its own, and the same after training."""
-    del vlm
-    config = {
-        **{key: value for key, value in text_config.to_dict().items() if key in kind.config},
-        **text_config.to_dict(),
-    }
-    config = {key: value for key, value in config.items() if key not in ("model_type", "architectures")}
+    left = ("model_type", "architectures")
+    config = {key: value for key, value in text_config.to_dict().items() if key not in left}
     text = dataclasses.replace(kind, config=config)
     start = text.build(seed=3)
     zoo.save(start, folder / "instruct-base")
