@@ -94,8 +94,8 @@ class Averaged(Weights):
             return self.members[-1].read(name, start, stop)
         return encode(self._mean(name, start, info.count if stop is None else min(stop, info.count)), info.dtype)
 
-    def values(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """See `Weights.values`."""
+    def unrounded(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """See `Weights.unrounded`."""
         if not self.tensors[name].format.mergeable:
             return None
         return lambda start, stop: self._mean(name, start, stop)

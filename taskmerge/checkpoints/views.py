@@ -64,10 +64,10 @@ class ViewedWeights(Weights):
             return None
         return self.source.delta(pieces[0].name)
 
-    def values(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """See `Weights.values`; of several pieces, where any of them is computed."""
+    def unrounded(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """See `Weights.unrounded`; of several pieces, where any of them is computed."""
         pieces = self.views[name].pieces
-        if all(self.source.values(piece.name) is None for piece in pieces):
+        if all(self.source.unrounded(piece.name) is None for piece in pieces):
             return None
         return partial(self._entries, name)
 

@@ -99,7 +99,7 @@ class Weights:
         is added to the base and rounded; None where it is not known by itself."""
         return None
 
-    def values(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+    def unrounded(self, name: str) -> Callable[[int, int], np.ndarray] | None:
         """Of a tensor that is computed: what reads entries [start, stop) in float64, before they are rounded into the
         format of its header; None where `read` gives all there is."""
         return None
@@ -122,7 +122,7 @@ class Weights:
 
 def entries(weights: Weights, name: str, start: int, stop: int) -> np.ndarray:
     """Entries [start, stop) of a tensor in float64, not rounded before where they are computed."""
-    exact = weights.values(name)
+    exact = weights.unrounded(name)
     return decode(weights.read(name, start, stop), weights.tensors[name].dtype) if exact is None else exact(start, stop)
 
 

@@ -68,7 +68,7 @@ def filled(model: Any, told: Mapping[str, Any], stored: StoredWeights) -> dict[s
     for name in found:
         _copy(aligned.weights, name, live[name])
     used = {*aligned.names.pairs.values()}
-    used |= {own for name in used if (own := stored.stored_name(name)) is not None}
+    used |= {raw for name in used if (raw := stored.stored_name(name)) is not None}
     return {
         **told,
         "missing_keys": [name for name in told["missing_keys"] if name not in found],

@@ -91,10 +91,8 @@ def _open_specialist(
     specialist: Specialist, recipe: Recipe, base: Weights | None, own_base: Weights | None
 ) -> tuple[Weights, str]:
     """The weights, and what they are: "model", "adapter" (over the base) or "task vector"."""
-    if specialist.is_soup and not _is_one(specialist, recipe.folder):
-        found, kind = _soup(specialist, recipe, base, own_base)
-    else:
-        found, kind = _open_one(specialist, recipe, base, own_base)
+    several = specialist.is_soup and not _is_one(specialist, recipe.folder)
+    found, kind = (_soup if several else _open_one)(specialist, recipe, base, own_base)
     if not specialist.also:
         return found, kind
     if kind == "task vector":
@@ -117,9 +115,14 @@ def _soup(
 ) -> tuple[Averaged, str]:
     """The mean of the checkpoints that a pattern names; what they are, all alike."""
     paths = row_paths(specialist, recipe.folder)
-    key = "adapter" if specialist.adapter and is_pattern(specialist.adapter) else "model"
-    label = specialist.adapter if key == "adapter" else specialist.model
-    opened = [_open_one(replace(specialist, **{key: str(path.absolute())}), recipe, base, own_base) for path in paths]
+    of_adapters = specialist.adapter is not None and is_pattern(specialist.adapter)
+    label = specialist.adapter if of_adapters else specialist.model
+
+    def one(path: Path) -> Specialist:
+        place = str(path.absolute())
+        return replace(specialist, adapter=place) if of_adapters else replace(specialist, model=place)
+
+    opened = [_open_one(one(path), recipe, base, own_base) for path in paths]
     kinds = {kind for _, kind in opened}
     if len(kinds) > 1 or "task vector" in kinds:
         raise RecipeError(

@@ -58,7 +58,7 @@ class Operands:
         product = weights.delta(source.name) if source.label in self.plan.adapters else None
         if product is not None:
             return self._computed(step, product)
-        exact = weights.values(source.name)
+        exact = weights.unrounded(source.name)
         return _stored(weights, source.name) if exact is None else Operand("F64", step.info.shape, exact)
 
     def _computed(self, step: TensorStep, read: Entries) -> Operand:

@@ -125,9 +125,7 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
     files: list[tuple[str, WeightFile]] = []
     notes: tuple[str, ...] = ()
     for prefix, inside in modules.items():
-        here, said = place / inside, ()
-        if not prefix:
-            here, said = weights_below(here)
+        here, said = weights_below(place / inside) if not prefix else (place / inside, ())
         chosen = weight_files(here, required=not prefix)
         part = open_files(here, chosen.names, inside)
         check_index(here, dict(zip(chosen.names, part, strict=False)))

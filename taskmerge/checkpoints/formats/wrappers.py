@@ -73,7 +73,9 @@ class _Spot:
 
 
 def _spot(root: Any, place: str) -> _Spot:
-    table, path, left, dims = _table(root), [], [], None
+    path: list[str] = []
+    left: list[str] = []
+    table, dims = _table(root), None
     for _ in range(_DEEPEST):
         if table is None:
             break

@@ -177,15 +177,16 @@ def fitted(base: Weights, file: WeightFile, config: AdapterConfig, found: Adapte
     names = {theirs: ours for ours, theirs in pairs.items()}
     factors = {}
     for theirs, (module, own) in weights.items():
-        name = names.get(theirs)
-        if name is None:
-            raise MergeError(f"the adapter's module {module!r} is not in the base", label, "is it for another model?")
+        name = names.get(theirs, "")
+        if not name:
+            what = f"the adapter's module {module!r} is not in the base"
+            raise MergeError(what, label, "is it for another model, or is the base quantised?")
         if own.bias is not None and _bias_of(name) not in base.tensors:
             raise MergeError(f"the adapter has a bias for {module!r}, the base has none", label)
         factors[name] = own if own.experts else _oriented(own, base.tensors[name], base.config, module, label)
     rows = {names.get(f"{module}.weight", f"{module}.weight"): own for module, own in found.rows.items()}
-    for name, trained in rows.items():
-        _check_rows(name, trained, file, base, label)
+    for table, trained in rows.items():
+        _check_rows(table, trained, file, base, label)
     return Fitted(factors, {names.get(name, name): stored for name, stored in found.replaced.items()}, rows)
 
 

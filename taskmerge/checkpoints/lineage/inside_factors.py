@@ -59,7 +59,8 @@ def folded(weights: Weights) -> Weights:
             "fold the one you mean into the weights first, or name a base that holds the same",
         )
     config = _settings(weights, adapters[0])
-    factors, used = {}, {}
+    factors: dict[str, Factors] = {}
+    used: dict[str, Entry] = {}
     for (_, module), pair in pairs.items():
         down, up = weights.tensors[pair.down], weights.tensors[pair.up]
         target = f"{module}.weight".removeprefix(_PEFT)

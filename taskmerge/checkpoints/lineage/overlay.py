@@ -72,9 +72,9 @@ class Overlaid(Weights):
         """See `Weights.delta`."""
         return None if name in self._own else self.model.delta(name)
 
-    def values(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """See `Weights.values`."""
-        return None if name in self._own else self.model.values(name)
+    def unrounded(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """See `Weights.unrounded`."""
+        return None if name in self._own else self.model.unrounded(name)
 
     def stored_name(self, name: str) -> str | None:
         """See `Weights.stored_name`."""

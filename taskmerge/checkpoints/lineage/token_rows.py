@@ -53,9 +53,9 @@ class MatchedTokens(Weights):
         """See `Weights.delta`; rows of token tables are matched, and have none."""
         return None if name in self._tables else self.source.delta(name)
 
-    def values(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """See `Weights.values`."""
-        return None if name in self._tables else self.source.values(name)
+    def unrounded(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """See `Weights.unrounded`."""
+        return None if name in self._tables else self.source.unrounded(name)
 
     def stored_name(self, name: str) -> str | None:
         """See `Weights.stored_name`."""
