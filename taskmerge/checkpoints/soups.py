@@ -14,7 +14,7 @@ import numpy as np
 
 from taskmerge.checkpoints.output.layout import natural
 from taskmerge.checkpoints.output.saving import stored_format
-from taskmerge.checkpoints.weights import Weights, entries
+from taskmerge.checkpoints.state_dict import StateDict, entries
 from taskmerge.errors import CheckpointError, Problem, UsageError, few
 from taskmerge.numbers.rounding import encode
 
@@ -62,14 +62,14 @@ def shares(count: int, decay: float | None = None) -> tuple[float, ...]:
     return (decay ** (count - 1), *((1 - decay) * decay ** (count - 1 - place) for place in range(1, count)))
 
 
-class Averaged(Weights):
-    """`Weights` that are the weighted mean of others: float64, rounded once where they are read.
+class Averaged(StateDict):
+    """`StateDict` that are the weighted mean of others: float64, rounded once where they are read.
 
     members: of equal names and shapes, oldest first. factors: what each is multiplied by; their sum is 1. Integers and
     bools are the last one's. Raises CheckpointError with every tensor that they do not share.
     """
 
-    def __init__(self, members: Sequence[Weights], factors: Sequence[float], label: str) -> None:
+    def __init__(self, members: Sequence[StateDict], factors: Sequence[float], label: str) -> None:
         if not members:
             raise UsageError("a soup needs checkpoints", label, "name at least one")
         self.members, self.factors = tuple(members), tuple(factors)
@@ -88,20 +88,20 @@ class Averaged(Weights):
         self.beside = replace(newest.beside, files=files if whole else {}, notes=(said, *dict.fromkeys(notes)))
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`."""
+        """See `StateDict.read`."""
         info = self.tensors[name]
         if not info.format.mergeable:
             return self.members[-1].read(name, start, stop)
         return encode(self._mean(name, start, info.count if stop is None else min(stop, info.count)), info.dtype)
 
     def unrounded(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """See `Weights.unrounded`."""
+        """See `StateDict.unrounded`."""
         if not self.tensors[name].format.mergeable:
             return None
         return lambda start, stop: self._mean(name, start, stop)
 
     def delta(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """See `Weights.delta`: of adapters over one base, the mean of their products."""
+        """See `StateDict.delta`: of adapters over one base, the mean of their products."""
         products = [one.delta(name) for one in self.members]
         known = [product for product in products if product is not None]
         if len(known) < len(products):
@@ -113,13 +113,13 @@ class Averaged(Weights):
         return mean
 
     def in_dtype(self, dtype: str) -> Averaged:
-        """See `Weights.in_dtype`."""
+        """See `StateDict.in_dtype`."""
         other = Averaged(self.members, self.factors, self.label)
         other.tensors = {name: stored_format(info, dtype) for name, info in self.tensors.items()}
         return other
 
     def stored_name(self, name: str) -> str | None:
-        """See `Weights.stored_name`."""
+        """See `StateDict.stored_name`."""
         return self.members[-1].stored_name(name)
 
     def _mean(self, name: str, start: int, stop: int) -> np.ndarray:
@@ -136,7 +136,7 @@ class Averaged(Weights):
         return total
 
 
-def _check_alike(members: Sequence[Weights]) -> None:
+def _check_alike(members: Sequence[StateDict]) -> None:
     newest, problems = members[-1], []
     for one in members[:-1]:
         names = [*newest.tensors, *(name for name in one.tensors if name not in newest.tensors)]

@@ -23,7 +23,7 @@ def soup(
     fresh: bool = typer.Option(False, "--fresh", help="Replace an existing folder."),
 ) -> None:
     """Write the mean of a run's checkpoints as one model."""
-    from taskmerge.checkpoints.output.saving import save_weights
+    from taskmerge.checkpoints.output.saving import save_state_dict
     from taskmerge.checkpoints.soups import Averaged, shares
     from taskmerge.merging.inputs import open_soup
     from taskmerge.words.places import is_pattern
@@ -48,7 +48,7 @@ def soup(
         found = Averaged([found.members[place] for place in chosen], shares(len(chosen)), checkpoints)
     for told in found.beside.notes:
         note(told)
-    print(save_weights(found, out, dtype=dtype, shard_size=shard_size, fresh=fresh))
+    print(save_state_dict(found, out, dtype=dtype, shard_size=shard_size, fresh=fresh))
 
 
 COMMANDS = (soup,)

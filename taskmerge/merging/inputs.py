@@ -14,8 +14,8 @@ from taskmerge.checkpoints.lineage.adapters import adapted, base_of, is_adapter
 from taskmerge.checkpoints.lineage.inside_factors import factor_names, folded
 from taskmerge.checkpoints.lineage.overlay import overlaid
 from taskmerge.checkpoints.soups import Averaged, checkpoints_of, shares
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.checkpoints.vectors.folder import StoredDeltas, is_task_vector, open_task_vector
-from taskmerge.checkpoints.weights import BASE, Weights
 from taskmerge.errors import Problem, RecipeError, TaskmergeError
 from taskmerge.recipes import Recipe, Specialist
 from taskmerge.words.places import is_pattern
@@ -23,14 +23,14 @@ from taskmerge.words.places import is_pattern
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is merged, open. weights: the base under "base", and each specialist by its label.
+    """What is merged, open. state_dicts: the base under "base", and each specialist by its label.
 
     own_bases: of specialists that were fine-tuned from another model than the base. deltas: the specialists that are
     task vectors themselves, and the tensors that each brings whole. adapters: those that are an adapter over the base.
     """
 
-    weights: Mapping[str, Weights]
-    own_bases: Mapping[str, Weights] = field(default_factory=dict)
+    state_dicts: Mapping[str, StateDict]
+    own_bases: Mapping[str, StateDict] = field(default_factory=dict)
     deltas: Mapping[str, frozenset[str]] = field(default_factory=dict)
     adapters: frozenset[str] = frozenset()
 
@@ -44,8 +44,8 @@ def open_inputs(recipe: Recipe, given: Inputs | None = None) -> Inputs:
     """
     problems: list[Problem] = []
     given = given or Inputs({})
-    opened: dict[str, Weights] = dict(given.weights)
-    own_bases: dict[str, Weights] = dict(given.own_bases)
+    opened: dict[str, StateDict] = dict(given.state_dicts)
+    own_bases: dict[str, StateDict] = dict(given.own_bases)
     kinds: dict[str, str] = {}
 
     def attempt(label: str, place: str, action: Callable[[], None]) -> None:
@@ -67,7 +67,7 @@ def open_inputs(recipe: Recipe, given: Inputs | None = None) -> Inputs:
     if BASE not in opened:
         attempt(BASE, recipe.place, open_base)
     for name, specialist in recipe.specialists.items():
-        if name in given.weights:
+        if name in given.state_dicts:
             opened[name] = opened.pop(name)  # in the recipe's order
         elif BASE in opened or specialist.model != BASE:
             attempt(name, specialist.place, partial(open_specialist, name, specialist))
@@ -88,8 +88,9 @@ def row_paths(specialist: Specialist, folder: Path) -> list[Path]:
 
 
 def _open_specialist(
-    specialist: Specialist, recipe: Recipe, base: Weights | None, own_base: Weights | None
-) -> tuple[Weights, str]:
+    specialist: Specialist, recipe: Recipe, base: StateDict | None, own_base: StateDict | None
+) -> tuple[StateDict, str]:
+<<<<<<< fefb1ae99fec9593abafd3e9997439332d9ebe57
     """The weights, and what they are: "model", "adapter" (over the base) or "task vector"."""
     several = specialist.is_soup and not _is_one(specialist, recipe.folder)
     found, kind = (_soup if several else _open_one)(specialist, recipe, base, own_base)
@@ -111,7 +112,7 @@ def _is_one(specialist: Specialist, folder: Path) -> bool:
 
 
 def _soup(
-    specialist: Specialist, recipe: Recipe, base: Weights | None, own_base: Weights | None
+    specialist: Specialist, recipe: Recipe, base: StateDict | None, own_base: StateDict | None
 ) -> tuple[Averaged, str]:
     """The mean of the checkpoints that a pattern names; what they are, all alike."""
     paths = row_paths(specialist, recipe.folder)
@@ -129,7 +130,7 @@ def _soup(
             f"{label!r} names {' and '.join(sorted(f'{kind}s' for kind in kinds))}, of which no mean is taken",
             next_move="name checkpoints of one run, all models or all adapters",
         )
-    members = [weights for weights, _ in opened]
+    members = [state_dict for state_dict, _ in opened]
     return Averaged(members, shares(len(members), specialist.ema), str(label)), kinds.pop()
 
 
@@ -154,9 +155,12 @@ def open_soup(
 
 
 def _open_one(
-    specialist: Specialist, recipe: Recipe, base: Weights | None, own_base: Weights | None
-) -> tuple[Weights, str]:
+    specialist: Specialist, recipe: Recipe, base: StateDict | None, own_base: StateDict | None
+) -> tuple[StateDict, str]:
     """As `_open_specialist`, of one checkpoint and what `also` does not change."""
+=======
+    """The tensors, and what they are: "model", "adapter" (over the base) or "task vector"."""
+>>>>>>> a3a7c70582bce608e9ac41291097bc5b1b0af2d4
     start = base if own_base is None else own_base
     place = locate(specialist.model, recipe.folder) if specialist.model != BASE else None
     if isinstance(place, Path) and specialist.adapter is None and start is not None:
@@ -185,7 +189,7 @@ def _open_one(
     return adapted(model, specialist.adapter, recipe.folder), kind
 
 
-def _open(text: str, folder: Path) -> Weights:
+def _open(text: str, folder: Path) -> StateDict:
     """A whole model; of an adapter's folder, the adapter over the model that it names as its base."""
     place = locate(text, folder)
     if isinstance(place, Path) and place.is_dir() and is_adapter(place):

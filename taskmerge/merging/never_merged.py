@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from taskmerge.checkpoints.formats.quantized import packed_modules
 from taskmerge.checkpoints.lineage.census import Census
 from taskmerge.checkpoints.lineage.inside_factors import factor_names
-from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import MergeError, Problem
 
 _OTHERWISE = "is packed in {} and not so in {}: its numbers are not known here"
@@ -33,22 +33,22 @@ def never_merged(census: Census) -> tuple[dict[str, str], list[Problem]]:
     return reasons, problems
 
 
-def check_packing(inputs: Mapping[str, Weights]) -> None:
+def check_packing(inputs: Mapping[str, StateDict]) -> None:
     """Raise MergeError where an input has a module packed that another has as plain numbers; before names are aligned,
     as those of the two can never be matched."""
-    packed = {label: packed_modules(weights) for label, weights in inputs.items()}
+    packed = {label: packed_modules(state_dict) for label, state_dict in inputs.items()}
     problems = []
     for label, modules in packed.items():
-        for other, weights in inputs.items():
-            if modules and not packed[other] and (module := _plain_in(weights, modules)) is not None:
-                problems.append(Problem(f"{module!r} {_OTHERWISE.format(label, other)}", weights.label, _MOVE))
+        for other, state_dict in inputs.items():
+            if modules and not packed[other] and (module := _plain_in(state_dict, modules)) is not None:
+                problems.append(Problem(f"{module!r} {_OTHERWISE.format(label, other)}", state_dict.label, _MOVE))
     if problems:
         raise MergeError(problems)
 
 
-def _plain_in(weights: Weights, modules: Iterable[str]) -> str | None:
+def _plain_in(state_dict: StateDict, modules: Iterable[str]) -> str | None:
     """A module that an input has as plain numbers, whatever its file puts before the layers."""
-    inner = {".".join(name.split(".")[-4:]): name for name in weights.tensors if name.endswith(".weight")}
+    inner = {".".join(name.split(".")[-4:]): name for name in state_dict.tensors if name.endswith(".weight")}
     return next((module for module in modules if ".".join(module.split(".")[-3:]) + ".weight" in inner), None)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.soups import Averaged, shares
-from taskmerge.checkpoints.weights import Weights, entries
+from taskmerge.checkpoints.state_dict import StateDict, entries
 from taskmerge.errors import CheckpointError, few
 
 _ENTRIES = 1 << 22
@@ -27,7 +27,7 @@ class Greedy:
 
 
 def greedy_soup(
-    members: Sequence[Weights], folders: Sequence[Path], pairs: Any, say: Callable[[str], None] = lambda _: None
+    members: Sequence[StateDict], folders: Sequence[Path], pairs: Any, say: Callable[[str], None] = lambda _: None
 ) -> Greedy:
     """Choose the checkpoints of a greedy soup.
 
@@ -71,11 +71,11 @@ def _recall(embedder: Any, pairs: Any) -> float:
     return sum(found) / len(found)
 
 
-def _put(embedder: Any, weights: Weights) -> None:
+def _put(embedder: Any, weights: StateDict) -> None:
     """Writes tensors into a live embedder, each by its name in the file."""
     import torch
 
-    live = embedder.weights.values
+    live = embedder.state_dict.values
     lacking = [name for name, tensor in live.items() if isinstance(tensor, torch.nn.Parameter)
                and name not in weights.tensors]  # fmt: skip
     known = {tensor.data_ptr() for name, tensor in live.items() if name in weights.tensors}

@@ -12,7 +12,7 @@ from checkpoint_files import Tensors, read_model, same_bits, write_model
 
 from taskmerge import Checkpoint, recipes
 from taskmerge.errors import TaskmergeError
-from taskmerge.merging import FusedWeights, execute, plan
+from taskmerge.merging import FusedStateDict, execute, plan
 
 LAYER = "model.layers.0.self_attn.q_proj"
 FREE = "model.visual.merger.linear.weight"
@@ -144,7 +144,7 @@ def test_other_factors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TaskmergeError, match=r"differs between the base and one \(a LoRA factor inside the weights"):
         execute(plan(recipe), recipe, tmp_path / "out")
     one = recipe_of(tmp_path, merge={"rules": [{"match": "*.lora_*", "keep": "one"}]})
-    fused = FusedWeights(plan(one))  # the way on that the message names
+    fused = FusedStateDict(plan(one))  # the way on that the message names
     name = f"{LAYER}.lora_A.speech.weight"
     np.testing.assert_array_equal(fused.read(name), with_factors(1, BOTH, factors=1)[name].numpy().reshape(-1))
 
@@ -161,7 +161,7 @@ def test_factors_over_a_plain_base_are_folded(tmp_path: Path, where: str, prefix
     )
     if where == "adapter_config":
         (tmp_path / "one" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 2, "lora_alpha": 5}')
-    fused = FusedWeights(plan(recipe_of(tmp_path)))
+    fused = FusedStateDict(plan(recipe_of(tmp_path)))
     own = one[f"{prefix}{LAYER}.base_layer.weight"].double()
     down, up = (one[f"{prefix}{LAYER}.lora_{part}.speech.weight"].double() for part in "AB")
     start = plain[f"{LAYER}.weight"].double()

@@ -13,7 +13,7 @@ from checkpoint_files import Tensors, random_model, read_model, write_model
 
 from taskmerge import recipes
 from taskmerge.errors import TaskmergeError
-from taskmerge.merging import FusedWeights, execute, plan
+from taskmerge.merging import FusedStateDict, execute, plan
 from taskmerge.numbers.rounding import decode
 
 STEPS = (9, 10, 100, 200)
@@ -59,7 +59,7 @@ def test_a_soup_is_the_mean_of_its_checkpoints(tmp_path: Path, dtype: str, last:
     row = {"model": "run/checkpoint-*", "weight": 0.7, "last": last, "ema": ema}
     recipe = recipe_for(tmp_path, {key: value for key, value in row.items() if value is not None})
     decided = plan(recipe)
-    fused = FusedWeights(decided)
+    fused = FusedStateDict(decided)
     tolerance = {"F32": 1e-6, "F64": 1e-12, "BF16": 8e-3, "F16": 1e-3}[dtype]
     for name, value in base.items():
         expected = value.double() + 0.7 * (mean(made, name, factors) - value.double())
@@ -80,7 +80,7 @@ def test_streamed_to_disk_it_is_the_same_and_recorded(tmp_path: Path) -> None:
     recipe = recipe_for(tmp_path, {"model": "run/checkpoint-*", "last": 2}, method="ties", density=0.4)
     decided = plan(recipe)
     execute(decided, recipe, tmp_path / "out")
-    written, fused = read_model(tmp_path / "out"), FusedWeights(decided)
+    written, fused = read_model(tmp_path / "out"), FusedStateDict(decided)
     for name in base:
         bits = written[name].contiguous().view(torch.int16).numpy().reshape(-1).view("<u2")
         np.testing.assert_array_equal(bits, fused.read(name))
@@ -93,7 +93,7 @@ def test_equal_checkpoints_have_no_delta_at_all(tmp_path: Path) -> None:
     write_model(tmp_path / "base", base)
     for step in (1, 2, 3):
         write_model(tmp_path / "run" / f"checkpoint-{step}", base)
-    fused = FusedWeights(plan(recipe_for(tmp_path, {"model": "run/*", "weight": 1e6})))
+    fused = FusedStateDict(plan(recipe_for(tmp_path, {"model": "run/*", "weight": 1e6})))
     for name, value in base.items():
         np.testing.assert_array_equal(fused.read(name), value.numpy().reshape(-1))
 
@@ -106,7 +106,7 @@ def test_what_only_the_run_has_is_written_in_its_own_format(tmp_path: Path) -> N
     for step, value in values.items():
         write_model(tmp_path / "run" / f"checkpoint-{step}", {**base, extra: value})
     decided = plan(recipe_for(tmp_path, {"model": "run/checkpoint-?"}))
-    fused = FusedWeights(decided)
+    fused = FusedStateDict(decided)
     assert fused.tensors[extra].dtype == "BF16"
     np.testing.assert_array_equal(decode(fused.read(extra), "BF16"), np.full(4, 1.5))
 
@@ -138,6 +138,6 @@ def test_a_folder_whose_name_looks_like_a_pattern_is_that_folder(tmp_path: Path)
     write_model(tmp_path / "base", base)
     one = random_model(1, near=base)
     write_model(tmp_path / "run[1]", one)
-    fused = FusedWeights(plan(recipe_for(tmp_path, {"model": "run[1]"})))
+    fused = FusedStateDict(plan(recipe_for(tmp_path, {"model": "run[1]"})))
     name = "model.layers.2.proj.weight"
     np.testing.assert_array_equal(fused.read(name), one[name].numpy().reshape(-1))

@@ -20,8 +20,8 @@ from taskmerge.checkpoints.formats.folders import (
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.table import READABLE, advice, open_file, open_files
 from taskmerge.checkpoints.hub import HubPlace, Snapshot, locate, open_snapshot
+from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.weights import Beside, Weights
 from taskmerge.errors import CheckpointError
 
 PROMPTS = "config_sentence_transformers.json"
@@ -51,8 +51,8 @@ class Prompts(TypedDict, total=False):
     default_prompt_name: str | None
 
 
-class StoredWeights(Weights):
-    """`Weights` in safetensors or PyTorch files, on disk or on the hub.
+class StoredStateDict(StateDict):
+    """`StateDict` in safetensors or PyTorch files, on disk or on the hub.
 
     folder: where they lie, with the side files. modules: see `Beside.module_folders`. files: (module, file) of every
     weight file. commit: of a hub repository, else None.
@@ -87,21 +87,21 @@ class StoredWeights(Weights):
                 self.tensors[name] = TensorInfo(name, entry.info.dtype, entry.info.shape)
 
     def stored_name(self, name: str) -> str | None:
-        """See `Weights.stored_name`."""
+        """See `StateDict.stored_name`."""
         return self._owners[name][1]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`."""
+        """See `StateDict.read`."""
         file, stored = self._owners[name]
         return file.read(stored, start, stop)
 
     def view(self, name: str) -> np.ndarray | None:
-        """See `Weights.view`."""
+        """See `StateDict.view`."""
         file, stored = self._owners[name]
         return file.view(stored)
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """See `Weights.release`."""
+        """See `StateDict.release`."""
         file, stored = self._owners[name]
         file.release(stored, start, stop)
 
@@ -110,7 +110,7 @@ class StoredWeights(Weights):
         return self._owners[name][0]
 
 
-def open_stored(text: str | Path, relative_to: Path | None = None, label: str | None = None) -> StoredWeights:
+def open_stored(text: str | Path, relative_to: Path | None = None, label: str | None = None) -> StoredStateDict:
     """Opens a safetensors or PyTorch file, a checkpoint or sentence-transformers folder, a hub id or an hf:// uri.
 
     Reads headers, indexes and config only. Raises CheckpointError (missing, ambiguous or malformed files).
@@ -120,7 +120,7 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
     if isinstance(place, HubPlace):
         return _open_hub(place, label)
     if not place.is_dir():
-        return StoredWeights(label, place.parent, {"": ""}, [("", open_file(place.name, place))])
+        return StoredStateDict(label, place.parent, {"": ""}, [("", open_file(place.name, place))])
     modules = module_folders(place)
     files: list[tuple[str, WeightFile]] = []
     notes: tuple[str, ...] = ()
@@ -131,7 +131,7 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
         check_index(here, dict(zip(chosen.names, part, strict=False)))
         files += [(prefix, file) for file in part]
         notes += (*said, *chosen.notes)
-    return StoredWeights(label, config_folder(place, modules), modules, files, notes=notes)
+    return StoredStateDict(label, config_folder(place, modules), modules, files, notes=notes)
 
 
 def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
@@ -148,14 +148,16 @@ def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
     return stored.folder
 
 
-def _open_hub(place: HubPlace, label: str) -> StoredWeights:
+def _open_hub(place: HubPlace, label: str) -> StoredStateDict:
     snapshot = open_snapshot(place)
     modules = module_folders(snapshot.folder)
     files: list[tuple[str, WeightFile]] = []
     notes: tuple[str, ...] = ()
     for prefix, inside in modules.items():
         here = [
-            PurePosixPath(name).name for name in snapshot.weights if str(PurePosixPath(name).parent) == (inside or ".")
+            PurePosixPath(name).name
+            for name in snapshot.weight_files
+            if str(PurePosixPath(name).parent) == (inside or ".")
         ]
         remote = [row for row in READABLE if row.remote]
         if not prefix and not here:
@@ -166,7 +168,7 @@ def _open_hub(place: HubPlace, label: str) -> StoredWeights:
         check_index(snapshot.folder / inside, part)
         files += [(prefix, file) for file in part.values()]
         notes += chosen.notes
-    return StoredWeights(label, snapshot.folder, modules, files, snapshot.commit, notes)
+    return StoredStateDict(label, snapshot.folder, modules, files, snapshot.commit, notes)
 
 
 def _hub_file(snapshot: Snapshot, name: str) -> WeightFile:

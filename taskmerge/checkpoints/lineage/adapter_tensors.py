@@ -12,8 +12,8 @@ from taskmerge.checkpoints.lineage.adapter_config import AdapterConfig
 from taskmerge.checkpoints.lineage.low_rank import Factors, TrainedRows
 from taskmerge.checkpoints.lineage.names import match_names
 from taskmerge.checkpoints.lineage.overlay import Outline
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import CheckpointError, MergeError
 
 _PREFIX = "base_model.model."
@@ -156,17 +156,17 @@ def _expert_factors(
 # ------------------------------------------------------------------------------------------------------ fitting
 
 
-def fitted(base: Weights, file: WeightFile, config: AdapterConfig, found: AdapterTensors, label: str) -> Fitted:
+def fitted(base: StateDict, file: WeightFile, config: AdapterConfig, found: AdapterTensors, label: str) -> Fitted:
     """An adapter's tensors by the base's names.
 
     Every module must be found, and fit. A replaced tensor that the base lacks (a new classifier among
     modules_to_save) keeps its name. Raises MergeError.
     """
-    weights = {f"{module}.weight": (module, own) for module, own in found.modules.items()}
+    state_dict = {f"{module}.weight": (module, own) for module, own in found.modules.items()}
     for module, several in found.parameters.items():
-        weights |= {name: (name, own) for name, own in _parameters(base, module, several, config, label).items()}
-    outline = {name: TensorInfo(name, "F32", own.shape) for name, (_, own) in weights.items()}
-    for name, (_, own) in weights.items():
+        state_dict |= {name: (name, own) for name, own in _parameters(base, module, several, config, label).items()}
+    outline = {name: TensorInfo(name, "F32", own.shape) for name, (_, own) in state_dict.items()}
+    for name, (_, own) in state_dict.items():
         if own.experts and own.transposed:
             outline[name] = TensorInfo(name, "F32", (own.shape[0], own.shape[2], own.shape[1]))
     for name, stored in found.replaced.items():
@@ -176,7 +176,7 @@ def fitted(base: Weights, file: WeightFile, config: AdapterConfig, found: Adapte
     pairs = match_names(base, Outline(label, outline, base.beside)).pairs if outline else {}
     names = {theirs: ours for ours, theirs in pairs.items()}
     factors = {}
-    for theirs, (module, own) in weights.items():
+    for theirs, (module, own) in state_dict.items():
         name = names.get(theirs, "")
         if not name:
             what = f"the adapter's module {module!r} is not in the base"
@@ -190,13 +190,13 @@ def fitted(base: Weights, file: WeightFile, config: AdapterConfig, found: Adapte
     return Fitted(factors, {names.get(name, name): stored for name, stored in found.replaced.items()}, rows)
 
 
-def _table_of(base: Weights, module: str) -> TensorInfo | None:
+def _table_of(base: StateDict, module: str) -> TensorInfo | None:
     """A tensor of the base that could be the module's weight: for the shape of its outline."""
     last = module.rpartition(".")[2]
     return next((info for name, info in base.tensors.items() if f".{name}".endswith(f".{last}.weight")), None)
 
 
-def _check_rows(name: str, trained: TrainedRows, file: WeightFile, base: Weights, label: str) -> None:
+def _check_rows(name: str, trained: TrainedRows, file: WeightFile, base: StateDict, label: str) -> None:
     info, shape = base.tensors.get(name), file.entries[trained.stored].info.shape
     if info is None:
         raise MergeError(
@@ -208,7 +208,7 @@ def _check_rows(name: str, trained: TrainedRows, file: WeightFile, base: Weights
 
 
 def _parameters(
-    base: Weights, module: str, several: tuple[Factors, ...], config: AdapterConfig, label: str
+    base: StateDict, module: str, several: tuple[Factors, ...], config: AdapterConfig, label: str
 ) -> dict[str, Factors]:
     """Parameter -> its factors: peft nests those of one module, and their names do not say which is whose."""
     targets = [target.rpartition(".") for target in config.target_parameters]
@@ -226,7 +226,7 @@ def _parameters(
     return found
 
 
-def _fit(base: Weights, module: str, leaf: str, own: Factors) -> bool | None:
+def _fit(base: StateDict, module: str, leaf: str, own: Factors) -> bool | None:
     """Whether the base stores such a parameter in × out; None where the factors do not fit it."""
     last = module.rpartition(".")[2]
     shape = next((info.shape for name, info in base.tensors.items() if f".{name}".endswith(f".{last}.{leaf}")), ())

@@ -1,6 +1,6 @@
 """PEFT adapters as specialists: a LoRA, rsLoRA or DoRA folder on a base, seen as the adapted model's weights.
 
-Nothing full-size is written: `low_rank.AdaptedWeights` computes entries when they are read. The rules are those of
+Nothing full-size is written: `low_rank.AdaptedStateDict` computes entries when they are read. The rules are those of
 peft 0.18+ (adapter_config.json and adapter_model.safetensors); what is not known here is refused by name.
 """
 
@@ -22,11 +22,11 @@ from taskmerge.checkpoints.hub import HubPlace, locate, open_snapshot
 from taskmerge.checkpoints.lineage.adapter_config import read_config
 from taskmerge.checkpoints.lineage.adapter_tensors import AdapterTensors, fitted, sorted_out
 from taskmerge.checkpoints.lineage.experts import pack_experts
-from taskmerge.checkpoints.lineage.low_rank import AdaptedWeights
+from taskmerge.checkpoints.lineage.low_rank import AdaptedStateDict
 from taskmerge.checkpoints.lineage.names import ties_its_head
 from taskmerge.checkpoints.lineage.overlay import overlaid
-from taskmerge.checkpoints.views import ViewedWeights, whole
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.state_dict import StateDict
+from taskmerge.checkpoints.views import ViewedStateDict, whole
 from taskmerge.errors import CheckpointError
 
 CONFIG = "adapter_config.json"
@@ -48,7 +48,7 @@ def base_of(folder: Path) -> str | None:
     return named if isinstance(named, str) and named else None
 
 
-def adapted(base: Weights, adapter: str | Path, relative_to: Path | None = None) -> Weights:
+def adapted(base: StateDict, adapter: str | Path, relative_to: Path | None = None) -> StateDict:
     """The weights of `base` with the adapter folder or hub repository `adapter` applied at full strength, and with what
     was trained beside it (`non_lora_trainables.bin`).
 
@@ -70,7 +70,7 @@ def adapted(base: Weights, adapter: str | Path, relative_to: Path | None = None)
     own = fitted(base, file, config, found, label)
     tokenizer = folder if (folder / "tokenizer.json").is_file() else None
     prompts = read_prompts(folder / PROMPTS)
-    model = AdaptedWeights(base, file, own.factors, own.replaced, label, tokenizer, prompts, own.rows)
+    model = AdaptedStateDict(base, file, own.factors, own.replaced, label, tokenizer, prompts, own.rows)
     beside = folder / TRAINED_BESIDE
     return overlaid(model, [beside]) if beside.is_file() else model
 
@@ -80,19 +80,19 @@ def _open(adapter: str | Path, relative_to: Path | None) -> tuple[Path, WeightFi
     if isinstance(place, HubPlace):
         snapshot = open_snapshot(place)
         name = SAFETENSORS.adapter
-        if name not in snapshot.weights:
+        if name not in snapshot.weight_files:
             raise CheckpointError(f"no {name} in this repository", str(place))
         return snapshot.folder, open_file(name, snapshot.fetch(name))
     there = [row.adapter for row in READABLE if (place / row.adapter).is_file()]
-    weights = there[0] if there else SAFETENSORS.adapter
-    for name in (CONFIG, weights):
+    file_name = there[0] if there else SAFETENSORS.adapter
+    for name in (CONFIG, file_name):
         if not (place / name).is_file():
             raise CheckpointError(f"no {name}: not a PEFT adapter folder", str(place))
         check_link(place / name, place)
-    return place, open_file(weights, place / weights)
+    return place, open_file(file_name, place / file_name)
 
 
-def _packed_as(base: Weights, found: AdapterTensors) -> Weights:
+def _packed_as(base: StateDict, found: AdapterTensors) -> StateDict:
     """The base, its experts in one tensor a layer where the adapter is of these."""
     leaves = ("gate_up_proj", "down_proj")
     if not found.parameters or any(name.endswith(leaves) for name in base.tensors):
@@ -100,7 +100,7 @@ def _packed_as(base: Weights, found: AdapterTensors) -> Weights:
     return pack_experts(base)
 
 
-def _with_head(base: Weights, found: AdapterTensors) -> Weights:
+def _with_head(base: StateDict, found: AdapterTensors) -> StateDict:
     """The base, with a head of its own where the adapter trains one that the base ties to its table of tokens: what
     is added to the head is not added to the table."""
     trained = [*(f"{module}.weight" for module in found.modules), *found.replaced]
@@ -110,7 +110,7 @@ def _with_head(base: Weights, found: AdapterTensors) -> Weights:
     if not heads or has_head or len(tables) != 1 or ties_its_head(base.config) is False:
         return base
     views = {name: whole(info, name) for name, info in base.tensors.items()}
-    untied = ViewedWeights(base, views | {heads[0]: whole(base.tensors[tables[0]], heads[0])})
+    untied = ViewedStateDict(base, views | {heads[0]: whole(base.tensors[tables[0]], heads[0])})
     said = "the adapter trains the head, which the base ties to its table of tokens: a head of its own is taken"
     untied.beside = replace(base.beside, config=_untied(base.config), notes=(*base.beside.notes, said))
     return untied

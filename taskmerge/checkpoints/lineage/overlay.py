@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from taskmerge.checkpoints.components import HEAD, component_map
-from taskmerge.checkpoints.formats.reading import StoredWeights, open_stored
+from taskmerge.checkpoints.formats.reading import StoredStateDict, open_stored
 from taskmerge.checkpoints.lineage.names import match_names
 from taskmerge.checkpoints.output.layout import natural
+from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.weights import Beside, Weights
 from taskmerge.errors import CheckpointError, MergeError, few
 
 _PEFT = "base_model.model."
 
 
-def overlaid(model: Weights, also: Sequence[str | Path], relative_to: Path | None = None) -> Weights:
+def overlaid(model: StateDict, also: Sequence[str | Path], relative_to: Path | None = None) -> StateDict:
     """`model` with the tensors of each of the files, folders or hub ids `also` in the place of its own.
 
     A tensor of a component that the model lacks is added. Raises CheckpointError as `open_stored`, MergeError where it
@@ -30,10 +30,10 @@ def overlaid(model: Weights, also: Sequence[str | Path], relative_to: Path | Non
     return model
 
 
-class Overlaid(Weights):
-    """`Weights` of a model, some tensors taken from a file instead."""
+class Overlaid(StateDict):
+    """`StateDict` of a model, some tensors taken from a file instead."""
 
-    def __init__(self, model: Weights, over: StoredWeights) -> None:
+    def __init__(self, model: StateDict, over: StoredStateDict) -> None:
         if not over.tensors:
             raise CheckpointError("holds no tensors: it changes nothing", over.label, "leave it out, or save it again")
         self.model, self.over = model, over
@@ -54,34 +54,34 @@ class Overlaid(Weights):
         }
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`."""
+        """See `StateDict.read`."""
         stored = self._own.get(name)
         return self.model.read(name, start, stop) if stored is None else self.over.read(stored, start, stop)
 
     def view(self, name: str) -> np.ndarray | None:
-        """See `Weights.view`."""
+        """See `StateDict.view`."""
         stored = self._own.get(name)
         return self.model.view(name) if stored is None else self.over.view(stored)
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """See `Weights.release`."""
+        """See `StateDict.release`."""
         if name not in self._own:
             self.model.release(name, start, stop)
 
     def delta(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """See `Weights.delta`."""
+        """See `StateDict.delta`."""
         return None if name in self._own else self.model.delta(name)
 
     def unrounded(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """See `Weights.unrounded`."""
+        """See `StateDict.unrounded`."""
         return None if name in self._own else self.model.unrounded(name)
 
     def stored_name(self, name: str) -> str | None:
-        """See `Weights.stored_name`."""
+        """See `StateDict.stored_name`."""
         return name if name in self._own else self.model.stored_name(name)
 
 
-def _places(model: Weights, over: Weights, label: str) -> tuple[dict[str, str], str]:
+def _places(model: StateDict, over: StateDict, label: str) -> tuple[dict[str, str], str]:
     """The model's name, or a new one -> the file's; and how they were found, where that is to be said."""
     peft = all(name.startswith(_PEFT) for name in over.tensors)
     stored = {name.removeprefix(_PEFT) if peft else name: name for name in over.tensors}
@@ -106,14 +106,14 @@ def _places(model: Weights, over: Weights, label: str) -> tuple[dict[str, str], 
     return placed, how
 
 
-def _brings_components(model: Weights, outline: Weights) -> bool:
+def _brings_components(model: StateDict, outline: StateDict) -> bool:
     """Whether all of it belongs to components that the model lacks: a tower or projector of another modality."""
     parts = component_map({**outline.tensors, **model.tensors}, model.config)
     own = {parts.home(name) for name in model.tensors}
     return not any(name in model.tensors or parts.home(name) in own for name in outline.tensors)
 
 
-def _below_one_module(model: Weights, outline: Weights) -> dict[str, str] | None:
+def _below_one_module(model: StateDict, outline: StateDict) -> dict[str, str] | None:
     """The names put below the one module that has them all, in equal shapes; None when no or several have."""
     first = next(iter(outline.tensors))
     befores = {""} | {name[: -len(first)] for name in model.tensors if name.endswith(f".{first}")}
@@ -125,11 +125,11 @@ def _below_one_module(model: Weights, outline: Weights) -> dict[str, str] | None
     return {name: found[0] + name for name in outline.tensors} if len(found) == 1 else None
 
 
-def _shape(model: Weights, name: str) -> tuple[int, ...] | None:
+def _shape(model: StateDict, name: str) -> tuple[int, ...] | None:
     return model.tensors[name].shape if name in model.tensors else None
 
 
-def _by_order(model: Weights, outline: Weights) -> dict[str, str] | None:
+def _by_order(model: StateDict, outline: StateDict) -> dict[str, str] | None:
     """Layers paired one after another with those of the one projector that has as many, of equal shapes: trainers
     number the layers (`mm_projector.0`, `.2`) that transformers names (`linear_1`, `linear_2`)."""
     parts = component_map(model.tensors, model.config)
@@ -162,7 +162,7 @@ def _join(module: str, leaf: str) -> str:
 
 
 @dataclass
-class Outline(Weights):
+class Outline(StateDict):
     """Headers without values: enough to match names."""
 
     label: str

@@ -106,7 +106,7 @@ def make(root: Path, name: str, dtype: torch.dtype = torch.float32) -> tuple[Pat
 def test_equals_pefts_own_merge(tmp_path: Path, name: str) -> None:
     base_folder, adapter, merged_folder = make(tmp_path, name)
     base, merged = open_stored(base_folder), open_stored(merged_folder)
-    ours = align(base, adapted(base, adapter)).weights  # an adapter of all experts of a layer packs them
+    ours = align(base, adapted(base, adapter)).state_dict  # an adapter of all experts of a layer packs them
     changed = 0
     for tensor, info in merged.tensors.items():
         expected = merged.read(tensor)
@@ -123,7 +123,7 @@ def test_equals_pefts_own_merge(tmp_path: Path, name: str) -> None:
             "merge": {"method": "task_arithmetic"},
         }
     )
-    fused = fusion.FusedWeights(fusion.plan(recipe, {"base": base, "one": ours}))
+    fused = fusion.FusedStateDict(fusion.plan(recipe, {"base": base, "one": ours}))
     for tensor in merged.tensors:  # at weight 1 the result is the adapted model
         np.testing.assert_array_equal(fused.read(tensor), ours.read(tensor), err_msg=tensor)
 
@@ -268,7 +268,7 @@ def test_a_base_that_is_an_adapter_is_laid_over_its_own_base(tmp_path: Path) -> 
     settings_file.write_text(json.dumps(table | {"base_model_name_or_path": str(base)}))
     decided = fusion.plan(recipe)
     assert f"adapter is an adapter: laid over {base}" in " ".join(decided.warnings)
-    fused, start, one = fusion.FusedWeights(decided), open_stored(merged), open_stored(tmp_path / "one")
+    fused, start, one = fusion.FusedStateDict(decided), open_stored(merged), open_stored(tmp_path / "one")
     for name in start.tensors:
         expected = start.read(name) + 0.5 * (one.read(name).astype(float) - start.read(name))
         np.testing.assert_allclose(fused.read(name), expected, rtol=2e-5, atol=2e-6, err_msg=name)

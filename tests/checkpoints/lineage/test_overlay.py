@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from taskmerge import recipes
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.errors import TaskmergeError
-from taskmerge.merging import FusedWeights, execute, plan
+from taskmerge.merging import FusedStateDict, execute, plan
 
 Tensors = dict[str, torch.Tensor]
 PROJECTOR = "multi_modal_projector."
@@ -59,7 +59,7 @@ def recipe_of(folder: Path, row: dict[str, Any], base: Path) -> recipes.Recipe:
 
 
 def check(decided: Any, base: Path, projector: Tensors, weight: float) -> None:
-    fused, stored = FusedWeights(decided), load_file(base / "model.safetensors")
+    fused, stored = FusedStateDict(decided), load_file(base / "model.safetensors")
     for name, value in stored.items():
         expected = value.double()
         if PROJECTOR in name:
@@ -130,7 +130,7 @@ def test_what_was_trained_beside_an_adapter_is_found(
     if with_config:
         (folder / "config.json").write_text((base / "config.json").read_text())
     decided = plan(recipe_of(tmp_path, row, base))
-    fused, merged = FusedWeights(decided), open_stored(tmp_path / "merged")
+    fused, merged = FusedStateDict(decided), open_stored(tmp_path / "merged")
     for name in merged.tensors:
         expected = merged.read(name)
         if PROJECTOR in name:
