@@ -90,8 +90,7 @@ def row_paths(specialist: Specialist, folder: Path) -> list[Path]:
 def _open_specialist(
     specialist: Specialist, recipe: Recipe, base: StateDict | None, own_base: StateDict | None
 ) -> tuple[StateDict, str]:
-<<<<<<< fefb1ae99fec9593abafd3e9997439332d9ebe57
-    """The weights, and what they are: "model", "adapter" (over the base) or "task vector"."""
+    """The tensors, and what they are: "model", "adapter" (over the base) or "task vector"."""
     several = specialist.is_soup and not _is_one(specialist, recipe.folder)
     found, kind = (_soup if several else _open_one)(specialist, recipe, base, own_base)
     if not specialist.also:
@@ -158,9 +157,6 @@ def _open_one(
     specialist: Specialist, recipe: Recipe, base: StateDict | None, own_base: StateDict | None
 ) -> tuple[StateDict, str]:
     """As `_open_specialist`, of one checkpoint and what `also` does not change."""
-=======
-    """The tensors, and what they are: "model", "adapter" (over the base) or "task vector"."""
->>>>>>> a3a7c70582bce608e9ac41291097bc5b1b0af2d4
     start = base if own_base is None else own_base
     place = locate(specialist.model, recipe.folder) if specialist.model != BASE else None
     if isinstance(place, Path) and specialist.adapter is None and start is not None:
