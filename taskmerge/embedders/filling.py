@@ -20,7 +20,7 @@ from taskmerge.numbers.rounding import decode
 _ENTRIES = 1 << 22
 
 
-def opened(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> StoredStateDict | None:
+def stored_of(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> StoredStateDict | None:
     """The folder that these arguments of `from_pretrained` name, its headers read; None where there is none."""
     path = arguments[0] if arguments else options.get("pretrained_model_name_or_path")
     if not isinstance(path, str | Path) or options.get("state_dict") is not None:

@@ -20,6 +20,7 @@ from taskmerge.checkpoints.formats.fsdp import join_ranks
 from taskmerge.checkpoints.formats.pickles import PickleFile
 from taskmerge.checkpoints.formats.wrappers import SAVE_ANEW
 from taskmerge.errors import CheckpointError, few
+from taskmerge.opened import opened
 
 Magic = Callable[[bytes], bool]
 HEAD = 512
@@ -192,6 +193,7 @@ def open_file(name: str, path: Path) -> WeightFile:
         suffix = row.suffixes[0]
         raise CheckpointError(f"{path.name!r} has the contents of another format: {row.name}", str(path),
                               f"call it {path.stem}{suffix}")  # fmt: skip
+    opened(path)
     return row.opens(name, path)
 
 
