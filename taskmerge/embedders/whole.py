@@ -12,6 +12,7 @@ from typing import Any
 from taskmerge.checkpoints.components import BACKBONE, BUFFERS, HEAD, Components, component_map
 from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.embedders.filling import filled, is_read_by_transformers, stored_of
 from taskmerge.errors import CheckpointError
 
 _UNUSED = (HEAD, BUFFERS, "speech_decoder", "image_decoder")
@@ -25,6 +26,8 @@ _SHOWN = 4
 def whole(source: str | Path) -> Iterator[None]:
     """Refuse models that transformers loads only in part: inside the block each is checked when it is loaded.
 
+    What transformers does not find in a folder is looked for there as `fuse` does, and put into the model.
+
     Args:
         source: what messages call the model.
 
@@ -37,7 +40,12 @@ def whole(source: str | Path) -> Iterator[None]:
 
     def checked(cls: Any, *arguments: Any, **options: Any) -> Any:
         wanted = options.pop("output_loading_info", False)
+        stored = stored_of(arguments, options)
+        if stored is not None and options.get("config") is not None and not is_read_by_transformers(stored):
+            options.pop("pretrained_model_name_or_path", None)
+            arguments, options["state_dict"] = (None, *arguments[1:]), {}
         model, told = own.__func__(cls, *arguments, output_loading_info=True, **options)
+        told = told if stored is None else filled(model, told, stored)
         check_whole(model, told, source)
         take_out_pooler(model, told["missing_keys"])
         return (model, told) if wanted else model

@@ -15,9 +15,10 @@ from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.output.layout import lay_out, natural
 from taskmerge.checkpoints.output.saving import stored_format
 from taskmerge.checkpoints.state_dict import BASE, Beside, StateDict, adopted
-from taskmerge.errors import MergeError, Problem, RecipeError
+from taskmerge.errors import MergeError, Problem, RecipeError, few
 from taskmerge.merging.covariances import missing, protected_specialists
 from taskmerge.merging.inputs import Inputs, open_inputs
+from taskmerge.merging.never_merged import check_packing, never_merged
 from taskmerge.merging.steps import Action, Dropped, Plan, Source, TensorStep
 from taskmerge.methods import MergeMethod
 from taskmerge.recipes import Recipe, Rule, Standing, layer_depth
@@ -40,6 +41,7 @@ def plan(recipe: Recipe, inputs: Inputs | Mapping[str, StateDict] | None = None)
         inputs = open_inputs(recipe)
     elif not isinstance(inputs, Inputs):
         inputs = Inputs({label: adopted(state_dict) for label, state_dict in inputs.items()})
+    check_packing(inputs.state_dicts)
     alignment = align_all(inputs.state_dicts, recipe.components, recipe.output.tokenizer, inputs.own_bases)
     return plan_aligned(recipe, inputs, alignment)
 
@@ -73,10 +75,14 @@ class _Planner:
     used: set[int] = field(default_factory=set)
     methods: dict[str, MergeMethod] = field(default_factory=dict)
     copied: dict[str, tuple[str, str]] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict)
     protected: tuple[str, ...] = ()
 
     def plan(self) -> Plan:
         census, recipe = self.census, self.recipe
+        self._say_notes()
+        self.fixed, problems = never_merged(self.census)
+        self.problems += problems
         self.copied = census.copied(recipe.copy or {}, recipe.place, self.problems)
         merge = recipe.merge
         self.protected = tuple(protected_specialists(census, merge.protect, merge.place, self.problems))
@@ -109,6 +115,14 @@ class _Planner:
             own_bases=self.alignment.own_bases,
             bare=self.bare,
         )
+
+    def _say_notes(self) -> None:
+        """What was assumed when the inputs were opened; what stands beside several (a base under adapters), once."""
+        said = dict.fromkeys(self.inputs.state_dicts[BASE].beside.notes, BASE)
+        for label, state_dict in {**self.inputs.state_dicts, **self.inputs.own_bases}.items():
+            for note in state_dict.beside.notes:
+                said.setdefault(note, label)
+        self.warnings += [f"{label}: {note}" for note, label in said.items()]
 
     @property
     def rows(self) -> Rows | None:
@@ -145,6 +159,8 @@ class _Planner:
             self.problems += found
             return None
         info = self.census.base.tensors[name]
+        if name in self.fixed:
+            return self._must_agree(name, self.fixed[name])
         if info.format.kind == "small_float":
             self._problem(
                 f"{name!r} is {info.dtype}: such tensors are not merged, their scales are not known here",
@@ -152,11 +168,18 @@ class _Planner:
             )
             return None
         if not info.format.mergeable:
-            if self.bare:
-                return None
-            everyone = tuple(Source(label, name) for label in self._having(name))
-            return self._step(name, "keep", f"{info.dtype}: must agree in all inputs", Source(BASE, name), everyone)
+            return self._must_agree(name, f"{info.dtype}: must agree in all inputs")
         return self._merged(name, rule)
+
+    def _must_agree(self, name: str, said: str) -> TensorStep | None:
+        """The base's tensor, which no specialist may have changed: that is seen before anything is written."""
+        everyone = tuple(Source(label, name) for label in self._having(name))
+        if self.bare:
+            if everyone and name in self.fixed:
+                self._problem(f"{name!r} is {said}: no task vector is taken of it", f"leave it out: without({name!r})")
+            return None
+        step = self._step(name, "keep", said, Source(BASE, name), everyone)
+        return replace(step, info=self.census.base.tensors[name])
 
     def _own_step(self, name: str, owners: list[str]) -> TensorStep | None:
         rule = self._rule(name)
@@ -327,6 +350,9 @@ class _Planner:
         for label, tokens in (self.rows.left_out if self.rows else {}).items():
             some = ", ".join(map(repr, tokens[:3])) + (", …" if len(tokens) > 3 else "")
             self.warnings.append(f"tokens of {label} without a row in the output: {len(tokens)} ({some})")
+        for label, tokens in (self.rows.beyond if self.rows else {}).items():
+            what = f"{label}: the ids of {len(tokens)} tokens lie beyond its token table, it has no rows for them"
+            self.warnings.append(f"{what} ({few(map(repr, tokens), 3)})")
 
     def _unused_rules(self) -> None:
         for number, rule in enumerate(self.recipe.merge.rules):

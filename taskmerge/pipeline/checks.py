@@ -88,8 +88,8 @@ def _specialize_problems(current: Run) -> Iterator[Problem]:
     from taskmerge.embedders.encoders import encoder_problems
 
     for name, section in (current.recipe.specialize or {}).items():
-        if current.recipe.specialists[name].adapter is not None:
-            what = f"specialize: {name} is to be trained, but its specialist is an adapter"
+        if parts := current.recipe.specialists[name].made_of_parts:
+            what = f"specialize: {name} is to be trained, but its specialist is {parts}"
             yield Problem(what, section.place, "name the folder to write as specialists: NAME: {model: ...}")
         if section.graft is not None and (modality := _modality(current, section)):
             known = modality_of_column(modality)
@@ -148,7 +148,8 @@ def _stored(current: Run, text: str) -> Parts | None:
 def _specialist(current: Run, name: str, base: Parts | None) -> Parts | None:
     recipe = current.recipe
     section = (recipe.specialize or {}).get(name)
-    if recipe.specialists[name].adapter is not None or recipe.specialists[name].model == "base":
+    row = recipe.specialists[name]
+    if row.is_soup or row.adapter is not None or row.model == "base":
         return base
     if section is None:
         return _stored(current, recipe.specialists[name].model)

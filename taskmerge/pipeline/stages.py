@@ -11,6 +11,7 @@ from typing import Any
 
 from taskmerge.checkpoints.output.record import is_made_here
 from taskmerge.errors import CheckpointError, RecipeError
+from taskmerge.merging.inputs import row_paths
 from taskmerge.pipeline.state import NOTE_MOVE, Run, training_settings
 from taskmerge.recipes import Specialize
 from taskmerge.words.json_text import check_json
@@ -56,6 +57,9 @@ def fuse(run: Run) -> None:
 
     parts = ("base", "specialists", "merge", "components", "copy", "output")
     section = {name: getattr(recipe, name) for name in parts}
+    soups = {name: row_paths(row, recipe.folder) for name, row in recipe.specialists.items() if row.is_soup}
+    if soups:  # a checkpoint that was saved since was not opened, and yet the pattern names it
+        section["checkpoints"] = {name: [str(path) for path in paths] for name, paths in soups.items()}
     run.once("fuse", section, [out], make, replaces=True)
 
 
@@ -161,7 +165,7 @@ def evaluate(run: Run) -> None:
 
 def variants(run: Run) -> dict[str, Path]:
     """Name -> folder of every model of the run that is there: base, specialists, fused, recovered, rehearsed."""
-    own = [name for name, row in run.recipe.specialists.items() if not row.adapter and row.model != "base"]
+    own = [name for name, row in run.recipe.specialists.items() if not row.made_of_parts and row.model != "base"]
     named: dict[str, Path] = {}
     with suppress(CheckpointError):  # gone since it was fused
         named["base"] = run.base

@@ -137,6 +137,12 @@ def _read(values: Any, at: At, text: str, results: Mapping[str, str] | None = No
     """results: folders of what earlier documents merge, by the name that this one may call them."""
     if not isinstance(values, Mapping):
         raise RecipeError("a recipe is a mapping", at.place, "begin with `base:` and `specialists:`")
+    if is_mixture(values):
+        raise RecipeError(
+            "a mergekit-moe configuration: it puts whole models side by side as experts of one, and merges nothing",
+            at.place,
+            "make it with mergekit-moe; to merge the experts into one dense model, list them as `specialists:`",
+        )
     if is_mergekit(values):
         from taskmerge.recipes.mergekit import translate
 
@@ -156,6 +162,11 @@ def _read(values: Any, at: At, text: str, results: Mapping[str, str] | None = No
 def is_mergekit(values: Mapping[str, Any]) -> bool:
     """Whether a document is a mergekit configuration and no recipe of ours."""
     return "merge_method" in values or ("specialists" not in values and bool({"models", "slices"} & set(values)))
+
+
+def is_mixture(values: Mapping[str, Any]) -> bool:
+    """Whether a document is a mergekit-moe configuration."""
+    return isinstance(values.get("experts"), list) and "specialists" not in values and "merge_method" not in values
 
 
 def _line(problem: Problem) -> int:

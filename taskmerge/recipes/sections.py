@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from taskmerge.declarations import Between, Doc, EntryOf, Glob, Gradient, NewName, Size, name_field, place_field
 from taskmerge.errors import Problem, UsageError, did_you_mean
-from taskmerge.words.places import output_path
+from taskmerge.words.places import is_pattern, output_path
 
 GradedNumber = float | tuple[float, ...]
 """A number, or a gradient over depth."""
@@ -29,9 +29,25 @@ class Specialist:
     shorthand: ClassVar[str] = "model"
 
     model: Annotated[
-        str, Doc("path, hub id[@revision], hf:// uri or a task vector's folder; `base` for the base itself")
+        str,
+        Doc(
+            "path, hub id[@revision], hf:// uri or a task vector's folder; `base` for the base itself; a pattern "
+            "(run/checkpoint-*) for the mean of all that it names"
+        ),
     ]
-    adapter: Annotated[str | None, Doc("a PEFT adapter to lay over the model: path or hub id")] = None
+    adapter: Annotated[
+        str | None, Doc("a PEFT adapter to lay over the model: path or hub id, or a pattern for the mean of several")
+    ] = None
+    also: Annotated[
+        tuple[str, ...],
+        Doc("files or folders whose tensors take the place of the model's, or are added: a projector saved alone"),
+    ] = ()
+    last: Annotated[int | None, Between(1, None), Doc("of a pattern: how many, the latest; left out: all")] = None
+    ema: Annotated[
+        float | None,
+        Between(0, 1, open="both"),
+        Doc("of a pattern: decay of a moving average, oldest first; left out: all count the same"),
+    ] = None
     base: Annotated[
         str | None,
         Doc("what it was fine-tuned from, where that is not the recipe's base: its task vector is taken"),
@@ -39,6 +55,26 @@ class Specialist:
     weight: Annotated[GradedNumber, Gradient(), Doc("what its task vector is multiplied by")] = 1.0
     name: str = name_field()
     place: str = place_field()
+
+    @property
+    def is_soup(self) -> bool:
+        """Whether it is the mean of several checkpoints."""
+        return is_pattern(self.model) or is_pattern(self.adapter or "")
+
+    @property
+    def made_of_parts(self) -> str | None:
+        """What it is, where no folder holds all of it; None where `model` does."""
+        if self.is_soup:
+            return "the mean of several checkpoints"
+        if self.adapter is not None:
+            return "an adapter"
+        return "a model with tensors of other files" if self.also else None
+
+    def problems(self) -> Iterator[Problem]:
+        for key in ("last", "ema"):
+            if getattr(self, key) is not None and not self.is_soup:
+                what = f"{self.name}: {key}: {getattr(self, key)} is for a pattern of checkpoints"
+                yield Problem(what, self.place, "name them all: model: run/checkpoint-*")
 
 
 @dataclass(frozen=True)

@@ -431,3 +431,10 @@ def test_the_example_is_untouched_by_reading() -> None:
     before = copy.deepcopy(values)
     recipes.from_dict(values)
     assert values == before
+
+
+def test_a_mixture_of_experts_is_refused_by_name() -> None:
+    text = "base_model: a/b\ngate_mode: hidden\nexperts:\n  - {source_model: c/d, positive_prompts: [x]}\n"
+    with pytest.raises(RecipeError, match="a mergekit-moe configuration") as told:
+        recipes.loads(text)
+    assert "make it with mergekit-moe" in str(told.value)

@@ -53,6 +53,10 @@ class MatchedTokens(StateDict):
         """See `StateDict.delta`; rows of token tables are matched, and have none."""
         return None if name in self._tables else self.source.delta(name)
 
+    def unrounded(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """See `StateDict.unrounded`."""
+        return None if name in self._tables else self.source.unrounded(name)
+
     def stored_name(self, name: str) -> str | None:
         """See `StateDict.stored_name`."""
         return self.source.stored_name(name)
