@@ -18,6 +18,7 @@ from taskmerge.recipes.sections import (
     Specialize,
     Training,
 )
+from taskmerge.recipes.stacking import runs_of
 
 __all__ = [
     "Balance",
@@ -43,5 +44,6 @@ __all__ = [
     "load",
     "load_all",
     "loads",
+    "runs_of",
     "schema",
 ]

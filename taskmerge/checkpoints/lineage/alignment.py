@@ -12,6 +12,7 @@ from taskmerge.checkpoints.lineage.census import Census
 from taskmerge.checkpoints.lineage.grafts import naming
 from taskmerge.checkpoints.lineage.modules import check_modules
 from taskmerge.checkpoints.lineage.names import align
+from taskmerge.checkpoints.lineage.stacking import Run, stacked
 from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.lineage.vocabulary import match_tokens
 from taskmerge.checkpoints.weights import BASE, Weights
@@ -24,11 +25,13 @@ class Alignment:
 
     census: the base and the specialists. rows: what the rows of the token tables are; None where all had the same.
     own_bases: of the specialists that were not fine-tuned from the base, label -> what they were fine-tuned from.
+    notes: what to tell the user.
     """
 
     census: Census
     rows: Rows | None = None
     own_bases: Mapping[str, Weights] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def align_all(
@@ -36,6 +39,7 @@ def align_all(
     overrides: Mapping[str, Sequence[str]] | None = None,
     tokenizer: str = "union",
     own_bases: Mapping[str, Weights] | None = None,
+    stack: Sequence[Run] = (),
 ) -> Alignment:
     """Align all inputs from their headers and configs; no tensor is read.
 
@@ -44,6 +48,7 @@ def align_all(
         overrides: the recipe's `components`: component -> name patterns.
         tokenizer: "base", "union" or the label of the specialist whose token rows the output has.
         own_bases: label -> the base of a specialist that has one of its own.
+        stack: which layers of whom stand, one after the other, in the output; left out: all as they are.
 
     Raises: MergeError or CheckpointError with every input that does not fit.
     """
@@ -60,8 +65,13 @@ def align_all(
         for label, weights in everything.items()
     }
     matched, rows = match_tokens(named, tokenizer)
-    census = Census.of({label: matched[label] for label in inputs}, overrides or {}, names_of)
-    return Alignment(census, rows, {label: matched[own_base_label(label)] for label in own_bases})
+    matched_inputs = {label: matched[label] for label in inputs}
+    matched_bases = {label: matched[own_base_label(label)] for label in own_bases}
+    notes: list[str] = []
+    if stack:
+        matched_inputs, matched_bases, notes = stacked(matched_inputs, stack, matched_bases, overrides)
+    census = Census.of(matched_inputs, overrides or {}, names_of, stack)
+    return Alignment(census, rows, matched_bases, tuple(notes))
 
 
 def own_base_label(label: str) -> str:
