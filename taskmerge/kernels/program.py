@@ -14,7 +14,7 @@ import numpy as np
 @dataclass(frozen=True)
 class KeepLargest:
     """Keep, in each delta, the `max(1, floor(density * n))` entries of largest magnitude after the
-    `floor(skip * n)` very largest; entries equal to the lower threshold are all kept (TIES trim; breadcrumbs). A
+    `floor(skip * n)` very largest, or as many fewer as leaves so many to keep; entries equal to the lower threshold are all kept (TIES trim; breadcrumbs). A
     density of exactly 0 keeps nothing.
 
     across: "tensor" thresholds each tensor by itself, "model" takes one threshold over all merged tensors.
@@ -32,9 +32,9 @@ class KeepLargest:
     def ranks(self, count: int) -> tuple[int, int]:
         """Of `count` entries by falling magnitude, counted from 1: the first and the last one kept. Kept is whatever
         has a magnitude between those two's, ties at both ends included."""
-        skipped = math.floor(self.skip * count)
-        kept = max(1, math.floor(self.density * count))
-        return min(count, skipped + 1), min(count, skipped + kept)
+        kept = min(max(1, math.floor(self.density * count)), count)
+        skipped = min(math.floor(self.skip * count), count - kept)
+        return skipped + 1, skipped + kept
 
 
 @dataclass(frozen=True)

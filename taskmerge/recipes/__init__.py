@@ -16,6 +16,7 @@ from taskmerge.recipes.sections import (
     Rehearse,
     Specialist,
     Specialize,
+    TokenRow,
     Training,
 )
 from taskmerge.recipes.stacking import runs_of
@@ -37,6 +38,7 @@ __all__ = [
     "Specialist",
     "Specialize",
     "Standing",
+    "TokenRow",
     "Training",
     "at_depth",
     "from_dict",

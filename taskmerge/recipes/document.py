@@ -1,7 +1,8 @@
 """A YAML file as plain values plus the line each one stands on. Stricter than YAML: what could mislead is an error.
 
 Numbers, true/false and null are read as YAML 1.2 does (`1e-5` is a number, `no` is text, `010` is ten). Not read:
-keys that are not text, tags, aliases that hold themselves or multiply without end. `<<` merges mappings, as in YAML 1.1.
+keys that are not text, tags, aliases that hold themselves or multiply without end. `<<` merges mappings, as
+YAML 1.1 does.
 """
 
 from __future__ import annotations

@@ -55,8 +55,8 @@ class Recipe:
     stack: Annotated[
         tuple[Mapping[BaseOrSpecialist, str], ...] | None,
         Doc(
-            "the output's layers in order: each entry says which layers of whom stand there, `{base: 0..15, a: 0..15}`; "
-            "left out: all as they are"
+            "the output's layers in order: each entry says which layers of whom stand there, "
+            "`{base: 0..15, a: 0..15}`; left out: all as they are"
         ),
     ] = None
     seed: Annotated[int, Between(0, 2**63 - 1), Doc("decides every random drop")] = 0

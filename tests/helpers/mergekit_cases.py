@@ -208,8 +208,8 @@ CASES: dict[str, str] = {
     "sum, filters differ": "merge_method: task_arithmetic\n"
     + BASE
     + "models: [{model: m0, parameters: {weight: [{filter: q_proj, value: 0.1}, {filter: proj, value: 0.2}, "
-    "{filter: layernorm, value: 0.3}, {value: 0.4}]}}, {model: m1, parameters: {weight: [{filter: layers.2, value: 0.5}, "
-    "{filter: v_proj, value: 0.6}, {filter: mlp, value: 0.7}, {value: 0.8}]}}]\n",
+    "{filter: layernorm, value: 0.3}, {value: 0.4}]}}, {model: m1, parameters: {weight: ["
+    "{filter: layers.2, value: 0.5}, {filter: v_proj, value: 0.6}, {filter: mlp, value: 0.7}, {value: 0.8}]}}]\n",
     "nearswap": "merge_method: nearswap\nbase_model: base\nmodels: [{model: m0}]\nparameters: {t: 0.02}\n",
     "nearswap, base listed": "merge_method: nearswap\nbase_model: m1\n" + PAIR + "parameters: {t: [0.0, 0.05]}\n",
     "arcee_fusion": "merge_method: arcee_fusion\nbase_model: base\nmodels: [{model: m0}]\n",

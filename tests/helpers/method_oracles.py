@@ -31,8 +31,9 @@ def trimmed(delta: Array, density: float, skip: float = 0.0) -> Array:
     n = sizes.size
     if density == 0:
         return np.zeros(delta.shape, delta.dtype)
-    first = min(math.floor(skip * n), n - 1) if n else 0
-    last = min(first + max(1, math.floor(density * n)), n)
+    wanted = min(max(1, math.floor(density * n)), n)
+    first = min(math.floor(skip * n), n - wanted)
+    last = first + wanted
     kept = np.zeros(n, delta.dtype)
     for j in range(n):
         larger, as_large = int((sizes > sizes[j]).sum()), int((sizes == sizes[j]).sum())

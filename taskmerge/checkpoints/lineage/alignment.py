@@ -13,6 +13,7 @@ from taskmerge.checkpoints.lineage.grafts import naming
 from taskmerge.checkpoints.lineage.modules import check_modules
 from taskmerge.checkpoints.lineage.names import align
 from taskmerge.checkpoints.lineage.stacking import Run, stacked
+from taskmerge.checkpoints.lineage.token_sources import Vocabularies
 from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.lineage.vocabulary import match_tokens
 from taskmerge.checkpoints.weights import BASE, Weights
@@ -37,7 +38,7 @@ class Alignment:
 def align_all(
     inputs: Mapping[str, Weights],
     overrides: Mapping[str, Sequence[str]] | None = None,
-    tokenizer: str = "union",
+    vocabulary: Vocabularies | None = None,
     own_bases: Mapping[str, Weights] | None = None,
     stack: Sequence[Run] = (),
 ) -> Alignment:
@@ -46,7 +47,7 @@ def align_all(
     Args:
         inputs: the base, under "base", and the specialists by label.
         overrides: the recipe's `components`: component -> name patterns.
-        tokenizer: "base", "union" or the label of the specialist whose token rows the output has.
+        vocabulary: whose token rows the output has; left out: the base's and those that specialists add.
         own_bases: label -> the base of a specialist that has one of its own.
         stack: which layers of whom stand, one after the other, in the output; left out: all as they are.
 
@@ -64,7 +65,7 @@ def align_all(
         label: weights if label == names_of else align(inputs[names_of], weights, globs).weights
         for label, weights in everything.items()
     }
-    matched, rows = match_tokens(named, tokenizer)
+    matched, rows = match_tokens(named, vocabulary or Vocabularies())
     matched_inputs = {label: matched[label] for label in inputs}
     matched_bases = {label: matched[own_base_label(label)] for label in own_bases}
     notes: list[str] = []

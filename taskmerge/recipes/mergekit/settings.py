@@ -102,13 +102,6 @@ class Reader:
                 shown = f"{epsilon:g}" if isinstance(epsilon, float) else str(epsilon)
                 what = f"density of {name} plus or minus epsilon ({shown}) leaves (0, 1)"
                 self.findings.problem(what, self.at.place, "lower epsilon")
-        for name, outliers in said.get("outliers", {}).items():
-            density = said["density"][name]
-            if isinstance(density, float) and isinstance(outliers, float):
-                said["outliers"][name] = min(outliers, 1.0 - density)
-            elif _highest(density) + _highest(outliers) > 1.0:
-                what = f"density and gamma of {name} add up to more than 1"
-                self.findings.problem(what, self.at.place, "mergekit then shrinks gamma; lower one of them")
 
 
 def _lowest(value: Any) -> float:

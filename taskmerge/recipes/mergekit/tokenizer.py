@@ -28,7 +28,7 @@ class _Reader:
         if tokenizer is not None and not isinstance(tokenizer, Mapping):
             self.findings.problem("tokenizer must be a mapping", at.place, "such as {source: union}")
             tokenizer = None
-        output: dict[str, Any] = {}
+        output: dict[str, Any] = {"new_tokens": "own"}
         if tokenizer is None:
             output["tokenizer"] = self._source(self.config.get("tokenizer_source"), self.at.child("tokenizer_source"))
         else:
