@@ -45,7 +45,8 @@ class _Reader:
 
     def _source(self, source: Any, at: At) -> str:
         if source in (None, "base"):
-            return self.cast.label(self.base) if self.base is not None and not self.cast.starts else "base"
+            another = self.base is not None and self.base != self.cast.base and self.base in self.cast.names
+            return self.cast.names[self.base] if another and self.base is not None else "base"
         if source == "union":
             return "union"
         return self._label(source.removeprefix("model:") if isinstance(source, str) else source, at) or "base"

@@ -60,7 +60,7 @@ def _recipe(config: Mapping[str, Any], at: At, findings: Findings) -> dict[str, 
     recipe = _models(roles)
     if not roles.names:  # nothing but the base: the result is the base
         recipe["specialists"] = {"itself": {"model": "base"}}
-        recipe["merge"] = {"rules": [{"match": ["*"], "keep": "base"}]}
+        recipe["merge"] = {"edges": "first", "rules": [{"match": ["*"], "keep": "base"}]}
     else:
         recipe["merge"] = _merge(regions, roles, peer, findings)
     stack = _stack(regions, roles, findings)
@@ -120,11 +120,13 @@ def _merge(regions: Mapping[str, Region], roles: Cast, peer: Peer, findings: Fin
         if peer.base == "none" and not _scales([general, *some]):
             general, some = {}, []
             rules.append({"match": [region.pattern or "*"], "optional": True, "keep": "base"})
-        rules += some
-        if region.pattern is not None and general:
-            rules.append({"match": [region.pattern], "optional": True, **_padded(general, roles)})
-        elif region.pattern is None:
+        if region.pattern is None:
             merge |= general
+        else:
+            _check_models(region, roles, peer, findings)
+            some = [_padded(rule, roles) for rule in some]
+            some += [{"match": [region.pattern], "optional": True, **_padded(general, roles)}] if general else []
+        rules += some
     if len(regions) > 1:
         findings.note(
             "tensors of modules that are not named are the base's", regions[next(iter(regions))].reader.at.place
@@ -136,6 +138,15 @@ def _merge(regions: Mapping[str, Region], roles: Cast, peer: Peer, findings: Fin
 def _scales(said: list[dict[str, Any]]) -> bool:
     """Whether passthrough multiplies anything."""
     return any(weight != 1.0 for rule in said for weight in rule.get("weight", {}).values())
+
+
+def _check_models(region: Region, roles: Cast, peer: Peer, findings: Findings) -> None:
+    """A method without weights counts every model that has a tensor, so that each must stand in each module."""
+    here = {source.model for part in region.slices for source in part.sources}
+    missing = [name for model, name in roles.names.items() if model not in here]
+    if missing and not peer.weight and peer.base != "none":
+        place = region.slices[0].sources[0].at.place
+        findings.problem(f"{missing[0]} stands in another module and not in this one", place, "list it in each module")
 
 
 def _padded(said: dict[str, Any], roles: Cast) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from mergekit_cases import CASES, fingerprint, save_models
 from places import TESTS
 
 from taskmerge import recipes
-from taskmerge.errors import MergeError, RecipeError
+from taskmerge.errors import MergeError
 from taskmerge.merging.fused import FusedWeights
 from taskmerge.merging.plan import plan
 
@@ -55,11 +55,18 @@ def test_fingerprints_tell_different_merges_apart() -> None:
     assert abs(plain["lm_head.weight"][0] - graded["lm_head.weight"][0]) > 1e-3
 
 
-def test_a_model_cut_short_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_are_not_there_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    text = CASES["passthrough"].replace("[0, 4]", "[0, 3]")
-    with pytest.raises((RecipeError, MergeError), match=r"a model of 3 layers; .* has 4"):
+    text = CASES["passthrough"].replace("[0, 4]", "[0, 5]")
+    with pytest.raises(MergeError, match=r"m0 has 4 layers; stack\[0\] takes layer 4 of it"):
         fused(text, folder)
+
+
+def test_the_config_counts_the_layers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    made = plan(recipes.loads(CASES["passthrough, stacked"], "merge.yml", folder))
+    assert made.beside.config["num_hidden_layers"] == 7
+    assert made.table()["backbone"] == {"keep": 7 * 9 + 1}
 
 
 def test_a_density_for_each_specialist_and_gradients_in_our_own_words(folder: Path) -> None:
