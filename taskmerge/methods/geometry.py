@@ -198,7 +198,7 @@ def karcher(
     weights: MergeWeights,
     *,
     space: Space = "delta",
-    iterations: Annotated[int, Between(1, 10_000), Doc("most steps towards the mean")] = 100,
+    iterations: Annotated[int, Between(1, 1_000_000), Doc("most steps towards the mean")] = 100,
     tolerance: Annotated[float, Between(0, 1), Doc("stop when a step is shorter than this, in radians")] = 1e-10,
 ) -> Program:
     """The mean direction of any number of specialists on the sphere, with their mean length.

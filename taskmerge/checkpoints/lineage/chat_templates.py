@@ -23,16 +23,14 @@ _OPENING = (
     "{% set turns = messages[1:] %}{% else %}{% set opening = '' %}{% set turns = messages %}{% endif %}"
 )
 NAMED: dict[str, str] = {
-    "alpaca": _OPENING
-    + "{{ opening | trim }}{% for message in turns %}"
+    "alpaca": _OPENING + "{{ opening | trim }}{% for message in turns %}"
     "{% if message['role'] == 'assistant' %}{{ '\\n\\n### Response:\\n' + message['content'] | trim }}"
     "{% else %}{{ '\\n\\n### Instruction:\\n' + message['content'] | trim }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '\\n\\n### Response:\\n' }}{% endif %}",
     "chatml": "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}",
-    "exaone": _OPENING
-    + "{{ '[|system|]' + opening + '[|endofturn|]\\n' }}{% for message in turns %}"
+    "exaone": _OPENING + "{{ '[|system|]' + opening + '[|endofturn|]\\n' }}{% for message in turns %}"
     "{{ '[|' + message['role'] + '|]' + message['content'] }}"
     "{{ '\\n' if message['role'] == 'user' else '[|endofturn|]\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '[|assistant|]' }}{% endif %}",

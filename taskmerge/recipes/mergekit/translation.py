@@ -21,6 +21,8 @@ KEYS = (
     "merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype",
     "tokenizer_source", "tokenizer", "chat_template", "name",
 )  # fmt: skip
+ITSELF = "itself"
+"""What the recipe calls the base as a specialist, where a configuration lists nothing else."""
 
 
 def translate(config: Mapping[str, Any], at: At, results: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
@@ -59,7 +61,7 @@ def _recipe(config: Mapping[str, Any], at: At, findings: Findings) -> dict[str, 
     regions = _regions(sections, slices, roles, peer, (own, at.child("parameters")), place, findings)
     recipe = _models(roles)
     if not roles.names:  # nothing but the base: the result is the base
-        recipe["specialists"] = {"itself": {"model": "base"}}
+        recipe["specialists"] = {ITSELF: {"model": "base"}}
         recipe["merge"] = {"edges": "first", "rules": [{"match": ["*"], "keep": "base"}]}
     else:
         recipe["merge"] = _merge(regions, roles, peer, findings)
@@ -159,11 +161,13 @@ def _padded(said: dict[str, Any], roles: Cast) -> dict[str, Any]:
 def _stack(regions: Mapping[str, Region], roles: Cast, findings: Findings) -> list[dict[str, str]] | None:
     """The layers of the output, as the module that has the backbone says."""
     labels = {model: roles.label(model) for model in (*roles.names, *([roles.base] if roles.starts else []))}
-    stack = None
+    stack: list[dict[str, str]] | None = None
     for name, region in regions.items():
         if name in TEXT:
             stack = stack_of(region.slices, labels)
         elif len(region.slices) > 1 or any(part.moves_layers for part in region.slices):
             place = region.slices[0].sources[0].at.place
             findings.problem(f"the layers of {name} are rearranged, which is done for the text decoder alone", place)
+    if stack and not roles.names:
+        stack = [{**entry, ITSELF: entry["base"]} for entry in stack]
     return stack

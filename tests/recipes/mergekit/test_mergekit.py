@@ -133,7 +133,9 @@ def test_no_note_without_a_reason() -> None:
 
 
 def test_the_base_may_carry_an_adapter() -> None:
-    text = "merge_method: task_arithmetic\nbase_model: m+lora\nmodels: [{model: m+lora}, {model: m, %s}, {model: m+n, %s}]"
+    text = (
+        "merge_method: task_arithmetic\nbase_model: m+lora\nmodels: [{model: m+lora}, {model: m, %s}, {model: m+n, %s}]"
+    )
     values = translated(text % (("parameters: {weight: 1}",) * 2))
     assert (values["base"], values["base_adapter"]) == ("m", "lora")
     assert values["specialists"] == {"m": {"model": "m"}, "n": {"model": "m", "adapter": "n"}}
