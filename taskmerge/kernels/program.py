@@ -71,8 +71,8 @@ class Sum:
 class Elect:
     """TIES: elect a sign per entry, merge what agrees with it. A zero sum elects +.
 
-    An entry d_i agrees if it is not zero and has the elected sign itself, whatever the sign of its weight. Where
-    nothing agrees, or the divisor of the average is zero, the merged entry is zero.
+    An entry d_i agrees if it is not zero and has the elected sign, as it votes: where it votes by w_i d_i a negative
+    weight turns it around. Where nothing agrees, or the divisor of the average is zero, the merged entry is zero.
 
     elect: "weighted_mass" sign(Σ w_i d_i), "mass" sign(Σ d_i), "count" sign(Σ sign(d_i)).
     average: "weight" Σ w d / Σ w over agreeing non-zero entries, "count" Σ w d / their number, "none" Σ w d.

@@ -21,7 +21,7 @@ def ties(
 
     Keeps the max(1, ⌊ρ·n⌋) entries of largest magnitude of each task vector (none at ρ = 0), entries equal to the
     threshold all kept, so that no sort's tie order matters. A zero sum elects +. Entries that were trimmed do not
-    count in the mean.
+    count in the mean. Where entries vote by w d, a negative weight turns a task vector around before it agrees.
 
     With trim "model", n counts the entries of every tensor that is merged with trim "model", whatever its weights,
     scale or density, and ρ gives one threshold for all of them.

@@ -191,6 +191,8 @@ CASES: dict[str, str] = {
     + BASE
     + DENSE % (0.9, 0.75)
     + "parameters: {gamma: 0.25}\n",
+    "ties, a negative weight": "merge_method: ties\n" + BASE + WEIGHED.replace("0.3", "-0.3") + "parameters: {density: 0.6}\n",
+    "dare_ties, a negative weight": "merge_method: dare_ties\n" + BASE + WEIGHED.replace("0.3", "-0.3"),
     "ties, flags as numbers": "merge_method: ties\n" + BASE + DENSE % (0.5, 0.5) + "parameters: {normalize: 1.0}\n",
     "ties, flags as text": "merge_method: ties\n" + BASE + DENSE % (0.5, 0.5) + "parameters: {normalize: 'no'}\n",
     "ties, stray keys": "merge_method: ties\nstray: 1\nnormalize: false\n"

@@ -50,7 +50,8 @@ def elected(d: Array, w: Array, elect: str, average: str) -> Array:
         seen = entry.astype(float)  # signs are elected on float64 deltas, by definition
         votes = {"weighted_mass": w.astype(float) * seen, "mass": seen, "count": np.sign(seen)}[elect]
         sign = 1 if sum(votes) >= 0 else -1
-        chosen = [i for i in range(len(w)) if entry[i] != 0 and np.sign(entry[i]) == sign]
+        turned = [-1 if elect == "weighted_mass" and w[i] < 0 else 1 for i in range(len(w))]
+        chosen = [i for i in range(len(w)) if entry[i] != 0 and turned[i] * np.sign(entry[i]) == sign]
         total = sum((w[i] * entry[i] for i in chosen), like(0, d))
         below = {"weight": sum(w[i] for i in chosen), "count": len(chosen), "none": 1}[average]
         out[place] = total / below if below else 0

@@ -90,10 +90,6 @@ class Reader:
 
     def _check_meaning(self, said: Mapping[str, Any]) -> None:
         """What mergekit does with some values and we do not."""
-        elects = self.peer.method in ("ties", "dare_ties", "della", "breadcrumbs_ties")
-        if elects and any(_lowest(weight) < 0 for weight in said.get("weight", {}).values()):
-            move = "use a method without sign election, or a recipe of ours"
-            self.findings.problem("negative weights elect signs differently in mergekit", self.at.place, move)
         for name, epsilon in said.get("epsilon", {}).items():
             density = said["density"][name]
             if density in (0.0, 1.0):

@@ -229,7 +229,6 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
             "must be a mapping with `value`",
             None,
         ),
-        ("merge_method: ties\n" + TWO.replace("weight: 1", "weight: -1", 1), 1, "negative weights elect signs", None),
         ("merge_method: ties\nmodels: [{model: m, parameters: {weight: 1}}]\n", 1, "ties needs a base_model", "add"),
         ("merge_method: ties\nbase_model: b\nmodels: [{model: m}]\n", 1, "m has no weight", "give it parameters"),
         (
