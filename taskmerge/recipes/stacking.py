@@ -26,8 +26,6 @@ def runs_of(stack: Sequence[Entry] | None) -> tuple[dict[str, range], ...]:
 
 def stack_problems(stack: Sequence[Entry], specialists: Mapping[str, object], place: str) -> Iterator[Problem]:
     """What is wrong with a stack by itself."""
-    if not stack:
-        yield Problem("stack is empty", place, "name layers, such as `- {base: 0..15}`, or leave it out")
     for number, entry in enumerate(stack):
         what = f"stack[{number}]"
         if not entry:

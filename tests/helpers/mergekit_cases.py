@@ -60,10 +60,27 @@ def model(label: str) -> dict[str, np.ndarray]:
 def save_models(folder: Path) -> None:
     from safetensors.numpy import save_file
 
+    save_adapter(folder)
     for label in ("base", "m0", "m1", "m2"):
         (folder / label).mkdir()
         save_file(model(label), folder / label / "model.safetensors", metadata={"format": "pt"})
         (folder / label / "config.json").write_text(json.dumps(CONFIG))
+
+
+def save_adapter(folder: Path) -> None:
+    """A LoRA adapter of rank 2 over every q_proj and down_proj."""
+    from safetensors.numpy import save_file
+
+    (folder / "lora").mkdir()
+    tensors = {}
+    for name, (rows, columns) in ((name, shape) for name, shape in SHAPES.items() if "q_proj" in name or "down" in name):
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        for side, shape in (("A", (2, columns)), ("B", (rows, 2))):
+            tensors[f"{module}.lora_{side}.weight"] = (0.2 * draw("lora", f"{name} {side}", shape)).astype(np.float32)
+    save_file(tensors, folder / "lora" / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj"]}
+    config |= {"task_type": "CAUSAL_LM", "base_model_name_or_path": "m0"}
+    (folder / "lora" / "adapter_config.json").write_text(json.dumps(config))
 
 
 def fingerprint(tensors: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
@@ -193,6 +210,11 @@ CASES: dict[str, str] = {
     + "parameters: {gamma: 0.25}\n",
     "ties, a negative weight": "merge_method: ties\n" + BASE + WEIGHED.replace("0.3", "-0.3") + "parameters: {density: 0.6}\n",
     "dare_ties, a negative weight": "merge_method: dare_ties\n" + BASE + WEIGHED.replace("0.3", "-0.3"),
+    "sum, an adapter": "merge_method: task_arithmetic\n" + BASE + TWO.replace("model: m0", "model: m0+lora"),
+    "sum, base with an adapter": "merge_method: task_arithmetic\nbase_model: m0+lora\n" + TWO,
+    "sum, base and model with an adapter": "merge_method: task_arithmetic\nbase_model: m2\n"
+    "models: [{model: {model: m2, lora: lora}, parameters: {weight: 0.4}}, {model: m1, parameters: {weight: 0.2}}]\n",
+    "linear, first with an adapter": "merge_method: linear\n" + TWO.replace("model: m0", "model: m0+lora"),
     "ties, flags as numbers": "merge_method: ties\n" + BASE + DENSE % (0.5, 0.5) + "parameters: {normalize: 1.0}\n",
     "ties, flags as text": "merge_method: ties\n" + BASE + DENSE % (0.5, 0.5) + "parameters: {normalize: 'no'}\n",
     "ties, stray keys": "merge_method: ties\nstray: 1\nnormalize: false\n"
@@ -243,7 +265,9 @@ def merged_by_mergekit(text: str, folder: Path, out: Path) -> dict[str, np.ndarr
 
     os.chdir(folder)
     config = MergeConfiguration.model_validate({"dtype": "float32", **yaml.safe_load(text)})
-    options = MergeOptions(copy_tokenizer=False, random_seed=0, quiet=True, write_model_card=False)
+    options = MergeOptions(
+        copy_tokenizer=False, random_seed=0, quiet=True, write_model_card=False, lora_merge_cache=str(out / "merged")
+    )
     run_merge(config, out_path=str(out), options=options)
     return {
         name: value.double().numpy() for file in out.glob("*.safetensors") for name, value in load_file(file).items()
