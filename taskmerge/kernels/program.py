@@ -14,8 +14,8 @@ import numpy as np
 @dataclass(frozen=True)
 class KeepLargest:
     """Keep, in each delta, the `max(1, floor(density * n))` entries of largest magnitude after the
-    `floor(skip * n)` very largest, or as many fewer as leaves so many to keep; entries equal to the lower threshold are all kept (TIES trim; breadcrumbs). A
-    density of exactly 0 keeps nothing.
+    `floor(skip * n)` very largest, or as many fewer as leave so many to keep; entries equal to the lower threshold are
+    all kept (TIES trim; breadcrumbs). A density of exactly 0 keeps nothing.
 
     across: "tensor" thresholds each tensor by itself, "model" takes one threshold over all merged tensors.
     """

@@ -10,9 +10,7 @@ from typing import Any
 from taskmerge.checkpoints.components import EMBEDDINGS, is_token_table, layer_index
 from taskmerge.checkpoints.lineage.alignment import Alignment, align_all
 from taskmerge.checkpoints.lineage.census import Census
-from taskmerge.checkpoints.lineage.chat_templates import chosen_template, template_files
 from taskmerge.checkpoints.lineage.prompts import joined_prompts
-from taskmerge.checkpoints.lineage.token_sources import RowSource, Vocabularies
 from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.output.layout import lay_out, natural
 from taskmerge.checkpoints.output.saving import stored_format
@@ -21,8 +19,9 @@ from taskmerge.errors import MergeError, Problem, RecipeError
 from taskmerge.merging.covariances import missing, protected_specialists
 from taskmerge.merging.inputs import Inputs, open_inputs
 from taskmerge.merging.steps import Action, Dropped, Plan, Source, TensorStep
+from taskmerge.merging.tokenizer import tokenizer_texts, vocabularies
 from taskmerge.methods import MergeMethod
-from taskmerge.recipes import Output, Recipe, Rule, Standing, layer_depth, runs_of
+from taskmerge.recipes import Recipe, Rule, Standing, layer_depth, runs_of
 
 _MOST_PROBLEMS = 50
 Takes = Callable[[Census, str, str], bool]
@@ -43,7 +42,7 @@ def plan(recipe: Recipe, inputs: Inputs | Mapping[str, Weights] | None = None) -
     elif not isinstance(inputs, Inputs):
         inputs = Inputs({label: adopted(weights) for label, weights in inputs.items()})
     alignment = align_all(
-        inputs.weights, recipe.components, _vocabulary(recipe.output), inputs.own_bases, runs_of(recipe.stack)
+        inputs.weights, recipe.components, vocabularies(recipe.output), inputs.own_bases, runs_of(recipe.stack)
     )
     return plan_aligned(recipe, inputs, alignment)
 
@@ -95,7 +94,8 @@ class _Planner:
             raise (RecipeError if said_by_recipe else MergeError)(self.problems[:_MOST_PROBLEMS])
         steps = sorted((step for step in decided if step is not None), key=lambda step: natural(step.info.name))
         beside = self._beside()
-        texts = self._texts(beside)
+        texts, said = tokenizer_texts(recipe, census.inputs, self.rows, beside)
+        self.warnings += said
         return Plan(
             inputs=census.inputs,
             steps=tuple(steps),
@@ -127,17 +127,6 @@ class _Planner:
         prompts, said = joined_prompts(census.inputs, census.naming)
         self.warnings += said
         return Beside(census.config, census.base.beside.folder, census.module_folders, tokenizer, prompts)
-
-    def _texts(self, beside: Beside) -> Mapping[str, str]:
-        """Files of the tokenizer that are written anew."""
-        texts = dict(self.rows.texts) if self.rows else {}
-        output = self.recipe.output
-        if output.chat_template is None:
-            return texts
-        folders = {label: weights.beside.tokenizer_folder for label, weights in self.census.inputs.items()}
-        text, said = chosen_template(output.chat_template, folders, self.recipe.folder, output.place)
-        self.warnings.append(said)
-        return texts if text is None else texts | template_files(text, beside.tokenizer_folder, texts)
 
     def _rule(self, name: str) -> Rule | None:
         for number, rule in enumerate(self.recipe.merge.rules):
@@ -349,11 +338,6 @@ class _Planner:
             self.problems += dead
             if not (dead or rule.optional or number in self.used):
                 self.warnings.append(f"{rule.place}: {_said(rule)} never applies: earlier rules take all it names")
-
-
-def _vocabulary(output: Output) -> Vocabularies:
-    rows = {name: RowSource(one.source, one.token, one.row, one.force) for name, one in output.tokens.items()}
-    return Vocabularies(output.tokenizer, rows, output.pad_rows, output.new_tokens == "own")
 
 
 def _said(rule: Rule | None) -> str:

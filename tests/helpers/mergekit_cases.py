@@ -73,7 +73,9 @@ def save_adapter(folder: Path) -> None:
 
     (folder / "lora").mkdir()
     tensors = {}
-    for name, (rows, columns) in ((name, shape) for name, shape in SHAPES.items() if "q_proj" in name or "down" in name):
+    for name, (rows, columns) in (
+        (name, shape) for name, shape in SHAPES.items() if "q_proj" in name or "down" in name
+    ):
         module = f"base_model.model.{name.removesuffix('.weight')}"
         for side, shape in (("A", (2, columns)), ("B", (rows, 2))):
             tensors[f"{module}.lora_{side}.weight"] = (0.2 * draw("lora", f"{name} {side}", shape)).astype(np.float32)
@@ -208,7 +210,10 @@ CASES: dict[str, str] = {
     + BASE
     + DENSE % (0.9, 0.75)
     + "parameters: {gamma: 0.25}\n",
-    "ties, a negative weight": "merge_method: ties\n" + BASE + WEIGHED.replace("0.3", "-0.3") + "parameters: {density: 0.6}\n",
+    "ties, a negative weight": "merge_method: ties\n"
+    + BASE
+    + WEIGHED.replace("0.3", "-0.3")
+    + "parameters: {density: 0.6}\n",
     "dare_ties, a negative weight": "merge_method: dare_ties\n" + BASE + WEIGHED.replace("0.3", "-0.3"),
     "sum, an adapter": "merge_method: task_arithmetic\n" + BASE + TWO.replace("model: m0", "model: m0+lora"),
     "sum, base with an adapter": "merge_method: task_arithmetic\nbase_model: m0+lora\n" + TWO,

@@ -45,7 +45,8 @@ CASES = {
     + "  new: {source: {kind: model_token, model: m0, token: w3}}}}\n"
     + TWO,
     "tokens of zeros and by number": SUM
-    + "tokenizer: {source: base, tokens: {new: {source: {kind: zero}, force: true}, w0: {source: {kind: zero}, force: true},\n"
+    + "tokenizer: {source: base, tokens: {new: {source: {kind: zero}, force: true},\n"
+    + "  w0: {source: {kind: zero}, force: true},\n"
     + "  old: {source: {kind: model_token, model: m0, token_id: 5}, force: true}}}\n"
     + TWO,
 }

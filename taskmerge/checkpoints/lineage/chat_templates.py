@@ -63,8 +63,8 @@ def template_of(folder: Path | None) -> str | None:
     config: _Config = read_json(folder / CONFIG, _Config)
     found = config.get("chat_template")
     if isinstance(found, list):
-        found = next((one.get("template") for one in found if isinstance(one, Mapping) and one.get("name") == "default"),
-                     None)  # fmt: skip
+        named = {one.get("name"): one.get("template") for one in found if isinstance(one, Mapping)}
+        found = named.get("default")
     return found if isinstance(found, str) else None
 
 

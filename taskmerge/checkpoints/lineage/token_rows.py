@@ -21,8 +21,8 @@ class MatchedTokens(Weights):
 
     A row the input lacks is the base's, so that it changes nothing. A row the base lacks is, in every input, the mean
     of the rows of the inputs that have it; with `Rows.own_rows` an input that has it keeps its own. A row that the user
-    gave stands in for what an input lacks, and for what it has where that was said. tables: names of the tensors with one row per token. inputs: all, by label.
-    config: the input's, speaking of the output's rows.
+    gave stands in for what an input lacks, and for what it has where that was said. tables: names of the tensors with
+    one row per token. inputs: all, by label. config: the input's, speaking of the output's rows.
     """
 
     def __init__(

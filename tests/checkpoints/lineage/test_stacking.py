@@ -72,7 +72,9 @@ def test_a_layer_may_stand_several_times_and_be_merged_differently(tmp_path: Pat
         "merge": {"rules": [{"match": "*.layers.2.*", "also": ["*mlp*"], "weight": 0.5}]},
     }
     weights = FusedWeights(plan(recipes.from_dict(said, tmp_path)))
-    base, one = (FusedWeights(plan(recipes.from_dict({"base": name, "specialists": {"x": name}}, tmp_path))) for name in "ba")
+    base, one = (
+        FusedWeights(plan(recipes.from_dict({"base": name, "specialists": {"x": name}}, tmp_path))) for name in "ba"
+    )
     up, query = ("model.layers.{}.mlp.up_proj.weight", "model.layers.{}.self_attn.q_proj.weight")
     np.testing.assert_array_equal(weights.read(up.format(1)), one.read(up.format(2)))
     there, here = base.read(up.format(2)).astype(np.float64), one.read(up.format(0)).astype(np.float64)
@@ -96,14 +98,21 @@ def test_an_adapter_is_laid_over_the_model_before_it_is_stacked(tmp_path: Path) 
     from transformers import AutoModelForCausalLM
 
     llama(tmp_path / "b", 0)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(tmp_path / "b"), LoraConfig(target_modules=["q_proj"], r=2))
+    model = get_peft_model(
+        AutoModelForCausalLM.from_pretrained(tmp_path / "b"), LoraConfig(target_modules=["q_proj"], r=2)
+    )
     for name, value in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(value)
     model.save_pretrained(tmp_path / "lora")
     merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "b"), tmp_path / "lora")
     wanted = merged.merge_and_unload().state_dict()
-    said = {"base": "b", "base_adapter": "lora", "specialists": {"plain": "b"}, "stack": [{"base": "3..3"}, {"base": "0..1"}]}
+    said = {
+        "base": "b",
+        "base_adapter": "lora",
+        "specialists": {"plain": "b"},
+        "stack": [{"base": "3..3"}, {"base": "0..1"}],
+    }
     said["stack"] = [{**entry, "plain": entry["base"]} for entry in said["stack"]]  # type: ignore[attr-defined]
     said["merge"] = {"weight": 0.0}
     weights = FusedWeights(plan(recipes.from_dict(said, tmp_path)))

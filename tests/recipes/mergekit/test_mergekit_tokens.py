@@ -120,7 +120,8 @@ SPOKEN = {
     "alpaca": "be brief\n\n### Instruction:\nhello\n\n### Response:\nhi\n\n### Instruction:\nbye\n\n### Response:\n",
     "chatml": "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\nhi"
     "<|im_end|>\n<|im_start|>user\nbye<|im_end|>\n<|im_start|>assistant\n",
-    "exaone": "[|system|]be brief[|endofturn|]\n[|user|]hello\n[|assistant|]hi[|endofturn|]\n[|user|]bye\n[|assistant|]",
+    "exaone": "[|system|]be brief[|endofturn|]\n[|user|]hello\n[|assistant|]hi[|endofturn|]\n"
+    "[|user|]bye\n[|assistant|]",
     "llama3": "<s><|start_header_id|>system<|end_header_id|>\n\nbe brief<|eot_id|><|start_header_id|>user"
     "<|end_header_id|>\n\nhello<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\nhi<|eot_id|>"
     "<|start_header_id|>user<|end_header_id|>\n\nbye<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
