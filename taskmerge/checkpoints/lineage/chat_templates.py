@@ -93,8 +93,10 @@ def chosen_template(said: str, folders: Mapping[str, Path | None], beside: Path,
 
 
 def _most_common(folders: Mapping[str, Path | None]) -> tuple[str | None, str]:
-    own = {folder: label for label, folder in reversed(folders.items())}  # one model may stand under several labels
-    labels = dict(reversed([(label, folder) for folder, label in own.items()]))
+    first_of: dict[Path | None, str] = {}
+    for label, folder in folders.items():  # one model may stand under several labels
+        first_of.setdefault(folder, label)
+    labels = {label: folder for folder, label in first_of.items()}
     found = {label: text for label, folder in labels.items() if (text := template_of(folder)) is not None}
     if not found:
         return None, "no input has a chat template, so the output has none"
