@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from taskmerge.checkpoints.lineage.chat_templates import chosen_template, template_files
 from taskmerge.checkpoints.lineage.token_sources import RowSource, Vocabularies
 from taskmerge.checkpoints.lineage.tokenizers import Rows
-from taskmerge.checkpoints.weights import Beside, Weights
+from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.recipes import Output, Recipe
 
 
@@ -18,7 +18,7 @@ def vocabularies(output: Output) -> Vocabularies:
 
 
 def tokenizer_texts(
-    recipe: Recipe, inputs: Mapping[str, Weights], rows: Rows | None, beside: Beside
+    recipe: Recipe, inputs: Mapping[str, StateDict], rows: Rows | None, beside: Beside
 ) -> tuple[dict[str, str], list[str]]:
     """Files of the tokenizer that are written anew, and what to tell the user. beside: what stands beside the output.
 
@@ -28,6 +28,6 @@ def tokenizer_texts(
     output = recipe.output
     if output.chat_template is None:
         return texts, []
-    folders = {label: weights.beside.tokenizer_folder for label, weights in inputs.items()}
+    folders = {label: state_dict.beside.tokenizer_folder for label, state_dict in inputs.items()}
     text, said = chosen_template(output.chat_template, folders, recipe.folder, output.place)
     return (texts if text is None else texts | template_files(text, beside.tokenizer_folder, texts)), [said]

@@ -16,7 +16,7 @@ from taskmerge.checkpoints.lineage.stacking import Run, stacked
 from taskmerge.checkpoints.lineage.token_sources import Vocabularies
 from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.lineage.vocabulary import match_tokens
-from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import MergeError, Problem
 
 
@@ -31,15 +31,15 @@ class Alignment:
 
     census: Census
     rows: Rows | None = None
-    own_bases: Mapping[str, Weights] = field(default_factory=dict)
+    own_bases: Mapping[str, StateDict] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 def align_all(
-    inputs: Mapping[str, Weights],
+    inputs: Mapping[str, StateDict],
     overrides: Mapping[str, Sequence[str]] | None = None,
     vocabulary: Vocabularies | None = None,
-    own_bases: Mapping[str, Weights] | None = None,
+    own_bases: Mapping[str, StateDict] | None = None,
     stack: Sequence[Run] = (),
 ) -> Alignment:
     """Align all inputs from their headers and configs; no tensor is read.
@@ -54,16 +54,16 @@ def align_all(
     Raises: MergeError or CheckpointError with every input that does not fit.
     """
     own_bases = own_bases or {}
-    empty = [Problem("holds no tensors", weights.label) for weights in inputs.values() if not weights.tensors]
+    empty = [Problem("holds no tensors", state_dict.label) for state_dict in inputs.values() if not state_dict.tensors]
     if empty:
         raise MergeError(empty)
     check_modules(inputs, BASE)
     names_of = naming(inputs)
-    everything = {**inputs, **{own_base_label(label): weights for label, weights in own_bases.items()}}
+    everything = {**inputs, **{own_base_label(label): state_dict for label, state_dict in own_bases.items()}}
     globs = {component: list(patterns) for component, patterns in (overrides or {}).items()}
     named = {
-        label: weights if label == names_of else align(inputs[names_of], weights, globs).weights
-        for label, weights in everything.items()
+        label: state_dict if label == names_of else align(inputs[names_of], state_dict, globs).state_dict
+        for label, state_dict in everything.items()
     }
     matched, rows = match_tokens(named, vocabulary or Vocabularies())
     matched_inputs = {label: matched[label] for label in inputs}

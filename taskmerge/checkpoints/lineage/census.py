@@ -13,17 +13,22 @@ from taskmerge.checkpoints.lineage.grafts import brought, grafted_config, side_f
 from taskmerge.checkpoints.lineage.names import ties_its_head
 from taskmerge.checkpoints.lineage.stacking import Run, stands_in
 from taskmerge.checkpoints.selector import Selector
-from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import Problem
 
 
 @dataclass(frozen=True)
 class Census:
+<<<<<<< 8370117981b43b23b258f1653a0243629d3a35e1
     """inputs: label -> weights under one naming. own: tensors the base lacks -> specialists that have them.
     naming: label of the input whose names and class these are. grafts: specialist -> components it brings. stack: which
     layers of whom the inputs are made of; () where they are as they were stored."""
+=======
+    """inputs: label -> tensors under one naming. own: tensors the base lacks -> specialists that have them.
+    naming: label of the input whose names and class these are. grafts: specialist -> components it brings."""
+>>>>>>> 8d450129939952ee256bac22d16bbda2e4a92354
 
-    inputs: Mapping[str, Weights]
+    inputs: Mapping[str, StateDict]
     own: Mapping[str, list[str]]
     components: Components
     naming: str = BASE
@@ -33,7 +38,7 @@ class Census:
     @classmethod
     def of(
         cls,
-        inputs: Mapping[str, Weights],
+        inputs: Mapping[str, StateDict],
         overrides: Mapping[str, Sequence[str]],
         naming: str = BASE,
         stack: Sequence[Run] = (),
@@ -42,8 +47,8 @@ class Census:
         base = inputs[BASE]
         everything = dict(base.tensors)
         own: dict[str, list[str]] = {}
-        for label, weights in inputs.items():
-            for name, info in weights.tensors.items():
+        for label, state_dict in inputs.items():
+            for name, info in state_dict.tensors.items():
                 if name not in base.tensors:
                     own.setdefault(name, []).append(label)
                     everything.setdefault(name, info)
@@ -54,7 +59,7 @@ class Census:
         return cls(inputs, own, components, naming, grafts, stack)
 
     @property
-    def base(self) -> Weights:
+    def base(self) -> StateDict:
         """The base."""
         return self.inputs[BASE]
 
@@ -78,8 +83,8 @@ class Census:
     def module_folders(self) -> dict[str, str]:
         """Module -> folder, of all inputs together."""
         folders: dict[str, str] = {}
-        for weights in self.inputs.values():
-            for module, folder in weights.beside.module_folders.items():
+        for state_dict in self.inputs.values():
+            for module, folder in state_dict.beside.module_folders.items():
                 folders.setdefault(module, folder)
         return folders
 
@@ -99,15 +104,15 @@ class Census:
         advice += f"; in Python: without({name!r})"
         problems = []
         for label in labels:
-            weights = self.inputs[label]
-            other = weights.tensors.get(name)
+            state_dict = self.inputs[label]
+            other = state_dict.tensors.get(name)
             if other is None:
                 if not self.absence(label, name):
-                    what = f"{label} ({weights.label}) lacks the base's tensor {name!r}"
+                    what = f"{label} ({state_dict.label}) lacks the base's tensor {name!r}"
                     problems.append(Problem(what, None, advice))
             elif other.shape != info.shape:
                 what = f"{name!r} is {list(info.shape)} in the base ({self.base.label})"
-                what += f" and {list(other.shape)} in {label} ({weights.label})"
+                what += f" and {list(other.shape)} in {label} ({state_dict.label})"
                 problems.append(Problem(what, None, advice))
             elif other.format.mergeable != info.format.mergeable:
                 what = f"{name!r} is {info.dtype} in the base and {other.dtype} in {label}"

@@ -14,8 +14,8 @@ import numpy as np
 
 from taskmerge.checkpoints.components import BACKBONE, EMBEDDINGS, Components, component_map, layer_index, with_layer
 from taskmerge.checkpoints.lineage.stacked_config import Section, stacked_config
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.weights import BASE, Weights
 from taskmerge.errors import MergeError, Problem
 
 Run = Mapping[str, range]
@@ -29,65 +29,67 @@ class _Part:
     run is."""
 
     label: str
-    weights: Weights
+    state_dict: StateDict
     layers: range
     start: int
     first: bool
     last: bool
 
 
-class StackedWeights(Weights):
-    """Tensors of one or more `Weights` under the names that they have in a stacked model.
+class StackedWeights(StateDict):
+    """Tensors of one or more `StateDict` under the names that they have in a stacked model.
 
     own: whose label and side files these are. places: name -> (weights, name there).
     """
 
-    def __init__(self, own: Weights, places: Mapping[str, tuple[Weights, str]], config: Mapping[str, object]) -> None:
+    def __init__(
+        self, own: StateDict, places: Mapping[str, tuple[StateDict, str]], config: Mapping[str, object]
+    ) -> None:
         self.label = own.label
         self.beside = replace(own.beside, config=config)
         self._places = dict(places)
         self.tensors: dict[str, TensorInfo] = {
-            name: replace(weights.tensors[there], name=name) for name, (weights, there) in self._places.items()
+            name: replace(state_dict.tensors[there], name=name) for name, (state_dict, there) in self._places.items()
         }
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`."""
-        weights, there = self._places[name]
-        return weights.read(there, start, stop)
+        """See `StateDict.read`."""
+        state_dict, there = self._places[name]
+        return state_dict.read(there, start, stop)
 
     def read_into(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
-        """See `Weights.read_into`."""
-        weights, there = self._places[name]
-        weights.read_into(there, start, stop, out)
+        """See `StateDict.read_into`."""
+        state_dict, there = self._places[name]
+        state_dict.read_into(there, start, stop, out)
 
     def view(self, name: str) -> np.ndarray | None:
-        """See `Weights.view`."""
-        weights, there = self._places[name]
-        return weights.view(there)
+        """See `StateDict.view`."""
+        state_dict, there = self._places[name]
+        return state_dict.view(there)
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """See `Weights.release`: not done where a layer stands several times, which may still be read."""
-        weights, there = self._places[name]
-        if sum(place == (weights, there) for place in self._places.values()) == 1:
-            weights.release(there, start, stop)
+        """See `StateDict.release`: not done where a layer stands several times, which may still be read."""
+        state_dict, there = self._places[name]
+        if sum(place == (state_dict, there) for place in self._places.values()) == 1:
+            state_dict.release(there, start, stop)
 
     def delta(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """See `Weights.delta`."""
-        weights, there = self._places[name]
-        return weights.delta(there)
+        """See `StateDict.delta`."""
+        state_dict, there = self._places[name]
+        return state_dict.delta(there)
 
     def stored_name(self, name: str) -> str | None:
-        """See `Weights.stored_name`."""
-        weights, there = self._places[name]
-        return weights.stored_name(there)
+        """See `StateDict.stored_name`."""
+        state_dict, there = self._places[name]
+        return state_dict.stored_name(there)
 
 
 def stacked(
-    inputs: Mapping[str, Weights],
+    inputs: Mapping[str, StateDict],
     runs: Sequence[Run],
-    own_bases: Mapping[str, Weights] | None = None,
+    own_bases: Mapping[str, StateDict] | None = None,
     overrides: Mapping[str, Sequence[str]] | None = None,
-) -> tuple[dict[str, Weights], dict[str, Weights], list[str]]:
+) -> tuple[dict[str, StateDict], dict[str, StateDict], list[str]]:
     """The inputs and own bases, under one naming, with the output's layers, and what to tell the user.
 
     A run that does not name the base takes the first input that it names in its place. An input whose layers stand as
@@ -97,8 +99,8 @@ def stacked(
     components = _components([*inputs.values(), *(own_bases or {}).values()], inputs[BASE].config, overrides)
     _check_layers(inputs, runs, components)
     made, notes = {}, []
-    for label, weights in inputs.items():
-        made[label], said = _stack(label, weights, inputs, runs, components)
+    for label, state_dict in inputs.items():
+        made[label], said = _stack(label, state_dict, inputs, runs, components)
         notes += said if label == BASE else []
     bases = {label: _stack(label, own, inputs, runs, components)[0] for label, own in (own_bases or {}).items()}
     return made, bases, notes
@@ -114,47 +116,49 @@ def stands_in(label: str, name: str, home: str, runs: Sequence[Run]) -> bool:
 
 
 def _components(
-    everything: Sequence[Weights], config: Mapping[str, object], overrides: Mapping[str, Sequence[str]] | None
+    everything: Sequence[StateDict], config: Mapping[str, object], overrides: Mapping[str, Sequence[str]] | None
 ) -> Components:
-    return component_map({name: i for weights in everything for name, i in weights.tensors.items()}, config, overrides)
+    return component_map(
+        {name: i for state_dict in everything for name, i in state_dict.tensors.items()}, config, overrides
+    )
 
 
 def _stack(
-    label: str, own: Weights, inputs: Mapping[str, Weights], runs: Sequence[Run], components: Components
-) -> tuple[Weights, list[str]]:
+    label: str, own: StateDict, inputs: Mapping[str, StateDict], runs: Sequence[Run], components: Components
+) -> tuple[StateDict, list[str]]:
     parts = list(_parts(label, own, inputs, runs))
     total = sum(_height(run) for run in runs)
     depth = _depth(own, components)
-    if [(part.weights, part.layers, total) for part in parts] == [(own, range(depth), depth)]:
+    if [(part.state_dict, part.layers, total) for part in parts] == [(own, range(depth), depth)]:
         return own, []
-    sections = [Section(part.weights.config, part.layers, _depth(part.weights, components)) for part in parts]
+    sections = [Section(part.state_dict.config, part.layers, _depth(part.state_dict, components)) for part in parts]
     config, notes = stacked_config(own.config, depth, sections, total)
     return StackedWeights(own, _places(parts, components), config), notes
 
 
-def _parts(label: str, own: Weights, inputs: Mapping[str, Weights], runs: Sequence[Run]) -> Iterator[_Part]:
+def _parts(label: str, own: StateDict, inputs: Mapping[str, StateDict], runs: Sequence[Run]) -> Iterator[_Part]:
     """What an input brings to each run in which it has a say."""
     starts = accumulate((_height(run) for run in runs), initial=0)
     for number, (run, start) in enumerate(zip(runs, starts, strict=False)):
         who = next(iter(run)) if label == BASE and BASE not in run else label
         if who in run:
-            weights = own if who == label else inputs[who]
-            yield _Part(who, weights, run[who], start, number == 0, number == len(runs) - 1)
+            state_dict = own if who == label else inputs[who]
+            yield _Part(who, state_dict, run[who], start, number == 0, number == len(runs) - 1)
 
 
-def _places(parts: Sequence[_Part], components: Components) -> dict[str, tuple[Weights, str]]:
+def _places(parts: Sequence[_Part], components: Components) -> dict[str, tuple[StateDict, str]]:
     """Name in the stacked model -> whose tensor it is, and its name there."""
-    places: dict[str, tuple[Weights, str]] = {}
+    places: dict[str, tuple[StateDict, str]] = {}
     shapes: dict[str, tuple[tuple[int, ...], str]] = {}
     problems: list[Problem] = []
     for part in parts:
-        for there, info in part.weights.tensors.items():
+        for there, info in part.state_dict.tensors.items():
             home, layer = components.home(there), layer_index(there)
             if home != BACKBONE or layer is None:
                 if part.first if home == EMBEDDINGS else part.last:
-                    places[there] = part.weights, there
+                    places[there] = part.state_dict, there
             elif layer in part.layers:
-                places[with_layer(there, part.start + layer - part.layers[0])] = part.weights, there
+                places[with_layer(there, part.start + layer - part.layers[0])] = part.state_dict, there
                 shape, first = shapes.setdefault(there, (info.shape, part.label))
                 if shape != info.shape:
                     told = f"{there!r} is {list(shape)} in {first} and {list(info.shape)} in {part.label}"
@@ -164,8 +168,8 @@ def _places(parts: Sequence[_Part], components: Components) -> dict[str, tuple[W
     return places
 
 
-def _check_layers(inputs: Mapping[str, Weights], runs: Sequence[Run], components: Components) -> None:
-    depths = {label: _depth(weights, components) for label, weights in inputs.items()}
+def _check_layers(inputs: Mapping[str, StateDict], runs: Sequence[Run], components: Components) -> None:
+    depths = {label: _depth(state_dict, components) for label, state_dict in inputs.items()}
     problems = [
         Problem(
             f"{label} has {depths[label]} layers; stack[{number}] takes layer {layers[-1]} of it",
@@ -184,6 +188,6 @@ def _height(run: Run) -> int:
     return len(next(iter(run.values())))
 
 
-def _depth(weights: Weights, components: Components) -> int:
-    found = (layer_index(name) for name in weights.tensors if components.home(name) == BACKBONE)
+def _depth(state_dict: StateDict, components: Components) -> int:
+    found = (layer_index(name) for name in state_dict.tensors if components.home(name) == BACKBONE)
     return max((index + 1 for index in found if index is not None), default=0)

@@ -15,7 +15,7 @@ from taskmerge import recipes
 from taskmerge.checkpoints.lineage.stacked_config import Section, stacked_config
 from taskmerge.errors import MergeError, RecipeError
 from taskmerge.merging import execute, plan
-from taskmerge.merging.fused import FusedWeights
+from taskmerge.merging.fused import FusedStateDict
 
 
 def llama(folder: Path, seed: int, layers: int = 4, dtype: torch.dtype = torch.float32, **config: Any) -> Path:
@@ -71,9 +71,9 @@ def test_a_layer_may_stand_several_times_and_be_merged_differently(tmp_path: Pat
         "stack": [{"base": "1..2", "a": "1..2"}, {"base": "2..2", "a": "0..0"}],
         "merge": {"rules": [{"match": "*.layers.2.*", "also": ["*mlp*"], "weight": 0.5}]},
     }
-    weights = FusedWeights(plan(recipes.from_dict(said, tmp_path)))
+    weights = FusedStateDict(plan(recipes.from_dict(said, tmp_path)))
     base, one = (
-        FusedWeights(plan(recipes.from_dict({"base": name, "specialists": {"x": name}}, tmp_path))) for name in "ba"
+        FusedStateDict(plan(recipes.from_dict({"base": name, "specialists": {"x": name}}, tmp_path))) for name in "ba"
     )
     up, query = ("model.layers.{}.mlp.up_proj.weight", "model.layers.{}.self_attn.q_proj.weight")
     np.testing.assert_array_equal(weights.read(up.format(1)), one.read(up.format(2)))
@@ -115,13 +115,13 @@ def test_an_adapter_is_laid_over_the_model_before_it_is_stacked(tmp_path: Path) 
     }
     said["stack"] = [{**entry, "plain": entry["base"]} for entry in said["stack"]]  # type: ignore[attr-defined]
     said["merge"] = {"weight": 0.0}
-    weights = FusedWeights(plan(recipes.from_dict(said, tmp_path)))
+    weights = FusedStateDict(plan(recipes.from_dict(said, tmp_path)))
     for here, there in ((0, 3), (1, 0), (2, 1)):
         name = "model.layers.{}.self_attn.q_proj.weight"
         found = weights.read(name.format(here)).reshape(8, 8)
         np.testing.assert_allclose(found, wanted[name.format(there)].numpy(), atol=1e-6)
     # with weight 1 the task vector takes the base's adapter away again
-    plain = FusedWeights(plan(recipes.from_dict({**said, "merge": {"weight": 1.0}}, tmp_path)))
+    plain = FusedStateDict(plan(recipes.from_dict({**said, "merge": {"weight": 1.0}}, tmp_path)))
     stored = AutoModelForCausalLM.from_pretrained(tmp_path / "b").state_dict()
     found = plain.read(name.format(0)).reshape(8, 8)
     np.testing.assert_allclose(found, stored[name.format(3)].numpy(), atol=1e-6)
