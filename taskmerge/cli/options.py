@@ -18,4 +18,10 @@ HTML = typer.Option(None, "--html", help="Also write a page (and its JSON twin) 
 PLOT = typer.Option(None, "--plot", help="Also draw heat maps: .png, .svg or .pdf (extra [plots]).", **_WRITTEN)
 DEVICE = typer.Option("cpu", "--device", help="Where the arithmetic runs: cpu, cuda, cuda:1, mps.")
 MODEL_DEVICE = typer.Option(None, "--device", help="Where models run: cpu (the default), cuda, cuda:1, mps.")
+EMBEDDER = typer.Option(
+    None, "--embedder", help="What runs a model class of your own: my_model.py:load, package.module:name, entry point."
+)
+TRAINING_DEVICE = typer.Option(
+    None, "--device", help="Where models train: cpu, cuda, mps; by default the first GPU if there is one."
+)
 JSON = typer.Option(False, "--json", help="Print JSON for machines.")

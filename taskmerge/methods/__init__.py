@@ -12,7 +12,7 @@ from taskmerge.methods import (
     spectral,
     ties,
 )
-from taskmerge.methods.discovery import all_methods, find_method, is_file_method, known_names
+from taskmerge.methods.discovery import all_methods, find_method, known_names
 from taskmerge.methods.registry import INPUTS, MergeMethod, merge_method
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "della",
     "find_method",
     "geometry",
-    "is_file_method",
     "known_names",
     "merge_method",
     "selective",

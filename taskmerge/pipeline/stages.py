@@ -9,7 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from taskmerge.errors import CheckpointError, RecipeError, UsageError
+from taskmerge.checkpoints.output.record import is_made_here
+from taskmerge.errors import CheckpointError, RecipeError
 from taskmerge.pipeline.state import NOTE_MOVE, Run, training_settings
 from taskmerge.recipes import Specialize
 from taskmerge.words.json_text import check_json
@@ -20,8 +21,7 @@ def specialize(run: Run) -> None:
     for name, section in (run.recipe.specialize or {}).items():
         out = run.specialist(name)
         stage = f"specialize-{name}"
-        reads = [run.base, run.data(section.data)]
-        run.once(stage, section, reads, [out], partial(_train_specialist, run, section, out, stage))
+        run.once(stage, section, [out], partial(_train_specialist, run, section, out, stage))
 
 
 def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> dict[str, Any]:
@@ -32,36 +32,31 @@ def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> d
     data = run.data(section.data)
     modality = section.modality or read_pairs(data).modality
     if section.graft is None:
-        model: Any = run.base
+        model: Any = run.source(run.base)
     else:
         encoder = run.encoder(section.graft)
         model = graft(run.base, modality, encoder, section.graft.projector, seed=run.recipe.seed)
-    settings = training_settings(section, run.recipe.seed, run.work(stage), steps=1000, learning_rate=2e-5)
+    settings = training_settings(
+        section, run.recipe.seed, run.work(stage), steps=1000, learning_rate=2e-5, device=run.device
+    )
     return asdict(train(model, data, section.train, settings, out=out, work=run.work(stage)))
 
 
 def fuse(run: Run) -> None:
     """Fuses into OUT."""
     from taskmerge.merging import execute, plan
-    from taskmerge.merging.provenance import FILE
 
     recipe, out = run.recipe, run.places.fused
 
     def make() -> dict[str, Any]:
         decided = plan(recipe)
-        written = execute(decided, recipe, out, fresh=out.exists())
+        written = execute(decided, recipe, out, fresh=is_made_here(out))
         table = {component: dict(counts) for component, counts in decided.table().items()}
         return {"path": str(out), "bytes": written.bytes, "components": table, "warnings": list(decided.warnings)}
 
-    reads = [run.base, *(run.specialist(name) for name in recipe.specialists)]
-    reads += [run.path(row.adapter) for row in recipe.specialists.values() if row.adapter]
     parts = ("base", "specialists", "merge", "components", "copy", "output")
     section = {name: getattr(recipe, name) for name in parts}
-    run.once("fuse", section, reads, [], make)
-    if not (out / FILE).exists():  # not config.json: a sentence-transformers folder may hold it further down
-        raise UsageError(
-            f"the fused model is gone from {out}", next_move="remove its note: fuse.json in the report folder"
-        )
+    run.once("fuse", section, [out], make, replaces=True)
 
 
 def diagnose(run: Run) -> None:
@@ -78,16 +73,16 @@ def diagnose(run: Run) -> None:
         raise RecipeError(f"drift: no probes for {', '.join(missing)}", section.place, "probes: {NAME: path, ...}")
 
     def make() -> dict[str, Any]:
-        specialists = {name: run.specialist(name) for name in names}
-        base = run.base
-        limit = section.fail_above.recall_drop
-        found = diagnose_drift(run.places.fused, specialists, base, sources, limit=limit, device=run.device)
+        specialists = {name: run.source(run.specialist(name)) for name in names}
+        found = diagnose_drift(
+            run.source(run.places.fused), specialists, run.source(run.base), sources,
+            limit=section.fail_above.recall_drop, components=run.recipe.components, device=run.device,
+        )  # fmt: skip
         for line in str(found).splitlines():
             run.say(f"  {line}")
         return {**found.as_dict(), "words": str(found), "exit_code": found.exit_code}
 
-    reads = [run.places.fused, *(run.specialist(name) for name in names), *sources.values()]
-    run.once("diagnose", section, reads, [], make)
+    run.once("diagnose", section, [], make)
 
 
 def recover(run: Run) -> None:
@@ -99,23 +94,23 @@ def recover(run: Run) -> None:
 
     data, held_out = run.data(section.data), run.data(section.held_out)
     drift = run.recipe.drift
-    specialist = run.specialist(drift.specialist[0]) if drift and len(drift.specialist) == 1 else None
+    specialist = run.source(run.specialist(drift.specialist[0])) if drift and len(drift.specialist) == 1 else None
 
     def make() -> dict[str, Any]:
         settings = training_settings(
             section, run.recipe.seed, run.work("recover"),
-            steps=300, learning_rate=1e-3, evaluate_every=25, patience=4,
+            steps=300, learning_rate=1e-3, evaluate_every=25, patience=4, device=run.device,
         )  # fmt: skip
         report = recover_by_choice(
-            run.places.fused, data, section.train, method=section.method, specialist=specialist, settings=settings,
-            held_out=held_out, out=run.places.recovered, work=run.work("recover"),
+            run.source(run.places.fused), data, section.train, method=section.method, specialist=specialist,
+            settings=settings, held_out=held_out, out=run.places.recovered, work=run.work("recover"),
         )  # fmt: skip
         for arm in report.arms:
             run.say(f"  {arm.name}: MRR {arm.scores['mrr']:.3f} ({arm.note})")
         run.say(f"  kept: {report.kept}")
         return report.as_dict()
 
-    run.once("recover", section, [run.places.fused, data, held_out], [run.places.recovered], make)
+    run.once("recover", section, [run.places.recovered], make)
 
 
 def rehearse(run: Run) -> None:
@@ -130,12 +125,14 @@ def rehearse(run: Run) -> None:
 
     def make() -> dict[str, Any]:
         work = run.work("rehearse")
-        settings = training_settings(section, run.recipe.seed, work, steps=2000, learning_rate=1e-5)
+        settings = training_settings(section, run.recipe.seed, work, steps=2000, learning_rate=1e-5, device=run.device)
         return asdict(
-            train(start, data, section.train, settings, held_out=held_out, out=run.places.rehearsed, work=work)
+            train(
+                run.source(start), data, section.train, settings, held_out=held_out, out=run.places.rehearsed, work=work
+            )
         )
 
-    run.once("rehearse", section, [start, data, held_out], [run.places.rehearsed], make)
+    run.once("rehearse", section, [run.places.rehearsed], make)
 
 
 def evaluate(run: Run) -> None:
@@ -146,19 +143,20 @@ def evaluate(run: Run) -> None:
     from taskmerge.measuring.evaluation import evaluate_retrieval
 
     models = variants(run)
+    sources = {name: run.source(path) for name, path in models.items()}
     sets = run.data(section.retrieval)
 
     def make() -> dict[str, Any]:
         result: dict[str, Any] = {}
         if sets:
-            result["retrieval"] = evaluate_retrieval(models, sets, device=run.device).as_dict()
+            result["retrieval"] = evaluate_retrieval(sources, sets, device=run.device).as_dict()
         if section.mteb:
             from taskmerge.measuring.evaluation.mteb_adapter import evaluate_mteb
 
-            result["mteb"] = evaluate_mteb(models, section.mteb, device=run.device)
+            result["mteb"] = evaluate_mteb(sources, section.mteb, device=run.device)
         return result
 
-    run.once("evaluate", section, [*models.values(), sets], [], make)
+    run.once("evaluate", {"section": section, "variants": sorted(models)}, [], make)
 
 
 def variants(run: Run) -> dict[str, Path]:
@@ -171,7 +169,12 @@ def variants(run: Run) -> dict[str, Path]:
         with suppress(CheckpointError):
             named[f"specialist {name}"] = run.specialist(name)
     named |= {"fused": run.places.fused, "recovered": run.places.recovered, "rehearsed": run.places.rehearsed}
-    return {name: path for name, path in named.items() if (path / "modules.json").is_file()}
+    return {name: path for name, path in named.items() if _is_run(run, path)}
+
+
+def _is_run(run: Run, path: Path) -> bool:
+    """Whether a folder of the recipe holds a model that embeds: sentence-transformers', or one for its own embedder."""
+    return (path / "modules.json").is_file() or (run.recipe.embedder is not None and path.is_dir())
 
 
 def report(run: Run) -> dict[str, Any]:

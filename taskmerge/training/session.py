@@ -20,6 +20,7 @@ from taskmerge.training.components import (
     frozen_hashes,
     inject_lora,
     on_the_way,
+    passed,
     select,
     texts_learn,
 )
@@ -47,10 +48,12 @@ class Session:
     ) -> None:
         self.embedder, self.settings, self.folder = embedder, settings, folder
         self.trained = select(embedder, train)
-        self.components = components_of(embedder.state_dict)
+        self.model = embedder.trainable()
+        self.components = components_of(embedder.state_dict, embedder.components)
         components = {self.components[name] for name in self.trained}
         self.text_is_frozen = not texts_learn(components)
         _check_ways(sets, components)
+        self.trained = passed(self.trained, self.components, (pairs.modality for pairs in sets.values()))
         _check_batches(sets, settings.batch_size, not self.text_is_frozen)
         self.items = TrainingItems(embedder, sets, settings.input_noise)
         self.held_out = HeldOutRetrieval(TrainingItems(embedder, held_out)) if held_out else None
@@ -98,7 +101,7 @@ class Session:
         from taskmerge.training.trainer import build_trainer
 
         freeze_all_but(self.embedder, self.trained)
-        model = self.embedder.module
+        model = self.model
         adapters = self._adapters()
         loss, data = self._loss_and_data()
         trainer = build_trainer(
@@ -144,7 +147,7 @@ class Session:
         temperature, cache = self.settings.temperature, self.settings.gradient_cache
         if not self.text_is_frozen:
             data = {name: pair_rows(self.items, name) for name in self.items.sets}
-            loss = in_batch(self.embedder.module, temperature, cache, process_count())
+            loss = in_batch(self.model, temperature, cache, process_count())
             return loss, DatasetDict(data)
         texts, places = collapse([text for pairs in self.items.sets.values() for text in pairs.texts])
         labels = places.tolist()
@@ -153,7 +156,7 @@ class Session:
             data[name] = labelled_rows(self.items, name, labels[: len(pairs)])
             labels = labels[len(pairs) :]
         bank = self.items.embed_texts(texts)
-        return against_bank(self.embedder.module, bank, temperature, cache, process_count()), DatasetDict(data)
+        return against_bank(self.model, bank, temperature, cache, process_count()), DatasetDict(data)
 
     def _last_checkpoint(self) -> str | None:
         if not self.settings.resume:

@@ -19,14 +19,9 @@ from taskmerge.errors import Problem
 
 @dataclass(frozen=True)
 class Census:
-<<<<<<< 8370117981b43b23b258f1653a0243629d3a35e1
-    """inputs: label -> weights under one naming. own: tensors the base lacks -> specialists that have them.
+    """inputs: label -> tensors under one naming. own: tensors the base lacks -> specialists that have them.
     naming: label of the input whose names and class these are. grafts: specialist -> components it brings. stack: which
     layers of whom the inputs are made of; () where they are as they were stored."""
-=======
-    """inputs: label -> tensors under one naming. own: tensors the base lacks -> specialists that have them.
-    naming: label of the input whose names and class these are. grafts: specialist -> components it brings."""
->>>>>>> 8d450129939952ee256bac22d16bbda2e4a92354
 
     inputs: Mapping[str, StateDict]
     own: Mapping[str, list[str]]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -88,7 +86,6 @@ def compare(
     pairs: Pairs,
     *,
     batch_size: int = 32,
-    components: Mapping[str, Any] | None = None,
     moments_memory: int = MOMENTS_MEMORY,
 ) -> Comparison:
     """Run both embedders over `pairs` once. reference: the specialist; other: the fused model.
@@ -96,7 +93,7 @@ def compare(
     Hidden states are summed up and let go batch by batch; what grows with the probes is their final embeddings alone.
     Raises UsageError when the two backbones differ in depth.
     """
-    anatomies = (reference.anatomy(components), other.anatomy(components))
+    anatomies = (reference.anatomy(), other.anatomy())
     if len(anatomies[0].layers) != len(anatomies[1].layers):
         depths = " and ".join(str(len(anatomy.layers)) for anatomy in anatomies)
         raise UsageError(f"the two backbones have {depths} layers: drift compares models of one architecture")

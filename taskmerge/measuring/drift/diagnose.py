@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from taskmerge.checkpoints.components import component_map
 from taskmerge.checkpoints.opening import open_state_dict
 from taskmerge.checkpoints.state_dict import HasTensors, StateDict
+from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
+from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import Problem, UsageError
 from taskmerge.measuring.drift.comparison import Comparison, Embedded, compare, embed_pairs, probe_changes
 from taskmerge.measuring.drift.forecast import Forecast, forecast_drift
@@ -59,7 +60,7 @@ def diagnose_drift(
     if not 0 < limit <= 1:
         raise UsageError(f"limit {limit:g} is no share", next_move="above 0, at most 1: 0.05 is a drop of 5 points")
     if not sets and not isinstance(specialist, Mapping):
-        specialists = {_grafted(specialist, base): specialist}
+        specialists = {_grafted(specialist, base, components): specialist}
     pairs = _checked(sets)
     by_name = isinstance(specialist, Mapping)
     forecasts = {
@@ -68,18 +69,20 @@ def diagnose_drift(
         if base is not None
     }
     modalities = {}
-    fused_model = open_embedder(fused, device=device) if pairs else None
+    fused_model = open_embedder(fused, device=device, components=components) if pairs else None
     for name, own_pairs in pairs.items():
         given: Any = references.get(name, ()) if by_name and isinstance(references, Mapping) else references
         assert fused_model is not None
         modalities[name] = diagnose_modality(
             fused_model,
-            open_embedder(specialists[name], device=device),
+            open_embedder(specialists[name], device=device, components=components),
             own_pairs,
-            {title: open_embedder(model, device=device) for title, model in named_references(given).items()},
+            {
+                title: open_embedder(one, device=device, components=components)
+                for title, one in named_references(given).items()
+            },
             limit=limit,
             batch_size=batch_size,
-            components=components,
         )
     return DriftReport(modalities, forecasts)
 
@@ -92,12 +95,11 @@ def diagnose_modality(
     *,
     limit: float = DEFAULT_LIMIT,
     batch_size: int = BATCH_SIZE,
-    components: Mapping[str, Any] | None = None,
 ) -> ModalityDrift:
     """One specialist and its probes against the fused model. See `diagnose_drift`."""
     for model in (fused, specialist, *references.values()):
         model.check_takes(pairs.modality, pairs.source)
-    found = compare(specialist, fused, pairs, batch_size=batch_size, components=components)
+    found = compare(specialist, fused, pairs, batch_size=batch_size)
     changes = probe_changes(found.reference, found.other, found.right)
     twin_name, twin = precision_twin(specialist)
     undrifted = {
@@ -203,12 +205,12 @@ def _by_name(specialist: Any, probes: Any) -> tuple[dict[str, Any], dict[str, An
     return {pairs.column: specialist}, {pairs.column: pairs}
 
 
-def _grafted(specialist: Any, base: Any) -> str:
+def _grafted(specialist: Any, base: Any, components: Mapping[str, Any] | None) -> str:
     """The modality of the specialist's projector, of the one that the base has not where there are several;
     "specialist" where that leaves none or several.
     """
     own, old = (
-        {name for name in component_map(side.tensors, side.config).values() if name.endswith("_projector")}
+        {name for name in components_of(side, components).values() if name.endswith("_projector")}
         for side in (_weights(specialist), _weights(base))
     )
     towers = [name.removesuffix("_projector") for name in (own - old or own)]
@@ -237,6 +239,8 @@ def _forecast(fused: Any, specialist: Any, base: Any, modality: str, components:
 
 def _weights(source: Any) -> StateDict:
     """Of a model that runs, its live tensors; of anything else what it holds."""
+    if isinstance(source, ModelSource):
+        return open_state_dict(source.path)
     if isinstance(source, str | Path | StateDict | HasTensors):
         return open_state_dict(source)
     return open_embedder(source).state_dict

@@ -91,7 +91,7 @@ def evaluate_retrieval(
     variants: name -> what `open_embedder` takes, opened when its turn comes and let go after it.  sets: name -> what
     `read_pairs` takes. Equal texts are one text. A set of a modality that a variant does not take is left out of
     its rows (a text backbone hears nothing). Raises UsageError with all that is wrong about the sets before any model
-    runs.
+    runs, and for a set that no variant takes: a single model is asked before it runs.
     """
     device = device_or_default(device)
     checked = _checked(sets)
@@ -101,9 +101,13 @@ def evaluate_retrieval(
     results: list[RetrievalResult] = []
     for variant, source in variants.items():
         embedder = open_embedder(source, device=device)
+        if len(variants) == 1:
+            _check_taken({name: pairs for name, pairs in checked.items() if pairs.modality not in embedder.modalities})
         for name, pairs in checked.items():
             if pairs.modality in embedder.modalities:
                 results += _evaluate(variant, embedder, name, pairs, batch_size, directions)
+    measured = {row.set_name for row in results}
+    _check_taken({name: pairs for name, pairs in checked.items() if name not in measured})
     order = list(checked)
     return EvaluationTable(tuple(sorted(results, key=lambda row: order.index(row.set_name))))
 
@@ -138,6 +142,17 @@ def _evaluate(
         RetrievalResult(variant, name, pairs.modality, direction, queries, size, intervals)
         for direction, queries, size, intervals in retrieval_results(items, gallery, right, directions)
     ]
+
+
+def _check_taken(left: Mapping[str, Pairs]) -> None:
+    """Raises UsageError for sets that no variant takes: nothing would be said of them."""
+    move = "`taskmerge graft` attaches an encoder; leave the set out to measure the others"
+    problems = [
+        Problem(f"{name} holds {pairs.modality}, for which no model here has an encoder", pairs.source, move)
+        for name, pairs in left.items()
+    ]
+    if problems:
+        raise UsageError(problems)
 
 
 def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:
