@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
-from taskmerge.checkpoints.components import BACKBONE, EMBEDDINGS, is_token_table, layer_index
+from taskmerge.checkpoints.components import EMBEDDINGS, is_token_table, layer_index
 from taskmerge.checkpoints.lineage.alignment import Alignment, align_all
 from taskmerge.checkpoints.lineage.census import Census
 from taskmerge.checkpoints.lineage.prompts import joined_prompts
@@ -20,8 +20,9 @@ from taskmerge.merging.covariances import missing, protected_specialists
 from taskmerge.merging.inputs import Inputs, open_inputs
 from taskmerge.merging.never_merged import check_packing, never_merged
 from taskmerge.merging.steps import Action, Dropped, Plan, Source, TensorStep
+from taskmerge.merging.tokenizer import tokenizer_texts, vocabularies
 from taskmerge.methods import MergeMethod
-from taskmerge.recipes import Recipe, Rule, Standing, layer_depth
+from taskmerge.recipes import Recipe, Rule, Standing, layer_depth, runs_of
 
 _MOST_PROBLEMS = 50
 Takes = Callable[[Census, str, str], bool]
@@ -42,7 +43,9 @@ def plan(recipe: Recipe, inputs: Inputs | Mapping[str, StateDict] | None = None)
     elif not isinstance(inputs, Inputs):
         inputs = Inputs({label: adopted(state_dict) for label, state_dict in inputs.items()})
     check_packing(inputs.state_dicts)
-    alignment = align_all(inputs.state_dicts, recipe.components, recipe.output.tokenizer, inputs.own_bases)
+    alignment = align_all(
+        inputs.state_dicts, recipe.components, vocabularies(recipe.output), inputs.own_bases, runs_of(recipe.stack)
+    )
     return plan_aligned(recipe, inputs, alignment)
 
 
@@ -91,13 +94,14 @@ class _Planner:
         decided += [self._own_step(name, owners) for name, owners in census.own.items()]
         self._unused_rules()
         self._tokens_left_out()
-        self._layers()
         self._covariances()
         if self.problems:
             said_by_recipe = all(problem.place is not None for problem in self.problems)
             raise (RecipeError if said_by_recipe else MergeError)(self.problems[:_MOST_PROBLEMS])
         steps = sorted((step for step in decided if step is not None), key=lambda step: natural(step.info.name))
         beside = self._beside()
+        texts, said = tokenizer_texts(recipe, census.inputs, self.rows, beside)
+        self.warnings += said
         return Plan(
             inputs=census.inputs,
             steps=tuple(steps),
@@ -106,10 +110,10 @@ class _Planner:
             shards=tuple(lay_out([step.info for step in steps], recipe.output.shard_size, beside.module_folders)),
             beside=beside,
             side_folders=census.side_folders,
-            texts=self.rows.texts if self.rows else {},
+            texts=texts,
             seed=recipe.seed,
             protect_energy=merge.protect_energy,
-            warnings=tuple(self.warnings),
+            warnings=(*recipe.notes, *self.alignment.notes, *self.warnings),
             deltas=frozenset(self.inputs.deltas),
             adapters=self.inputs.adapters,
             own_bases=self.alignment.own_bases,
@@ -140,7 +144,8 @@ class _Planner:
 
     def _rule(self, name: str) -> Rule | None:
         for number, rule in enumerate(self.recipe.merge.rules):
-            if any(self.census.selects(pattern, name) for pattern in rule.match):
+            named = any(self.census.selects(pattern, name) for pattern in rule.match)
+            if named and all(self.census.selects(pattern, name) for pattern in rule.also):
                 self.used.add(number)
                 return rule
         return None
@@ -257,16 +262,24 @@ class _Planner:
             return self._unmoved(name, f"{said}; {lacking}")
         weights = settings.weights(self.recipe.specialists, standing)
         shares = tuple(weights[label] for label in having)
-        if not any(shares) and not self.bare:
+        options = settings.resolved(having, standing)
+        if not any(shares) and not self.bare and not self._sums_models(settings.method, shares, options, name):
             return self._unmoved(name, f"{said}; every weight is 0")
         self.methods[settings.method.name] = settings.method
         sources = tuple(Source(label, name) for label in having)
-        options = settings.resolved(having, standing)
         self._try_method(settings.method, shares, options, name, (rule or self.recipe.merge).place)
         shape = self.census.base.tensors[name].shape
         if settings.method.decomposes_matrices and self._is_token_table(name) and len(shape) == 2:
             self.warnings.append(settings.method.token_table_note(name, shape))
         return self._step(name, "merge", said, Source(BASE, name), sources, shares, settings.method.name, options)
+
+    def _sums_models(self, method: MergeMethod, shares: Weighting, options: Mapping[str, Any], name: str) -> bool:
+        """Whether the result is Σ w x even where every weight is 0: not the base, then."""
+        try:
+            program = method.program(shares, options, self.census.base.tensors[name].shape)
+        except MergeError:
+            return False
+        return program is not None and program.base == "summed"
 
     def _is_token_table(self, name: str) -> bool:
         """Whether a tensor has one row a token: an embedding, or an output head."""
@@ -337,15 +350,6 @@ class _Planner:
                     self.census.inputs, self.census.specialists, f"the method {method.name}", self.recipe.merge.place
                 )
 
-    def _layers(self) -> None:
-        wanted, found = self.recipe.layers, self.census.components.depth(BACKBONE)
-        if wanted is not None and found != wanted:
-            self._problem(
-                f"the recipe is for a model of {wanted} layers; {self.census.base.label} has {found}",
-                "take as many layers as the model has (taskmerge merges whole models)",
-                self.recipe.place,
-            )
-
     def _tokens_left_out(self) -> None:
         for label, tokens in (self.rows.left_out if self.rows else {}).items():
             some = ", ".join(map(repr, tokens[:3])) + (", …" if len(tokens) > 3 else "")
@@ -356,7 +360,7 @@ class _Planner:
 
     def _unused_rules(self) -> None:
         for number, rule in enumerate(self.recipe.merge.rules):
-            dead = [] if rule.optional else self.census.selector.check(rule.match, rule.place, "rule")
+            dead = [] if rule.optional else self.census.selector.check((*rule.match, *rule.also), rule.place, "rule")
             self.problems += dead
             if not (dead or rule.optional or number in self.used):
                 self.warnings.append(f"{rule.place}: {_said(rule)} never applies: earlier rules take all it names")
@@ -365,4 +369,4 @@ class _Planner:
 def _said(rule: Rule | None) -> str:
     if rule is None:
         return "no rule names it"
-    return f"rule {', '.join(map(repr, rule.match))}"
+    return " and ".join([f"rule {', '.join(map(repr, rule.match))}", *map(repr, rule.also)])

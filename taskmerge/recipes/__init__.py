@@ -16,8 +16,10 @@ from taskmerge.recipes.sections import (
     Rehearse,
     Specialist,
     Specialize,
+    TokenRow,
     Training,
 )
+from taskmerge.recipes.stacking import runs_of
 
 __all__ = [
     "Balance",
@@ -36,6 +38,7 @@ __all__ = [
     "Specialist",
     "Specialize",
     "Standing",
+    "TokenRow",
     "Training",
     "at_depth",
     "from_dict",
@@ -43,5 +46,6 @@ __all__ = [
     "load",
     "load_all",
     "loads",
+    "runs_of",
     "schema",
 ]

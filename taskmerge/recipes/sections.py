@@ -78,6 +78,23 @@ class Specialist:
 
 
 @dataclass(frozen=True)
+class TokenRow:
+    """Where one token's row of the embedding, and of the head, comes from."""
+
+    shorthand: ClassVar[str] = "source"
+
+    source: Annotated[
+        str | None,
+        EntryOf("specialists", ("base", "zero")),
+        Doc("whose row: `base`, a specialist, or `zero` for zeros; left out: as for any other token"),
+    ] = None
+    token: Annotated[str | None, Doc("which of the source's tokens; left out: the same one")] = None
+    row: Annotated[int | None, Between(0, None), Doc("which of the source's rows, by its number")] = None
+    force: Annotated[bool, Doc("take that row for all inputs, also for those that have the token")] = False
+    place: str = place_field()
+
+
+@dataclass(frozen=True)
 class Output:
     """What is written, and where."""
 
@@ -92,6 +109,24 @@ class Output:
         EntryOf("specialists", ("base", "union")),
         Doc("`base`, `union` (the base's and what specialists add) or the specialist whose tokenizer is taken"),
     ] = "union"
+    tokens: Annotated[
+        Mapping[str, TokenRow], Doc("where the rows of single tokens come from; tokens that are new are added")
+    ] = field(default_factory=dict)
+    new_tokens: Annotated[
+        Literal["mean", "own"],
+        Doc(
+            "what a token that the base lacks is in the specialists that have it: the mean of theirs, or each one's "
+            "own, so that weights decide (as mergekit does)"
+        ),
+    ] = "mean"
+    pad_rows: Annotated[int | None, Between(1, None), Doc("round the rows of the token tables up to a multiple")] = None
+    chat_template: Annotated[
+        str | None,
+        Doc(
+            "the chat template to write: `alpaca`, `chatml`, `exaone`, `llama3`, `mistral`, `auto` (what most inputs "
+            "have), the path of a file, or the template itself; left out: the tokenizer's own"
+        ),
+    ] = None
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
