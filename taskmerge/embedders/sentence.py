@@ -12,8 +12,9 @@ from taskmerge.checkpoints.lineage.names import match_names
 from taskmerge.checkpoints.memory import MemoryWeights
 from taskmerge.checkpoints.weights import Weights
 from taskmerge.embedders.anatomy import Anatomy, backbone_layers, native_anatomy, token_table
-from taskmerge.embedders.interface import EMBEDDING, Embedder, Features, Role
+from taskmerge.embedders.interface import EMBEDDING, Embedder, Features
 from taskmerge.embedders.items import GraftedItems, PreparedItems
+from taskmerge.embedders.prompts import Role
 from taskmerge.errors import MergeError
 from taskmerge.words.numerals import is_whole
 
@@ -31,6 +32,7 @@ class SentenceEmbedder(Embedder):
     """Any sentence-transformers model, architectures that own their towers (Qwen2-Audio, Qwen3-VL, …) among them."""
 
     module: SentenceTransformer
+    takes_prompts = True
 
     def __init__(self, model: SentenceTransformer, label: str | None = None, stored: Weights | None = None) -> None:
         """Wrap a loaded model.
@@ -82,12 +84,29 @@ class SentenceEmbedder(Embedder):
         if modality is not None:
             self.check_takes(modality, "the batch")
         said: dict[str, Any] = {"task": role} if role else {}
-        return dict(self.module.preprocess(list(items), prompt=self.prompt(role), **said))
+        return dict(self.module.preprocess(list(items), prompt=self.prompt(role, modality), **said))
 
-    def prompt(self, role: Role | None) -> str | None:
-        """What stands before items of a role: the first prompt of sentence-transformers' names for it."""
+    @property
+    def own_prompts(self) -> Mapping[str, str]:
+        return {name: text for name, text in self.module.prompts.items() if text is not None}
+
+    def prompt(self, role: Role | None, modality: str | None = None) -> str | None:
+        """The user's prompt, else the first one that the model has under a name of the role, as `encode_query` and
+        `encode_document` of sentence-transformers choose it: an empty one counts."""
+        said = super().prompt(role, modality)
+        if said is not None:
+            return said or None
+        own = self.module.prompts
         names = _PROMPTS[role] if role else (self.module.default_prompt_name,)
-        return next((text for name in names if (text := self.module.prompts.get(cast(str, name)))), None)
+        return next((own[name] for name in names if name in own), None) or None
+
+    def same_for_both_roles(self, items: Sequence[Any], modality: str) -> bool:
+        routed = any(type(part).__name__ == "Router" for part in self.module)
+        return not routed and self.prompt("query", modality) == self.prompt("document", modality)
+
+    @property
+    def similarity(self) -> str:
+        return str(self.module.similarity_fn_name or "cosine")
 
     def embed(self, features: Features) -> Tensor:
         return self.module(self.placed(features))[EMBEDDING][..., : self.module.truncate_dim]
@@ -125,7 +144,7 @@ class GraftedEmbedder(SentenceEmbedder):
         return Anatomy(layers, projectors, {}, token_table(graft.backbone))
 
     def prepared_items(self) -> PreparedItems:
-        return GraftedItems(self.prepare, self.graft, self.prompt(None))
+        return GraftedItems(self.prepare, self.graft, self.prompt)
 
 
 def _names_in_file(network: Any, stored: Weights | None) -> tuple[dict[str, str], dict[int, str]]:

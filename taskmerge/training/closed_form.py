@@ -238,12 +238,13 @@ def _targets(
 ) -> Tensor:
     """(items, d) of length 1: where each item's embedding should lie in the fused space."""
     distinct, right = collapse(pairs.texts)
+    role = pairs.roles[1]
     fused_items = TrainingItems(model, {})
     if specialist is None:
-        return fused_items.embed_texts(distinct, batch_size)[torch.as_tensor(right)]
+        return fused_items.embed_texts(distinct, role, batch_size)[torch.as_tensor(right)]
     used = list(texts) if texts is not None else distinct
     own = TrainingItems(specialist, {"items": pairs})
-    fused_texts, own_texts = fused_items.embed_texts(used, batch_size), own.embed_texts(used, batch_size)
+    fused_texts, own_texts = fused_items.embed_texts(used, role, batch_size), own.embed_texts(used, role, batch_size)
     turn = orthogonal_procrustes((own_texts.mT @ fused_texts).double().numpy(), toward_identity=TOWARD_IDENTITY)
     embedded = own.embed(list(range(len(pairs))), batch_size)
     return torch.nn.functional.normalize(embedded @ torch.from_numpy(turn).to(embedded), dim=-1)
