@@ -146,6 +146,19 @@ class Embedder(ABC):
         query, document = (self.prepare(items, modality, role) for role in ROLES)
         return query.keys() == document.keys() and all(_equal(query[key], document[key]) for key in query)
 
+    def settings(self) -> Mapping[str, Any]:
+        """What besides its tensors decides its embeddings, as plain values: prompts, pooling, tokenizer, …"""
+        return {"prompts": dict(self.own_prompts), "config": dict(self.weights.config)}
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest text it reads whole; None when it does not tell."""
+        return None
+
+    def token_embeddings(self) -> Tensor | None:
+        """(vocabulary, width) weight of its token embeddings; None when it does not tell."""
+        return None
+
     @property
     def similarity(self) -> str:
         """How its embeddings are meant to be compared: "cosine", "dot", "euclidean" or "manhattan"."""

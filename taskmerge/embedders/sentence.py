@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 _PROMPTS: dict[Role, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """Where sentence-transformers looks for the prompt of a role."""
+
+_NOT_SETTINGS = ("_name_or_path", "transformers_version", "_commit_hash", "processor_class", "dtype")
+"""Where a model lay and who saved it."""
 
 
 class SentenceEmbedder(Embedder):
@@ -104,6 +108,19 @@ class SentenceEmbedder(Embedder):
         routed = any(type(part).__name__ == "Router" for part in self.module)
         return not routed and self.prompt("query", modality) == self.prompt("document", modality)
 
+    def settings(self) -> Mapping[str, Any]:
+        module = self.module
+        own = {name: getattr(module, name, None) for name in ("default_prompt_name", "truncate_dim", "max_seq_length")}
+        parts = [(type(part).__name__, _config_of(part)) for part in module]
+        return {**super().settings(), **own, "similarity": self.similarity, "modules": parts}
+
+    @property
+    def max_tokens(self) -> int | None:
+        return self.module.max_seq_length
+
+    def token_embeddings(self) -> Tensor | None:
+        return token_table(getattr(self.network, "backbone", self.network))
+
     @property
     def similarity(self) -> str:
         return str(self.module.similarity_fn_name or "cosine")
@@ -145,6 +162,26 @@ class GraftedEmbedder(SentenceEmbedder):
 
     def prepared_items(self) -> PreparedItems:
         return GraftedItems(self.prepare, self.graft, self.prompt)
+
+
+def _config_of(part: Any) -> dict[str, Any]:
+    """What a module of a sentence-transformers model is set to: its options, its processor and its tokenizer."""
+    found = {"options": part.get_config_dict() if hasattr(part, "get_config_dict") else {}}
+    network = getattr(part, "auto_model", None)
+    if network is not None:
+        config = network.config.to_dict()
+        found["network"] = {key: value for key, value in config.items() if key not in _NOT_SETTINGS}
+    processor = getattr(part, "processor", None)
+    for name in ("feature_extractor", "image_processor", "video_processor"):
+        if (own := getattr(processor, name, None)) is not None:
+            found[name] = {key: value for key, value in own.to_dict().items() if key not in _NOT_SETTINGS}
+    tokenizer = getattr(part, "tokenizer", None)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        table = json.loads(backend.to_str())
+        found["tokenizer"] = {key: value for key, value in table.items() if key not in ("padding", "truncation")}
+        found["chat_template"] = getattr(tokenizer, "chat_template", None)
+    return found
 
 
 def _names_in_file(network: Any, stored: Weights | None) -> tuple[dict[str, str], dict[int, str]]:
