@@ -69,7 +69,7 @@ def _bytes(tensor: Tensor) -> Any:
     import torch
 
     flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy())
+    return flat.view(torch.uint8).numpy().data
 
 
 def _plain(value: Any) -> Any:

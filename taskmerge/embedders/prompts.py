@@ -66,9 +66,15 @@ class Prompts:
         own = self.tasks.get(name)
         if own is None:
             return replace(self, tasks={})
-        said = {key: text for key in (*ROLES, "default") if (text := getattr(own, key)) is not None}
-        general = {modality: replace(row, **dict.fromkeys(said)) for modality, row in self.modalities.items()}
-        return replace(self, **said, modalities={**general, **own.modalities}, tasks={})
+        query, document, default = ((getattr(own, key), getattr(self, key)) for key in (*ROLES, "default"))
+        general = {modality: row._without(own) for modality, row in self.modalities.items()}
+        first = [one if one is not None else other for one, other in (query, document, default)]
+        return Prompts(*first, modalities={**general, **own.modalities})
+
+    def _without(self, other: Prompts) -> Prompts:
+        """What these say where the others say nothing."""
+        left = [getattr(self, key) if getattr(other, key) is None else None for key in (*ROLES, "default")]
+        return Prompts(*left)
 
     def __bool__(self) -> bool:
         """Whether anything is said at all."""

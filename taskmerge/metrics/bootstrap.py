@@ -45,8 +45,8 @@ def mean_interval(
     one word or captions of one picture do not fail independently. A single value or group has no spread to measure:
     its interval is [estimate, estimate]. Raises UsageError when there are no values.
     """
-    options = {"confidence": confidence, "resamples": resamples, "seed": seed}
-    return mean_intervals({"": np.asarray(values, dtype=np.float64)}, groups=groups, **options)[""]
+    column = {"": np.asarray(values, dtype=np.float64)}
+    return mean_intervals(column, groups=groups, confidence=confidence, resamples=resamples, seed=seed)[""]
 
 
 def mean_intervals(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from taskmerge.errors import Problem, UsageError, did_you_mean
 
@@ -34,7 +35,8 @@ class TrainingSettings:
     dropout: of all layers; None leaves what the backbone's config says.  input_noise: standard deviation of Gaussian
     noise on the prepared items while training.
     evaluate_every: steps between looks at the held-out pairs.  patience: looks without improvement before it stops,
-    None: never early.  report_to: "none", "tensorboard", "wandb", ...  resume: go on from the last checkpoint.
+    None: never early.  prompts: instead of the model's own, see `Embedder.prompted`.
+    report_to: "none", "tensorboard", "wandb", ...  resume: go on from the last checkpoint.
     """
 
     steps: int = 200
@@ -54,6 +56,7 @@ class TrainingSettings:
     evaluate_every: int = 50
     patience: int | None = None
     report_to: str = "none"
+    prompts: Any = None
     resume: bool = False
     seed: int = 0
 

@@ -132,6 +132,7 @@ def _run(
     out = None if out is None else output_path(out)
     _check_output(out, settings)
     held = named_sets(held_out) if held_out is not None else {}
+    embedder = embedder.prompted(settings.prompts)
     with TemporaryDirectory() as temporary:
         folder = Path(work) if work is not None else Path(out) / CHECKPOINTS if out is not None else Path(temporary)
         session = Session(embedder, sets, held, train, settings, folder)

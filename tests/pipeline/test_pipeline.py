@@ -304,8 +304,10 @@ def test_bad_data_is_told_before_anything_runs(project: Path, change: tuple[str,
 @pytest.mark.filterwarnings("ignore")  # mteb's own, while it lists its benchmarks
 def test_an_unknown_mteb_task_is_told_before_anything_runs(project: Path) -> None:
     said: list[str] = []
-    text = RECIPE.replace("evaluate: {", "evaluate: {mteb: MAEB, ")
-    with pytest.raises(RecipeError, match="evaluate: no mteb task or benchmark 'MAEB'\n    did you mean the benchmark"):
+    text = RECIPE.replace("evaluate: {", "evaluate: {mteb: MAEBB, ")
+    with pytest.raises(
+        RecipeError, match="evaluate: no mteb task or benchmark 'MAEBB'\n    did you mean the benchmark"
+    ):
         run(loads(text, "recipe.yaml", project), say=said.append)
     assert not said
 

@@ -67,6 +67,7 @@ def evaluate_retrieval(
     conditions = []
     for variant, source in variants.items():
         embedder = open_embedder(source, device=device).prompted(prompts)
+        _check_dimensions(embedder, dimensions)
         taken = {name: pairs for name, pairs in checked.items() if pairs.modality in embedder.modalities}
         if len(variants) == 1:
             _check_any_taken(checked, taken)
@@ -154,12 +155,6 @@ def _score(
 ) -> Iterator[tuple[tuple[str, int | None], _Scored]]:
     texts, right = pairs.distinct()
     embedded = embed_roles(embedder, pairs, texts, directions, batch_size)
-    width = next(iter(embedded.values()))[0].shape[1]
-    if dimensions and max(dimensions) > width:
-        raise UsageError(
-            f"{embedder.label}: embeddings have {width} numbers, none can be cut to {max(dimensions)}",
-            next_move=f"dimensions of at most {width}",
-        )
     for dimension in (None, *dimensions):
         cut = {way: (items[:, :dimension], own[:, :dimension]) for way, (items, own) in embedded.items()}
         for direction, scores, groups, counts in scores_both_ways(cut, right, embedder.similarity):
@@ -224,6 +219,14 @@ def _check_choices(
     strange = {name for variant, others in (against or {}).items() for name in (variant, *others)} - set(variants)
     if strange:
         raise UsageError(f"no variant {sorted(strange)[0]!r} to compare", next_move=f"there are: {', '.join(variants)}")
+
+
+def _check_dimensions(embedder: Embedder, dimensions: Sequence[int]) -> None:
+    if dimensions and max(dimensions) > embedder.dimension:
+        raise UsageError(
+            f"{embedder.label}: embeddings have {embedder.dimension} numbers, none can be cut to {max(dimensions)}",
+            next_move=f"dimensions of at most {embedder.dimension}",
+        )
 
 
 def _check_any_taken(sets: Mapping[str, Pairs], taken: Collection[str]) -> None:

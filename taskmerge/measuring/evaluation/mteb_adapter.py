@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from taskmerge.errors import TaskmergeError
+from taskmerge.errors import TaskmergeError, few
 from taskmerge.measuring.evaluation.mteb_model import as_mteb_model, variant_names
 from taskmerge.measuring.evaluation.mteb_results import Say, results_folder
 from taskmerge.measuring.evaluation.mteb_tasks import check_tasks, local_task, require_mteb, tasks_of
@@ -89,8 +89,7 @@ def run_mteb(
             own = model.mteb_model_meta
             revisions[title] = own.revision
             fitting, left_out[title] = _fitting(chosen, set(own.modalities))
-            for task, why in left_out[title].items():
-                say(f"{title}: {task} is left out: {why}")
+            _say_left_out(title, left_out[title], say)
             _say_missing(own, say if dimension is None and keep else lambda _: None)
             scores[title] = {}
             for number, task in enumerate(fitting, start=1):
@@ -124,6 +123,12 @@ def _fitting(tasks: Sequence[Any], modalities: set[str]) -> tuple[list[Any], dic
     lacking = {task.metadata.name: sorted(set(task.metadata.modalities) - modalities) for task in tasks}
     left_out = {name: f"it needs {', '.join(names)}" for name, names in lacking.items() if names}
     return [task for task in tasks if task.metadata.name not in left_out], left_out
+
+
+def _say_left_out(title: str, left_out: Mapping[str, str], say: Say) -> None:
+    for why in dict.fromkeys(left_out.values()):
+        tasks = [task for task, own in left_out.items() if own == why]
+        say(f"{title}: {few(tasks)} left out: {why}")
 
 
 def _say_missing(meta: Any, say: Say) -> None:

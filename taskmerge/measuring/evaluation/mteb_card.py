@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
+
+from taskmerge.errors import UsageError, first_line
 
 
 def card_fields(folder: Path | None) -> dict[str, Any]:
@@ -18,6 +21,26 @@ def card_fields(folder: Path | None) -> dict[str, Any]:
     base = base[0] if isinstance(base, list) and base else base
     found["adapted_from"] = base if isinstance(base, str) else None
     return {name: value for name, value in found.items() if value}
+
+
+def read_meta(path: str | Path) -> dict[str, Any]:
+    """Fields of mteb's ModelMeta from a YAML or JSON file.
+
+    Raises:
+        UsageError: for a file that is not there or holds no mapping.
+    """
+    import yaml
+
+    try:
+        table = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"cannot be read: {first_line(error)}", str(path)) from None
+    if not isinstance(table, Mapping):
+        raise UsageError("holds no mapping of fields", str(path), "release_date: 2026-11-26")
+    found = {str(name): str(value) if isinstance(value, date) else value for name, value in table.items()}
+    if isinstance(found.get("training_datasets"), list):
+        found["training_datasets"] = set(found["training_datasets"])
+    return found
 
 
 def _front_matter(folder: Path | None) -> Mapping[str, Any]:

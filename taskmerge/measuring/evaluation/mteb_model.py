@@ -66,7 +66,7 @@ def as_mteb_model(
         if own.prompts.text(role, modality) is not None:
             return own
         chosen = get_prompt_name(own_prompts, task, prompt_type)
-        text = (own_prompts or {}).get(chosen)
+        text = (own_prompts or {}).get(chosen) if chosen is not None else None
         return own if text is None else own.prompted(Prompts(text, text, text))
 
     class Variant(AbsEncoder):  # type: ignore[misc]

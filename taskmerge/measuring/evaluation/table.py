@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from taskmerge.errors import UsageError
 from taskmerge.metrics.bootstrap import Interval
 from taskmerge.metrics.retrieval import collapse
-from taskmerge.words.json_text import check_json
+from taskmerge.words.json_text import as_read, check_json
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,9 @@ class EvaluationTable:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain data for JSON."""
+        table: dict[str, Any] = as_read(asdict(self))
+        return table
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> EvaluationTable:
@@ -148,6 +150,11 @@ class MtebScores:
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     folder: str = ""
     revisions: Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        table: dict[str, Any] = as_read(asdict(self))
+        return table
 
 
 class Evaluated(TypedDict, total=False):
