@@ -6,7 +6,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from taskmerge.declarations import Between, Doc, EntryOf, Glob, Gradient, NewName, Size, name_field, place_field
+from taskmerge.declarations import (
+    Between,
+    Doc,
+    EntryOf,
+    FreeText,
+    Glob,
+    Gradient,
+    NewName,
+    Size,
+    name_field,
+    place_field,
+)
 from taskmerge.errors import Problem, UsageError, did_you_mean
 from taskmerge.words.modalities import NAMES, modality, modality_of_column
 from taskmerge.words.places import output_path
@@ -20,6 +31,7 @@ SpecialistName = Annotated[str, EntryOf("specialists")]
 BaseOrSpecialist = Annotated[str, EntryOf("specialists", ("base",))]
 NewSpecialist = Annotated[str, NewName(("base", "union"))]
 NamePattern = Annotated[str, Glob()]
+PromptText = Annotated[str, FreeText()]
 Positive = Between(0, None, open="low")
 
 
@@ -90,9 +102,9 @@ class FailAbove:
 class RolePrompts:
     """What stands before items of one modality, or of one set or task."""
 
-    query: Annotated[str | None, Doc('before what searches; `""`: nothing')] = None
-    document: Annotated[str | None, Doc('before what is found; `""`: nothing')] = None
-    default: Annotated[str | None, Doc("before items of neither role, which are clustered or classified")] = None
+    query: Annotated[PromptText | None, Doc('before what searches; `""`: nothing')] = None
+    document: Annotated[PromptText | None, Doc('before what is found; `""`: nothing')] = None
+    default: Annotated[PromptText | None, Doc("before items of neither role, which are clustered or classified")] = None
     place: str = place_field()
 
 

@@ -67,7 +67,6 @@ def evaluate_retrieval(
     conditions = []
     for variant, source in variants.items():
         embedder = open_embedder(source, device=device).prompted(prompts)
-        _check_dimensions(embedder, dimensions)
         taken = {name: pairs for name, pairs in checked.items() if pairs.modality in embedder.modalities}
         if len(variants) == 1:
             _check_any_taken(checked, taken)
@@ -154,6 +153,8 @@ def _score(
     embedder: Embedder, pairs: Pairs, batch_size: int, directions: Sequence[str], dimensions: Sequence[int]
 ) -> Iterator[tuple[tuple[str, int | None], _Scored]]:
     texts, right = pairs.distinct()
+    if dimensions:
+        _check_dimensions(embedder.label, embedder.encode(texts[:1], "text").shape[1], dimensions)
     embedded = embed_roles(embedder, pairs, texts, directions, batch_size)
     for dimension in (None, *dimensions):
         cut = {way: (items[:, :dimension], own[:, :dimension]) for way, (items, own) in embedded.items()}
@@ -221,11 +222,11 @@ def _check_choices(
         raise UsageError(f"no variant {sorted(strange)[0]!r} to compare", next_move=f"there are: {', '.join(variants)}")
 
 
-def _check_dimensions(embedder: Embedder, dimensions: Sequence[int]) -> None:
-    if dimensions and max(dimensions) > embedder.dimension:
+def _check_dimensions(label: str, width: int, dimensions: Sequence[int]) -> None:
+    if max(dimensions) > width:
         raise UsageError(
-            f"{embedder.label}: embeddings have {embedder.dimension} numbers, none can be cut to {max(dimensions)}",
-            next_move=f"dimensions of at most {embedder.dimension}",
+            f"{label}: embeddings have {width} numbers, none can be cut to {max(dimensions)}",
+            next_move=f"dimensions of at most {width}",
         )
 
 
