@@ -66,15 +66,26 @@ class Prompts:
         own = self.tasks.get(name)
         if own is None:
             return replace(self, tasks={})
-        query, document, default = ((getattr(own, key), getattr(self, key)) for key in (*ROLES, "default"))
-        general = {modality: row._without(own) for modality, row in self.modalities.items()}
-        first = [one if one is not None else other for one, other in (query, document, default)]
-        return Prompts(*first, modalities={**general, **own.modalities})
+        cleared = {modality: row._without(own) for modality, row in self.modalities.items()}
+        names = dict.fromkeys((*cleared, *own.modalities))
+        rows = {name: own.modalities.get(name, Prompts())._over(cleared.get(name, Prompts())) for name in names}
+        return replace(own._over(self), modalities=rows, tasks={})
+
+    def _over(self, other: Prompts) -> Prompts:
+        """These, and the others where these say nothing."""
+        return Prompts(
+            self.query if self.query is not None else other.query,
+            self.document if self.document is not None else other.document,
+            self.default if self.default is not None else other.default,
+        )
 
     def _without(self, other: Prompts) -> Prompts:
         """What these say where the others say nothing."""
-        left = [getattr(self, key) if getattr(other, key) is None else None for key in (*ROLES, "default")]
-        return Prompts(*left)
+        return Prompts(
+            self.query if other.query is None else None,
+            self.document if other.document is None else None,
+            self.default if other.default is None else None,
+        )
 
     def __bool__(self) -> bool:
         """Whether anything is said at all."""

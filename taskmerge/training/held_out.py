@@ -8,7 +8,7 @@ import torch
 from sentence_transformers.base.evaluation import BaseEvaluator
 from torch import Tensor
 
-from taskmerge.metrics.retrieval import collapse, score_queries
+from taskmerge.metrics.retrieval import score_queries
 from taskmerge.training.items import TrainingItems
 
 METRIC = "mrr"
@@ -28,7 +28,7 @@ class HeldOutRetrieval(BaseEvaluator):
         self.fixed_texts = fixed_texts or {}
         self.primary_metric = METRIC
         self.history: list[dict[str, float]] = []
-        self.galleries = {name: collapse(list(pairs.texts)) for name, pairs in items.sets.items()}
+        self.galleries = {name: pairs.distinct() for name, pairs in items.sets.items()}
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1

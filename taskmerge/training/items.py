@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from taskmerge.embedders.interface import Embedder, Features
-from taskmerge.embedders.pairs import Pairs
+from taskmerge.embedders.pairs import Pairs, spelling
 from taskmerge.embedders.prompts import Role
 from taskmerge.errors import Problem, UsageError
 from taskmerge.metrics.retrieval import collapse
@@ -88,9 +88,17 @@ class TrainingItems:
         return self._embed(self.embedder.prepare(texts[start : start + size], "text", role) for start in starts)
 
     def bank(self) -> tuple[Tensor, dict[str, list[int]]]:
-        """Every distinct text of all sets in its role, embedded, (texts, width); set -> row of each of its pairs."""
+        """Every distinct text of all sets in its role, embedded, (texts, width); set -> row of each of its pairs.
+
+        Which texts are one is what `Pairs.distinct` says.
+        """
         sets = self.sets.items()
-        keys, places = collapse([(pairs.roles[1], text) for _, pairs in sets for text in pairs.texts])
+        written = [(pairs.roles[1], text) for _, pairs in sets for text in pairs.texts]
+        _, places = collapse([(role, spelling(text)) for role, text in written])
+        first: dict[int, tuple[Role, str]] = {}
+        for place, key in zip(places.tolist(), written, strict=True):
+            first.setdefault(place, key)
+        keys = list(first.values())
         rows: Tensor | None = None
         for role in dict.fromkeys(role for role, _ in keys):
             own = [number for number, (one, _) in enumerate(keys) if one == role]

@@ -54,6 +54,8 @@ def test_the_most_special_prompt_stands() -> None:
     task = Prompts.of({**SAID, "tasks": {"all": {"query": "low "}}}).of_task("all")
     assert task.text("query", "audio") == "low "  # what a task says goes before what a modality says
     assert Prompts.of(prompts.as_dict()) == prompts
+    both = Prompts.of({**SAID, "tasks": {"esc": {"modalities": {"audio": {"document": "rain "}}}}}).of_task("esc")
+    assert (both.text("query", "audio"), both.text("document", "audio")) == ("high tone ", "rain ")
 
 
 def test_training_prepares_items_and_texts_in_their_roles(prompted: Embedder) -> None:

@@ -13,7 +13,7 @@ from taskmerge.checkpoints.opening import open_weights
 from taskmerge.checkpoints.weights import HasTensors, Weights
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
-from taskmerge.embedders.pairs import Pairs, read_pairs
+from taskmerge.embedders.pairs import Pairs, read_pairs, spelling
 from taskmerge.errors import Problem, UsageError
 from taskmerge.measuring.drift.comparison import Comparison, Embedded, compare, embed_pairs, probe_changes
 from taskmerge.measuring.drift.forecast import Forecast, forecast_drift
@@ -158,7 +158,7 @@ def judged(
     limit: float = DEFAULT_LIMIT,
 ) -> Verdict:
     """The verdict from embeddings alone. texts: one per probe; the embedded texts are the distinct ones in order."""
-    right = collapse(texts)[1]
+    right = collapse([spelling(text) for text in texts])[1]
     scores = score_queries(reference.probes, reference.texts, [[row] for row in right])
     return judge(
         probe_changes(reference, other, right),

@@ -136,8 +136,8 @@ def embed_items(embedder: Embedder, items: Sequence[Any], role: Role, batch_size
     for number, item in enumerate(items):
         kinds.setdefault(_kind(item), []).append(number)
     for kind in kinds:
-        for modality in kind:
-            embedder.check_takes(modality, "the data set")
+        for name in kind:
+            embedder.check_takes(name, "the data set")
     rows: np.ndarray | None = None
     for kind, numbers in kinds.items():
         modality = kind[0] if len(kind) == 1 else None
@@ -223,7 +223,9 @@ def _check_folder(folder: Path, embedder: Embedder) -> None:
     own = {"revision": revision_of(embedder), "prompts": json.dumps(embedder.prompts.as_dict(), sort_keys=True)}
     record = folder / RECORD
     if record.is_file():
-        known = read_json(record, dict[str, str], "remove the folder's files of embeddings and scores", own=True)
+        known: dict[str, str] = read_json(
+            record, dict[str, str], "remove the folder's files of embeddings and scores", own=True
+        )
         if known != own:
             raise OutputError(
                 "holds scores of another model, or of other prompts", str(folder), "choose another folder"

@@ -15,7 +15,7 @@ from taskmerge.measuring.evaluation.mteb_results import Say, results_folder
 from taskmerge.measuring.evaluation.mteb_tasks import check_tasks, local_task, require_mteb, tasks_of
 from taskmerge.measuring.evaluation.table import MtebScores
 
-__all__ = ["as_mteb_model", "check_tasks", "evaluate_mteb", "local_task", "run_mteb"]
+__all__ = ["as_mteb_model", "check_tasks", "evaluate_mteb", "local_task", "run_mteb", "tasks_of"]
 
 WANTED_FIELDS = ("release_date", "languages", "license", "reference", "training_datasets", "public_training_code",
                  "public_training_data")  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,8 @@ def as_mteb_model(
     Args:
         model: what `open_embedder` takes.
         name: "organisation/model" in mteb's results; without an organisation "local/" stands before it.
-        revision: what its results are filed under; default: the model's own hash, see `revision_of`.
+        revision: what its results are filed under; default: the commit of a model that is opened from the hub here,
+            else the model's own hash, see `revision_of`.
         device: where it shall compute.
         prompts: instead of the model's own, see `Embedder.prompted`; filed as an experiment of their own.
         dimension: what embeddings are cut to, likewise.
@@ -74,7 +76,9 @@ def as_mteb_model(
 
         def __init__(self) -> None:
             self.model = embedder
-            self.mteb_model_meta = model_meta(embedder, name, revision, dimension, meta)
+            # a model that is handed in loaded may have been changed since its commit
+            commit = embedder.weights.beside.commit if isinstance(model, str | Path) else None
+            self.mteb_model_meta = model_meta(embedder, name, revision or commit, dimension, meta)
 
         def encode(self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, **keywords: Any) -> np.ndarray:
             role = prompt_type.value if prompt_type else None
@@ -114,7 +118,7 @@ def model_meta(
         experiment["prompts"] = hashlib.sha256(text.encode()).hexdigest()[:16]
     shown = {
         "name": name if "/" in name else f"local/{name}",
-        "revision": revision or embedder.weights.beside.commit or revision_of(embedder),
+        "revision": revision or revision_of(embedder),
         "modalities": [modality for modality in NAMES if modality in embedder.modalities],
         "n_parameters": sum(tensor.numel() for tensor in tensors),
         "n_embedding_parameters": None if table is None else table.numel(),
