@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import CheckpointError, few
 from taskmerge.words.json_text import parse_json
 
@@ -84,16 +84,16 @@ class InputCovariances(Mapping[str, np.ndarray]):
         return cls(_Stored(path), aliases, counts)
 
 
-def covariances_beside(weights: Weights) -> InputCovariances | None:
+def covariances_beside(state_dict: StateDict) -> InputCovariances | None:
     """The covariances that belong to an opened checkpoint, however it is wrapped; None when there are none."""
-    folder = weights.beside.folder
+    folder = state_dict.beside.folder
     return InputCovariances.open(folder) if folder is not None and (folder / FILE).is_file() else None
 
 
-def covariance_of(weights: Weights, name: str) -> np.ndarray | None:
+def covariance_of(state_dict: StateDict, name: str) -> np.ndarray | None:
     """The covariance for one tensor of an opened checkpoint, seen through renaming views; None when there is none."""
-    covariances = covariances_beside(weights)
-    stored = weights.stored_name(name)
+    covariances = covariances_beside(state_dict)
+    stored = state_dict.stored_name(name)
     return covariances.get(stored) if covariances is not None and stored is not None else None
 
 

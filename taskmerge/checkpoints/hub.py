@@ -80,14 +80,14 @@ def _parse_uri(text: str) -> HubPlace:
 class Snapshot:
     """A hub repository at one commit. folder: local folder with all files but the weights.
 
-    weights: names of the weight files whose headers can be read there, relative to `folder`; `fetch` downloads one
+    weight_files: names of those whose headers can be read there, relative to `folder`; `fetch` downloads one
     when it is first needed. others: names of the remaining files.
     """
 
     place: HubPlace
     commit: str
     folder: Path
-    weights: tuple[str, ...]
+    weight_files: tuple[str, ...]
     others: tuple[str, ...] = ()
 
     def fetch(self, name: str) -> Path:
@@ -116,8 +116,8 @@ def open_snapshot(place: HubPlace) -> Snapshot:
         info: Any = _asked(place, lambda: HfApi().model_info(place.repo, revision=commit))
         files = [sibling.rfilename for sibling in info.siblings]
         names = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
-    weights = tuple(sorted(name for name in names if any(row.remote and row.called(name) for row in READABLE)))
-    return Snapshot(place, commit, folder, weights, tuple(sorted(set(names) - set(weights))))
+    weight_files = tuple(sorted(name for name in names if any(row.remote and row.called(name) for row in READABLE)))
+    return Snapshot(place, commit, folder, weight_files, tuple(sorted(set(names) - set(weight_files))))
 
 
 def _asked(place: HubPlace, call: Any) -> Any:

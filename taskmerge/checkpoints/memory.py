@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.weights import Beside, Weights
 from taskmerge.errors import CheckpointError
 from taskmerge.numbers.dtypes import BY_TORCH_NAME, DTYPES
 
@@ -19,8 +19,8 @@ _BY_NUMPY = {row.storage: row.name for row in DTYPES.values() if row.storage is 
 _BY_NUMPY[np.dtype("u1")], _BY_NUMPY[np.dtype("<u2")] = "U8", "U16"
 
 
-class MemoryWeights(Weights):
-    """`Weights` over a mapping from name to NumPy array or torch tensor; nothing is copied until it is read."""
+class MemoryStateDict(StateDict):
+    """`StateDict` over a mapping from name to NumPy array or torch tensor; nothing is copied until it is read."""
 
     def __init__(
         self, tensors: Mapping[str, Any], label: str = "in memory", config: Mapping[str, Any] | None = None
@@ -36,14 +36,14 @@ class MemoryWeights(Weights):
         return self._values
 
     @classmethod
-    def of_module(cls, module: torch.nn.Module, label: str | None = None) -> MemoryWeights:
+    def of_module(cls, module: torch.nn.Module, label: str | None = None) -> MemoryStateDict:
         """The state dict of a live module, with its transformers config when it has one."""
         config = getattr(module, "config", None)
         table = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
         return cls(module.state_dict(), label or type(module).__name__, table)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`."""
+        """See `StateDict.read`."""
         value, storage = self._values[name], self.tensors[name].format.storage
         if isinstance(value, np.ndarray):
             return np.ascontiguousarray(value.reshape(-1)[start:stop], storage)

@@ -1,4 +1,4 @@
-"""Any way of naming a set of tensors, opened as `Weights`."""
+"""Any way of naming a set of tensors, opened as `StateDict`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.formats.reading import open_stored
-from taskmerge.checkpoints.memory import MemoryWeights
-from taskmerge.checkpoints.weights import HasTensors, Weights, adopted
+from taskmerge.checkpoints.memory import MemoryStateDict
+from taskmerge.checkpoints.state_dict import HasTensors, StateDict, adopted
 from taskmerge.errors import UsageError
 
 
-def open_weights(source: Any, label: str | None = None) -> Weights:
-    """Open a path, hub id[@revision], hf:// uri, dict of tensors, live module or anything with `Weights`' methods.
+def open_state_dict(source: Any, label: str | None = None) -> StateDict:
+    """Open a path, hub id[@revision], hf:// uri, dict of tensors, live module or anything with `StateDict`' methods.
 
     Reads headers only.
 
@@ -28,10 +28,10 @@ def open_weights(source: Any, label: str | None = None) -> Weights:
     if isinstance(source, str | Path):
         return open_stored(source, label=label)
     if isinstance(source, Mapping):
-        return MemoryWeights(source, label or "in memory")
+        return MemoryStateDict(source, label or "in memory")
     if hasattr(source, "state_dict"):
-        return MemoryWeights.of_module(source, label)
-    if isinstance(source, Weights | HasTensors):
+        return MemoryStateDict.of_module(source, label)
+    if isinstance(source, StateDict | HasTensors):
         return adopted(source)
     raise UsageError(
         f"cannot open a {type(source).__name__} as a checkpoint",

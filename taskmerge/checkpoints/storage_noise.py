@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.numbers.rounding import decode, on_grid, step
 
 CHUNK = 1 << 20
@@ -42,7 +42,7 @@ def storage_noise(stored: Iterable[np.ndarray], dtype: str) -> float:
     return math.sqrt(max(squares.values()) / (12 * count)) if count else 0.0
 
 
-def noise_of(weights: Weights, name: str) -> float:
+def noise_of(state_dict: StateDict, name: str) -> float:
     """The noise of one stored tensor, as that of white noise of the same strength.
 
     Of a tensor that is no matrix: its `storage_noise`. The noise of a matrix grows with its entries, so that rows or
@@ -51,16 +51,16 @@ def noise_of(weights: Weights, name: str) -> float:
     all columns are alike, and more where they are not.
 
     Args:
-        weights: where the tensor lies.
+        state_dict: where the tensor lies.
         name: its name there; F64, F32, F16 or BF16, of any shape.
     """
-    info = weights.tensors[name]
+    info = state_dict.tensors[name]
     if len(info.shape) != 2 or not info.count:
-        return storage_noise(_chunks(weights, name, CHUNK), info.dtype)
+        return storage_noise(_chunks(state_dict, name, CHUNK), info.dtype)
     rows, columns = info.shape
     together = max(1, CHUNK // columns)
     found = {grid: (np.zeros(rows), np.zeros(columns)) for grid in GRIDS[info.dtype]}
-    for index, values in enumerate(_chunks(weights, name, together * columns)):
+    for index, values in enumerate(_chunks(state_dict, name, together * columns)):
         block = values.reshape(-1, columns)
         for grid in list(found):
             if on_grid(block, grid):
@@ -101,7 +101,7 @@ def white_equivalent(by_row: np.ndarray, by_column: np.ndarray) -> float:
     return edge / (math.sqrt(rows) + math.sqrt(columns))
 
 
-def _chunks(weights: Weights, name: str, size: int) -> Iterator[np.ndarray]:
-    info = weights.tensors[name]
+def _chunks(state_dict: StateDict, name: str, size: int) -> Iterator[np.ndarray]:
+    info = state_dict.tensors[name]
     for start in range(0, info.count, size):
-        yield decode(weights.read(name, start, min(start + size, info.count)), info.dtype)
+        yield decode(state_dict.read(name, start, min(start + size, info.count)), info.dtype)

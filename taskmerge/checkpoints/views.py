@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ def whole(info: TensorInfo, name: str) -> View:
     return View(replace(info, name=name), (Piece(info.name, 0, info.count),))
 
 
-class ViewedWeights(Weights):
-    """`Weights` made of views of another."""
+class ViewedStateDict(StateDict):
+    """`StateDict` made of views of another."""
 
-    def __init__(self, source: Weights, views: Mapping[str, View]) -> None:
+    def __init__(self, source: StateDict, views: Mapping[str, View]) -> None:
         self.source = source
         self.label = source.label
         self.beside = source.beside
@@ -44,7 +44,7 @@ class ViewedWeights(Weights):
         self.tensors = {name: view.info for name, view in self.views.items()}
 
     def view(self, name: str) -> np.ndarray | None:
-        """See `Weights.view`: of one whole stored tensor, the source's."""
+        """See `StateDict.view`: of one whole stored tensor, the source's."""
         pieces = self.views[name].pieces
         if len(pieces) != 1 or pieces[0].start:
             return None
@@ -52,24 +52,24 @@ class ViewedWeights(Weights):
         return None if found is None or found.size != pieces[0].count else found
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """See `Weights.release`: of one whole stored tensor, the source's."""
+        """See `StateDict.release`: of one whole stored tensor, the source's."""
         if self.view(name) is not None:
             self.source.release(self.views[name].pieces[0].name, start, stop)
 
     def delta(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """See `Weights.delta`: of one whole stored tensor, the source's."""
+        """See `StateDict.delta`: of one whole stored tensor, the source's."""
         pieces = self.views[name].pieces
         if len(pieces) != 1 or pieces[0].start or pieces[0].count != self.source.tensors[pieces[0].name].count:
             return None
         return self.source.delta(pieces[0].name)
 
     def stored_name(self, name: str) -> str | None:
-        """See `Weights.stored_name`."""
+        """See `StateDict.stored_name`."""
         pieces = self.views[name].pieces
         return self.source.stored_name(pieces[0].name) if len(pieces) == 1 else None
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`; one piece is a view of the source, several are copied together."""
+        """See `StateDict.read`; one piece is a view of the source, several are copied together."""
         view = self.views[name]
         stop = view.info.count if stop is None else min(stop, view.info.count)
         parts, position = [], 0

@@ -110,7 +110,7 @@ def _save_tower(model: Any, path: Path) -> None:
 
     from taskmerge.embedders import open_embedder
 
-    tensors = open_embedder(model).weights.values
+    tensors = open_embedder(model).state_dict.values
     tower = {name: tensor.detach() for name, tensor in tensors.items() if name.startswith("vision_")}
     save_file({name: tensor.to(torch.bfloat16).contiguous() for name, tensor in tower.items()}, path)
 

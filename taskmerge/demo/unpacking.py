@@ -43,7 +43,7 @@ def base_model(shipped: Path, out: Path) -> Path:
     model = open_embedder(graft(minilm(), "image", *picture_tower()))
     with torch.no_grad():
         for name, tensor in load_file(shipped / TOWER_FILE).items():
-            model.weights.values[name].copy_(tensor)
+            model.state_dict.values[name].copy_(tensor)
     model.save(out)
     return out
 

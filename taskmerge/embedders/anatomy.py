@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from taskmerge.checkpoints.components import BACKBONE, Components, component_map
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import UsageError
 from taskmerge.words.modalities import NAMES, TEXT, tower_of
 from taskmerge.words.modalities import modality as find_modality
@@ -68,16 +68,16 @@ def native_anatomy(network: nn.Module, homes: Mapping[str, str]) -> Anatomy:
     return Anatomy(backbone_layers(network, homes), projectors, placeholders, token_table(network))
 
 
-def components_of(weights: Weights) -> Components:
+def components_of(state_dict: StateDict) -> Components:
     """The component of every tensor, as what is trained and repaired is named.
 
     A grafted embedder's components are the first parts of its names (backbone, audio_encoder, audio_projector, ...);
     the token embeddings are part of its backbone. Others get the component map of their architecture.
     """
-    if weights.config.get("model_type") == MODEL_TYPE:
-        first = {name: name.partition(".")[0] for name in weights.tensors}
+    if state_dict.config.get("model_type") == MODEL_TYPE:
+        first = {name: name.partition(".")[0] for name in state_dict.tensors}
         return Components(first, first)
-    return component_map(weights.tensors, weights.config)
+    return component_map(state_dict.tensors, state_dict.config)
 
 
 def backbone_layers(network: nn.Module, homes: Mapping[str, str]) -> tuple[nn.Module, ...]:

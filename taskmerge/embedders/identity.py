@@ -28,7 +28,7 @@ def revision_of(embedder: Embedder) -> str:
         it.
     """
     digest = hashlib.sha256(json.dumps(_plain(embedder.settings()), sort_keys=True).encode())
-    tensors = embedder.weights.values
+    tensors = embedder.state_dict.values
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from taskmerge.checkpoints.memory import MemoryWeights
+    from taskmerge.checkpoints.memory import MemoryStateDict
     from taskmerge.embedders.anatomy import Anatomy
     from taskmerge.embedders.items import PreparedItems
 
@@ -53,11 +53,11 @@ class Embedder(ABC):
 
     @property
     @abstractmethod
-    def weights(self) -> MemoryWeights:
-        """The live tensors as `Weights`, under the names that they have in the model's file.
+    def state_dict(self) -> MemoryStateDict:
+        """The live tensors as `StateDict`, under the names that they have in the model's file.
 
         Component maps, patterns and reports speak of these names. A model made in memory has no file: its names are
-        those of its network. Parameters stay parameters: what is written to one of `weights.values` is trained.
+        those of its network. Parameters stay parameters: what is written to one of `state_dict.values` is trained.
         """
 
     @abstractmethod
@@ -148,7 +148,7 @@ class Embedder(ABC):
 
     def settings(self) -> Mapping[str, Any]:
         """What besides its tensors decides its embeddings, as plain values: prompts, pooling, tokenizer, …"""
-        return {"prompts": dict(self.own_prompts), "config": dict(self.weights.config)}
+        return {"prompts": dict(self.own_prompts), "config": dict(self.state_dict.config)}
 
     @property
     def max_tokens(self) -> int | None:
@@ -252,14 +252,16 @@ class Embedder(ABC):
         """Name in the file -> name in `module`, of every parameter."""
         by_identity = {id(parameter): name for name, parameter in self.module.named_parameters()}
         return {
-            name: by_identity[id(tensor)] for name, tensor in self.weights.values.items() if id(tensor) in by_identity
+            name: by_identity[id(tensor)]
+            for name, tensor in self.state_dict.values.items()
+            if id(tensor) in by_identity
         }
 
     def linear_layers(self) -> dict[str, nn.Linear]:
         """Every linear layer, by the name that its weight has in the model's file."""
         from torch import nn
 
-        names = {id(tensor): name for name, tensor in self.weights.values.items()}
+        names = {id(tensor): name for name, tensor in self.state_dict.values.items()}
         linear = [module for module in self.module.modules() if isinstance(module, nn.Linear)]
         return {names[id(layer.weight)]: layer for layer in linear if id(layer.weight) in names}
 

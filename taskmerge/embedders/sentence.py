@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from taskmerge.checkpoints.components import component_map
 from taskmerge.checkpoints.lineage.names import match_names
-from taskmerge.checkpoints.memory import MemoryWeights
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.memory import MemoryStateDict
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.embedders.anatomy import Anatomy, backbone_layers, native_anatomy, token_table
 from taskmerge.embedders.interface import EMBEDDING, Embedder, Features
 from taskmerge.embedders.items import GraftedItems, PreparedItems
@@ -38,7 +38,7 @@ class SentenceEmbedder(Embedder):
     module: SentenceTransformer
     takes_prompts = True
 
-    def __init__(self, model: SentenceTransformer, label: str | None = None, stored: Weights | None = None) -> None:
+    def __init__(self, model: SentenceTransformer, label: str | None = None, stored: StateDict | None = None) -> None:
         """Wrap a loaded model.
 
         Args:
@@ -51,7 +51,7 @@ class SentenceEmbedder(Embedder):
         self.network: Any = getattr(first, "auto_model", first)
         self.label = label or f"{type(self.network).__name__} in memory"
         self._in_file, self._tails = _names_in_file(self.network, stored)
-        own = MemoryWeights.of_module(self.network).beside
+        own = MemoryStateDict.of_module(self.network).beside
         self._beside = own if stored is None else replace(stored.beside, files={})  # live tensors may have changed
 
     @property
@@ -63,13 +63,13 @@ class SentenceEmbedder(Embedder):
         return int(self.module.get_embedding_dimension() or super().dimension)
 
     @property
-    def weights(self) -> MemoryWeights:
+    def state_dict(self) -> MemoryStateDict:
         tensors: dict[str, Any] = {}
         for index, part in enumerate(self.module):
             inside = self._tails.get(index, f"{index}_{type(part).__name__}")
             for name, tensor in part.state_dict(keep_vars=True).items():
                 tensors[f"{inside}/{name}" if index else self._name(name)] = tensor
-        found = MemoryWeights(tensors, self.label)
+        found = MemoryStateDict(tensors, self.label)
         found.beside = self._beside
         return found
 
@@ -129,8 +129,8 @@ class SentenceEmbedder(Embedder):
         return self.module(self.placed(features))[EMBEDDING][..., : self.module.truncate_dim]
 
     def anatomy(self, components: Mapping[str, Any] | None = None) -> Anatomy:
-        weights = self.weights
-        parts = component_map(weights.tensors, weights.config, components)
+        state_dict = self.state_dict
+        parts = component_map(state_dict.tensors, state_dict.config, components)
         names = self.network.state_dict()
         return native_anatomy(self.network, {name: parts.home(self._in_file.get(name, name)) for name in names})
 
@@ -147,15 +147,15 @@ class GraftedEmbedder(SentenceEmbedder):
         return cast("OmniEmbedder", self.module[0])
 
     @property
-    def weights(self) -> MemoryWeights:
-        found = super().weights
+    def state_dict(self) -> MemoryStateDict:
+        found = super().state_dict
         found.beside = replace(found.beside, config=self.graft.get_config_dict())
         return found
 
     def anatomy(self, components: Mapping[str, Any] | None = None) -> Anatomy:
         graft = self.graft
-        weights = MemoryWeights.of_module(graft.backbone)
-        parts = component_map(weights.tensors, weights.config)
+        state_dict = MemoryStateDict.of_module(graft.backbone)
+        parts = component_map(state_dict.tensors, state_dict.config)
         layers = backbone_layers(graft.backbone, {name: parts.home(name) for name in parts})
         projectors = {modality: (graft.projector(tower),) for modality, tower in graft.tower_of.items()}
         return Anatomy(layers, projectors, {}, token_table(graft.backbone))
@@ -184,14 +184,14 @@ def _config_of(part: Any) -> dict[str, Any]:
     return found
 
 
-def _names_in_file(network: Any, stored: Weights | None) -> tuple[dict[str, str], dict[int, str]]:
+def _names_in_file(network: Any, stored: StateDict | None) -> tuple[dict[str, str], dict[int, str]]:
     """(the network's names -> the file's, place of a module -> its folder)."""
     if stored is None:
         return {}, {}
     folders = {name.partition("/")[0] for name in stored.tensors if "/" in name}
     tails = {int(folder.partition("_")[0]): folder for folder in folders if is_whole(folder.partition("_")[0])}
     try:
-        pairs = match_names(stored, MemoryWeights.of_module(network)).pairs
+        pairs = match_names(stored, MemoryStateDict.of_module(network)).pairs
     except MergeError:  # packed otherwise than in the file: its own names are all there is
         pairs = {}
     return {theirs: ours for ours, theirs in pairs.items()}, tails

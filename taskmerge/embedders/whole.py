@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.components import BACKBONE, BUFFERS, HEAD, Components, component_map
-from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import CheckpointError
 
@@ -62,7 +62,7 @@ def check_whole(model: Any, told: Mapping[str, Any], source: str | Path) -> None
         told: its loading info: "missing_keys" and "unexpected_keys".
         source: what messages call the model.
     """
-    held = MemoryWeights.of_module(model)
+    held = MemoryStateDict.of_module(model)
     absent = [name for name in told["missing_keys"] if name in held.tensors]
     beyond = list(told["unexpected_keys"])
     if not absent and not beyond:
@@ -87,7 +87,7 @@ def check_whole(model: Any, told: Mapping[str, Any], source: str | Path) -> None
     )
 
 
-def _is_run(name: str, held: MemoryWeights, parts: Components) -> bool:
+def _is_run(name: str, held: MemoryStateDict, parts: Components) -> bool:
     """Whether an absent tensor takes part in an embedding."""
     if name.rpartition(".")[2] in _PRETRAINING:
         return False

@@ -43,7 +43,7 @@ def collect_covariances(
     of one do not drown the other; padding is left out.
 
     Memory: one float64 matrix a distinct input, whatever the number of probes. The result is keyed by the names the
-    tensors have in the model's file, see `Embedder.weights`. Raises UsageError for broken
+    tensors have in the model's file, see `Embedder.state_dict`. Raises UsageError for broken
     probes before the model runs.
     """
     device = device_or_default(device)
@@ -79,7 +79,7 @@ class _Sums:
 
     def __init__(self, embedder: Embedder, components: Sequence[str]) -> None:
         self._embedder = embedder
-        parts = component_map(embedder.weights.tensors, embedder.weights.config)
+        parts = component_map(embedder.state_dict.tensors, embedder.state_dict.config)
         linear = embedder.linear_layers()
         self._layers = {name: linear[name] for name in Selector(parts).names(components, linear)}
         if not self._layers:

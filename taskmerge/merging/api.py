@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import UsageError
 from taskmerge.merging.algebra import Checkpoint, TaskVector
-from taskmerge.merging.fused import FusedWeights
+from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.inputs import Inputs, open_inputs
 from taskmerge.merging.plan import plan
 from taskmerge.methods import MergeMethod
@@ -75,7 +75,7 @@ def fuse(
     sources = {BASE: base, **specialists}
     in_memory = {label: _opened(source) for label, source in sources.items() if not isinstance(source, str | Path)}
     vectors = {label: frozenset(one.own) for label, one in specialists.items() if isinstance(one, TaskVector)}
-    return Checkpoint(FusedWeights(plan(recipe, open_inputs(recipe, Inputs(in_memory, deltas=vectors))), device))
+    return Checkpoint(FusedStateDict(plan(recipe, open_inputs(recipe, Inputs(in_memory, deltas=vectors))), device))
 
 
 def _said(source: Any) -> str:
@@ -87,8 +87,8 @@ def _weight(numbers: Any, name: str) -> dict[str, Any]:
     return {} if number is None or isinstance(number, str) else {"weight": number}
 
 
-def _opened(source: Any) -> Weights:
-    return source.as_weights() if isinstance(source, TaskVector) else Checkpoint.open(source).numbers
+def _opened(source: Any) -> StateDict:
+    return source.as_state_dict() if isinstance(source, TaskVector) else Checkpoint.open(source).numbers
 
 
 def _checked(weights: Any, names: list[str]) -> Any:

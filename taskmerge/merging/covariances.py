@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from taskmerge.checkpoints.covariances import covariance_of, covariances_beside
 from taskmerge.checkpoints.lineage.census import Census
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import Problem
 from taskmerge.merging.steps import Source
 
@@ -23,7 +23,7 @@ def protected_specialists(census: Census, patterns: Sequence[str], place: str, p
     return [label for label in census.specialists if label in owners or label in patterns]
 
 
-def missing(inputs: Mapping[str, Weights], labels: Sequence[str], why: str, place: str) -> list[Problem]:
+def missing(inputs: Mapping[str, StateDict], labels: Sequence[str], why: str, place: str) -> list[Problem]:
     """A problem for each specialist without covariances beside it."""
     return [
         Problem(
@@ -37,7 +37,7 @@ def missing(inputs: Mapping[str, Weights], labels: Sequence[str], why: str, plac
 
 
 def matrices(
-    inputs: Mapping[str, Weights], sources: Sequence[Source], wanted: Sequence[str] | None = None
+    inputs: Mapping[str, StateDict], sources: Sequence[Source], wanted: Sequence[str] | None = None
 ) -> list[torch.Tensor | None]:
     """One (inputs, inputs) float64 a source; None where the layer was not measured, or its label is not in `wanted`."""
     import torch

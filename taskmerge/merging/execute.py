@@ -14,7 +14,7 @@ from taskmerge.checkpoints.output.writing import OutputFolder, check_space
 from taskmerge.errors import MergeError, TaskmergeError
 from taskmerge.kernels import threads
 from taskmerge.merging import provenance
-from taskmerge.merging.fused import FusedWeights
+from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.identity import identity, input_folders
 from taskmerge.merging.model_card import model_card
 from taskmerge.merging.sides import add_side_files
@@ -56,7 +56,7 @@ def execute(
     Raises UsageError (a device that is not there), OutputError, MergeError, CheckpointError.
     """
     device = parse_device(device)
-    fused = FusedWeights(plan, device)
+    fused = FusedStateDict(plan, device)
     fused.check_integers()
     with OutputFolder(out, identity(plan, recipe), fresh, input_folders(plan)) as output:
         resumed = tuple(output.finished)
@@ -86,10 +86,10 @@ def _add_everything_else(output: OutputFolder, plan: Plan, recipe: Recipe, input
 def describe_inputs(plan: Plan) -> dict[str, Any]:
     """label -> what was read: the text that named it, commit on the hub, sha256 of each file."""
     table: dict[str, Any] = {}
-    for label, weights in plan.inputs.items():
-        files = {name: sha256_of(file.path) for name, file in weights.beside.files.items()}
-        table[label] = {"source": weights.label, "files": files}
-        if commit := weights.beside.commit:
+    for label, state_dict in plan.inputs.items():
+        files = {name: sha256_of(file.path) for name, file in state_dict.beside.files.items()}
+        table[label] = {"source": state_dict.label, "files": files}
+        if commit := state_dict.beside.commit:
             table[label]["commit"] = commit
     return table
 

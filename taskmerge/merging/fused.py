@@ -1,4 +1,4 @@
-"""The merged model as lazy `Weights`: reading a tensor merges it. Saving it streams; in memory it is the same bits."""
+"""The merged model as a lazy `StateDict`: reading a tensor merges it, saving it streams the same bits."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from taskmerge import kernels
 from taskmerge.checkpoints.output.saving import AHEAD, CHUNK, converted, stored_format
+from taskmerge.checkpoints.state_dict import Output, StateDict
 from taskmerge.checkpoints.storage_noise import noise_of
-from taskmerge.checkpoints.weights import Output, Weights
 from taskmerge.errors import MergeError
 from taskmerge.merging.covariances import matrices
 from taskmerge.merging.once import Once
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     import torch
 
 
-class FusedWeights(Weights):
-    """`Weights` of a planned merge. device: where the arithmetic runs ("cpu", "cuda", …).
+class FusedStateDict(StateDict):
+    """`StateDict` of a planned merge. device: where the arithmetic runs ("cpu", "cuda", …).
 
     Elementwise methods work chunk by chunk; others are given whole tensors, one at a time.
     """
@@ -51,7 +51,7 @@ class FusedWeights(Weights):
         self._finding_thresholds = threading.Lock()
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`. Raises MergeError for NaN or inf that the plan does not allow, for integers that differ.
+        """See `StateDict.read`. Raises MergeError for NaN or inf the plan does not allow, or integers that differ.
 
         Allowed are infinities of tensors that are taken as they are, or in which all inputs agree (buffers of bounds).
         """
@@ -70,10 +70,10 @@ class FusedWeights(Weights):
         else:
             out[:] = self._whole.get(name, lambda: self._run_whole(step))[start:stop]
 
-    def in_dtype(self, dtype: str) -> FusedWeights:
+    def in_dtype(self, dtype: str) -> FusedStateDict:
         """The same, rounded straight into another format."""
         steps = tuple(replace(step, info=stored_format(step.info, dtype)) for step in self.plan.steps)
-        return FusedWeights(replace(self.plan, steps=steps), self.device)
+        return FusedStateDict(replace(self.plan, steps=steps), self.device)
 
     def write_side_files(self, output: Output, dtype: str | None) -> bool:
         """Config, tokenizer and processor of the fused model; see `sides.add_side_files`."""
@@ -91,8 +91,8 @@ class FusedWeights(Weights):
     def _taken(self, step: TensorStep, start: int, stop: int) -> np.ndarray:
         if step.action == "keep" and step.specialists:
             self._agreed.get(step.info.name, partial(self._check_agreement, step))
-        weights = self.plan.inputs[step.source.label]
-        stored, dtype = weights.read(step.source.name, start, stop), weights.tensors[step.source.name].dtype
+        state_dict = self.plan.inputs[step.source.label]
+        stored, dtype = state_dict.read(step.source.name, start, stop), state_dict.tensors[step.source.name].dtype
         taken = converted(stored, dtype, step.info.dtype)
         if step.info.format.mergeable:
             overflows = taken is not stored and infinities(taken, step.info.dtype) > infinities(stored, dtype)
@@ -238,8 +238,8 @@ class FusedWeights(Weights):
         )
 
 
-def _values(weights: Weights, name: str) -> Iterator[np.ndarray]:
+def _values(state_dict: StateDict, name: str) -> Iterator[np.ndarray]:
     """A tensor's entries as float64, in chunks."""
-    info = weights.tensors[name]
+    info = state_dict.tensors[name]
     for start in range(0, info.count, CHUNK):
-        yield decode(weights.read(name, start, min(start + CHUNK, info.count)), info.dtype)
+        yield decode(state_dict.read(name, start, min(start + CHUNK, info.count)), info.dtype)

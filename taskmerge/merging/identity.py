@@ -11,7 +11,7 @@ from taskmerge import __version__
 from taskmerge.checkpoints.covariances import FILE as COVARIANCES
 from taskmerge.checkpoints.hashing import fingerprint
 from taskmerge.checkpoints.output.side_files import side_files, tokenizer_files
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.merging.steps import Plan
 from taskmerge.methods import MergeMethod
 from taskmerge.recipes import Recipe
@@ -28,22 +28,22 @@ def identity(plan: Plan, recipe: Recipe) -> str:
     digest = hashlib.sha256()
     for part in (__version__, recipe.to_yaml(), repr(plan.steps), repr(plan.seed)):
         digest.update(part.encode())
-    for label, weights in plan.inputs.items():
-        files = weights.beside.files
+    for label, state_dict in plan.inputs.items():
+        files = state_dict.beside.files
         if not files:  # in memory: nobody can say whether they are the same next time
             return ""
         for name, file in files.items():
             digest.update(f"{label}:{name}:{file.origin or fingerprint(file.path)}".encode())
-        for path in _files_beside(weights):
+        for path in _files_beside(state_dict):
             digest.update(f"{label}:{path.name}:{fingerprint(path)}".encode())
     for method in plan.methods.values():
         digest.update(f"{method.name}:{_origin(method)}".encode())
     return digest.hexdigest()
 
 
-def _files_beside(weights: Weights) -> list[Path]:
+def _files_beside(state_dict: StateDict) -> list[Path]:
     """What lies beside an input's weights and may decide about them; of the hub, the commit says it all."""
-    beside = weights.beside
+    beside = state_dict.beside
     paths: list[Path] = []
     if beside.folder is not None and beside.commit is None:
         names = side_files(beside.folder, beside.module_folders.values())
@@ -66,7 +66,7 @@ def _origin(method: MergeMethod) -> str:
 
 def input_folders(plan: Plan) -> list[Path]:
     """The local folders that inputs are read from."""
-    folders = [weights.beside.folder for weights in plan.inputs.values()]
-    folders += [file.path.parent for weights in plan.inputs.values() for file in weights.beside.files.values()
+    folders = [state_dict.beside.folder for state_dict in plan.inputs.values()]
+    folders += [file.path.parent for state_dict in plan.inputs.values() for file in state_dict.beside.files.values()
                 if file.local]  # fmt: skip
     return list(dict.fromkeys(folder for folder in folders if folder is not None))

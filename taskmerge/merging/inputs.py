@@ -11,22 +11,22 @@ from taskmerge.checkpoints.formats.quantized import dequantized
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.hub import locate
 from taskmerge.checkpoints.lineage.adapters import adapted, is_adapter
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.checkpoints.vectors.folder import StoredDeltas, is_task_vector, open_task_vector
-from taskmerge.checkpoints.weights import BASE, Weights
 from taskmerge.errors import Problem, RecipeError, TaskmergeError
 from taskmerge.recipes import Recipe, Specialist
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is merged, open. weights: the base under "base", and each specialist by its label.
+    """What is merged, open. state_dicts: the base under "base", and each specialist by its label.
 
     own_bases: of specialists that were fine-tuned from another model than the base. deltas: the specialists that are
     task vectors themselves, and the tensors that each brings whole. adapters: those that are an adapter over the base.
     """
 
-    weights: Mapping[str, Weights]
-    own_bases: Mapping[str, Weights] = field(default_factory=dict)
+    state_dicts: Mapping[str, StateDict]
+    own_bases: Mapping[str, StateDict] = field(default_factory=dict)
     deltas: Mapping[str, frozenset[str]] = field(default_factory=dict)
     adapters: frozenset[str] = frozenset()
 
@@ -40,8 +40,8 @@ def open_inputs(recipe: Recipe, given: Inputs | None = None) -> Inputs:
     """
     problems: list[Problem] = []
     given = given or Inputs({})
-    opened: dict[str, Weights] = dict(given.weights)
-    own_bases: dict[str, Weights] = dict(given.own_bases)
+    opened: dict[str, StateDict] = dict(given.state_dicts)
+    own_bases: dict[str, StateDict] = dict(given.own_bases)
     kinds: dict[str, str] = {}
 
     def attempt(label: str, place: str, action: Callable[[], None]) -> None:
@@ -63,7 +63,7 @@ def open_inputs(recipe: Recipe, given: Inputs | None = None) -> Inputs:
     if BASE not in opened:
         attempt(BASE, recipe.place, open_base)
     for name, specialist in recipe.specialists.items():
-        if name in given.weights:
+        if name in given.state_dicts:
             opened[name] = opened.pop(name)  # in the recipe's order
         elif BASE in opened or specialist.model != BASE:
             attempt(name, specialist.place, partial(open_specialist, name, specialist))
@@ -78,9 +78,9 @@ def open_inputs(recipe: Recipe, given: Inputs | None = None) -> Inputs:
 
 
 def _open_specialist(
-    specialist: Specialist, recipe: Recipe, base: Weights | None, own_base: Weights | None
-) -> tuple[Weights, str]:
-    """The weights, and what they are: "model", "adapter" (over the base) or "task vector"."""
+    specialist: Specialist, recipe: Recipe, base: StateDict | None, own_base: StateDict | None
+) -> tuple[StateDict, str]:
+    """The tensors, and what they are: "model", "adapter" (over the base) or "task vector"."""
     start = base if own_base is None else own_base
     place = locate(specialist.model, recipe.folder) if specialist.model != BASE else None
     if isinstance(place, Path) and specialist.adapter is None and start is not None:
@@ -107,5 +107,5 @@ def _open_specialist(
     return adapted(model, specialist.adapter, recipe.folder), kind
 
 
-def _open(text: str, folder: Path) -> Weights:
+def _open(text: str, folder: Path) -> StateDict:
     return dequantized(open_stored(text, relative_to=folder))

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from taskmerge.checkpoints.output.saving import AHEAD
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.kernels import Operand
 from taskmerge.merging.covariances import matrices
 from taskmerge.merging.once import Once
@@ -49,14 +49,14 @@ class Operands:
         return source.label in self.plan.adapters and self.plan.inputs[source.label].delta(source.name) is not None
 
     def _unprotected(self, step: TensorStep, source: Source) -> Operand:
-        weights = self.plan.inputs[source.label]
+        state_dict = self.plan.inputs[source.label]
         if source.label in self.plan.deltas:
-            return _stored(weights, source.name, is_delta=True)
+            return _stored(state_dict, source.name, is_delta=True)
         own_base = self.plan.own_bases.get(source.label)
         if own_base is not None:
-            return self._computed(step, partial(_difference, weights, own_base, source.name))
-        product = weights.delta(source.name) if source.label in self.plan.adapters else None
-        return _stored(weights, source.name) if product is None else self._computed(step, product)
+            return self._computed(step, partial(_difference, state_dict, own_base, source.name))
+        product = state_dict.delta(source.name) if source.label in self.plan.adapters else None
+        return _stored(state_dict, source.name) if product is None else self._computed(step, product)
 
     def _computed(self, step: TensorStep, read: Entries) -> Operand:
         return Operand("F64", step.info.shape, read, is_delta=True)
@@ -84,14 +84,14 @@ class Operands:
         return self._shielded.get(step.info.name, shielded)
 
 
-def _stored(weights: Weights, name: str, is_delta: bool = False) -> Operand:
-    info = weights.tensors[name]
-    return Operand(info.dtype, info.shape, partial(weights.read, name), weights.view(name), is_delta)
+def _stored(state_dict: StateDict, name: str, is_delta: bool = False) -> Operand:
+    info = state_dict.tensors[name]
+    return Operand(info.dtype, info.shape, partial(state_dict.read, name), state_dict.view(name), is_delta)
 
 
-def _difference(weights: Weights, base: Weights, name: str, start: int, stop: int) -> np.ndarray:
+def _difference(state_dict: StateDict, base: StateDict, name: str, start: int, stop: int) -> np.ndarray:
     """x - b, float64. A tensor that the own base lacks has no delta."""
     if name not in base.tensors:
         return np.zeros(stop - start)
-    one, two = weights.tensors[name].dtype, base.tensors[name].dtype
-    return decode(weights.read(name, start, stop), one) - decode(base.read(name, start, stop), two)
+    one, two = state_dict.tensors[name].dtype, base.tensors[name].dtype
+    return decode(state_dict.read(name, start, stop), one) - decode(base.read(name, start, stop), two)

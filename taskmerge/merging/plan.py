@@ -14,7 +14,7 @@ from taskmerge.checkpoints.lineage.prompts import joined_prompts
 from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.output.layout import lay_out, natural
 from taskmerge.checkpoints.output.saving import stored_format
-from taskmerge.checkpoints.weights import BASE, Beside, Weights, adopted
+from taskmerge.checkpoints.state_dict import BASE, Beside, StateDict, adopted
 from taskmerge.errors import MergeError, Problem, RecipeError
 from taskmerge.merging.covariances import missing, protected_specialists
 from taskmerge.merging.inputs import Inputs, open_inputs
@@ -27,7 +27,7 @@ Takes = Callable[[Census, str, str], bool]
 Weighting = tuple[float | Fraction, ...]
 
 
-def plan(recipe: Recipe, inputs: Inputs | Mapping[str, Weights] | None = None) -> Plan:
+def plan(recipe: Recipe, inputs: Inputs | Mapping[str, StateDict] | None = None) -> Plan:
     """Decide what becomes of every tensor. Reads headers and configs; no tensor.
 
     Args:
@@ -39,8 +39,8 @@ def plan(recipe: Recipe, inputs: Inputs | Mapping[str, Weights] | None = None) -
     if inputs is None:
         inputs = open_inputs(recipe)
     elif not isinstance(inputs, Inputs):
-        inputs = Inputs({label: adopted(weights) for label, weights in inputs.items()})
-    alignment = align_all(inputs.weights, recipe.components, recipe.output.tokenizer, inputs.own_bases)
+        inputs = Inputs({label: adopted(state_dict) for label, state_dict in inputs.items()})
+    alignment = align_all(inputs.state_dicts, recipe.components, recipe.output.tokenizer, inputs.own_bases)
     return plan_aligned(recipe, inputs, alignment)
 
 
@@ -52,7 +52,7 @@ def plan_aligned(
     bare: the output is the merged task vector, float64, without the base: only tensors that move, and what specialists
     bring. takes: (census, specialist, tensor) -> whether the specialist has a say in the tensor; left out: always.
     """
-    dtype = "float64" if bare else recipe.output.dtype or inputs.weights[BASE].beside.output_dtype
+    dtype = "float64" if bare else recipe.output.dtype or inputs.state_dicts[BASE].beside.output_dtype
     return _Planner(recipe, inputs, alignment, alignment.census, dtype, bare, takes).plan()
 
 
@@ -203,7 +203,7 @@ class _Planner:
 
     def _distinct(self, owners: list[str]) -> list[str]:
         """One label for each model among the owners: a model may stand under several, with a weight each."""
-        return list({id(self.inputs.weights[label]): label for label in reversed(owners)}.values())[::-1]
+        return list({id(self.inputs.state_dicts[label]): label for label in reversed(owners)}.values())[::-1]
 
     def _ruled(self, name: str, rule: Rule, owners: list[str]) -> TensorStep | None:
         if rule.keep is not None:

@@ -10,7 +10,7 @@ from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import PROMPTS
 from taskmerge.checkpoints.lineage.grafts import is_processor_file, merged_json
 from taskmerge.checkpoints.output.side_files import side_files, tokenizer_files
-from taskmerge.checkpoints.weights import Output
+from taskmerge.checkpoints.state_dict import Output
 from taskmerge.merging.steps import Plan
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from taskmerge.checkpoints.output.layout import ShardLayout
+from taskmerge.checkpoints.state_dict import BASE, Beside, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.weights import BASE, Beside, Weights
 from taskmerge.kernels.program import Program
 from taskmerge.methods.registry import MergeMethod
 
@@ -71,7 +71,7 @@ class Streamed:
 class Plan:
     """A merge, decided.
 
-    inputs: label -> weights ("base" and every specialist). steps: one per output tensor, in output order. methods: by
+    inputs: label -> state dict, "base" first. steps: one per output tensor, in output order. methods: by
     the name used in the steps. shards: the exact layout of the output. beside: what stands beside the output.
     side_folders: where the side files come from, first wins. texts: side files of the transformer written anew. seed:
     of random drops.
@@ -80,7 +80,7 @@ class Plan:
     another model. bare: the output is the merged task vector, without the base.
     """
 
-    inputs: Mapping[str, Weights]
+    inputs: Mapping[str, StateDict]
     steps: tuple[TensorStep, ...]
     dropped: tuple[Dropped, ...]
     methods: Mapping[str, MergeMethod]
@@ -93,12 +93,12 @@ class Plan:
     warnings: tuple[str, ...] = ()
     deltas: frozenset[str] = frozenset()
     adapters: frozenset[str] = frozenset()
-    own_bases: Mapping[str, Weights] = field(default_factory=dict)
+    own_bases: Mapping[str, StateDict] = field(default_factory=dict)
     bare: bool = False
 
     @property
-    def base(self) -> Weights:
-        """The base's weights."""
+    def base(self) -> StateDict:
+        """The base's tensors."""
         return self.inputs[BASE]
 
     @property

@@ -12,7 +12,7 @@ from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.hashing import sha256_of
 from taskmerge.checkpoints.output.saving import CHUNK
 from taskmerge.errors import Problem, RecipeError
-from taskmerge.merging.fused import FusedWeights
+from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.plan import plan
 from taskmerge.merging.provenance import Record, read_provenance, sentence
 from taskmerge.merging.steps import Plan
@@ -65,9 +65,9 @@ def _output_hashes(folder: Path, record: Record) -> list[str]:
 
 def _input_hashes(decided: Plan, record: Record) -> list[str]:
     findings = []
-    for label, weights in decided.inputs.items():
+    for label, state_dict in decided.inputs.items():
         recorded = record["inputs"][label]["files"] if label in record["inputs"] else {}
-        found = {name: sha256_of(file.path) for name, file in weights.beside.files.items()}
+        found = {name: sha256_of(file.path) for name, file in state_dict.beside.files.items()}
         changed = sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
         findings += [f"input {label}: {name} is not the recorded file" for name in changed]
     return findings
@@ -84,7 +84,7 @@ def _rules(decided: Plan, record: Record) -> list[str]:
 
 
 def _tensors(folder: Path, decided: Plan) -> list[str]:
-    stored, fused = open_stored(folder), FusedWeights(decided)
+    stored, fused = open_stored(folder), FusedStateDict(decided)
     findings = []
     for name in sorted(stored.tensors.keys() | fused.tensors.keys()):
         if name not in stored.tensors or name not in fused.tensors:

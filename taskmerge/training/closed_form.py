@@ -141,7 +141,7 @@ class _Problem:
             self.items.encode()
         self.targets = targets.to(model.device)
         self.batch_size = batch_size
-        own = model.weights.values
+        own = model.state_dict.values
         self.start: dict[str, Tensor] = {name: own[name].detach().clone() for name in names}
 
     def embed(self, parameters: dict[str, Tensor], features: dict[str, Any]) -> Tensor:
@@ -181,7 +181,7 @@ class _Problem:
 
     @torch.no_grad()
     def write(self, parameters: Parameters) -> None:
-        own = self.model.weights.values
+        own = self.model.state_dict.values
         for name, value in parameters.items():
             own[name].copy_(value)
 

@@ -23,7 +23,7 @@ def select(embedder: Embedder, wanted: Sequence[str]) -> list[str]:
 
     Names are those of the model's file. Raises UsageError for a pattern that names none.
     """
-    components = components_of(embedder.weights)
+    components = components_of(embedder.state_dict)
     parameters = [name for name in embedder.parameter_names() if name in components]
     selector = Selector(components)
     selector.require(wanted, "train", among=parameters, of="the model's parameters")
@@ -44,7 +44,7 @@ def texts_learn(components: Iterable[str]) -> bool:
 
 def freeze_all_but(embedder: Embedder, trained: Sequence[str]) -> None:
     """requires_grad on exactly the named parameters."""
-    values = embedder.weights.values
+    values = embedder.state_dict.values
     chosen = {id(values[name]) for name in trained}
     for parameter in embedder.module.parameters():
         parameter.requires_grad_(id(parameter) in chosen)
@@ -61,7 +61,7 @@ def hashes(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:
 
 def frozen_hashes(embedder: Embedder, trained: Sequence[str]) -> dict[str, str]:
     """Hashes of all tensors, buffers too, that are not trained, nor tied to one that is."""
-    values = embedder.weights.values
+    values = embedder.state_dict.values
     chosen = {id(values[name]) for name in trained}
     return hashes({name: tensor for name, tensor in values.items() if id(tensor) not in chosen})
 

@@ -46,7 +46,7 @@ class Session:
     ) -> None:
         self.embedder, self.settings, self.folder = embedder, settings, folder
         self.trained = select(embedder, train)
-        self.components = components_of(embedder.weights)
+        self.components = components_of(embedder.state_dict)
         components = {self.components[name] for name in self.trained}
         self.text_is_frozen = not texts_learn(components)
         _check_ways(sets, components)
@@ -68,7 +68,7 @@ class Session:
         if self.held_out is not None and self.text_is_frozen:
             self.held_out.freeze_texts()
         before = self.held_out.scores() if self.held_out is not None else {}
-        values = self.embedder.weights.values
+        values = self.embedder.state_dict.values
         original = {name: values[name].detach().clone() for name in self.trained}
         with dropout_set_to(self.embedder.module, self.settings.dropout):
             steps = self._train()
@@ -90,7 +90,7 @@ class Session:
     def _restore(self, original: Mapping[str, Any]) -> None:
         import torch
 
-        values = self.embedder.weights.values
+        values = self.embedder.state_dict.values
         with torch.no_grad():
             for name, tensor in original.items():
                 values[name].copy_(tensor)

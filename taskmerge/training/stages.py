@@ -157,7 +157,7 @@ def named_sets(data: Any) -> dict[str, Pairs]:
 
 def _tower_globs(embedder: Embedder, sets: Mapping[str, Pairs]) -> list[str]:
     """The towers that the data's items pass through, as patterns over components."""
-    known = set(components_of(embedder.weights).values())
+    known = set(components_of(embedder.state_dict).values())
     towers = {tower_of(pairs.modality) for pairs in sets.values()}
     return [f"{tower}_*" for tower in sorted(towers) if known & {f"{tower}_encoder", f"{tower}_projector"}]
 

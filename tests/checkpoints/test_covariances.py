@@ -12,7 +12,7 @@ from drift_models import qwen2_audio, sounds, tiny_grafted
 
 from taskmerge.checkpoints.covariances import FILE, InputCovariances, covariance_of, covariances_beside
 from taskmerge.checkpoints.formats.reading import open_stored
-from taskmerge.checkpoints.views import ViewedWeights, whole
+from taskmerge.checkpoints.views import ViewedStateDict, whole
 from taskmerge.embedders import open_embedder
 from taskmerge.errors import CheckpointError, UsageError
 from taskmerge.measuring.covariances import collect_covariances
@@ -75,7 +75,7 @@ def test_stored_beside_the_model_and_found_again(folder: Path, collected: InputC
     weights = open_stored(folder)  # the folder still opens as one model
     np.testing.assert_array_equal(covariance_of(weights, QUERY), collected[QUERY].astype(np.float32))
     assert covariance_of(weights, "backbone.embeddings.word_embeddings.weight") is None
-    renamed = ViewedWeights(weights, {"elsewhere": whole(weights.tensors[QUERY], "elsewhere")})
+    renamed = ViewedStateDict(weights, {"elsewhere": whole(weights.tensors[QUERY], "elsewhere")})
     np.testing.assert_array_equal(covariance_of(renamed, "elsewhere"), covariance_of(weights, QUERY))
     stored = InputCovariances.open(folder)
     assert (set(stored), stored.counts) == (set(collected), collected.counts)

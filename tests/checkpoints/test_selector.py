@@ -13,9 +13,9 @@ import zoo
 from taskmerge import Checkpoint
 from taskmerge.checkpoints.components import BUFFERS, Components, component_map
 from taskmerge.checkpoints.lineage.census import Census
-from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.selector import Selector, may_name, nearest_names
-from taskmerge.checkpoints.weights import BASE
+from taskmerge.checkpoints.state_dict import BASE
 from taskmerge.errors import MergeError, UsageError
 from taskmerge.merging.covariances import protected_specialists
 from taskmerge.training.components import select
@@ -32,8 +32,8 @@ def model(kind: str) -> torch.nn.Module:
 
 
 @cache
-def weights(kind: str) -> MemoryWeights:
-    return MemoryWeights.of_module(model(kind))
+def weights(kind: str) -> MemoryStateDict:
+    return MemoryStateDict.of_module(model(kind))
 
 
 @cache
@@ -88,7 +88,7 @@ def test_only_and_without_share_everything_between_them(kind: str) -> None:
 def test_every_place_reads_a_pattern_alike(kind: str) -> None:
     """Rules, copy, protect, only, train and components, against the definition in words."""
     held, found = weights(kind), components(kind)
-    empty = MemoryWeights({}, config=dict(held.config))
+    empty = MemoryStateDict({}, config=dict(held.config))
     census = Census({BASE: empty, "other": held}, {name: ["other"] for name in found}, found)
     base = Checkpoint.open(held)
     vector = base - base
@@ -113,13 +113,13 @@ def test_every_place_reads_a_pattern_alike(kind: str) -> None:
         if expected & set(vector.shapes):
             assert set(vector.only(pattern).shapes) == expected & set(vector.shapes)
         if expected & trained:
-            embedder: Any = SimpleNamespace(weights=held, parameter_names=lambda: [*trained])
+            embedder: Any = SimpleNamespace(state_dict=held, parameter_names=lambda: [*trained])
             assert set(select(embedder, [pattern])) == expected & trained
 
 
-def embedder(held: MemoryWeights, trained: set[str]) -> Any:
+def embedder(held: MemoryStateDict, trained: set[str]) -> Any:
     """What training asks of an embedder here."""
-    return SimpleNamespace(weights=held, parameter_names=lambda: [name for name in held.tensors if name in trained])
+    return SimpleNamespace(state_dict=held, parameter_names=lambda: [name for name in held.tensors if name in trained])
 
 
 def test_names_of_a_tower_do_not_reach_another() -> None:
@@ -148,7 +148,7 @@ def test_copy_names_the_audio_tower_that_a_specialist_brings_to_a_qwen3_vl() -> 
     held = weights("Qwen3-VL")
     brought = {"audio_encoder.layers.0.weight": torch.ones(2, 2), "audio_encoder.norm.running_mean": torch.ones(2),
                "audio_projector.0.weight": torch.ones(2, 2)}  # fmt: skip
-    audio = MemoryWeights({**model("Qwen3-VL").state_dict(), **brought}, "audio", held.config)
+    audio = MemoryStateDict({**model("Qwen3-VL").state_dict(), **brought}, "audio", held.config)
     census, problems = Census.of({BASE: held, "audio": audio}, {}), []
     assert set(census.copied({"audio": ["audio_encoder", "audio_projector"]}, "here", problems)) == set(brought)
     assert problems == []

@@ -9,7 +9,7 @@ import pytest
 import torch
 from kernel_oracles import PRECISION, stored, valued
 
-from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.storage_noise import noise_of, storage_noise, white_equivalent
 from taskmerge.numbers.rounding import on_grid, step
 
@@ -18,10 +18,10 @@ def rounded(values: np.ndarray, dtype: str) -> np.ndarray:
     return valued(stored(values, dtype), dtype).reshape(values.shape)
 
 
-def weights(values: np.ndarray, dtype: str) -> MemoryWeights:
+def weights(values: np.ndarray, dtype: str) -> MemoryStateDict:
     entries = stored(values, dtype).reshape(values.shape)
     held = torch.from_numpy(entries.view(np.int16)).view(torch.bfloat16) if dtype == "BF16" else entries
-    return MemoryWeights({"t": held})
+    return MemoryStateDict({"t": held})
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
@@ -48,7 +48,7 @@ def test_chunks_do_not_matter() -> None:
     whole = storage_noise([values], "BF16")
     assert storage_noise(np.split(values, [1, 10, 999]), "BF16") == pytest.approx(whole, rel=1e-12)
     assert storage_noise([], "BF16") == 0.0
-    assert noise_of(MemoryWeights({"t": np.zeros((3, 0), np.float32)}), "t") == 0.0
+    assert noise_of(MemoryStateDict({"t": np.zeros((3, 0), np.float32)}), "t") == 0.0
 
 
 def test_a_model_that_was_bf16_before_it_was_stored_wider_has_the_noise_of_bf16() -> None:

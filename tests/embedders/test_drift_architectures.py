@@ -10,7 +10,7 @@ import torch
 import zoo
 
 from taskmerge.checkpoints.components import component_map
-from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.embedders.anatomy import Anatomy, native_anatomy
 from taskmerge.embedders.interface import Embedder
 from taskmerge.measuring.drift.capture import capture
@@ -42,8 +42,8 @@ class Network(Embedder):
         self.module = kind.build(kind.classes[-1]).eval()
 
     @property
-    def weights(self) -> MemoryWeights:
-        return MemoryWeights.of_module(self.module)
+    def state_dict(self) -> MemoryStateDict:
+        return MemoryStateDict.of_module(self.module)
 
     def prepare(self, items: Any, modality: Any = None, role: Any = None) -> dict[str, Any]:
         return self.kind.inputs()
@@ -52,7 +52,7 @@ class Network(Embedder):
         return self.module(**features).last_hidden_state.mean(dim=1)
 
     def anatomy(self, components: Any = None) -> Anatomy:
-        parts = component_map(self.weights.tensors, self.weights.config, components)
+        parts = component_map(self.state_dict.tensors, self.state_dict.config, components)
         return native_anatomy(self.module, {name: parts.home(name) for name in parts})
 
     def save(self, path: Any) -> None:

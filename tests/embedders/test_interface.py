@@ -64,7 +64,7 @@ def test_batches_of_every_size_give_the_same(model: Any) -> None:
 def test_gradients_flow_but_not_in_inference(grafted: Embedder) -> None:
     features = grafted.prepare([pair["audio"] for pair in sounds(2)], "audio")
     grafted.embed(features).sum().backward()
-    projector = grafted.weights.values["audio_projector.layers.0.weight"]
+    projector = grafted.state_dict.values["audio_projector.layers.0.weight"]
     assert projector.grad.abs().max() > 0
     grafted.module.zero_grad(set_to_none=True)
     grafted.module.train()
@@ -79,13 +79,13 @@ def test_other_values_for_some_parameters(grafted: Embedder) -> None:
     """Embedding with doubled projector weights is embedding with a model that has them."""
     features = grafted.prepare([pair["audio"] for pair in sounds(2)], "audio")
     name = "audio_projector.layers.0.weight"
-    value = (2 * grafted.weights.values[name].detach()).requires_grad_()
+    value = (2 * grafted.state_dict.values[name].detach()).requires_grad_()
     swapped = grafted.embed_with({name: value}, features)
     (gradient,) = torch.autograd.grad(swapped.square()[:, 0].sum(), value)
     assert gradient.abs().max() > 0
     other = copy.deepcopy(grafted)
     with torch.no_grad():
-        other.weights.values[name].mul_(2)
+        other.state_dict.values[name].mul_(2)
     torch.testing.assert_close(swapped, other.embed(features))
     assert not torch.equal(grafted.embed(features), swapped)
 
@@ -94,7 +94,7 @@ def test_a_copy_in_another_precision_leaves_the_first_alone(grafted: Embedder) -
     before = grafted.encode(TEXTS)
     twin = copy.deepcopy(grafted).to(dtype=torch.bfloat16)
     assert twin.dtype == torch.bfloat16 and grafted.dtype == torch.float32
-    assert {info.dtype for name, info in twin.weights.tensors.items() if "position_ids" not in name} == {"BF16"}
+    assert {info.dtype for name, info in twin.state_dict.tensors.items() if "position_ids" not in name} == {"BF16"}
     np.testing.assert_array_equal(grafted.encode(TEXTS), before)
     assert twin.encode([pair["audio"] for pair in sounds(2)], "audio").dtype == np.float32
 

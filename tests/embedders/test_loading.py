@@ -209,7 +209,7 @@ def test_weights_have_the_names_of_the_file(tmp_path: Path, text_model: Path) ->
     qwen2_audio(tmp_path / "qwen")
     tiny_grafted(tmp_path)
     for folder in (text_model, tmp_path / "grafted", tmp_path / "qwen"):
-        stored, weights = open_stored(folder), open_embedder(folder).weights
+        stored, weights = open_stored(folder), open_embedder(folder).state_dict
         assert not [name for name in weights.tensors if name not in stored.tensors]
         left = [name for name in stored.tensors if name not in weights.tensors]
         assert left == (["language_model.lm_head.weight"] if folder.name == "qwen" else []), folder
@@ -222,7 +222,7 @@ def test_writing_to_weights_changes_the_model(text_model: Path) -> None:
     embedder = open_embedder(text_model)
     before = embedder.encode(TEXTS)
     with torch.no_grad():
-        embedder.weights.values["encoder.layer.0.output.dense.weight"].mul_(3)
+        embedder.state_dict.values["encoder.layer.0.output.dense.weight"].mul_(3)
     assert np.abs(embedder.encode(TEXTS) - before).max() > 1e-3
 
 
@@ -236,11 +236,11 @@ def test_modules_behind_the_first_are_under_their_folders(text_model: Path, tmp_
     model.append(Dense(32, 8))
     model.save_pretrained(str(tmp_path / "dense"))
     for opened in (open_embedder(tmp_path / "dense"), open_embedder(model)):
-        assert {"2_Dense/linear.weight", "2_Dense/linear.bias"} <= set(opened.weights.tensors)
+        assert {"2_Dense/linear.weight", "2_Dense/linear.bias"} <= set(opened.state_dict.tensors)
         assert opened.dimension == 8
     pairs = [{"query": text, "text": text[::-1]} for text in "a dog cat bird rain sound of high".split()]
     embedder = open_embedder(tmp_path / "dense")
-    head = embedder.weights.values["2_Dense/linear.weight"].detach().clone()
+    head = embedder.state_dict.values["2_Dense/linear.weight"].detach().clone()
     report = specialize(embedder, pairs, ["backbone"], TrainingSettings(steps=2, batch_size=4, learning_rate=1e-2))
-    assert torch.equal(embedder.weights.values["2_Dense/linear.weight"], head)  # it was not asked for
-    assert report.trained + report.frozen == len(embedder.weights.tensors)
+    assert torch.equal(embedder.state_dict.values["2_Dense/linear.weight"], head)  # it was not asked for
+    assert report.trained + report.frozen == len(embedder.state_dict.tensors)

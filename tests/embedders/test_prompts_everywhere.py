@@ -98,9 +98,9 @@ def test_trained_with_prompts_is_not_trained_without(model: Any, tmp_path: Path)
             steps=2, batch_size=4, evaluate_every=2, warmup=0, learning_rate=1e-3, prompts=prompts
         )
         recover(other, sounds(12), settings=settings, held_out=sounds(6, seed=2), work=tmp_path / str(bool(prompts)))
-        return open_embedder(other).weights.values["audio_projector.output.weight"].detach().numpy()
+        return open_embedder(other).state_dict.values["audio_projector.output.weight"].detach().numpy()
 
-    names = open_embedder(model).weights.values
+    names = open_embedder(model).state_dict.values
     assert "audio_projector.output.weight" in names or pytest.skip(", ".join(n for n in names if "projector" in n))
     assert np.abs(trained(None) - trained(SAID)).max() > 0
 

@@ -13,7 +13,7 @@ from taskmerge import recipes
 from taskmerge.checkpoints.covariances import InputCovariances
 from taskmerge.errors import RecipeError
 from taskmerge.merging import plan
-from taskmerge.merging.fused import FusedWeights
+from taskmerge.merging.fused import FusedStateDict
 
 LAYER = "encoder.layer.0.attention.self.query.weight"
 NORM = "encoder.layer.0.output.LayerNorm.weight"
@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def fused(folder: Path, **merge: Any) -> FusedWeights:
+def fused(folder: Path, **merge: Any) -> FusedStateDict:
     recipe = recipes.from_dict(
         {
             "base": "base",
@@ -53,7 +53,7 @@ def fused(folder: Path, **merge: Any) -> FusedWeights:
         },
         folder=folder,
     )
-    return FusedWeights(plan(recipe))
+    return FusedStateDict(plan(recipe))
 
 
 def parts(folder: Path) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:

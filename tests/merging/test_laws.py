@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from taskmerge import fuse, recipes
 from taskmerge.checkpoints.covariances import InputCovariances
-from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.storage_noise import noise_of
 from taskmerge.merging import execute, plan
 from taskmerge.methods import all_methods
@@ -240,8 +240,8 @@ class Merge:
     def _noise(self, label: str, name: str) -> float:
         """By its definition, which tests/checkpoints/test_storage_noise.py holds against what rounding does."""
         if label == "a" and self.row["specialist"] == "adapter":
-            return 0.0 if name in self.factors else noise_of(MemoryWeights(self.base), name)
-        return noise_of(MemoryWeights({name: self._stored(label, name)}), name)
+            return 0.0 if name in self.factors else noise_of(MemoryStateDict(self.base), name)
+        return noise_of(MemoryStateDict({name: self._stored(label, name)}), name)
 
     def _weight(self, said: dict[str, Any], label: str, name: str) -> float:
         merge = said["merge"]

@@ -216,7 +216,7 @@ def test_the_matrix(kind: zoo.Kind, setting: str, library: Any, tmp_path: Path) 
 def fused_in_memory(base: Path, specialists: dict[str, tuple[Path, float]], method: str) -> dict[str, np.ndarray]:
     rows = {label: {"model": str(folder), "weight": weight} for label, (folder, weight) in specialists.items()}
     settings = {"method": method, **OPTIONS[method], "scale": 1.0}
-    weights = fusion.FusedWeights(
+    weights = fusion.FusedStateDict(
         fusion.plan(recipes.from_dict({"base": str(base), "specialists": rows, "merge": settings}))
     )
     return {name: weights.read(name) for name in weights.tensors}

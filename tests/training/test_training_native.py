@@ -72,10 +72,10 @@ def own_pairs(modality: str) -> list[dict[str, Any]]:
 def trained(model: Any, stage: Callable[[], Any]) -> set[str]:
     """The components whose tensors a stage changed."""
     embedder = open_embedder(model)
-    before = {name: value.detach().clone() for name, value in embedder.weights.values.items()}
-    components = components_of(embedder.weights)
+    before = {name: value.detach().clone() for name, value in embedder.state_dict.values.items()}
+    components = components_of(embedder.state_dict)
     stage()
-    after = embedder.weights.values
+    after = embedder.state_dict.values
     assert all(torch.isfinite(value).all() for value in model.parameters())  # buffers may hold ±inf
     return {components[name] for name in before if not torch.equal(after[name], before[name])}
 

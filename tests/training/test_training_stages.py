@@ -305,12 +305,12 @@ def test_a_frozen_tensor_that_moves_is_noticed(start: Path) -> None:
 
     embedder = open_embedder(start)
     moving = "audio_projector.norm.bias"
-    trained = [name for name in embedder.weights.tensors if name != moving]
+    trained = [name for name in embedder.state_dict.tensors if name != moving]
     before = frozen_hashes(embedder, trained)
     assert set(before) == {moving}
     assert_unchanged(before, frozen_hashes(embedder, trained))
     with torch.no_grad():
-        bias = embedder.weights.values[moving]
+        bias = embedder.state_dict.values[moving]
         bias[1] = torch.nextafter(bias[1], torch.tensor(9.0))
     with pytest.raises(TaskmergeError, match=r"audio_projector\.norm\.bias"):
         assert_unchanged(before, frozen_hashes(embedder, trained))

@@ -99,7 +99,7 @@ class WeightFile:
             self._region.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def read(self, name: str, start: int, stop: int | None) -> np.ndarray:
-        """Entries [start, stop) of one tensor, as `Weights.read` gives them."""
+        """Entries [start, stop) of one tensor, as `StateDict.read` gives them."""
         data = self.mapped()
         entry = self.entries[name]
         storage = entry.info.format.storage

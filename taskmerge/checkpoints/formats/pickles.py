@@ -13,7 +13,7 @@ import numpy as np
 
 from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.header import Entry
-from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.errors import CheckpointError
 
 SAVE_ANEW = "convert it with transformers' save_pretrained(safe_serialization=True)"
@@ -24,11 +24,11 @@ class PickleFile(WeightFile):
 
     def __init__(self, name: str, path: Path) -> None:  # replaces WeightFile's, which reads a safetensors header
         self.name, self._path, self._snapshot = name, path, None
-        self._tensors = MemoryWeights(_load(path), str(path))
+        self._tensors = MemoryStateDict(_load(path), str(path))
         self.entries = {own: Entry(info, 0, 0) for own, info in self._tensors.tensors.items()}
 
     def read(self, name: str, start: int, stop: int | None) -> np.ndarray:
-        """Entries [start, stop) of one tensor, as `Weights.read` gives them."""
+        """Entries [start, stop) of one tensor, as `StateDict.read` gives them."""
         return self._tensors.read(name, start, stop)
 
     def release(self, name: str, start: int, stop: int) -> None:

@@ -15,7 +15,7 @@ from functools import cache
 
 import numpy as np
 
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import CheckpointError
 from taskmerge.numbers.rounding import decode, encode
 
@@ -44,33 +44,33 @@ class _Scaled:
     block: tuple[int, int]
 
 
-def dequantized(weights: Weights) -> Weights:
-    """`weights` as float32 numbers where they are stored as scaled 8-bit floats; itself when nothing is quantised.
+def dequantized(state_dict: StateDict) -> StateDict:
+    """`state_dict` as float32 numbers where they are stored as scaled 8-bit floats; itself when nothing is quantised.
 
     8-bit floats without a scale are left as they are, for a rule to keep. Raises CheckpointError naming format and
     tensor for anything else that is quantised.
     """
-    if not _is_quantized(weights):
-        return weights
-    small = [name for name, info in weights.tensors.items() if info.format.kind == "small_float"]
-    scaled = {name: found for name in small if (found := _scaled(weights, name)) is not None}
-    if small and not scaled and not weights.config.get("quantization_config"):
-        return weights
-    packed = next((name for name in weights.tensors if name.endswith(_PACKED)), None)
+    if not _is_quantized(state_dict):
+        return state_dict
+    small = [name for name, info in state_dict.tensors.items() if info.format.kind == "small_float"]
+    scaled = {name: found for name in small if (found := _scaled(state_dict, name)) is not None}
+    if small and not scaled and not state_dict.config.get("quantization_config"):
+        return state_dict
+    packed = next((name for name in state_dict.tensors if name.endswith(_PACKED)), None)
     if packed is not None or not scaled:
-        method = dict(weights.config.get("quantization_config") or {}).get("quant_method", "an unknown method")
+        method = dict(state_dict.config.get("quantization_config") or {}).get("quant_method", "an unknown method")
         raise CheckpointError(
             f"quantised by {method}: its numbers are not known here",
-            f"{weights.label}: {packed or next(iter(weights.tensors))}",
+            f"{state_dict.label}: {packed or next(iter(state_dict.tensors))}",
             "name the model it was made from, or save it dequantised with transformers (model.dequantize())",
         )
-    return Dequantized(weights, scaled)
+    return Dequantized(state_dict, scaled)
 
 
-class Dequantized(Weights):
-    """`Weights` over scaled 8-bit floats, to be written in the format the model was trained in."""
+class Dequantized(StateDict):
+    """`StateDict` over scaled 8-bit floats, to be written in the format the model was trained in."""
 
-    def __init__(self, source: Weights, scaled: Mapping[str, _Scaled]) -> None:
+    def __init__(self, source: StateDict, scaled: Mapping[str, _Scaled]) -> None:
         self.source = source
         self.label = source.label
         config = {key: value for key, value in source.config.items() if key != "quantization_config"}
@@ -85,11 +85,11 @@ class Dequantized(Weights):
         }
 
     def stored_name(self, name: str) -> str | None:
-        """See `Weights.stored_name`."""
+        """See `StateDict.stored_name`."""
         return self.source.stored_name(name)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`; weight × scale in float64, rounded once to float32."""
+        """See `StateDict.read`; weight × scale in float64, rounded once to float32."""
         own = self._scaled.get(name)
         if own is None:
             return self.source.read(name, start, stop)
@@ -122,29 +122,29 @@ def eight_bit_values(dtype: str) -> np.ndarray:
     return np.where(bits >= 128, -size, size)
 
 
-def _is_quantized(weights: Weights) -> bool:
-    small = any(info.format.kind == "small_float" for info in weights.tensors.values())
-    return small or bool(weights.config.get("quantization_config"))
+def _is_quantized(state_dict: StateDict) -> bool:
+    small = any(info.format.kind == "small_float" for info in state_dict.tensors.values())
+    return small or bool(state_dict.config.get("quantization_config"))
 
 
-def _scaled(weights: Weights, name: str) -> _Scaled | None:
-    info = weights.tensors[name]
-    scale = next((name + ending for ending in _SCALES if name + ending in weights.tensors), None)
+def _scaled(state_dict: StateDict, name: str) -> _Scaled | None:
+    info = state_dict.tensors[name]
+    scale = next((name + ending for ending in _SCALES if name + ending in state_dict.tensors), None)
     if info.dtype not in ("F8_E4M3", "F8_E5M2") or scale is None or len(info.shape) != 2:
         return None
-    shape = weights.tensors[scale].shape
+    shape = state_dict.tensors[scale].shape
     if math.prod(shape) == 1:
         return _Scaled(scale, info.shape)
     block = (1, info.shape[1])
     if scale.endswith("_scale_inv"):
-        said = dict(weights.config.get("quantization_config") or {}).get("weight_block_size") or [128, 128]
+        said = dict(state_dict.config.get("quantization_config") or {}).get("weight_block_size") or [128, 128]
         if len(said) != 2 or min(said) < 1:
-            raise CheckpointError(f"weight_block_size must be two numbers of at least 1, not {said}", weights.label)
+            raise CheckpointError(f"weight_block_size must be two numbers of at least 1, not {said}", state_dict.label)
         block = (said[0], said[1])
     expected = (-(-info.shape[0] // block[0]), -(-info.shape[1] // block[1]))
     if shape not in (expected, expected[:1]) or (shape == expected[:1] and expected[1] != 1):
         raise CheckpointError(
             f"scales of shape {list(shape)} for {list(info.shape)}, expected {list(expected)}",
-            f"{weights.label}: {scale}",
+            f"{state_dict.label}: {scale}",
         )
     return _Scaled(scale, block)

@@ -14,8 +14,8 @@ from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.pickles import PickleFile
 from taskmerge.checkpoints.formats.table import READABLE, advice, open_file
 from taskmerge.checkpoints.hub import HubPlace, Snapshot, locate, open_snapshot
+from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.weights import Beside, Weights
 from taskmerge.errors import CheckpointError
 
 PROMPTS = "config_sentence_transformers.json"
@@ -45,8 +45,8 @@ class Prompts(TypedDict, total=False):
     default_prompt_name: str | None
 
 
-class StoredWeights(Weights):
-    """`Weights` in safetensors or PyTorch files, on disk or on the hub.
+class StoredStateDict(StateDict):
+    """`StateDict` in safetensors or PyTorch files, on disk or on the hub.
 
     folder: where they lie, with the side files. modules: see `Beside.module_folders`. files: (module, file) of every
     weight file. commit: of a hub repository, else None.
@@ -79,17 +79,17 @@ class StoredWeights(Weights):
                 self.tensors[name] = TensorInfo(name, entry.info.dtype, entry.info.shape)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`."""
+        """See `StateDict.read`."""
         file, stored = self._owners[name]
         return file.read(stored, start, stop)
 
     def view(self, name: str) -> np.ndarray | None:
-        """See `Weights.view`."""
+        """See `StateDict.view`."""
         file, stored = self._owners[name]
         return None if isinstance(file, PickleFile) else file.read(stored, 0, None)
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """See `Weights.release`."""
+        """See `StateDict.release`."""
         file, stored = self._owners[name]
         file.release(stored, start, stop)
 
@@ -98,7 +98,7 @@ class StoredWeights(Weights):
         return self._owners[name][0]
 
 
-def open_stored(text: str | Path, relative_to: Path | None = None, label: str | None = None) -> StoredWeights:
+def open_stored(text: str | Path, relative_to: Path | None = None, label: str | None = None) -> StoredStateDict:
     """Opens a safetensors or PyTorch file, a checkpoint or sentence-transformers folder, a hub id or an hf:// uri.
 
     Reads headers, indexes and config only. Raises CheckpointError (missing, ambiguous or malformed files).
@@ -108,7 +108,7 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
     if isinstance(place, HubPlace):
         return _open_hub(place, label)
     if not place.is_dir():
-        return StoredWeights(label, place.parent, {"": ""}, [("", open_file(place.name, place))])
+        return StoredStateDict(label, place.parent, {"": ""}, [("", open_file(place.name, place))])
     modules = module_folders(place)
     files = []
     for prefix, inside in modules.items():
@@ -116,7 +116,7 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
         part = {name: open_file(_join(inside, name), place / inside / name) for name in names}
         check_index(place / inside, part)
         files += [(prefix, file) for file in part.values()]
-    return StoredWeights(label, place, modules, files)
+    return StoredStateDict(label, place, modules, files)
 
 
 def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
@@ -133,13 +133,15 @@ def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
     return stored.folder
 
 
-def _open_hub(place: HubPlace, label: str) -> StoredWeights:
+def _open_hub(place: HubPlace, label: str) -> StoredStateDict:
     snapshot = open_snapshot(place)
     modules = module_folders(snapshot.folder)
     files = []
     for prefix, inside in modules.items():
         here = [
-            PurePosixPath(name).name for name in snapshot.weights if str(PurePosixPath(name).parent) == (inside or ".")
+            PurePosixPath(name).name
+            for name in snapshot.weight_files
+            if str(PurePosixPath(name).parent) == (inside or ".")
         ]
         remote = [row for row in READABLE if row.remote]
         if not prefix and not here:
@@ -149,7 +151,7 @@ def _open_hub(place: HubPlace, label: str) -> StoredWeights:
         part = {name: _hub_file(snapshot, _join(inside, name)) for name in names}
         check_index(snapshot.folder / inside, part)
         files += [(prefix, file) for file in part.values()]
-    return StoredWeights(label, snapshot.folder, modules, files, snapshot.commit)
+    return StoredStateDict(label, snapshot.folder, modules, files, snapshot.commit)
 
 
 def _hub_file(snapshot: Snapshot, name: str) -> WeightFile:

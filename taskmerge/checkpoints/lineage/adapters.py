@@ -1,6 +1,6 @@
 """PEFT adapters as specialists: a LoRA, rsLoRA or DoRA folder on a base, seen as the adapted model's weights.
 
-Nothing full-size is written: `low_rank.AdaptedWeights` computes entries when they are read. The rules are those of
+Nothing full-size is written: `low_rank.AdaptedStateDict` computes entries when they are read. The rules are those of
 peft 0.18+ (adapter_config.json and adapter_model.safetensors); what is not known here is refused by name.
 """
 
@@ -21,10 +21,10 @@ from taskmerge.checkpoints.formats.links import check_link
 from taskmerge.checkpoints.formats.reading import PROMPTS, read_prompts
 from taskmerge.checkpoints.formats.table import READABLE, SAFETENSORS, open_file
 from taskmerge.checkpoints.hub import HubPlace, locate, open_snapshot
-from taskmerge.checkpoints.lineage.low_rank import AdaptedWeights, Factors
+from taskmerge.checkpoints.lineage.low_rank import AdaptedStateDict, Factors
 from taskmerge.checkpoints.lineage.names import match_names
+from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.weights import Beside, Weights
 from taskmerge.errors import CheckpointError, MergeError
 
 CONFIG = "adapter_config.json"
@@ -77,7 +77,7 @@ def is_adapter(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
-def adapted(base: Weights, adapter: str | Path, relative_to: Path | None = None) -> AdaptedWeights:
+def adapted(base: StateDict, adapter: str | Path, relative_to: Path | None = None) -> AdaptedStateDict:
     """The weights of `base` with the adapter folder or hub repository `adapter` applied at full strength.
 
     Adapted tensors are float32 (float64 over a float64 base), computed in float64 and rounded once; the others are
@@ -92,7 +92,7 @@ def adapted(base: Weights, adapter: str | Path, relative_to: Path | None = None)
     tokenizer = folder if (folder / "tokenizer.json").is_file() else None
     prompts = read_prompts(folder / PROMPTS)
     own = {names[name]: stored for name, stored in replaced.items()}
-    return AdaptedWeights(base, file, factors, own, label, tokenizer, prompts)
+    return AdaptedStateDict(base, file, factors, own, label, tokenizer, prompts)
 
 
 def read_config(path: Path) -> AdapterConfig:
@@ -136,16 +136,16 @@ def _open(adapter: str | Path, relative_to: Path | None) -> tuple[Path, WeightFi
     if isinstance(place, HubPlace):
         snapshot = open_snapshot(place)
         name = SAFETENSORS.adapter
-        if name not in snapshot.weights:
+        if name not in snapshot.weight_files:
             raise CheckpointError(f"no {name} in this repository", str(place))
         return snapshot.folder, open_file(name, snapshot.fetch(name))
     there = [row.adapter for row in READABLE if (place / row.adapter).is_file()]
-    weights = there[0] if there else SAFETENSORS.adapter
-    for name in (CONFIG, weights):
+    file_name = there[0] if there else SAFETENSORS.adapter
+    for name in (CONFIG, file_name):
         if not (place / name).is_file():
             raise CheckpointError(f"no {name}: not a PEFT adapter folder", str(place))
         check_link(place / name, place)
-    return place, open_file(weights, place / weights)
+    return place, open_file(file_name, place / file_name)
 
 
 def _sorted_out(file: WeightFile, config: AdapterConfig, place: str) -> tuple[dict[str, Factors], dict[str, str]]:
@@ -203,7 +203,7 @@ def _factors(module: str, own: Mapping[str, str], file: WeightFile, config: Adap
 
 
 def _fitted(
-    base: Weights, modules: Mapping[str, Factors], replaced: Mapping[str, TensorInfo], label: str
+    base: StateDict, modules: Mapping[str, Factors], replaced: Mapping[str, TensorInfo], label: str
 ) -> tuple[dict[str, Factors], dict[str, str]]:
     """Base's tensor name -> factors; the adapter's tensor name -> the base's, for what it replaces.
 
@@ -245,7 +245,7 @@ def _bias_of(name: str) -> str:
 
 
 @dataclass
-class _Outline(Weights):
+class _Outline(StateDict):
     """Headers without values: enough to match names."""
 
     label: str

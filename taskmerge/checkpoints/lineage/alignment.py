@@ -14,7 +14,7 @@ from taskmerge.checkpoints.lineage.modules import check_modules
 from taskmerge.checkpoints.lineage.names import align
 from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.lineage.vocabulary import match_tokens
-from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import MergeError, Problem
 
 
@@ -28,14 +28,14 @@ class Alignment:
 
     census: Census
     rows: Rows | None = None
-    own_bases: Mapping[str, Weights] = field(default_factory=dict)
+    own_bases: Mapping[str, StateDict] = field(default_factory=dict)
 
 
 def align_all(
-    inputs: Mapping[str, Weights],
+    inputs: Mapping[str, StateDict],
     overrides: Mapping[str, Sequence[str]] | None = None,
     tokenizer: str = "union",
-    own_bases: Mapping[str, Weights] | None = None,
+    own_bases: Mapping[str, StateDict] | None = None,
 ) -> Alignment:
     """Align all inputs from their headers and configs; no tensor is read.
 
@@ -48,16 +48,16 @@ def align_all(
     Raises: MergeError or CheckpointError with every input that does not fit.
     """
     own_bases = own_bases or {}
-    empty = [Problem("holds no tensors", weights.label) for weights in inputs.values() if not weights.tensors]
+    empty = [Problem("holds no tensors", state_dict.label) for state_dict in inputs.values() if not state_dict.tensors]
     if empty:
         raise MergeError(empty)
     check_modules(inputs, BASE)
     names_of = naming(inputs)
-    everything = {**inputs, **{own_base_label(label): weights for label, weights in own_bases.items()}}
+    everything = {**inputs, **{own_base_label(label): state_dict for label, state_dict in own_bases.items()}}
     globs = {component: list(patterns) for component, patterns in (overrides or {}).items()}
     named = {
-        label: weights if label == names_of else align(inputs[names_of], weights, globs).weights
-        for label, weights in everything.items()
+        label: state_dict if label == names_of else align(inputs[names_of], state_dict, globs).state_dict
+        for label, state_dict in everything.items()
     }
     matched, rows = match_tokens(named, tokenizer)
     census = Census.of({label: matched[label] for label in inputs}, overrides or {}, names_of)

@@ -12,29 +12,29 @@ from taskmerge.checkpoints.components import BUFFERS, HEAD, Components, componen
 from taskmerge.checkpoints.lineage.grafts import brought, grafted_config, side_folders
 from taskmerge.checkpoints.lineage.names import ties_its_head
 from taskmerge.checkpoints.selector import Selector
-from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import Problem
 
 
 @dataclass(frozen=True)
 class Census:
-    """inputs: label -> weights under one naming. own: tensors the base lacks -> specialists that have them.
+    """inputs: label -> tensors under one naming. own: tensors the base lacks -> specialists that have them.
     naming: label of the input whose names and class these are. grafts: specialist -> components it brings."""
 
-    inputs: Mapping[str, Weights]
+    inputs: Mapping[str, StateDict]
     own: Mapping[str, list[str]]
     components: Components
     naming: str = BASE
     grafts: Mapping[str, set[str]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, inputs: Mapping[str, Weights], overrides: Mapping[str, Sequence[str]], naming: str = BASE) -> Census:
+    def of(cls, inputs: Mapping[str, StateDict], overrides: Mapping[str, Sequence[str]], naming: str = BASE) -> Census:
         """Takes the census. Raises MergeError for an override that matches nothing."""
         base = inputs[BASE]
         everything = dict(base.tensors)
         own: dict[str, list[str]] = {}
-        for label, weights in inputs.items():
-            for name, info in weights.tensors.items():
+        for label, state_dict in inputs.items():
+            for name, info in state_dict.tensors.items():
                 if name not in base.tensors:
                     own.setdefault(name, []).append(label)
                     everything.setdefault(name, info)
@@ -44,7 +44,7 @@ class Census:
         return cls(inputs, own, components, naming, brought(own, homes, {homes[name] for name in base.tensors}))
 
     @property
-    def base(self) -> Weights:
+    def base(self) -> StateDict:
         """The base."""
         return self.inputs[BASE]
 
@@ -68,8 +68,8 @@ class Census:
     def module_folders(self) -> dict[str, str]:
         """Module -> folder, of all inputs together."""
         folders: dict[str, str] = {}
-        for weights in self.inputs.values():
-            for module, folder in weights.beside.module_folders.items():
+        for state_dict in self.inputs.values():
+            for module, folder in state_dict.beside.module_folders.items():
                 folders.setdefault(module, folder)
         return folders
 
@@ -89,15 +89,15 @@ class Census:
         advice += f"; in Python: without({name!r})"
         problems = []
         for label in labels:
-            weights = self.inputs[label]
-            other = weights.tensors.get(name)
+            state_dict = self.inputs[label]
+            other = state_dict.tensors.get(name)
             if other is None:
                 if not self.absence(label, name):
-                    what = f"{label} ({weights.label}) lacks the base's tensor {name!r}"
+                    what = f"{label} ({state_dict.label}) lacks the base's tensor {name!r}"
                     problems.append(Problem(what, None, advice))
             elif other.shape != info.shape:
                 what = f"{name!r} is {list(info.shape)} in the base ({self.base.label})"
-                what += f" and {list(other.shape)} in {label} ({weights.label})"
+                what += f" and {list(other.shape)} in {label} ({state_dict.label})"
                 problems.append(Problem(what, None, advice))
             elif other.format.mergeable != info.format.mergeable:
                 what = f"{name!r} is {info.dtype} in the base and {other.dtype} in {label}"

@@ -10,16 +10,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.views import Piece, View, ViewedWeights, whole
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.views import Piece, View, ViewedStateDict, whole
 from taskmerge.errors import MergeError
 
 _SINGLE = re.compile(r"(?P<stem>.*\bexperts)\.(?P<expert>[0-9]+)\.(?P<leaf>gate_proj|up_proj|down_proj)\.weight")
 _PACKED = re.compile(r"(?P<stem>.*\bexperts)\.(?P<leaf>gate_up_proj|down_proj)")
 
 
-def repack_experts(base: Weights, other: Weights) -> Weights:
+def repack_experts(base: StateDict, other: StateDict) -> StateDict:
     """`other` with its experts laid out as `base` lays them out; `other` itself when they agree already.
 
     Raises MergeError when a packed tensor's shape is not the one described above (transposed or interleaved layouts).
@@ -33,23 +33,23 @@ def repack_experts(base: Weights, other: Weights) -> Weights:
     return other
 
 
-def _any(pattern: re.Pattern[str], weights: Weights) -> bool:
-    return any(pattern.fullmatch(name) for name in weights.tensors)
+def _any(pattern: re.Pattern[str], state_dict: StateDict) -> bool:
+    return any(pattern.fullmatch(name) for name in state_dict.tensors)
 
 
-def _expert_shape(weights: Weights) -> tuple[int, int]:
+def _expert_shape(state_dict: StateDict) -> tuple[int, int]:
     """(I, H) of one expert's gate or up projection."""
-    for name, info in weights.tensors.items():
+    for name, info in state_dict.tensors.items():
         match = _SINGLE.fullmatch(name)
         if match and match["leaf"] != "down_proj" and len(info.shape) == 2:
             return info.shape[0], info.shape[1]
-    raise MergeError("experts without a gate_proj or up_proj", weights.label)
+    raise MergeError("experts without a gate_proj or up_proj", state_dict.label)
 
 
-def _unpack(weights: Weights, expert_shape: tuple[int, int]) -> Weights:
+def _unpack(state_dict: StateDict, expert_shape: tuple[int, int]) -> StateDict:
     inner, hidden = expert_shape
     views: dict[str, View] = {}
-    for name, info in weights.tensors.items():
+    for name, info in state_dict.tensors.items():
         match = _PACKED.fullmatch(name)
         if not match:
             views[name] = whole(info, name)
@@ -61,7 +61,7 @@ def _unpack(weights: Weights, expert_shape: tuple[int, int]) -> Weights:
             raise MergeError(
                 f"packed experts of shape {list(info.shape)}; one file tensor per expert needs [experts, "
                 f"{expected[0]}, {expected[1]}]",
-                f"{weights.label}: {name}",
+                f"{state_dict.label}: {name}",
                 "save base and specialist with the same version of transformers",
             )
         count, place = shape[0] * shape[1], 0
@@ -70,13 +70,13 @@ def _unpack(weights: Weights, expert_shape: tuple[int, int]) -> Weights:
                 own = f"{match['stem']}.{expert}.{leaf}.weight"
                 views[own] = View(TensorInfo(own, info.dtype, shape), (Piece(name, place, count),))
                 place += count
-    return ViewedWeights(weights, views)
+    return ViewedStateDict(state_dict, views)
 
 
-def _pack(weights: Weights) -> Weights:
+def _pack(state_dict: StateDict) -> StateDict:
     views: dict[str, View] = {}
     stems: dict[str, dict[tuple[int, str], TensorInfo]] = {}
-    for name, info in weights.tensors.items():
+    for name, info in state_dict.tensors.items():
         match = _SINGLE.fullmatch(name)
         if match:
             stems.setdefault(match["stem"], {})[int(match["expert"]), match["leaf"]] = info
@@ -84,8 +84,8 @@ def _pack(weights: Weights) -> Weights:
             views[name] = whole(info, name)
     for stem, singles in stems.items():
         for packed, leaves in (("gate_up_proj", ("gate_proj", "up_proj")), ("down_proj", ("down_proj",))):
-            views[f"{stem}.{packed}"] = _packed_view(weights.label, f"{stem}.{packed}", singles, leaves)
-    return ViewedWeights(weights, views)
+            views[f"{stem}.{packed}"] = _packed_view(state_dict.label, f"{stem}.{packed}", singles, leaves)
+    return ViewedStateDict(state_dict, views)
 
 
 def _packed_view(label: str, name: str, singles: Mapping[tuple[int, str], TensorInfo], leaves: tuple[str, ...]) -> View:

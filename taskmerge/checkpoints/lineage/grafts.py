@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.components import BACKBONE, EMBEDDINGS, HEAD, component_map
-from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import MergeError
 from taskmerge.words.modalities import config_words
 
 _SHARED = {BACKBONE, EMBEDDINGS, HEAD}
 
 
-def naming(inputs: Mapping[str, Weights]) -> str:
+def naming(inputs: Mapping[str, StateDict]) -> str:
     """The label of the input whose file names, and class, the output takes.
 
     The base's, unless a specialist is of another class and brings modules of its own (a Qwen2-Audio grafted onto
@@ -24,9 +24,9 @@ def naming(inputs: Mapping[str, Weights]) -> str:
     base = inputs[BASE]
     base_type = base.config.get("model_type")
     grafted: dict[str, str] = {}
-    for label, weights in inputs.items():
-        own_type = weights.config.get("model_type")
-        if base_type and own_type and own_type != base_type and _modules(weights) - _modules(base) - _SHARED:
+    for label, state_dict in inputs.items():
+        own_type = state_dict.config.get("model_type")
+        if base_type and own_type and own_type != base_type and _modules(state_dict) - _modules(base) - _SHARED:
             grafted[label] = str(own_type)
     if len(set(grafted.values())) > 1:
         said = " and ".join(f"{label} ({model_type})" for label, model_type in grafted.items())
@@ -64,7 +64,7 @@ def _named_tables(value: Any) -> bool:
     return all(isinstance(row, Mapping) and isinstance(row.get("name"), str) for row in rows)
 
 
-def side_folders(inputs: Mapping[str, Weights], order: Iterable[str]) -> tuple[Path, ...]:
+def side_folders(inputs: Mapping[str, StateDict], order: Iterable[str]) -> tuple[Path, ...]:
     """Folders of side files (config, processor, tokenizer): where two hold the same file, the first one's is taken."""
     folders = [inputs[label].beside.folder for label in order]
     return tuple(dict.fromkeys(folder for folder in folders if folder is not None))
@@ -87,8 +87,8 @@ def is_processor_file(name: str) -> bool:
     return re.fullmatch(r"(pre|video_pre)?processor_config\.json", Path(name).name) is not None
 
 
-def _modules(weights: Weights) -> set[str]:
-    components = component_map(weights.tensors, weights.config)
+def _modules(state_dict: StateDict) -> set[str]:
+    components = component_map(state_dict.tensors, state_dict.config)
     return {components.home(name) for name in components}
 
 

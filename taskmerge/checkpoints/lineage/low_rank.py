@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from taskmerge.checkpoints.formats.files import WeightFile
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.weights import Weights
 from taskmerge.numbers.rounding import decode, encode
 
 _ROWS_AT_ONCE = 4096
@@ -50,8 +50,8 @@ class Factors:
         return self.up_shape[0], *self.down_shape[1:]
 
 
-class AdaptedWeights(Weights):
-    """`Weights` of a base with adapters applied.
+class AdaptedStateDict(StateDict):
+    """`StateDict` of a base with adapters applied.
 
     factors: base's tensor name -> factors.  replaced: name -> the adapter's stored tensor that stands in its place.
     tokenizer: folder of the tokenizer, when the adapter brings its own. prompts: as in `Beside`, when it brings them.
@@ -59,7 +59,7 @@ class AdaptedWeights(Weights):
 
     def __init__(
         self,
-        base: Weights,
+        base: StateDict,
         adapter: WeightFile,
         factors: Mapping[str, Factors],
         replaced: Mapping[str, str],
@@ -94,11 +94,11 @@ class AdaptedWeights(Weights):
         return headers
 
     def stored_name(self, name: str) -> str | None:
-        """See `Weights.stored_name`."""
+        """See `StateDict.stored_name`."""
         return self.base.stored_name(name) if name in self.base.tensors else name
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`; adapted entries are computed in float64 and rounded once."""
+        """See `StateDict.read`; adapted entries are computed in float64 and rounded once."""
         info = self.tensors[name]
         stop = info.count if stop is None else min(stop, info.count)
         if name in self._factors:
@@ -116,7 +116,7 @@ class AdaptedWeights(Weights):
         return self.base.read(name, start, stop)
 
     def delta(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """See `Weights.delta`: s·B·A, where nothing is normalised or replaced."""
+        """See `StateDict.delta`: s·B·A, where nothing is normalised or replaced."""
         own = self._factors.get(name)
         if own is None or own.magnitude is not None or name in self._replaced:
             return None

@@ -8,11 +8,11 @@ from typing import Any
 
 from taskmerge.checkpoints.formats.folders import modules_of
 from taskmerge.checkpoints.formats.json_files import read_json
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import MergeError, Problem
 
 
-def check_modules(inputs: Mapping[str, Weights], base: str) -> None:
+def check_modules(inputs: Mapping[str, StateDict], base: str) -> None:
     """Raises MergeError with every difference in the chain of modules and in their settings (pooling mode, sizes,
     activation). Inputs without modules.json, plain transformers models, bring no such settings and are left alone.
 
@@ -20,11 +20,11 @@ def check_modules(inputs: Mapping[str, Weights], base: str) -> None:
     """
     ours = _modules(inputs[base])
     problems = []
-    for label, weights in inputs.items():
-        theirs = _modules(weights)
+    for label, state_dict in inputs.items():
+        theirs = _modules(state_dict)
         if label == base or ours is None or theirs is None:
             continue
-        folder = str(weights.beside.folder or weights.label)
+        folder = str(state_dict.beside.folder or state_dict.label)
         kinds, others = [kind for kind, _ in ours], [kind for kind, _ in theirs]
         if kinds != others:
             problems.append(
@@ -51,9 +51,9 @@ _MODES = {
 _NEXT = "modules that work differently cannot be merged: name the plain transformers folder inside as the specialist"
 
 
-def _modules(weights: Weights) -> list[tuple[str, dict[str, Any]]] | None:
+def _modules(state_dict: StateDict) -> list[tuple[str, dict[str, Any]]] | None:
     """Class and settings of each module after the transformer, whose config is compared as any model's is."""
-    folder = weights.beside.folder
+    folder = state_dict.beside.folder
     rows = modules_of(folder) if folder is not None else None
     if folder is None or rows is None:
         return None

@@ -18,8 +18,8 @@ from typing import Any, Literal
 
 from taskmerge.checkpoints.components import BUFFERS, EMBEDDINGS, HEAD, Components, component_map, is_token_table
 from taskmerge.checkpoints.lineage.experts import repack_experts
-from taskmerge.checkpoints.views import View, ViewedWeights, whole
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.state_dict import StateDict
+from taskmerge.checkpoints.views import View, ViewedStateDict, whole
 from taskmerge.errors import MergeError, Problem
 from taskmerge.words.numerals import is_whole
 
@@ -47,7 +47,7 @@ class NameMap:
         return {ours: theirs for ours, theirs in self.pairs.items() if ours != theirs}
 
 
-def match_names(base: Weights, other: Weights, overrides: Mapping[str, list[str]] | None = None) -> NameMap:
+def match_names(base: StateDict, other: StateDict, overrides: Mapping[str, list[str]] | None = None) -> NameMap:
     """Which of `other`'s tensors is which of `base`'s, from headers and configs alone.
 
     overrides: the recipe's `components`, for names the rules do not know. Raises MergeError, with examples of both
@@ -75,13 +75,13 @@ def match_names(base: Weights, other: Weights, overrides: Mapping[str, list[str]
 class Aligned:
     """A specialist under the base's names. extra: its tensors that the base lacks, by the names they have here."""
 
-    weights: Weights
+    state_dict: StateDict
     names: NameMap
     extra: tuple[str, ...] = ()
 
 
-def align(base: Weights, other: Weights, overrides: Mapping[str, list[str]] | None = None) -> Aligned:
-    """`other` as `Weights` under the base's file names, experts packed as the base packs them.
+def align(base: StateDict, other: StateDict, overrides: Mapping[str, list[str]] | None = None) -> Aligned:
+    """`other` as `StateDict` under the base's file names, experts packed as the base packs them.
 
     Tensors only `other` has keep their names, put under the base's prefix where all others moved by one. Raises
     MergeError as `match_names`.
@@ -98,7 +98,7 @@ def align(base: Weights, other: Weights, overrides: Mapping[str, list[str]] | No
         ours = theirs if ours in views else ours
         views[ours] = whole(repacked.tensors[theirs], ours)
         extra.append(ours)
-    return Aligned(ViewedWeights(repacked, views), names, tuple(extra))
+    return Aligned(ViewedStateDict(repacked, views), names, tuple(extra))
 
 
 def ties_its_head(config: Mapping[str, Any]) -> bool | None:
@@ -108,7 +108,7 @@ def ties_its_head(config: Mapping[str, Any]) -> bool | None:
     return bool(said[0]) if said else None
 
 
-def _with_tied_head(base: Weights, other: Weights) -> Weights:
+def _with_tied_head(base: StateDict, other: StateDict) -> StateDict:
     """Where the base stores an lm_head and `other` ties it to its token table: that table, under the head's name."""
     head = next((name for name in base.tensors if name.split(".")[-2:] == ["lm_head", "weight"]), None)
     tables = [name for name in other.tensors if is_token_table(name)]
@@ -116,7 +116,7 @@ def _with_tied_head(base: Weights, other: Weights) -> Weights:
     if head is None or has_head or len(tables) != 1 or not ties_its_head(other.config):
         return other
     views = {name: whole(info, name) for name, info in other.tensors.items()}
-    return ViewedWeights(other, views | {head: whole(other.tensors[tables[0]], head)})
+    return ViewedStateDict(other, views | {head: whole(other.tensors[tables[0]], head)})
 
 
 # ---------------------------------------------------------------------------------------------------- matching
@@ -124,8 +124,8 @@ def _with_tied_head(base: Weights, other: Weights) -> Weights:
 
 @dataclass(frozen=True)
 class _Sides:
-    base: Weights
-    other: Weights
+    base: StateDict
+    other: StateDict
     base_components: Components
     other_components: Components
 
@@ -249,7 +249,7 @@ def _unexplained(sides: _Sides, pairs: Mapping[str, str]) -> dict[str, tuple[lis
     return found
 
 
-def _named(base: Weights, other: Weights, pairs: Mapping[str, str], how: How) -> NameMap:
+def _named(base: StateDict, other: StateDict, pairs: Mapping[str, str], how: How) -> NameMap:
     taken = set(pairs.values())
     return NameMap(
         dict(pairs),
@@ -259,7 +259,7 @@ def _named(base: Weights, other: Weights, pairs: Mapping[str, str], how: How) ->
     )
 
 
-def _cannot_match(base: Weights, other: Weights, found: Mapping[str, tuple[list[str], list[str]]]) -> MergeError:
+def _cannot_match(base: StateDict, other: StateDict, found: Mapping[str, tuple[list[str], list[str]]]) -> MergeError:
     def some(names: list[str]) -> str:
         more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
         return ", ".join(names[:_SHOWN]) + more

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 
 _NOT_SETTINGS = ("__version__", "model_type")  # of the library that saved the folder
 _PROMPTS = "prompts"
@@ -16,7 +16,7 @@ _NOTHING: tuple[Any, ...] = (
 )  # what sentence-transformers saves for a prompt or a setting that nobody gave
 
 
-def joined_prompts(inputs: Mapping[str, Weights], naming: str = BASE) -> tuple[dict[str, Any], list[str]]:
+def joined_prompts(inputs: Mapping[str, StateDict], naming: str = BASE) -> tuple[dict[str, Any], list[str]]:
     """The result's config_sentence_transformers.json, and what of it could not be joined, one sentence each.
 
     naming: the input whose modules the result takes. What it says stays. What it leaves open is taken from the other
@@ -26,8 +26,8 @@ def joined_prompts(inputs: Mapping[str, Weights], naming: str = BASE) -> tuple[d
     if _PROMPTS in joined:
         joined[_PROMPTS] = dict(joined[_PROMPTS] or {})
     said: dict[tuple[str, ...], dict[str, Any]] = {}
-    for label, weights in inputs.items():
-        for key, value in _settings(weights.beside.prompts):
+    for label, state_dict in inputs.items():
+        for key, value in _settings(state_dict.beside.prompts):
             said.setdefault(key, {})[label] = value
     warnings = []
     for key, values in said.items():
@@ -40,9 +40,9 @@ def joined_prompts(inputs: Mapping[str, Weights], naming: str = BASE) -> tuple[d
             taken = f"{naming}'s is taken" if naming in values else f"none is taken, as {naming} has none"
             warnings.append(f"config_sentence_transformers.json: {': '.join(key)} differs: {named}; {taken}")
     for saved_by in _NOT_SETTINGS:
-        for weights in inputs.values():
-            if joined and saved_by not in joined and saved_by in weights.beside.prompts:
-                joined[saved_by] = weights.beside.prompts[saved_by]
+        for state_dict in inputs.values():
+            if joined and saved_by not in joined and saved_by in state_dict.beside.prompts:
+                joined[saved_by] = state_dict.beside.prompts[saved_by]
     return joined, warnings
 
 

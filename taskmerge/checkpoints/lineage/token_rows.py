@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 
 from taskmerge.checkpoints.lineage.tokenizers import Rows
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.weights import Weights
 from taskmerge.numbers.rounding import decode, encode
 
 
-class MatchedTokens(Weights):
-    """`Weights` of one input whose token tables have the output's rows.
+class MatchedTokens(StateDict):
+    """`StateDict` of one input whose token tables have the output's rows.
 
     A row the input lacks is the base's, so that it changes nothing. A row the base lacks is, in every input, the mean
     of the rows of the inputs that have it. tables: names of the tensors with one row per token. inputs: all, by label.
@@ -27,7 +27,7 @@ class MatchedTokens(Weights):
     def __init__(
         self,
         label: str,
-        inputs: Mapping[str, Weights],
+        inputs: Mapping[str, StateDict],
         tables: set[str],
         rows: Rows,
         base: str,
@@ -50,15 +50,15 @@ class MatchedTokens(Weights):
         return replace(info, dtype=wide, shape=(self._rows.count, *info.shape[1:]))
 
     def delta(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """See `Weights.delta`; rows of token tables are matched, and have none."""
+        """See `StateDict.delta`; rows of token tables are matched, and have none."""
         return None if name in self._tables else self.source.delta(name)
 
     def stored_name(self, name: str) -> str | None:
-        """See `Weights.stored_name`."""
+        """See `StateDict.stored_name`."""
         return self.source.stored_name(name)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`."""
+        """See `StateDict.read`."""
         if name not in self._tables:
             return self.source.read(name, start, stop)
         info = self.tensors[name]
@@ -91,9 +91,9 @@ class MatchedTokens(Weights):
         if from_base >= 0 and name in base.tensors:
             return _rows(base, name, from_base, 1, width)
         found = [
-            _rows(weights, name, int(self._rows.of[label][row]), 1, width)
-            for label, weights in self._inputs.items()
-            if self._rows.of[label][row] >= 0 and name in weights.tensors
+            _rows(state_dict, name, int(self._rows.of[label][row]), 1, width)
+            for label, state_dict in self._inputs.items()
+            if self._rows.of[label][row] >= 0 and name in state_dict.tensors
         ]
         value = np.mean(found, axis=0) if found else np.zeros(width)
         # As the base stores it, so that every input that borrows the row differs from the base by nothing.
@@ -101,5 +101,5 @@ class MatchedTokens(Weights):
         return decode(encode(value, dtype), dtype)
 
 
-def _rows(weights: Weights, name: str, first: int, count: int, width: int) -> np.ndarray:
-    return decode(weights.read(name, first * width, (first + count) * width), weights.tensors[name].dtype)
+def _rows(state_dict: StateDict, name: str, first: int, count: int, width: int) -> np.ndarray:
+    return decode(state_dict.read(name, first * width, (first + count) * width), state_dict.tensors[name].dtype)

@@ -9,16 +9,16 @@ from pathlib import Path
 from taskmerge.checkpoints.components import HEAD, component_map, is_token_table
 from taskmerge.checkpoints.lineage.token_rows import MatchedTokens
 from taskmerge.checkpoints.lineage.tokenizers import Rows, Vocabulary, join, read_vocabulary, with_new_ids
-from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 
 
-def match_tokens(inputs: Mapping[str, Weights], mode: str) -> tuple[dict[str, Weights], Rows | None]:
+def match_tokens(inputs: Mapping[str, StateDict], mode: str) -> tuple[dict[str, StateDict], Rows | None]:
     """The inputs with token tables of equal rows, and what the rows are; the inputs as they are when nothing differs.
 
     inputs: under one naming. mode: the recipe's `output.tokenizer`. Raises MergeError when tables differ and no
     tokenizer says how.
     """
-    tables = {label: count for label, weights in inputs.items() if (count := _table_rows(weights)) is not None}
+    tables = {label: count for label, state_dict in inputs.items() if (count := _table_rows(state_dict)) is not None}
     folders = {label: inputs[label].beside.tokenizer_folder for label in tables}
     if BASE not in tables or (len(set(tables.values())) == 1 and _one_tokenizer(list(folders.values()))):
         return dict(inputs), None
@@ -28,7 +28,7 @@ def match_tokens(inputs: Mapping[str, Weights], mode: str) -> tuple[dict[str, We
         return dict(inputs), None
     names = _names(inputs, tables)
     having = {label: inputs[label] for label in tables}
-    matched: dict[str, Weights] = dict(inputs)
+    matched: dict[str, StateDict] = dict(inputs)
     for label in tables:
         vocabulary = vocabularies[label]
         assert isinstance(vocabulary, Vocabulary)  # join refuses inputs without one
@@ -37,8 +37,10 @@ def match_tokens(inputs: Mapping[str, Weights], mode: str) -> tuple[dict[str, We
     return matched, rows
 
 
-def _table_rows(weights: Weights) -> int | None:
-    return next((info.shape[0] for name, info in weights.tensors.items() if is_token_table(name) and info.shape), None)
+def _table_rows(state_dict: StateDict) -> int | None:
+    return next(
+        (info.shape[0] for name, info in state_dict.tensors.items() if is_token_table(name) and info.shape), None
+    )
 
 
 def _one_tokenizer(folders: list[Path | None]) -> bool:
@@ -50,13 +52,13 @@ def _one_tokenizer(folders: list[Path | None]) -> bool:
     return all(filecmp.cmp(first, other, shallow=False) for other in files)
 
 
-def _names(inputs: Mapping[str, Weights], tables: Mapping[str, int]) -> set[str]:
+def _names(inputs: Mapping[str, StateDict], tables: Mapping[str, int]) -> set[str]:
     """Tensors with one row per token: token tables and heads whose rows are as many, in every input that has them."""
     found: set[str] = set()
     for label, rows in tables.items():
-        weights = inputs[label]
-        components = component_map(weights.tensors, weights.config)
-        for name, info in weights.tensors.items():
+        state_dict = inputs[label]
+        components = component_map(state_dict.tensors, state_dict.config)
+        for name, info in state_dict.tensors.items():
             if info.shape and info.shape[0] == rows and (is_token_table(name) or components[name] == HEAD):
                 found.add(name)
     return {

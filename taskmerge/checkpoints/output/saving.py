@@ -1,4 +1,4 @@
-"""Streams any `Weights` into a new model folder."""
+"""Streams any `StateDict` into a new model folder."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from taskmerge.checkpoints.output.segments import Part, Produce, segments
 from taskmerge.checkpoints.output.shard_writer import BUFFER
 from taskmerge.checkpoints.output.side_files import side_files, tokenizer_files
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
+from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.weights import Beside, Weights
 from taskmerge.errors import UsageError, did_you_mean
 from taskmerge.numbers.dtypes import OUTPUT_DTYPES
 from taskmerge.numbers.rounding import decode, encode
@@ -47,8 +47,8 @@ def output_dtype(name: str) -> str:
     return OUTPUT_DTYPES[name]
 
 
-def save_weights(
-    weights: Weights,
+def save_state_dict(
+    state_dict: StateDict,
     path: Path,
     *,
     dtype: str | None = None,
@@ -56,27 +56,27 @@ def save_weights(
     fresh: bool = False,
     extra: Mapping[str, str | Callable[[], str]] | None = None,
 ) -> Path:
-    """Writes `weights` into folder `path`, whole or not at all; a failure leaves nothing behind.
+    """Writes `state_dict` into folder `path`, whole or not at all; a failure leaves nothing behind.
 
-    Side files come from ``weights.write_side_files``, or else from the folder beside the weights.
+    Side files come from ``state_dict.write_side_files``, or else from the folder beside the weights.
     extra: file name -> text of further files, or what makes it once the weights are written. Returns the path. Raises
     OutputError, UsageError, and what reading raises.
     """
     if dtype is not None:
-        weights = weights.in_dtype(dtype)
-    infos = {name: stored_format(info, dtype) for name, info in weights.tensors.items()}
-    shards = lay_out(infos.values(), parse_size(shard_size), weights.beside.module_folders)
+        state_dict = state_dict.in_dtype(dtype)
+    infos = {name: stored_format(info, dtype) for name, info in state_dict.tensors.items()}
+    shards = lay_out(infos.values(), parse_size(shard_size), state_dict.beside.module_folders)
 
     def produce(name: str, start: int, stop: int, out: np.ndarray) -> None:
-        out[:] = converted(weights.read(name, start, stop), weights.tensors[name].dtype, infos[name].dtype)
+        out[:] = converted(state_dict.read(name, start, stop), state_dict.tensors[name].dtype, infos[name].dtype)
 
-    folder = weights.beside.folder
+    folder = state_dict.beside.folder
     check_space(path, sum(shard.size for shard in shards))
     with OutputFolder(path, identity="", fresh=fresh, inputs=[folder] if folder else ()) as output:
         try:
             write_shards(output, shards, produce)
-            if not weights.write_side_files(output, dtype):
-                add_side_files(output, weights.beside, dtype)
+            if not state_dict.write_side_files(output, dtype):
+                add_side_files(output, state_dict.beside, dtype)
             for name, text in (extra or {}).items():
                 output.add_text(name, text if isinstance(text, str) else text())
             output.publish()

@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.weights import Beside, Weights
 from taskmerge.errors import CheckpointError, UsageError
 from taskmerge.numbers.rounding import decode, encode
 
@@ -32,8 +32,8 @@ _PIECES = {"sparse": ("indices", "values"), "low_rank": ("left", "right"), "sign
 
 
 @dataclass
-class CompressedDeltas(Weights):
-    """`Weights` of a task vector in one of the forms, compressed tensor by tensor as it is written.
+class CompressedDeltas(StateDict):
+    """`StateDict` of a task vector in one of the forms, compressed tensor by tensor as it is written.
 
     read_delta: (name, start, stop) -> float64 entries. shapes: of the deltas. own: tensors stored whole, name -> where
     they are. density: of "sparse". rank: of "low_rank". dtype: safetensors name of the stored numbers' format. `report`
@@ -43,7 +43,7 @@ class CompressedDeltas(Weights):
     read_delta: Reader
     shapes: Mapping[str, tuple[int, ...]]
     form: Form
-    own: Mapping[str, Weights] = field(default_factory=dict)
+    own: Mapping[str, StateDict] = field(default_factory=dict)
     density: float | None = None
     rank: int | None = None
     seed: int = 0
@@ -69,7 +69,7 @@ class CompressedDeltas(Weights):
             pieces = self._layout(shape)
             rows = {f"{name}#{piece}": row for piece, row in pieces.items()} or {name: (self.dtype, shape)}
             found |= {stored: TensorInfo(stored, dtype, own) for stored, (dtype, own) in rows.items()}
-        return found | {name: weights.tensors[name] for name, weights in self.own.items()}
+        return found | {name: state_dict.tensors[name] for name, state_dict in self.own.items()}
 
     def _layout(self, shape: tuple[int, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Piece -> (dtype, shape); {} for a delta that is stored as it is."""
@@ -90,7 +90,7 @@ class CompressedDeltas(Weights):
         return pieces if size < TensorInfo("", self.dtype, shape).nbytes else {}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`."""
+        """See `StateDict.read`."""
         if name in self.own:
             return self.own[name].read(name, start, stop)
         delta, _, piece = name.partition("#")
@@ -137,7 +137,7 @@ class CompressedDeltas(Weights):
             "form": self.form,
             "bytes": sum(info.nbytes for info in self.tensors.values()),
             "dense_bytes": sum(4 * math.prod(shape) for shape in self.shapes.values())
-            + sum(weights.tensors[name].nbytes for name, weights in self.own.items()),
+            + sum(state_dict.tensors[name].nbytes for name, state_dict in self.own.items()),
             "relative_error": math.sqrt(lost / size) if size else 0.0,
             "relative_errors": {
                 name: math.sqrt(own_lost / own) if own else 0.0 for name, (own, own_lost) in self._squares.items()
@@ -145,7 +145,7 @@ class CompressedDeltas(Weights):
         }
 
 
-def restore(stored: Weights, form: str, shapes: Mapping[str, tuple[int, ...]]) -> Reader:
+def restore(stored: StateDict, form: str, shapes: Mapping[str, tuple[int, ...]]) -> Reader:
     """Reads deltas back: (name, start, stop) -> float64 entries of the flattened delta.
 
     shapes: of the deltas, by name. Raises CheckpointError when pieces are missing or do not fit the shapes.
@@ -197,7 +197,7 @@ def largest(values: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.concatenate([above, equal]))
 
 
-def _check_pieces(stored: Weights, form: str, name: str, shape: tuple[int, ...]) -> None:
+def _check_pieces(stored: StateDict, form: str, name: str, shape: tuple[int, ...]) -> None:
     pieces = [stored.tensors.get(f"{name}#{piece}") for piece in _PIECES[form]]
     count, rows = math.prod(shape), shape[0] if shape else 1
     fits = None not in pieces and len(shape) >= 2 and count > 0

@@ -1,4 +1,4 @@
-"""A task vector on disk: the folder that `extract` writes, recognised and opened as `Weights` of deltas."""
+"""A task vector on disk: the folder that `extract` writes, recognised and opened as `StateDict` of deltas."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TypedDict
 import numpy as np
 
 from taskmerge.checkpoints.formats.json_files import read_json
-from taskmerge.checkpoints.formats.reading import StoredWeights, open_stored
+from taskmerge.checkpoints.formats.reading import StoredStateDict, open_stored
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.checkpoints.vectors.compressed import restore
-from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import CheckpointError, few
 
 VECTOR_FILE = "task_vector.json"
@@ -58,13 +58,13 @@ def open_task_vector(path: str | Path) -> StoredDeltas:
     return StoredDeltas(stored, marks)
 
 
-class StoredDeltas(Weights):
-    """`Weights` of a task vector's folder; compressed deltas as float64.
+class StoredDeltas(StateDict):
+    """`StateDict` of a task vector's folder; compressed deltas as float64.
 
     own: the specialist's own tensors, whole. tables: token tables with rows of their own, whole, no deltas.
     """
 
-    def __init__(self, stored: StoredWeights, marks: VectorMarks) -> None:
+    def __init__(self, stored: StoredStateDict, marks: VectorMarks) -> None:
         self.label, self.beside, self._stored = stored.label, stored.beside, stored
         self.own = frozenset(marks["own"])
         self.tables = tuple(marks.get("tables", ()))
@@ -77,16 +77,16 @@ class StoredDeltas(Weights):
             self.tensors |= {name: stored.tensors[name] for name in self.own}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`."""
+        """See `StateDict.read`."""
         if self._restored is None or name in self.own:
             return self._stored.read(name, start, stop)
         return self._restored(name, start, self.tensors[name].count if stop is None else stop)
 
     def view(self, name: str) -> np.ndarray | None:
-        """See `Weights.view`."""
+        """See `StateDict.view`."""
         return self._stored.view(name) if self._restored is None else None
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """See `Weights.release`."""
+        """See `StateDict.release`."""
         if self._restored is None:
             self._stored.release(name, start, stop)

@@ -17,9 +17,9 @@ from taskmerge.checkpoints.formats.table import SAFETENSORS
 from taskmerge.checkpoints.lineage.conversion import memory_modules
 from taskmerge.checkpoints.output.layout import METADATA, ShardLayout
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.checkpoints.vectors.compressed import low_rank_factors
-from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import UsageError, few
 from taskmerge.numbers.rounding import decode, encode
 
@@ -52,7 +52,7 @@ class _Adapter:
 
 
 def extract_lora(
-    base: Weights,
+    base: StateDict,
     read_delta: Reader,
     shapes: Mapping[str, tuple[int, ...]],
     out: Path,
@@ -128,7 +128,7 @@ def _factor(
 
 
 def _keep_whole(
-    adapter: _Adapter, base: Weights, name: str, module: str, leaf: str, read_delta: Reader, shape: tuple[int, ...]
+    adapter: _Adapter, base: StateDict, name: str, module: str, leaf: str, read_delta: Reader, shape: tuple[int, ...]
 ) -> None:
     moved = decode(base.read(name), base.tensors[name].dtype) + read_delta(name, 0, math.prod(shape))
     adapter.stored[f"{module}.{leaf}"] = encode(moved, "F32").reshape(shape)
@@ -146,7 +146,7 @@ def _name_biases(adapter: _Adapter) -> None:
             adapter.stored[f"{module}.base_layer.bias"] = adapter.stored.pop(name)
 
 
-def _config(adapter: _Adapter, base: Weights, rank: int, base_name: str | None) -> dict[str, Any]:
+def _config(adapter: _Adapter, base: StateDict, rank: int, base_name: str | None) -> dict[str, Any]:
     ranks = {module: own for module, own in adapter.ranks.items() if own != rank}
     return {
         "peft_type": "LORA",

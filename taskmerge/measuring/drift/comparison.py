@@ -137,7 +137,7 @@ def tower_tensors(
     """(tensors of a tower's encoder and projector that both have, those of them that differ)."""
     import torch
 
-    own, theirs = reference.weights, other.weights
+    own, theirs = reference.state_dict, other.state_dict
     parts = component_map(own.tensors, own.config, components)
     wanted = {f"{tower}_encoder", f"{tower}_projector"}
     shared = [name for name in own.values if parts.home(name) in wanted and name in theirs.values]

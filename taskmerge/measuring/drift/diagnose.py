@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from taskmerge.checkpoints.components import component_map
-from taskmerge.checkpoints.opening import open_weights
-from taskmerge.checkpoints.weights import HasTensors, Weights
+from taskmerge.checkpoints.opening import open_state_dict
+from taskmerge.checkpoints.state_dict import HasTensors, StateDict
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs, spelling
@@ -46,7 +46,7 @@ def diagnose_drift(
 ) -> DriftReport:
     """Measure what fusing did to what the specialist could do, and judge it.
 
-    fused, specialist: what `open_embedder` takes.  base: the same, or `Weights`; for the weights-only forecast, may be
+    fused, specialist: what `open_embedder` takes.  base: the same, or `StateDict`; for the forecast alone, may be
     missing.  probes: what `read_pairs` takes; may be missing when base is given: then there is only a
     forecast.  For several grafted projectors hand in `specialist` and `probes` as {name: …} with the same names.
     limit: the R@1 drop that matters.  references: models that did not drift, such as the specialist trained from
@@ -259,8 +259,8 @@ def _forecast(fused: Any, specialist: Any, base: Any, modality: str, components:
     return forecast_drift(_weights(fused), _weights(specialist), _weights(base), modality, components)
 
 
-def _weights(source: Any) -> Weights:
+def _weights(source: Any) -> StateDict:
     """Of a model that runs, its live tensors; of anything else what it holds."""
-    if isinstance(source, str | Path | Weights | HasTensors):
-        return open_weights(source)
-    return open_embedder(source).weights
+    if isinstance(source, str | Path | StateDict | HasTensors):
+        return open_state_dict(source)
+    return open_embedder(source).state_dict

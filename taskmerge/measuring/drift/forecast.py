@@ -14,7 +14,7 @@ import numpy as np
 
 from taskmerge.checkpoints.components import BACKBONE, component_map, layer_index
 from taskmerge.checkpoints.lineage.names import align
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import MergeError
 from taskmerge.numbers.rounding import decode
 from taskmerge.words.modalities import tower_of
@@ -57,9 +57,9 @@ class Forecast:
 
 
 def forecast_drift(
-    fused: Weights,
-    specialist: Weights,
-    base: Weights,
+    fused: StateDict,
+    specialist: StateDict,
+    base: StateDict,
     modality: str = "audio",
     components: Mapping[str, list[str]] | None = None,
 ) -> Forecast:
@@ -68,7 +68,7 @@ def forecast_drift(
     Raises MergeError when the three share no backbone tensors, or the specialist equals the base.
     """
     parts = component_map(base.tensors, base.config, components)
-    sides = [align(base, specialist).weights, align(base, fused).weights]
+    sides = [align(base, specialist).state_dict, align(base, fused).state_dict]
     subspace = _written_subspace(specialist, modality, components)
     sums: dict[int | None, _Sums] = {}
     for name in parts:
@@ -129,7 +129,7 @@ class _Sums:
         return self.inside / self.reading if self.reading else None
 
 
-def _blocks(sides: list[Weights], name: str, entries: int = 1 << 23) -> Iterator[tuple[np.ndarray, ...]]:
+def _blocks(sides: list[StateDict], name: str, entries: int = 1 << 23) -> Iterator[tuple[np.ndarray, ...]]:
     """One tensor of base, specialist and fused as float64, some rows at a time."""
     info = sides[0].tensors[name]
     row = math.prod(info.shape[1:]) if len(info.shape) == 2 else 1
@@ -141,7 +141,7 @@ def _blocks(sides: list[Weights], name: str, entries: int = 1 << 23) -> Iterator
 
 
 def _written_subspace(
-    specialist: Weights, modality: str, components: Mapping[str, list[str]] | None
+    specialist: StateDict, modality: str, components: Mapping[str, list[str]] | None
 ) -> np.ndarray | None:
     """(width, r) orthonormal: where the projector's last matrix (width, inputs) puts 90 % of its energy."""
     parts = component_map(specialist.tensors, specialist.config, components)

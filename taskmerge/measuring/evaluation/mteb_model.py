@@ -77,7 +77,7 @@ def as_mteb_model(
         def __init__(self) -> None:
             self.model = embedder
             # a model that is handed in loaded may have been changed since its commit
-            commit = embedder.weights.beside.commit if isinstance(model, str | Path) else None
+            commit = embedder.state_dict.beside.commit if isinstance(model, str | Path) else None
             self.mteb_model_meta = model_meta(embedder, name, revision or commit, dimension, meta)
 
         def encode(self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, **keywords: Any) -> np.ndarray:
@@ -110,7 +110,7 @@ def model_meta(
     strange = sorted(set(said or {}) - set(ModelMeta.model_fields))
     if strange:
         raise UsageError(f"mteb's ModelMeta has no field {strange[0]!r}", next_move=", ".join(ModelMeta.model_fields))
-    tensors = list(embedder.weights.values.values())
+    tensors = list(embedder.state_dict.values.values())
     table = embedder.token_embeddings()
     experiment: dict[str, Any] = {} if dimension is None else {"embed_dim": dimension}
     if embedder.prompts:
@@ -127,12 +127,14 @@ def model_meta(
         "embed_dim": dimension or embedder.dimension,
         "similarity_fn_name": ScoringFunction(embedder.similarity),
         "framework": ["Sentence Transformers", "PyTorch", "safetensors"],
-        "open_weights": True,
+        "open_state_dict": True,
         "use_instructions": bool(embedder.prompts) or any(embedder.own_prompts.values()),
         "output_dtypes": _output_dtype(embedder),
         "experiment_kwargs": experiment or None,
     }
-    return ModelMeta.create_empty(overwrites={**shown, **card_fields(embedder.weights.beside.folder), **(said or {})})
+    return ModelMeta.create_empty(
+        overwrites={**shown, **card_fields(embedder.state_dict.beside.folder), **(said or {})}
+    )
 
 
 def _output_dtype(embedder: Embedder) -> Any:

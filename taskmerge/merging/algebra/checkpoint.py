@@ -18,15 +18,15 @@ from taskmerge.checkpoints.components import Components, component_map
 from taskmerge.checkpoints.formats.quantized import dequantized
 from taskmerge.checkpoints.hub import locate
 from taskmerge.checkpoints.lineage.adapters import is_adapter
-from taskmerge.checkpoints.opening import open_weights
-from taskmerge.checkpoints.output.saving import save_weights
+from taskmerge.checkpoints.opening import open_state_dict
+from taskmerge.checkpoints.output.saving import save_state_dict
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.checkpoints.vectors.folder import is_task_vector
-from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import MergeError, UsageError, did_you_mean
 from taskmerge.merging.algebra.sums import Term, joined, plan_sum, same
 from taskmerge.merging.algebra.task_vector import TaskVector
-from taskmerge.merging.fused import FusedWeights
+from taskmerge.merging.fused import FusedStateDict
 from taskmerge.words.places import output_path
 
 if TYPE_CHECKING:
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
 class Checkpoint:
     """A model: a lazy mapping from tensor name to tensor, whatever holds it.
 
-    weights: what is underneath. Subtract two to get a `TaskVector`; add a task vector to get a model again.
+    underlying: what is underneath. Subtract two to get a `TaskVector`; add a task vector to get a model again.
     """
 
-    def __init__(self, weights: Weights) -> None:
-        self.weights = weights
+    def __init__(self, state_dict: StateDict) -> None:
+        self.underlying = state_dict
 
     @cached_property
-    def numbers(self) -> Weights:
-        """The weights as numbers to compute with: scaled 8-bit floats as what they stand for."""
-        return dequantized(self.weights)
+    def numbers(self) -> StateDict:
+        """The tensors as numbers to compute with: scaled 8-bit floats as what they stand for."""
+        return dequantized(self.underlying)
 
     @property
     def start(self) -> Checkpoint:
@@ -59,26 +59,26 @@ class Checkpoint:
 
     @classmethod
     def open(cls, source: Any, *, label: str | None = None) -> Checkpoint:
-        """Opens a path, hub id[@revision], hf:// uri, dict of tensors, live module or anything with `Weights`' methods.
+        """Opens a path, hub id[@revision], hf:// uri, dict of tensors, live module or a `StateDict`.
 
         Reads headers only. Raises CheckpointError when there is no checkpoint there.
         """
-        return source if isinstance(source, Checkpoint) else cls(open_weights(source, label))
+        return source if isinstance(source, Checkpoint) else cls(open_state_dict(source, label))
 
     @property
     def label(self) -> str:
         """What messages call it."""
-        return self.weights.label
+        return self.underlying.label
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
         """Headers by name."""
-        return self.weights.tensors
+        return self.underlying.tensors
 
     @property
     def config(self) -> Mapping[str, Any]:
         """The model's config.json."""
-        return self.weights.config
+        return self.underlying.config
 
     def components(self) -> Components:
         """Tensor name -> component (backbone, audio_projector, …)."""
@@ -89,7 +89,7 @@ class Checkpoint:
         import torch
 
         info = self._info(name)
-        flat = np.array(self.weights.read(name))
+        flat = np.array(self.underlying.read(name))
         return torch.from_numpy(flat.view(np.uint8)).view(getattr(torch, info.format.torch_name)).reshape(info.shape)
 
     def _info(self, name: str) -> TensorInfo:
@@ -138,7 +138,7 @@ class Checkpoint:
         dtype: torch name ("bfloat16") for all floating-point tensors; None keeps each tensor's own. shard_size: bytes,
         or text such as "500MB". fresh: replace an existing folder. Raises OutputError, MergeError.
         """
-        return save_weights(self.weights, output_path(path), dtype=dtype, shard_size=shard_size, fresh=fresh)
+        return save_state_dict(self.underlying, output_path(path), dtype=dtype, shard_size=shard_size, fresh=fresh)
 
 
 class MovedCheckpoint(Checkpoint):
@@ -146,7 +146,7 @@ class MovedCheckpoint(Checkpoint):
 
     def __init__(self, start: Checkpoint, terms: Sequence[Term]) -> None:
         self._start, self._terms = start, joined(terms)
-        fused = FusedWeights(plan_sum(start.numbers, self._terms))
+        fused = FusedStateDict(plan_sum(start.numbers, self._terms))
         fused.label = " + ".join([start.label, *(term.label for term in self._terms)])
         super().__init__(fused)
 
@@ -170,7 +170,7 @@ def difference(specialist: Checkpoint, base: Checkpoint) -> TaskVector:
     """
     if specialist.terms and same(specialist.start.numbers, base.numbers):
         return TaskVector(base.numbers, specialist.terms, specialist.label)
-    folder = specialist.weights.beside.folder
+    folder = specialist.underlying.beside.folder
     if folder is not None and is_task_vector(folder):
         raise UsageError(
             f"{specialist.label} is a task vector already", next_move="TaskVector.load(path, base) opens it"

@@ -10,7 +10,7 @@ import numpy as np
 
 from taskmerge.checkpoints.components import layer_index
 from taskmerge.checkpoints.lineage.alignment import align_all
-from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import TaskmergeError, UsageError
 from taskmerge.merging.algebra.checkpoint import Checkpoint, task_vector
 from taskmerge.merging.algebra.task_vector import CHUNK, TaskVector
@@ -40,11 +40,11 @@ def compare_task_vectors(base: Any, specialists: Mapping[str, Any]) -> dict[str,
     }
 
 
-def _square(weights: Weights, name: str) -> float:
-    info = weights.tensors[name]
+def _square(state_dict: StateDict, name: str) -> float:
+    info = state_dict.tensors[name]
     total = 0.0
     for start in range(0, info.count, CHUNK):
-        values = decode(weights.read(name, start, min(start + CHUNK, info.count)), info.dtype)
+        values = decode(state_dict.read(name, start, min(start + CHUNK, info.count)), info.dtype)
         total += float(values @ values)
     return total
 
@@ -77,7 +77,7 @@ def differences(first: Any, second: Any) -> list[dict[str, Any]]:
     are not of one lineage, names are compared as stored. Entries are compared by their bits, so 0.0 and -0.0 differ
     and equal NaNs do not.
     """
-    one, two = Checkpoint.open(first).weights, Checkpoint.open(second).weights
+    one, two = Checkpoint.open(first).underlying, Checkpoint.open(second).underlying
     try:
         aligned = align_all({BASE: one, "second": two}).census.inputs
         one, two = aligned[BASE], aligned["second"]
@@ -101,7 +101,7 @@ def _row(name: str, what: str, count: int | None = None, largest: float | None =
     return {"tensor": name, "difference": what, "entries": count, "largest": largest}
 
 
-def _unequal(one: Weights, two: Weights, name: str) -> tuple[int, float | None]:
+def _unequal(one: StateDict, two: StateDict, name: str) -> tuple[int, float | None]:
     info = one.tensors[name]
     count, largest = 0, 0.0
     for start in range(0, max(info.count, 1), CHUNK):

@@ -10,7 +10,7 @@ from itertools import count
 from taskmerge.checkpoints.lineage.alignment import align_all
 from taskmerge.checkpoints.lineage.census import Census
 from taskmerge.checkpoints.selector import Selector
-from taskmerge.checkpoints.weights import BASE, Weights
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.merging.inputs import Inputs
 from taskmerge.merging.plan import plan_aligned
 from taskmerge.merging.steps import Plan
@@ -33,8 +33,8 @@ class Term:
     task vector among all that were made, the order in which terms are added whatever the order of writing.
     """
 
-    model: Weights
-    base: Weights | None
+    model: StateDict
+    base: StateDict | None
     factor: Fraction
     label: str
     parts: tuple[Part, ...] = ()
@@ -57,7 +57,7 @@ def joined(terms: Iterable[Term]) -> tuple[Term, ...]:
     return tuple(sorted(found.values(), key=lambda term: term.number))
 
 
-def plan_sum(base: Weights, terms: Sequence[Term], *, bare: bool = False, beside: Sequence[Term] = ()) -> Plan:
+def plan_sum(base: StateDict, terms: Sequence[Term], *, bare: bool = False, beside: Sequence[Term] = ()) -> Plan:
     """The plan of base + Σ factor · task vector.
 
     Args:
@@ -77,7 +77,7 @@ def plan_sum(base: Weights, terms: Sequence[Term], *, bare: bool = False, beside
         {label: term.own for label, term in named.items() if term.base is None},
         frozenset(label for label, term in named.items() if term.adapter and same(term.base, base)),
     )
-    alignment = align_all(inputs.weights, own_bases=inputs.own_bases)
+    alignment = align_all(inputs.state_dicts, own_bases=inputs.own_bases)
     selector = Selector(alignment.census.components)
     chosen = {
         label: [(frozenset(selector.names(part.patterns)), part.keep) for part in term.parts]
@@ -95,11 +95,11 @@ def plan_sum(base: Weights, terms: Sequence[Term], *, bare: bool = False, beside
     return plan_aligned(recipe, inputs, alignment, bare=bare, takes=takes)
 
 
-def same(one: Weights | None, two: Weights) -> bool:
+def same(one: StateDict | None, two: StateDict) -> bool:
     """Whether two are one model: the same object, or opened from the same files."""
     if one is None or one is two:
         return one is two
-    files, others = ({name: file.path for name, file in weights.beside.files.items()} for weights in (one, two))
+    files, others = ({name: file.path for name, file in state_dict.beside.files.items()} for state_dict in (one, two))
     return bool(files) and files == others and one.tensors == two.tensors
 
 

@@ -19,19 +19,19 @@ import numpy as np
 
 from taskmerge.checkpoints.components import component_map
 from taskmerge.checkpoints.lineage.adapters import adapted, is_adapter
-from taskmerge.checkpoints.output.saving import output_dtype, save_weights
+from taskmerge.checkpoints.output.saving import output_dtype, save_state_dict
 from taskmerge.checkpoints.selector import Selector
+from taskmerge.checkpoints.state_dict import Beside, Output, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.checkpoints.vectors.compressed import CompressedDeltas, Form
 from taskmerge.checkpoints.vectors.folder import VECTOR_FILE, open_task_vector
 from taskmerge.checkpoints.vectors.lora_extraction import Extraction, extract_lora
-from taskmerge.checkpoints.views import ViewedWeights, whole
-from taskmerge.checkpoints.weights import Beside, Output, Weights
+from taskmerge.checkpoints.views import ViewedStateDict, whole
 from taskmerge.errors import MergeError, UsageError, did_you_mean
 from taskmerge.merging.algebra import statistics
 from taskmerge.merging.algebra.sums import Part, Term, joined, plan_sum
 from taskmerge.merging.algebra.trimmed import sparsified
-from taskmerge.merging.fused import FusedWeights
+from taskmerge.merging.fused import FusedStateDict
 from taskmerge.numbers.rounding import decode
 from taskmerge.words.places import output_path
 
@@ -45,7 +45,7 @@ class HasNumbers(Protocol):
     """A model, as far as a task vector must know it."""
 
     @property
-    def numbers(self) -> Weights: ...
+    def numbers(self) -> StateDict: ...
 
 
 class TaskVector:
@@ -56,11 +56,11 @@ class TaskVector:
     """
 
     def __init__(
-        self, base: Weights, terms: Sequence[Term], label: str = "task vector", beside: Sequence[Term] = ()
+        self, base: StateDict, terms: Sequence[Term], label: str = "task vector", beside: Sequence[Term] = ()
     ) -> None:
         self.base, self.terms, self.label = base, joined(terms), label
         self._plan = plan_sum(base, self.terms, bare=True, beside=beside)
-        self._fused = FusedWeights(self._plan)
+        self._fused = FusedStateDict(self._plan)
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -68,7 +68,7 @@ class TaskVector:
         return {step.info.name: step.info.shape for step in self._plan.steps if step.action == "merge"}
 
     @cached_property
-    def own(self) -> Mapping[str, Weights]:
+    def own(self) -> Mapping[str, StateDict]:
         """What only the specialist has, name -> where they are. In a model they are copied, whatever the factor."""
         copied = [step for step in self._plan.steps if step.action == "copy"]
         return {step.info.name: self._plan.inputs[step.source.label] for step in copied}
@@ -181,8 +181,8 @@ class TaskVector:
         """The same, its token tables with the rows that it and the others have together."""
         return TaskVector(self.base, self.terms, self.label, [term for other in others for term in other.terms])
 
-    def as_weights(self) -> Weights:
-        """The deltas as `Weights`, float64, and the specialist's own tensors as they are."""
+    def as_state_dict(self) -> StateDict:
+        """The deltas as `StateDict`, float64, and the specialist's own tensors as they are."""
         return _Deltas(self, "F64")
 
     def save(
@@ -209,14 +209,14 @@ class TaskVector:
             raise self._cannot_grow(f"the form {form}")
         if form == "dense":
             extra = {VECTOR_FILE: json.dumps(marks) + "\n"}
-            return save_weights(_Deltas(self, output_dtype(dtype)), output_path(path), fresh=fresh, extra=extra)
+            return save_state_dict(_Deltas(self, output_dtype(dtype)), output_path(path), fresh=fresh, extra=extra)
         small = CompressedDeltas(
             self.read, self.shapes, cast(Form, form), self.own, density, rank,
             dtype=output_dtype(dtype), label=self.label, beside=self.beside,
         )  # fmt: skip
         marks["shapes"] = {name: list(shape) for name, shape in self.shapes.items()}
         written = {VECTOR_FILE: lambda: json.dumps(marks | {"report": small.report()}) + "\n"}
-        return save_weights(small, output_path(path), fresh=fresh, extra=written)
+        return save_state_dict(small, output_path(path), fresh=fresh, extra=written)
 
     def save_lora(
         self, path: str | Path, rank: int, *, seed: int = 0, base_name: str | None = None, fresh: bool = False
@@ -246,7 +246,7 @@ class TaskVector:
             stored = open_task_vector(path)
             term = Term(stored, None, Fraction(1), str(path), own=stored.own)
             if stored.tables:
-                tables = ViewedWeights(stored, {name: whole(stored.tensors[name], name) for name in stored.tables})
+                tables = ViewedStateDict(stored, {name: whole(stored.tensors[name], name) for name in stored.tables})
                 deltas = replace(term, parts=(Part(stored.tables, False),))
                 grown = Term(tables, base.numbers, Fraction(1), str(path), (Part(stored.tables, True),))
                 return cls(base.numbers, [deltas, grown], str(path))
@@ -264,7 +264,7 @@ class TaskVector:
         return self._select(patterns, keep=False)
 
     def _select(self, patterns: tuple[str, ...], keep: bool) -> TaskVector:
-        everything = {**self.base.tensors, **{name: weights.tensors[name] for name, weights in self.own.items()}}
+        everything = {**self.base.tensors, **{name: state_dict.tensors[name] for name, state_dict in self.own.items()}}
         selector = Selector(component_map(everything, self._plan.beside.config))
         selector.require(patterns, "only" if keep else "without", among=(*self.shapes, *self.own), of=self.label)
         terms = [replace(term, parts=(*term.parts, Part(patterns, keep))) for term in self.terms]
@@ -276,8 +276,8 @@ class TaskVector:
         return Beside(config=self._plan.beside.config if self.own else {})
 
 
-class _Deltas(Weights):
-    """`Weights` of the deltas in one float format, rounded once, and of the specialist's own tensors as they are.
+class _Deltas(StateDict):
+    """`StateDict` of the deltas in one float format, rounded once, and of the specialist's own tensors as they are.
 
     Token tables that have grown are those of the model that the task vector makes of its base.
     """
@@ -285,18 +285,18 @@ class _Deltas(Weights):
     def __init__(self, vector: TaskVector, dtype: str) -> None:
         self.label, self.beside, self._own = vector.label, vector.beside, vector.own
         self.tensors = {name: TensorInfo(name, dtype, shape) for name, shape in vector.shapes.items()}
-        self.tensors |= {name: weights.tensors[name] for name, weights in vector.own.items()}
+        self.tensors |= {name: state_dict.tensors[name] for name, state_dict in vector.own.items()}
         format_ = str(TensorInfo("", dtype, ()).format.torch_name)
         self._deltas = vector._fused.in_dtype(format_)
-        self._moved = FusedWeights(plan_sum(vector.base, vector.terms)).in_dtype(format_) if vector.grown else None
+        self._moved = FusedStateDict(plan_sum(vector.base, vector.terms)).in_dtype(format_) if vector.grown else None
         self._tables = frozenset(vector.grown)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`."""
+        """See `StateDict.read`."""
         if self._moved is not None and name in self._tables:
             return self._moved.read(name, start, stop)
         return self._own.get(name, self._deltas).read(name, start, stop)
 
     def write_side_files(self, output: Output, dtype: str | None) -> bool:
-        """See `Weights.write_side_files`: the joined tokenizer, where rows were added."""
+        """See `StateDict.write_side_files`: the joined tokenizer, where rows were added."""
         return self._moved is not None and self._moved.write_side_files(output, dtype)

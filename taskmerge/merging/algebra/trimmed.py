@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.weights import BASE, Weights
 from taskmerge.errors import UsageError
-from taskmerge.merging.fused import FusedWeights
+from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.inputs import Inputs
 from taskmerge.merging.plan import align_all, plan_aligned
 from taskmerge.recipes import Merge, Recipe, Specialist
@@ -25,26 +25,26 @@ class Deltas(Protocol):
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
 
     @property
-    def own(self) -> Mapping[str, Weights]: ...
+    def own(self) -> Mapping[str, StateDict]: ...
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray: ...
 
 
-class Trimmed(Weights):
-    """`Weights` of a task vector's deltas, float64, of which the rest is zero, and of its own tensors."""
+class Trimmed(StateDict):
+    """`StateDict` of a task vector's deltas, float64, of which the rest is zero, and of its own tensors."""
 
-    def __init__(self, vector: Deltas, kept: FusedWeights) -> None:
+    def __init__(self, vector: Deltas, kept: FusedStateDict) -> None:
         self.label = vector.label
         self._kept, self._own = kept, vector.own
-        own = {name: weights.tensors[name] for name, weights in vector.own.items()}
+        own = {name: state_dict.tensors[name] for name, state_dict in vector.own.items()}
         self.tensors = {**kept.tensors, **own}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`."""
+        """See `StateDict.read`."""
         return self._own.get(name, self._kept).read(name, start, stop)
 
 
-def sparsified(vector: Deltas, density: float, how: str, seed: int) -> Weights:
+def sparsified(vector: Deltas, density: float, how: str, seed: int) -> StateDict:
     """The deltas with a share `density` of their entries; see `TaskVector.sparsify`. Raises UsageError."""
     if not 0 <= density <= 1:
         raise UsageError(f"density {density!r} is not a share of the entries", next_move="give a number from 0 to 1")
@@ -57,18 +57,18 @@ def sparsified(vector: Deltas, density: float, how: str, seed: int) -> Weights:
     label = vector.label if vector.label != BASE else f"{BASE} (2)"
     inputs = Inputs({BASE: _Nothing(vector), label: _Whole(vector)}, deltas={label: frozenset()})
     recipe = Recipe(base="", specialists={label: Specialist("")}, merge=Merge(methods[how], options=options), seed=seed)
-    return Trimmed(vector, FusedWeights(plan_aligned(recipe, inputs, align_all(inputs.weights), bare=True)))
+    return Trimmed(vector, FusedStateDict(plan_aligned(recipe, inputs, align_all(inputs.state_dicts), bare=True)))
 
 
-class _Whole(Weights):
-    """`Weights` of all deltas of a task vector, float64."""
+class _Whole(StateDict):
+    """`StateDict` of all deltas of a task vector, float64."""
 
     def __init__(self, vector: Deltas) -> None:
         self.label, self._vector = vector.label, vector
         self.tensors = {name: TensorInfo(name, "F64", shape) for name, shape in vector.shapes.items()}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`."""
+        """See `StateDict.read`."""
         return self._vector.read(name, start, self.tensors[name].count if stop is None else stop)
 
 
@@ -76,5 +76,5 @@ class _Nothing(_Whole):
     """Zeros of the same shapes: what such a task vector starts from."""
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`."""
+        """See `StateDict.read`."""
         return np.zeros((self.tensors[name].count if stop is None else stop) - start)

@@ -16,7 +16,7 @@ from taskmerge import Checkpoint, fuse, recipes
 from taskmerge import merging as fusion
 from taskmerge.checkpoints.formats.quantized import dequantized, eight_bit_values
 from taskmerge.checkpoints.formats.reading import open_stored
-from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.errors import CheckpointError, TaskmergeError
 
 
@@ -111,7 +111,7 @@ def test_python_programs_see_numbers_too(tmp_path: Path) -> None:
     ],
 )
 def test_other_formats_are_refused_by_name(tensors: dict[str, np.ndarray], method: str) -> None:
-    weights = MemoryWeights(tensors, "small model", {"quantization_config": {"quant_method": method}})
+    weights = MemoryStateDict(tensors, "small model", {"quantization_config": {"quant_method": method}})
     with pytest.raises(CheckpointError, match=f"quantised by {method}") as caught:
         dequantized(weights)
     assert "small model: a." in str(caught.value)

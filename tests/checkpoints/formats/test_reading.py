@@ -21,8 +21,8 @@ from taskmerge import Checkpoint, recipes
 from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.header import build_header, read_file_header
 from taskmerge.checkpoints.formats.reading import open_stored
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.checkpoints.weights import Weights
 from taskmerge.errors import CheckpointError
 from taskmerge.merging import plan
 from taskmerge.numbers.dtypes import DTYPES
@@ -57,7 +57,7 @@ def refused(path: Path | str) -> str:
 def test_every_format_comes_as_the_safetensors_library_has_it(tmp_path: Path) -> None:
     save_file(EVERY_FORMAT, tmp_path / "model.safetensors")
     weights = open_stored(tmp_path)
-    assert isinstance(weights, Weights)
+    assert isinstance(weights, StateDict)
     stored = load_file(tmp_path / "model.safetensors")
     assert set(weights.tensors) == set(stored)
     for name, tensor in stored.items():
@@ -101,7 +101,7 @@ def test_nothing_but_headers_is_read_until_a_tensor_is_asked_for(
     recipe = write_recipe(tmp_path, base="base", specialists={"image": "image", "audio": "audio"})
     assert plan(recipes.load(recipe)).bytes_written > 4 * count
     assert mapped == []
-    assert moved.weights.read("model.layers.0.mlp.weight", count - 3, count).tolist() == [0, 0, 0]
+    assert moved.underlying.read("model.layers.0.mlp.weight", count - 3, count).tolist() == [0, 0, 0]
     assert mapped == ["model.safetensors"] * 2  # the base and the specialist, each once
 
 

@@ -106,7 +106,7 @@ def test_equals_pefts_own_merge(tmp_path: Path, name: str) -> None:
             "merge": {"method": "task_arithmetic"},
         }
     )
-    fused = fusion.FusedWeights(fusion.plan(recipe, {"base": base, "one": ours}))
+    fused = fusion.FusedStateDict(fusion.plan(recipe, {"base": base, "one": ours}))
     for tensor in merged.tensors:  # at weight 1 the result is the adapted model
         np.testing.assert_array_equal(fused.read(tensor), ours.read(tensor), err_msg=tensor)
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.lineage.names import align, match_names
-from taskmerge.checkpoints.memory import MemoryWeights
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.memory import MemoryStateDict
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import MergeError
 
 
@@ -53,7 +53,7 @@ def pairs_of_ways(kind: zoo.Kind) -> list[tuple[str, str]]:
     return [pair for other in others for pair in ((full, other), (other, full))]
 
 
-def by_value(weights: Weights) -> dict[bytes, list[str]]:
+def by_value(weights: StateDict) -> dict[bytes, list[str]]:
     found: dict[bytes, list[str]] = {}
     for name, info in weights.tensors.items():
         if info.count > 1 and info.dtype == "F32":
@@ -71,12 +71,12 @@ def test_every_tensor_finds_itself(saved, kind: str, base: str, other: str) -> N
     ours, theirs = open_stored(saved(kind, base)), open_stored(saved(kind, other))
     aligned = align(ours, theirs)
     for name in ours.tensors:
-        if name in aligned.weights.tensors and name not in aligned.names.base_only:
-            info = aligned.weights.tensors[name]
+        if name in aligned.state_dict.tensors and name not in aligned.names.base_only:
+            info = aligned.state_dict.tensors[name]
             assert (info.name, info.shape) == (name, ours.tensors[name].shape)
-            np.testing.assert_array_equal(aligned.weights.read(name), ours.read(name), err_msg=name)
+            np.testing.assert_array_equal(aligned.state_dict.read(name), ours.read(name), err_msg=name)
     missed = [
-        n for v, n in by_value(ours).items() if v in by_value(aligned.weights) and n[0] in aligned.names.base_only
+        n for v, n in by_value(ours).items() if v in by_value(aligned.state_dict) and n[0] in aligned.names.base_only
     ]
     assert missed == []
 
@@ -97,14 +97,14 @@ def test_without_transformers_a_match_is_right_or_refused(saved, monkeypatch: py
             refused.add(kind)
             continue
         for name in aligned.names.pairs:
-            np.testing.assert_array_equal(aligned.weights.read(name), ours.read(name), err_msg=name)
+            np.testing.assert_array_equal(aligned.state_dict.read(name), ours.read(name), err_msg=name)
     assert refused == NEEDS_TRANSFORMERS
 
 
-def memory(label: str, shapes: dict[str, tuple[int, ...]], **config: object) -> MemoryWeights:
+def memory(label: str, shapes: dict[str, tuple[int, ...]], **config: object) -> MemoryStateDict:
     generator = np.random.default_rng(len(label))
     values = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
-    return MemoryWeights(values, label, config)
+    return MemoryStateDict(values, label, config)
 
 
 def test_other_families_are_refused_with_examples_of_both_sides(saved) -> None:
@@ -145,7 +145,7 @@ def test_a_graft_finds_its_backbone_and_keeps_its_own(saved) -> None:
     )
     assert {name.split(".")[0] for name in aligned.extra} == {"audio_tower", "multi_modal_projector"}
     name = "model.layers.0.self_attn.q_proj.weight"
-    np.testing.assert_array_equal(aligned.weights.read(name, 3, 17), audio.read("language_model." + name, 3, 17))
+    np.testing.assert_array_equal(aligned.state_dict.read(name, 3, 17), audio.read("language_model." + name, 3, 17))
 
 
 def test_tied_heads_and_poolers_may_be_absent(saved) -> None:
@@ -183,18 +183,18 @@ def experts(packed: bool, experts_in_all: int = 3, transposed: bool = False) -> 
 
 @pytest.mark.parametrize("base_packed", [True, False])
 def test_experts_are_read_in_the_layout_of_the_base(base_packed: bool) -> None:
-    base, other = MemoryWeights(experts(base_packed), "base"), MemoryWeights(experts(not base_packed), "other")
+    base, other = MemoryStateDict(experts(base_packed), "base"), MemoryStateDict(experts(not base_packed), "other")
     aligned = align(base, other)
     assert aligned.extra == () and aligned.names.base_only == ()
     for name, info in base.tensors.items():
-        assert aligned.weights.tensors[name].shape == info.shape
-        np.testing.assert_array_equal(aligned.weights.read(name), base.read(name))
-        np.testing.assert_array_equal(aligned.weights.read(name, 5, 19), base.read(name, 5, 19))
+        assert aligned.state_dict.tensors[name].shape == info.shape
+        np.testing.assert_array_equal(aligned.state_dict.read(name), base.read(name))
+        np.testing.assert_array_equal(aligned.state_dict.read(name, 5, 19), base.read(name, 5, 19))
 
 
 def test_transposed_experts_are_refused_by_name() -> None:
-    base = MemoryWeights(experts(packed=False), "base")
-    other = MemoryWeights(experts(packed=True, transposed=True), "other")
+    base = MemoryStateDict(experts(packed=False), "base")
+    other = MemoryStateDict(experts(packed=True, transposed=True), "other")
     with pytest.raises(MergeError, match=r"experts\.gate_up_proj: packed experts of shape \[3, 6, 8\]"):
         align(base, other)
 

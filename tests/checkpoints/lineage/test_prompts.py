@@ -10,17 +10,17 @@ from checkpoint_files import random_model, write_model
 
 from taskmerge.checkpoints.formats.reading import PROMPTS
 from taskmerge.checkpoints.lineage.prompts import joined_prompts
-from taskmerge.checkpoints.memory import MemoryWeights
-from taskmerge.checkpoints.weights import Beside, Weights
+from taskmerge.checkpoints.memory import MemoryStateDict
+from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.merging.execute import execute
 from taskmerge.merging.plan import plan
 from taskmerge.recipes import from_dict
 
 
-def saying(**tables: Any) -> dict[str, Weights]:
-    inputs: dict[str, Weights] = {}
+def saying(**tables: Any) -> dict[str, StateDict]:
+    inputs: dict[str, StateDict] = {}
     for label, table in tables.items():
-        weights = MemoryWeights({}, label)
+        weights = MemoryStateDict({}, label)
         weights.beside = Beside(prompts=table)
         inputs[label] = weights
     return inputs

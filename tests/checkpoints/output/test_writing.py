@@ -22,9 +22,9 @@ from transformers import AutoModel, BertConfig, BertModel
 
 from taskmerge import Checkpoint, fuse
 from taskmerge.checkpoints.formats.reading import open_stored
-from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.output.layout import index_files, lay_out, natural
-from taskmerge.checkpoints.output.saving import save_weights
+from taskmerge.checkpoints.output.saving import save_state_dict
 from taskmerge.checkpoints.output.shard_writer import BUFFERS
 from taskmerge.checkpoints.output.writing import JOURNAL, OutputFolder
 from taskmerge.checkpoints.tensors import TensorInfo
@@ -170,7 +170,7 @@ def test_a_grafted_model_is_saved_with_the_grafts_config_and_files(tmp_path: Pat
 # --- failures -----------------------------------------------------------------------------------------------------
 
 
-class Failing(MemoryWeights):
+class Failing(MemoryStateDict):
     """Weights that cannot be read to the end."""
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -182,7 +182,7 @@ class Failing(MemoryWeights):
 def test_a_failed_save_leaves_nothing(tmp_path: Path) -> None:
     weights = Failing({"a": np.ones(3), "z": np.ones(3)})
     with pytest.raises(CheckpointError, match="the cable came out"):
-        save_weights(weights, tmp_path / "new" / "out", shard_size=10)
+        save_state_dict(weights, tmp_path / "new" / "out", shard_size=10)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -190,7 +190,7 @@ def test_an_older_model_survives_a_failed_replacement(tmp_path: Path) -> None:
     Checkpoint.open({"a": np.ones(3)}).save(tmp_path / "out")
     before = digests(tmp_path)
     with pytest.raises(CheckpointError):
-        save_weights(Failing({"a": np.ones(3), "z": np.ones(3)}), tmp_path / "out", shard_size=10, fresh=True)
+        save_state_dict(Failing({"a": np.ones(3), "z": np.ones(3)}), tmp_path / "out", shard_size=10, fresh=True)
     assert digests(tmp_path) == before
 
 

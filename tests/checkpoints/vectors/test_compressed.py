@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from test_adapters import GPT2
 
 from taskmerge.checkpoints.formats.reading import open_stored
-from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.vectors.compressed import CompressedDeltas, largest, low_rank_factors, restore
 from taskmerge.errors import TaskmergeError
 from taskmerge.merging.algebra import Checkpoint, TaskVector
@@ -133,9 +133,9 @@ def test_forms_without_what_they_need_are_refused(
 )
 def test_pieces_that_do_not_fit_are_refused(change: dict[str, np.ndarray]) -> None:
     good = {"d#indices": np.array([1, 5], "i4"), "d#values": np.ones(2, "f4")}
-    assert restore(MemoryWeights(good), "sparse", {"d": (3, 4)})("d", 0, 12)[5] == 1
+    assert restore(MemoryStateDict(good), "sparse", {"d": (3, 4)})("d", 0, 12)[5] == 1
     with pytest.raises(TaskmergeError, match="the pieces of 'd'"):
-        restore(MemoryWeights(good | change), "sparse", {"d": (3, 4)})
+        restore(MemoryStateDict(good | change), "sparse", {"d": (3, 4)})
 
 
 @settings(max_examples=100, deadline=None)
@@ -145,7 +145,7 @@ def test_any_delta_comes_back_as_its_form(data: Any, form: str, rows: int, colum
     shapes = {"d": (rows, columns)}
     made = CompressedDeltas(lambda _, start, stop: values[start:stop], shapes, form, **FORMS[form])  # type: ignore[arg-type]
     pieces = {name: made.read(name).reshape(info.shape) for name, info in made.tensors.items()}
-    found = restore(MemoryWeights(pieces), form, shapes)("d", 0, values.size)
+    found = restore(MemoryStateDict(pieces), form, shapes)("d", 0, values.size)
     if "d" in pieces:
         np.testing.assert_array_equal(found, values)
     elif form != "low_rank":

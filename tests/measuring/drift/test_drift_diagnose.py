@@ -11,7 +11,7 @@ import pytest
 import torch
 from drift_models import moved, qwen2_audio, sounds, tiny_grafted
 
-from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.errors import MergeError, UsageError
 from taskmerge.measuring.drift import diagnose_drift, forecast_drift
 
@@ -195,7 +195,7 @@ def test_the_forecast_equals_its_formulas() -> None:
     base, own, fused = tensors(0), tensors(1), tensors(2)
     direction = np.linalg.qr(np.random.default_rng(3).standard_normal((6, 2)))[0]
     projector = {"audio_projector.weight": direction @ np.eye(5)[:2]}
-    found = forecast_drift(MemoryWeights(fused), MemoryWeights(own | projector), MemoryWeights(base), "audio")
+    found = forecast_drift(MemoryStateDict(fused), MemoryStateDict(own | projector), MemoryStateDict(base), "audio")
     names = [name for name in base if name != "embed_tokens.weight"]
 
     def norm(a: dict[str, np.ndarray], b: dict[str, np.ndarray], names: list[str]) -> float:
@@ -217,20 +217,20 @@ def test_the_forecast_equals_its_formulas() -> None:
 
 def test_the_forecast_of_the_specialist_itself() -> None:
     base, own = tensors(0), tensors(1)
-    found = forecast_drift(MemoryWeights(own), MemoryWeights(own), MemoryWeights(base))
+    found = forecast_drift(MemoryStateDict(own), MemoryStateDict(own), MemoryStateDict(base))
     assert (found.displacement, found.cosine, found.overlap) == (0, pytest.approx(1), None)
 
 
 def test_a_specialist_equal_to_the_base_is_refused() -> None:
-    base = MemoryWeights(tensors(0))
+    base = MemoryStateDict(tensors(0))
     with pytest.raises(MergeError, match="backbone equals the base's"):
-        forecast_drift(MemoryWeights(tensors(1)), base, base)
+        forecast_drift(MemoryStateDict(tensors(1)), base, base)
 
 
 def test_half_precision_is_read_exactly() -> None:
     base, own, fused = ({k: torch.tensor(v) for k, v in tensors(seed).items()} for seed in range(3))
     halves = [{k: v.to(torch.bfloat16) for k, v in part.items()} for part in (fused, own, base)]
     exact = [{k: v.double() for k, v in part.items()} for part in halves]
-    first = forecast_drift(*(MemoryWeights(part) for part in halves))
-    second = forecast_drift(*(MemoryWeights(part) for part in exact))
+    first = forecast_drift(*(MemoryStateDict(part) for part in halves))
+    second = forecast_drift(*(MemoryStateDict(part) for part in exact))
     assert first == second

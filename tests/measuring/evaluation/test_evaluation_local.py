@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.embedders import Embedder
 from taskmerge.errors import UsageError
 from taskmerge.measuring.evaluation import EvaluationTable, evaluate_retrieval
@@ -36,8 +36,8 @@ class Oracle(Embedder):
         return self.taken
 
     @property
-    def weights(self) -> MemoryWeights:
-        return MemoryWeights({})
+    def state_dict(self) -> MemoryStateDict:
+        return MemoryStateDict({})
 
     def prepare(self, items: Sequence[str], modality: Any = None, role: Any = None) -> dict[str, Any]:
         return {"items": list(items)}

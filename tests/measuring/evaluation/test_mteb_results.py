@@ -84,7 +84,7 @@ def test_a_changed_model_is_given_no_old_scores(folder: Path, tmp_path: Path) ->
     model.encode(["a dog of the high rain"] * 3)  # what a tokenizer remembers of its last batch is no setting
     assert revision_of(model) == own
     with torch.no_grad():
-        next(iter(model.weights.values.values())).view(-1)[0].add_(1e-3)
+        next(iter(model.state_dict.values.values())).view(-1)[0].add_(1e-3)
     assert revision_of(model) != own
     scores(model, tmp_path)
     model.module.prompts["query"] = "red "
@@ -114,7 +114,7 @@ def test_the_record_says_all_that_a_model_shows(folder: Path, tmp_path: Path) ->
         "---\nlicense: apache-2.0\nlanguage: [en, de]\nbase_model: them/base\n---\n# Tiny\n"
     )
     meta = as_mteb_model(open_embedder(folder), "us/tiny", meta=said).mteb_model_meta
-    shown = sum(tensor.numel() for tensor in model.weights.values.values())
+    shown = sum(tensor.numel() for tensor in model.state_dict.values.values())
     assert (meta.name, meta.n_parameters, meta.embed_dim, meta.max_tokens) == ("us/tiny", shown, 32, 64)
     assert meta.n_embedding_parameters == model.module[0].auto_model.get_input_embeddings().weight.numel()
     assert meta.memory_usage_mb == pytest.approx(4 * shown / 2**20, abs=0.01)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from kernel_oracles import stored, valued
 
-from taskmerge.checkpoints.memory import MemoryWeights
+from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.storage_noise import noise_of
 from taskmerge.methods import find_method
 from taskmerge.methods.spectral.matrices import denoised, limits, triplets, white
@@ -36,7 +36,7 @@ class Stored:
             held = torch.from_numpy(entries.view(np.int16)).view(torch.bfloat16) if dtype == "BF16" else entries
             exact.append(delta)
             read.append(valued(entries, dtype).reshape(shape) - base)
-            noise.append(noise_of(MemoryWeights({"t": held}), "t"))
+            noise.append(noise_of(MemoryStateDict({"t": held}), "t"))
         self.exact, self.read, self.noise = np.stack(exact), np.stack(read), noise
         self.ranks = ranks
 

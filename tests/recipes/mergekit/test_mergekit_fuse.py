@@ -14,7 +14,7 @@ from places import TESTS
 
 from taskmerge import recipes
 from taskmerge.errors import MergeError, RecipeError
-from taskmerge.merging.fused import FusedWeights
+from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.plan import plan
 
 WANTED: dict[str, Any] = json.loads((TESTS / "oracles" / "mergekit.json").read_text())
@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def fused(text: str, folder: Path) -> dict[str, np.ndarray]:
     """Every tensor, as its output format holds it, in float64."""
-    weights = FusedWeights(plan(recipes.loads(text, "merge.yml", folder)), "cpu")
+    weights = FusedStateDict(plan(recipes.loads(text, "merge.yml", folder)), "cpu")
     values = {}
     for name in weights.tensors:
         entries = weights.read(name)

@@ -1,6 +1,6 @@
 """What stands beside weights survives whatever wraps them; foreign objects are taken as weights.
 
-Wrappers are found, not listed: a new subclass of `Weights`, or a new field of `Beside`, fails here until somebody says
+Wrappers are found, not listed: a new subclass of `StateDict` or field of `Beside`, fails here until somebody says
 what becomes of it.
 """
 
@@ -26,16 +26,16 @@ from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.lineage.adapters import adapted
 from taskmerge.checkpoints.lineage.token_rows import MatchedTokens
 from taskmerge.checkpoints.lineage.tokenizers import Rows
-from taskmerge.checkpoints.memory import MemoryWeights
-from taskmerge.checkpoints.views import ViewedWeights, whole
-from taskmerge.checkpoints.weights import Adopted, Beside, Weights, adopted
+from taskmerge.checkpoints.memory import MemoryStateDict
+from taskmerge.checkpoints.state_dict import Adopted, Beside, StateDict, adopted
+from taskmerge.checkpoints.views import ViewedStateDict, whole
 
 NAME = "model.layers.0.mlp.up_proj.weight"
 TABLE = "model.embed_tokens.weight"
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> MemoryWeights:
+def source(tmp_path: Path) -> MemoryStateDict:
     """Weights with something of their own in every field of `Beside`."""
     file = tmp_path / "model.safetensors"
     save_file({NAME: torch.ones(2, 2)}, str(file))
@@ -50,7 +50,7 @@ def source(tmp_path: Path) -> MemoryWeights:
         "output_dtype": "bfloat16",
     }
     assert set(told) == {field.name for field in fields(Beside)}, "say here what the new field holds"
-    weights = MemoryWeights({
+    weights = MemoryStateDict({
         NAME: torch.ones(2, 2).to(torch.float8_e4m3fn), f"{NAME}_scale": torch.ones(()), TABLE: torch.ones(3, 2),
     })  # fmt: skip
     weights.beside = Beside(**told)
@@ -67,44 +67,44 @@ def adapter(folder: Path) -> Path:
     return folder
 
 
-def matched(source: Weights, tmp_path: Path) -> Weights:
+def matched(source: StateDict, tmp_path: Path) -> StateDict:
     rows = Rows(3, {"base": np.arange(3)}, {}, tmp_path)
     return MatchedTokens("base", {"base": source}, {TABLE}, rows, "base", source.config)
 
 
-def moved(source: Weights, tmp_path: Path) -> Weights:
+def moved(source: StateDict, tmp_path: Path) -> StateDict:
     """The source, dequantised as algebra does, plus something."""
     model = Checkpoint(dequantized(source))
-    return (model + (Checkpoint.open({name: model[name] + 1 for name in model.tensors}) - model)).weights
+    return (model + (Checkpoint.open({name: model[name] + 1 for name in model.tensors}) - model)).underlying
 
 
-def fused(source: Weights, tmp_path: Path) -> Weights:
+def fused(source: StateDict, tmp_path: Path) -> StateDict:
     plain = dequantized(source)
     model = Checkpoint(plain)
-    return fuse(model, {"other": {name: model[name] for name in model.tensors}}).weights
+    return fuse(model, {"other": {name: model[name] for name in model.tensors}}).underlying
 
 
 # Wrapper -> how it is made over a source, and the fields that it changes on purpose.
-WRAPPERS: dict[str, tuple[Callable[[Weights, Path], Weights], set[str]]] = {
-    "ViewedWeights": (lambda w, _: ViewedWeights(w, {n: whole(i, n) for n, i in w.tensors.items()}), set()),
+WRAPPERS: dict[str, tuple[Callable[[StateDict, Path], StateDict], set[str]]] = {
+    "ViewedStateDict": (lambda w, _: ViewedStateDict(w, {n: whole(i, n) for n, i in w.tensors.items()}), set()),
     "Dequantized": (lambda w, _: dequantized(w), {"config", "output_dtype"}),
     "MatchedTokens": (matched, set()),
-    "AdaptedWeights": (
+    "AdaptedStateDict": (
         lambda w, path: adapted(replace_beside(dequantized(w), w.beside), adapter(path / "lora")),
         {"files"},
     ),
-    "FusedWeights (of the algebra)": (moved, {"config", "output_dtype", "files", "commit"}),
+    "FusedStateDict (of the algebra)": (moved, {"config", "output_dtype", "files", "commit"}),
     # one commit, one set of files and one tokenizer say nothing of what several models were merged into
-    "FusedWeights": (fused, {"config", "output_dtype", "files", "commit"}),
+    "FusedStateDict": (fused, {"config", "output_dtype", "files", "commit"}),
 }
-# Not made from one other `Weights`: they are where what stands beside begins.
+# Not made from one other `StateDict`: they are where what stands beside begins.
 BEGINNINGS = {
-    *("StoredWeights", "MemoryWeights", "Adopted", "_Outline", "CompressedDeltas", "StoredDeltas"),
+    *("StoredStateDict", "MemoryStateDict", "Adopted", "_Outline", "CompressedDeltas", "StoredDeltas"),
     *("_Deltas", "Trimmed", "_Whole", "_Nothing"),  # a task vector's, beside which only a config stands
 }
 
 
-def replace_beside(weights: Weights, beside: Beside) -> Weights:
+def replace_beside(weights: StateDict, beside: Beside) -> StateDict:
     weights.beside = beside
     return weights
 
@@ -114,7 +114,7 @@ def every_class() -> set[str]:
         if ".checkpoints" in module.name or ".merging" in module.name:
             importlib.import_module(module.name)
     found: set[str] = set()
-    left = list(Weights.__subclasses__())
+    left = list(StateDict.__subclasses__())
     while left:
         cls = left.pop()
         left += cls.__subclasses__()
@@ -129,7 +129,7 @@ def test_no_class_is_forgotten() -> None:
 
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("field", [field.name for field in fields(Beside)])
-def test_what_stands_beside_survives(wrapper: str, field: str, source: MemoryWeights, tmp_path: Path) -> None:
+def test_what_stands_beside_survives(wrapper: str, field: str, source: MemoryStateDict, tmp_path: Path) -> None:
     make, changed = WRAPPERS[wrapper]
     (tmp_path / "tokenizer").mkdir()
     wrapped = make(source, tmp_path)
@@ -138,7 +138,7 @@ def test_what_stands_beside_survives(wrapper: str, field: str, source: MemoryWei
         assert getattr(wrapped.beside, field) == getattr(source.beside, field)
 
 
-def test_what_changes_is_what_must(source: MemoryWeights, tmp_path: Path) -> None:
+def test_what_changes_is_what_must(source: MemoryStateDict, tmp_path: Path) -> None:
     plain = dequantized(source)
     assert plain.config == {"model_type": "llama", "dtype": "float16"}
     assert plain.beside.output_dtype == "float16"
@@ -154,7 +154,7 @@ class Foreign:
 
     def __init__(self, tensors: dict[str, np.ndarray]) -> None:
         self.config = {"model_type": "llama"}
-        self._inner = MemoryWeights(tensors)
+        self._inner = MemoryStateDict(tensors)
         self.tensors = self._inner.tensors
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
@@ -164,8 +164,8 @@ class Foreign:
 def test_a_foreign_object_is_taken_as_weights(tmp_path: Path) -> None:
     theirs = Foreign({"a": np.arange(3.0)})
     model = Checkpoint.open(theirs)
-    assert isinstance(model.weights, Adopted)
-    assert (model.label, model.config, model.weights.beside.folder) == ("theirs", {"model_type": "llama"}, None)
+    assert isinstance(model.underlying, Adopted)
+    assert (model.label, model.config, model.underlying.beside.folder) == ("theirs", {"model_type": "llama"}, None)
     saved = open_stored(model.save(tmp_path / "saved", dtype="bfloat16"))
     assert (saved.config["model_type"], saved.tensors["a"].dtype) == ("llama", "BF16")
     merged = fuse(theirs, {"x": Foreign({"a": np.arange(3.0) + 2})}, weights=0.5)
@@ -173,7 +173,7 @@ def test_a_foreign_object_is_taken_as_weights(tmp_path: Path) -> None:
 
 
 def test_weights_are_not_wrapped_twice() -> None:
-    weights = MemoryWeights({"a": np.ones(1)})
+    weights = MemoryStateDict({"a": np.ones(1)})
     assert adopted(weights) is weights
 
 

@@ -11,8 +11,8 @@ import torch
 from checkpoint_files import bytes_of, random_model, read_model, same_bits
 
 from taskmerge import Checkpoint
-from taskmerge.checkpoints.memory import MemoryWeights
-from taskmerge.checkpoints.weights import Weights
+from taskmerge.checkpoints.memory import MemoryStateDict
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import CheckpointError, UsageError
 
 TORCH_DTYPES = [
@@ -26,8 +26,8 @@ TORCH_DTYPES = [
 def test_every_torch_format(dtype: torch.dtype, tmp_path: Path) -> None:
     values = torch.tensor([0.0, 1.0, 1.0, 0.0, 1.0, 1.0]).to(dtype)
     tensors = {"matrix": values.reshape(2, 3), "scalar": values[1], "empty": values[:0].reshape(0, 4)}
-    weights = MemoryWeights(tensors)
-    assert isinstance(weights, Weights)
+    weights = MemoryStateDict(tensors)
+    assert isinstance(weights, StateDict)
     for name, tensor in tensors.items():
         read = weights.read(name)
         assert read.ndim == 1 and read.dtype == weights.tensors[name].format.storage
@@ -42,7 +42,7 @@ def test_every_torch_format(dtype: torch.dtype, tmp_path: Path) -> None:
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_every_numpy_format_in_either_byte_order(dtype: str, order: str, tmp_path: Path) -> None:
     values = np.array([[0, 1, 1], [1, 0, 1]]).astype(np.dtype(dtype).newbyteorder(order))
-    weights = MemoryWeights({"a": values})
+    weights = MemoryStateDict({"a": values})
     assert weights.read("a").tolist() == values.ravel().tolist()
     assert weights.read("a").tobytes() == values.astype(np.dtype(dtype).newbyteorder("<")).tobytes()
     saved = read_model(Checkpoint(weights).save(tmp_path / "out"))
@@ -51,7 +51,7 @@ def test_every_numpy_format_in_either_byte_order(dtype: str, order: str, tmp_pat
 
 def test_views_are_read_in_their_own_order() -> None:
     array, tensor = np.arange(12.0).reshape(3, 4), torch.arange(12.0).reshape(3, 4)
-    weights = MemoryWeights(
+    weights = MemoryStateDict(
         {"numpy": array.T[::-1], "torch": tensor.T, "step": tensor[:, ::2], "wide": tensor[:1].expand(3, 4)}
     )
     assert weights.read("numpy").tolist() == array.T[::-1].ravel().tolist()
@@ -73,7 +73,7 @@ def test_nothing_is_copied_until_it_is_read() -> None:
 
 def test_gradients_and_parameters() -> None:
     weight = torch.nn.Parameter(torch.ones(2, 2))
-    assert MemoryWeights({"w": weight}).read("w").tolist() == [1.0] * 4
+    assert MemoryStateDict({"w": weight}).read("w").tolist() == [1.0] * 4
 
 
 def test_a_live_module() -> None:
@@ -127,7 +127,7 @@ def test_what_cannot_be_opened(source: Any) -> None:
     assert caught.value.problems[0].next_move == "give a path, a hub id, a dict of tensors or a module"
 
 
-def test_anything_with_the_methods_of_weights_will_do() -> None:
-    memory = MemoryWeights(random_model(0))
+def test_anything_with_the_methods_of_a_state_dict_will_do() -> None:
+    memory = MemoryStateDict(random_model(0))
     model = Checkpoint.open(memory)
-    assert model.weights is memory and Checkpoint.open(model) is model
+    assert model.underlying is memory and Checkpoint.open(model) is model

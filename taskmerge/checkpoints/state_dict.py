@@ -20,7 +20,7 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Beside:
-    """What stands beside the tensors of a model and travels with them, through every `Weights` that wraps another.
+    """What stands beside the tensors of a model and travels with them, through every `StateDict` that wraps another.
 
     config: config.json as a dict ({} when there is none). folder: where config, tokenizer, processor and the other side
     files lie. module_folders: module of a sentence-transformers model ("" for the transformer itself, "2_Dense") ->
@@ -49,14 +49,14 @@ class Beside:
 
 
 class Output(Protocol):
-    """An output folder, as far as weights must know it."""
+    """An output folder, as far as a state dict must know it."""
 
     def add_text(self, name: str, text: str) -> None: ...
 
     def add_copy(self, name: str, source: Path) -> None: ...
 
 
-class Weights:
+class StateDict:
     """A lazy, read-only set of named tensors. A subclass sets `label`, `tensors` and `beside`, and has `read`.
 
     label: what messages call it (a path, a specialist's name).  tensors: headers by name, in file order; making
@@ -97,8 +97,8 @@ class Weights:
         is added to the base and rounded; None where it is not known by itself."""
         return None
 
-    def in_dtype(self, dtype: str) -> Weights:
-        """The same to be written in another format (torch name): weights that are computed are rounded only once."""
+    def in_dtype(self, dtype: str) -> StateDict:
+        """The same to be written in another format (torch name): tensors that are computed are rounded only once."""
         return self
 
     def stored_name(self, name: str) -> str | None:
@@ -108,14 +108,14 @@ class Weights:
     def write_side_files(self, output: Output, dtype: str | None) -> bool:
         """Writes what stands beside into an output folder; False where copying it and its config does.
 
-        dtype: torch name of the format that all weights now have, None when each kept its own.
+        dtype: torch name of the format that all tensors now have, None when each kept its own.
         """
         return False
 
 
 @runtime_checkable
 class HasTensors(Protocol):
-    """The least that an object of another library must offer to be taken as weights; see `Weights` for the meaning."""
+    """The least that an object of another library must offer to be taken as one; see `StateDict` for the meaning."""
 
     @property
     def label(self) -> str: ...
@@ -129,8 +129,8 @@ class HasTensors(Protocol):
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray: ...
 
 
-class Adopted(Weights):
-    """An object of another library as `Weights`: it has no files, and what else it lacks has its default."""
+class Adopted(StateDict):
+    """An object of another library as `StateDict`: it has no files, and what else it lacks has its default."""
 
     def __init__(self, source: HasTensors) -> None:
         self._source = source
@@ -139,10 +139,10 @@ class Adopted(Weights):
         self.beside = Beside(config=source.config)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """See `Weights.read`."""
+        """See `StateDict.read`."""
         return self._source.read(name, start, stop)
 
 
-def adopted(weights: Weights | HasTensors) -> Weights:
-    """`weights` themselves, or an object with label, tensors, config and read wrapped as such."""
-    return weights if isinstance(weights, Weights) else Adopted(weights)
+def adopted(state_dict: StateDict | HasTensors) -> StateDict:
+    """`state_dict` themselves, or an object with label, tensors, config and read wrapped as such."""
+    return state_dict if isinstance(state_dict, StateDict) else Adopted(state_dict)
