@@ -145,14 +145,23 @@ def component_map(
     """
     config = config or {}
     overrides = overrides or {}
-    layout = _Layout.of(list(tensors), config)
-    homes = layout.homes(tensors)
+    homes = _homes(tensors, config)
     if not {BACKBONE, EMBEDDINGS} & set(homes.values()):
         towers = {home for home in homes.values() if home.endswith("_encoder")}
         if len(towers) == 1:  # a tower saved alone is a model of its own
             homes = {name: BACKBONE if home in towers else home for name, home in homes.items()}
     assigned = {name: BUFFERS if is_buffer(name, info) else homes[name] for name, info in tensors.items()}
     return _overridden(Components(assigned, homes), overrides) if overrides else Components(assigned, homes)
+
+
+def _homes(tensors: Mapping[str, HasDtype], config: Mapping[str, Any]) -> dict[str, str]:
+    """The component of each name. A grafted embedder's backbone is placed as the model that it is."""
+    found = _Layout.of(list(tensors), config).homes(tensors)
+    own, before = config.get(BACKBONE), f"{BACKBONE}."
+    inside = {name[len(before) :]: info for name, info in tensors.items() if name.startswith(before)}
+    if isinstance(own, Mapping) and inside:
+        found |= {before + name: home for name, home in _Layout.of(list(inside), own).homes(inside).items()}
+    return found
 
 
 def is_buffer(name: str, info: HasDtype) -> bool:

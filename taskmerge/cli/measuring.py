@@ -9,6 +9,7 @@ import typer
 
 from taskmerge.cli.options import (
     DOCUMENT_PROMPT,
+    EMBEDDER,
     HTML,
     JSON,
     MODEL_DEVICE,
@@ -20,6 +21,7 @@ from taskmerge.cli.output import note, print_json
 from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
+    from taskmerge.embedders import ModelSource
     from taskmerge.measuring.drift import DriftReport
 
 
@@ -36,6 +38,7 @@ def diagnose_drift(
     document_prompt: str = DOCUMENT_PROMPT,
     limit: float = typer.Option(None, "--limit", help="The drop in R@1 that matters; 0.05 by default."),
     recover: bool = typer.Option(False, "--recover", help="Go on into recovery when it drifted (needs a recipe)."),
+    embedder: str = EMBEDDER,
     device: str = MODEL_DEVICE,
     html: Path = HTML,
     as_json: bool = JSON,
@@ -45,7 +48,8 @@ def diagnose_drift(
     Exit 3 when a modality drifted beyond its limit, 4 when none did but of one it cannot be told.
     """
     paths = {"--fused": fused, "--specialist": specialist, "--base": base, "--probes": probes}
-    more = {"--trained-on": trained_on, "--query-prompt": query_prompt, "--document-prompt": document_prompt}
+    more = {"--trained-on": trained_on, "--query-prompt": query_prompt, "--document-prompt": document_prompt,
+            "--embedder": embedder}  # fmt: skip
     if limit is not None and not 0 < limit <= 1:
         raise UsageError(f"--limit {limit:g} is no share", next_move="above 0, at most 1: 0.05 is a drop of 5 points")
     if recipe is None:
@@ -53,7 +57,7 @@ def diagnose_drift(
             raise UsageError("--recover needs a recipe", next_move="a `recover` section says what to train on what")
         prompts = prompts_of(query_prompt, document_prompt)
         options = {"device": device, "prompts": prompts, "trained_on": trained_on if probes is not None else None}
-        found = _by_paths(fused, specialist, base, probes, limit, options)
+        found = _by_paths(fused, specialist, base, probes, limit, embedder, options)
     else:
         if beside := [option for option, said in {**paths, **more}.items() if said is not None]:
             raise UsageError(f"{', '.join(beside)} beside a recipe", str(recipe), "give one or the other")
@@ -93,8 +97,10 @@ def _by_paths(
     base: str | None,
     probes: str | None,
     limit: float | None,
+    embedder: str | None,
     options: dict[str, Any],
 ) -> DriftReport:
+    from taskmerge.embedders import ModelSource
     from taskmerge.measuring.drift import diagnose_drift as diagnose
 
     if fused is None or specialist is None or (base is None and probes is None):
@@ -102,7 +108,9 @@ def _by_paths(
             "nothing to compare", next_move="give a recipe, or --fused, --specialist and --probes (or --base, or both)"
         )
     limits: dict[str, Any] = {} if limit is None else {"limit": limit}
-    return diagnose(fused, specialist, base, probes, **limits, **options)
+    given = None if base is None else ModelSource(base, embedder)
+    models = (ModelSource(fused, embedder), ModelSource(specialist, embedder), given)
+    return diagnose(*models, probes, **limits, **options)
 
 
 def _show(found: DriftReport, html: Path | None, as_json: bool) -> None:
@@ -130,6 +138,7 @@ def evaluate(
     model_meta: Path = typer.Option(
         None, "--model-meta", help="YAML or JSON file with fields for mteb's record: release_date, license, …"
     ),
+    embedder: str = EMBEDDER,
     device: str = MODEL_DEVICE,
     html: Path = HTML,
     as_json: bool = JSON,
@@ -139,21 +148,23 @@ def evaluate(
     A set is searched both ways: what searches stands behind the query prompt, what is found behind the document prompt.
     mteb's results are kept as each task ends; the same command goes on where it was stopped.
     """
+    from taskmerge.embedders import ModelSource
     from taskmerge.measuring.evaluation import Evaluated
     from taskmerge.reporting import evaluated_sections, show, write_report
     from taskmerge.words.json_text import check_json
 
     prompts = prompts_of(query_prompt, document_prompt)
     own = {"--retrieval": retrieval, "--mteb": mteb, "--query-prompt, --document-prompt": prompts,
-           "--dimensions": dimensions, "--results": results, "--model-meta": model_meta}  # fmt: skip
+           "--dimensions": dimensions, "--results": results, "--model-meta": model_meta,
+           "--embedder": embedder}  # fmt: skip
     if model.endswith((".yaml", ".yml")):
         if beside := [option for option, said in own.items() if said]:
-            raise UsageError(f"{', '.join(beside)} beside a recipe", model, "say it in the recipe's `evaluate` section")
+            raise UsageError(f"{', '.join(beside)} beside a recipe", model, "say it in the recipe")
         result = _by_evaluate_section(model, device)
     else:
         cut = dimensions_of(dimensions)
         options = {"device": device, "prompts": prompts, "dimensions": cut}
-        result = _by_model(model, retrieval, mteb, results, model_meta, options)
+        result = _by_model(ModelSource(model, embedder), retrieval, mteb, results, model_meta, options)
     sections = evaluated_sections(check_json(result, Evaluated, "the evaluation"))
     if html is not None:
         page, _ = write_report(html, "Evaluation", sections, result)
@@ -176,7 +187,7 @@ def _by_evaluate_section(path: str, device: str | None) -> dict[str, Any]:
 
 
 def _by_model(
-    model: str,
+    model: ModelSource,
     retrieval: list[str],
     mteb: list[str],
     results: Path | None,
@@ -187,7 +198,7 @@ def _by_model(
         raise UsageError("nothing to evaluate on", next_move="--retrieval NAME=PATH or --mteb TASK")
     if not mteb and (results or model_meta):
         raise UsageError("--results and --model-meta are mteb's, and no --mteb was said", next_move="--mteb TASK")
-    variants = {_variant(model): model}
+    variants = {_variant(str(model)): model}
     result: dict[str, Any] = {}
     if mteb:
         from taskmerge.measuring.evaluation.mteb_adapter import check_tasks
@@ -230,13 +241,15 @@ def stats(
     probes: str = typer.Option(..., "--probes", help="Items of its modality; their texts need not be pairs."),
     query_prompt: str = QUERY_PROMPT,
     document_prompt: str = DOCUMENT_PROMPT,
+    embedder: str = EMBEDDER,
     device: str = MODEL_DEVICE,
 ) -> None:
     """Collect what a specialist's layers see, for regmean and protect; stored beside its weights."""
+    from taskmerge.embedders import ModelSource
     from taskmerge.measuring.covariances import collect_covariances
 
     prompts = prompts_of(query_prompt, document_prompt)
-    covariances = collect_covariances(model, probes, device=device, prompts=prompts)
+    covariances = collect_covariances(ModelSource(model, embedder), probes, device=device, prompts=prompts)
     path = covariances.save(model)
     note(f"{len(covariances)} layers, tokens seen: {covariances.counts}")
     print(path)

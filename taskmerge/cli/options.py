@@ -22,6 +22,9 @@ DEVICE = typer.Option("cpu", "--device", help="Where the arithmetic runs: cpu, c
 MODEL_DEVICE = typer.Option(None, "--device", help="Where models run: cpu (the default), cuda, cuda:1, mps.")
 QUERY_PROMPT = typer.Option(None, "--query-prompt", help="Text before what searches, for the model's own.")
 DOCUMENT_PROMPT = typer.Option(None, "--document-prompt", help="Text before what is found, for the model's own.")
+EMBEDDER = typer.Option(
+    None, "--embedder", help="What runs a model class of your own: my_model.py:load, package.module:name, entry point."
+)
 JSON = typer.Option(False, "--json", help="Print JSON for machines.")
 
 

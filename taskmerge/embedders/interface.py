@@ -6,7 +6,11 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,9 +20,11 @@ from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
+    from sentence_transformers import SentenceTransformer
     from torch import Tensor, nn
 
     from taskmerge.checkpoints.memory import MemoryStateDict
+    from taskmerge.checkpoints.state_dict import StateDict
     from taskmerge.embedders.anatomy import Anatomy
     from taskmerge.embedders.items import PreparedItems
 
@@ -30,19 +36,23 @@ EMBEDDING = "sentence_embedding"
 class Embedder(ABC):
     """A model that turns items into vectors, whatever it was made from. `open_embedder` makes one.
 
-    A class of one's own sets the two attributes and defines the six abstract members; the rest follows from them.
+    A class of one's own sets `module` and defines `modalities`, `prepare` and `embed`; it may define `state_dict`,
+    `anatomy` and `save`, where what is written here does not fit. The rest follows from these.
 
     Attributes:
-        module: the network that runs, trained in place. Called with features it returns a dict whose `EMBEDDING` is
-            (items, d); optimizers, hooks and Jacobian products work on its parameters.
+        module: the network that runs, trained in place; optimizers, hooks and Jacobian products work on its parameters.
         label: what messages call the model: its path, or what it is.
+        stored: the model's file, set by `open_embedder`; None for a model that has none.
+        components: component -> patterns of names in the file, for what the rules do not know; a recipe's `components`.
         prompts: what the user wants before items; see `prompted`.
         takes_prompts: whether `prepare` puts what `prompt` says before the items. A class of one's own says so when it
             does.
     """
 
     module: nn.Module
-    label: str
+    label: str = "a model in memory"
+    stored: StateDict | None = None
+    components: Mapping[str, Sequence[str]] = MappingProxyType({})
     prompts: Prompts = Prompts()
     takes_prompts: ClassVar[bool] = False
 
@@ -52,13 +62,27 @@ class Embedder(ABC):
         """What it embeds, of "text", "image", "audio", "video"."""
 
     @property
-    @abstractmethod
     def state_dict(self) -> MemoryStateDict:
         """The live tensors as `StateDict`, under the names that they have in the model's file.
 
         Component maps, patterns and reports speak of these names. A model made in memory has no file: its names are
         those of its network. Parameters stay parameters: what is written to one of `state_dict.values` is trained.
         """
+        from taskmerge.checkpoints.memory import MemoryStateDict
+
+        live = {self._names.get(name, name): value for name, value in self.module.state_dict(keep_vars=True).items()}
+        found = MemoryStateDict(live, self.label)
+        found.beside = MemoryStateDict.of_module(self.module).beside
+        if self.stored is not None:
+            found.beside = replace(self.stored.beside, files={})  # live tensors may have changed
+        return found
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """Name in `module` -> name in the file."""
+        from taskmerge.embedders.file_names import names_in_file
+
+        return names_in_file(self.module, self.stored)[0]
 
     @abstractmethod
     def prepare(self, items: Sequence[Any], modality: str | None = None, role: Role | None = None) -> Features:
@@ -88,20 +112,23 @@ class Embedder(ABC):
             (items, d), of the model's dtype and on its device; gradients flow unless `inference` is entered.
         """
 
-    @abstractmethod
-    def anatomy(self, components: Mapping[str, Any] | None = None) -> Anatomy:
+    def anatomy(self) -> Anatomy:
         """Find the layers, the projectors by modality, and which tokens are projected.
-
-        Args:
-            components: component -> patterns of names in the file, for what the rules do not know.
 
         Raises:
             UsageError: when there is no stack of backbone layers.
         """
+        from taskmerge.embedders.anatomy import components_of, native_anatomy
 
-    @abstractmethod
+        parts = components_of(self.state_dict, self.components)
+        own = {name: self._names.get(name, name) for name in self.module.state_dict()}
+        return native_anatomy(self.module, {name: parts.home(in_file) for name, in_file in own.items()})
+
     def save(self, path: str | Path) -> None:
-        """Write the model to a folder that `open_embedder` opens."""
+        """Write the model to a new folder that is opened as this one was: its file's tensors, with the live values."""
+        from taskmerge.embedders.live import save_live
+
+        save_live(self.state_dict, self.stored, Path(path))
 
     # Prompts
 
@@ -192,6 +219,10 @@ class Embedder(ABC):
         self.module.to(device=device, dtype=dtype)
         return self
 
+    def copied(self) -> Embedder:
+        """Another of the same, with tensors of its own; the file behind both is one."""
+        return deepcopy(self, {id(self.stored): self.stored})
+
     def placed(self, features: Features) -> Features:
         """Features on the model's device, real numbers in its precision."""
         device, dtype = self.device, self.dtype
@@ -246,7 +277,14 @@ class Embedder(ABC):
 
         names = self.parameter_names()
         swapped = {f"module.{names[name]}": value for name, value in parameters.items()}
-        return torch.func.functional_call(_running(self), swapped, (features,))
+        embeddings: Tensor = torch.func.functional_call(_running(self), swapped, (features,))[EMBEDDING]
+        return embeddings
+
+    def trainable(self) -> SentenceTransformer:
+        """The model as the trainer takes it: what it returns for features has the embeddings under `EMBEDDING`."""
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(modules=[_running(self)], device=str(self.device))
 
     def parameter_names(self) -> dict[str, str]:
         """Name in the file -> name in `module`, of every parameter."""
@@ -304,7 +342,7 @@ def _running(embedder: Embedder) -> Any:
             super().__init__()
             self.module = embedder.module
 
-        def forward(self, features: Features) -> Tensor:
-            return embedder.embed(features)
+        def forward(self, features: Features, **options: Any) -> Features:
+            return {**features, EMBEDDING: embedder.embed(features)}
 
     return Running()

@@ -77,7 +77,8 @@ class GraftedItems(PreparedItems):
         self.encoded = False
 
     def add(self, item: Any, modality: str, role: Role | None = None) -> None:
-        super().add(item if modality == "text" else self.graft.prepare(item, modality), modality, role)
+        own = modality in self.graft.inputs.modalities
+        super().add(item if own else self.graft.prepare(item, modality), modality, role)
 
     def encode(self) -> None:
         import torch
@@ -88,7 +89,7 @@ class GraftedItems(PreparedItems):
             for start in range(0, len(self.rows), ENCODE_BATCH):
                 by_tower: dict[str, list[int]] = {}
                 for number in range(start, min(start + ENCODE_BATCH, len(self.rows))):
-                    if self.modalities[number] != "text":
+                    if self.modalities[number] in self.graft.tower_of:
                         by_tower.setdefault(self.graft.tower_of[self.modalities[number]], []).append(number)
                 for tower, members in by_tower.items():
                     self._encode(tower, members)
@@ -99,20 +100,22 @@ class GraftedItems(PreparedItems):
 
         lengths = torch.tensor([len(self.rows[number]) for number in members])
         values = torch.nn.utils.rnn.pad_sequence([self.rows[number] for number in members], batch_first=True)
-        device = next(self.graft.parameters()).device
-        output = self.graft.encode_media(tower, values.to(device), lengths.to(device)).cpu()
+        like = self.graft.projector(tower).norm.weight
+        output = self.graft.encode_media(tower, values.to(like), lengths.to(like.device)).cpu()
         for number, length, row in zip(members, lengths.tolist(), output, strict=True):
             self.rows[number] = row[: self.graft.encoder(tower).token_count(length)].clone()
 
     def features(self, numbers: Sequence[int], texts: Sequence[str] = (), noise: float = 0.0) -> dict[str, Any]:
-        words, media = [], []
+        own: list[Any] = []
+        media: list[dict[str, Tensor]] = []
         for number in numbers:
             row, modality = self.rows[number], self.modalities[number]
-            words.append(row if modality == "text" else "")
-            media.append({} if modality == "text" else {self.graft.tower_of[modality]: _noisy(row, noise)})
+            grafted = modality in self.graft.tower_of
+            own.append({} if grafted else {modality: row})
+            media.append({self.graft.tower_of[modality]: _noisy(row, noise)} if grafted else {})
         media += [{} for _ in texts]
         prompt = self.prompt(self._role(numbers), self._modality(numbers, texts))
-        return self.graft.assemble([*words, *texts], media, prompt, encoded=self.encoded)
+        return self.graft.assemble([*own, *texts], media, prompt, encoded=self.encoded)
 
 
 def _noisy(row: Tensor, noise: float) -> Tensor:

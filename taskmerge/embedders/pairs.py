@@ -15,6 +15,7 @@ from taskmerge.embedders.media import load_audio, load_frames, load_picture
 from taskmerge.embedders.prompts import Role
 from taskmerge.errors import Problem, UsageError, clipped
 from taskmerge.metrics.retrieval import collapse
+from taskmerge.opened import opened
 from taskmerge.words.extras import require
 from taskmerge.words.json_text import parse_json
 from taskmerge.words.modalities import COLUMNS, TEXT, media_of, modality_of_column
@@ -146,13 +147,17 @@ def read_pairs(source: Any, column: str | None = None) -> Pairs:
         more = len(problems) - SHOWN
         shown = problems[:SHOWN]
         raise UsageError([*shown, Problem(f"and {more} more problems", label)] if more > 0 else shown)
-    return Pairs(label, column, texts, items)
+    pairs = Pairs(label, column, texts, items)
+    opened(*pairs.files(), media=True)
+    return pairs
 
 
 def _rows(source: Any) -> tuple[str, Sequence[Mapping[str, Any]], Path]:
     """Label, rows and the folder that relative paths start from."""
     if isinstance(source, str | Path):
         path = Path(source)
+        if path.exists():
+            opened(path)
         if path.suffix in (".jsonl", ".json"):
             return str(source), _jsonl(path), path.parent
         if path.suffix == ".parquet":

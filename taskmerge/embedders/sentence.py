@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from taskmerge.checkpoints.components import component_map
-from taskmerge.checkpoints.lineage.names import match_names
 from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.state_dict import StateDict
-from taskmerge.embedders.anatomy import Anatomy, backbone_layers, native_anatomy, token_table
+from taskmerge.embedders.anatomy import Anatomy, components_of, native_anatomy, token_table
+from taskmerge.embedders.file_names import names_in_file
 from taskmerge.embedders.interface import EMBEDDING, Embedder, Features
 from taskmerge.embedders.items import GraftedItems, PreparedItems
+from taskmerge.embedders.opening import quiet
 from taskmerge.embedders.prompts import Role
-from taskmerge.errors import MergeError
-from taskmerge.words.numerals import is_whole
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -50,7 +49,7 @@ class SentenceEmbedder(Embedder):
         self.module = model
         self.network: Any = getattr(first, "auto_model", first)
         self.label = label or f"{type(self.network).__name__} in memory"
-        self._in_file, self._tails = _names_in_file(self.network, stored)
+        self._in_file, self._tails = names_in_file(self.network, stored)
         own = MemoryStateDict.of_module(self.network).beside
         self._beside = own if stored is None else replace(stored.beside, files={})  # live tensors may have changed
 
@@ -128,14 +127,17 @@ class SentenceEmbedder(Embedder):
     def embed(self, features: Features) -> Tensor:
         return self.module(self.placed(features))[EMBEDDING][..., : self.module.truncate_dim]
 
-    def anatomy(self, components: Mapping[str, Any] | None = None) -> Anatomy:
-        state_dict = self.state_dict
-        parts = component_map(state_dict.tensors, state_dict.config, components)
+    def trainable(self) -> SentenceTransformer:
+        return self.module
+
+    def anatomy(self) -> Anatomy:
+        parts = components_of(self.state_dict, self.components)
         names = self.network.state_dict()
         return native_anatomy(self.network, {name: parts.home(self._in_file.get(name, name)) for name in names})
 
     def save(self, path: str | Path) -> None:
-        self.module.save_pretrained(str(path), create_model_card=False)
+        with quiet():
+            self.module.save_pretrained(str(path), create_model_card=False)
 
 
 class GraftedEmbedder(SentenceEmbedder):
@@ -152,13 +154,14 @@ class GraftedEmbedder(SentenceEmbedder):
         found.beside = replace(found.beside, config=self.graft.get_config_dict())
         return found
 
-    def anatomy(self, components: Mapping[str, Any] | None = None) -> Anatomy:
+    def anatomy(self) -> Anatomy:
         graft = self.graft
         state_dict = MemoryStateDict.of_module(graft.backbone)
         parts = component_map(state_dict.tensors, state_dict.config)
-        layers = backbone_layers(graft.backbone, {name: parts.home(name) for name in parts})
-        projectors = {modality: (graft.projector(tower),) for modality, tower in graft.tower_of.items()}
-        return Anatomy(layers, projectors, {}, token_table(graft.backbone))
+        own = native_anatomy(graft.backbone, {name: parts.home(name) for name in parts})
+        grafted = {modality: (graft.projector(tower),) for modality, tower in graft.tower_of.items()}
+        tokens = {modality: graft.inputs.placeholders[tower] for modality, tower in graft.tower_of.items()}
+        return Anatomy(own.layers, {**own.projectors, **grafted}, {**own.placeholders, **tokens}, own.token_table)
 
     def prepared_items(self) -> PreparedItems:
         return GraftedItems(self.prepare, self.graft, self.prompt)
@@ -182,16 +185,3 @@ def _config_of(part: Any) -> dict[str, Any]:
         found["tokenizer"] = {key: value for key, value in table.items() if key not in ("padding", "truncation")}
         found["chat_template"] = getattr(tokenizer, "chat_template", None)
     return found
-
-
-def _names_in_file(network: Any, stored: StateDict | None) -> tuple[dict[str, str], dict[int, str]]:
-    """(the network's names -> the file's, place of a module -> its folder)."""
-    if stored is None:
-        return {}, {}
-    folders = {name.partition("/")[0] for name in stored.tensors if "/" in name}
-    tails = {int(folder.partition("_")[0]): folder for folder in folders if is_whole(folder.partition("_")[0])}
-    try:
-        pairs = match_names(stored, MemoryStateDict.of_module(network)).pairs
-    except MergeError:  # packed otherwise than in the file: its own names are all there is
-        pairs = {}
-    return {theirs: ours for ours, theirs in pairs.items()}, tails

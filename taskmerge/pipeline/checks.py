@@ -10,6 +10,7 @@ from typing import Any
 
 from taskmerge.checkpoints.selector import may_name, nearest_names
 from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError, did_you_mean
+from taskmerge.pipeline.foresight import fuse_problems
 from taskmerge.pipeline.presence import model_problems
 from taskmerge.pipeline.stages import STAGES
 from taskmerge.pipeline.state import Run
@@ -68,6 +69,7 @@ def check(current: Run, stages: Sequence[str] = STAGES) -> None:
         problems += [*_part_problems(use), *_data_problems(current, use)]
         if use.stage is not None:
             problems += _training_problems(current, use, use.stage)
+    problems = problems or list(fuse_problems(current, stages))
     if problems:
         raise RecipeError(problems)
 
@@ -157,7 +159,9 @@ def _stored(current: Run, text: str) -> Parts | None:
     from taskmerge.embedders.anatomy import components_of
 
     try:
-        return Parts(frozenset(components_of(open_stored(text, current.recipe.folder)).values()))
+        return Parts(
+            frozenset(components_of(open_stored(text, current.recipe.folder), current.recipe.components).values())
+        )
     except TaskmergeError:
         return None  # the stage that opens it says what is wrong, in its own words
 

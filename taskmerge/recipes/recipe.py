@@ -41,6 +41,10 @@ class Recipe:
         Mapping[str, tuple[NamePattern, ...]],
         Doc("name patterns of a component, where the architecture does not tell it"),
     ] = field(default_factory=dict)
+    embedder: Annotated[
+        str | None,
+        Doc("what runs models of a class of your own: path/to/file.py:name, package.module:name or an entry point"),
+    ] = None
     copy: Annotated[
         Mapping[SpecialistName, tuple[NamePattern, ...]] | None,
         Doc("components or name patterns taken whole from a specialist; left out: what only that specialist has"),

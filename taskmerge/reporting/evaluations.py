@@ -111,8 +111,7 @@ def _conditions(table: EvaluationTable) -> Table:
         for row in table.conditions
     ]
     columns = ["variant", "set", "before items", "before texts", "ranked by", "precision", "spellings merged"]
-    left = "; ".join(f"{name} holds {modality}, which no variant takes" for name, modality in table.untaken.items())
-    return Table("How it was run", columns, rows, f"Not measured: {left}." if left else "")
+    return Table("How it was run", columns, rows)
 
 
 def _prompts(prompts: Mapping[str, str | None]) -> str:

@@ -130,13 +130,14 @@ def _forecast_blocks(name: str, found: Forecast) -> list[Block]:
     if found.overlap is not None:
         lines.append(Line(title_of("overlap"), [(x, layer.overlap) for x, layer in points]))
     chance = "" if found.chance is None else f" Overlap by chance: {found.chance:.3f}."
+    unit = "‖base‖ (the specialist's backbone is the base's)" if found.unit == "base" else "‖specialist - base‖"
     return [
         LineChart(
             f"{name}: how far the fused backbone lies from the specialist, by layer",
             "layer",
             "",
             lines,
-            note="Displacement: ‖fused - specialist‖ / ‖specialist - base‖. Overlap: share of it on the directions the "
+            note=f"Displacement: ‖fused - specialist‖ / {unit}. Overlap: share of it on the directions the "
             f"projector writes to.{chance} Cosine of fused - base with specialist - base: {found.cosine:.3f}.",
         )
     ]

@@ -23,7 +23,7 @@ def select(embedder: Embedder, wanted: Sequence[str]) -> list[str]:
 
     Names are those of the model's file. Raises UsageError for a pattern that names none.
     """
-    components = components_of(embedder.state_dict)
+    components = components_of(embedder.state_dict, embedder.components)
     parameters = [name for name in embedder.parameter_names() if name in components]
     selector = Selector(components)
     selector.require(wanted, "train", among=parameters, of="the model's parameters")

@@ -46,7 +46,8 @@ class Session:
     ) -> None:
         self.embedder, self.settings, self.folder = embedder, settings, folder
         self.trained = select(embedder, train)
-        self.components = components_of(embedder.state_dict)
+        self.model = embedder.trainable()
+        self.components = components_of(embedder.state_dict, embedder.components)
         components = {self.components[name] for name in self.trained}
         self.text_is_frozen = not texts_learn(components)
         _check_ways(sets, components)
@@ -99,7 +100,7 @@ class Session:
         from taskmerge.training.trainer import build_trainer
 
         freeze_all_but(self.embedder, self.trained)
-        model = self.embedder.module
+        model = self.model
         adapters = self._adapters()
         loss, data = self._loss_and_data()
         trainer = build_trainer(
@@ -145,11 +146,11 @@ class Session:
         temperature, cache = self.settings.temperature, self.settings.gradient_cache
         if not self.text_is_frozen:
             data = {name: pair_rows(self.items, name) for name in self.items.sets}
-            loss = in_batch(self.embedder.module, temperature, cache, process_count())
+            loss = in_batch(self.model, temperature, cache, process_count())
             return loss, DatasetDict(data)
         bank, labels = self.items.bank()
         data = {name: labelled_rows(self.items, name, rows) for name, rows in labels.items()}
-        return against_bank(self.embedder.module, bank, temperature, cache, process_count()), DatasetDict(data)
+        return against_bank(self.model, bank, temperature, cache, process_count()), DatasetDict(data)
 
     def _last_checkpoint(self) -> str | None:
         if not self.settings.resume:

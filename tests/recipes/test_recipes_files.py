@@ -147,7 +147,7 @@ def test_a_method_from_a_file_beside_the_recipe(tmp_path: Path) -> None:
         ("mine/missing.py:median", "no file 'mine/missing.py' for the method", "looked for "),
         ("median.py:meidan", "median.py has no 'meidan'", "did you mean 'median'?"),
         ("median.py:helper", "'helper' in median.py is not a merge method", "decorate it with @merge_method"),
-        ("median.py", "does not say which method of the file is meant", "write path/to/file.py:name"),
+        ("median.py", "does not say what in the file is meant", "write path/to/file.py:name"),
         ("broken.py:median", "the file of the method 'broken.py:median' fails: ZeroDivisionError", None),
         ("undeclared.py:median", "unknown positional argument 'tensors'", None),
     ],

@@ -17,6 +17,7 @@ from taskmerge.checkpoints.hub import HubPlace, Snapshot, locate, open_snapshot
 from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import CheckpointError
+from taskmerge.opened import opened
 
 PROMPTS = "config_sentence_transformers.json"
 
@@ -109,6 +110,7 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
         return _open_hub(place, label)
     if not place.is_dir():
         return StoredStateDict(label, place.parent, {"": ""}, [("", open_file(place.name, place))])
+    opened(place)
     modules = module_folders(place)
     files = []
     for prefix, inside in modules.items():

@@ -16,6 +16,7 @@ from pathlib import Path
 from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.pickles import SAVE_ANEW, PickleFile
 from taskmerge.errors import CheckpointError, few
+from taskmerge.opened import opened
 
 Magic = Callable[[bytes], bool]
 HEAD = 512
@@ -178,6 +179,7 @@ def open_file(name: str, path: Path) -> WeightFile:
         suffix = row.suffixes[0]
         raise CheckpointError(f"{path.name!r} has the contents of another format: {row.name}", str(path),
                               f"call it {path.stem}{suffix}")  # fmt: skip
+    opened(path)
     return row.opens(name, path)
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
-from taskmerge.checkpoints.components import component_map
-from taskmerge.embedders.anatomy import Anatomy
+from taskmerge.embedders.anatomy import Anatomy, components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.pairs import Pairs
 from taskmerge.errors import UsageError
@@ -99,7 +96,6 @@ def compare(
     pairs: Pairs,
     *,
     batch_size: int = 32,
-    components: Mapping[str, Any] | None = None,
     moments_memory: int = MOMENTS_MEMORY,
 ) -> Comparison:
     """Run both embedders over `pairs` once. reference: the specialist; other: the fused model.
@@ -107,7 +103,7 @@ def compare(
     Hidden states are summed up and let go batch by batch; what grows with the probes is their final embeddings alone.
     Raises UsageError when the two backbones differ in depth.
     """
-    anatomies = (reference.anatomy(components), other.anatomy(components))
+    anatomies = (reference.anatomy(), other.anatomy())
     if len(anatomies[0].layers) != len(anatomies[1].layers):
         depths = " and ".join(str(len(anatomy.layers)) for anatomy in anatomies)
         raise UsageError(f"the two backbones have {depths} layers: drift compares models of one architecture")
@@ -126,19 +122,17 @@ def compare(
         Embedded(np.concatenate(rows), side.encode(texts, "text", "document", batch_size=batch_size))
         for side, rows in zip((reference, other), probes, strict=True)
     ]
-    tensors = tower_tensors(reference, other, tower_of(pairs.modality), components)
+    tensors = tower_tensors(reference, other, tower_of(pairs.modality))
     control = replace(projector.control(anatomies), tensors=tensors[0], changed=tensors[1])
     return Comparison(right, embedded[0], embedded[1], control, layers.changes())
 
 
-def tower_tensors(
-    reference: Embedder, other: Embedder, tower: str, components: Mapping[str, Any] | None = None
-) -> tuple[int, int]:
+def tower_tensors(reference: Embedder, other: Embedder, tower: str) -> tuple[int, int]:
     """(tensors of a tower's encoder and projector that both have, those of them that differ)."""
     import torch
 
     own, theirs = reference.state_dict, other.state_dict
-    parts = component_map(own.tensors, own.config, components)
+    parts = components_of(own, reference.components)
     wanted = {f"{tower}_encoder", f"{tower}_projector"}
     shared = [name for name in own.values if parts.home(name) in wanted and name in theirs.values]
     changed = [name for name in shared if not torch.equal(own.values[name].cpu(), theirs.values[name].cpu())]

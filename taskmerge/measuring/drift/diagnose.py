@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from taskmerge.checkpoints.components import component_map
 from taskmerge.checkpoints.opening import open_state_dict
 from taskmerge.checkpoints.state_dict import HasTensors, StateDict
+from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs, spelling
+from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import Problem, UsageError
 from taskmerge.measuring.drift.comparison import Comparison, Embedded, compare, embed_pairs, probe_changes
 from taskmerge.measuring.drift.forecast import Forecast, forecast_drift
@@ -64,7 +65,7 @@ def diagnose_drift(
     if not 0 < limit <= 1:
         raise UsageError(f"limit {limit:g} is no share", next_move="above 0, at most 1: 0.05 is a drop of 5 points")
     if not sets and not isinstance(specialist, Mapping):
-        specialists = {_grafted(specialist, base): specialist}
+        specialists = {_grafted(specialist, base, components): specialist}
     pairs = _checked(sets)
     by_name = isinstance(specialist, Mapping)
     forecasts = {
@@ -76,7 +77,7 @@ def diagnose_drift(
     seen = _trained_on(trained_on, specialist, pairs)
 
     def opened(source: Any) -> Embedder:
-        return open_embedder(source, device=device).prompted(prompts)
+        return open_embedder(source, device=device, components=components).prompted(prompts)
 
     fused_model = opened(fused) if pairs else None
     for name, own_pairs in pairs.items():
@@ -89,7 +90,6 @@ def diagnose_drift(
             {title: opened(model) for title, model in named_references(given).items()},
             limit=limit,
             batch_size=batch_size,
-            components=components,
             trained_on=seen.get(name),
         )
     return DriftReport(modalities, forecasts)
@@ -103,13 +103,12 @@ def diagnose_modality(
     *,
     limit: float = DEFAULT_LIMIT,
     batch_size: int = BATCH_SIZE,
-    components: Mapping[str, Any] | None = None,
     trained_on: Pairs | None = None,
 ) -> ModalityDrift:
     """One specialist and its probes against the fused model. See `diagnose_drift`."""
     for model in (fused, specialist, *references.values()):
         model.check_takes(pairs.modality, pairs.source)
-    found = compare(specialist, fused, pairs, batch_size=batch_size, components=components)
+    found = compare(specialist, fused, pairs, batch_size=batch_size)
     changes = probe_changes(found.reference, found.other, found.right)
     twin_name, twin = precision_twin(specialist)
     undrifted = {
@@ -227,12 +226,12 @@ def _trained_on(said: Any, specialist: Any, pairs: Mapping[str, Pairs]) -> dict[
     return {name: read_pairs(source) for name, source in by_name.items()}
 
 
-def _grafted(specialist: Any, base: Any) -> str:
+def _grafted(specialist: Any, base: Any, components: Mapping[str, Any] | None) -> str:
     """The modality of the specialist's projector, of the one that the base has not where there are several;
     "specialist" where that leaves none or several.
     """
     own, old = (
-        {name for name in component_map(side.tensors, side.config).values() if name.endswith("_projector")}
+        {name for name in components_of(side, components).values() if name.endswith("_projector")}
         for side in (_weights(specialist), _weights(base))
     )
     towers = [name.removesuffix("_projector") for name in (own - old or own)]
@@ -261,6 +260,8 @@ def _forecast(fused: Any, specialist: Any, base: Any, modality: str, components:
 
 def _weights(source: Any) -> StateDict:
     """Of a model that runs, its live tensors; of anything else what it holds."""
+    if isinstance(source, ModelSource):
+        return open_state_dict(source.path)
     if isinstance(source, str | Path | StateDict | HasTensors):
         return open_state_dict(source)
     return open_embedder(source).state_dict

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -58,7 +58,7 @@ def evaluate_retrieval(
 
     Raises:
         UsageError: with all that is wrong about the sets before any model runs; for dimensions that a model does not
-            have, for a set that no variant takes.
+            have; for a set that no variant takes: a single model is asked before it runs.
     """
     device = device_or_default(device)
     checked = _checked(sets)
@@ -69,16 +69,15 @@ def evaluate_retrieval(
         embedder = open_embedder(source, device=device).prompted(prompts)
         taken = {name: pairs for name, pairs in checked.items() if pairs.modality in embedder.modalities}
         if len(variants) == 1:
-            _check_any_taken(checked, taken)
+            _check_taken({name: pairs for name, pairs in checked.items() if name not in taken})
         for name, pairs in taken.items():
             own = embedder.prompted(None, name)
             conditions.append(_condition(variant, name, own, pairs, directions))
             for key, found in _score(own, pairs, batch_size, directions, dimensions):
                 scored[variant, name, key[0], key[1]] = found
     measured = {name for _, name, _, _ in scored}
-    _check_any_taken(checked, measured)
-    untaken = {name: pairs.modality for name, pairs in checked.items() if name not in measured}
-    return replace(_table(list(variants), list(checked), scored, conditions, against), untaken=untaken)
+    _check_taken({name: pairs for name, pairs in checked.items() if name not in measured})
+    return _table(list(variants), list(checked), scored, conditions, against)
 
 
 @dataclass(frozen=True)
@@ -230,15 +229,15 @@ def _check_dimensions(label: str, width: int, dimensions: Sequence[int]) -> None
         )
 
 
-def _check_any_taken(sets: Mapping[str, Pairs], taken: Collection[str]) -> None:
-    if taken:
-        return
-    raise UsageError(
-        [
-            Problem(f"holds {pairs.modality}, which no variant takes", f"{name}: {pairs.source}")
-            for name, pairs in sets.items()
-        ]
-    )
+def _check_taken(left: Mapping[str, Pairs]) -> None:
+    """Raises UsageError for sets that no variant takes: nothing would be said of them."""
+    move = "`taskmerge graft` attaches an encoder; leave the set out to measure the others"
+    problems = [
+        Problem(f"{name} holds {pairs.modality}, for which no model here has an encoder", pairs.source, move)
+        for name, pairs in left.items()
+    ]
+    if problems:
+        raise UsageError(problems)
 
 
 def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:

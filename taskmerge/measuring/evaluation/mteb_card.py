@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.errors import UsageError, first_line
+from taskmerge.opened import opened
 
 
 def card_fields(folder: Path | None) -> dict[str, Any]:
@@ -31,6 +32,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     """
     import yaml
 
+    opened(Path(path))
     try:
         table = yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:

@@ -16,6 +16,7 @@ from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.media import load_audio
 from taskmerge.embedders.pairs import SAMPLING_RATE, read_pairs
 from taskmerge.embedders.prompts import Prompts
+from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import UsageError
 from taskmerge.measuring.evaluation.mteb_card import card_fields
 from taskmerge.words.extras import require
@@ -77,7 +78,7 @@ def as_mteb_model(
         def __init__(self) -> None:
             self.model = embedder
             # a model that is handed in loaded may have been changed since its commit
-            commit = embedder.state_dict.beside.commit if isinstance(model, str | Path) else None
+            commit = embedder.state_dict.beside.commit if isinstance(model, str | Path | ModelSource) else None
             self.mteb_model_meta = model_meta(embedder, name, revision or commit, dimension, meta)
 
         def encode(self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, **keywords: Any) -> np.ndarray:

@@ -65,12 +65,11 @@ class Condition:
 
 @dataclass(frozen=True)
 class EvaluationTable:
-    """All results, in the order measured: variants within sets. untaken: set that no variant takes -> its modality."""
+    """All results, in the order measured: variants within sets."""
 
     results: tuple[RetrievalResult, ...]
     differences: tuple[Difference, ...] = ()
     conditions: tuple[Condition, ...] = ()
-    untaken: Mapping[str, str] = field(default_factory=dict)
 
     def get(
         self,
@@ -123,7 +122,6 @@ class EvaluationTable:
             (*self.results, *other.results),
             (*self.differences, *other.differences),
             (*self.conditions, *other.conditions),
-            {**self.untaken, **other.untaken},
         )
 
     def as_dict(self) -> dict[str, Any]:

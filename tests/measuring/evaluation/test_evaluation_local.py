@@ -88,8 +88,10 @@ def test_equal_texts_are_embedded_once() -> None:
 
 def test_a_variant_is_not_asked_for_what_it_cannot_take() -> None:
     sound = [{"audio": {"array": np.ones(400, dtype=np.float32), "sampling_rate": 16000}, "text": w} for w in WORDS]
-    table = evaluate_retrieval({"text only": Oracle()}, {"words": PAIRS, "sounds": sound})
-    assert table.sets == ["words"]
+    hearing = Oracle(modalities=("text", "audio"))
+    hearing.prepare = lambda items, *_: {"items": [WORDS[0]] * len(items)}  # type: ignore[method-assign]
+    table = evaluate_retrieval({"text only": Oracle(), "hearing": hearing}, {"words": PAIRS, "sounds": sound})
+    assert table.sets == ["words", "sounds"]
     with pytest.raises(UsageError, match="'text only' on 'sounds'"):
         table.get("text only", "sounds")
 
@@ -148,7 +150,7 @@ def test_dimensions_are_scored_beside_the_whole() -> None:
 def test_sets_that_nobody_takes_are_not_an_empty_page() -> None:
     sound = [{"audio": {"array": np.ones(400, dtype=np.float32), "sampling_rate": 16000}, "text": w} for w in WORDS]
     model = Oracle()
-    with pytest.raises(UsageError, match="sounds: pairs in memory: holds audio, which no variant takes"):
-        evaluate_retrieval({"text only": model}, {"sounds": sound})
+    for sets in ({"sounds": sound}, {"words": PAIRS, "sounds": sound}):
+        with pytest.raises(UsageError, match="sounds holds audio, for which no model here has an encoder"):
+            evaluate_retrieval({"text only": model}, sets)
     assert not model.seen
-    assert evaluate_retrieval({"a": model}, {"words": PAIRS, "sounds": sound}).untaken == {"sounds": "audio"}
