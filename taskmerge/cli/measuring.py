@@ -70,7 +70,7 @@ def diagnose_drift(
     from taskmerge.pipeline import run
     from taskmerge.recipes import load
 
-    run(load(recipe), start="recover", until="recover", say=note)
+    run(load(recipe), start="recover", until="recover", say=note, device=device)
 
 
 def _by_recipe(path: Path, limit: float | None, recover: bool, device: str | None) -> DriftReport:

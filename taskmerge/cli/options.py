@@ -25,6 +25,9 @@ DOCUMENT_PROMPT = typer.Option(None, "--document-prompt", help="Text before what
 EMBEDDER = typer.Option(
     None, "--embedder", help="What runs a model class of your own: my_model.py:load, package.module:name, entry point."
 )
+TRAINING_DEVICE = typer.Option(
+    None, "--device", help="Where models train: cpu, cuda, mps; by default the first GPU if there is one."
+)
 JSON = typer.Option(False, "--json", help="Print JSON for machines.")
 
 

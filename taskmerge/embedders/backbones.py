@@ -69,7 +69,7 @@ def replaced_embeddings(
 def _token_embeddings(backbone: Any) -> list[nn.Module]:
     """The modules that look tokens up; several where a shared table is held by several (T5)."""
     table = backbone.get_input_embeddings()
-    shared = [
+    shared: list[nn.Module] = [
         module for module in backbone.modules() if isinstance(module, nn.Embedding) and module.weight is table.weight
     ]
     return shared or [table]

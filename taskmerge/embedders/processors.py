@@ -133,7 +133,7 @@ def _pillow_frames() -> type:
         changed = torch.from_numpy(np.stack([change(frame) for frame in flat]))
         return changed.reshape(*frames.shape[:-3], *changed.shape[1:])
 
-    class PillowFrames(BaseVideoProcessor):  # type: ignore[misc]
+    class PillowFrames(BaseVideoProcessor):
         def preprocess(self, videos: Any, **options: Any) -> Any:
             try:
                 return super().preprocess(videos, **options)
@@ -141,17 +141,17 @@ def _pillow_frames() -> type:
                 what = f"{type(self).__name__} cannot prepare films without torchvision: {error}"
                 raise UsageError(what, next_move=_FRAMES) from error
 
-        def convert_to_rgb(self, video: torch.Tensor) -> Any:
+        def convert_to_rgb(self, video: torch.Tensor) -> Any:  # type: ignore[override]
             video = video.expand(-1, 3, -1, -1) if video.shape[1] == 1 else video
             return convert_to_rgb(video, input_data_format=ChannelDimension.FIRST)
 
-        def resize(self, image: torch.Tensor, size: Any, resample: Any = None, **options: Any) -> torch.Tensor:
+        def resize(self, image: torch.Tensor, size: Any, resample: Any = None, **more: Any) -> torch.Tensor:  # type: ignore[override]
             return each_frame(image, lambda frame: pillow.resize(frame, size=size, resample=resample))
 
-        def center_crop(self, image: torch.Tensor, size: Any, **options: Any) -> torch.Tensor:
+        def center_crop(self, image: torch.Tensor, size: Any, **options: Any) -> torch.Tensor:  # type: ignore[override]
             return each_frame(image, lambda frame: pillow.center_crop(frame, size))
 
-        def normalize(self, image: torch.Tensor, mean: Any, std: Any, **options: Any) -> torch.Tensor:
+        def normalize(self, image: torch.Tensor, mean: Any, std: Any, **options: Any) -> torch.Tensor:  # type: ignore[override]
             mean, std = (torch.as_tensor(value, dtype=image.dtype)[..., None, None] for value in (mean, std))
             return (image - mean) / std
 

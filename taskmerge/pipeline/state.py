@@ -91,7 +91,7 @@ NOTE_MOVE = "remove this file: the stage then runs again"
 
 @dataclass
 class Run:
-    """One run of a recipe. device: where models are measured.  results: stage -> plain data for the report."""
+    """One run of a recipe. device: where models run.  results: stage -> plain data for the report."""
 
     recipe: Recipe
     places: Places
@@ -255,6 +255,7 @@ def training_settings(section: Training, run: Run, work: Path, **defaults: Any) 
         report_to=section.report_to,
         seed=run.recipe.seed % 2**32,
         prompts=run.prompts,
+        device=run.device,
         resume=work.is_dir(),
         **settings,
     )

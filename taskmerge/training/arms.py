@@ -114,7 +114,7 @@ class _Trial:
         return best[0], arms
 
     def _opened(self, source: str | Path) -> Embedder:
-        return open_embedder(source).prompted(self.settings.prompts)
+        return open_embedder(source, device=self.settings.device).prompted(self.settings.prompts)
 
     def _scores(self, model: Embedder) -> dict[str, float]:
         from taskmerge.training.held_out import HeldOutRetrieval

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs, spelling
 from taskmerge.metrics.bootstrap import mean_interval
 from taskmerge.metrics.retrieval import collapse
 from taskmerge.metrics.rotation import orthogonal_procrustes
-from taskmerge.training.components import assert_unchanged, frozen_hashes, select
+from taskmerge.training.components import assert_unchanged, frozen_hashes, passed, select
 from taskmerge.training.gauss_newton import InfoNCE, Krylov, Objective, Parameters, SquaredError, moved_by, walk
 from taskmerge.training.items import TrainingItems
 
@@ -86,7 +87,7 @@ def recover_closed_form(
     pairs = read_pairs(data)
     model = open_embedder(model)
     specialist = None if specialist is None else open_embedder(specialist)
-    names = select(model, train)
+    names = passed(select(model, train), components_of(model.state_dict, model.components), [pairs.modality])
     frozen = frozen_hashes(model, names)
     kind = "pairs" if specialist is None else "label-free"
     if len(pairs) < FEWEST_ITEMS:

@@ -19,6 +19,7 @@ from taskmerge.training.components import (
     frozen_hashes,
     inject_lora,
     on_the_way,
+    passed,
     select,
     texts_learn,
 )
@@ -51,6 +52,7 @@ class Session:
         components = {self.components[name] for name in self.trained}
         self.text_is_frozen = not texts_learn(components)
         _check_ways(sets, components)
+        self.trained = passed(self.trained, self.components, (pairs.modality for pairs in sets.values()))
         _check_batches(sets, settings.batch_size, not self.text_is_frozen)
         if not self.text_is_frozen:
             _check_one_prompt(embedder, sets)

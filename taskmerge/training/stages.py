@@ -68,9 +68,10 @@ def specialize(
     Raises UsageError about data, components and settings before training starts.
     """
     sets = named_sets(data)
-    embedder = open_embedder(model)
+    settings = settings or TrainingSettings()
+    embedder = open_embedder(model, device=settings.device)
     train = list(train) if train is not None else ["backbone", *_tower_globs(embedder, sets)]
-    return _run("specialize", embedder, sets, train, settings or TrainingSettings(), held_out, out, work)
+    return _run("specialize", embedder, sets, train, settings, held_out, out, work)
 
 
 def recover(
@@ -93,7 +94,8 @@ def recover(
     settings = settings or TrainingSettings(steps=300, learning_rate=1e-3, evaluate_every=25, patience=4)
     if held_out is None:
         sets, held_out = split_sets(sets, settings.seed)
-    return _run("recover", open_embedder(model), sets, list(train), settings, held_out, out, work)
+    embedder = open_embedder(model, device=settings.device)
+    return _run("recover", embedder, sets, list(train), settings, held_out, out, work)
 
 
 def rehearse(
@@ -115,7 +117,8 @@ def rehearse(
     settings = settings or TrainingSettings(steps=2000, learning_rate=1e-5)
     if held_out is None:
         sets, held_out = split_sets(sets, settings.seed)
-    return _run("rehearse", open_embedder(model), sets, list(train), settings, held_out, out, work)
+    embedder = open_embedder(model, device=settings.device)
+    return _run("rehearse", embedder, sets, list(train), settings, held_out, out, work)
 
 
 def _run(

@@ -117,7 +117,8 @@ def _arguments(
     settings: TrainingSettings, folder: Path, data: DatasetDict, looks: bool, unique_texts: bool
 ) -> SentenceTransformerTrainingArguments:
     processes = process_count()
-    on_gpu = torch.cuda.is_available()
+    on_cpu = settings.device is not None and settings.device.startswith("cpu")
+    on_gpu = torch.cuda.is_available() and not on_cpu
     strategy = "steps" if looks else "no"
     shares = [settings.shares.get(name, 1.0) for name in data]
     distributed: dict[str, Any] = {}
@@ -133,7 +134,7 @@ def _arguments(
         warmup_steps=settings.warmup,
         max_grad_norm=settings.max_gradient_norm,
         bf16=settings.bf16,
-        use_cpu=not on_gpu,
+        use_cpu=on_cpu or (settings.device is None and not on_gpu),
         seed=settings.seed,
         report_to=settings.report_to,
         logging_steps=settings.evaluate_every,
