@@ -85,14 +85,14 @@ def run(
 
 
 def _show_table(table: dict[str, object]) -> None:
-    from taskmerge.measuring.evaluation import EvaluationTable
-    from taskmerge.reporting import evaluation_section, show
+    from taskmerge.measuring.evaluation import Evaluated
+    from taskmerge.reporting import evaluated_sections, show
+    from taskmerge.words.json_text import check_json
 
     stages = table["stages"]
     assert isinstance(stages, dict)
-    evaluated = stages.get("evaluate", {})
-    if "retrieval" in evaluated:
-        show([evaluation_section(EvaluationTable.from_dict(evaluated["retrieval"]))])
+    if "evaluate" in stages:
+        show(evaluated_sections(check_json(stages["evaluate"], Evaluated, "the evaluation")))
 
 
 COMMANDS = (graft, specialize, recover, rehearse, run)

@@ -18,6 +18,7 @@ from taskmerge.recipes.sections import (
     NamePattern,
     NewSpecialist,
     Output,
+    Prompts,
     Recover,
     Rehearse,
     Specialist,
@@ -64,6 +65,9 @@ class Recipe:
         ),
     ] = None
     seed: Annotated[int, Between(0, 2**63 - 1), Doc("decides every random drop")] = 0
+    prompts: Annotated[
+        Prompts | None, Doc("what stands before items wherever a model runs, in place of the models' own prompts")
+    ] = None
     drift: Annotated[Drift | None, Doc("how drift is diagnosed")] = None
     recover: Annotated[Recover | None, Doc("how a drifted projector is repaired")] = None
     rehearse: Annotated[Rehearse | None, Doc("balanced training over all modalities afterwards")] = None

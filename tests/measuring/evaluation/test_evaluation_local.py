@@ -14,6 +14,7 @@ from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.embedders import Embedder
 from taskmerge.errors import UsageError
 from taskmerge.measuring.evaluation import EvaluationTable, evaluate_retrieval
+from taskmerge.metrics.bootstrap import mean_interval
 from taskmerge.metrics.retrieval import METRICS
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven"]
@@ -134,3 +135,41 @@ def test_bad_sets_are_told_at_once_and_before_any_model_runs() -> None:
         evaluate_retrieval({"m": model}, {})
     with pytest.raises(UsageError, match="unknown direction"):
         evaluate_retrieval({"m": model}, {"words": PAIRS}, directions=["sideways"])
+
+
+def test_differences_are_paired_by_query() -> None:
+    """Two variants that each fail on words of their own: the difference has the interval of the words' differences."""
+    variants = {"first": Oracle(["one"]), "second": Oracle(["one", "two", "three"]), "third": Oracle(["two"])}
+    table = evaluate_retrieval(variants, {"words": PAIRS})
+    found = table.difference("second", "first", "words")
+    assert found.estimate == pytest.approx(-2 / 8)
+    assert found.high == 0  # no word is found by the second alone
+    alone = [table.get(name, "words") for name in ("first", "second")]
+    assert found.high - found.low < sum(one.high - one.low for one in alone) / 1.4
+    assert {(row.variant, row.reference) for row in table.differences} == {
+        ("second", "first"), ("third", "second"), ("third", "first")
+    }  # fmt: skip
+    values = np.repeat([0, -1, -1, 0, 0, 0, 0, 0], 5).astype(float)
+    wanted = mean_interval(values, groups=np.repeat(np.arange(8), 5).tolist())
+    assert (found.low, found.high) == (wanted.low, wanted.high)
+    chosen = evaluate_retrieval(variants, {"words": PAIRS}, against={"first": ["third"]})
+    assert [(row.variant, row.reference) for row in chosen.differences] == [("first", "third")] * 2
+    with pytest.raises(UsageError, match="no variant 'fourth' to compare"):
+        evaluate_retrieval(variants, {"words": PAIRS}, against={"first": ["fourth"]})
+
+
+def test_dimensions_are_scored_beside_the_whole() -> None:
+    table = evaluate_retrieval({"good": Oracle()}, {"words": PAIRS}, dimensions=[3])
+    assert table.get("good", "words").estimate == 1
+    assert table.get("good", "words", dimension=3).estimate == 3 / 8  # the others are all zeros, and ties are lost
+    with pytest.raises(UsageError, match="cannot be cut to 0 numbers"):
+        evaluate_retrieval({"good": Oracle()}, {"words": PAIRS}, dimensions=[0])
+
+
+def test_sets_that_nobody_takes_are_not_an_empty_page() -> None:
+    sound = [{"audio": {"array": np.ones(400, dtype=np.float32), "sampling_rate": 16000}, "text": w} for w in WORDS]
+    model = Oracle()
+    for sets in ({"sounds": sound}, {"words": PAIRS, "sounds": sound}):
+        with pytest.raises(UsageError, match="sounds holds audio, for which no model here has an encoder"):
+            evaluate_retrieval({"text only": model}, sets)
+    assert not model.seen
