@@ -85,7 +85,6 @@ class Models:
             settings = replace(TRAINING, seed=seed, steps=self.steps, batch_size=size, learning_rates=rates)
             tower = "audio" if audio else "vision"
             specialize(model, self.data(modality, "train"), [BACKBONE, f"{tower}_projector"], settings, out=out)
-            shutil.rmtree(out / "checkpoints", ignore_errors=True)
         return out
 
     def fusion(self, seed: int, method: str, weights: tuple[float, float]) -> Embedded:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from taskmerge.embedders.grafting import graft as graft
     from taskmerge.embedders.interface import Embedder as Embedder
     from taskmerge.embedders.loading import open_embedder as open_embedder
+    from taskmerge.embedders.sources import ModelSource as ModelSource
     from taskmerge.measuring.covariances import collect_covariances as collect_covariances
     from taskmerge.measuring.drift.diagnose import diagnose_drift as diagnose_drift
     from taskmerge.measuring.evaluation.local import evaluate_retrieval as evaluate_retrieval
@@ -33,6 +34,7 @@ _HOMES = {
     "Checkpoint": "taskmerge.merging.algebra",
     "Embedder": "taskmerge.embedders.interface",
     "LoraSettings": "taskmerge.training.settings",
+    "ModelSource": "taskmerge.embedders.sources",
     "OmniEmbedder": "taskmerge.embedders.embedder",
     "TaskVector": "taskmerge.merging.algebra",
     "TrainingSettings": "taskmerge.training.settings",

@@ -217,7 +217,6 @@ class Seed:
         shutil.rmtree(out, ignore_errors=True)
         started, worked = time.monotonic(), time.process_time()
         report = make(out)
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
         seconds = time.monotonic() - started
         facts: dict[str, Any] = {}
         if report is not None:

@@ -84,10 +84,20 @@ def is_buffer(name: str, info: HasHeader) -> bool:
 def layer_index(name: str) -> int | None:
     """The number of the layer a tensor stands in ("….layers.3.…" -> 3), None outside numbered layers."""
     parts = name.split(".")
-    for container, number in pairwise(parts):
-        if container in _LAYERS and is_whole(number):
-            return int(number)
-    return None
+    place = _layer_place(parts)
+    return None if place is None else int(parts[place])
+
+
+def with_layer(name: str, layer: int) -> str:
+    """The name that a tensor of a layer has in another layer of the same kind."""
+    parts = name.split(".")
+    place = _layer_place(parts)
+    return name if place is None else ".".join([*parts[:place], str(layer), *parts[place + 1 :]])
+
+
+def _layer_place(parts: Sequence[str]) -> int | None:
+    pairs = enumerate(pairwise(parts), 1)
+    return next((place for place, (holder, number) in pairs if holder in _LAYERS and is_whole(number)), None)
 
 
 def numbered(name: str) -> tuple[str, int | None]:

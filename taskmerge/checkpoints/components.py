@@ -31,6 +31,7 @@ from taskmerge.checkpoints.component_names import (
     is_token_table,
     layer_index,
     numbered,
+    with_layer,
 )
 from taskmerge.checkpoints.foreign_parts import Found, Parts, Tower
 from taskmerge.checkpoints.foreign_projectors import Projectors
@@ -52,6 +53,7 @@ __all__ = [
     "is_token_table",
     "layer_index",
     "numbered",
+    "with_layer",
 ]
 
 
@@ -138,7 +140,7 @@ def component_map(
         Projectors(parts, finder).place()
         homes |= parts.components
         found, towers = parts.found, parts.towers
-    homes |= known or {}
+    homes |= {**_inside_graft(tensors, config), **(known or {})}
     if not {BACKBONE, EMBEDDINGS} & set(homes.values()):
         alone = {home for home in homes.values() if home.endswith("_encoder")}
         if len(alone) == 1:  # a tower saved alone is a model of its own
@@ -146,6 +148,15 @@ def component_map(
     assigned = {name: BUFFERS if is_buffer(name, info) else homes[name] for name, info in tensors.items()}
     components = Components(assigned, homes, found, towers)
     return _overridden(components, overrides, strict) if overrides else components
+
+
+def _inside_graft(tensors: Mapping[str, HasHeader], config: Mapping[str, Any]) -> dict[str, str]:
+    """The components inside a grafted embedder's backbone, placed as the model that it is."""
+    own, before = config.get(BACKBONE), f"{BACKBONE}."
+    inside = {name[len(before) :]: info for name, info in tensors.items() if name.startswith(before)}
+    if not isinstance(own, Mapping) or not inside:
+        return {}
+    return {before + name: at.component for name, at in Layout.of(inside, own).placed(inside).items()}
 
 
 def _root(names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.numbers.rounding import decode
 
 if TYPE_CHECKING:
     from taskmerge.checkpoints.formats.files import WeightFile
@@ -39,6 +40,7 @@ class Beside:
     commit: str | None = None
     files: Mapping[str, WeightFile] = field(default_factory=dict)
     output_dtype: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def tokenizer_folder(self) -> Path | None:
@@ -97,6 +99,11 @@ class StateDict:
         is added to the base and rounded; None where it is not known by itself."""
         return None
 
+    def unrounded(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """Of a tensor that is computed: what reads entries [start, stop) in float64, before they are rounded into the
+        format of its header; None where `read` gives all there is."""
+        return None
+
     def in_dtype(self, dtype: str) -> StateDict:
         """The same to be written in another format (torch name): tensors that are computed are rounded only once."""
         return self
@@ -111,6 +118,16 @@ class StateDict:
         dtype: torch name of the format that all tensors now have, None when each kept its own.
         """
         return False
+
+
+def entries(state_dict: StateDict, name: str, start: int, stop: int) -> np.ndarray:
+    """Entries [start, stop) of a tensor in float64, not rounded before where they are computed."""
+    exact = state_dict.unrounded(name)
+    return (
+        decode(state_dict.read(name, start, stop), state_dict.tensors[name].dtype)
+        if exact is None
+        else exact(start, stop)
+    )
 
 
 @runtime_checkable

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
-from taskmerge.checkpoints.state_dict import StateDict
+from taskmerge.checkpoints.state_dict import StateDict, entries
 from taskmerge.checkpoints.tensors import TensorInfo
 
 
@@ -63,6 +64,26 @@ class ViewedStateDict(StateDict):
             return None
         return self.source.delta(pieces[0].name)
 
+    def unrounded(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """See `StateDict.unrounded`; of several pieces, where any of them is computed."""
+        pieces = self.views[name].pieces
+        if all(self.source.unrounded(piece.name) is None for piece in pieces):
+            return None
+        return partial(self._entries, name)
+
+    def _entries(self, name: str, start: int, stop: int) -> np.ndarray:
+        parts = [entries(self.source, *run) for run in self._runs(name, start, stop)]
+        return np.concatenate(parts) if parts else np.empty(0)
+
+    def _runs(self, name: str, start: int, stop: int) -> Iterator[tuple[str, int, int]]:
+        """(tensor, first, last) of the source for entries [start, stop), in order."""
+        position = 0
+        for piece in self.views[name].pieces:
+            first, last = max(start - position, 0), min(stop - position, piece.count)
+            if first < last:
+                yield piece.name, piece.start + first, piece.start + last
+            position += piece.count
+
     def stored_name(self, name: str) -> str | None:
         """See `StateDict.stored_name`."""
         pieces = self.views[name].pieces
@@ -72,12 +93,7 @@ class ViewedStateDict(StateDict):
         """See `StateDict.read`; one piece is a view of the source, several are copied together."""
         view = self.views[name]
         stop = view.info.count if stop is None else min(stop, view.info.count)
-        parts, position = [], 0
-        for piece in view.pieces:
-            first, last = max(start - position, 0), min(stop - position, piece.count)
-            if first < last:
-                parts.append(self.source.read(piece.name, piece.start + first, piece.start + last))
-            position += piece.count
+        parts = [self.source.read(*run) for run in self._runs(name, start, stop)]
         if not parts:
             return np.empty(0, view.info.format.storage)
         return parts[0] if len(parts) == 1 else np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""inspect, compare, diff."""
+"""inspect, check-model, compare, diff."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from taskmerge.cli.options import JSON, PLOT
+from taskmerge.cli.options import EMBEDDER, JSON, MODEL_DEVICE, PLOT
 from taskmerge.cli.output import note, print_json, print_table
 from taskmerge.words.sizes import show_bytes
 
@@ -59,6 +59,50 @@ def inspect(
         note(f"{'.'.join(one.root)}: {one.component}, told by its shapes ({one.reason})")
     if components.found:
         note("if that is wrong, a recipe says it: components: {audio_projector: ['bridge.*']}")
+
+
+def check_model(
+    model: str = MODEL,
+    embedder: str = EMBEDDER,
+    recipe: Path = typer.Option(None, "--recipe", help="Take `embedder` and `components` from this recipe."),
+    device: str = MODEL_DEVICE,
+    as_json: bool = JSON,
+) -> None:
+    """Run one item per modality through a model and show what its parts are. Exit 1 when something does not fit."""
+    from dataclasses import asdict
+
+    from taskmerge.embedders.checking import check_model as check
+    from taskmerge.embedders.loading import open_embedder
+    from taskmerge.embedders.sources import ModelSource
+
+    source = ModelSource(model, embedder)
+    if recipe is not None:
+        from taskmerge.recipes import load
+
+        said = load(recipe)
+        source = ModelSource(model, embedder or said.embedder, said.components, Path() if embedder else said.folder)
+    found = check(open_embedder(source, device=device))
+    if as_json:
+        print_json(asdict(found))
+    else:
+        print_table(
+            ("modality", "dimension", "projectors", "projected tokens", "problem"),
+            [
+                (one.modality, one.dimension or "", ", ".join(one.projectors) or "none",
+                 "not told" if one.projected is None else one.projected, one.problem)
+                for one in found.modalities
+            ],
+            model,
+        )  # fmt: skip
+        print_table(("component", "tensors"), sorted(found.components.items()))
+        print_table(
+            ("role", "prompt"), [(role, repr(text) if text else "none") for role, text in found.prompts.items()]
+        )
+        print(f"backbone: {len(found.layers)} layers" + (f", {found.layers[0]} …" if found.layers else ""))
+        for problem in found.problems:
+            print(f"does not fit: {problem}")
+    if not found.fits:
+        raise typer.Exit(1)
 
 
 def compare(
@@ -116,4 +160,4 @@ def diff(first: str = MODEL, second: str = MODEL, as_json: bool = JSON) -> None:
     note("no tensor differs")
 
 
-COMMANDS = (inspect, compare, diff)
+COMMANDS = (inspect, check_model, compare, diff)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from taskmerge.cli.options import JSON, MODEL_DEVICE, OUT, OUT_FOLDER
+from taskmerge.cli.options import JSON, MODEL_DEVICE, OUT, OUT_FOLDER, TRAINING_DEVICE
 from taskmerge.cli.output import announce_preparing, note, print_json
 from taskmerge.errors import UsageError
 
@@ -14,7 +14,7 @@ RECIPE = typer.Argument(help="The recipe.")
 
 
 def graft(
-    backbone: str = typer.Argument(help="A text model, or a model grafted before: folder or hub id."),
+    backbone: str = typer.Argument(help="A text or vision-language model, or one grafted before: folder or hub id."),
     modality: str = typer.Option(..., "--modality", help="audio, image, document or video."),
     encoder: str = typer.Option(..., "--encoder", help="log_mel, patches, or a transformers encoder."),
     projector: str = typer.Option("mlp", "--projector", help="linear or mlp."),
@@ -24,33 +24,35 @@ def graft(
     """Attach an encoder and a fresh projector to a backbone."""
     from taskmerge.embedders import graft as attach
 
-    attach(backbone, modality, encoder, projector, out, seed=seed)
+    first = attach(backbone, modality, encoder, projector, out, seed=seed)[0]
+    tokens = ", ".join(f"{tower.placeholder} for {name}" for name, tower in first.towers.items())
+    note(f"takes {', '.join(name for name in first.modalities if name != 'message')}; tokens that stand in: {tokens}")
     print(out)
 
 
-def specialize(recipe: Path = RECIPE, as_json: bool = JSON) -> None:
+def specialize(recipe: Path = RECIPE, device: str = TRAINING_DEVICE, as_json: bool = JSON) -> None:
     """Train the specialists that the recipe has a `specialize` section for."""
-    _stage(recipe, "specialize", None, as_json)
+    _stage(recipe, "specialize", None, device, as_json)
 
 
-def recover(recipe: Path = RECIPE, out: Path = OUT, as_json: bool = JSON) -> None:
+def recover(recipe: Path = RECIPE, out: Path = OUT, device: str = TRAINING_DEVICE, as_json: bool = JSON) -> None:
     """Repair drifted projectors of the fused model, everything else frozen."""
-    _stage(recipe, "recover", out, as_json)
+    _stage(recipe, "recover", out, device, as_json)
 
 
-def rehearse(recipe: Path = RECIPE, out: Path = OUT, as_json: bool = JSON) -> None:
+def rehearse(recipe: Path = RECIPE, out: Path = OUT, device: str = TRAINING_DEVICE, as_json: bool = JSON) -> None:
     """Train the fused (or recovered) model on all modalities in balance."""
-    _stage(recipe, "rehearse", out, as_json)
+    _stage(recipe, "rehearse", out, device, as_json)
 
 
-def _stage(path: Path, stage: str, out: Path | None, as_json: bool) -> None:
+def _stage(path: Path, stage: str, out: Path | None, device: str | None, as_json: bool) -> None:
     from taskmerge.pipeline import run
     from taskmerge.recipes import load
 
     recipe = load(path)
     if getattr(recipe, stage) is None:
         raise UsageError(f"the recipe has no `{stage}` section", str(path), "`taskmerge schema` describes it")
-    table = run(recipe, out=out, start=stage, until=stage, say=note)
+    table = run(recipe, out=out, start=stage, until=stage, say=note, device=device)
     if as_json:
         print_json(table)
 
@@ -83,14 +85,14 @@ def run(
 
 
 def _show_table(table: dict[str, object]) -> None:
-    from taskmerge.measuring.evaluation import EvaluationTable
-    from taskmerge.reporting import evaluation_section, show
+    from taskmerge.measuring.evaluation import Evaluated
+    from taskmerge.reporting import evaluated_sections, show
+    from taskmerge.words.json_text import check_json
 
     stages = table["stages"]
     assert isinstance(stages, dict)
-    evaluated = stages.get("evaluate", {})
-    if "retrieval" in evaluated:
-        show([evaluation_section(EvaluationTable.from_dict(evaluated["retrieval"]))])
+    if "evaluate" in stages:
+        show(evaluated_sections(check_json(stages["evaluate"], Evaluated, "the evaluation")))
 
 
 COMMANDS = (graft, specialize, recover, rehearse, run)

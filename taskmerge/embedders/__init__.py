@@ -16,11 +16,13 @@ if TYPE_CHECKING:
     from taskmerge.embedders.grafting import graft
     from taskmerge.embedders.interface import Embedder
     from taskmerge.embedders.loading import open_embedder
+    from taskmerge.embedders.sources import ModelSource
 
-__all__ = ["Embedder", "OmniEmbedder", "graft", "open_embedder", "register_encoder"]
+__all__ = ["Embedder", "ModelSource", "OmniEmbedder", "graft", "open_embedder", "register_encoder"]
 
 _HOMES = {
     "Embedder": "taskmerge.embedders.interface",
+    "ModelSource": "taskmerge.embedders.sources",
     "OmniEmbedder": "taskmerge.embedders.embedder",
     "graft": "taskmerge.embedders.grafting",
     "open_embedder": "taskmerge.embedders.loading",

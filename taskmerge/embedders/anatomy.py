@@ -6,11 +6,12 @@ found by their component map.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from taskmerge.checkpoints.components import BACKBONE, Components, component_map
+from taskmerge.checkpoints.selector import Selector, selected
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import UsageError
 from taskmerge.words.modalities import NAMES, TEXT, tower_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 MODEL_TYPE = "taskmerge_omni"
 """What the config.json of a grafted embedder calls it."""
+_OF_A_TOWER = ("_encoder", "_projector")
 
 
 @dataclass(frozen=True)
@@ -68,16 +70,37 @@ def native_anatomy(network: nn.Module, homes: Mapping[str, str]) -> Anatomy:
     return Anatomy(backbone_layers(network, homes), projectors, placeholders, token_table(network))
 
 
-def components_of(state_dict: StateDict) -> Components:
+def components_of(state_dict: StateDict, overrides: Mapping[str, Sequence[str]] | None = None) -> Components:
     """The component of every tensor, as what is trained and repaired is named.
 
     A grafted embedder's components are the first parts of its names (backbone, audio_encoder, audio_projector, ...);
-    the token embeddings are part of its backbone. Others get the component map of their architecture.
+    the token embeddings are part of its backbone, the eyes that a vision-language backbone has of its own are not.
+    Others get the component map of their architecture.
+
+    Args:
+        state_dict: the model.
+        overrides: a recipe's `components`; see `with_overrides`.
     """
+    found = component_map(state_dict.tensors, state_dict.config)
     if state_dict.config.get("model_type") == MODEL_TYPE:
-        first = {name: name.partition(".")[0] for name in state_dict.tensors}
-        return Components(first, first)
-    return component_map(state_dict.tensors, state_dict.config)
+        homes = {name: found.home(name) for name in found}
+        first = {name: home if home.endswith(_OF_A_TOWER) else name.partition(".")[0] for name, home in homes.items()}
+        found = Components(first, first)
+    return with_overrides(found, overrides)
+
+
+def with_overrides(found: Components, overrides: Mapping[str, Sequence[str]] | None) -> Components:
+    """Components with some tensors given to others by a recipe's `components` (component -> patterns).
+
+    These speak of all models of the recipe: patterns that name nothing in this one are left out.
+    """
+    if not overrides:
+        return found
+    selector = Selector(found)
+    here = {part: [glob for glob in globs if selector.names([glob])] for part, globs in overrides.items()}
+    said = {name: own for name in found if (own := selected(here, selector, name)) is not None}
+    assigned = {name: said.get(name, component) for name, component in found.items()}
+    return Components(assigned, {name: said.get(name, found.home(name)) for name in found})
 
 
 def backbone_layers(network: nn.Module, homes: Mapping[str, str]) -> tuple[nn.Module, ...]:
@@ -120,8 +143,9 @@ def _projectors(network: nn.Module, homes: Mapping[str, str], tower: str) -> tup
 
 def _placeholder(network: nn.Module, modality: str) -> int | None:
     row = find_modality(modality)
+    config = getattr(network, "config", None)
     for key in row.placeholders if row is not None and row.tower else ():
-        token = getattr(network.config, key, None)
+        token = getattr(config, key, None)
         if isinstance(token, int):
             return token
     return None

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from safetensors.torch import load_model, save_model
 from sentence_transformers.base.modality import infer_modality
 from sentence_transformers.base.modules.input_module import InputModule
 from torch import Tensor, nn
 
 from taskmerge.embedders.anatomy import MODEL_TYPE
+from taskmerge.embedders.backbones import backbone_config, backbone_of, load_tensors, replaced_embeddings, save_tensors
 from taskmerge.embedders.encoders import Encoder, build_encoder
+from taskmerge.embedders.inputs import MESSAGE, BackboneInputs, messages_without
 from taskmerge.embedders.media import describe
 from taskmerge.embedders.sequences import SequenceBuilder
 from taskmerge.embedders.towers import Projector, TowerConfig
-from taskmerge.errors import CheckpointError, UsageError
+from taskmerge.errors import UsageError
 from taskmerge.words.modalities import modality_of_column
 
 _HUB_OPTIONS = ("token", "cache_folder", "revision", "local_files_only")
@@ -31,7 +32,8 @@ class OmniEmbedder(InputModule):
     Features, all batch-first so that a batch can be sliced: ``input_ids``, ``attention_mask`` (batch, sequence); per
     tower in the batch ``{tower}_mask`` (batch, sequence), true where its vectors stand; ``{tower}_lengths`` (batch, 1),
     0 for items without; and either ``{tower}_values`` (batch, 1, longest, ...), prepared items, or
-    ``{tower}_encoded`` (batch, 1, tokens, width), the encoder's output computed before.
+    ``{tower}_encoded`` (batch, 1, tokens, width), the encoder's output computed before. Beside them what the backbone's
+    own modalities need, as its processor names it.
     """
 
     forward_kwargs = {"output_hidden_states"}  # noqa: RUF012  (the attribute's type is set by the base class)
@@ -41,13 +43,13 @@ class OmniEmbedder(InputModule):
     # modules.json of a saved model names its classes: this address stays, wherever the file moves.
     __module__ = "taskmerge"
 
-    def __init__(self, backbone: nn.Module, tokenizer: Any, towers: Sequence[TowerConfig], max_seq_length: int) -> None:
+    def __init__(self, backbone: nn.Module, towers: Sequence[TowerConfig], inputs: BackboneInputs) -> None:
         super().__init__()
         self.backbone = backbone
-        self.tokenizer = tokenizer
-        self.max_seq_length = max_seq_length
         self.towers = {tower.name: tower for tower in towers}
         self.tower_of: dict[str, str] = {}
+        # in a tuple: what it holds of the backbone must not count as a part twice
+        self._inputs = (inputs,)
         for tower in towers:
             encoder = build_encoder(tower.encoder)
             projector = Projector(encoder.output_size, self.get_embedding_dimension(), **tower.projector)
@@ -57,7 +59,6 @@ class OmniEmbedder(InputModule):
                 if modality in self.tower_of:
                     raise UsageError(f"towers {self.tower_of[modality]!r} and {tower.name!r} both take {modality}")
                 self.tower_of[modality] = tower.name
-        self.sequences = SequenceBuilder(tokenizer, self.towers, max_seq_length)
 
     # What it is made of
 
@@ -75,9 +76,28 @@ class OmniEmbedder(InputModule):
         return getattr(self, f"{tower}_{part}")
 
     @property
+    def inputs(self) -> BackboneInputs:
+        """What makes features of items for the backbone."""
+        return self._inputs[0]
+
+    @property
+    def tokenizer(self) -> Any:  # type: ignore[override]
+        """The backbone's, with the tokens that grafting added."""
+        return self.inputs.tokenizer
+
+    @property
+    def max_seq_length(self) -> int | None:
+        """Most tokens of one item."""
+        return self.inputs.max_seq_length
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        self.inputs.max_seq_length = value
+
+    @property
     def modalities(self) -> list[Any]:
-        """Text, what the towers take, and "message": a batch that mixes them."""
-        return ["text", *self.tower_of, "message"]
+        """What the backbone takes by itself, what the towers take, and "message": a batch that mixes them."""
+        return [*dict.fromkeys([*self.inputs.modalities, *self.tower_of]), "message"]
 
     def get_embedding_dimension(self) -> int:
         """Width of the backbone."""
@@ -89,15 +109,16 @@ class OmniEmbedder(InputModule):
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Strings, pictures, audio, films and ``{modality: item, ...}`` mixtures, in any order, as one batch.
 
-        A prompt stands before every item. Raises UsageError for what no tower takes or cannot be used.
+        A prompt stands before every item. Chat messages are taken where the backbone has a template for them. Raises
+        UsageError for what neither the backbone nor a tower takes, or what cannot be used.
         """
-        items = [self._parts(item) for item in inputs]
-        media = [{modality: item for modality, item in parts.items() if modality != "text"} for parts in items]
-        unknown = next((name for row in media for name in row if name not in self.tower_of), None)
-        if unknown is not None:
-            self._refuse(unknown, next(row[unknown] for row in media if unknown in row))
-        prepared = [{self.tower_of[name]: self.prepare(item, name) for name, item in row.items()} for row in media]
-        return self.assemble([parts.get("text", "") for parts in items], prepared, prompt)
+        rows = [self._parts(item) for item in inputs]
+        own, prepared = [], []
+        for row in rows:
+            grafted, kept = self._split(row)
+            prepared.append({self.tower_of[name]: self.prepare(item, name) for name, item in grafted.items()})
+            own.append(kept)
+        return self.assemble(own, prepared, prompt, **kwargs)
 
     def prepare(self, item: Any, modality: str) -> Tensor:
         """One item as its encoder's prepared tensor (length, ...)."""
@@ -106,7 +127,7 @@ class OmniEmbedder(InputModule):
         return self.encoder(self.tower_of[modality]).prepare(item, modality)
 
     def _refuse(self, modality: str, item: Any) -> NoReturn:
-        has = ", ".join(["text", *self.tower_of])
+        has = ", ".join(name for name in self.modalities if name != MESSAGE)
         raise UsageError(
             f"no encoder for {modality}: {describe(item)}",
             next_move=f"this embedder takes {has}; `taskmerge graft` attaches another encoder",
@@ -116,36 +137,62 @@ class OmniEmbedder(InputModule):
         """{modality: item} of one input; a "document" is an image."""
         if isinstance(item, dict) and "document" in item:
             item = {modality_of_column(key): value for key, value in item.items()}
+        if isinstance(item, Path):
+            item = str(item)
         try:
             modality: Any = infer_modality(item, supported_modalities=self.modalities)
         except ValueError as error:
             raise UsageError(f"{describe(item)} cannot be embedded: {error}") from error
-        if modality == "message":
-            raise UsageError("a grafted embedder takes no chat messages", next_move='hand in {"text": …, "audio": …}')
+        if modality == MESSAGE:
+            if not self.inputs.takes_messages:
+                what = "this backbone has no template for chat messages"
+                raise UsageError(what, next_move='hand in {"text": …, "audio": …}')
+            return {MESSAGE: [item] if isinstance(item, dict) else list(item)}
         if isinstance(modality, tuple):
             return dict(item)
         if isinstance(item, dict) and item.keys() == {modality}:
             item = item[modality]
         return {modality: item}
 
+    def _split(self, row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """({modality: item} for the towers, the same for the backbone)."""
+        if MESSAGE in row:
+            grafted, messages = messages_without(row[MESSAGE], self.tower_of)
+            return grafted, {MESSAGE: messages}
+        unknown = next((name for name in row if name not in self.modalities), None)
+        if unknown is not None:
+            self._refuse(unknown, row[unknown])
+        grafted = {name: item for name, item in row.items() if name in self.tower_of}
+        return grafted, {name: item for name, item in row.items() if name not in grafted}
+
     def assemble(
         self,
-        texts: Sequence[str],
-        prepared: Sequence[dict[str, Tensor]],
+        items: Sequence[str | Mapping[str, Any]],
+        prepared: Sequence[Mapping[str, Tensor]],
         prompt: str | None = None,
         encoded: bool = False,
+        **options: Any,
     ) -> dict[str, Tensor]:
-        """A batch from texts ("" for none) and, per item, {tower: prepared tensor, or encoded tensor if `encoded`}."""
+        """A batch of items whose media for the towers are prepared, or encoded, already.
+
+        Args:
+            items: texts ("" for none), or {modality: item} of what the backbone takes by itself.
+            prepared: for each item, {tower: prepared tensor, or encoded tensor if `encoded`}.
+            prompt: stands before every item.
+            encoded: which of the two they are.
+            options: for `BackboneInputs.build`.
+        """
         counts = [
             {tower: len(item) if encoded else self.encoder(tower).token_count(len(item)) for tower, item in row.items()}
             for row in prepared
         ]
-        features = self.sequences.build(texts, counts, prompt)
+        rows = [({"text": item} if item else {}) if isinstance(item, str) else item for item in items]
+        features = self.inputs.build(rows, counts, prompt, **options)
         kind = "encoded" if encoded else "values"
         for tower in self.towers:
-            rows = [row.get(tower) for row in prepared]
-            if any(row is not None for row in rows):
-                features[f"{tower}_{kind}"], features[f"{tower}_lengths"] = _stack(rows)
+            present = [row.get(tower) for row in prepared]
+            if any(row is not None for row in present):
+                features[f"{tower}_{kind}"], features[f"{tower}_lengths"] = _stack(present)
         return features
 
     # Forward
@@ -158,20 +205,16 @@ class OmniEmbedder(InputModule):
         """Adds ``token_embeddings`` (batch, sequence, width) to the features, per tower ``{tower}_projected``
         (vectors, width) in the order of its mask, and on request ``hidden_states``, a tuple of layers.
         """
-        mask = features["attention_mask"]
-        towers = [tower for tower in self.towers if f"{tower}_lengths" in features]
-        inputs: dict[str, Tensor] = {"input_ids": features["input_ids"]}
-        if towers:
-            embeddings = self.backbone.get_input_embeddings()(features["input_ids"])
-            for tower in towers:
-                vectors = self._projected(tower, features).to(embeddings.dtype)
-                features[f"{tower}_projected"] = vectors
-                embeddings = embeddings.masked_scatter(features[f"{tower}_mask"][..., None], vectors)
-            inputs = {"inputs_embeds": embeddings}
-        output = self.backbone(**inputs, attention_mask=mask, output_hidden_states=output_hidden_states)
-        features["token_embeddings"] = output.last_hidden_state
+        vectors = {}
+        for tower in self.towers:
+            if f"{tower}_lengths" in features:
+                vectors[tower] = features[f"{tower}_projected"] = self._projected(tower, features)
+        masks = {tower: features[f"{tower}_mask"] for tower in vectors}
+        with replaced_embeddings(self.backbone, masks, vectors):
+            states, hidden = self.inputs.run(self.backbone, features, output_hidden_states)
+        features["token_embeddings"] = states
         if output_hidden_states:
-            features["hidden_states"] = output.hidden_states
+            features["hidden_states"] = hidden
         return features
 
     def _projected(self, tower: str, features: dict[str, Any]) -> Tensor:
@@ -196,45 +239,59 @@ class OmniEmbedder(InputModule):
             {**tower.to_dict(), "encoder": {"kind": tower.encoder["kind"], **self.encoder(name).options}}
             for name, tower in self.towers.items()
         ]
-        backbone = self.backbone.config.to_dict()
-        backbone.pop("_name_or_path", None)  # where it lay on the machine that grafted it
+        inputs = self.inputs.config()
         return {
             "model_type": MODEL_TYPE,
             "architectures": [type(self).__name__],
-            "backbone": backbone,
+            **backbone_config(self.backbone),
             "towers": towers,
             "max_seq_length": self.max_seq_length,
             "dtype": str(next(self.backbone.parameters()).dtype).removeprefix("torch."),
+            **({} if inputs is None else {"inputs": inputs}),
         }
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Writes config.json, the tokenizer and model.safetensors, the only format here."""
+        """Writes config.json, the tokenizer or processor, and model.safetensors, the only format here."""
         folder = Path(output_path)
         folder.mkdir(parents=True, exist_ok=True)
         self.save_config(str(folder))
-        self.save_tokenizer(str(folder))
-        save_model(self, str(folder / "model.safetensors"), metadata={"format": "pt"})
+        self.inputs.save(str(folder))
+        save_tensors(self, folder / "model.safetensors")
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> OmniEmbedder:  # type: ignore[override]
         """The embedder of a saved folder or hub id; raises CheckpointError when tensors are missing or unknown."""
-        from transformers import AutoConfig, AutoModel, AutoTokenizer
-
         hub = {name: value for name, value in kwargs.items() if name in _HUB_OPTIONS}
         config = cls.load_config(model_name_or_path, subfolder=subfolder, **hub)
         folder = Path(cls.load_dir_path(model_name_or_path, subfolder=subfolder, **hub) or model_name_or_path)
-        options = dict(config["backbone"])
-        backbone_config = AutoConfig.for_model(options.pop("model_type"), **options)
-        backbone = AutoModel.from_config(backbone_config, dtype=getattr(torch, config["dtype"]))
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=backbone_config)
-        towers = [TowerConfig.from_dict(tower) for tower in config["towers"]]
-        embedder = cls(backbone, tokenizer, towers, config["max_seq_length"])
-        _load_tensors(embedder, folder)
         model_kwargs = kwargs.get("model_kwargs") or {}
+        if model_kwargs.get("device_map") == "meta":
+            with torch.device("meta"):
+                return cls.from_config(config, folder).eval()
+        embedder = cls.from_config(config, folder)
+        load_tensors(embedder, folder)
         wanted = model_kwargs.get("dtype", model_kwargs.get("torch_dtype"))
         if wanted is not None and wanted != "auto":
             embedder.to(getattr(torch, wanted) if isinstance(wanted, str) else wanted)
         return embedder.eval()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], folder: Path) -> OmniEmbedder:
+        """The embedder of a config, with fresh weights; `folder` holds its tokenizer or processor."""
+        backbone = backbone_of(config)
+        towers = [TowerConfig.from_dict(tower) for tower in config["towers"]]
+        by_name = {tower.name: tower for tower in towers}
+        inputs: BackboneInputs
+        if "inputs" in config:
+            from taskmerge.embedders.own_inputs import OwnInputs
+
+            inputs = OwnInputs.load(backbone, folder, config["inputs"], by_name)
+        else:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(folder, config=backbone.config)
+            inputs = SequenceBuilder(tokenizer, by_name, config["max_seq_length"])
+        return cls(backbone, towers, inputs)
 
 
 def _stack(rows: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
@@ -248,18 +305,3 @@ def _stack(rows: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
             values[index, 0, : len(row)] = row
             lengths[index, 0] = len(row)
     return values, lengths
-
-
-def _load_tensors(embedder: OmniEmbedder, folder: Path) -> None:
-    files = sorted(folder.glob("model*.safetensors"))
-    if not files:
-        raise CheckpointError("no model.safetensors", str(folder))
-    missing: set[str] | None = None
-    for file in files:
-        absent, unexpected = load_model(embedder, str(file), strict=False)
-        if unexpected:
-            names = ", ".join(sorted(unexpected)[:5])
-            raise CheckpointError(f"tensors this embedder has no place for: {names}", str(file))
-        missing = set(absent) if missing is None else missing & set(absent)
-    if missing:
-        raise CheckpointError(f"tensors are missing: {', '.join(sorted(missing)[:5])}", str(folder))

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taskmerge.checkpoints.formats.reading import local_folder
-from taskmerge.errors import CheckpointError, OutputError, UsageError, did_you_mean, first_line
+from taskmerge.errors import CheckpointError, OutputError, UsageError, did_you_mean
 from taskmerge.words.extras import TRAINING, require
-from taskmerge.words.modalities import modality_of_column, tower_of, with_tower
+from taskmerge.words.modalities import modality_of_column, through, tower_of, with_tower
 from taskmerge.words.places import output_path
 
-#: Prefix of a modality's tensors: pictures, pages and films share one tower.
+if TYPE_CHECKING:
+    from taskmerge.embedders.embedder import OmniEmbedder
+    from taskmerge.embedders.inputs import BackboneInputs
+    from taskmerge.embedders.towers import TowerConfig
 
 
 def graft(
@@ -32,85 +36,185 @@ def graft(
 ) -> Any:
     """A SentenceTransformer that takes `modality` too; saved to `out` when given.
 
-    backbone: folder or hub id of a text model, or a folder this function made (towers add up).
+    backbone: folder or hub id of a text or vision-language model, or a folder this function made (towers add up). What
+    it takes by itself it goes on taking as before, through its own processor.
     modality: audio, image, document or video; the last three share the tower "vision".
     encoder: a registered kind ("log_mel", "patches"), a folder or hub id of a transformers model, or
     ``{"kind": ..., option: value}``.  projector: "linear", "mlp" or ``{"kind": ..., "hidden": ...}``.
     pooling: "mean", "cls" or "lasttoken"; default: what the backbone's folder says, else "mean" for encoders and
     "lasttoken" for decoders.  placeholder, start, end: tokens; unknown ones are added to the tokenizer and to the
     token embeddings. The default placeholder is an unused token of the vocabulary, if it has one.
-    max_seq_length: default: all positions of the backbone.  seed: of the fresh weights.
+    max_seq_length: default: what the backbone's tokenizer says, else all its positions.  seed: of the fresh weights.
 
     Raises UsageError, CheckpointError or OutputError before anything is written.
     """
     require(*TRAINING)
+    out = None if out is None else output_path(out)
+    if out is not None and Path(out).exists() and any(Path(out).iterdir()):
+        raise OutputError("the folder is not empty", str(out), "choose another, or remove it")
+    tokens = (placeholder, start, end)
+    model = _attached(backbone, modality, encoder, projector, pooling, normalize, tokens, max_seq_length, seed)
+    if out is not None:
+        model.save_pretrained(str(out), create_model_card=False)
+    return model
+
+
+def graft_on_meta(
+    backbone: str | Path, modality: str, encoder: str | Mapping[str, Any], projector: str | Mapping[str, Any] = "mlp"
+) -> Any:
+    """What `graft` would make, its backbone without values: for what can be known before anything is trained.
+
+    Tokens that grafting would add have no rows. Arguments and errors as for `graft`.
+    """
+    require(*TRAINING)
+    return _attached(backbone, modality, encoder, projector, None, True, (None, None, None), None, 0, on_meta=True)
+
+
+def _attached(
+    backbone: str | Path,
+    modality: str,
+    encoder: str | Mapping[str, Any],
+    projector: str | Mapping[str, Any],
+    pooling: str | None,
+    normalize: bool,
+    tokens: tuple[str | None, str | None, str | None],
+    max_seq_length: int | None,
+    seed: int,
+    on_meta: bool = False,
+) -> Any:
     import torch
 
+    from taskmerge.embedders.backbones import check_can_be_made_again
     from taskmerge.embedders.embedder import OmniEmbedder
     from taskmerge.embedders.encoders import encoder_problems
     from taskmerge.embedders.towers import TowerConfig
 
     if modality not in with_tower():
         raise UsageError(f"no modality {modality!r}", next_move=did_you_mean(modality, with_tower()))
-    out = None if out is None else output_path(out)
-    if out is not None and Path(out).exists() and any(Path(out).iterdir()):
-        raise OutputError("the folder is not empty", str(out), "choose another, or remove it")
     if isinstance(encoder, str) and (problems := list(encoder_problems(encoder, modality_of_column(modality)))):
         raise UsageError(problems)
-    network, tokenizer, old, tail = _open_backbone(local_folder(backbone), pooling, normalize)
-    name = tower_of(modality)
-    if old is not None and name in old.towers:
-        raise UsageError(f"{backbone} already has a tower {name!r}", next_move="recover or specialize trains it")
+    opened = _open_backbone(local_folder(backbone), pooling, normalize, on_meta)
+    network, old, name = opened.network, opened.old, tower_of(modality)
+    _check_modality(opened, modality, str(backbone))
     taken = {tower.placeholder for tower in old.towers.values()} if old is not None else set()
+    placeholder, start, end = tokens
     tower = TowerConfig(
         name=name,
         encoder=_encoder_options(encoder),
         projector={"kind": projector} if isinstance(projector, str) else dict(projector),
-        placeholder=placeholder or _unused_token(tokenizer, name, taken),
+        placeholder=placeholder or _unused_token(opened.tokenizer, name, taken),
         start=start,
         end=end,
     )
-    _add_tokens(network, tokenizer, [tower.placeholder, start, end])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        _add_tokens(network, opened.tokenizer, [tower.placeholder, start, end], in_text=opened.own is not None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         towers = [*(old.towers.values() if old is not None else ()), tower]
-        length = max_seq_length or (old.max_seq_length if old is not None else _positions(network))
-        embedder = OmniEmbedder(network, tokenizer, towers, length)
+        embedder = OmniEmbedder(network, towers, opened.inputs(towers, max_seq_length))
         takes = embedder.encoder(name).modalities
         if modality_of_column(modality) not in takes:
             raise UsageError(f"encoder {encoder!r} takes {', '.join(takes)}, not {modality}")
-        embedder.projector(name).match_scale(network.get_input_embeddings().weight)
+        table = network.get_input_embeddings().weight
+        if not table.is_meta:
+            embedder.projector(name).match_scale(table)
     if old is not None:
-        embedder.load_state_dict(old.state_dict(), strict=False)
-    model = _assembled(embedder, tail)
-    if out is not None:
-        model.save_pretrained(str(out), create_model_card=False)
-    return model
+        embedder.load_state_dict(old.state_dict(), strict=False, assign=on_meta)
+    check_can_be_made_again(embedder.get_config_dict(), network, str(backbone))
+    return _assembled(embedder, opened.tail)
 
 
 def _assembled(embedder: Any, tail: list[Any]) -> Any:
     from sentence_transformers import SentenceTransformer
 
-    return SentenceTransformer(modules=[embedder, *tail], device="cpu").eval()
+    device = embedder.backbone.device  # "meta" for a model without values
+    return SentenceTransformer(modules=[embedder, *tail], device=str(device)).eval()
 
 
-def _open_backbone(backbone: str | Path, pooling: str | None, normalize: bool) -> tuple[Any, Any, Any, list[Any]]:
-    """(transformers model, tokenizer, grafted embedder if it is one, modules after it)."""
-    from taskmerge.embedders.loading import open_embedder
+@dataclass(frozen=True)
+class _Opened:
+    """A backbone to graft onto.
+
+    network: the transformers model.  tokenizer: its own.  own: sentence-transformers' module around it, where it has a
+    way of its own to prepare items; None for a plain text model.  old: the grafted embedder that it is in.  tail: the
+    modules after it.
+    """
+
+    network: Any
+    tokenizer: Any
+    own: Any
+    old: OmniEmbedder | None
+    tail: list[Any]
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The modalities that it takes by itself."""
+        return ("text",) if self.own is None else tuple(name for name in self.own.modalities if isinstance(name, str))
+
+    def inputs(self, towers: Sequence[TowerConfig], longest: int | None) -> BackboneInputs:
+        """What prepares its items, with room for the towers."""
+        from taskmerge.embedders.own_inputs import OwnInputs
+        from taskmerge.embedders.sequences import SequenceBuilder
+
+        by_name = {tower.name: tower for tower in towers}
+        if self.own is None:
+            known = self.old.max_seq_length if self.old is not None else None
+            return SequenceBuilder(self.tokenizer, by_name, longest or known or _positions(self.network))
+        found = OwnInputs(self.own, by_name)
+        if longest is not None:
+            found.max_seq_length = longest
+        return found
+
+
+def _check_modality(opened: _Opened, modality: str, place: str) -> None:
+    """Raises UsageError where the backbone takes the modality already, or has a tower of that name."""
+    name = tower_of(modality)
+    if opened.old is not None and name in opened.old.towers:
+        raise UsageError(f"{place} already has a tower {name!r}", next_move="recover or specialize trains it")
+    if own := sorted(set(through(name)) & set(opened.takes)):
+        raise UsageError(
+            f"{place} takes {', '.join(own)} by itself",
+            next_move=f"train its own {name} tower (`specialize` without `graft`), or graft another modality",
+        )
+
+
+def _open_backbone(backbone: str | Path, pooling: str | None, normalize: bool, on_meta: bool) -> _Opened:
+    from taskmerge.embedders.loading import open_embedder, open_on_meta
+    from taskmerge.embedders.own_inputs import OwnInputs
     from taskmerge.embedders.sentence import GraftedEmbedder
 
-    if (Path(backbone) / "modules.json").is_file():
-        opened: Any = open_embedder(backbone)
-        old = opened.graft if isinstance(opened, GraftedEmbedder) else None
-        modules = list(opened.module)
-        network = old.backbone if old is not None else opened.network
-        if not hasattr(network, "get_input_embeddings"):
-            raise CheckpointError("its first module holds no transformers model", str(backbone))
-        tail = modules[1:] if pooling is None else _tail(network, pooling, normalize)
-        return network, old.tokenizer if old is not None else modules[0].tokenizer, old, tail
-    network, tokenizer = _open_plain(backbone)
-    mode = pooling or ("lasttoken" if _is_causal(network) else "mean")
-    return network, tokenizer, None, _tail(network, mode, normalize)
+    if not (Path(backbone) / "modules.json").is_file():
+        module = _open_plain(backbone, on_meta)
+        network = module.auto_model
+        mode = pooling or ("lasttoken" if _is_causal(network) else "mean")
+        return _Opened(network, module.tokenizer, _own(module, backbone), None, _tail(network, mode, normalize))
+    opened: Any = open_on_meta(backbone) if on_meta else open_embedder(backbone)
+    first, *rest = list(opened.module)
+    old = opened.graft if isinstance(opened, GraftedEmbedder) else None
+    network = old.backbone if old is not None else opened.network
+    if not hasattr(network, "get_input_embeddings"):
+        raise CheckpointError("its first module holds no transformers model", str(backbone))
+    tail = rest if pooling is None else _tail(network, pooling, normalize)
+    if old is None:
+        return _Opened(network, first.tokenizer, _own(first, backbone), None, tail)
+    own = old.inputs.module if isinstance(old.inputs, OwnInputs) else None
+    return _Opened(network, old.tokenizer, own, old, tail)
+
+
+def _own(module: Any, place: str | Path) -> Any:
+    """The module where it prepares more than plain text, else None.
+
+    Raises UsageError where modalities go through separate networks, so that there is no sequence to put vectors into.
+    """
+    from taskmerge.embedders.own_inputs import OUTPUT
+
+    if module.module_output_name != OUTPUT or any(
+        row["method"] != "forward" for row in module.modality_config.values()
+    ):
+        what = f"{type(module.auto_model).__name__} has no one sequence that text and projected vectors go through"
+        raise UsageError(what, str(place), "graft onto a text or vision-language model")
+    return None if set(module.modalities) <= {"text"} else module
 
 
 def _tail(network: Any, pooling: str, normalize: bool) -> list[Any]:
@@ -119,16 +223,14 @@ def _tail(network: Any, pooling: str, normalize: bool) -> list[Any]:
     return [Pooling(_width(network), pooling), *([Normalize()] if normalize else [])]
 
 
-def _open_plain(backbone: str | Path) -> tuple[Any, Any]:
-    from transformers import AutoModel, AutoTokenizer
+def _open_plain(backbone: str | Path, on_meta: bool) -> Any:
+    """sentence-transformers' module around a plain transformers folder."""
+    from sentence_transformers.base.modules import Transformer
 
-    from taskmerge.embedders.whole import whole
+    from taskmerge.embedders.opening import opening
 
-    try:
-        with whole(backbone):
-            return AutoModel.from_pretrained(backbone).eval(), AutoTokenizer.from_pretrained(backbone)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"no backbone can be loaded: {first_line(error)}", str(backbone)) from error
+    with opening(backbone, "backbone"):
+        return Transformer(str(backbone), model_kwargs={"device_map": "meta"} if on_meta else {}).eval()
 
 
 def _width(network: Any) -> int:
@@ -160,10 +262,18 @@ def _unused_token(tokenizer: Any, name: str, taken: set[str]) -> str:
     return f"<|{name}|>"
 
 
-def _add_tokens(network: Any, tokenizer: Any, tokens: list[str | None]) -> None:
-    """Tokens the tokenizer lacks get rows in the token embeddings, each the mean of the old rows."""
-    new = [token for token in tokens if token is not None and token not in tokenizer.get_vocab()]
+def _add_tokens(network: Any, tokenizer: Any, tokens: list[str | None], in_text: bool) -> None:
+    """Tokens the tokenizer lacks get rows in the token embeddings, drawn closely around the mean of the old rows.
+
+    in_text: whether the tokenizer must find them in a text, where words of the vocabulary may be cut into pieces.
+    """
+    from taskmerge.embedders.opening import quiet
+
+    wanted = [token for token in tokens if token is not None]
+    new = [token for token in wanted if in_text or token not in tokenizer.get_vocab()]
     if new:
         tokenizer.add_tokens(new, special_tokens=True)
-        if len(tokenizer) > network.get_input_embeddings().weight.shape[0]:
-            network.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+        table = network.get_input_embeddings().weight
+        if len(tokenizer) > table.shape[0] and not table.is_meta:
+            with quiet():
+                network.resize_token_embeddings(len(tokenizer), mean_resizing=True)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from taskmerge.embedders.prompts import ROLES, Prompts, Role
 from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
+    from sentence_transformers import SentenceTransformer
     from torch import Tensor, nn
 
     from taskmerge.checkpoints.memory import MemoryStateDict
+    from taskmerge.checkpoints.state_dict import StateDict
     from taskmerge.embedders.anatomy import Anatomy
     from taskmerge.embedders.items import PreparedItems
 
-Role = Literal["query", "document"]
 Features = dict[str, Any]
 EMBEDDING = "sentence_embedding"
 """Where `Embedder.module` leaves the embeddings in what it returns."""
@@ -29,16 +36,25 @@ EMBEDDING = "sentence_embedding"
 class Embedder(ABC):
     """A model that turns items into vectors, whatever it was made from. `open_embedder` makes one.
 
-    A class of one's own sets the two attributes and defines the six abstract members; the rest follows from them.
+    A class of one's own sets `module` and defines `modalities`, `prepare` and `embed`; it may define `state_dict`,
+    `anatomy` and `save`, where what is written here does not fit. The rest follows from these.
 
     Attributes:
-        module: the network that runs, trained in place. Called with features it returns a dict whose `EMBEDDING` is
-            (items, d); optimizers, hooks and Jacobian products work on its parameters.
+        module: the network that runs, trained in place; optimizers, hooks and Jacobian products work on its parameters.
         label: what messages call the model: its path, or what it is.
+        stored: the model's file, set by `open_embedder`; None for a model that has none.
+        components: component -> patterns of names in the file, for what the rules do not know; a recipe's `components`.
+        prompts: what the user wants before items; see `prompted`.
+        takes_prompts: whether `prepare` puts what `prompt` says before the items. A class of one's own says so when it
+            does.
     """
 
     module: nn.Module
-    label: str
+    label: str = "a model in memory"
+    stored: StateDict | None = None
+    components: Mapping[str, Sequence[str]] = MappingProxyType({})
+    prompts: Prompts = Prompts()
+    takes_prompts: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -46,13 +62,27 @@ class Embedder(ABC):
         """What it embeds, of "text", "image", "audio", "video"."""
 
     @property
-    @abstractmethod
     def state_dict(self) -> MemoryStateDict:
         """The live tensors as `StateDict`, under the names that they have in the model's file.
 
         Component maps, patterns and reports speak of these names. A model made in memory has no file: its names are
         those of its network. Parameters stay parameters: what is written to one of `state_dict.values` is trained.
         """
+        from taskmerge.checkpoints.memory import MemoryStateDict
+
+        live = {self._names.get(name, name): value for name, value in self.module.state_dict(keep_vars=True).items()}
+        found = MemoryStateDict(live, self.label)
+        found.beside = MemoryStateDict.of_module(self.module).beside
+        if self.stored is not None:
+            found.beside = replace(self.stored.beside, files={})  # live tensors may have changed
+        return found
+
+    @cached_property
+    def _names(self) -> dict[str, str]:
+        """Name in `module` -> name in the file."""
+        from taskmerge.embedders.file_names import names_in_file
+
+        return names_in_file(self.module, self.stored)[0]
 
     @abstractmethod
     def prepare(self, items: Sequence[Any], modality: str | None = None, role: Role | None = None) -> Features:
@@ -61,7 +91,7 @@ class Embedder(ABC):
         Args:
             items: as `Pairs.load` gives them; strings for text.
             modality: of all items; None lets each item say it itself, so that a batch may mix them.
-            role: "query" or "document": the model's own prompt for it stands before the items. None: as the model
+            role: "query" or "document": the prompt for it stands before the items, see `prompt`. None: as the model
                 embeds when nothing is said, with its default prompt if it has one.
 
         Returns:
@@ -82,20 +112,84 @@ class Embedder(ABC):
             (items, d), of the model's dtype and on its device; gradients flow unless `inference` is entered.
         """
 
-    @abstractmethod
-    def anatomy(self, components: Mapping[str, Any] | None = None) -> Anatomy:
+    def anatomy(self) -> Anatomy:
         """Find the layers, the projectors by modality, and which tokens are projected.
-
-        Args:
-            components: component -> patterns of names in the file, for what the rules do not know.
 
         Raises:
             UsageError: when there is no stack of backbone layers.
         """
+        from taskmerge.embedders.anatomy import components_of, native_anatomy
 
-    @abstractmethod
+        parts = components_of(self.state_dict, self.components)
+        own = {name: self._names.get(name, name) for name in self.module.state_dict()}
+        return native_anatomy(self.module, {name: parts.home(in_file) for name, in_file in own.items()})
+
     def save(self, path: str | Path) -> None:
-        """Write the model to a folder that `open_embedder` opens."""
+        """Write the model to a new folder that is opened as this one was: its file's tensors, with the live values."""
+        from taskmerge.embedders.live import save_live
+
+        save_live(self.state_dict, self.stored, Path(path))
+
+    # Prompts
+
+    @property
+    def own_prompts(self) -> Mapping[str, str]:
+        """The model's own prompts by name; {} for a model without."""
+        return {}
+
+    def prompt(self, role: Role | None, modality: str | None = None) -> str | None:
+        """What stands before items of a role and modality; None: nothing, or what the model does by itself."""
+        return self.prompts.text(role, modality)
+
+    def prompted(self, prompts: Any, task: str | None = None) -> Embedder:
+        """The same model with other prompts.
+
+        Args:
+            prompts: `Prompts`, or a mapping that makes one; None leaves those it has.
+            task: set or task whose own prompts are taken, where there are any.
+
+        Returns:
+            An embedder around the same network.
+
+        Raises:
+            UsageError: for a model that puts no prompts before its items.
+        """
+        wanted = self.prompts if prompts is None else Prompts.of(prompts)
+        if wanted and not self.takes_prompts:
+            raise UsageError(
+                f"{self.label}: a {type(self).__name__} puts no prompts before its items",
+                next_move="let its `prepare` use `self.prompt(role, modality)` and set `takes_prompts = True`",
+            )
+        found = copy.copy(self)
+        found.prompts = wanted if task is None else wanted.of_task(task)
+        return found
+
+    def same_for_both_roles(self, items: Sequence[Any], modality: str) -> bool:
+        """Whether items are embedded alike as queries and as documents: here, whether the same is made of them.
+
+        Args:
+            items, modality: as for `prepare`; one of the kind is enough, since a prompt stands before all.
+        """
+        query, document = (self.prepare(items, modality, role) for role in ROLES)
+        return query.keys() == document.keys() and all(_equal(query[key], document[key]) for key in query)
+
+    def settings(self) -> Mapping[str, Any]:
+        """What besides its tensors decides its embeddings, as plain values: prompts, pooling, tokenizer, …"""
+        return {"prompts": dict(self.own_prompts), "config": dict(self.state_dict.config)}
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest text it reads whole; None when it does not tell."""
+        return None
+
+    def token_embeddings(self) -> Tensor | None:
+        """(vocabulary, width) weight of its token embeddings; None when it does not tell."""
+        return None
+
+    @property
+    def similarity(self) -> str:
+        """How its embeddings are meant to be compared: "cosine", "dot", "euclidean" or "manhattan"."""
+        return "cosine"
 
     # What follows from these
 
@@ -124,6 +218,10 @@ class Embedder(ABC):
         """Move to a device, a precision, or both, in place. Returns itself."""
         self.module.to(device=device, dtype=dtype)
         return self
+
+    def copied(self) -> Embedder:
+        """Another of the same, with tensors of its own; the file behind both is one."""
+        return deepcopy(self, {id(self.stored): self.stored})
 
     def placed(self, features: Features) -> Features:
         """Features on the model's device, real numbers in its precision."""
@@ -179,7 +277,14 @@ class Embedder(ABC):
 
         names = self.parameter_names()
         swapped = {f"module.{names[name]}": value for name, value in parameters.items()}
-        return torch.func.functional_call(_running(self), swapped, (features,))
+        embeddings: Tensor = torch.func.functional_call(_running(self), swapped, (features,))[EMBEDDING]
+        return embeddings
+
+    def trainable(self) -> SentenceTransformer:
+        """The model as the trainer takes it: what it returns for features has the embeddings under `EMBEDDING`."""
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(modules=[_running(self)], device=str(self.device))
 
     def parameter_names(self) -> dict[str, str]:
         """Name in the file -> name in `module`, of every parameter."""
@@ -219,6 +324,15 @@ def as_array(value: Tensor) -> np.ndarray:
     return (value.float() if value.element_size() < 4 else value).cpu().numpy()
 
 
+def _equal(first: Any, second: Any) -> bool:
+    """Whether two values of features are known to be the same."""
+    import torch
+
+    if isinstance(first, torch.Tensor) or isinstance(second, torch.Tensor):
+        return type(first) is type(second) and torch.equal(first, second)
+    return bool(np.array_equal(first, second)) if type(first) is type(second) else False
+
+
 def _running(embedder: Embedder) -> Any:
     """An embedder as a module: torch's functional calls swap the parameters of modules alone."""
     from torch import nn
@@ -228,7 +342,7 @@ def _running(embedder: Embedder) -> Any:
             super().__init__()
             self.module = embedder.module
 
-        def forward(self, features: Features) -> Tensor:
-            return embedder.embed(features)
+        def forward(self, features: Features, **options: Any) -> Features:
+            return {**features, EMBEDDING: embedder.embed(features)}
 
     return Running()

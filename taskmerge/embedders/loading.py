@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
+from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import local_folder, open_stored
 from taskmerge.embedders.interface import Embedder
+from taskmerge.embedders.opening import opening
 from taskmerge.embedders.sentence import GraftedEmbedder, SentenceEmbedder
-from taskmerge.embedders.whole import whole
-from taskmerge.errors import CheckpointError, TaskmergeError, UsageError, clipped, first_line
+from taskmerge.embedders.sources import ModelSource
+from taskmerge.embedders.users import (
+    check_against_file,
+    class_address,
+    is_module_class,
+    loaded,
+    named_embedder,
+)
+from taskmerge.errors import CheckpointError, UsageError
+from taskmerge.opened import opened
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.extras import TRAINING, require
 
@@ -20,8 +31,19 @@ FORMER_ADDRESSES = ("taskmerge.embedders.embedder.OmniEmbedder", "taskmerge.omni
 """Under which folders saved before name the grafted embedder's class."""
 
 
+class _Module(TypedDict):
+    """An entry of modules.json, as far as it is looked at."""
+
+    type: str
+
+
 def open_embedder(
-    source: Any, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    source: Any,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    embedder: Any = None,
+    components: Mapping[str, Sequence[str]] | None = None,
 ) -> Embedder:
     """Open a model to run it.
 
@@ -30,9 +52,12 @@ def open_embedder(
 
     Args:
         source: folder, hub id[@revision] or hf:// uri (what is on the hub is downloaded first); a loaded
-            SentenceTransformer, which is used in place; or an `Embedder`, which comes back as it is.
+            SentenceTransformer, which is used in place; an `Embedder`, which comes back as it is; or a `ModelSource`.
         device: where it shall compute; default: the CPU for a path, else where it is.
         dtype: the precision it shall compute in; default: its own.
+        embedder: what runs a model of a class of your own; see `ModelSource.embedder`. A relative file name is looked
+            for in the working directory.
+        components: component -> patterns of names, where the names and the config do not tell it.
 
     Returns:
         The embedder, in evaluation mode when it was loaded here.
@@ -43,29 +68,56 @@ def open_embedder(
     """
     device = device_or_default(device)
     if isinstance(source, str | Path):
-        return _from_folder(source, device or "cpu", dtype)
-    embedder = source if isinstance(source, Embedder) else _around(source)
-    return embedder if device is None and dtype is None else embedder.to(device, dtype)
+        source = ModelSource(source, embedder, components or {})
+    if isinstance(source, ModelSource):
+        return _from_source(source, device or "cpu", dtype)
+    found = source if isinstance(source, Embedder) else _around(source)
+    if components:
+        found.components = components
+    return found if device is None and dtype is None else found.to(device, dtype)
 
 
-def _from_folder(source: str | Path, device: str | torch.device, dtype: torch.dtype | None) -> Embedder:
+def open_on_meta(source: str | Path | ModelSource) -> Embedder:
+    """Open a model without its values: names, shapes, modalities. Arguments and errors as for `open_embedder`."""
+    source = source if isinstance(source, ModelSource) else ModelSource(source)
+    return _from_source(source, "meta", None)
+
+
+def _from_source(source: ModelSource, device: str | torch.device, dtype: torch.dtype | None) -> Embedder:
     require(*TRAINING)
+    folder, label = local_folder(source.path), str(source)
+    opened(folder)
+    named = None if source.embedder is None else named_embedder(source.embedder, source.folder)
+    allowed = named if named is not None and is_module_class(named) else None
+    made = loaded(named, folder, label) if named is not None and allowed is None else None
+    if made is None:
+        found = _from_folder(folder, label, device, dtype, allowed)
+    else:
+        found = made if isinstance(made, Embedder) else _around(made, label, open_stored(folder))
+        found.label, found.stored = label, open_stored(folder)
+    found.components = source.components
+    if made is not None:
+        check_against_file(found, open_stored(folder), label)
+        found.to(device, dtype).module.eval()
+    return found
+
+
+def _from_folder(
+    folder: Path, label: str, device: str | torch.device, dtype: torch.dtype | None, allowed: type | None
+) -> Embedder:
+    """A sentence-transformers or transformers folder. allowed: a class of another package that it may be made of."""
     from sentence_transformers import SentenceTransformer
 
-    folder = local_folder(source)
     options: dict[str, Any] = {} if dtype is None else {"model_kwargs": {"dtype": dtype}}
-    try:
-        with whole(source):
-            model = SentenceTransformer._load_with_module_classes(
-                str(folder), _module_classes(), device=str(device), **options
-            )
-    except TaskmergeError:
-        raise
-    except Exception as error:  # what libraries raise for a folder that makes no sense has no bounds
-        kind = "" if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: "
-        what = f"no embedder can be loaded: {kind}{clipped(first_line(error), 500)}"
-        raise CheckpointError(what, str(source)) from error
-    return _around(model.eval(), str(source), open_stored(folder))
+    if str(device) == "meta":
+        options["model_kwargs"] = {"device_map": "meta"}
+    else:
+        options["device"] = str(device)
+    classes = _module_classes() if allowed is None else {**_module_classes(), **_addresses(allowed, folder)}
+    _check_known(folder, classes, label)
+    with opening(label, "embedder"):
+        model = SentenceTransformer._load_with_module_classes(str(folder), classes, **options)
+    return _around(model.eval(), label, open_stored(folder))
 
 
 def _around(model: Any, label: str | None = None, stored: Any = None) -> Embedder:
@@ -81,6 +133,38 @@ def _around(model: Any, label: str | None = None, stored: Any = None) -> Embedde
         )
     kind = GraftedEmbedder if isinstance(model[0], OmniEmbedder) else SentenceEmbedder
     return kind(model, label, stored)
+
+
+def _addresses(allowed: type, folder: Path) -> dict[str, type]:
+    """Where the folder's modules.json names a class that the user allowed. Raises UsageError when it does not."""
+    named = _named_classes(folder)
+    found = {address: allowed for address in named if address.rpartition(".")[2] == allowed.__name__}
+    if not found:
+        raise UsageError(
+            f"the embedder {class_address(allowed)} is a module class, and modules.json does not name it",
+            str(folder),
+            f"it names {', '.join(named) or 'none'}; for another kind of model name a function: my_model.py:load",
+        )
+    return found
+
+
+def _named_classes(folder: Path) -> list[str]:
+    """The classes of a sentence-transformers folder, as modules.json names them."""
+    place = folder / "modules.json"
+    rows: list[_Module] = read_json(place, list[_Module]) if place.is_file() else []
+    return [row["type"] for row in rows]
+
+
+def _check_known(folder: Path, classes: Mapping[str, type], label: str) -> None:
+    """Raise CheckpointError for a class of somebody's own, whose code nobody has named."""
+    for address in _named_classes(folder):
+        if address not in classes and not address.startswith("sentence_transformers."):
+            module, _, name = address.rpartition(".")
+            raise CheckpointError(
+                f"modules.json names {address}, a class of its owner's: its code runs only if you name it",
+                label,
+                f"`embedder: path/to/file.py:{name}` in a recipe, or --embedder {module}:{name}, if you trust it",
+            )
 
 
 def _module_classes() -> dict[str, type]:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from taskmerge.checkpoints.components import component_map
-from taskmerge.checkpoints.lineage.names import match_names
 from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.state_dict import StateDict
-from taskmerge.embedders.anatomy import Anatomy, backbone_layers, native_anatomy, token_table
-from taskmerge.embedders.interface import EMBEDDING, Embedder, Features, Role
+from taskmerge.embedders.anatomy import Anatomy, components_of, native_anatomy, token_table
+from taskmerge.embedders.file_names import names_in_file
+from taskmerge.embedders.interface import EMBEDDING, Embedder, Features
 from taskmerge.embedders.items import GraftedItems, PreparedItems
-from taskmerge.errors import MergeError
-from taskmerge.words.numerals import is_whole
+from taskmerge.embedders.opening import quiet
+from taskmerge.embedders.prompts import Role
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -26,11 +27,15 @@ if TYPE_CHECKING:
 _PROMPTS: dict[Role, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """Where sentence-transformers looks for the prompt of a role."""
 
+_NOT_SETTINGS = ("_name_or_path", "transformers_version", "_commit_hash", "processor_class", "dtype")
+"""Where a model lay and who saved it."""
+
 
 class SentenceEmbedder(Embedder):
     """Any sentence-transformers model, architectures that own their towers (Qwen2-Audio, Qwen3-VL, …) among them."""
 
     module: SentenceTransformer
+    takes_prompts = True
 
     def __init__(self, model: SentenceTransformer, label: str | None = None, stored: StateDict | None = None) -> None:
         """Wrap a loaded model.
@@ -44,7 +49,7 @@ class SentenceEmbedder(Embedder):
         self.module = model
         self.network: Any = getattr(first, "auto_model", first)
         self.label = label or f"{type(self.network).__name__} in memory"
-        self._in_file, self._tails = _names_in_file(self.network, stored)
+        self._in_file, self._tails = names_in_file(self.network, stored)
         own = MemoryStateDict.of_module(self.network).beside
         self._beside = own if stored is None else replace(stored.beside, files={})  # live tensors may have changed
 
@@ -82,24 +87,57 @@ class SentenceEmbedder(Embedder):
         if modality is not None:
             self.check_takes(modality, "the batch")
         said: dict[str, Any] = {"task": role} if role else {}
-        return dict(self.module.preprocess(list(items), prompt=self.prompt(role), **said))
+        return dict(self.module.preprocess(list(items), prompt=self.prompt(role, modality), **said))
 
-    def prompt(self, role: Role | None) -> str | None:
-        """What stands before items of a role: the first prompt of sentence-transformers' names for it."""
+    @property
+    def own_prompts(self) -> Mapping[str, str]:
+        return {name: text for name, text in self.module.prompts.items() if text is not None}
+
+    def prompt(self, role: Role | None, modality: str | None = None) -> str | None:
+        """The user's prompt, else the first one that the model has under a name of the role, as `encode_query` and
+        `encode_document` of sentence-transformers choose it: an empty one counts."""
+        said = super().prompt(role, modality)
+        if said is not None:
+            return said or None
+        own = self.module.prompts
         names = _PROMPTS[role] if role else (self.module.default_prompt_name,)
-        return next((text for name in names if (text := self.module.prompts.get(cast(str, name)))), None)
+        return next((own[name] for name in names if name in own), None) or None
+
+    def same_for_both_roles(self, items: Sequence[Any], modality: str) -> bool:
+        routed = any(type(part).__name__ == "Router" for part in self.module)
+        return not routed and self.prompt("query", modality) == self.prompt("document", modality)
+
+    def settings(self) -> Mapping[str, Any]:
+        module = self.module
+        own = {name: getattr(module, name, None) for name in ("default_prompt_name", "truncate_dim", "max_seq_length")}
+        parts = [(type(part).__name__, _config_of(part)) for part in module]
+        return {**super().settings(), **own, "similarity": self.similarity, "modules": parts}
+
+    @property
+    def max_tokens(self) -> int | None:
+        return self.module.max_seq_length
+
+    def token_embeddings(self) -> Tensor | None:
+        return token_table(getattr(self.network, "backbone", self.network))
+
+    @property
+    def similarity(self) -> str:
+        return str(self.module.similarity_fn_name or "cosine")
 
     def embed(self, features: Features) -> Tensor:
         return self.module(self.placed(features))[EMBEDDING][..., : self.module.truncate_dim]
 
-    def anatomy(self, components: Mapping[str, Any] | None = None) -> Anatomy:
-        state_dict = self.state_dict
-        parts = component_map(state_dict.tensors, state_dict.config, components)
+    def trainable(self) -> SentenceTransformer:
+        return self.module
+
+    def anatomy(self) -> Anatomy:
+        parts = components_of(self.state_dict, self.components)
         names = self.network.state_dict()
         return native_anatomy(self.network, {name: parts.home(self._in_file.get(name, name)) for name in names})
 
     def save(self, path: str | Path) -> None:
-        self.module.save_pretrained(str(path), create_model_card=False)
+        with quiet():
+            self.module.save_pretrained(str(path), create_model_card=False)
 
 
 class GraftedEmbedder(SentenceEmbedder):
@@ -116,26 +154,34 @@ class GraftedEmbedder(SentenceEmbedder):
         found.beside = replace(found.beside, config=self.graft.get_config_dict())
         return found
 
-    def anatomy(self, components: Mapping[str, Any] | None = None) -> Anatomy:
+    def anatomy(self) -> Anatomy:
         graft = self.graft
         state_dict = MemoryStateDict.of_module(graft.backbone)
         parts = component_map(state_dict.tensors, state_dict.config)
-        layers = backbone_layers(graft.backbone, {name: parts.home(name) for name in parts})
-        projectors = {modality: (graft.projector(tower),) for modality, tower in graft.tower_of.items()}
-        return Anatomy(layers, projectors, {}, token_table(graft.backbone))
+        own = native_anatomy(graft.backbone, {name: parts.home(name) for name in parts})
+        grafted = {modality: (graft.projector(tower),) for modality, tower in graft.tower_of.items()}
+        tokens = {modality: graft.inputs.placeholders[tower] for modality, tower in graft.tower_of.items()}
+        return Anatomy(own.layers, {**own.projectors, **grafted}, {**own.placeholders, **tokens}, own.token_table)
 
     def prepared_items(self) -> PreparedItems:
-        return GraftedItems(self.prepare, self.graft, self.prompt(None))
+        return GraftedItems(self.prepare, self.graft, self.prompt)
 
 
-def _names_in_file(network: Any, stored: StateDict | None) -> tuple[dict[str, str], dict[int, str]]:
-    """(the network's names -> the file's, place of a module -> its folder)."""
-    if stored is None:
-        return {}, {}
-    folders = {name.partition("/")[0] for name in stored.tensors if "/" in name}
-    tails = {int(folder.partition("_")[0]): folder for folder in folders if is_whole(folder.partition("_")[0])}
-    try:
-        pairs = match_names(stored, MemoryStateDict.of_module(network)).pairs
-    except MergeError:  # packed otherwise than in the file: its own names are all there is
-        pairs = {}
-    return {theirs: ours for ours, theirs in pairs.items()}, tails
+def _config_of(part: Any) -> dict[str, Any]:
+    """What a module of a sentence-transformers model is set to: its options, its processor and its tokenizer."""
+    found = {"options": part.get_config_dict() if hasattr(part, "get_config_dict") else {}}
+    network = getattr(part, "auto_model", None)
+    if network is not None:
+        config = network.config.to_dict()
+        found["network"] = {key: value for key, value in config.items() if key not in _NOT_SETTINGS}
+    processor = getattr(part, "processor", None)
+    for name in ("feature_extractor", "image_processor", "video_processor"):
+        if (own := getattr(processor, name, None)) is not None:
+            found[name] = {key: value for key, value in own.to_dict().items() if key not in _NOT_SETTINGS}
+    tokenizer = getattr(part, "tokenizer", None)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        table = json.loads(backend.to_str())
+        found["tokenizer"] = {key: value for key, value in table.items() if key not in ("padding", "truncation")}
+        found["chat_template"] = getattr(tokenizer, "chat_template", None)
+    return found

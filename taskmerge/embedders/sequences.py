@@ -8,33 +8,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taskmerge.embedders.inputs import BackboneInputs, token_id, token_ids
 from taskmerge.embedders.towers import TowerConfig
 from taskmerge.errors import UsageError
+from taskmerge.words.modalities import TEXT
 
 
-class SequenceBuilder:
-    """Lays out ``[special] prompt [start] media … [end] text [special]`` as the tokenizer's special tokens say.
+class SequenceBuilder(BackboneInputs):
+    """Inputs of a text model without a template of its own.
+
+    Lays out ``[special] prompt [start] media … [end] text [special]`` as the tokenizer's special tokens say.
 
     Only text is ever cut to fit `max_seq_length` tokens; media that does not fit is an error.
     """
 
     def __init__(self, tokenizer: Any, towers: Mapping[str, TowerConfig], max_seq_length: int) -> None:
         self.tokenizer = tokenizer
-        self.max_seq_length = max_seq_length
+        self._longest = max_seq_length
         self.before, self.after = _special_tokens_around(tokenizer)
-        self.placeholders = {name: _token_id(tokenizer, tower.placeholder, name) for name, tower in towers.items()}
+        self.placeholders = token_ids(tokenizer, towers)
         self.around = {
             name: tuple(
-                [] if token is None else [_token_id(tokenizer, token, name)] for token in (tower.start, tower.end)
+                [] if token is None else [token_id(tokenizer, token, name)] for token in (tower.start, tower.end)
             )
             for name, tower in towers.items()
         }
 
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return (TEXT,)
+
+    @property
+    def max_seq_length(self) -> int:
+        return self._longest
+
+    @max_seq_length.setter
+    def max_seq_length(self, value: int) -> None:
+        self._longest = value
+
     def build(
-        self, texts: Sequence[str], counts: Sequence[Mapping[str, int]], prompt: str | None = None
-    ) -> dict[str, Tensor]:
-        """input_ids, attention_mask and {tower}_mask, all (batch, sequence); counts: vectors per tower of each item."""
+        self,
+        items: Sequence[Mapping[str, Any]],
+        counts: Sequence[Mapping[str, int]],
+        prompt: str | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
         prompt_ids = self._ids_of(prompt) if prompt else []
+        texts = [item.get(TEXT, "") for item in items]
         rows = [self._row(text, count, prompt_ids) for text, count in zip(texts, counts, strict=True)]
         longest = max(len(ids) for ids, _ in rows)
         padding_id = self.tokenizer.pad_token_id
@@ -71,6 +91,20 @@ class SequenceBuilder:
             )
         return ids + self._ids_of(text)[:room] + self.after, spans
 
+    def run(self, backbone: Any, features: Mapping[str, Any], hidden_states: bool = False) -> tuple[Tensor, Any]:
+        output = backbone(
+            input_ids=features["input_ids"],
+            attention_mask=features["attention_mask"],
+            output_hidden_states=hidden_states,
+        )
+        return output.last_hidden_state, output.hidden_states if hidden_states else None
+
+    def config(self) -> None:
+        return None
+
+    def save(self, folder: str) -> None:
+        self.tokenizer.save_pretrained(folder)
+
     def _ids_of(self, text: str | None) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
 
@@ -83,10 +117,3 @@ def _special_tokens_around(tokenizer: Any) -> tuple[list[int], list[int]]:
         if full[start : start + len(bare)] == bare:
             return full[:start], full[start + len(bare) :]
     return [], []
-
-
-def _token_id(tokenizer: Any, token: str, tower: str) -> int:
-    index = tokenizer.get_vocab().get(token)
-    if index is None:
-        raise UsageError(f"tower {tower!r}: the tokenizer has no token {token!r}")
-    return int(index)

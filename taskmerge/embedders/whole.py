@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from taskmerge.checkpoints.components import BACKBONE, BUFFERS, HEAD, Components, component_map
 from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.embedders.filling import filled, is_read_by_transformers, stored_of
 from taskmerge.errors import CheckpointError
 
 _UNUSED = (HEAD, BUFFERS, "speech_decoder", "image_decoder")
@@ -24,6 +26,8 @@ _SHOWN = 4
 def whole(source: str | Path) -> Iterator[None]:
     """Refuse models that transformers loads only in part: inside the block each is checked when it is loaded.
 
+    What transformers does not find in a folder is looked for there as `fuse` does, and put into the model.
+
     Args:
         source: what messages call the model.
 
@@ -36,8 +40,14 @@ def whole(source: str | Path) -> Iterator[None]:
 
     def checked(cls: Any, *arguments: Any, **options: Any) -> Any:
         wanted = options.pop("output_loading_info", False)
+        stored = stored_of(arguments, options)
+        if stored is not None and options.get("config") is not None and not is_read_by_transformers(stored):
+            options.pop("pretrained_model_name_or_path", None)
+            arguments, options["state_dict"] = (None, *arguments[1:]), {}
         model, told = own.__func__(cls, *arguments, output_loading_info=True, **options)
+        told = told if stored is None else filled(model, told, stored)
         check_whole(model, told, source)
+        take_out_pooler(model, told["missing_keys"])
         return (model, told) if wanted else model
 
     # The loading info has no other way out of the classes that call this for us (AutoModel, sentence-transformers).
@@ -71,20 +81,47 @@ def check_whole(model: Any, told: Mapping[str, Any], source: str | Path) -> None
     missing = [name for name in absent if _is_run(name, held, parts)]
     inside = {name.partition(".")[0] for name in held.tensors}
     left = [name for name in beyond if _is_part(name, inside, parts)]
-    if not missing and not left:
-        return
-    kind = type(model).__name__
+    refuse(type(model).__name__, source, missing, beyond if missing else left)
+
+
+def refuse(
+    kind: str, source: str | Path, missing: Sequence[str], left: Sequence[str], other: Sequence[str] = ()
+) -> None:
+    """Raise CheckpointError for a model that is not whole; do nothing when all is in its place.
+
+    Args:
+        kind: the model's class.
+        source: what messages call the model.
+        missing: tensors that it runs and that are not in its file.
+        left: tensors of the file that it has no place for.
+        other: tensors that do not hold what the file holds.
+    """
     said = []
     if missing:
         said.append(f"{_count(missing, 'is', 'are')} not in the file of this {kind}: {_some(missing)}")
-    if named := beyond if missing else left:
-        said.append(f"{_count(named, 'in the file has', 'in the file have')} no place in {kind}: {_some(named)}")
-    raise CheckpointError(
-        "; ".join(said),
-        str(source),
-        "saved with another prefix, by another class, or with other layers than config.json says? "
-        "`taskmerge inspect` lists what the file holds",
-    )
+    if left:
+        said.append(f"{_count(left, 'in the file has', 'in the file have')} no place in {kind}: {_some(left)}")
+    if other:
+        holds = _count(other, "does", "do")
+        said.append(f"{holds} not hold in {kind} what the file holds: {_some(other)}")
+    if said:
+        raise CheckpointError(
+            "; ".join(said),
+            str(source),
+            "saved with another prefix, by another class, or with other layers than config.json says? "
+            "`taskmerge inspect` lists what the file holds",
+        )
+
+
+def take_out_pooler(model: Any, missing: Iterable[str]) -> None:
+    """Take a pooler out of a model whose file has none: it would be saved, fused and compared as if it were one.
+
+    Embeddings are made of the last states; a pooler started from random numbers has no part in them.
+    """
+    poolers = [name for name in missing if name.startswith("pooler.")]
+    optional = "add_pooling_layer" in inspect.signature(type(model).__init__).parameters
+    if poolers and optional and len(poolers) == len(getattr(model, "pooler", None).state_dict()):  # type: ignore[union-attr]
+        model.pooler = None
 
 
 def _is_run(name: str, held: MemoryStateDict, parts: Components) -> bool:

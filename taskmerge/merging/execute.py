@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.hashing import sha256_of
+from taskmerge.checkpoints.output.record import FUSED
 from taskmerge.checkpoints.output.saving import AHEAD, MEMORY, write_shards
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
 from taskmerge.errors import MergeError, TaskmergeError
@@ -78,7 +79,7 @@ def _add_everything_else(output: OutputFolder, plan: Plan, recipe: Recipe, input
     add_side_files(output, plan, recipe.output.dtype)
     record = provenance.describe(plan, recipe.text, recipe.folder, output.final, inputs)
     record["outputs"] = dict(output.finished)
-    output.add_text(provenance.FILE, provenance.render(record))
+    output.add_text(FUSED, provenance.render(record))
     sources = {BASE: recipe.base, **{name: row.adapter or row.model for name, row in recipe.specialists.items()}}
     output.add_text("README.md", model_card(plan, output.final.name, recipe.text, sources))
 

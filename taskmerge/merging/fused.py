@@ -204,8 +204,9 @@ class FusedStateDict(StateDict):
         for source in step.specialists:
             if not np.array_equal(base, self.plan.inputs[source.label].read(source.name)):
                 name = step.info.name
+                why = "" if not step.info.format.mergeable else f" ({step.rule})"
                 raise MergeError(
-                    f"the {step.info.dtype} tensor {name!r} differs between the base and {source.label}",
+                    f"the {step.info.dtype} tensor {name!r} differs between the base and {source.label}{why}",
                     next_move=f"say whose to keep: rules: - {{match: {name!r}, keep: base}}; of a task vector in "
                     f"Python: without({name!r})",
                 )

@@ -14,6 +14,7 @@ from taskmerge.checkpoints.output.side_files import side_files, tokenizer_files
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.merging.steps import Plan
 from taskmerge.methods import MergeMethod
+from taskmerge.opened import opened
 from taskmerge.recipes import Recipe
 
 _PACKAGE = Path(__file__).parent.parent
@@ -26,7 +27,7 @@ def identity(plan: Plan, recipe: Recipe) -> str:
     as for inputs in memory.
     """
     digest = hashlib.sha256()
-    for part in (__version__, recipe.to_yaml(), repr(plan.steps), repr(plan.seed)):
+    for part in (__version__, recipe.to_yaml(), repr(plan.steps), repr(plan.seed), repr(sorted(plan.texts.items()))):
         digest.update(part.encode())
     for label, state_dict in plan.inputs.items():
         files = state_dict.beside.files
@@ -61,7 +62,10 @@ def _origin(method: MergeMethod) -> str:
         source = Path()
     if source.is_relative_to(_PACKAGE):
         return "built in"
-    return fingerprint(source) if source.is_file() else uuid4().hex
+    if not source.is_file():
+        return uuid4().hex
+    opened(source)  # it ran when the recipe was read
+    return fingerprint(source)
 
 
 def input_folders(plan: Plan) -> list[Path]:

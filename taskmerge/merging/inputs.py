@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from taskmerge.checkpoints.formats.quantized import dequantized
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.hub import locate
-from taskmerge.checkpoints.lineage.adapters import adapted, is_adapter
+from taskmerge.checkpoints.lineage.adapters import adapted, base_of, is_adapter
+from taskmerge.checkpoints.lineage.inside_factors import factor_names, folded
+from taskmerge.checkpoints.lineage.overlay import overlaid
+from taskmerge.checkpoints.soups import Averaged, checkpoints_of, shares
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.checkpoints.vectors.folder import StoredDeltas, is_task_vector, open_task_vector
 from taskmerge.errors import Problem, RecipeError, TaskmergeError
 from taskmerge.recipes import Recipe, Specialist
+from taskmerge.words.places import is_pattern
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,8 @@ def open_inputs(recipe: Recipe, given: Inputs | None = None) -> Inputs:
                 problems.append(Problem(what, place, problem.next_move))
 
     def open_base() -> None:
-        opened[BASE] = _open(recipe.base, recipe.folder)
+        plain = _open(recipe.base, recipe.folder)
+        opened[BASE] = adapted(plain, recipe.base_adapter, recipe.folder) if recipe.base_adapter else plain
 
     def open_specialist(name: str, specialist: Specialist) -> None:
         if specialist.base is not None:
@@ -77,10 +82,82 @@ def open_inputs(recipe: Recipe, given: Inputs | None = None) -> Inputs:
     )
 
 
+def row_paths(specialist: Specialist, folder: Path) -> list[Path]:
+    """The checkpoints of a soup, oldest first. Raises CheckpointError when they are not there."""
+    text = specialist.adapter if specialist.adapter and is_pattern(specialist.adapter) else specialist.model
+    return checkpoints_of(text, folder, specialist.last)
+
+
 def _open_specialist(
     specialist: Specialist, recipe: Recipe, base: StateDict | None, own_base: StateDict | None
 ) -> tuple[StateDict, str]:
     """The tensors, and what they are: "model", "adapter" (over the base) or "task vector"."""
+    several = specialist.is_soup and not _is_one(specialist, recipe.folder)
+    found, kind = (_soup if several else _open_one)(specialist, recipe, base, own_base)
+    if not specialist.also:
+        return found, kind
+    if kind == "task vector":
+        raise RecipeError(
+            f"{specialist.model!r} is a task vector, in which `also: {specialist.also[0]}` has no place",
+            next_move="name the model itself",
+        )
+    return overlaid(found, specialist.also, recipe.folder), kind
+
+
+def _is_one(specialist: Specialist, folder: Path) -> bool:
+    """Whether a text that looks like a pattern is the name of a folder: `run[1]`."""
+    text = specialist.adapter if specialist.adapter and is_pattern(specialist.adapter) else specialist.model
+    path = Path(text).expanduser()
+    return (folder / path).exists() or path.exists()
+
+
+def _soup(
+    specialist: Specialist, recipe: Recipe, base: StateDict | None, own_base: StateDict | None
+) -> tuple[Averaged, str]:
+    """The mean of the checkpoints that a pattern names; what they are, all alike."""
+    paths = row_paths(specialist, recipe.folder)
+    of_adapters = specialist.adapter is not None and is_pattern(specialist.adapter)
+    label = specialist.adapter if of_adapters else specialist.model
+
+    def one(path: Path) -> Specialist:
+        place = str(path.absolute())
+        return replace(specialist, adapter=place) if of_adapters else replace(specialist, model=place)
+
+    opened = [_open_one(one(path), recipe, base, own_base) for path in paths]
+    kinds = {kind for _, kind in opened}
+    if len(kinds) > 1 or "task vector" in kinds:
+        raise RecipeError(
+            f"{label!r} names {' and '.join(sorted(f'{kind}s' for kind in kinds))}, of which no mean is taken",
+            next_move="name checkpoints of one run, all models or all adapters",
+        )
+    members = [state_dict for state_dict, _ in opened]
+    return Averaged(members, shares(len(members), specialist.ema), str(label)), kinds.pop()
+
+
+def open_soup(
+    text: str, *, last: int | None = None, ema: float | None = None, base: str | None = None
+) -> tuple[Averaged, list[Path]]:
+    """The mean of the checkpoints that a pattern names, and where each lies, oldest first.
+
+    Args:
+        text: the pattern.  last, ema: see `Specialist`.  base: of checkpoints that are adapters, the model they are of.
+
+    Raises: CheckpointError, RecipeError or MergeError for what makes no soup.
+    """
+    row = Specialist(text, last=last, ema=ema)
+    recipe = Recipe(base or "", {"soup": row})
+    start = None if base is None else _open(base, Path())
+    paths = row_paths(row, Path())
+    if base is None and (adapter := next((path for path in paths if path.is_dir() and is_adapter(path)), None)):
+        raise RecipeError(f"{str(adapter)!r} is an adapter", next_move="say the model it is for: --base MODEL")
+    found, _ = _soup(row, recipe, start, None)
+    return found, paths
+
+
+def _open_one(
+    specialist: Specialist, recipe: Recipe, base: StateDict | None, own_base: StateDict | None
+) -> tuple[StateDict, str]:
+    """As `_open_specialist`, of one checkpoint and what `also` does not change."""
     start = base if own_base is None else own_base
     place = locate(specialist.model, recipe.folder) if specialist.model != BASE else None
     if isinstance(place, Path) and specialist.adapter is None and start is not None:
@@ -99,8 +176,14 @@ def _open_specialist(
                     next_move="name the specialist itself, or add it with `taskmerge apply`",
                 )
             return stored, "task vector"
-    same_model = specialist.model in (BASE, recipe.base)
+    of_base = specialist.model == recipe.base and specialist.adapter == recipe.base_adapter
+    if of_base and base is not None:
+        return base, "model"
+    # With an adapter in the base, the base's own path is the model without it.
+    same_model = specialist.model == BASE or (specialist.model == recipe.base and recipe.base_adapter is None)
     model = base if same_model and base is not None else _open(specialist.model, recipe.folder)
+    if start is not None and not factor_names(start.tensors):
+        model = folded(model)
     if specialist.adapter is None:
         return model, "model"
     kind = "adapter" if same_model and own_base is None else "model"
@@ -108,4 +191,17 @@ def _open_specialist(
 
 
 def _open(text: str, folder: Path) -> StateDict:
-    return dequantized(open_stored(text, relative_to=folder))
+    """A whole model; of an adapter's folder, the adapter over the model that it names as its base."""
+    place = locate(text, folder)
+    if isinstance(place, Path) and place.is_dir() and is_adapter(place):
+        named = base_of(place)
+        if named is None:
+            raise RecipeError(
+                f"{text!r} is an adapter, and does not say of which model",
+                next_move="name the model it was trained on as base_model_name_or_path in its adapter_config.json",
+            )
+        model = _open(named, place)
+        said = f"{text} is an adapter: laid over {named}, which it names as its base"
+        model.beside = replace(model.beside, notes=(*model.beside.notes, said))
+        return adapted(model, place)
+    return dequantized(open_stored(text, relative_to=folder), keep_packed=True)

@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from taskmerge.checkpoints.output.saving import AHEAD
-from taskmerge.checkpoints.state_dict import StateDict
+from taskmerge.checkpoints.state_dict import StateDict, entries
 from taskmerge.kernels import Operand
 from taskmerge.merging.covariances import matrices
 from taskmerge.merging.once import Once
@@ -56,7 +56,10 @@ class Operands:
         if own_base is not None:
             return self._computed(step, partial(_difference, state_dict, own_base, source.name))
         product = state_dict.delta(source.name) if source.label in self.plan.adapters else None
-        return _stored(state_dict, source.name) if product is None else self._computed(step, product)
+        if product is not None:
+            return self._computed(step, product)
+        exact = state_dict.unrounded(source.name)
+        return _stored(state_dict, source.name) if exact is None else Operand("F64", step.info.shape, exact)
 
     def _computed(self, step: TensorStep, read: Entries) -> Operand:
         return Operand("F64", step.info.shape, read, is_delta=True)
@@ -93,5 +96,4 @@ def _difference(state_dict: StateDict, base: StateDict, name: str, start: int, s
     """x - b, float64. A tensor that the own base lacks has no delta."""
     if name not in base.tensors:
         return np.zeros(stop - start)
-    one, two = state_dict.tensors[name].dtype, base.tensors[name].dtype
-    return decode(state_dict.read(name, start, stop), one) - decode(base.read(name, start, stop), two)
+    return entries(state_dict, name, start, stop) - entries(base, name, start, stop)

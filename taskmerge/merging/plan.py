@@ -8,7 +8,7 @@ from fractions import Fraction
 from functools import cached_property
 from typing import Any
 
-from taskmerge.checkpoints.components import BACKBONE, EMBEDDINGS, HEAD, is_token_table, layer_index
+from taskmerge.checkpoints.components import EMBEDDINGS, HEAD, is_token_table, layer_index
 from taskmerge.checkpoints.lineage.alignment import Alignment, align_all
 from taskmerge.checkpoints.lineage.census import Census
 from taskmerge.checkpoints.lineage.classes import with_task
@@ -18,14 +18,16 @@ from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.output.layout import lay_out, natural
 from taskmerge.checkpoints.output.saving import stored_format
 from taskmerge.checkpoints.state_dict import BASE, Beside, StateDict, adopted
-from taskmerge.errors import MergeError, Problem, RecipeError
+from taskmerge.errors import MergeError, Problem, RecipeError, few
 from taskmerge.merging.agreement import Layers, settings
 from taskmerge.merging.covariances import missing, protected_specialists
 from taskmerge.merging.inputs import Inputs, open_inputs
+from taskmerge.merging.never_merged import check_packing, never_merged
 from taskmerge.merging.notes import notes, pattern_of
 from taskmerge.merging.steps import Action, Dropped, Plan, Source, TensorStep
+from taskmerge.merging.tokenizer import tokenizer_texts, vocabularies
 from taskmerge.methods import MergeMethod
-from taskmerge.recipes import Recipe, Rule, Standing, layer_depth
+from taskmerge.recipes import Recipe, Rule, Standing, layer_depth, runs_of
 
 _MOST_PROBLEMS = 50
 _QUOTE = "'"
@@ -46,7 +48,10 @@ def plan(recipe: Recipe, inputs: Inputs | Mapping[str, StateDict] | None = None)
         inputs = open_inputs(recipe)
     elif not isinstance(inputs, Inputs):
         inputs = Inputs({label: adopted(state_dict) for label, state_dict in inputs.items()})
-    alignment = align_all(inputs.state_dicts, recipe.components, recipe.output.tokenizer, inputs.own_bases)
+    check_packing(inputs.state_dicts)
+    alignment = align_all(
+        inputs.state_dicts, recipe.components, vocabularies(recipe.output), inputs.own_bases, runs_of(recipe.stack)
+    )
     return plan_aligned(recipe, inputs, alignment)
 
 
@@ -79,6 +84,7 @@ class _Planner:
     used: set[int] = field(default_factory=set)
     methods: dict[str, MergeMethod] = field(default_factory=dict)
     copied: dict[str, tuple[str, str]] = field(default_factory=dict)
+    fixed: Mapping[str, str] = field(default_factory=dict)
     protected: tuple[str, ...] = ()
     contested: dict[tuple[tuple[str, ...], str], list[str]] = field(default_factory=dict)
 
@@ -88,6 +94,9 @@ class _Planner:
 
     def plan(self) -> Plan:
         census, recipe = self.census, self.recipe
+        self._say_notes()
+        self.fixed, problems = never_merged(self.census)
+        self.problems += problems
         self.copied = census.copied(recipe.copy or {}, recipe.place, self.problems)
         merge = recipe.merge
         self.protected = tuple(protected_specialists(census, merge.protect, merge.place, self.problems))
@@ -101,7 +110,6 @@ class _Planner:
         self._contested()
         self._unused_rules()
         self._tokens_left_out()
-        self._layers()
         self._covariances()
         found, said = settings(census, self.inputs.state_dicts, [step for step in decided if step is not None])
         self.problems += [*self.layers.problems(), *found]
@@ -111,6 +119,8 @@ class _Planner:
             raise (RecipeError if said_by_recipe else MergeError)(self.problems[:_MOST_PROBLEMS])
         steps = sorted((step for step in decided if step is not None), key=lambda step: natural(step.info.name))
         beside = self._beside(steps)
+        texts, said = tokenizer_texts(recipe, census.inputs, self.rows, beside)
+        self.warnings += said
         told = notes(census, self.alignment.heads, steps, self.dropped, beside.config)
         return Plan(
             inputs=census.inputs,
@@ -120,16 +130,24 @@ class _Planner:
             shards=tuple(lay_out([step.info for step in steps], recipe.output.shard_size, beside.module_folders)),
             beside=beside,
             side_folders=census.side_folders,
-            texts=self.rows.texts if self.rows else {},
+            texts=texts,
             seed=recipe.seed,
             protect_energy=merge.protect_energy,
-            warnings=tuple(self.warnings),
+            warnings=(*recipe.notes, *self.alignment.notes, *self.warnings),
             notes=tuple(told),
             deltas=frozenset(self.inputs.deltas),
             adapters=self.inputs.adapters,
             own_bases=self.alignment.own_bases,
             bare=self.bare,
         )
+
+    def _say_notes(self) -> None:
+        """What was assumed when the inputs were opened; what stands beside several (a base under adapters), once."""
+        said = dict.fromkeys(self.inputs.state_dicts[BASE].beside.notes, BASE)
+        for label, state_dict in {**self.inputs.state_dicts, **self.inputs.own_bases}.items():
+            for note in state_dict.beside.notes:
+                said.setdefault(note, label)
+        self.warnings += [f"{label}: {note}" for note, label in said.items()]
 
     @property
     def rows(self) -> Rows | None:
@@ -159,7 +177,8 @@ class _Planner:
 
     def _rule(self, name: str) -> Rule | None:
         for number, rule in enumerate(self.recipe.merge.rules):
-            if any(self.census.selects(pattern, name) for pattern in rule.match):
+            named = any(self.census.selects(pattern, name) for pattern in rule.match)
+            if named and all(self.census.selects(pattern, name) for pattern in rule.also):
                 self.used.add(number)
                 return rule
         return None
@@ -178,6 +197,8 @@ class _Planner:
             self.problems += found
             return None
         info = self.census.base.tensors[name]
+        if name in self.fixed:
+            return self._must_agree(name, self.fixed[name])
         if info.format.kind == "small_float":
             self._problem(
                 f"{name!r} is {info.dtype}: such tensors are not merged, their scales are not known here",
@@ -185,11 +206,18 @@ class _Planner:
             )
             return None
         if not info.format.mergeable:
-            if self.bare:
-                return None
-            everyone = tuple(Source(label, name) for label in self._having(name))
-            return self._step(name, "keep", f"{info.dtype}: must agree in all inputs", Source(BASE, name), everyone)
+            return self._must_agree(name, f"{info.dtype}: must agree in all inputs")
         return self._merged(name, rule)
+
+    def _must_agree(self, name: str, said: str) -> TensorStep | None:
+        """The base's tensor, which no specialist may have changed: that is seen before anything is written."""
+        everyone = tuple(Source(label, name) for label in self._having(name))
+        if self.bare:
+            if everyone and name in self.fixed:
+                self._problem(f"{name!r} is {said}: no task vector is taken of it", f"leave it out: without({name!r})")
+            return None
+        step = self._step(name, "keep", said, Source(BASE, name), everyone)
+        return replace(step, info=self.census.base.tensors[name])
 
     def _own_step(self, name: str, owners: list[str]) -> TensorStep | None:
         rule = self._rule(name)
@@ -271,16 +299,24 @@ class _Planner:
             return self._unmoved(name, f"{said}; {lacking}")
         weights = settings.weights(self.recipe.specialists, standing)
         shares = tuple(weights[label] for label in having)
-        if not any(shares) and not self.bare:
+        options = settings.resolved(having, standing)
+        if not any(shares) and not self.bare and not self._sums_models(settings.method, shares, options, name):
             return self._unmoved(name, f"{said}; every weight is 0")
         self.methods[settings.method.name] = settings.method
         sources = tuple(Source(label, name) for label in having)
-        options = settings.resolved(having, standing)
         self._try_method(settings.method, shares, options, name, (rule or self.recipe.merge).place)
         shape = self.census.base.tensors[name].shape
         if settings.method.decomposes_matrices and self._is_token_table(name) and len(shape) == 2:
             self.warnings.append(settings.method.token_table_note(name, shape))
         return self._step(name, "merge", said, Source(BASE, name), sources, shares, settings.method.name, options)
+
+    def _sums_models(self, method: MergeMethod, shares: Weighting, options: Mapping[str, Any], name: str) -> bool:
+        """Whether the result is Σ w x even where every weight is 0: not the base, then."""
+        try:
+            program = method.program(shares, options, self.census.base.tensors[name].shape)
+        except MergeError:
+            return False
+        return program is not None and program.base == "summed"
 
     def _is_token_table(self, name: str) -> bool:
         """Whether a tensor has one row a token: an embedding, or an output head."""
@@ -351,23 +387,17 @@ class _Planner:
                     self.census.inputs, self.census.specialists, f"the method {method.name}", self.recipe.merge.place
                 )
 
-    def _layers(self) -> None:
-        wanted, found = self.recipe.layers, self.census.components.depth(BACKBONE)
-        if wanted is not None and found != wanted:
-            self._problem(
-                f"the recipe is for a model of {wanted} layers; {self.census.base.label} has {found}",
-                "take as many layers as the model has (taskmerge merges whole models)",
-                self.recipe.place,
-            )
-
     def _tokens_left_out(self) -> None:
         for label, tokens in (self.rows.left_out if self.rows else {}).items():
             some = ", ".join(map(repr, tokens[:3])) + (", …" if len(tokens) > 3 else "")
             self.warnings.append(f"tokens of {label} without a row in the output: {len(tokens)} ({some})")
+        for label, tokens in (self.rows.beyond if self.rows else {}).items():
+            what = f"{label}: the ids of {len(tokens)} tokens lie beyond its token table, it has no rows for them"
+            self.warnings.append(f"{what} ({few(map(repr, tokens), 3)})")
 
     def _unused_rules(self) -> None:
         for number, rule in enumerate(self.recipe.merge.rules):
-            dead = [] if rule.optional else self.census.selector.check(rule.match, rule.place, "rule")
+            dead = [] if rule.optional else self.census.selector.check((*rule.match, *rule.also), rule.place, "rule")
             self.problems += dead
             if not (dead or rule.optional or number in self.used):
                 self.warnings.append(f"{rule.place}: {_said(rule)} never applies: earlier rules take all it names")
@@ -376,4 +406,4 @@ class _Planner:
 def _said(rule: Rule | None) -> str:
     if rule is None:
         return "no rule names it"
-    return f"rule {', '.join(map(repr, rule.match))}"
+    return " and ".join([f"rule {', '.join(map(repr, rule.match))}", *map(repr, rule.also)])

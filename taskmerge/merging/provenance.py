@@ -12,10 +12,10 @@ from typing import Any, TypedDict
 
 from taskmerge import __version__
 from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.output.record import FUSED
 from taskmerge.errors import CheckpointError
 from taskmerge.merging.steps import Plan, TensorStep
 
-FILE = "taskmerge.json"
 _LIBRARIES = ("numpy", "numba", "torch", "safetensors", "huggingface_hub")
 
 
@@ -63,9 +63,9 @@ class Record(TypedDict):
 
 def read_provenance(folder: Path) -> Record:
     """The record of a model made by taskmerge. Raises CheckpointError when there is none."""
-    path = folder / FILE
+    path = folder / FUSED
     if not path.is_file():
-        raise CheckpointError(f"has no {FILE}: it was not made by taskmerge fuse", str(folder))
+        raise CheckpointError(f"has no {FUSED}: it was not made by taskmerge fuse", str(folder))
     move = "without its record the model cannot be verified; fuse it again"
     record: Record = read_json(path, Record, move)
     if not all(0 <= number < len(record["rules"]) for number in record["tensors"].values()):

@@ -1,7 +1,18 @@
 """Merge methods: pure functions of tensors, one short file per family, found by name."""
 
-from taskmerge.methods import agreement, averages, breadcrumbs, covariance, dare, della, geometry, spectral, ties
-from taskmerge.methods.discovery import all_methods, find_method, is_file_method, known_names
+from taskmerge.methods import (
+    agreement,
+    averages,
+    breadcrumbs,
+    covariance,
+    dare,
+    della,
+    geometry,
+    selective,
+    spectral,
+    ties,
+)
+from taskmerge.methods.discovery import all_methods, find_method, known_names
 from taskmerge.methods.registry import INPUTS, MergeMethod, merge_method
 
 __all__ = [
@@ -16,9 +27,9 @@ __all__ = [
     "della",
     "find_method",
     "geometry",
-    "is_file_method",
     "known_names",
     "merge_method",
+    "selective",
     "spectral",
     "ties",
 ]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from taskmerge.errors import UsageError, did_you_mean
 from taskmerge.methods.registry import MergeMethod, register, registered_now, unregistered
+from taskmerge.words.named_objects import is_in_file, module_of_file
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -76,30 +74,18 @@ def registered(name: str) -> MergeMethod:
     return registered_now()[name]
 
 
-def is_file_method(name: str) -> bool:
-    """Whether a method's name in a recipe means a function in a Python file."""
-    return ".py:" in name or name.endswith(".py")
-
-
 def find_method(name: str, folder: Path | None = None) -> MergeMethod:
     """The method of this name: built in, registered, or `path/to/file.py:name`, the path relative to `folder`.
 
     A file named here is executed: it is the user's own code. Raises UsageError saying what is missing.
     """
-    return method_from_file(name, folder or Path()) if is_file_method(name) else registered(name)
+    return method_from_file(name, folder or Path()) if is_in_file(name) else registered(name)
 
 
 def method_from_file(name: str, folder: Path) -> MergeMethod:
     """Execute `file.py` of `file.py:function` and return the merge method it declares under that name."""
+    module = module_of_file(name, folder, "the method", around=unregistered())
     path_text, _, function = name.rpartition(":")
-    if not path_text or not function.isidentifier():
-        raise UsageError(
-            f"{name!r} does not say which method of the file is meant", next_move="write path/to/file.py:name"
-        )
-    path = (folder / path_text).resolve()
-    if not path.is_file():
-        raise UsageError(f"no file {path_text!r} for the method {name!r}", next_move=f"looked for {path}")
-    module = _execute(path, name)
     found = getattr(module, function, None)
     if found is None:
         declared = [key for key, value in vars(module).items() if isinstance(value, MergeMethod)]
@@ -110,20 +96,3 @@ def method_from_file(name: str, folder: Path) -> MergeMethod:
             next_move="decorate it with @merge_method (from taskmerge.methods import merge_method)",
         )
     return found
-
-
-def _execute(path: Path, name: str) -> ModuleType:
-    module_name = f"_taskmerge_method_{path.stem}_{abs(hash(str(path)))}"
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        with unregistered():
-            spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[module_name]
-        raise UsageError(
-            f"the file of the method {name!r} fails: {type(error).__name__}: {error}", place=str(path)
-        ) from error
-    return module

@@ -25,9 +25,9 @@ def run(
 ) -> dict[str, Any]:
     """All stages that the recipe has, from `start` to `until` (both included); returns their results and the paths.
 
-    device: where diagnose and evaluate run models; default: the CPU. Data and recipe are checked before the first stage
-    runs. Raises UsageError for an unknown stage, RecipeError for stages that contradict each other, and what the stages
-    raise.
+    device: where models run; default: the CPU, and for training the first GPU if there is one. Data and recipe are
+    checked before the first stage runs. Raises UsageError for an unknown stage, RecipeError for stages that contradict
+    each other, and what the stages raise.
     """
     for name in (start, until):
         if name is not None and name not in STAGES:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskmerge.checkpoints.selector import may_name, nearest_names
-from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError
+from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError, did_you_mean
+from taskmerge.pipeline.foresight import fuse_problems
 from taskmerge.pipeline.presence import model_problems
 from taskmerge.pipeline.stages import STAGES
 from taskmerge.pipeline.state import Run
@@ -63,10 +64,12 @@ def check(current: Run, stages: Sequence[str] = STAGES) -> None:
     if error := missing(_needed(current, stages)):
         raise error
     problems = [*_specialize_problems(current), *model_problems(current, stages), *_mteb_problems(current)]
+    problems += _prompt_problems(current)
     for use in _uses(current):
         problems += [*_part_problems(use), *_data_problems(current, use)]
         if use.stage is not None:
             problems += _training_problems(current, use, use.stage)
+    problems = problems or list(fuse_problems(current, stages))
     if problems:
         raise RecipeError(problems)
 
@@ -86,8 +89,8 @@ def _specialize_problems(current: Run) -> Iterator[Problem]:
     from taskmerge.embedders.encoders import encoder_problems
 
     for name, section in (current.recipe.specialize or {}).items():
-        if current.recipe.specialists[name].adapter is not None:
-            what = f"specialize: {name} is to be trained, but its specialist is an adapter"
+        if parts := current.recipe.specialists[name].made_of_parts:
+            what = f"specialize: {name} is to be trained, but its specialist is {parts}"
             yield Problem(what, section.place, "name the folder to write as specialists: NAME: {model: ...}")
         if section.graft is not None and (modality := _modality(current, section)):
             known = modality_of_column(modality)
@@ -104,6 +107,26 @@ def _mteb_problems(current: Run) -> Iterator[Problem]:
             check_tasks(section.mteb)
         except UsageError as error:
             yield from (Problem(f"evaluate: {told.what}", section.place, told.next_move) for told in error.problems)
+
+
+def _prompt_problems(current: Run) -> Iterator[Problem]:
+    """Prompts of sets and tasks that nothing is scored on."""
+    prompts, section = current.recipe.prompts, current.recipe.evaluate
+    if prompts is None or not prompts.tasks:
+        return
+    scored = list(section.retrieval) if section is not None else []
+    if section is not None and section.mteb:
+        from taskmerge.measuring.evaluation.mteb_adapter import tasks_of
+
+        try:
+            scored += [task.metadata.name for task in tasks_of(section.mteb)]
+        except UsageError:
+            return  # told as a problem of `evaluate`
+    for name, row in prompts.tasks.items():
+        if name not in scored:
+            yield Problem(
+                f"prompts: tasks: {name!r} is no set or task of `evaluate`", row.place, did_you_mean(name, scored)
+            )
 
 
 def _uses(current: Run) -> Iterator[Use]:
@@ -136,7 +159,9 @@ def _stored(current: Run, text: str) -> Parts | None:
     from taskmerge.embedders.anatomy import components_of
 
     try:
-        return Parts(frozenset(components_of(open_stored(text, current.recipe.folder)).values()))
+        return Parts(
+            frozenset(components_of(open_stored(text, current.recipe.folder), current.recipe.components).values())
+        )
     except TaskmergeError:
         return None  # the stage that opens it says what is wrong, in its own words
 
@@ -144,7 +169,8 @@ def _stored(current: Run, text: str) -> Parts | None:
 def _specialist(current: Run, name: str, base: Parts | None) -> Parts | None:
     recipe = current.recipe
     section = (recipe.specialize or {}).get(name)
-    if recipe.specialists[name].adapter is not None or recipe.specialists[name].model == "base":
+    row = recipe.specialists[name]
+    if row.is_soup or row.adapter is not None or row.model == "base":
         return base
     if section is None:
         return _stored(current, recipe.specialists[name].model)

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 
 from taskmerge.checkpoints.hub import HubPlace, locate, open_snapshot
 from taskmerge.errors import Problem, TaskmergeError
+from taskmerge.merging.inputs import row_paths
 from taskmerge.pipeline.state import Run
+from taskmerge.recipes import Specialist
 
 
 def model_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
@@ -17,13 +19,27 @@ def model_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
     if trained or probed or "fuse" in stages:
         yield from _absent(current, "base", recipe.base, recipe.place)
     for name, row in recipe.specialists.items():
-        if name in probed and row.adapter is not None:
-            what = f"drift: {name} is an adapter, and whole models are compared"
-            yield Problem(what, row.place, "write the whole model first: `taskmerge apply BASE ADAPTER --out FOLDER`")
+        if name in probed and row.made_of_parts:
+            what = f"drift: {name} is {row.made_of_parts}, and whole models are compared"
+            yield Problem(what, row.place, _whole_first(row))
+        elif row.is_soup:
+            yield from _no_checkpoints(current, name, row)
         elif (name in probed or "fuse" in stages) and name not in trained and row.model != "base":
             yield from _absent(current, name, row.model, row.place)
     if "fuse" not in stages:
         yield from _unmade(current, stages)
+
+
+def _whole_first(row: Specialist) -> str:
+    way = f"taskmerge soup '{row.model}' --out FOLDER" if row.is_soup else "taskmerge apply BASE ADAPTER --out FOLDER"
+    return f"write the whole model first: `{way}`"
+
+
+def _no_checkpoints(current: Run, name: str, row: Specialist) -> Iterator[Problem]:
+    try:
+        row_paths(row, current.recipe.folder)
+    except TaskmergeError as error:
+        yield from (Problem(f"{name}: {told.what}", row.place, told.next_move) for told in error.problems)
 
 
 def _absent(current: Run, name: str, text: str, place: str) -> Iterator[Problem]:

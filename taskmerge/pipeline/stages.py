@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from taskmerge.errors import CheckpointError, RecipeError, UsageError
+from taskmerge.checkpoints.output.record import is_made_here
+from taskmerge.errors import CheckpointError, RecipeError
+from taskmerge.merging.inputs import row_paths
 from taskmerge.pipeline.state import NOTE_MOVE, Run, training_settings
 from taskmerge.recipes import Specialize
 from taskmerge.words.json_text import check_json
@@ -20,8 +22,7 @@ def specialize(run: Run) -> None:
     for name, section in (run.recipe.specialize or {}).items():
         out = run.specialist(name)
         stage = f"specialize-{name}"
-        reads = [run.base, run.data(section.data)]
-        run.once(stage, section, reads, [out], partial(_train_specialist, run, section, out, stage))
+        run.once(stage, run.prompted(section), [out], partial(_train_specialist, run, section, out, stage))
 
 
 def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> dict[str, Any]:
@@ -32,36 +33,32 @@ def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> d
     data = run.data(section.data)
     modality = section.modality or read_pairs(data).modality
     if section.graft is None:
-        model: Any = run.base
+        model: Any = run.source(run.base)
     else:
         encoder = run.encoder(section.graft)
         model = graft(run.base, modality, encoder, section.graft.projector, seed=run.recipe.seed)
-    settings = training_settings(section, run.recipe.seed, run.work(stage), steps=1000, learning_rate=2e-5)
+    settings = training_settings(section, run, run.work(stage), steps=1000, learning_rate=2e-5)
     return asdict(train(model, data, section.train, settings, out=out, work=run.work(stage)))
 
 
 def fuse(run: Run) -> None:
     """Fuses into OUT."""
     from taskmerge.merging import execute, plan
-    from taskmerge.merging.provenance import FILE
 
     recipe, out = run.recipe, run.places.fused
 
     def make() -> dict[str, Any]:
         decided = plan(recipe)
-        written = execute(decided, recipe, out, fresh=out.exists())
+        written = execute(decided, recipe, out, fresh=is_made_here(out))
         table = {component: dict(counts) for component, counts in decided.table().items()}
         return {"path": str(out), "bytes": written.bytes, "components": table, "warnings": list(decided.warnings)}
 
-    reads = [run.base, *(run.specialist(name) for name in recipe.specialists)]
-    reads += [run.path(row.adapter) for row in recipe.specialists.values() if row.adapter]
     parts = ("base", "specialists", "merge", "components", "copy", "output")
     section = {name: getattr(recipe, name) for name in parts}
-    run.once("fuse", section, reads, [], make)
-    if not (out / FILE).exists():  # not config.json: a sentence-transformers folder may hold it further down
-        raise UsageError(
-            f"the fused model is gone from {out}", next_move="remove its note: fuse.json in the report folder"
-        )
+    soups = {name: row_paths(row, recipe.folder) for name, row in recipe.specialists.items() if row.is_soup}
+    if soups:  # a checkpoint that was saved since was not opened, and yet the pattern names it
+        section["checkpoints"] = {name: [str(path) for path in paths] for name, paths in soups.items()}
+    run.once("fuse", section, [out], make, replaces=True)
 
 
 def diagnose(run: Run) -> None:
@@ -77,17 +74,26 @@ def diagnose(run: Run) -> None:
     if missing := [name for name in names if name not in sources]:
         raise RecipeError(f"drift: no probes for {', '.join(missing)}", section.place, "probes: {NAME: path, ...}")
 
+    said = section.trained_on
+    by_name = (
+        dict.fromkeys(names, said)
+        if isinstance(said, str)
+        else said or {name: row.data for name, row in (run.recipe.specialize or {}).items() if name in names}
+    )
+    trained_on = {name: run.data(source) for name, source in by_name.items()}
+
     def make() -> dict[str, Any]:
-        specialists = {name: run.specialist(name) for name in names}
-        base = run.base
-        limit = section.fail_above.recall_drop
-        found = diagnose_drift(run.places.fused, specialists, base, sources, limit=limit, device=run.device)
+        specialists = {name: run.source(run.specialist(name)) for name in names}
+        found = diagnose_drift(
+            run.source(run.places.fused), specialists, run.source(run.base), sources,
+            limit=section.fail_above.recall_drop, components=run.recipe.components, device=run.device,
+            prompts=run.prompts, trained_on=trained_on,
+        )  # fmt: skip
         for line in str(found).splitlines():
             run.say(f"  {line}")
         return {**found.as_dict(), "words": str(found), "exit_code": found.exit_code}
 
-    reads = [run.places.fused, *(run.specialist(name) for name in names), *sources.values()]
-    run.once("diagnose", section, reads, [], make)
+    run.once("diagnose", run.prompted(section), [], make)
 
 
 def recover(run: Run) -> None:
@@ -99,23 +105,23 @@ def recover(run: Run) -> None:
 
     data, held_out = run.data(section.data), run.data(section.held_out)
     drift = run.recipe.drift
-    specialist = run.specialist(drift.specialist[0]) if drift and len(drift.specialist) == 1 else None
+    specialist = run.source(run.specialist(drift.specialist[0])) if drift and len(drift.specialist) == 1 else None
 
     def make() -> dict[str, Any]:
         settings = training_settings(
-            section, run.recipe.seed, run.work("recover"),
+            section, run, run.work("recover"),
             steps=300, learning_rate=1e-3, evaluate_every=25, patience=4,
         )  # fmt: skip
         report = recover_by_choice(
-            run.places.fused, data, section.train, method=section.method, specialist=specialist, settings=settings,
-            held_out=held_out, out=run.places.recovered, work=run.work("recover"),
+            run.source(run.places.fused), data, section.train, method=section.method, specialist=specialist,
+            settings=settings, held_out=held_out, out=run.places.recovered, work=run.work("recover"),
         )  # fmt: skip
         for arm in report.arms:
             run.say(f"  {arm.name}: MRR {arm.scores['mrr']:.3f} ({arm.note})")
         run.say(f"  kept: {report.kept}")
         return report.as_dict()
 
-    run.once("recover", section, [run.places.fused, data, held_out], [run.places.recovered], make)
+    run.once("recover", run.prompted(section), [run.places.recovered], make)
 
 
 def rehearse(run: Run) -> None:
@@ -130,12 +136,14 @@ def rehearse(run: Run) -> None:
 
     def make() -> dict[str, Any]:
         work = run.work("rehearse")
-        settings = training_settings(section, run.recipe.seed, work, steps=2000, learning_rate=1e-5)
+        settings = training_settings(section, run, work, steps=2000, learning_rate=1e-5)
         return asdict(
-            train(start, data, section.train, settings, held_out=held_out, out=run.places.rehearsed, work=work)
+            train(
+                run.source(start), data, section.train, settings, held_out=held_out, out=run.places.rehearsed, work=work
+            )
         )
 
-    run.once("rehearse", section, [start, data, held_out], [run.places.rehearsed], make)
+    run.once("rehearse", run.prompted(section), [run.places.rehearsed], make)
 
 
 def evaluate(run: Run) -> None:
@@ -146,24 +154,43 @@ def evaluate(run: Run) -> None:
     from taskmerge.measuring.evaluation import evaluate_retrieval
 
     models = variants(run)
+    sources = {name: run.source(path) for name, path in models.items()}
     sets = run.data(section.retrieval)
+    own: dict[str, Any] = {"device": run.device, "prompts": run.prompts, "dimensions": section.dimensions}
 
     def make() -> dict[str, Any]:
         result: dict[str, Any] = {}
         if sets:
-            result["retrieval"] = evaluate_retrieval(models, sets, device=run.device).as_dict()
+            result["retrieval"] = evaluate_retrieval(sources, sets, against=against(sources), **own).as_dict()
         if section.mteb:
-            from taskmerge.measuring.evaluation.mteb_adapter import evaluate_mteb
+            from taskmerge.measuring.evaluation.mteb_adapter import run_mteb
+            from taskmerge.measuring.evaluation.mteb_card import read_meta
 
-            result["mteb"] = evaluate_mteb(models, section.mteb, device=run.device)
+            folder = run.path(section.results) if section.results else run.places.report / "mteb"
+            meta = read_meta(run.path(section.model_meta)) if section.model_meta else None
+            found = run_mteb(sources, section.mteb, results=folder, meta=meta, say=run.say, **own)
+            result["mteb"] = found.as_dict()
         return result
 
-    run.once("evaluate", section, [*models.values(), sets], [], make)
+    run.once("evaluate", run.prompted({"section": section, "variants": sorted(models)}), [], make)
+
+
+def against(names: Iterable[str]) -> dict[str, list[str]]:
+    """Which variants are compared with which: every stage with those before it that it was made from."""
+    models = list(names)
+    specialists = [name for name in models if name.startswith("specialist ")]
+    made_from = {
+        **{name: ["base"] for name in specialists},
+        "fused": ["base", *specialists],
+        "recovered": ["fused", *specialists],
+        "rehearsed": ["recovered", "fused", *specialists],
+    }
+    return {name: [other for other in made_from.get(name, ()) if other in models] for name in models}
 
 
 def variants(run: Run) -> dict[str, Path]:
     """Name -> folder of every model of the run that is there: base, specialists, fused, recovered, rehearsed."""
-    own = [name for name, row in run.recipe.specialists.items() if not row.adapter and row.model != "base"]
+    own = [name for name, row in run.recipe.specialists.items() if not row.made_of_parts and row.model != "base"]
     named: dict[str, Path] = {}
     with suppress(CheckpointError):  # gone since it was fused
         named["base"] = run.base
@@ -171,7 +198,12 @@ def variants(run: Run) -> dict[str, Path]:
         with suppress(CheckpointError):
             named[f"specialist {name}"] = run.specialist(name)
     named |= {"fused": run.places.fused, "recovered": run.places.recovered, "rehearsed": run.places.rehearsed}
-    return {name: path for name, path in named.items() if (path / "modules.json").is_file()}
+    return {name: path for name, path in named.items() if _is_run(run, path)}
+
+
+def _is_run(run: Run, path: Path) -> bool:
+    """Whether a folder of the recipe holds a model that embeds: sentence-transformers', or one for its own embedder."""
+    return (path / "modules.json").is_file() or (run.recipe.embedder is not None and path.is_dir())
 
 
 def report(run: Run) -> dict[str, Any]:
@@ -192,7 +224,7 @@ def _sections(run: Run) -> list[Any]:
     """What the page shows of each stage, from the stages' plain results (a skipped stage's come from its note)."""
     from taskmerge.measuring.drift import DriftReport
     from taskmerge.measuring.evaluation import Evaluated
-    from taskmerge.reporting import drift_sections, evaluation_section, recovery_section, training_section
+    from taskmerge.reporting import drift_sections, evaluated_sections, recovery_section, training_section
     from taskmerge.training import StageReport
     from taskmerge.training.arms import RecoveryReport
 
@@ -200,9 +232,7 @@ def _sections(run: Run) -> list[Any]:
         place = str(run.places.report / f"{stage}.json")
         return check_json(run.results[stage], shape, place, NOTE_MOVE)
 
-    sections = []
-    if "evaluate" in run.results and "retrieval" in (evaluated := result("evaluate", Evaluated)):
-        sections.append(evaluation_section(evaluated["retrieval"]))
+    sections = evaluated_sections(result("evaluate", Evaluated)) if "evaluate" in run.results else []
     if "diagnose" in run.results:
         sections += drift_sections(result("diagnose", DriftReport))
     if "recover" in run.results:

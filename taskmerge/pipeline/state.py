@@ -1,14 +1,13 @@
 """What the stages of one run share: where things lie, and notes of what was made from what.
 
-Every stage leaves a note of what it was made from: its section of the recipe, the files it read, this version. When
-the note still holds, the stage is skipped; a stage that was killed goes on from its own last checkpoint.
+Every stage leaves a note of what it was made from: its section of the recipe, and the files that were opened while it
+ran. While the note still holds, the stage is skipped; a stage that was killed resumes from its own last checkpoint.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,9 +17,10 @@ from typing import Any, TypedDict
 from taskmerge import __version__
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import local_folder
-from taskmerge.checkpoints.formats.table import is_weight_file
-from taskmerge.checkpoints.hashing import fingerprint
+from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import RecipeError
+from taskmerge.opened import recording
+from taskmerge.pipeline.inputs import Inputs, remove_made
 from taskmerge.recipes import Graft, Lora, Recipe, Training
 from taskmerge.recipes.writing import dump
 from taskmerge.words.json_text import as_read
@@ -67,9 +67,15 @@ REPORT = "report.json"
 
 
 class Note(TypedDict, total=False):
-    """What a stage leaves in the report folder: what it was made from, and its result once it is done."""
+    """What a stage leaves in the report folder: what it was made from, and its result once it is done.
 
-    identity: str
+    section: hash of what the recipe says of it. inputs: what was opened, path relative to the recipe -> what it was.
+    version: of taskmerge, which made it.
+    """
+
+    section: str
+    inputs: dict[str, str]
+    version: str
     done: bool
     result: Any
 
@@ -85,7 +91,7 @@ NOTE_MOVE = "remove this file: the stage then runs again"
 
 @dataclass
 class Run:
-    """One run of a recipe. device: where models are measured.  results: stage -> plain data for the report."""
+    """One run of a recipe. device: where models run.  results: stage -> plain data for the report."""
 
     recipe: Recipe
     places: Places
@@ -108,9 +114,25 @@ class Run:
         return self.downloaded[text]
 
     @property
+    def prompts(self) -> Any:
+        """The recipe's prompts, as embedders take them; None when it says nothing."""
+        from taskmerge.embedders.prompts import Prompts
+
+        return Prompts.of(self.recipe.prompts) if self.recipe.prompts is not None else None
+
+    def prompted(self, section: Any) -> Any:
+        """A section of a stage that runs a model, for its note: with the recipe's prompts, where there are any."""
+        return section if self.recipe.prompts is None else {"stage": section, "prompts": self.recipe.prompts}
+
+    @property
     def base(self) -> Path:
         """Folder of the base; raises as `model`."""
         return self.model(self.recipe.base)
+
+    def source(self, path: Path) -> ModelSource:
+        """A model of the recipe as it is run: with the recipe's own embedder and components."""
+        recipe = self.recipe
+        return ModelSource(path, recipe.embedder, recipe.components, recipe.folder)
 
     def data(self, source: Any) -> Any:
         """A data source of the recipe as `read_pairs` takes it: existing files by path, others as they are said."""
@@ -134,30 +156,41 @@ class Run:
         return self.base if said == "base" else self.model(said)
 
     def once(
-        self, stage: str, section: Any, reads: Iterable[Any], outputs: Iterable[Path], make: Callable[[], Any]
+        self, stage: str, section: Any, outputs: Iterable[Path], make: Callable[[], Any], *, replaces: bool = False
     ) -> None:
         """Runs `make` unless the stage's note says that it was made from the same; keeps what it returns.
 
-        section: what the recipe says of it. reads: files and folders it is made from. outputs: what it leaves;
-        they are removed first when an earlier run left them unfinished, or made from something else.
+        section: what the recipe says of it. outputs: what it leaves; they are removed first when an earlier run left
+        them unfinished, or made from something else, unless `make` replaces them itself.
         """
-        identity = self._identity(section, reads)
-        note = self.places.report / f"{stage}.json"
         outputs = list(outputs)
-        known = read_note(note) if note.exists() else {}
-        finished = known.get("identity") == identity and known.get("done") and "result" in known
-        if finished and all(path.exists() for path in outputs):
-            self.say(f"{stage}: unchanged, skipped")
+        place = self.places.report / f"{stage}.json"
+        known = read_note(place) if place.exists() else {}
+        said = self._said(section)
+        unchanged = known.get("section") == said and self._inputs.same(known.get("inputs", {}))
+        if unchanged and known.get("done") and "result" in known and all(path.exists() for path in outputs):
+            made_by = known.get("version", __version__)
+            self.say(f"{stage}: unchanged, skipped" + ("" if made_by == __version__ else f" (made by {made_by})"))
             self.results[stage] = known["result"]
             return
         if known:  # what a killed run left half written, or made from something else; checkpoints of the same are kept
-            changed = known.get("identity") != identity
-            for path in (*outputs, self.work(stage)) if changed else outputs:
-                shutil.rmtree(path, ignore_errors=True)
-        self._write(note, {"identity": identity, "done": False})
+            for path in () if replaces else outputs:
+                remove_made(path)
+            if not unchanged:
+                shutil.rmtree(self.work(stage), ignore_errors=True)
         self.say(f"{stage}: running")
-        self.results[stage] = as_read(make())  # as a later run will have it
-        self._write(note, {"identity": identity, "done": True, "result": self.results[stage]})
+        note: Note = {"section": said, "inputs": {}, "version": __version__, "done": False}
+        self._write(place, note)
+
+        def heard(paths: tuple[Path, ...], media: bool) -> None:
+            if found := self._inputs.identities(paths, media, outputs):
+                note["inputs"] |= found
+                self._write(place, note)  # now, not at the end: a killed stage resumes only from the same
+
+        with recording(heard):
+            note["result"] = self.results[stage] = as_read(make())  # as a later run will have it
+        note["done"] = True
+        self._write(place, note)
 
     def recall(self) -> None:
         """Takes in the results of finished stages that this run did not touch, so that the report is whole."""
@@ -172,16 +205,14 @@ class Run:
         """Folder of a stage's own checkpoints."""
         return self.places.report / "work" / stage
 
-    def _identity(self, section: Any, reads: Iterable[Any]) -> str:
-        digest = hashlib.sha256(f"{__version__}:{dump({'section': section})}:{self.recipe.seed}".encode())
-        for source in reads:
-            for path in sorted(files_of(source)):
-                name = os.path.relpath(path, self.recipe.folder)  # however the recipe's own path was said
-                digest.update(f"{name}:{fingerprint(path)}".encode())
-            for path in media_of(source):
-                stat = path.stat()
-                digest.update(f"{path.name}:{stat.st_size}:{stat.st_mtime_ns}".encode())
-        return digest.hexdigest()
+    @property
+    def _inputs(self) -> Inputs:
+        return Inputs(self.recipe.folder, self.places.report)
+
+    def _said(self, section: Any) -> str:
+        """A hash of what decides a stage besides the files it opens."""
+        text = dump({"section": section, "embedder": self.recipe.embedder, "components": dict(self.recipe.components)})
+        return hashlib.sha256(f"{text}:{self.recipe.seed}".encode()).hexdigest()
 
     def _write(self, path: Path, table: Mapping[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,34 +221,7 @@ class Run:
         scratch.replace(path)
 
 
-def files_of(source: Any) -> list[Path]:
-    """The files behind a data source or model folder; none for what is not on this disk."""
-    if isinstance(source, Mapping):
-        return [path for entry in source.values() for path in files_of(entry)]
-    if not isinstance(source, Path) or not source.exists():
-        return []
-    if source.is_file():
-        return [source]
-    return [path for path in source.rglob("*") if path.is_file() and _counts(path) and ".partial" not in str(path)]
-
-
-def _counts(path: Path) -> bool:
-    """Whether a file of a model folder or data set has a say."""
-    return path.suffix in (".json", ".jsonl", ".parquet", ".arrow") or is_weight_file(path.name)
-
-
-def media_of(source: Any) -> list[Path]:
-    """The sounds and pictures that a data source's rows name; in one file with them there are none."""
-    from taskmerge.embedders.pairs import read_pairs
-
-    if isinstance(source, Mapping):
-        return [path for entry in source.values() for path in media_of(entry)]
-    if not isinstance(source, Path) or source.suffix not in (".jsonl", ".json", ".parquet"):
-        return []
-    return read_pairs(source).files()
-
-
-def training_settings(section: Training, seed: int, work: Path, **defaults: Any) -> Any:
+def training_settings(section: Training, run: Run, work: Path, **defaults: Any) -> Any:
     """The trainer's settings for a section of the recipe; `defaults` where the recipe is silent.
 
     work: the stage's checkpoints; training goes on from the last one when there are any.
@@ -249,7 +253,9 @@ def training_settings(section: Training, seed: int, work: Path, **defaults: Any)
         bf16=section.bf16,
         gradient_cache=section.gradient_cache,
         report_to=section.report_to,
-        seed=seed % 2**32,
+        seed=run.recipe.seed % 2**32,
+        prompts=run.prompts,
+        device=run.device,
         resume=work.is_dir(),
         **settings,
     )

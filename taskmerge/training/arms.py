@@ -9,16 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from taskmerge.checkpoints.output.record import RECOVERED
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs
+from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import OutputError, UsageError
+from taskmerge.training.publishing import publish
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.words.places import output_path
 
 How = Literal["auto", "gradient", "closed_form"]
 LEAVE = "leave it"
-REPORT_FILE = "taskmerge_recovery.json"
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,12 @@ class RecoveryReport:
 
 
 def recover_by_choice(
-    fused: str | Path,
+    fused: str | Path | ModelSource,
     data: Any,
     train: Sequence[str] = ("*_projector",),
     *,
     method: How = "auto",
-    specialist: str | Path | None = None,
+    specialist: str | Path | ModelSource | None = None,
     settings: TrainingSettings | None = None,
     held_out: Any = None,
     out: str | Path,
@@ -57,10 +59,10 @@ def recover_by_choice(
 ) -> RecoveryReport:
     """Tries the ways of recovering a projector, measures each on the same held-out pairs, saves the best to `out`.
 
-    fused: path of the fused model. data: pairs, or {name: pairs}. method: "gradient" and "closed_form" try only
-    those; "auto" all. specialist: folder; allows the label-free closed form. held_out: pairs that decide; default: a
-    tenth of the data, which no arm sees. work: folder for training checkpoints. "leave it" wins unless an arm is better
-    than the fused model as it is. Raises UsageError before anything is computed.
+    fused: path of the fused model, or a `ModelSource`. data: pairs, or {name: pairs}. method: "gradient" and
+    "closed_form" try only those; "auto" all. specialist: as fused; allows the label-free closed form. held_out: pairs
+    that decide; default: a tenth of the data, which no arm sees. work: folder for training checkpoints. "leave it" wins
+    unless an arm is better than the fused model as it is. Raises UsageError before anything is computed.
     """
     from taskmerge.training.stages import named_sets, split_sets
 
@@ -73,22 +75,21 @@ def recover_by_choice(
         sets, held = split_sets(sets, settings.seed)
     else:
         held = named_sets(held_out)
-    trial = _Trial(Path(fused), sets, held, list(train), settings, specialist, Path(work) if work else None)
+    trial = _Trial(fused, sets, held, list(train), settings, specialist, Path(work) if work else None)
     best, arms = trial.run(method)
-    best.save(out)
     report = RecoveryReport(tuple(arms), max(arms, key=lambda arm: arm.scores["mrr"]).name)
-    (Path(out) / REPORT_FILE).write_text(json.dumps(report.as_dict(), indent=2) + "\n", "utf-8")
+    publish(best, Path(out), {RECOVERED: json.dumps(report.as_dict(), indent=2) + "\n"})
     return report
 
 
 @dataclass
 class _Trial:
-    fused: Path
+    fused: str | Path | ModelSource
     sets: dict[str, Pairs]
     held: dict[str, Pairs]
     train: list[str]
     settings: TrainingSettings
-    specialist: str | Path | None
+    specialist: str | Path | ModelSource | None
     work: Path | None
 
     def run(self, method: How) -> tuple[Embedder, list[Arm]]:
@@ -102,7 +103,7 @@ class _Trial:
             ways["gradient"] = self._gradient
         best, arms = None, []
         for name, way in ways.items():
-            model = open_embedder(self.fused)
+            model = self._opened(self.fused)
             began = time.monotonic()
             note = way(model)
             arms.append(Arm(name, self._scores(model), time.monotonic() - began, note))
@@ -111,6 +112,9 @@ class _Trial:
         if best is None:
             raise UsageError(f"unknown way to recover {method!r}", next_move="auto, gradient or closed_form")
         return best[0], arms
+
+    def _opened(self, source: str | Path | ModelSource) -> Embedder:
+        return open_embedder(source, device=self.settings.device).prompted(self.settings.prompts)
 
     def _scores(self, model: Embedder) -> dict[str, float]:
         from taskmerge.training.held_out import HeldOutRetrieval
@@ -132,7 +136,7 @@ class _Trial:
 
     def _label_free(self, model: Embedder) -> str:
         assert self.specialist is not None
-        return self._solved(model, open_embedder(self.specialist))
+        return self._solved(model, self._opened(self.specialist))
 
     def _solved(self, model: Embedder, specialist: Embedder | None) -> str:
         from taskmerge.training.closed_form import recover_closed_form

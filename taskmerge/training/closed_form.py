@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
-from taskmerge.embedders.pairs import Pairs, read_pairs
+from taskmerge.embedders.pairs import Pairs, read_pairs, spelling
 from taskmerge.metrics.bootstrap import mean_interval
 from taskmerge.metrics.retrieval import collapse
 from taskmerge.metrics.rotation import orthogonal_procrustes
-from taskmerge.training.components import assert_unchanged, frozen_hashes, select
+from taskmerge.training.components import assert_unchanged, frozen_hashes, passed, select
 from taskmerge.training.gauss_newton import InfoNCE, Krylov, Objective, Parameters, SquaredError, moved_by, walk
 from taskmerge.training.items import TrainingItems
 
@@ -86,7 +87,7 @@ def recover_closed_form(
     pairs = read_pairs(data)
     model = open_embedder(model)
     specialist = None if specialist is None else open_embedder(specialist)
-    names = select(model, train)
+    names = passed(select(model, train), components_of(model.state_dict, model.components), [pairs.modality])
     frozen = frozen_hashes(model, names)
     kind = "pairs" if specialist is None else "label-free"
     if len(pairs) < FEWEST_ITEMS:
@@ -130,7 +131,7 @@ class _Problem:
         self, model: Embedder, pairs: Pairs, names: Sequence[str], targets: Tensor, batch_size: int, labelled: bool
     ) -> None:
         self.model = model
-        distinct, right = collapse(pairs.texts)
+        distinct, right = pairs.distinct()
         self.labels = torch.as_tensor(right, device=model.device)
         self.bank: Tensor | None = None
         if labelled:
@@ -237,13 +238,14 @@ def _targets(
     model: Embedder, pairs: Pairs, specialist: Embedder | None, texts: Sequence[str] | None, batch_size: int
 ) -> Tensor:
     """(items, d) of length 1: where each item's embedding should lie in the fused space."""
-    distinct, right = collapse(pairs.texts)
+    distinct, right = pairs.distinct()
+    role = pairs.roles[1]
     fused_items = TrainingItems(model, {})
     if specialist is None:
-        return fused_items.embed_texts(distinct, batch_size)[torch.as_tensor(right)]
+        return fused_items.embed_texts(distinct, role, batch_size)[torch.as_tensor(right)]
     used = list(texts) if texts is not None else distinct
     own = TrainingItems(specialist, {"items": pairs})
-    fused_texts, own_texts = fused_items.embed_texts(used, batch_size), own.embed_texts(used, batch_size)
+    fused_texts, own_texts = fused_items.embed_texts(used, role, batch_size), own.embed_texts(used, role, batch_size)
     turn = orthogonal_procrustes((own_texts.mT @ fused_texts).double().numpy(), toward_identity=TOWARD_IDENTITY)
     embedded = own.embed(list(range(len(pairs))), batch_size)
     return torch.nn.functional.normalize(embedded @ torch.from_numpy(turn).to(embedded), dim=-1)
@@ -257,7 +259,7 @@ def _subset(pairs: Pairs, count: int, seed: int) -> Pairs:
 
 def _folds(texts: Sequence[str], count: int, seed: int) -> list[np.ndarray]:
     """Rows of each fold; no text in two of them, unless there are too few texts for that."""
-    distinct, index = collapse(texts)
+    distinct, index = collapse([spelling(text) for text in texts])
     rng = np.random.default_rng(seed)
     if len(distinct) < 10:
         return [np.sort(part) for part in np.array_split(rng.permutation(len(texts)), count)]

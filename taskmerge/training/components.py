@@ -15,7 +15,7 @@ from taskmerge.checkpoints.selector import Selector
 from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.errors import TaskmergeError, UsageError
-from taskmerge.words.modalities import tower_of
+from taskmerge.words.modalities import TEXT, tower_of
 
 
 def select(embedder: Embedder, wanted: Sequence[str]) -> list[str]:
@@ -23,7 +23,7 @@ def select(embedder: Embedder, wanted: Sequence[str]) -> list[str]:
 
     Names are those of the model's file. Raises UsageError for a pattern that names none.
     """
-    components = components_of(embedder.state_dict)
+    components = components_of(embedder.state_dict, embedder.components)
     parameters = [name for name in embedder.parameter_names() if name in components]
     selector = Selector(components)
     selector.require(wanted, "train", among=parameters, of="the model's parameters")
@@ -35,6 +35,12 @@ def on_the_way(component: str, modality: str) -> bool:
     if not component.endswith(("_encoder", "_projector")):
         return True
     return component.rpartition("_")[0] == tower_of(modality)
+
+
+def passed(names: Sequence[str], components: Mapping[str, str], modalities: Iterable[str]) -> list[str]:
+    """Those of the names that items of one of the modalities, or texts, pass through: no other can learn from them."""
+    kinds = {*modalities, TEXT}
+    return [name for name in names if any(on_the_way(components[name], kind) for kind in kinds)]
 
 
 def texts_learn(components: Iterable[str]) -> bool:

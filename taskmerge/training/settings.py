@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from taskmerge.errors import Problem, UsageError, did_you_mean
+from taskmerge.words.devices import device_or_default
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class TrainingSettings:
     dropout: of all layers; None leaves what the backbone's config says.  input_noise: standard deviation of Gaussian
     noise on the prepared items while training.
     evaluate_every: steps between looks at the held-out pairs.  patience: looks without improvement before it stops,
-    None: never early.  report_to: "none", "tensorboard", "wandb", ...  resume: go on from the last checkpoint.
+    None: never early.  prompts: instead of the model's own, see `Embedder.prompted`.
+    report_to: "none", "tensorboard", "wandb", ...  resume: go on from the last checkpoint.
+    device: where it trains: "cpu", "cuda", "mps"; None: on the first GPU if there is one, else on the CPU.
     """
 
     steps: int = 200
@@ -54,8 +58,10 @@ class TrainingSettings:
     evaluate_every: int = 50
     patience: int | None = None
     report_to: str = "none"
+    prompts: Any = None
     resume: bool = False
     seed: int = 0
+    device: str | None = None
 
     def __post_init__(self) -> None:
         lowest = {"steps": 1, "batch_size": 2, "evaluate_every": 1, "warmup": 0, "input_noise": 0}
@@ -72,6 +78,9 @@ class TrainingSettings:
         if self.gradient_cache is not None and self.gradient_cache < 1:
             problems.append(Problem(f"gradient_cache is {self.gradient_cache}", next_move="at least 1"))
         problems += reporting_problems(self.report_to)
+        if device_or_default(self.device) is not None and str(self.device).partition(":")[2].strip("0"):
+            move = "CUDA_VISIBLE_DEVICES makes another GPU the first"
+            problems.append(Problem(f"training runs on the first GPU, not on {self.device!r}", next_move=move))
         if problems:
             raise UsageError(problems)
 

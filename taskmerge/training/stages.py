@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,18 +12,20 @@ from typing import Any
 
 import numpy as np
 
+from taskmerge.checkpoints.output.record import TRAINED
 from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import OutputError, UsageError
+from taskmerge.training.publishing import publish
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.words.modalities import tower_of
 from taskmerge.words.places import output_path
 
 HELD_OUT_SHARE = 0.1
-REPORT_FILE = "taskmerge_training.json"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS = ".checkpoints"
+"""Behind the name of the output folder: where training leaves its checkpoints until it is done."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,14 @@ def specialize(
     model: what `open_embedder` takes; a loaded model is trained in place.  data: pairs, as `read_pairs` takes them,
     or {set name: pairs} for joint training.  train: components or globs; default: the backbone and the data's towers.
     held_out: pairs to look at, {set name: pairs} for several; default: none.  out: folder for the result.
-    work: folder for checkpoints; default: inside out, else temporary.
+    work: folder for checkpoints; default: beside out while it trains, else temporary.
     Raises UsageError about data, components and settings before training starts.
     """
     sets = named_sets(data)
-    embedder = open_embedder(model)
+    settings = settings or TrainingSettings()
+    embedder = open_embedder(model, device=settings.device)
     train = list(train) if train is not None else ["backbone", *_tower_globs(embedder, sets)]
-    return _run("specialize", embedder, sets, train, settings or TrainingSettings(), held_out, out, work)
+    return _run("specialize", embedder, sets, train, settings, held_out, out, work)
 
 
 def recover(
@@ -90,7 +94,8 @@ def recover(
     settings = settings or TrainingSettings(steps=300, learning_rate=1e-3, evaluate_every=25, patience=4)
     if held_out is None:
         sets, held_out = split_sets(sets, settings.seed)
-    return _run("recover", open_embedder(model), sets, list(train), settings, held_out, out, work)
+    embedder = open_embedder(model, device=settings.device)
+    return _run("recover", embedder, sets, list(train), settings, held_out, out, work)
 
 
 def rehearse(
@@ -112,7 +117,8 @@ def rehearse(
     settings = settings or TrainingSettings(steps=2000, learning_rate=1e-5)
     if held_out is None:
         sets, held_out = split_sets(sets, settings.seed)
-    return _run("rehearse", open_embedder(model), sets, list(train), settings, held_out, out, work)
+    embedder = open_embedder(model, device=settings.device)
+    return _run("rehearse", embedder, sets, list(train), settings, held_out, out, work)
 
 
 def _run(
@@ -132,15 +138,18 @@ def _run(
     out = None if out is None else output_path(out)
     _check_output(out, settings)
     held = named_sets(held_out) if held_out is not None else {}
+    embedder = embedder.prompted(settings.prompts)
     with TemporaryDirectory() as temporary:
-        folder = Path(work) if work is not None else Path(out) / CHECKPOINTS if out is not None else Path(temporary)
+        beside = None if out is None else Path(out).with_name(Path(out).name + CHECKPOINTS)
+        folder = Path(work) if work is not None else beside or Path(temporary)
         session = Session(embedder, sets, held, train, settings, folder)
         started = time.monotonic()
         outcome = session.run()
     report = StageReport(stage, seconds=time.monotonic() - started, settings=asdict(settings), **outcome)
     if out is not None and session.is_main:
-        embedder.save(out)
-        (Path(out) / REPORT_FILE).write_text(json.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+        publish(embedder, Path(out), {TRAINED: json.dumps(asdict(report), indent=2) + "\n"})
+        if work is None and beside is not None:
+            shutil.rmtree(beside, ignore_errors=True)
     return report
 
 
@@ -156,7 +165,7 @@ def named_sets(data: Any) -> dict[str, Pairs]:
 
 def _tower_globs(embedder: Embedder, sets: Mapping[str, Pairs]) -> list[str]:
     """The towers that the data's items pass through, as patterns over components."""
-    known = set(components_of(embedder.state_dict).values())
+    known = set(components_of(embedder.state_dict, embedder.components).values())
     towers = {tower_of(pairs.modality) for pairs in sets.values()}
     return [f"{tower}_*" for tower in sorted(towers) if known & {f"{tower}_encoder", f"{tower}_projector"}]
 

@@ -17,7 +17,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from taskmerge.errors import TaskmergeError
 from taskmerge.training.held_out import METRIC, HeldOutRetrieval
-from taskmerge.training.items import TrainingItems
+from taskmerge.training.items import TrainingItems, tagged, untagged
 from taskmerge.training.sampling import balanced_sampler
 from taskmerge.training.settings import TrainingSettings
 
@@ -66,7 +66,8 @@ class PairCollator(SentenceTransformerDataCollator):
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         assert self.items is not None
-        batch = self.items.batch([row["item"] for row in features], True, [row["text"] for row in features])
+        texts = [untagged(row["text"])[1] for row in features]
+        batch = self.items.batch([row["item"] for row in features], True, texts)
         return {f"pair_{name}": value for name, value in batch.items()}
 
 
@@ -116,7 +117,8 @@ def _arguments(
     settings: TrainingSettings, folder: Path, data: DatasetDict, looks: bool, unique_texts: bool
 ) -> SentenceTransformerTrainingArguments:
     processes = process_count()
-    on_gpu = torch.cuda.is_available()
+    on_cpu = settings.device is not None and settings.device.startswith("cpu")
+    on_gpu = torch.cuda.is_available() and not on_cpu
     strategy = "steps" if looks else "no"
     shares = [settings.shares.get(name, 1.0) for name in data]
     distributed: dict[str, Any] = {}
@@ -132,7 +134,7 @@ def _arguments(
         warmup_steps=settings.warmup,
         max_grad_norm=settings.max_gradient_norm,
         bf16=settings.bf16,
-        use_cpu=not on_gpu,
+        use_cpu=on_cpu or (settings.device is None and not on_gpu),
         seed=settings.seed,
         report_to=settings.report_to,
         logging_steps=settings.evaluate_every,
@@ -155,7 +157,9 @@ def _arguments(
 
 def pair_rows(items: TrainingItems, name: str) -> Dataset:
     """Rows {item, text} of one set, for losses with in-batch negatives."""
-    return Dataset.from_dict({"item": list(items.numbers(name)), "text": list(items.sets[name].texts)})
+    pairs = items.sets[name]
+    texts = [tagged(pairs.roles[1], text) for text in pairs.texts]
+    return Dataset.from_dict({"item": list(items.numbers(name)), "text": texts})
 
 
 def labelled_rows(items: TrainingItems, name: str, labels: list[int]) -> Dataset:

@@ -58,6 +58,11 @@ def parse_place(text: str | os.PathLike[str], what: str = "a path") -> Reference
     return Reference("path", text, _expanded(text))
 
 
+def is_pattern(text: str) -> bool:
+    """Return whether a text names several paths at once: run/checkpoint-*."""
+    return any(sign in text for sign in "*?[") and not _scheme(text)
+
+
 def repository_of(text: str) -> tuple[str, str | None] | None:
     """Return (owner/name, revision or None) where a text can be a hub id, else None."""
     match = _REPO_ID.fullmatch(text)

@@ -200,8 +200,8 @@ def test_every_missing_input_is_told_at_once(tmp_path: Path, command: Callable[.
     assert ran.code == 2 and "2 problems" in ran.err
     assert f"{recipe}:3: image: no file or folder 'image', and it is no hub id" in ran.err
     assert "check the path; relative paths start at the recipe's folder, then at the current one" in ran.err
-    assert f"{recipe}:4: audio: no safetensors file in this folder ({tmp_path / 'audio'})" in ran.err
-    assert "only 'pytorch_model.bin' is there: convert it" in ran.err
+    assert f"{recipe}:4: audio: no weights that can be read in this folder ({tmp_path / 'audio'})" in ran.err
+    assert "only 'pytorch_model.bin' is there: save its tensors alone" in ran.err
     assert not (tmp_path / "results").exists()
 
 

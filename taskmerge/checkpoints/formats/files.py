@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import mmap
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from taskmerge.checkpoints.formats.header import Entry, Header, read_file_header
+from taskmerge.checkpoints.formats.header import Entry, read_file_header
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import CheckpointError
 
@@ -31,22 +32,31 @@ class Repository(Protocol):
 class WeightFile:
     """A safetensors file on this disk, or on the hub until its first tensor is read.
 
-    name: relative to the checkpoint's folder. entries: name -> header entry.
+    name: relative to the checkpoint's folder. entries: name -> header entry; given: known without reading a header.
+    config: what the file itself says of the model's config. notes: what was assumed, or left out, when it was opened.
     """
 
-    def __init__(self, name: str, path: Path | None = None, snapshot: Repository | None = None) -> None:
+    def __init__(self, name: str, path: Path | None = None, snapshot: Repository | None = None,
+                 entries: Mapping[str, Entry] | None = None) -> None:  # fmt: skip
         self.name = name
+        self.config: Mapping[str, Any] = {}
+        self.notes: tuple[str, ...] = ()
         self._snapshot = snapshot
         self._path = path
         self._lock = threading.Lock()
         self._region: mmap.mmap | None = None
         self._bytes: np.ndarray | None = None
-        if path is not None:
-            self._header: Header | None = read_file_header(path)
-            self.entries: dict[str, Entry] = {entry.info.name: entry for entry in self._header.entries}
+        if entries is not None:
+            self.entries: dict[str, Entry] = dict(entries)
+        elif path is not None:
+            self.entries = {entry.info.name: entry for entry in read_file_header(path).entries}
         else:
-            self._header = None
             self.entries = _remote_entries(name, snapshot)
+
+    @property
+    def parts(self) -> tuple[WeightFile, ...]:
+        """The files that hold it: itself, or those that it is joined from."""
+        return (self,)
 
     @property
     def path(self) -> Path:
@@ -108,6 +118,10 @@ class WeightFile:
             return raw
         size = storage.itemsize
         return raw[start * size : None if stop is None else stop * size].view(storage)
+
+    def view(self, name: str) -> np.ndarray | None:
+        """One whole tensor, where that is a view of mapped pages; else None."""
+        return self.read(name, 0, None)
 
 
 def _remote_entries(name: str, snapshot: Repository | None) -> dict[str, Entry]:

@@ -5,15 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.links import check_link
-from taskmerge.checkpoints.formats.table import READABLE, SAFETENSORS, Format, advice
+from taskmerge.checkpoints.formats.table import (
+    READABLE,
+    SAFETENSORS,
+    Format,
+    advice,
+    format_called,
+    is_training_state,
+)
 from taskmerge.errors import CheckpointError, few
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<total>[0-9]{5})\.[a-z]+")
+_BELOW = ("pytorch_model_fsdp_[0-9]*", "dist_ckpt", "model")
+"""Folders in a checkpoint in which trainers save sharded weights (accelerate, verl, …)."""
+_CONFIGS = "huggingface"
 _AGAIN = "get the file again; or remove it, when the folder holds one weight file alone"
 
 
@@ -62,38 +72,85 @@ def modules_of(folder: Path) -> list[Placed] | None:
     return rows
 
 
-def weight_files(folder: Path, required: bool = True) -> list[str]:
-    """Names of the files in `folder` that make up one model, in order: of the first format that is there."""
+def weights_below(folder: Path) -> tuple[Path, tuple[str, ...]]:
+    """Where a trainer's checkpoint has its weights: the folder itself, or the one `_BELOW` in it; and what to say."""
+    if weight_files(folder, required=False).names:
+        return folder, ()
+    below = [path for pattern in _BELOW for path in sorted(folder.glob(pattern)) if path.is_dir()]
+    if len(below) != 1 or not weight_files(below[0], required=False).names:
+        return folder, ()
+    check_link(below[0], folder)
+    return below[0], (f"the weights are in {below[0].name}/",)
+
+
+def config_folder(folder: Path, modules: Mapping[str, str]) -> Path:
+    """Where config and tokenizer lie: with the model, or in the folder beside it where verl puts them."""
+    beside = folder / _CONFIGS
+    there = (folder / modules[""] / "config.json").exists()
+    if there or modules != {"": ""} or not (beside / "config.json").is_file():
+        return folder
+    check_link(beside, folder)
+    return beside
+
+
+class Chosen(NamedTuple):
+    """names: of the files that make up a model, in order. notes: what of the folder was passed over, and why."""
+
+    names: list[str]
+    notes: tuple[str, ...] = ()
+
+
+def weight_files(folder: Path, required: bool = True) -> Chosen:
+    """The files in `folder` that make up one model: of the first format that is there."""
     try:
         names = [path.name for path in folder.iterdir() if path.is_file() or path.is_symlink()]
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", str(folder)) from None
     chosen = choose_files(names, folder, required)
-    for name in chosen:
+    for name in chosen.names:
         check_link(folder / name, folder)
     return chosen
 
 
-def choose_files(names: Sequence[str], folder: Path, required: bool, formats: Sequence[Format] = READABLE) -> list[str]:
+def choose_files(names: Sequence[str], folder: Path, required: bool, formats: Sequence[Format] = READABLE) -> Chosen:
     """Which of the files `names` of `folder` are the model. formats: that can be read there, the best first.
 
     Raises CheckpointError for an index or a set of shards that is not whole, for several files without an index, and,
     if `required`, when there is none.
     """
     for row in formats:
-        own = sorted(name for name in names if row.called(name))
-        if (folder / row.index).exists():
-            return _files_of_index(folder / row.index, names)
-        if row.single in own and (row is SAFETENSORS or _filled(folder / row.single)):
-            return [row.single]
-        if row is SAFETENSORS and (chosen := _by_name(own, folder)):
-            return chosen
+        own = sorted(name for name in names if _is_of(row, name))
+        found = Chosen(own) if row.joins is not None else _of_format(row, own, names, folder)
+        if found.names:
+            return found
     if required:
-        raise CheckpointError("no safetensors file in this folder", str(folder), advice(folder, names))
-    return []
+        raise CheckpointError("no weights that can be read in this folder", str(folder), advice(folder, names))
+    return Chosen([])
 
 
-def _by_name(names: Sequence[str], folder: Path) -> list[str]:
+def _is_of(row: Format, name: str) -> bool:
+    """Whether a file of a folder is taken for weights of a format: not another's, no trainer's state, no adapter."""
+    own = format_called(name) is row and not is_training_state(name)
+    return own and (row is SAFETENSORS or name != row.adapter)
+
+
+def _of_format(row: Format, own: Sequence[str], names: Sequence[str], folder: Path) -> Chosen:
+    index = folder / row.index
+    own = [name for name in own if row is SAFETENSORS or _filled(folder / name)]
+    single = row.single in own
+    if index.exists():
+        listed = set(read_index(index)["weight_map"].values())
+        if single and row.single not in listed:  # as transformers, which looks for it first
+            gone = sorted(listed - set(names))
+            why = f"; it names {few(gone, 3)}, which {'is' if len(gone) == 1 else 'are'} not there" if gone else ""
+            return Chosen([row.single], (f"{row.single} is read; {row.index} beside it is passed over{why}",))
+        return Chosen(_files_of_index(index, names))
+    if single:
+        return Chosen([row.single])
+    return Chosen(_by_name(own, folder, row))
+
+
+def _by_name(names: Sequence[str], folder: Path, row: Format) -> list[str]:
     """Shards that are numbered, or the only file."""
     shards = [match for match in map(_SHARD.fullmatch, names) if match]
     if shards and len(shards) == len(names) and len({shard["stem"] for shard in shards}) == 1:
@@ -104,7 +161,7 @@ def _by_name(names: Sequence[str], folder: Path) -> list[str]:
             raise CheckpointError(f"shards {told} of {total} are missing", str(folder), "finish the download")
         return list(names)
     if len(names) > 1:
-        what = f"{len(names)} safetensors files and no {SAFETENSORS.index}: {few(names, 5)}"
+        what = f"{len(names)} {row.name} files and no {row.index}: {few(names, 5)}"
         raise CheckpointError(what, str(folder), "name the one file you mean")
     return list(names)
 
@@ -136,9 +193,10 @@ def _files_of_index(path: Path, names: Sequence[str]) -> list[str]:
 def check_index(folder: Path, files: Mapping[str, WeightFile]) -> None:
     """The index, when there is one, must agree with the files' own headers on where each tensor lies."""
     path = folder / SAFETENSORS.index
-    if not path.exists():
+    weight_map = read_index(path)["weight_map"] if path.exists() else {}
+    if not set(weight_map.values()) <= set(files):  # passed over for a file that is whole
         return
-    for tensor, name in read_index(path)["weight_map"].items():
+    for tensor, name in weight_map.items():
         if tensor not in files[name].entries:
             raise CheckpointError(f"tensor {tensor!r} is not in {name!r}", str(path), "download it again")
 

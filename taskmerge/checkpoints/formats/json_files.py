@@ -8,6 +8,7 @@ from typing import Any
 
 from taskmerge.checkpoints.formats.links import check_link
 from taskmerge.errors import CheckpointError
+from taskmerge.opened import opened
 from taskmerge.words.json_text import Shape, parse_json
 
 LARGEST = 256 << 20
@@ -35,6 +36,8 @@ def read_json(path: Path, shape: type[Shape] | Any = Any, next_move: str | None 
         if found.st_size > LARGEST:
             raise CheckpointError(f"{found.st_size:,} bytes is too much for a JSON file", str(path), move)
         text = path.read_bytes()
+        if not own:
+            opened(path)
     except OSError as error:
         raise CheckpointError(f"cannot be read: {error.strerror}", str(path), move) from None
     read: Shape = parse_json(text, shape, str(path), move)

@@ -16,6 +16,7 @@ from functools import cache
 import numpy as np
 
 from taskmerge.checkpoints.state_dict import StateDict
+from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import CheckpointError
 from taskmerge.numbers.rounding import decode, encode
 
@@ -31,6 +32,7 @@ _PACKED = (
     "quant_map",
     "g_idx",
     "SCB",
+    "weight_scale_2",
     "_blocks",
     "_scales",
 )
@@ -44,12 +46,33 @@ class _Scaled:
     block: tuple[int, int]
 
 
-def dequantized(state_dict: StateDict) -> StateDict:
+def packed_modules(state_dict: StateDict) -> dict[str, frozenset[str]]:
+    """Module -> its tensors, of the modules whose numbers are packed in a way that is not known here: INT4 and the
+    like, with their scales and zero points. Biases are numbers as others are."""
+    modules = {_module(name) for name in state_dict.tensors if name.endswith(_PACKED)}
+    found: dict[str, set[str]] = {module: set() for module in modules}
+    for name in state_dict.tensors:
+        module = _module(name)
+        if module in found and not name.endswith("bias"):
+            found[module].add(name)
+    return {module: frozenset(names) for module, names in found.items()}
+
+
+def _module(name: str) -> str:
+    """The module of a tensor: of `q_proj.weight.absmax` as of `q_proj.qweight` it is `q_proj`."""
+    before, inner, _ = name.rpartition(".weight.")
+    return before if inner else name.rpartition(".")[0]
+
+
+def dequantized(state_dict: StateDict, *, keep_packed: bool = False) -> StateDict:
     """`state_dict` as float32 numbers where they are stored as scaled 8-bit floats; itself when nothing is quantised.
 
-    8-bit floats without a scale are left as they are, for a rule to keep. Raises CheckpointError naming format and
-    tensor for anything else that is quantised.
+    8-bit floats without a scale are left as they are, for a rule to keep. keep_packed: so are packed numbers, for a
+    plan that lets nobody touch them. Raises CheckpointError naming format and tensor for anything else that is
+    quantised.
     """
+    if keep_packed and packed_modules(state_dict):
+        return state_dict
     if not _is_quantized(state_dict):
         return state_dict
     small = [name for name, info in state_dict.tensors.items() if info.format.kind == "small_float"]
@@ -57,6 +80,8 @@ def dequantized(state_dict: StateDict) -> StateDict:
     if small and not scaled and not state_dict.config.get("quantization_config"):
         return state_dict
     packed = next((name for name in state_dict.tensors if name.endswith(_PACKED)), None)
+    if packed is None and not small and all(_is_plain(info) for info in state_dict.tensors.values()):
+        return state_dict  # what its settings say is quantised is not among these tensors
     if packed is not None or not scaled:
         method = dict(state_dict.config.get("quantization_config") or {}).get("quant_method", "an unknown method")
         raise CheckpointError(
@@ -120,6 +145,11 @@ def eight_bit_values(dtype: str) -> np.ndarray:
     else:
         size = np.where((bits & 0x7F) == 0x7F, np.nan, size)
     return np.where(bits >= 128, -size, size)
+
+
+def _is_plain(info: TensorInfo) -> bool:
+    """Whether a tensor is numbers as they are, or a buffer: packed numbers are matrices of integers."""
+    return info.format.mergeable or len(info.shape) < 2
 
 
 def _is_quantized(state_dict: StateDict) -> bool:

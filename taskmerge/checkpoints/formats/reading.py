@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict
 
 import numpy as np
 
 from taskmerge.checkpoints.formats.files import WeightFile
-from taskmerge.checkpoints.formats.folders import check_index, choose_files, module_folders, weight_files
+from taskmerge.checkpoints.formats.folders import (
+    check_index,
+    choose_files,
+    config_folder,
+    module_folders,
+    weight_files,
+    weights_below,
+)
 from taskmerge.checkpoints.formats.json_files import read_json
-from taskmerge.checkpoints.formats.pickles import PickleFile
-from taskmerge.checkpoints.formats.table import READABLE, advice, open_file
+from taskmerge.checkpoints.formats.table import READABLE, advice, open_file, open_files
 from taskmerge.checkpoints.hub import HubPlace, Snapshot, locate, open_snapshot
 from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import CheckpointError
+from taskmerge.opened import opened
 
 PROMPTS = "config_sentence_transformers.json"
 
@@ -55,28 +62,34 @@ class StoredStateDict(StateDict):
     beside: Beside
 
     def __init__(self, label: str, folder: Path, modules: dict[str, str], files: list[tuple[str, WeightFile]],
-                 commit: str | None = None) -> None:  # fmt: skip
+                 commit: str | None = None, notes: tuple[str, ...] = ()) -> None:  # fmt: skip
         self.label = label
         self.folder = folder
         self.beside = Beside(
-            config=read_config(folder / modules[""] / "config.json"),
+            config=read_config(folder / modules[""] / "config.json") or _told(files),
             folder=folder,
             module_folders=modules,
             prompts=read_prompts(folder / PROMPTS),
             commit=commit,
-            files={file.name: file for _, file in files},
+            files={part.name: part for _, file in files for part in file.parts},
+            notes=(*notes, *(f"{file.name}: {note}" for _, file in files for note in (*file.notes, *_stripped(file)))),
         )
         self.tensors: dict[str, TensorInfo] = {}
         self._owners: dict[str, tuple[WeightFile, str]] = {}
         for prefix, file in files:
+            plain = unwrapped(file.entries)
             for stored, entry in file.entries.items():
-                name = f"{prefix}/{stored}" if prefix else stored
+                name = f"{prefix}/{plain[stored]}" if prefix else plain[stored]
                 if name in self._owners:
                     raise CheckpointError(
                         f"tensor {name!r} stands in two files: {self._owners[name][0].name} and {file.name}", label
                     )
                 self._owners[name] = (file, stored)
                 self.tensors[name] = TensorInfo(name, entry.info.dtype, entry.info.shape)
+
+    def stored_name(self, name: str) -> str | None:
+        """See `StateDict.stored_name`."""
+        return self._owners[name][1]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """See `StateDict.read`."""
@@ -86,7 +99,7 @@ class StoredStateDict(StateDict):
     def view(self, name: str) -> np.ndarray | None:
         """See `StateDict.view`."""
         file, stored = self._owners[name]
-        return None if isinstance(file, PickleFile) else file.read(stored, 0, None)
+        return file.view(stored)
 
     def release(self, name: str, start: int, stop: int) -> None:
         """See `StateDict.release`."""
@@ -109,14 +122,18 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
         return _open_hub(place, label)
     if not place.is_dir():
         return StoredStateDict(label, place.parent, {"": ""}, [("", open_file(place.name, place))])
+    opened(place)
     modules = module_folders(place)
-    files = []
+    files: list[tuple[str, WeightFile]] = []
+    notes: tuple[str, ...] = ()
     for prefix, inside in modules.items():
-        names = weight_files(place / inside, required=not prefix)
-        part = {name: open_file(_join(inside, name), place / inside / name) for name in names}
-        check_index(place / inside, part)
-        files += [(prefix, file) for file in part.values()]
-    return StoredStateDict(label, place, modules, files)
+        here, said = weights_below(place / inside) if not prefix else (place / inside, ())
+        chosen = weight_files(here, required=not prefix)
+        part = open_files(here, chosen.names, inside)
+        check_index(here, dict(zip(chosen.names, part, strict=False)))
+        files += [(prefix, file) for file in part]
+        notes += (*said, *chosen.notes)
+    return StoredStateDict(label, config_folder(place, modules), modules, files, notes=notes)
 
 
 def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
@@ -136,7 +153,8 @@ def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
 def _open_hub(place: HubPlace, label: str) -> StoredStateDict:
     snapshot = open_snapshot(place)
     modules = module_folders(snapshot.folder)
-    files = []
+    files: list[tuple[str, WeightFile]] = []
+    notes: tuple[str, ...] = ()
     for prefix, inside in modules.items():
         here = [
             PurePosixPath(name).name
@@ -145,18 +163,40 @@ def _open_hub(place: HubPlace, label: str) -> StoredStateDict:
         ]
         remote = [row for row in READABLE if row.remote]
         if not prefix and not here:
-            what = "no safetensors file in this repository"
+            what = "no weights that can be read in this repository"
             raise CheckpointError(what, str(place), advice(snapshot.folder, snapshot.others))
-        names = choose_files(here, snapshot.folder / inside, required=not prefix, formats=remote)
-        part = {name: _hub_file(snapshot, _join(inside, name)) for name in names}
+        chosen = choose_files(here, snapshot.folder / inside, required=not prefix, formats=remote)
+        part = {name: _hub_file(snapshot, _join(inside, name)) for name in chosen.names}
         check_index(snapshot.folder / inside, part)
         files += [(prefix, file) for file in part.values()]
-    return StoredStateDict(label, snapshot.folder, modules, files, snapshot.commit)
+        notes += chosen.notes
+    return StoredStateDict(label, snapshot.folder, modules, files, snapshot.commit, notes)
 
 
 def _hub_file(snapshot: Snapshot, name: str) -> WeightFile:
     cached = snapshot.folder / name
     return WeightFile(name, cached if cached.exists() else None, snapshot)
+
+
+WRAPPERS = frozenset(("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module"))
+"""Path components that torch.compile, activation checkpointing, FSDP and Fabric put into names; no model's own."""
+
+
+def unwrapped(names: Iterable[str]) -> dict[str, str]:
+    """Name in a file -> the same without `WRAPPERS`; all as they are where two would be one then."""
+    plain = {name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names}
+    return plain if len(set(plain.values())) == len(plain) else {name: name for name in plain}
+
+
+def _stripped(file: WeightFile) -> tuple[str, ...]:
+    changed = {part for name, plain in unwrapped(file.entries).items() if name != plain for part in name.split(".")}
+    parts = sorted(WRAPPERS & changed)
+    return (f"names are read without {', '.join(map(repr, parts))}",) if parts else ()
+
+
+def _told(files: list[tuple[str, WeightFile]]) -> Mapping[str, Any]:
+    """What the files themselves say of the config, where no config.json does."""
+    return next((file.config for prefix, file in files if not prefix and file.config), {})
 
 
 def read_config(path: Path) -> Mapping[str, Any]:

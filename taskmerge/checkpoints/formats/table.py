@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import stat
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from taskmerge.checkpoints.formats.archives import LEGACY_MAGIC
+from taskmerge.checkpoints.formats.dcp import join_checkpoint
 from taskmerge.checkpoints.formats.files import WeightFile
-from taskmerge.checkpoints.formats.pickles import SAVE_ANEW, PickleFile
+from taskmerge.checkpoints.formats.fsdp import join_ranks
+from taskmerge.checkpoints.formats.pickles import PickleFile
+from taskmerge.checkpoints.formats.wrappers import SAVE_ANEW
 from taskmerge.errors import CheckpointError, few
+from taskmerge.opened import opened
 
 Magic = Callable[[bytes], bool]
 HEAD = 512
@@ -28,8 +33,9 @@ class Format:
 
     name: what messages call it.  suffixes: of its files, in lower case.  names: globs of file names that mean it
     whatever the suffix.  magic: whether a file that begins with these bytes is of it.  certain: no other format begins
-    so: the bytes decide, whatever the file is called.  opens: makes the reader of a local file from (name, path); None
-    for a format that is not read.  move: what the user can do with one that is not read.  single, index, adapter: what
+    so: the bytes decide, whatever the file is called.  opens: makes the reader of a local file from (name, path).
+    joins: makes one reader of several files from (folder, names), where a model is spread over them. None of the two: a
+    format that is not read.  move: what the user can do with one that is not read.  single, index, adapter: what
     a folder calls the only file, the index of several, and the file of a PEFT adapter.  remote: headers are read on
     the hub without downloading the file.
     """
@@ -40,6 +46,7 @@ class Format:
     magic: Magic | None = None
     certain: bool = False
     opens: Callable[[str, Path], WeightFile] | None = None
+    joins: Callable[[Path, Sequence[str]], WeightFile] | None = None
     move: str = ""
     single: str = ""
     index: str = ""
@@ -81,7 +88,7 @@ SAFETENSORS = Format(
 PYTORCH = Format(
     "PyTorch",
     suffixes=(".bin", ".pt", ".pth", ".ckpt"),
-    magic=_starts(b"PK\x03\x04", b"PK\x05\x06"),
+    magic=_starts(b"PK\x03\x04", b"PK\x05\x06", LEGACY_MAGIC),
     opens=PickleFile,
     move=SAVE_ANEW,
     single="pytorch_model.bin",
@@ -104,15 +111,19 @@ FORMATS: tuple[Format, ...] = (
            move="save it by name: safetensors.numpy.save_file({NAME: numpy.load(FILE)}, 'model.safetensors')"),
     Format("NumPy archive", (".npz",),
            move="save the arrays: safetensors.numpy.save_file(dict(numpy.load(FILE)), 'model.safetensors')"),
-    Format("PyTorch, sharded by torch.distributed.checkpoint", (".distcp",), ("*.distcp",),
-           move="join it: python -m torch.distributed.checkpoint.format_utils dcp_to_torch FOLDER pytorch_model.bin"),
-    Format("PyTorch, sharded by FSDP", names=("model_world_size_*_rank_*.pt", "*_fsdp*_rank*.pt"),
-           move="join the shards with the trainer that wrote them (verl: python -m verl.model_merger merge …)"),
+    Format("PyTorch, sharded by torch.distributed.checkpoint", (".distcp",), ("*.distcp",), joins=join_checkpoint,
+           move="name the folder that holds all .distcp files and .metadata"),
+    Format("PyTorch, one file a rank", names=("*world_size_*_rank_*.pt",), joins=join_ranks,
+           move="name the folder that holds the files of all ranks"),
+    Format("PyTorch, flattened by FSDP", names=("*_fsdp*_rank*.pt", "*_fsdp*_rank*.bin"),
+           move="save it whole: FSDP's state_dict_type FULL_STATE_DICT or SHARDED_STATE_DICT"),
+    Format("Megatron", names=("model_optim_rng.pt", "distrib_optim.pt"),
+           move="convert it with the trainer's own script (Megatron-LM: tools/checkpoint/convert.py)"),
+    Format("Llama, as Meta publishes it", names=("consolidated.[0-9][0-9].pth",),
+           move="convert it with transformers' convert_llama_weights_to_hf.py"),
     Format("PyTorch, sharded by DeepSpeed", names=("*mp_rank_*_model_states.pt", "*zero_pp_rank_*_optim_states.pt"),
            move="join the shards: python zero_to_fp32.py FOLDER OUT --safe_serialization"),
     Format("OpenVINO", names=("openvino_*.bin", "openvino_*.xml"), move=_AS_SAFETENSORS),
-    Format("PyTorch before 1.6", magic=_starts(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."), certain=True,
-           move="save it anew: torch.save(torch.load(FILE, map_location='cpu', weights_only=True), FILE)"),
     PYTORCH,
     Format("pickle", (".pkl", ".pickle"), move="its loading can run any program; save its tensors as safetensors"),
     Format("Flax", (".msgpack",), move=_AS_SAFETENSORS),
@@ -122,10 +133,14 @@ FORMATS: tuple[Format, ...] = (
     Format("Core ML", (".mlmodel", ".mlpackage"), move=_AS_SAFETENSORS),
     Format("NeMo archive", (".nemo",), move="unpack it (it is a tar file) and convert its weights with NeMo's scripts"),
 )  # fmt: skip
-READABLE: tuple[Format, ...] = tuple(row for row in FORMATS if row.opens is not None)
+READABLE: tuple[Format, ...] = tuple(
+    sorted((row for row in FORMATS if row.opens or row.joins), key=lambda row: row.opens is None)
+)
+"""Formats that are read, the preferred first: files that are whole before those that must be joined."""
 
 _NOT_WEIGHTS = (
-    "training_args.bin", "optimizer.*", "scheduler.*", "rng_state*", "scaler.pt", "*_optim_states.pt",
+    "training_args.bin", "optimizer*", "optim_*", "scheduler*", "lr_scheduler*", "rng_state*", "random_states_*",
+    "scaler.pt", "*_optim_states.pt", "extra_state_*", "sampler*.bin", "dl_state_dict.bin", "non_lora_trainables.bin",
 )  # fmt: skip
 
 
@@ -172,13 +187,26 @@ def open_file(name: str, path: Path) -> WeightFile:
     row = format_of(path)
     if row is None:
         raise CheckpointError(f"{path.name!r} is no safetensors file", str(path), advice(path.parent))
-    if row.opens is None:
+    if row.opens is None:  # alone, it is read only with others
         raise CheckpointError(f"{path.name!r} is no safetensors file; its format: {row.name}", str(path), row.move)
     if not row.called(path.name):
         suffix = row.suffixes[0]
         raise CheckpointError(f"{path.name!r} has the contents of another format: {row.name}", str(path),
                               f"call it {path.stem}{suffix}")  # fmt: skip
+    opened(path)
     return row.opens(name, path)
+
+
+def open_files(folder: Path, names: Sequence[str], inside: str = "") -> list[WeightFile]:
+    """The readers of the files `names` of a folder that make up one model. inside: what its checkpoint calls it.
+
+    Raises CheckpointError as `open_file`.
+    """
+    rows = {format_called(name) for name in names}
+    row = rows.pop() if len(rows) == 1 else None
+    if row is not None and row.joins is not None:
+        return [row.joins(folder, names)]
+    return [open_file(f"{inside}/{name}" if inside else name, folder / name) for name in names]
 
 
 def advice(folder: Path, names: Iterable[str] | None = None) -> str:
@@ -189,7 +217,10 @@ def advice(folder: Path, names: Iterable[str] | None = None) -> str:
         except OSError:
             names = []
     known: dict[str, list[str]] = {}
-    for name in sorted(names):
+    names = sorted(names)
+    if adapters := [row.adapter for row in READABLE if row.adapter and row.adapter in names]:
+        return f"{adapters[0]} is an adapter: name the model it is for, and this folder as its `adapter`"
+    for name in names:
         row = format_called(name)
         if row is not None and not is_training_state(name):
             known.setdefault(row.name, []).append(name)

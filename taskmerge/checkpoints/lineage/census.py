@@ -11,6 +11,7 @@ from typing import Any
 from taskmerge.checkpoints.components import BUFFERS, HEAD, Components, component_map
 from taskmerge.checkpoints.lineage.classes import class_name, lacks_head
 from taskmerge.checkpoints.lineage.grafts import Naming, brought, grafted_config, merged_json, side_folders
+from taskmerge.checkpoints.lineage.stacking import Run, stands_in
 from taskmerge.checkpoints.selector import Selector
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import Problem
@@ -19,17 +20,23 @@ from taskmerge.errors import Problem
 @dataclass(frozen=True)
 class Census:
     """inputs: label -> tensors under one naming. own: tensors the base lacks -> specialists that have them.
-    naming: whose names and class these are. grafts: specialist -> components it brings."""
+    naming: whose names and class these are. grafts: specialist -> components it brings. stack: which layers of whom the
+    inputs are made of; () where they are as they were stored."""
 
     inputs: Mapping[str, StateDict]
     own: Mapping[str, list[str]]
     components: Components
     naming: Naming = field(default_factory=Naming)
     grafts: Mapping[str, set[str]] = field(default_factory=dict)
+    stack: Sequence[Run] = ()
 
     @classmethod
     def of(
-        cls, inputs: Mapping[str, StateDict], overrides: Mapping[str, Sequence[str]], naming: Naming | None = None
+        cls,
+        inputs: Mapping[str, StateDict],
+        overrides: Mapping[str, Sequence[str]],
+        naming: Naming | None = None,
+        stack: Sequence[Run] = (),
     ) -> Census:
         """Takes the census. Raises MergeError for an override that matches nothing."""
         base, naming = inputs[BASE], naming or Naming()
@@ -44,7 +51,8 @@ class Census:
         hints = merged_json(dict(first), *(state_dict.config for state_dict in inputs.values()))
         components = component_map(everything, hints, overrides, _told_by_their_owners(inputs, own))
         homes = {name: components.home(name) for name in components}
-        return cls(inputs, own, components, naming, brought(own, homes, {homes[name] for name in base.tensors}))
+        grafts = brought(own, homes, {homes[name] for name in base.tensors})
+        return cls(inputs, own, components, naming, grafts, stack)
 
     @property
     def base(self) -> StateDict:
@@ -115,6 +123,8 @@ class Census:
         if self.components[name] in (HEAD, BUFFERS):
             return f"{label} stores no such {self.components[name]} tensor"
         home = self.components.home(name)
+        if self.stack and not stands_in(label, name, home, self.stack):
+            return f"the stack takes nothing of {label} here"
         if any(self.components.home(other) == home for other in self.inputs[label].tensors):
             return None
         return f"{label} has no {home}"

@@ -33,6 +33,14 @@ def repack_experts(base: StateDict, other: StateDict) -> StateDict:
     return other
 
 
+def pack_experts(state_dict: StateDict) -> StateDict:
+    """`state_dict` with all experts of a layer in one tensor; itself when they are, or there are none.
+
+    Raises MergeError where the experts of a layer are not alike.
+    """
+    return _pack(state_dict) if _any(_SINGLE, state_dict) else state_dict
+
+
 def _any(pattern: re.Pattern[str], state_dict: StateDict) -> bool:
     return any(pattern.fullmatch(name) for name in state_dict.tensors)
 

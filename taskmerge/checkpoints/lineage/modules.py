@@ -14,7 +14,8 @@ from taskmerge.errors import MergeError, Problem
 
 def check_modules(inputs: Mapping[str, StateDict], base: str) -> None:
     """Raises MergeError with every difference in the chain of modules and in their settings (pooling mode, sizes,
-    activation). Inputs without modules.json, plain transformers models, bring no such settings and are left alone.
+    activation). A grafted embedder stands for the transformer that it was grafted onto. Inputs without modules.json,
+    plain transformers models, bring no such settings and are left alone.
 
     A setting that only one side names is the library's default on the other, as older versions saved fewer of them.
     """
@@ -26,7 +27,7 @@ def check_modules(inputs: Mapping[str, StateDict], base: str) -> None:
             continue
         folder = str(state_dict.beside.folder or state_dict.label)
         kinds, others = [kind for kind, _ in ours], [kind for kind, _ in theirs]
-        if kinds != others:
+        if kinds[1:] != others[1:] or (kinds[:1] != others[:1] and _GRAFTED not in (*kinds[:1], *others[:1])):
             problems.append(
                 Problem(f"modules.json: {label} runs {_said(others)}, the base {_said(kinds)}", folder, _NEXT)
             )
@@ -48,6 +49,8 @@ _MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+_GRAFTED = "OmniEmbedder"
+"""The first module of a grafted embedder, which holds the transformer that others have there."""
 _NEXT = "modules that work differently cannot be merged: name the plain transformers folder inside as the specialist"
 
 

@@ -8,7 +8,7 @@ have.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypedDict
@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.lineage.token_sources import GivenRow, Vocabularies, given_rows, new_to
 from taskmerge.errors import CheckpointError, MergeError
 
 FILES = (
@@ -70,7 +71,9 @@ class Vocabulary:
 class Rows:
     """The token tables of the output. count: rows. of: input -> its own row for each output row, -1 where it has none
     (int64, (count,)). ids: token -> output row. texts: tokenizer files to be written anew. folder: of the others.
-    left_out: input -> its tokens that have no row in the output."""
+    left_out: input -> its tokens that have no row in the output. beyond: input -> its tokens whose ids lie beyond its
+    own table, which has no row for them. given: output row -> where the user has it from. own_rows: see `Vocabularies`.
+    """
 
     count: int
     of: Mapping[str, np.ndarray]
@@ -78,6 +81,9 @@ class Rows:
     folder: Path
     texts: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    beyond: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    given: Mapping[int, GivenRow] = field(default_factory=dict)
+    own_rows: bool = False
 
 
 def read_vocabulary(folder: Path | None) -> Vocabulary | None:
@@ -101,33 +107,52 @@ def read_vocabulary(folder: Path | None) -> Vocabulary | None:
     return None
 
 
-def join(vocabularies: Mapping[str, Vocabulary | None], tables: Mapping[str, int], mode: str, base: str) -> Rows | None:
-    """The rows of the output's token tables; None when every input has the same rows already.
+def join(
+    vocabularies: Mapping[str, Vocabulary | None], tables: Mapping[str, int], wanted: Vocabularies, base: str
+) -> Rows | None:
+    """The rows of the output's token tables; None when every input has the same rows already, and no others are wanted.
 
-    vocabularies, tables: by input label; tables says how many rows its token table has. mode: "base", "union" or a
-    label. Raises MergeError when rows differ and cannot be matched.
+    vocabularies, tables: by input label; tables says how many rows its token table has. Raises MergeError when rows
+    differ and cannot be matched, or when a row that is wanted is not there.
     """
+    mode = wanted.tokenizer
     known = {label: vocabulary for label, vocabulary in vocabularies.items() if vocabulary is not None}
     same_rows = len(set(tables.values())) == 1
-    if same_rows and (len(known) < len(tables) or len({_frozen(own) for own in known.values()}) == 1):
+    same = same_rows and (len(known) < len(tables) or len({_frozen(own) for own in known.values()}) == 1)
+    if same and not wanted.asks:
         return None
     unknown = [label for label in tables if label not in known]
     if unknown:
         sizes = ", ".join(f"{label} {rows}" for label, rows in tables.items())
+        differ = f"token tables of different sizes ({sizes}), and" if not same else "rows of tokens are asked for, but"
         raise MergeError(
-            f"token tables of different sizes ({sizes}), and no tokenizer of {', '.join(unknown)} to match them by",
+            f"{differ} no tokenizer of {', '.join(unknown)} to match them by",
             next_move="put tokenizer.json beside the weights",
         )
     kept = base if mode in ("base", "union") else mode
     start = known[kept]
-    fresh = _new_tokens(known, base) if mode == "union" else {}
-    ids = dict(start.ids) | {token: start.size + place for place, token in enumerate(fresh)}
-    count = _padded(max(tables[kept], start.size + len(fresh)), tables[kept], start.size)
-    _check_fits(known, tables)
+    rowed = {label: {token for token, row in own.ids.items() if row < tables[label]} for label, own in known.items()}
+    anywhere = set().union(*rowed.values())
+    fresh = _new_tokens(known, base, rowed) if mode == "union" else {}
+    for token in new_to(wanted.tokens, start.ids):
+        fresh.setdefault(token, next((label for label, own in known.items() if token in own.ids), kept))
+    ids = {token: row for token, row in start.ids.items() if token in anywhere}
+    ids |= {token: start.size + place for place, token in enumerate(fresh)}
+    count = _padded(max(tables[kept], *(row + 1 for row in ids.values())), tables[kept], start.size)
+    count = -(-count // (wanted.multiple or 1)) * (wanted.multiple or 1)
     of = {label: _own_rows(own, ids, count, tables[label], label == kept) for label, own in known.items()}
     texts = _extended_files(start.folder, known, fresh, ids) if fresh else {}
-    left_out = {label: tuple(token for token in own.ids if token not in ids) for label, own in known.items()}
-    return Rows(count, of, ids, start.folder, texts, {label: lost for label, lost in left_out.items() if lost})
+    beyond = {label: tuple(token for token in own.ids if token not in rowed[label]) for label, own in known.items()}
+    left_out = {
+        label: tuple(token for token in own.ids if token in rowed[label] and token not in ids)
+        for label, own in known.items()
+    }
+    given = given_rows(wanted.tokens, known, tables, ids)
+    return Rows(count, of, ids, start.folder, texts, _filled(left_out), _filled(beyond), given, wanted.own_rows)
+
+
+def _filled(lists: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    return {label: tokens for label, tokens in lists.items() if tokens}
 
 
 def with_new_ids(config: Mapping[str, Any], old: Mapping[str, int], rows: Rows, table: int) -> dict[str, Any]:
@@ -191,13 +216,14 @@ def _frozen(vocabulary: Vocabulary) -> frozenset[tuple[str, int]]:
     return frozenset(vocabulary.ids.items())
 
 
-def _new_tokens(known: Mapping[str, Vocabulary], base: str) -> dict[str, str]:
-    """Token the base lacks -> the first specialist that has it, in the order they get their rows."""
+def _new_tokens(known: Mapping[str, Vocabulary], base: str, rowed: Mapping[str, Set[str]]) -> dict[str, str]:
+    """Token the base lacks -> the first specialist that has it, in the order they get their rows. rowed: input -> its
+    tokens that have a row."""
     fresh: dict[str, str] = {}
     for label, own in known.items():
         ordinary = 0
         for token in sorted(own.ids, key=own.ids.__getitem__):
-            if token not in known[base].ids:
+            if token not in known[base].ids and token in rowed[label]:
                 fresh.setdefault(token, label)
                 ordinary += token not in own.added
         if ordinary > _MOST_ORDINARY:
@@ -216,22 +242,13 @@ def _padded(count: int, table: int, used: int) -> int:
     return -(-count // multiple) * multiple
 
 
-def _check_fits(known: Mapping[str, Vocabulary], tables: Mapping[str, int]) -> None:
-    for label, own in known.items():
-        if own.size > tables[label]:
-            raise MergeError(
-                f"the tokenizer of {label} has ids up to {own.size - 1}, its token table {tables[label]} rows",
-                str(own.folder),
-                "is it the tokenizer of this model?",
-            )
-
-
 def _own_rows(own: Vocabulary, ids: Mapping[str, int], count: int, table: int, keeps_all: bool) -> np.ndarray:
     rows = np.full(count, -1, dtype=np.int64)
     if keeps_all:  # rows without a token stay where they are
         rows[: min(count, table)] = np.arange(min(count, table))
     for token, row in ids.items():
-        rows[row] = own.ids.get(token, -1)
+        own_row = own.ids.get(token, -1)
+        rows[row] = own_row if own_row < table else -1
     return rows
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from taskmerge.embedders.encoders import register_encoder
 from taskmerge.embedders.encoders.base import Encoder
 from taskmerge.embedders.media import load_audio, load_picture
+from taskmerge.embedders.opening import quiet
 from taskmerge.embedders.whole import whole
 from taskmerge.errors import UsageError, first_line
 
@@ -106,7 +107,7 @@ def _pretrained(model: str) -> tuple[Any, Any]:
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoModel
 
     try:
-        with whole(model):
+        with whole(model), quiet():
             network = _encoder_of(AutoModel.from_pretrained(model))
         try:
             preprocessor: Any = AutoImageProcessor.from_pretrained(model)

@@ -8,23 +8,25 @@ from typing import Any
 
 import numpy as np
 
-from taskmerge.checkpoints.components import component_map
 from taskmerge.checkpoints.opening import open_state_dict
 from taskmerge.checkpoints.state_dict import HasTensors, StateDict
+from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
-from taskmerge.embedders.pairs import Pairs, read_pairs
+from taskmerge.embedders.pairs import Pairs, read_pairs, spelling
+from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import Problem, UsageError
 from taskmerge.measuring.drift.comparison import Comparison, Embedded, compare, embed_pairs, probe_changes
 from taskmerge.measuring.drift.forecast import Forecast, forecast_drift
 from taskmerge.measuring.drift.null_band import Band, between_halves, named_references, null_bands, precision_twin
+from taskmerge.measuring.drift.probes import probe_notes
 from taskmerge.measuring.drift.report import DriftReport, ModalityDrift
 from taskmerge.measuring.drift.statistics import PairMoments, gallery_statistics
 from taskmerge.measuring.drift.verdict import DEFAULT_LIMIT, Verdict, judge
-from taskmerge.metrics.bootstrap import mean_interval
+from taskmerge.metrics.bootstrap import mean_intervals
 from taskmerge.metrics.retrieval import collapse, score_queries
 from taskmerge.words.devices import device_or_default
-from taskmerge.words.modalities import through
+from taskmerge.words.modalities import TEXT, through
 
 BATCH_SIZE = 32
 
@@ -40,6 +42,8 @@ def diagnose_drift(
     batch_size: int = BATCH_SIZE,
     components: Mapping[str, Any] | None = None,
     device: str | None = None,
+    prompts: Any = None,
+    trained_on: Any = None,
 ) -> DriftReport:
     """Measure what fusing did to what the specialist could do, and judge it.
 
@@ -48,7 +52,9 @@ def diagnose_drift(
     forecast.  For several grafted projectors hand in `specialist` and `probes` as {name: …} with the same names.
     limit: the R@1 drop that matters.  references: models that did not drift, such as the specialist trained from
     another seed; they widen the null band beyond the specialist's own twin in another precision. With several
-    specialists: {name: references}.
+    specialists: {name: references}.  prompts: instead of the models' own, see `Embedder.prompted`; items are embedded
+    as queries, texts as documents.  trained_on: pairs that the specialist was trained on, so that probes which are
+    among them are told; with several specialists: {name: pairs}.
 
     Raises UsageError, before any model is run, with everything wrong about the probes.
     """
@@ -59,7 +65,7 @@ def diagnose_drift(
     if not 0 < limit <= 1:
         raise UsageError(f"limit {limit:g} is no share", next_move="above 0, at most 1: 0.05 is a drop of 5 points")
     if not sets and not isinstance(specialist, Mapping):
-        specialists = {_grafted(specialist, base): specialist}
+        specialists = {_grafted(specialist, base, components): specialist}
     pairs = _checked(sets)
     by_name = isinstance(specialist, Mapping)
     forecasts = {
@@ -68,18 +74,23 @@ def diagnose_drift(
         if base is not None
     }
     modalities = {}
-    fused_model = open_embedder(fused, device=device) if pairs else None
+    seen = _trained_on(trained_on, specialist, pairs)
+
+    def opened(source: Any) -> Embedder:
+        return open_embedder(source, device=device, components=components).prompted(prompts)
+
+    fused_model = opened(fused) if pairs else None
     for name, own_pairs in pairs.items():
         given: Any = references.get(name, ()) if by_name and isinstance(references, Mapping) else references
         assert fused_model is not None
         modalities[name] = diagnose_modality(
             fused_model,
-            open_embedder(specialists[name], device=device),
+            opened(specialists[name]),
             own_pairs,
-            {title: open_embedder(model, device=device) for title, model in named_references(given).items()},
+            {title: opened(model) for title, model in named_references(given).items()},
             limit=limit,
             batch_size=batch_size,
-            components=components,
+            trained_on=seen.get(name),
         )
     return DriftReport(modalities, forecasts)
 
@@ -92,12 +103,12 @@ def diagnose_modality(
     *,
     limit: float = DEFAULT_LIMIT,
     batch_size: int = BATCH_SIZE,
-    components: Mapping[str, Any] | None = None,
+    trained_on: Pairs | None = None,
 ) -> ModalityDrift:
     """One specialist and its probes against the fused model. See `diagnose_drift`."""
     for model in (fused, specialist, *references.values()):
         model.check_takes(pairs.modality, pairs.source)
-    found = compare(specialist, fused, pairs, batch_size=batch_size, components=components)
+    found = compare(specialist, fused, pairs, batch_size=batch_size)
     changes = probe_changes(found.reference, found.other, found.right)
     twin_name, twin = precision_twin(specialist)
     undrifted = {
@@ -112,9 +123,9 @@ def diagnose_modality(
     verdict = judge(
         changes,
         bands,
-        texts=pairs.texts,
+        texts=found.right.tolist(),
         specialist_recall=scores["specialist"]["recall_at_1"],
-        control_identical=found.control.identical,
+        control_identical=found.control.passed if pairs.modality != TEXT else True,
         limit=limit,
     )
     return ModalityDrift(
@@ -124,11 +135,12 @@ def diagnose_modality(
         len(found.reference.texts),
         verdict,
         scores,
-        {name: mean_interval(values, groups=pairs.texts) for name, values in changes.items()},
+        mean_intervals(changes, groups=found.right.tolist()),
         bands,
         found.control,
         found.depths,
         _explanations(found),
+        probe_notes(pairs, found.reference.probes, found.reference.texts, trained_on),
     )
 
 
@@ -145,7 +157,7 @@ def judged(
     limit: float = DEFAULT_LIMIT,
 ) -> Verdict:
     """The verdict from embeddings alone. texts: one per probe; the embedded texts are the distinct ones in order."""
-    right = collapse(texts)[1]
+    right = collapse([spelling(text) for text in texts])[1]
     scores = score_queries(reference.probes, reference.texts, [[row] for row in right])
     return judge(
         probe_changes(reference, other, right),
@@ -203,12 +215,23 @@ def _by_name(specialist: Any, probes: Any) -> tuple[dict[str, Any], dict[str, An
     return {pairs.column: specialist}, {pairs.column: pairs}
 
 
-def _grafted(specialist: Any, base: Any) -> str:
+def _trained_on(said: Any, specialist: Any, pairs: Mapping[str, Pairs]) -> dict[str, Pairs]:
+    """name -> what that specialist was trained on, where it is known."""
+    if said is None:
+        return {}
+    by_name = dict(said) if isinstance(specialist, Mapping) else dict.fromkeys(pairs, said)
+    strange = sorted(set(by_name) - set(pairs))
+    if strange:
+        raise UsageError(f"trained_on: no probes for {strange[0]!r}", next_move=f"there are: {', '.join(pairs)}")
+    return {name: read_pairs(source) for name, source in by_name.items()}
+
+
+def _grafted(specialist: Any, base: Any, components: Mapping[str, Any] | None) -> str:
     """The modality of the specialist's projector, of the one that the base has not where there are several;
     "specialist" where that leaves none or several.
     """
     own, old = (
-        {name for name in component_map(side.tensors, side.config).values() if name.endswith("_projector")}
+        {name for name in components_of(side, components).values() if name.endswith("_projector")}
         for side in (_weights(specialist), _weights(base))
     )
     towers = [name.removesuffix("_projector") for name in (own - old or own)]
@@ -222,7 +245,7 @@ def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:
     for name, source in sets.items():
         try:
             checked[name] = read_pairs(source).check()
-            if len(collapse(checked[name].texts)[0]) < 2:
+            if len(checked[name].distinct()[0]) < 2:
                 problems.append(Problem("all probes have the same text: nothing can be ranked", checked[name].source))
         except UsageError as error:
             problems += error.problems
@@ -237,6 +260,8 @@ def _forecast(fused: Any, specialist: Any, base: Any, modality: str, components:
 
 def _weights(source: Any) -> StateDict:
     """Of a model that runs, its live tensors; of anything else what it holds."""
+    if isinstance(source, ModelSource):
+        return open_state_dict(source.path)
     if isinstance(source, str | Path | StateDict | HasTensors):
         return open_state_dict(source)
     return open_embedder(source).state_dict

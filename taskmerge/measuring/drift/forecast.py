@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from taskmerge.checkpoints.components import BACKBONE, component_map, layer_index
 from taskmerge.checkpoints.lineage.names import align
 from taskmerge.checkpoints.state_dict import StateDict
+from taskmerge.embedders.anatomy import with_overrides
 from taskmerge.errors import MergeError
 from taskmerge.numbers.rounding import decode
 from taskmerge.words.modalities import tower_of
@@ -40,7 +41,9 @@ class LayerForecast:
 class Forecast:
     """All layers, and the same over the whole backbone.
 
-    cosine: of (specialist - base) and (fused - base).  written: dimensions of the subspace that holds 90 % of the
+    unit: what displacements are measured in. "base" (‖base‖, of the layer) for a specialist that trained a projector
+    alone: its backbone is the base's, and is moved only by the others.  cosine: of (specialist - base) and
+    (fused - base); 0 without the first.  written: dimensions of the subspace that holds 90 % of the
     energy of the projector's last matrix.  chance: the overlap of a random displacement, written / width; None without
     a projector.
     """
@@ -51,6 +54,15 @@ class Forecast:
     overlap: float | None
     written: int | None
     chance: float | None
+    unit: Literal["task vector", "base"] = "task vector"
+
+    def __str__(self) -> str:
+        if self.unit == "base":
+            return (
+                "the specialist's backbone is the base's own: it is moved only by the others, by "
+                f"{self.displacement:.1%} of the base's norm"
+            )
+        return f"the fused backbone lies {self.displacement:.2f} specialist task vectors away from the specialist"
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,10 +77,11 @@ def forecast_drift(
 ) -> Forecast:
     """Forecast from three checkpoints, tensor by tensor, without running a model.
 
-    Raises MergeError when the three share no backbone tensors, or the specialist equals the base.
+    A specialist whose backbone is the base's (it trained a projector alone) is moved by the others only; see
+    `Forecast.unit`. Raises MergeError when the three share no backbone tensors.
     """
-    parts = component_map(base.tensors, base.config, components)
-    sides = [align(base, specialist).state_dict, align(base, fused).state_dict]
+    parts = with_overrides(component_map(base.tensors, base.config), components)
+    sides = [align(base, side, components).state_dict for side in (specialist, fused)]
     subspace = _written_subspace(specialist, modality, components)
     sums: dict[int | None, _Sums] = {}
     for name in parts:
@@ -81,20 +94,21 @@ def forecast_drift(
         for before, own, after in _blocks([base, *sides], name):
             sum_of_layer.add(before, own, after, subspace)
     total = sum(sums.values(), _Sums())
-    if not total.task:
+    if not sums:
         raise MergeError(
-            "the specialist's backbone equals the base's" if sums else "the three models share no backbone tensors",
-            next_move="are base and specialist the right ones?",
+            "the three models share no backbone tensors", next_move="are base and specialist the right ones?"
         )
+    unit: Literal["task vector", "base"] = "task vector" if total.task else "base"
     layers = sorted(sums, key=lambda layer: -1 if layer is None else layer)
     width, written = (None, None) if subspace is None else subspace.shape
     return Forecast(
-        tuple(LayerForecast(layer, sums[layer].displacement(), sums[layer].overlap()) for layer in layers),
-        total.displacement(),
+        tuple(LayerForecast(layer, sums[layer].displacement(unit), sums[layer].overlap()) for layer in layers),
+        total.displacement(unit),
         total.cosine(),
         total.overlap(),
         written,
         written / width if written and width else None,
+        unit,
     )
 
 
@@ -102,10 +116,11 @@ class _Sums:
     """Sums of squares of one layer."""
 
     def __init__(self) -> None:
-        self.task = self.moved = self.fused = self.product = self.reading = self.inside = 0.0
+        self.task = self.moved = self.fused = self.product = self.reading = self.inside = self.base = 0.0
 
     def add(self, base: np.ndarray, own: np.ndarray, fused: np.ndarray, subspace: np.ndarray | None) -> None:
         task, moved, all_of_it = own - base, fused - own, fused - base
+        self.base += float((base**2).sum())
         self.task += float((task**2).sum())
         self.moved += float((moved**2).sum())
         self.fused += float((all_of_it**2).sum())
@@ -119,11 +134,12 @@ class _Sums:
         total.__dict__ = {name: value + other.__dict__[name] for name, value in self.__dict__.items()}
         return total
 
-    def displacement(self) -> float:
-        return math.sqrt(self.moved / self.task) if self.task else (math.inf if self.moved else 0.0)
+    def displacement(self, unit: str) -> float:
+        whole = self.base if unit == "base" else self.task
+        return math.sqrt(self.moved / whole) if whole else (math.inf if self.moved else 0.0)
 
     def cosine(self) -> float:
-        return self.product / math.sqrt(self.task * self.fused) if self.fused else 0.0
+        return self.product / math.sqrt(self.task * self.fused) if self.task and self.fused else 0.0
 
     def overlap(self) -> float | None:
         return self.inside / self.reading if self.reading else None
@@ -144,7 +160,7 @@ def _written_subspace(
     specialist: StateDict, modality: str, components: Mapping[str, list[str]] | None
 ) -> np.ndarray | None:
     """(width, r) orthonormal: where the projector's last matrix (width, inputs) puts 90 % of its energy."""
-    parts = component_map(specialist.tensors, specialist.config, components)
+    parts = with_overrides(component_map(specialist.tensors, specialist.config), components)
     tower = tower_of(modality)
     matrices = [
         name

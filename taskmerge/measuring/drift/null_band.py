@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -71,7 +70,7 @@ def precision_twin(embedder: Embedder) -> tuple[str, Embedder]:
 
     own = {parameter.dtype for parameter in embedder.module.parameters() if parameter.is_floating_point()}
     other = torch.bfloat16 if torch.float32 in own else torch.float32
-    return str(other).removeprefix("torch."), copy.deepcopy(embedder).to(dtype=other)
+    return str(other).removeprefix("torch."), embedder.copied().to(dtype=other)
 
 
 def between_halves(embeddings: np.ndarray, *, seed: int = 0) -> float:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from taskmerge.checkpoints.covariances import FILE, InputCovariances
 from taskmerge.checkpoints.formats.json_files import read_json
-from taskmerge.checkpoints.lineage.adapters import read_config
+from taskmerge.checkpoints.lineage.adapter_config import read_config
 from taskmerge.checkpoints.lineage.tokenizers import read_vocabulary
 from taskmerge.checkpoints.output.writing import OutputFolder
 from taskmerge.cli.app import app

@@ -92,10 +92,10 @@ def hostile(path: Path, marker: Path) -> dict[str, Any]:
         "empty": lambda: path.write_bytes(b""),
         "noise": lambda: path.write_bytes(bytes(range(256)) * 8),
         "an empty zip": lambda: zipfile.ZipFile(path, "w").close(),
-        "old format": lambda: torch.save({"a": torch.ones(2)}, path, _use_new_zipfile_serialization=False),
         "a list": lambda: torch.save([torch.ones(2)], path),
         "numbers": lambda: torch.save({"a": 3}, path),
-        "nested": lambda: torch.save({"state_dict": {"a": torch.ones(2)}}, path),
+        "two models": lambda: torch.save({"one": {"a": torch.ones(2)}, "two": {"a": torch.ones(2)}}, path),
+        "an optimizer alone": lambda: torch.save(torch.optim.Adam([torch.ones(2)]).state_dict(), path),
         "sparse": lambda: torch.save({"a": torch.eye(3).to_sparse()}, path),
         "a module": lambda: torch.save(torch.nn.Linear(2, 2), path),
     }
@@ -114,7 +114,7 @@ def test_nothing_but_tensors_comes_out(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("target", ["../other.bin", "/etc/passwd", "missing.bin", ""])
 def test_an_index_stays_in_its_folder(tmp_path: Path, target: str) -> None:
-    save(tmp_path / "model", 0)
+    save(tmp_path / "model", 0, shards=2)
     save(tmp_path / "other", 0)
     (tmp_path / "model" / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": {"a": target}}))
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin\.index\.json"):

@@ -243,9 +243,9 @@ def test_shards_without_index_must_be_complete(tmp_path: Path) -> None:
 
 
 def test_folders_without_weights(tmp_path: Path) -> None:
-    assert "no safetensors file in this folder\n    name a folder with model.safetensors" in refused(tmp_path)
+    assert "no weights that can be read in this folder\n    name a folder with model.safetensors" in refused(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    assert "only 'pytorch_model.bin' is there: convert it with transformers' save_pretrained" in refused(tmp_path)
+    assert "only 'pytorch_model.bin' is there: save its tensors alone" in refused(tmp_path)
     assert "'pytorch_model.bin' is no safetensors file" in refused(tmp_path / "pytorch_model.bin")
 
 

@@ -19,6 +19,7 @@ from taskmerge import merging as fusion
 from taskmerge import recipes
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.lineage.adapters import adapted
+from taskmerge.checkpoints.lineage.names import align
 from taskmerge.errors import CheckpointError, MergeError, TaskmergeError
 from taskmerge.numbers.rounding import decode
 
@@ -52,6 +53,22 @@ ADAPTERS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     "renamed inside layers": ("ViT", None, {"target_modules": "all-linear"}),
     "audio model": ("Qwen2-Audio", None, {"target_modules": ["q_proj", "linear", "fc1"]}),
     "input by output": ("GPT-2", None, {"target_modules": ["c_attn", "c_proj", "c_fc"]}),
+    "trained tokens": ("Qwen3", None, {"target_modules": LINEAR, "trainable_token_indices": [1, 5, 63]}),
+    "trained tokens of a module": (
+        "Qwen3",
+        None,
+        {"target_modules": LINEAR, "trainable_token_indices": {"embed_tokens": [0, 7]}},
+    ),
+    "all experts of a layer": (
+        "Qwen3-MoE",
+        None,
+        {"target_modules": ["q_proj"], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]},
+    ),
+    "one parameter of the experts": (
+        "Qwen3-MoE",
+        None,
+        {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.down_proj"], "use_rslora": True},
+    ),
     "input by output dora": ("GPT-2", None, {"target_modules": ["c_attn", "c_proj"], "use_dora": True}),
 }
 GPT2 = zoo.Kind(
@@ -89,7 +106,7 @@ def make(root: Path, name: str, dtype: torch.dtype = torch.float32) -> tuple[Pat
 def test_equals_pefts_own_merge(tmp_path: Path, name: str) -> None:
     base_folder, adapter, merged_folder = make(tmp_path, name)
     base, merged = open_stored(base_folder), open_stored(merged_folder)
-    ours = adapted(base, adapter)
+    ours = align(base, adapted(base, adapter)).state_dict  # an adapter of all experts of a layer packs them
     changed = 0
     for tensor, info in merged.tensors.items():
         expected = merged.read(tensor)
@@ -128,7 +145,7 @@ def test_over_a_bfloat16_base_nothing_is_rounded_before_the_merge(tmp_path: Path
     ours = adapted(base, adapter)
     name = "model.layers.0.self_attn.q_proj.weight"
     assert base.tensors[name].dtype == "BF16" and ours.tensors[name].dtype == "F32"
-    stored = open_stored(adapter)
+    stored = open_stored(adapter / "adapter_model.safetensors")
     prefix = f"base_model.model.{name.removesuffix('.weight')}"
     down, up = (
         decode(stored.read(f"{prefix}.{part}.weight"), stored.tensors[f"{prefix}.{part}.weight"].dtype).reshape(
@@ -236,3 +253,22 @@ def test_an_adapter_saved_by_pytorch(plain: tuple[Path, Path], tmp_path: Path) -
     ours, theirs = (adapted(open_stored(base), folder) for folder in (copy, adapter))
     for name in theirs.tensors:
         np.testing.assert_array_equal(ours.read(name), theirs.read(name))
+
+
+def test_a_base_that_is_an_adapter_is_laid_over_its_own_base(tmp_path: Path) -> None:
+    """`base:` names an adapter's folder: the model it names is its base, and that is said."""
+    base, adapter, merged = make(tmp_path, "lora")
+    settings_file = adapter / "adapter_config.json"
+    table = json.loads(settings_file.read_text())
+    zoo.save(zoo.perturb(zoo.BY_NAME["Qwen3"].build(), 4), tmp_path / "one")
+    recipe = recipes.from_dict({"base": "adapter", "specialists": {"one": {"model": "one", "weight": 0.5}}}, tmp_path)
+    settings_file.write_text(json.dumps(table | {"base_model_name_or_path": None}))
+    with pytest.raises(TaskmergeError, match="is an adapter, and does not say of which model"):
+        fusion.plan(recipe)
+    settings_file.write_text(json.dumps(table | {"base_model_name_or_path": str(base)}))
+    decided = fusion.plan(recipe)
+    assert f"adapter is an adapter: laid over {base}" in " ".join(decided.warnings)
+    fused, start, one = fusion.FusedStateDict(decided), open_stored(merged), open_stored(tmp_path / "one")
+    for name in start.tensors:
+        expected = start.read(name) + 0.5 * (one.read(name).astype(float) - start.read(name))
+        np.testing.assert_allclose(fused.read(name), expected, rtol=2e-5, atol=2e-6, err_msg=name)

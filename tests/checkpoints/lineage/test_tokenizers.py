@@ -297,3 +297,27 @@ def test_a_task_vector_carries_added_tokens(tmp_path: Path) -> None:
         vector.save_lora(tmp_path / "lora", 2)
     other = Checkpoint.open(save(tmp_path / "other", WORDS, ("<|else|>",), seed=2, tied=False)) - start
     assert -1 <= vector.cosine(other) <= 1  # by token, whatever row each has
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_ids_beyond_the_table_have_no_rows(tmp_path: Path, tied: bool) -> None:
+    """The base's tokenizer has two ids more than its table has rows. One specialist has trained a row for the first."""
+    size = 4 + len(WORDS)
+    base = save(tmp_path / "base", WORDS, ("<s1>", "<s2>"), seed=0, tied=tied, rows=size)
+    one = save(tmp_path / "one", WORDS, ("<s1>",), seed=1, tied=tied, rows=size + 1)
+    two = save(tmp_path / "two", WORDS, ("<s1>", "<s2>"), seed=2, tied=tied, rows=size)
+    decided = fuse(tmp_path / "out", base, {"one": (one, 0.5), "two": (two, 0.25)}, "union")
+    merged, bases, ones, twos = (open_stored(folder) for folder in (tmp_path / "out", base, one, two))
+    name = "model.embed_tokens.weight"
+    rows = {"out": size + 1, "base": size, "one": size + 1, "two": size}
+    got, b, x, y = (
+        weights.read(name).reshape(rows[label], -1).astype(np.float64)
+        for label, weights in zip(rows, (merged, bases, ones, twos), strict=True)
+    )
+    np.testing.assert_allclose(got[:size], b + 0.5 * (x[:size] - b) + 0.25 * (y - b), rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(got[size], x[size])
+    assert merged.config["vocab_size"] == size + 1
+    assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()["<s1>"] == size
+    said = " ".join(decided.warnings)
+    assert "base: the ids of 2 tokens lie beyond its token table" in said and "two: the ids of 2 tokens" in said
+    assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.vocab_size == size + 1

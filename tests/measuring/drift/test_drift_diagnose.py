@@ -11,6 +11,7 @@ import pytest
 import torch
 from drift_models import moved, qwen2_audio, sounds, tiny_grafted
 
+from taskmerge.checkpoints.components import component_map
 from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.errors import MergeError, UsageError
 from taskmerge.measuring.drift import diagnose_drift, forecast_drift
@@ -33,7 +34,7 @@ def test_report_of_a_native_model(native: Any, tmp_path: Path) -> None:
     assert found.verdict.probes == 40
     # a random network finds nothing, and the verdict says so instead of judging
     assert found.verdict.outcome == "cannot tell"
-    assert report.exit_code == 0
+    assert (report.exit_code, report.open) == (4, ("audio",))  # neither "all is well" nor "drifted"
     assert set(found.intervals) == set(found.bands)
     report.save(tmp_path / "drift.json")
     stored = json.loads((tmp_path / "drift.json").read_text())
@@ -78,8 +79,9 @@ def test_four_paths(tmp_path: Path) -> None:
     assert only.forecasts["audio"] == report.forecasts["audio"]
     assert not only.modalities
     # a plain text backbone is a base too: its names are the grafted ones without their prefix
-    with pytest.raises(MergeError, match="backbone equals the base's"):
-        diagnose_drift(str(tmp_path / "fused"), str(tmp_path / "grafted"), base=str(tmp_path / "backbone"))
+    plain = diagnose_drift(str(tmp_path / "fused"), str(tmp_path / "grafted"), base=str(tmp_path / "backbone"))
+    (forecast,) = plain.forecasts.values()
+    assert forecast.unit == "base" and "moved only by the others" in str(plain)
 
 
 @pytest.fixture(scope="module")
@@ -221,10 +223,23 @@ def test_the_forecast_of_the_specialist_itself() -> None:
     assert (found.displacement, found.cosine, found.overlap) == (0, pytest.approx(1), None)
 
 
-def test_a_specialist_equal_to_the_base_is_refused() -> None:
-    base = MemoryStateDict(tensors(0))
-    with pytest.raises(MergeError, match="backbone equals the base's"):
-        forecast_drift(MemoryStateDict(tensors(1)), base, base)
+def test_a_specialist_that_trained_its_projector_alone_is_moved_only_by_the_others() -> None:
+    """Displacements are then shares of the base's norm, layer by layer."""
+    base, fused = tensors(0), tensors(1)
+    found = forecast_drift(MemoryStateDict(fused), MemoryStateDict(base), MemoryStateDict(base))
+    names = [name for name in base if component_map(MemoryStateDict(base).tensors)[name] == "backbone"]
+    moved = sum(float(((fused[name] - base[name]) ** 2).sum()) for name in names)
+    assert found.unit == "base" and found.cosine == 0
+    assert found.displacement == pytest.approx((moved / sum(float((base[name] ** 2).sum()) for name in names)) ** 0.5)
+    assert f"moved only by the others, by {found.displacement:.1%} of the base's norm" in str(found)
+    still = forecast_drift(MemoryStateDict(base), MemoryStateDict(base), MemoryStateDict(base))
+    assert still.displacement == 0
+
+
+def test_models_without_a_common_backbone_are_refused() -> None:
+    base = MemoryStateDict({"lm_head.weight": tensors(0)["layers.1.mlp.up_proj.weight"]})
+    with pytest.raises(MergeError, match="share no backbone tensors"):
+        forecast_drift(base, base, base)
 
 
 def test_half_precision_is_read_exactly() -> None:

@@ -1,0 +1,59 @@
+"""What holds while transformers or sentence-transformers load a model for us."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from taskmerge.embedders.processors import without_torchvision
+from taskmerge.embedders.whole import whole
+from taskmerge.errors import CheckpointError, TaskmergeError, clipped, first_line
+
+
+@contextmanager
+def opening(source: str | Path, what: str) -> Iterator[None]:
+    """Load a model inside the block: whole in its file, with or without torchvision, silently.
+
+    Args:
+        source: what messages call it.
+        what: what it is to become, for messages.
+
+    Raises:
+        CheckpointError: for what libraries raise inside the block.
+    """
+    try:
+        with whole(source), without_torchvision(), quiet():
+            yield
+    except TaskmergeError:
+        raise
+    except Exception as error:  # what libraries raise for a folder that makes no sense has no bounds
+        kind = "" if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: "
+        said = f"no {what} can be loaded: {kind}{clipped(first_line(error), 500)}"
+        raise CheckpointError(said, str(source)) from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars and its remarks on what is done on purpose."""
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    logs = [logging.getLogger(f"transformers.{name}") for name in ("configuration_utils", "modeling_utils")]
+    transformers_logging.disable_progress_bar()
+    for log in logs:
+        log.addFilter(_is_no_remark)
+    try:
+        yield
+    finally:
+        for log in logs:
+            log.removeFilter(_is_no_remark)
+        if shown:
+            transformers_logging.enable_progress_bar()
+
+
+def _is_no_remark(record: logging.LogRecord) -> bool:
+    """A grafted embedder's tokenizer is read beside a config.json that is ours; new tokens get rows near the mean."""
+    said = record.getMessage()
+    return "model of type `taskmerge_omni`" not in said and "new embeddings will be initialized" not in said

@@ -1,0 +1,36 @@
+"""A model together with what its user says about running it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Loader = Callable[[str], Any]
+"""What makes a runnable model of a folder's path: an `Embedder`, a SentenceTransformer, or None for "not mine"."""
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A model's folder, and how it is to be run; every function that opens a model takes one.
+
+    Attributes:
+        path: folder, hub id[@revision] or hf:// uri.
+        embedder: what runs it, where neither sentence-transformers nor transformers knows its class: a `Loader`,
+            a module class that its modules.json names, or the name of either (``my_model.py:load``,
+            ``package.module:name``, an entry point of the group `taskmerge.embedders`). None: as its files say.
+        components: component -> patterns of tensor names, where the names and the config do not tell it.
+        folder: what a relative file name in `embedder` is relative to.
+    """
+
+    path: str | Path
+    embedder: Loader | type | str | None = None
+    components: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    folder: Path = Path()
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)

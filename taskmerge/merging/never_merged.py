@@ -1,0 +1,59 @@
+"""Tensors of a base that are no numbers to be summed: packed modules, LoRA factors inside the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from taskmerge.checkpoints.formats.quantized import packed_modules
+from taskmerge.checkpoints.lineage.census import Census
+from taskmerge.checkpoints.lineage.inside_factors import factor_names
+from taskmerge.checkpoints.state_dict import BASE, StateDict
+from taskmerge.errors import MergeError, Problem
+
+_OTHERWISE = "is packed in {} and not so in {}: its numbers are not known here"
+_MOVE = "name the model it was made from, or save it dequantised with transformers (model.dequantize())"
+
+
+def never_merged(census: Census) -> tuple[dict[str, str], list[Problem]]:
+    """Tensor of the base -> why it is never merged; and every input that has a module packed otherwise than the base.
+
+    Such tensors are copied when all inputs hold the same.
+    """
+    reasons = dict.fromkeys(
+        factor_names(census.base.tensors), "a LoRA factor inside the weights: must agree in all inputs"
+    )
+    ours, problems = packed_modules(census.base), []
+    for names in ours.values():
+        reasons |= dict.fromkeys(names, "packed numbers: must agree in all inputs")
+    for label in census.specialists:
+        theirs = packed_modules(census.inputs[label])
+        if odd := next((module for module in {**ours, **theirs} if _differs(census, label, module, ours)), None):
+            side, other = (label, BASE) if odd in theirs else (BASE, label)
+            problems.append(Problem(f"{odd!r} {_OTHERWISE.format(side, other)}", None, _MOVE))
+    return reasons, problems
+
+
+def check_packing(inputs: Mapping[str, StateDict]) -> None:
+    """Raise MergeError where an input has a module packed that another has as plain numbers; before names are aligned,
+    as those of the two can never be matched."""
+    packed = {label: packed_modules(state_dict) for label, state_dict in inputs.items()}
+    problems = []
+    for label, modules in packed.items():
+        for other, state_dict in inputs.items():
+            if modules and not packed[other] and (module := _plain_in(state_dict, modules)) is not None:
+                problems.append(Problem(f"{module!r} {_OTHERWISE.format(label, other)}", state_dict.label, _MOVE))
+    if problems:
+        raise MergeError(problems)
+
+
+def _plain_in(state_dict: StateDict, modules: Iterable[str]) -> str | None:
+    """A module that an input has as plain numbers, whatever its file puts before the layers."""
+    inner = {".".join(name.split(".")[-4:]): name for name in state_dict.tensors if name.endswith(".weight")}
+    return next((module for module in modules if ".".join(module.split(".")[-3:]) + ".weight" in inner), None)
+
+
+def _differs(census: Census, label: str, module: str, ours: dict[str, frozenset[str]]) -> bool:
+    """Whether an input has something of a module, and not the tensors that the base has packed there."""
+    tensors = census.inputs[label].tensors
+    named = {name for name in tensors if name.startswith(f"{module}.") and not name.endswith("bias")}
+    return bool(named) and named != ours.get(module, frozenset())

@@ -1,0 +1,34 @@
+"""What a result was made from: readers say which files they open, and whoever records keeps them.
+
+Nobody lists the inputs of a stage by hand: what is read is said where it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+Heard = Callable[[tuple[Path, ...], bool], None]
+_listeners: list[Heard] = []
+
+
+def opened(*paths: Path, media: bool = False) -> None:
+    """Say that files, or folders with all that lies in them, are read.
+
+    Args:
+        paths: what is opened.
+        media: many and small (sounds, pictures): size and time of change tell whether one is the same.
+    """
+    for listener in _listeners:
+        listener(paths, media)
+
+
+@contextmanager
+def recording(listener: Heard) -> Iterator[None]:
+    """Hand every opened path to `listener`, as ``listener(paths, media)``, inside the block."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)

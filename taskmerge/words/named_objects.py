@@ -1,0 +1,91 @@
+"""Python objects that the user names: `path/to/file.py:name`, or `package.module:name` of an installed package.
+
+A file or package named here is executed: it is the user's own code. Nothing else ever is.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from taskmerge.errors import UsageError, clipped, did_you_mean, first_line
+from taskmerge.opened import opened
+
+
+def is_in_file(text: str) -> bool:
+    """Whether a name means an object in a Python file."""
+    return ".py:" in text or text.endswith(".py")
+
+
+def find_object(text: str, folder: Path, what: str) -> Any:
+    """The object that `path/to/file.py:name` or `package.module:name` names.
+
+    Args:
+        text: as the user wrote it.
+        folder: what the path of a file is relative to.
+        what: what it is for, in messages ("the embedder").
+
+    Raises:
+        UsageError: for a file or module that is missing or fails, and a name that it does not define.
+    """
+    if is_in_file(text):
+        module, where = module_of_file(text, folder, what), text.rpartition(":")[0]
+    else:
+        where = text.partition(":")[0]
+        module = _installed(where, text, what)
+    name = text.rpartition(":")[2]
+    found = getattr(module, name, None)
+    if found is None:
+        public = [key for key in vars(module) if not key.startswith("_")]
+        raise UsageError(f"{where} has no {name!r}, named by {what} {text!r}", next_move=did_you_mean(name, public))
+    return found
+
+
+def module_of_file(text: str, folder: Path, what: str, around: AbstractContextManager[Any] | None = None) -> ModuleType:
+    """Execute `file.py` of `file.py:name`, once while it is unchanged. Arguments and errors as for `find_object`.
+
+    around: entered while the file runs.
+    """
+    path_text, _, name = text.rpartition(":")
+    if not path_text or not name.isidentifier():
+        raise UsageError(
+            f"{what} {text!r} does not say what in the file is meant", next_move="write path/to/file.py:name"
+        )
+    path = (folder / path_text).resolve()
+    if not path.is_file():
+        raise UsageError(f"no file {path_text!r} for {what} {text!r}", next_move=f"looked for {path}")
+    opened(path)
+    changed = path.stat()
+    known = f"_taskmerge_{path.stem}_{abs(hash((str(path), changed.st_mtime_ns, changed.st_size)))}"
+    if around is None and known in sys.modules:
+        return sys.modules[known]
+    spec = importlib.util.spec_from_file_location(known, path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[known] = module
+    try:
+        with around or nullcontext():
+            spec.loader.exec_module(module)
+    except Exception as error:  # the file is the user's: it may raise anything
+        del sys.modules[known]
+        raise UsageError(
+            f"the file of {what} {text!r} fails: {type(error).__name__}: {clipped(first_line(error), 300)}",
+            place=str(path),
+        ) from error
+    return module
+
+
+def _installed(module: str, text: str, what: str) -> ModuleType:
+    try:
+        return import_module(module)
+    except Exception as error:  # an installed package's own code
+        raise UsageError(
+            f"{what} {text!r}: the module {module!r} cannot be imported: {type(error).__name__}: "
+            f"{clipped(first_line(error), 300)}",
+            next_move="install its package, or name a file: path/to/file.py:name",
+        ) from error
