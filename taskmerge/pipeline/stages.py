@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from taskmerge.checkpoints.lineage.adapters import is_adapter
 from taskmerge.checkpoints.output.record import is_made_here
 from taskmerge.errors import CheckpointError, RecipeError
 from taskmerge.merging.inputs import row_paths
@@ -154,6 +155,8 @@ def evaluate(run: Run) -> None:
     from taskmerge.measuring.evaluation import evaluate_retrieval
 
     models = variants(run)
+    if absent := unscored(run):
+        run.say(f"  not scored, no whole models: {', '.join(absent)} (`taskmerge apply` makes one of an adapter)")
     sources = {name: run.source(path) for name, path in models.items()}
     sets = run.data(section.retrieval)
     own: dict[str, Any] = {"device": run.device, "prompts": run.prompts, "dimensions": section.dimensions}
@@ -203,7 +206,15 @@ def variants(run: Run) -> dict[str, Path]:
 
 def _is_run(run: Run, path: Path) -> bool:
     """Whether a folder of the recipe holds a model that embeds: sentence-transformers', or one for its own embedder."""
-    return (path / "modules.json").is_file() or (run.recipe.embedder is not None and path.is_dir())
+    if (path / "modules.json").is_file():
+        return True
+    return run.recipe.embedder is not None and path.is_dir() and not is_adapter(path)
+
+
+def unscored(run: Run) -> list[str]:
+    """Specialists that no table has a row of: adapters, and what is put together of several files."""
+    rows = {name.removeprefix("specialist ") for name in variants(run)}
+    return [name for name, row in run.recipe.specialists.items() if name not in rows and row.model != "base"]
 
 
 def report(run: Run) -> dict[str, Any]:

@@ -143,10 +143,13 @@ class _Problem:
         self.targets = targets.to(model.device)
         self.batch_size = batch_size
         own = model.state_dict.values
-        self.start: dict[str, Tensor] = {name: own[name].detach().clone() for name in names}
+        self.stored = {name: own[name].dtype for name in names}
+        # in half precision the steps would be rounded away: they are summed in float32, and rounded where they run
+        self.start: dict[str, Tensor] = {name: own[name].detach().clone().to(targets.dtype) for name in names}
 
     def embed(self, parameters: dict[str, Tensor], features: dict[str, Any]) -> Tensor:
-        return torch.nn.functional.normalize(self.model.embed_with(parameters, features), dim=-1)
+        held = {name: value.to(self.stored[name]) for name, value in parameters.items()}
+        return torch.nn.functional.normalize(self.model.embed_with(held, features).to(self.targets.dtype), dim=-1)
 
     def batches(self, rows: np.ndarray) -> list[tuple[dict[str, Any], Objective]]:
         """Features of these items, and what they should become."""
