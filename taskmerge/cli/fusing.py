@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from taskmerge.cli.options import DEVICE, JSON, OUT
-from taskmerge.cli.output import announce_preparing, note, print_json, print_table, progress
+from taskmerge.cli.output import announce_preparing, note, print_json, print_table, progress, say
 from taskmerge.errors import UsageError
 from taskmerge.words.places import output_path
 from taskmerge.words.sizes import parse_size, show_bytes
@@ -123,7 +123,7 @@ def _show_written(written: Written, seconds: float, notes: Sequence[str], as_jso
     for file in written.resumed:
         note(f"{file}: taken over from the interrupted run")
     note(f"{show_bytes(written.bytes)} in {seconds:.1f} s: {written.path}")
-    print(written.path)
+    say(written.path)
 
 
 def verify(
@@ -142,7 +142,7 @@ def verify(
         print_json({"path": str(out), "same": not findings, "differences": findings})
     else:
         for line in findings:
-            print(line)
+            say(line)
         note("differs from its record" if findings else "as recorded: inputs, output and every tensor")
     if findings:
         raise typer.Exit(1)

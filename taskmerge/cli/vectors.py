@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from taskmerge.cli.options import OUT_FOLDER
-from taskmerge.cli.output import announce_preparing, note
+from taskmerge.cli.output import announce_preparing, note, say
 
 FRESH = typer.Option(False, "--fresh", help="Replace an existing folder.")
 
@@ -41,7 +41,7 @@ def extract(
         made = vector.save_lora(out, lora, base_name=base, fresh=fresh)
         left = f", {len(made.left_out)} tensors left out" if made.left_out else ""
         note(f"{made.bytes:,} bytes, relative error {made.relative_error:.3g}{left}")
-        print(made.path)
+        say(made.path)
         return
     path = vector.save(out, dtype=dtype, form=form, density=density, rank=rank, fresh=fresh)
     note(f"{len(vector)} deltas, {len(vector.own)} tensors of the specialist's own")
@@ -50,7 +50,7 @@ def extract(
         report = marks["report"]
         share = report["bytes"] / report["dense_bytes"]
         note(f"{report['bytes']:,} bytes ({share:.1%} of float32), relative error {report['relative_error']:.3g}")
-    print(path)
+    say(path)
 
 
 def apply(
@@ -68,7 +68,7 @@ def apply(
     announce_preparing()
     model = Checkpoint.open(base)
     moved = model + weight * TaskVector.load(vector, model)
-    print(moved.save(out, dtype=dtype, shard_size=shard_size, fresh=fresh))
+    say(moved.save(out, dtype=dtype, shard_size=shard_size, fresh=fresh))
 
 
 COMMANDS = (extract, apply)

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from taskmerge.errors import OutputError
 from taskmerge.measuring.drift.report import plain_data
 from taskmerge.reporting.content import Section
 from taskmerge.reporting.page import render
 from taskmerge.words.places import output_path
+from taskmerge.words.system_errors import writing
 
 
 def write_report(
@@ -26,10 +26,8 @@ def write_report(
     if page.suffix not in (".html", ".htm"):
         page = page.with_name(page.name + ".html")
     twin = page.with_suffix(".json")
-    try:
+    with writing(page):
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(render(title, lead, sections), encoding="utf-8")
         twin.write_text(json.dumps(plain_data(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"the report cannot be written: {error.strerror}", str(page)) from None
     return page, twin
