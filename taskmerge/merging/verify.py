@@ -10,11 +10,12 @@ import numpy as np
 
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.hashing import sha256_of
+from taskmerge.checkpoints.output.record import changed_files
 from taskmerge.checkpoints.output.saving import CHUNK
 from taskmerge.errors import Problem, RecipeError
 from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.plan import plan
-from taskmerge.merging.provenance import Record, read_provenance, sentence
+from taskmerge.merging.provenance import FusedRecord, read_provenance, sentence
 from taskmerge.merging.steps import Plan
 from taskmerge.recipes import loads
 
@@ -27,7 +28,7 @@ def verify(folder: Path, rederive: bool = True, recipe_folder: Path | None = Non
     Raises CheckpointError without a record, and what planning raises when inputs are gone.
     """
     record = read_provenance(folder)
-    findings = _output_hashes(folder, record)
+    findings = changed_files(folder)
     start = folder / record["recipe_folder"] if recipe_folder is None else recipe_folder
     recipe = loads(record["recipe"], str(folder / "taskmerge.json"), start)
     try:
@@ -45,35 +46,17 @@ def verify(folder: Path, rederive: bool = True, recipe_folder: Path | None = Non
     return findings
 
 
-def changed_outputs(folder: Path) -> list[str]:
-    """Weight files of a fused model that are not the recorded ones, as sentences. Raises CheckpointError."""
-    return _output_hashes(folder, read_provenance(folder))
-
-
-def _output_hashes(folder: Path, record: Record) -> list[str]:
-    findings = []
-    for name, digest in record["outputs"].items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            findings.append(f"{name}: lies outside the folder")
-        elif not path.is_file():
-            findings.append(f"{name}: missing")
-        elif sha256_of(path) != digest:
-            findings.append(f"{name}: its sha256 is not the recorded one")
-    return findings
-
-
-def _input_hashes(decided: Plan, record: Record) -> list[str]:
+def _input_hashes(decided: Plan, record: FusedRecord) -> list[str]:
     findings = []
     for label, state_dict in decided.inputs.items():
-        recorded = record["inputs"][label]["files"] if label in record["inputs"] else {}
+        recorded = record["inputs"][label].get("files", {}) if label in record["inputs"] else {}
         found = {name: sha256_of(file.path) for name, file in state_dict.beside.files.items()}
         changed = sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
         findings += [f"input {label}: {name} is not the recorded file" for name in changed]
     return findings
 
 
-def _rules(decided: Plan, record: Record) -> list[str]:
+def _rules(decided: Plan, record: FusedRecord) -> list[str]:
     recorded = {name: record["rules"][number] for name, number in record["tensors"].items()}
     planned = {step.info.name: sentence(step) for step in decided.steps}
     return [

@@ -20,8 +20,7 @@ from taskmerge.training.held_out import METRIC, HeldOutRetrieval
 from taskmerge.training.items import TrainingItems, tagged, untagged
 from taskmerge.training.sampling import balanced_sampler
 from taskmerge.training.settings import TrainingSettings
-
-TRAINED_FILE = "trained.safetensors"
+from taskmerge.training.work import TRAINED_FILE
 
 
 class StageTrainer(SentenceTransformerTrainer):

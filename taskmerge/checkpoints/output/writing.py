@@ -12,48 +12,63 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.hashing import sha256_of
 from taskmerge.checkpoints.output.layout import ShardLayout
+from taskmerge.checkpoints.output.record import FILE, LOCK, LOCK_MARK, is_lock, is_made_here, new_record, render
+from taskmerge.checkpoints.output.replacing import absolute, beside, put_in_place, site, sync
 from taskmerge.checkpoints.output.shard_writer import BUFFER, ShardWriter
-from taskmerge.errors import CheckpointError, OutputError
-from taskmerge.words.places import output_path
+from taskmerge.errors import CheckpointError, OutputError, few
 
 JOURNAL = ".taskmerge-journal.json"
-LOCK = ".lock"
+SAVED = "saved"
+"""Folder in which a library saves a model, before its files are taken over."""
 
 
 class OutputFolder:
     """Collects the files of one output and publishes them in one rename.
 
     final: the folder to make. identity: text that is equal only for runs that would write the same bytes; "" for a run
-    that cannot be gone on with. fresh: replace an existing output and throw away an unfinished one. inputs: folders
-    that are being read, which `final` must not replace.
+    that cannot be gone on with. fresh: replace an output made here and throw away an unfinished one. inputs: folders
+    and files that are being read, which `final` must not replace. keep: keep what is replaced as `NAME-previous`.
 
-    Raises OutputError when `final` exists (without fresh) or holds an input, when an unfinished run with another
-    identity lies there, or when another process is writing.
+    Raises OutputError for what `replacing.site` refuses, when an unfinished run with another identity or something of
+    somebody else's lies where the files are collected, or when another process is writing.
     """
 
-    def __init__(self, final: Path, identity: str, fresh: bool = False, inputs: Iterable[Path] = ()) -> None:
-        self.final = Path.cwd() / output_path(final)
-        self.staging = self.final.parent / f".{self.final.name}.partial"
+    def __init__(
+        self,
+        final: str | Path,
+        identity: str,
+        fresh: bool = False,
+        inputs: Iterable[Path] = (),
+        *,
+        keep: bool = False,
+    ) -> None:
+        self.final = absolute(final)
         self.identity = identity
         self.fresh = fresh
+        self.keep = keep
+        self.inputs = tuple(inputs)
         self.finished: dict[str, str] = {}
+        self._begun: set[str] = set()
         self._made: list[Path] = []
         self._unsynced: list[Path] = []
-        check_free(self.final, fresh)
-        check_apart(self.final, inputs)
+        self.site = site(self.final, fresh, self.inputs, keep=keep)
+        self.staging = beside(self.final, "partial")
+        _check_staging(self.staging)
 
     def __enter__(self) -> OutputFolder:
         try:
             self._made = [folder for folder in self.final.parents if not folder.exists()]
             self.staging.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.staging / LOCK).open("w")
+            handle = os.open(self.staging / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+            self._lock = os.fdopen(handle, "r+b", buffering=0)
         except OSError as error:
             self._remove_made()
             raise OutputError(
@@ -68,6 +83,7 @@ class OutputFolder:
             self._lock.close()
             raise OutputError("another process is writing this output", str(self.final), "wait for it to end") from None
         try:
+            self._take_up_names(held.st_size)
             self._take_up_journal()
         except BaseException:
             self._lock.close()
@@ -77,45 +93,84 @@ class OutputFolder:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
+    def _take_up_names(self, size: int) -> None:
+        """The lock file also says which files were begun: whatever a kill leaves, these are ours."""
+        lines = os.pread(self._lock.fileno(), size, 0).split(b"\n")
+        for line in lines[1:]:
+            with contextlib.suppress(ValueError):  # the last one may be cut
+                self._begun.add(str(json.loads(line)))
+        if lines[0] + b"\n" != LOCK_MARK:
+            self._lock.truncate(0)
+            self._lock.write(LOCK_MARK)
+        elif lines[-1]:
+            self._lock.write(b"\n")
+
+    def _begin(self, name: str) -> None:
+        if name not in self._begun:
+            self._begun.add(name)
+            self._lock.write(json.dumps(name).encode() + b"\n")
+
     def _take_up_journal(self) -> None:
         journal = self.staging / JOURNAL
-        if self.fresh:
+        known = _journal(journal) if journal.exists() and not self.fresh else None
+        strange = [name for name in _files(self.staging) if not self._is_ours(name, known)]
+        if strange:
+            what = f"an unfinished output lies here, and in it what taskmerge did not write: {few(strange)}"
+            raise OutputError(what, str(self.staging), "move these out of it")
+        if known is None or known["identity"] == "":
             self._clear()
-        elif journal.exists():
-            table = _journal(journal)
-            if table["identity"] == "":
-                self._clear()
-            elif table["identity"] != self.identity:
-                raise OutputError(
-                    "an unfinished run with another recipe, other inputs or another version lies here",
-                    str(self.staging),
-                    "--fresh throws it away",
-                )
-            self.finished = {
-                name: digest for name, digest in table["finished"].items() if (self.staging / name).exists()
-            }
+        elif known["identity"] != self.identity:
+            raise OutputError(
+                "an unfinished run with another recipe, other inputs or another version lies here",
+                str(self.staging),
+                "--fresh throws it away",
+            )
         else:
-            self._clear()
+            self.finished = {
+                name: digest for name, digest in known["finished"].items() if (self.staging / name).exists()
+            }
         self._write_journal()
 
+    def _is_ours(self, name: str, known: _Journal | None) -> bool:
+        if name in (LOCK, JOURNAL, f"{JOURNAL}.new", FILE) or name.startswith((f"{SAVED}/", f".{SAVED}.partial/")):
+            return True
+        return name in self._begun or (known is not None and name in known["finished"])
+
     def _clear(self) -> None:
-        for path in self.staging.iterdir():
-            if path.name != LOCK:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        """Removes what was collected, and nothing that somebody else has put there."""
+        for name in _files(self.staging):
+            if name not in (LOCK, JOURNAL) and self._is_ours(name, None):
+                (self.staging / name).unlink()
+        for folder, _, _ in os.walk(self.staging, topdown=False):
+            if Path(folder) != self.staging:
+                with contextlib.suppress(OSError):
+                    Path(folder).rmdir()
 
     def _write_journal(self) -> None:
         table = {"identity": self.identity, "finished": self.finished}
         path = self.staging / f"{JOURNAL}.new"
         path.write_text(json.dumps(table), "utf-8")
         if self.finished:  # before that there is nothing to go on from
-            _sync(path)
+            sync(path)
         path.replace(self.staging / JOURNAL)
 
     def path(self, name: str) -> Path:
         """Where the file `name` is being collected; makes its folders."""
+        self._begin(name)
         path = self.staging / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def saved(self) -> Path:
+        """A folder, not made yet, for a library to save a model in; `take_over` takes what it wrote."""
+        return self.staging / SAVED
+
+    def take_over(self) -> None:
+        """Takes the files that a library saved into the output."""
+        for name in _files(self.saved()):
+            (self.saved() / name).replace(self.path(name))
+            self._unsynced.append(self.staging / name)
+        shutil.rmtree(self.saved())
 
     @contextlib.contextmanager
     def shard(self, layout: ShardLayout, size: int = BUFFER) -> Iterator[ShardWriter]:
@@ -144,33 +199,63 @@ class OutputFolder:
         shutil.copyfile(source, target)
         self._unsynced.append(target)
 
-    def publish(self) -> None:
-        """Moves the finished folder to its final place."""
-        check_free(self.final, self.fresh)
+    def publish(self, record: Mapping[str, Any] | None = None) -> list[str]:
+        """Writes the record and moves the finished folder to its final place.
+
+        record: see `record.new_record`. Returns what turned up in the older folder meanwhile, and was left there.
+        """
+        place = site(self.final, self.fresh, self.inputs, keep=self.keep)
+        names = sorted(name for name in _files(self.staging) if name not in (LOCK, JOURNAL, FILE))
+        if strange := [name for name in names if name not in self._begun and name not in self.finished]:
+            what = f"something was put into the unfinished output: {few(strange)}"
+            raise OutputError(what, str(self.staging), "move these out of it, and run the same command again")
+        outputs = {name: self.finished.get(name) or sha256_of(self.staging / name) for name in names}
+        self.add_text(FILE, render({**(record or new_record("model", "save")), "outputs": outputs}))
         folders = [Path(folder) for folder, _, _ in os.walk(self.staging)]
         with ThreadPoolExecutor(8) as threads:  # at once: a file system commits what is asked for together
-            list(threads.map(_sync, [*self._unsynced, *folders]))
-        old = self.final.parent / f".{self.final.name}.replaced"
-        if self.final.exists():
-            if old.exists():
-                shutil.rmtree(old)
-            self.final.replace(old)
+            list(threads.map(sync, [*self._unsynced, *folders]))
         (self.staging / JOURNAL).unlink()
-        self.staging.replace(self.final)
+        put_in_place(self.staging, place)
         (self.final / LOCK).unlink()
-        _sync(self.final.parent)
-        if old.exists():
-            shutil.rmtree(old)
+        return place.left
 
     def abandon(self) -> None:
         """Removes everything written: the run has failed for good and there is nothing worth going on from."""
-        shutil.rmtree(self.staging, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._clear()
+            (self.staging / JOURNAL).unlink(missing_ok=True)
+            (self.staging / LOCK).unlink()
+            self.staging.rmdir()
         self._remove_made()
 
     def _remove_made(self) -> None:
         for folder in self._made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+def _files(folder: Path) -> list[str]:
+    """Every file and link below a folder, by its relative name; links to folders too."""
+    found: list[str] = []
+    for here, folders, files in os.walk(folder):
+        links = [name for name in folders if (Path(here) / name).is_symlink()]
+        found += [os.path.relpath(Path(here) / name, folder) for name in (*files, *links)]
+    return found
+
+
+def _check_staging(staging: Path) -> None:
+    """What lies where files are to be collected is an unfinished output of ours, nothing, or refused by name."""
+    if not os.path.lexists(staging):
+        return
+    there = {path.name for path in staging.iterdir()} if staging.is_dir() and not staging.is_symlink() else {""}
+    links = [] if "" in there else [name for name in _files(staging) if (staging / name).is_symlink()]
+    locked = is_lock(staging / LOCK) and (there == {LOCK} or (staging / LOCK).stat().st_size > 0)
+    ours = JOURNAL in there or locked or is_made_here(staging)
+    if (there and not ours) or links:
+        what = "stands where the output is put together, and was not made by taskmerge"
+        if links and ours:
+            what = f"an unfinished output lies here, and in it a link, which taskmerge did not write: {few(links)}"
+        raise OutputError(what, str(staging), "move it away")
 
 
 class _Journal(TypedDict):
@@ -190,21 +275,6 @@ def _journal(path: Path) -> _Journal:
     return journal
 
 
-def check_free(final: Path, fresh: bool) -> None:
-    """Refuses an existing output, unless it is an empty folder or is to be replaced."""
-    if final.is_symlink() or (final.exists() and not final.is_dir()):
-        raise OutputError("exists and is no folder", str(final), "choose another output path")
-    if final.exists() and any(final.iterdir()) and not fresh:
-        raise OutputError("the output folder already exists", str(final), "--fresh replaces it, --out writes elsewhere")
-
-
-def check_apart(final: Path, inputs: Iterable[Path]) -> None:
-    """Refuses an output that would take the place of an input, or of a folder that an input lies in."""
-    for folder in inputs:
-        if folder.resolve().is_relative_to(final.resolve()):
-            raise OutputError(f"the output would replace an input: {folder}", str(final), "choose another output path")
-
-
 def check_space(final: Path, needed: int) -> None:
     """Refuses to start when the disk cannot hold `needed` more bytes."""
     existing = next(parent for parent in (final, *final.parents) if parent.exists())
@@ -215,12 +285,3 @@ def check_space(final: Path, needed: int) -> None:
             str(final),
             "free space or choose another disk",
         )
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
