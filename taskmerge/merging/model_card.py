@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from taskmerge import __version__
+from taskmerge.checkpoints.output import markdown
 from taskmerge.merging.steps import Plan
-from taskmerge.printable import printable, printable_line
 
-_PLAIN = re.compile(r"[A-Za-z0-9]+([.-][A-Za-z0-9]+)*")
 
 def model_card(plan: Plan, name: str, recipe: str, sources: Mapping[str, str]) -> str:
     """Text of the card. sources: input label -> what the recipe called it (a hub id, a path).
@@ -28,34 +26,18 @@ def model_card(plan: Plan, name: str, recipe: str, sources: Mapping[str, str]) -
         f"| {component} | {counts['merge']} | {counts['keep']} | {counts['copy']} |"
         for component, counts in sorted(plan.table().items())
     )
-    fence = "`" * max(3, _longest_run(recipe) + 1)
     return f"""---
 {header}
 ---
-# {name if _PLAIN.fullmatch(name) else _code(name)}
+# {markdown.name(name)}
 
-Fused with taskmerge {__version__} from {", ".join(_code(text) for text in sources.values())}.
+Fused with taskmerge {__version__} from {", ".join(markdown.code(text) for text in sources.values())}.
 
 | component | merged | kept | copied |
 |---|---|---|---|
 {rows}
 
-{fence}yaml
-{printable(recipe).rstrip()}
-{fence}
+{markdown.block(recipe, "yaml")}
 
 `taskmerge.json` holds the hashes of every input and output; `taskmerge verify` re-derives them.
 """
-
-
-def _code(text: str) -> str:
-    """A text as a code span: no markup, no HTML and no link is read in it."""
-    text = printable_line(text)
-    ticks = "`" * (_longest_run(text) + 1)
-    room = " " if text.startswith("`") or text.endswith("`") else ""
-    return f"{ticks}{room}{text}{room}{ticks}"
-
-
-def _longest_run(text: str) -> int:
-    """Of backticks."""
-    return max((len(run) for run in re.findall("`+", text)), default=0)
