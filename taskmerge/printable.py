@@ -1,4 +1,4 @@
-"""Text as it may be shown: names of files and tensors come from strangers and are never orders to a terminal or page."""
+"""Text as it may be shown: names of files and tensors come from strangers and are no orders."""
 
 from __future__ import annotations
 

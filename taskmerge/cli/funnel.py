@@ -66,7 +66,7 @@ def prepare_streams() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, Path(os.devnull).open("w"))
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (stays open)
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
@@ -87,7 +87,9 @@ def _ended(error: BaseException) -> int:
             return _interrupted()
         if isinstance(error, BrokenPipeError):  # whoever read our output wants no more of it
             return 1
-        meant = OutputError(_UNSHOWN, "standard output", MOVES.get(error.errno or 0)) if _unshown(error) else told(error)
+        meant = (
+            OutputError(_UNSHOWN, "standard output", MOVES.get(error.errno or 0)) if _unshown(error) else told(error)
+        )
         report_error(meant)
         return FAULT if isinstance(meant, Fault) else meant.exit_code
     except Exception:  # stderr itself cannot be written to: the exit code says it

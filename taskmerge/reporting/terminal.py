@@ -70,7 +70,9 @@ def _table(table: Table) -> RichTable:
     for number, column in enumerate(table.columns):
         drawn.add_column(Text(printable_line(column)), justify="left" if number == 0 else "right")
     for row in table.rows:
-        drawn.add_row(*(Text(printable_line(str(cell)), "bold" if getattr(cell, "strong", False) else "") for cell in row))
+        drawn.add_row(
+            *(Text(printable_line(str(cell)), "bold" if getattr(cell, "strong", False) else "") for cell in row)
+        )
     return drawn
 
 

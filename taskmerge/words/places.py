@@ -105,7 +105,9 @@ def _named(path: Path) -> Path:
         what = f"{clipped(repr(str(path)), 200)}: the folder you are in is not there any more"
         raise UsageError(what, next_move="change to another folder, or write the whole path") from None
     if not whole.name:
-        raise UsageError(f"{clipped(repr(str(path)), 200)} is a whole disk", next_move="write the name of a folder on it")
+        raise UsageError(
+            f"{clipped(repr(str(path)), 200)} is a whole disk", next_move="write the name of a folder on it"
+        )
     return whole
 
 

@@ -103,7 +103,7 @@ class Regular:
                 continue
             seen.add(number)
             state = self._states[number]
-            if state.accepts is None and not (state.holds == "^" and not first or state.holds == "$" and not last):
+            if state.accepts is None and not ((state.holds == "^" and not first) or (state.holds == "$" and not last)):
                 waiting += [state.after, state.other]
         return seen
 
@@ -206,4 +206,6 @@ def regular(text: str) -> Regular:
         return Regular(text)
     except RegularError as error:
         said = error.problems[0].what
-        raise RegularError(f"{clipped(repr(text), 200)} is not a regular expression that is read here: {said}") from None
+        raise RegularError(
+            f"{clipped(repr(text), 200)} is not a regular expression that is read here: {said}"
+        ) from None

@@ -1,4 +1,4 @@
-"""What the system refuses (no space, a broken disk, no rights) in plain words, with the next move. The only such table."""
+"""What the system refuses (no space, a broken disk, no rights) in plain words, with the next move."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def sentence(error: OSError) -> str:
 
 
 def as_output_error(
-    error: BaseException, path: str | os.PathLike[str] | None = None, what: str = ""
+    error: BaseException, path: str | bytes | os.PathLike[str] | None = None, what: str = ""
 ) -> OutputError | None:
     """Return what an error means for the user; None when no refusal of the system is behind it.
 
@@ -71,9 +71,12 @@ def as_output_error(
     number = number_of(error)
     if number is None:
         return None
-    said = getattr(error, "filename2", None) or getattr(error, "filename", None)
-    place = os.fsdecode(path) if path is not None else os.fsdecode(said) if isinstance(said, str | bytes) else None
-    return OutputError(f"{what}: {os.strerror(number)}" if what else os.strerror(number), place, MOVES.get(number, AGAIN.removeprefix("then ")))
+    if path is None:
+        said = getattr(error, "filename2", None) or getattr(error, "filename", None)
+        path = said if isinstance(said, str | bytes) else None
+    place = None if path is None else os.fsdecode(path)
+    text = f"{what}: {os.strerror(number)}" if what else os.strerror(number)
+    return OutputError(text, place, MOVES.get(number, AGAIN.removeprefix("then ")))
 
 
 @contextlib.contextmanager

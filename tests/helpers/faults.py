@@ -144,7 +144,6 @@ def check_failure(disk: Disk, code: int, said: str, at: str) -> None:
 
 def main() -> None:
     folder, number, points, command = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
-    import faults_imports as _  # noqa: F401 (imported before forking)
 
     disk = Disk(folder, number)
     only_weights = command[0] not in ("fuse", "extract", "apply")

@@ -35,7 +35,10 @@ def card(name: str, record: Mapping[str, Any]) -> str:
         front["base_model"] = hub
         front["base_model_relation"] = "finetune" if trained else "merge"
     header = "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
-    rows = "\n".join(f"| {markdown.code(_named(label), True)} | {markdown.code(_place(row), True)} |" for label, row in sources.items())
+    rows = "\n".join(
+        f"| {markdown.code(_named(label), True)} | {markdown.code(_place(row), True)} |"
+        for label, row in sources.items()
+    )
     return f"""---
 {header}
 ---

@@ -82,7 +82,7 @@ class OutputFolder:
                 raise FileNotFoundError
         except OSError as error:
             self._lock.close()
-            if not isinstance(error, BlockingIOError | PermissionError | FileNotFoundError):  # EIO, a disk without locks
+            if not isinstance(error, BlockingIOError | PermissionError | FileNotFoundError):  # EIO, no locks there
                 raise as_output_error(error, self.staging, "cannot be locked") or error from None
             raise OutputError("another process is writing this output", str(self.final), "wait for it to end") from None
         try:
