@@ -16,6 +16,7 @@ import numpy as np
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import CheckpointError, few
 from taskmerge.words.json_text import parse_json
+from taskmerge.words.system_errors import writing
 
 FILE = Path("statistics") / "input_covariances.safetensors"
 _ANEW = "collect them anew: `taskmerge stats MODEL --probes …`"
@@ -50,12 +51,13 @@ class InputCovariances(Mapping[str, np.ndarray]):
         from safetensors.numpy import save_file
 
         path = Path(folder) / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
         stored = {name: np.asarray(self._matrices[name], dtype=np.float32) for name in set(self.aliases.values())}
         header = {"format": FORMAT, "aliases": json.dumps(self.aliases), "counts": json.dumps(self.counts)}
         unfinished = path.with_suffix(".part")
-        save_file(stored, unfinished, metadata=header)
-        unfinished.replace(path)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(stored, unfinished, metadata=header)
+            unfinished.replace(path)
         return path
 
     @classmethod

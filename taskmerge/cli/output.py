@@ -74,7 +74,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*map(Text, heads), title=title and Text(printable_line(title)), title_justify="left")
+    table = Table(title=title and Text(printable_line(title)), title_justify="left")
+    for head in heads:
+        table.add_column(Text(head))
     for row in table_rows:
         table.add_row(*map(Text, row))
     console().print(table)

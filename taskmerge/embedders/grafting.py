@@ -15,6 +15,7 @@ from taskmerge.checkpoints.output.writing import OutputFolder
 from taskmerge.errors import CheckpointError, UsageError, did_you_mean
 from taskmerge.words.extras import TRAINING, require
 from taskmerge.words.modalities import modality_of_column, through, tower_of, with_tower
+from taskmerge.words.system_errors import writing
 
 if TYPE_CHECKING:
     from taskmerge.embedders.embedder import OmniEmbedder
@@ -76,7 +77,8 @@ def _save(model: Any, out: Path, fresh: bool, read: Sequence[Path], made_of: Map
     record = new_record("grafted", "graft", sources)
     with OutputFolder(out, "", fresh, read) as output:
         try:
-            model.save_pretrained(str(output.saved()), create_model_card=False)
+            with writing(output.final):
+                model.save_pretrained(str(output.saved()), create_model_card=False)
             output.take_over()
             output.add_text(CARD, card(output.final.name, record))
             output.publish(record)

@@ -15,6 +15,7 @@ from taskmerge.checkpoints.output.saving import folders_of
 from taskmerge.checkpoints.output.writing import OutputFolder
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.sources import ModelSource
+from taskmerge.words.system_errors import writing
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ def publish(
     record = new_record(kind, stage, sources, trained=sorted(trained), report=dict(report))
     with OutputFolder(out.path, "", out.fresh, out.inputs, keep=out.keep) as output:
         try:
-            embedder.save(output.saved())
+            with writing(out.path):
+                embedder.save(output.saved())
             output.take_over()
             output.add_text(CARD, card(out.path.name, record))
             output.publish(record)

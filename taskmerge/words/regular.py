@@ -19,8 +19,8 @@ from typing import Any
 from taskmerge.errors import UsageError, clipped
 
 if sys.version_info >= (3, 11):
-    from re import _constants as names
-    from re import _parser as parser
+    from re import _constants as names  # type: ignore[attr-defined]
+    from re import _parser as parser  # type: ignore[attr-defined]
 else:
     import sre_constants as names
     import sre_parse as parser

@@ -291,10 +291,25 @@ def _journal(path: Path) -> _Journal:
     return journal
 
 
-def check_space(final: Path, needed: int) -> None:
-    """Refuses to start when the disk cannot hold `needed` more bytes."""
+_SIDES = 16
+"""Files that a model has besides its weights, at most, more or less."""
+
+
+def check_space(final: Path, needed: int, files: int = 1) -> None:
+    """Refuses to start when the disk cannot hold `needed` more bytes, or so many more files of weights.
+
+    Raises OutputError.
+    """
     existing = next(parent for parent in (final, *final.parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
+    with writing(final):
+        disk = os.statvfs(existing)
+    free = disk.f_frsize * disk.f_bavail
+    if disk.f_files and disk.f_favail < files + _SIDES:  # some file systems count none
+        raise OutputError(
+            f"the output needs {files + _SIDES:,} files, the disk has room for {disk.f_favail:,} (`df -i`)",
+            str(final),
+            "remove files or choose another disk",
+        )
     if needed > free:
         raise OutputError(
             f"the output needs {needed:,} bytes, the disk has {free:,} free",
