@@ -86,8 +86,8 @@ def console(*, stderr: bool = False) -> Console:
     """A terminal that is drawn on: it reads no markup, and paints no word by what it looks like."""
     from rich.console import Console
 
-    plain = {"markup": False, "highlight": False, "emoji": False}
-    return Console(stderr=stderr, no_color="NO_COLOR" in os.environ or None, **plain)
+    colors = "NO_COLOR" in os.environ or None
+    return Console(stderr=stderr, no_color=colors, markup=False, highlight=False, emoji=False)
 
 
 def _cell(value: Any) -> str:

@@ -135,7 +135,8 @@ class Regular:
                 raise RegularError("flags other than i, s, x, a and u are not read")
             return self._build(inside, after, (flags | more) & ~less)
         if operation in (names.MAX_REPEAT, names.MIN_REPEAT):
-            return self._repeat(*argument, after, flags)
+            least, most, inside = argument
+            return self._repeat(least, most, inside, after, flags)
         if operation is names.AT and argument in _PLACES:
             return self._add(_State(None, after, holds=_PLACES[argument]))
         raise RegularError(f"{str(operation).lower().replace('_', ' ')} is not read here")
