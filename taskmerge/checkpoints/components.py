@@ -140,7 +140,8 @@ def component_map(
         Projectors(parts, finder).place()
         homes |= parts.components
         found, towers = parts.found, parts.towers
-    homes |= {**_inside_graft(tensors, config), **(known or {})}
+    homes |= _inside_a_graft(tensors, config)
+    homes |= known or {}
     if not {BACKBONE, EMBEDDINGS} & set(homes.values()):
         alone = {home for home in homes.values() if home.endswith("_encoder")}
         if len(alone) == 1:  # a tower saved alone is a model of its own
@@ -150,13 +151,14 @@ def component_map(
     return _overridden(components, overrides, strict) if overrides else components
 
 
-def _inside_graft(tensors: Mapping[str, HasHeader], config: Mapping[str, Any]) -> dict[str, str]:
-    """The components inside a grafted embedder's backbone, placed as the model that it is."""
+def _inside_a_graft(tensors: Mapping[str, HasHeader], config: Mapping[str, Any]) -> dict[str, str]:
+    """The components of a grafted embedder's backbone, which is placed as the model that it is."""
     own, before = config.get(BACKBONE), f"{BACKBONE}."
     inside = {name[len(before) :]: info for name, info in tensors.items() if name.startswith(before)}
     if not isinstance(own, Mapping) or not inside:
         return {}
-    return {before + name: at.component for name, at in Layout.of(inside, own).placed(inside).items()}
+    parts = component_map(inside, own)
+    return {before + name: parts.home(name) for name in inside}
 
 
 def _root(names: Sequence[str]) -> str:

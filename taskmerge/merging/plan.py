@@ -251,13 +251,13 @@ class _Planner:
 
     def _contested(self) -> None:
         """What several specialists bring under the same names: one problem for each component."""
-        for (owners, home), names in self.contested.items():
+        for (owners, _), names in self.contested.items():
             more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
             which = pattern_of(names, self.census)
             self._problem(
-                f"{' and '.join(owners)} both bring their own {names[0]!r}{more} ({home}), which the base lacks",
+                f"{' and '.join(owners)} both bring their own {names[0]!r}{more}, which the base lacks",
                 f"say whose: copy: {{{owners[0]}: [{which}]}}, or a rule {{match: {which}, keep: {owners[0]}}}; "
-                f"in Python: without({which.strip(_QUOTE)!r})",
+                f"in Python: without({(which.strip(_QUOTE) if more else names[0])!r})",
             )
 
     def _moves(self, label: str, name: str) -> bool:
