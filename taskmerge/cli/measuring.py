@@ -109,8 +109,8 @@ def _by_paths(
         )
     limits: dict[str, Any] = {} if limit is None else {"limit": limit}
     given = None if base is None else ModelSource(base, embedder)
-    models = (ModelSource(fused, embedder), ModelSource(specialist, embedder), given)
-    return diagnose(*models, probes, **limits, **options)
+    sides = ModelSource(fused, embedder), ModelSource(specialist, embedder)
+    return diagnose(sides[0], sides[1], given, probes, **limits, **options)
 
 
 def _show(found: DriftReport, html: Path | None, as_json: bool) -> None:

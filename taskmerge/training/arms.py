@@ -113,7 +113,7 @@ class _Trial:
             raise UsageError(f"unknown way to recover {method!r}", next_move="auto, gradient or closed_form")
         return best[0], arms
 
-    def _opened(self, source: str | Path) -> Embedder:
+    def _opened(self, source: str | Path | ModelSource) -> Embedder:
         return open_embedder(source, device=self.settings.device).prompted(self.settings.prompts)
 
     def _scores(self, model: Embedder) -> dict[str, float]:
