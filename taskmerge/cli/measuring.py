@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from taskmerge.cli.options import EMBEDDER, HTML, JSON, MODEL_DEVICE
-from taskmerge.cli.output import note, print_json
+from taskmerge.cli.output import announce_notes, note, print_json
 from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def diagnose_drift(
     as_json: bool = JSON,
 ) -> None:
     """Measure what fusing broke. Exit 3 when a modality drifted beyond its limit."""
+    announce_notes()
     paths = {"--fused": fused, "--specialist": specialist, "--base": base, "--probes": probes, "--embedder": embedder}
     if limit is not None and not 0 < limit <= 1:
         raise UsageError(f"--limit {limit:g} is no share", next_move="above 0, at most 1: 0.05 is a drop of 5 points")
@@ -113,6 +114,7 @@ def evaluate(
     as_json: bool = JSON,
 ) -> None:
     """Score a model, or every variant of a recipe, on retrieval sets and mteb tasks."""
+    announce_notes()
     from taskmerge.measuring.evaluation import EvaluationTable
     from taskmerge.reporting import evaluation_section, show, write_report
 
