@@ -23,6 +23,7 @@ Data goes to stdout, progress and messages to stderr; tables are drawn on a term
 | 1 | failed: unreadable or unfitting inputs, a full disk; `diff` and `verify`: a difference was found |
 | 2 | a mistake in the command line or the recipe; nothing was done |
 | 3 | drifted beyond the limit |
+| 4 | `diagnose-drift`: nothing drifted beyond the limit, but of a modality it cannot be told |
 | 130 | interrupted; the same command goes on from the finished files |
 """
 

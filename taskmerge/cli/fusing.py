@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,8 @@ def fuse(
         target = _output(out if said is merges[-1] else None, said.output.path, said.folder, recipe)
         for warning in decided.warnings:
             note(f"warning: {warning}")
+        for line in () if as_json else decided.notes:
+            note(line)
         if dry_run:
             show_plan(decided, target, allowed, as_json)
             if len(merges) > 1:
@@ -54,7 +57,7 @@ def fuse(
         with progress(decided.bytes_written, "fusing", quiet=as_json) as advance:
             restart = fresh or not resume
             written = execute(decided, said, target, device=device, fresh=restart, progress=advance, memory=allowed)
-        _show_written(written, time.monotonic() - began, as_json)
+        _show_written(written, time.monotonic() - began, decided.notes, as_json)
 
 
 def _output(given: Path | None, said: str | None, folder: Path, recipe: Path) -> Path:
@@ -81,6 +84,7 @@ def show_plan(plan: Plan, target: Path, memory: int, as_json: bool) -> None:
             "tensors": {step.info.name: sentence(step) for step in plan.steps},
             "dropped": {f"{drop.source.label}:{drop.source.name}": drop.rule for drop in plan.dropped},
             "warnings": list(plan.warnings),
+            "notes": list(plan.notes),
         }
         print_json(table)
         return
@@ -89,8 +93,8 @@ def show_plan(plan: Plan, target: Path, memory: int, as_json: bool) -> None:
         for component, counts in sorted(plan.table().items())
     ]
     print_table(("component", "merged", "kept", "copied", "how"), rows, "plan")
-    if plan.dropped:
-        note(f"{len(plan.dropped)} input tensors do not reach the output, by rule (--json lists them)")
+    if asked := [drop for drop in plan.dropped if drop.asked]:
+        note(f"{len(asked)} input tensors do not reach the output, as the recipe says (--json lists them)")
     note(
         f"reads {show_bytes(plan.bytes_read)}, writes {show_bytes(plan.bytes_written)} "
         f"in {len(plan.shards)} file(s) to {target}; at most {show_bytes(peak)} of memory besides mapped inputs"
@@ -104,7 +108,7 @@ def _ways(plan: Plan, component: str) -> str:
     return ways[0] + (f" (and {len(ways) - 1} more)" if len(ways) > 1 else "")
 
 
-def _show_written(written: Written, seconds: float, as_json: bool) -> None:
+def _show_written(written: Written, seconds: float, notes: Sequence[str], as_json: bool) -> None:
     if as_json:
         table = {
             "path": str(written.path),
@@ -112,6 +116,7 @@ def _show_written(written: Written, seconds: float, as_json: bool) -> None:
             "seconds": seconds,
             "sha256": dict(written.sha256),
             "resumed": list(written.resumed),
+            "notes": list(notes),
         }
         print_json(table)
         return

@@ -30,7 +30,10 @@ def inspect(
             name: {"component": components[name], "dtype": info.dtype, "shape": list(info.shape)}
             for name, info in checkpoint.tensors.items()
         }
-        print_json({"model": model, "config": dict(checkpoint.config), "tensors": rows})
+        found = [
+            {"path": ".".join(one.root), "component": one.component, "reason": one.reason} for one in components.found
+        ]
+        print_json({"model": model, "config": dict(checkpoint.config), "tensors": rows, "told_by_shapes": found})
         return
     if tensors:
         print_table(
@@ -53,6 +56,10 @@ def inspect(
         for component, infos in groups.items()
     ]
     print_table(("component", "tensors", "entries", "size", "dtype", "first"), rows_shown, model)
+    for one in components.found:
+        note(f"{'.'.join(one.root)}: {one.component}, told by its shapes ({one.reason})")
+    if components.found:
+        note("if that is wrong, a recipe says it: components: {audio_projector: ['bridge.*']}")
 
 
 def check_model(
@@ -112,6 +119,8 @@ def compare(
     announce_notes()
     named = dict(_named(model) for model in models)
     result = compare_task_vectors(base, named)
+    for line in () if as_json else result["warnings"]:
+        note(f"warning: {line}")
     if plot is not None:
         from taskmerge.reporting.plots import plot_comparison
 

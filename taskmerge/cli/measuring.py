@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from taskmerge.cli.options import EMBEDDER, HTML, JSON, MODEL_DEVICE
+from taskmerge.cli.options import (
+    DOCUMENT_PROMPT,
+    EMBEDDER,
+    HTML,
+    JSON,
+    MODEL_DEVICE,
+    QUERY_PROMPT,
+    dimensions_of,
+    prompts_of,
+)
 from taskmerge.cli.output import announce_notes, note, print_json
 from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
+    from taskmerge.embedders import ModelSource
     from taskmerge.measuring.drift import DriftReport
 
 
@@ -21,6 +31,11 @@ def diagnose_drift(
     specialist: str = typer.Option(None, "--specialist", help="The specialist whose modality is probed."),
     base: str = typer.Option(None, "--base", help="The base; allows a forecast from weights alone."),
     probes: str = typer.Option(None, "--probes", help="Pairs of an item and its text (jsonl, parquet, datasets id)."),
+    trained_on: str = typer.Option(
+        None, "--trained-on", help="Pairs the specialist was trained on: probes among them are told."
+    ),
+    query_prompt: str = QUERY_PROMPT,
+    document_prompt: str = DOCUMENT_PROMPT,
     limit: float = typer.Option(None, "--limit", help="The drop in R@1 that matters; 0.05 by default."),
     recover: bool = typer.Option(False, "--recover", help="Go on into recovery when it drifted (needs a recipe)."),
     embedder: str = EMBEDDER,
@@ -28,23 +43,30 @@ def diagnose_drift(
     html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
-    """Measure what fusing broke. Exit 3 when a modality drifted beyond its limit."""
+    """Measure what fusing broke.
+
+    Exit 3 when a modality drifted beyond its limit, 4 when none did but of one it cannot be told.
+    """
     announce_notes()
-    paths = {"--fused": fused, "--specialist": specialist, "--base": base, "--probes": probes, "--embedder": embedder}
+    paths = {"--fused": fused, "--specialist": specialist, "--base": base, "--probes": probes}
+    more = {"--trained-on": trained_on, "--query-prompt": query_prompt, "--document-prompt": document_prompt,
+            "--embedder": embedder}  # fmt: skip
     if limit is not None and not 0 < limit <= 1:
         raise UsageError(f"--limit {limit:g} is no share", next_move="above 0, at most 1: 0.05 is a drop of 5 points")
     if recipe is None:
         if recover:
             raise UsageError("--recover needs a recipe", next_move="a `recover` section says what to train on what")
-        found = _by_paths(fused, specialist, base, probes, limit, device, embedder)
+        prompts = prompts_of(query_prompt, document_prompt)
+        options = {"device": device, "prompts": prompts, "trained_on": trained_on if probes is not None else None}
+        found = _by_paths(fused, specialist, base, probes, limit, embedder, options)
     else:
-        if beside := [option for option, said in paths.items() if said is not None]:
+        if beside := [option for option, said in {**paths, **more}.items() if said is not None]:
             raise UsageError(f"{', '.join(beside)} beside a recipe", str(recipe), "give one or the other")
         found = _by_recipe(recipe, limit, recover, device)
     _show(found, html, as_json)
     if not found.exit_code:
         return
-    if not recover:
+    if not recover or not found.beyond_limit:
         raise typer.Exit(found.exit_code)
     from taskmerge.pipeline import run
     from taskmerge.recipes import load
@@ -76,8 +98,8 @@ def _by_paths(
     base: str | None,
     probes: str | None,
     limit: float | None,
-    device: str | None,
     embedder: str | None,
+    options: dict[str, Any],
 ) -> DriftReport:
     from taskmerge.embedders import ModelSource
     from taskmerge.measuring.drift import diagnose_drift as diagnose
@@ -88,8 +110,8 @@ def _by_paths(
         )
     limits: dict[str, Any] = {} if limit is None else {"limit": limit}
     given = None if base is None else ModelSource(base, embedder)
-    models = (ModelSource(fused, embedder), ModelSource(specialist, embedder), given)
-    return diagnose(*models, probes, device=device, **limits)
+    own, merged = ModelSource(specialist, embedder), ModelSource(fused, embedder)
+    return diagnose(merged, own, given, probes, **limits, **options)
 
 
 def _show(found: DriftReport, html: Path | None, as_json: bool) -> None:
@@ -108,62 +130,107 @@ def evaluate(
     model: str = typer.Argument(help="A recipe with an `evaluate` section, or a model."),
     retrieval: list[str] = typer.Option([], "--retrieval", help="A set of pairs, as NAME=PATH; repeatable."),
     mteb: list[str] = typer.Option([], "--mteb", help="An mteb task or benchmark; repeatable."),
+    query_prompt: str = QUERY_PROMPT,
+    document_prompt: str = DOCUMENT_PROMPT,
+    dimensions: str = typer.Option(None, "--dimensions", help="Also score embeddings cut to these lengths: 64,128."),
+    results: Path = typer.Option(
+        None, "--results", help="Folder of mteb's results, taken up again; by default mteb's own ($MTEB_CACHE)."
+    ),
+    model_meta: Path = typer.Option(
+        None, "--model-meta", help="YAML or JSON file with fields for mteb's record: release_date, license, …"
+    ),
     embedder: str = EMBEDDER,
     device: str = MODEL_DEVICE,
     html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
-    """Score a model, or every variant of a recipe, on retrieval sets and mteb tasks."""
-    announce_notes()
-    from taskmerge.measuring.evaluation import EvaluationTable
-    from taskmerge.reporting import evaluation_section, show, write_report
+    """Score a model, or every variant of a recipe, on retrieval sets and mteb tasks.
 
-    result = _evaluated(model, retrieval, mteb, device, embedder)
-    sections = []
-    if "retrieval" in result:
-        sections.append(evaluation_section(EvaluationTable.from_dict(result["retrieval"])))
+    A set is searched both ways: what searches stands behind the query prompt, what is found behind the document prompt.
+    mteb's results are kept as each task ends; the same command goes on where it was stopped.
+    """
+    announce_notes()
+    from taskmerge.embedders import ModelSource
+    from taskmerge.measuring.evaluation import Evaluated
+    from taskmerge.reporting import evaluated_sections, show, write_report
+    from taskmerge.words.json_text import check_json
+
+    prompts = prompts_of(query_prompt, document_prompt)
+    own = {"--retrieval": retrieval, "--mteb": mteb, "--query-prompt, --document-prompt": prompts,
+           "--dimensions": dimensions, "--results": results, "--model-meta": model_meta,
+           "--embedder": embedder}  # fmt: skip
+    if model.endswith((".yaml", ".yml")):
+        if beside := [option for option, said in own.items() if said]:
+            raise UsageError(f"{', '.join(beside)} beside a recipe", model, "say it in the recipe")
+        result = _by_evaluate_section(model, device)
+    else:
+        cut = dimensions_of(dimensions)
+        options = {"device": device, "prompts": prompts, "dimensions": cut}
+        result = _by_model(ModelSource(model, embedder), retrieval, mteb, results, model_meta, options)
+    sections = evaluated_sections(check_json(result, Evaluated, "the evaluation"))
     if html is not None:
         page, _ = write_report(html, "Evaluation", sections, result)
         note(f"report: {page}")
     if as_json:
         print_json(result)
-        return
-    show(sections)
-    for variant, scores in result.get("mteb", {}).items():
-        for task, score in scores.items():
-            print(f"{variant}\t{task}\t{score:.4f}")
+    else:
+        show(sections)
 
 
-def _evaluated(
-    model: str, retrieval: list[str], mteb: list[str], device: str | None, embedder: str | None
+def _by_evaluate_section(path: str, device: str | None) -> dict[str, Any]:
+    from taskmerge.pipeline import run
+    from taskmerge.recipes import load
+
+    recipe = load(path)
+    if recipe.evaluate is None:
+        raise UsageError("the recipe has no `evaluate` section", path, "evaluate: {retrieval: {NAME: PAIRS}}")
+    evaluated: dict[str, Any] = run(recipe, start="evaluate", say=note, device=device)["stages"]["evaluate"]
+    return evaluated
+
+
+def _by_model(
+    model: ModelSource,
+    retrieval: list[str],
+    mteb: list[str],
+    results: Path | None,
+    model_meta: Path | None,
+    options: dict[str, Any],
 ) -> dict[str, Any]:
-    if model.endswith((".yaml", ".yml")):
-        from taskmerge.pipeline import run
-        from taskmerge.recipes import load
-
-        recipe = load(model)
-        if embedder is not None:
-            raise UsageError("--embedder beside a recipe", model, "write `embedder:` in the recipe")
-        if recipe.evaluate is None:
-            raise UsageError("the recipe has no `evaluate` section", model, "evaluate: {retrieval: {NAME: PAIRS}}")
-        evaluated: dict[str, Any] = run(recipe, start="evaluate", say=note, device=device)["stages"]["evaluate"]
-        return evaluated
     if not retrieval and not mteb:
         raise UsageError("nothing to evaluate on", next_move="--retrieval NAME=PATH or --mteb TASK")
-    from taskmerge.embedders import ModelSource
-
+    if not mteb and (results or model_meta):
+        raise UsageError("--results and --model-meta are mteb's, and no --mteb was said", next_move="--mteb TASK")
+    variants = {_variant(str(model)): model}
     result: dict[str, Any] = {}
-    source = {Path(model).name: ModelSource(model, embedder)}
+    if mteb:
+        from taskmerge.measuring.evaluation.mteb_adapter import check_tasks
+
+        check_tasks(mteb)
     if retrieval:
         from taskmerge.measuring.evaluation import evaluate_retrieval
 
         sets = dict(_named_set(text) for text in retrieval)
-        result["retrieval"] = evaluate_retrieval(source, sets, device=device).as_dict()
+        result["retrieval"] = evaluate_retrieval(variants, sets, **options).as_dict()
     if mteb:
-        from taskmerge.measuring.evaluation.mteb_adapter import evaluate_mteb
+        from taskmerge.measuring.evaluation.mteb_adapter import run_mteb
+        from taskmerge.measuring.evaluation.mteb_card import read_meta
 
-        result["mteb"] = evaluate_mteb(source, mteb, device=device)
+        meta = read_meta(model_meta) if model_meta is not None else None
+        found = run_mteb(variants, mteb, results=results, meta=meta, say=note, **options)
+        if not any(found.scores.values()):
+            raise UsageError(
+                f"{model}: takes the modalities of none of these tasks", next_move="see above what they need"
+            )
+        result["mteb"] = found.as_dict()
     return result
+
+
+def _variant(model: str) -> str:
+    """What a model is called in tables and in mteb's results: a hub id whole, a folder by its own name."""
+    from taskmerge.words.places import parse_place
+
+    here = Path(model)
+    return here.resolve().name if here.exists() or parse_place(model).kind == "path" else model.partition("@")[0]
 
 
 def _named_set(text: str) -> tuple[str, str]:
@@ -174,6 +241,8 @@ def _named_set(text: str) -> tuple[str, str]:
 def stats(
     model: str = typer.Argument(help="Folder of a specialist."),
     probes: str = typer.Option(..., "--probes", help="Items of its modality; their texts need not be pairs."),
+    query_prompt: str = QUERY_PROMPT,
+    document_prompt: str = DOCUMENT_PROMPT,
     embedder: str = EMBEDDER,
     device: str = MODEL_DEVICE,
 ) -> None:
@@ -181,7 +250,8 @@ def stats(
     from taskmerge.embedders import ModelSource
     from taskmerge.measuring.covariances import collect_covariances
 
-    covariances = collect_covariances(ModelSource(model, embedder), probes, device=device)
+    prompts = prompts_of(query_prompt, document_prompt)
+    covariances = collect_covariances(ModelSource(model, embedder), probes, device=device, prompts=prompts)
     path = covariances.save(model)
     note(f"{len(covariances)} layers, tokens seen: {covariances.counts}")
     print(path)

@@ -6,6 +6,8 @@ from typing import Any
 
 import typer
 
+from taskmerge.errors import UsageError
+from taskmerge.words.numerals import is_whole
 from taskmerge.words.places import output_path
 
 _WRITTEN: dict[str, Any] = {"parser": output_path, "metavar": "<path>"}
@@ -18,6 +20,8 @@ HTML = typer.Option(None, "--html", help="Also write a page (and its JSON twin) 
 PLOT = typer.Option(None, "--plot", help="Also draw heat maps: .png, .svg or .pdf (extra [plots]).", **_WRITTEN)
 DEVICE = typer.Option("cpu", "--device", help="Where the arithmetic runs: cpu, cuda, cuda:1, mps.")
 MODEL_DEVICE = typer.Option(None, "--device", help="Where models run: cpu (the default), cuda, cuda:1, mps.")
+QUERY_PROMPT = typer.Option(None, "--query-prompt", help="Text before what searches, for the model's own.")
+DOCUMENT_PROMPT = typer.Option(None, "--document-prompt", help="Text before what is found, for the model's own.")
 EMBEDDER = typer.Option(
     None, "--embedder", help="What runs a model class of your own: my_model.py:load, package.module:name, entry point."
 )
@@ -25,3 +29,17 @@ TRAINING_DEVICE = typer.Option(
     None, "--device", help="Where models train: cpu, cuda, mps; by default the first GPU if there is one."
 )
 JSON = typer.Option(False, "--json", help="Print JSON for machines.")
+
+
+def prompts_of(query: str | None, document: str | None) -> dict[str, str] | None:
+    """What --query-prompt and --document-prompt say; None when neither was given."""
+    said = {"query": query, "document": document}
+    return {role: text for role, text in said.items() if text is not None} or None
+
+
+def dimensions_of(text: str | None) -> list[int]:
+    """The numbers of `--dimensions 64,128`."""
+    parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+    if strange := [part for part in parts if not is_whole(part) or not int(part)]:
+        raise UsageError(f"--dimensions: {strange[0]!r} is not a valid length", next_move="--dimensions 64,128")
+    return [int(part) for part in parts]

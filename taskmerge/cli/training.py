@@ -25,7 +25,9 @@ def graft(
     announce_notes()
     from taskmerge.embedders import graft as attach
 
-    attach(backbone, modality, encoder, projector, out, seed=seed)
+    first = attach(backbone, modality, encoder, projector, out, seed=seed)[0]
+    tokens = ", ".join(f"{tower.placeholder} for {name}" for name, tower in first.towers.items())
+    note(f"takes {', '.join(name for name in first.modalities if name != 'message')}; tokens that stand in: {tokens}")
     print(out)
 
 
@@ -86,14 +88,14 @@ def run(
 
 
 def _show_table(table: dict[str, object]) -> None:
-    from taskmerge.measuring.evaluation import EvaluationTable
-    from taskmerge.reporting import evaluation_section, show
+    from taskmerge.measuring.evaluation import Evaluated
+    from taskmerge.reporting import evaluated_sections, show
+    from taskmerge.words.json_text import check_json
 
     stages = table["stages"]
     assert isinstance(stages, dict)
-    evaluated = stages.get("evaluate", {})
-    if "retrieval" in evaluated:
-        show([evaluation_section(EvaluationTable.from_dict(evaluated["retrieval"]))])
+    if "evaluate" in stages:
+        show(evaluated_sections(check_json(stages["evaluate"], Evaluated, "the evaluation")))
 
 
 COMMANDS = (graft, specialize, recover, rehearse, run)

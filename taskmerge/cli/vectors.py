@@ -32,6 +32,8 @@ def extract(
     announce_preparing()
     announce_notes()
     vector = Checkpoint.open(specialist) - Checkpoint.open(base)
+    for line in vector.warnings:
+        note(f"warning: {line}")
     if only:
         vector = vector.only(*only)
     if density is not None and form != "sparse":

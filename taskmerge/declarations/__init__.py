@@ -1,7 +1,7 @@
 """One declaration per parameter: a signature or a dataclass, read into rows that check and document themselves."""
 
 from taskmerge.declarations.containers import Graded, NumberEach
-from taskmerge.declarations.kinds import BAD, At, EntryOf, Glob, Kind, NewName, Number, Size, shown
+from taskmerge.declarations.kinds import BAD, At, EntryOf, FreeText, Glob, Kind, NewName, Number, Size, shown
 from taskmerge.declarations.parameters import (
     REQUIRED,
     Between,
@@ -29,6 +29,7 @@ __all__ = [
     "DeclarationError",
     "Doc",
     "EntryOf",
+    "FreeText",
     "Glob",
     "Graded",
     "Gradient",

@@ -228,6 +228,22 @@ class Text(Kind):
 
 
 @dataclass(frozen=True)
+class FreeText(Text):
+    """Text as it is to stand somewhere: it may be empty, and have line breaks and tabs."""
+
+    def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        if not isinstance(value, str):
+            return self.refuse(value, at, problems)
+        if re.search(r"[\x00-\x08\x0b-\x1f]", value):
+            problems.append(Problem(f"{at.name} must be text, not {value!r}", at.place))
+            return BAD
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string"}
+
+
+@dataclass(frozen=True)
 class OneOf(Kind):
     """One of a few words or numbers."""
 

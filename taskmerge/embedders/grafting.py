@@ -263,14 +263,17 @@ def _unused_token(tokenizer: Any, name: str, taken: set[str]) -> str:
 
 
 def _add_tokens(network: Any, tokenizer: Any, tokens: list[str | None], in_text: bool) -> None:
-    """Tokens the tokenizer lacks get rows in the token embeddings, each the mean of the old rows.
+    """Tokens the tokenizer lacks get rows in the token embeddings, drawn closely around the mean of the old rows.
 
     in_text: whether the tokenizer must find them in a text, where words of the vocabulary may be cut into pieces.
     """
+    from taskmerge.embedders.opening import quiet
+
     wanted = [token for token in tokens if token is not None]
     new = [token for token in wanted if in_text or token not in tokenizer.get_vocab()]
     if new:
         tokenizer.add_tokens(new, special_tokens=True)
         table = network.get_input_embeddings().weight
         if len(tokenizer) > table.shape[0] and not table.is_meta:
-            network.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+            with quiet():
+                network.resize_token_embeddings(len(tokenizer), mean_resizing=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,10 +11,11 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from taskmerge.embedders.prompts import ROLES, Prompts, Role
 from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
     from taskmerge.embedders.anatomy import Anatomy
     from taskmerge.embedders.items import PreparedItems
 
-Role = Literal["query", "document"]
 Features = dict[str, Any]
 EMBEDDING = "sentence_embedding"
 """Where `Embedder.module` leaves the embeddings in what it returns."""
@@ -43,12 +44,17 @@ class Embedder(ABC):
         label: what messages call the model: its path, or what it is.
         stored: the model's file, set by `open_embedder`; None for a model that has none.
         components: component -> patterns of names in the file, for what the rules do not know; a recipe's `components`.
+        prompts: what the user wants before items; see `prompted`.
+        takes_prompts: whether `prepare` puts what `prompt` says before the items. A class of one's own says so when it
+            does.
     """
 
     module: nn.Module
     label: str = "a model in memory"
     stored: StateDict | None = None
     components: Mapping[str, Sequence[str]] = MappingProxyType({})
+    prompts: Prompts = Prompts()
+    takes_prompts: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -85,7 +91,7 @@ class Embedder(ABC):
         Args:
             items: as `Pairs.load` gives them; strings for text.
             modality: of all items; None lets each item say it itself, so that a batch may mix them.
-            role: "query" or "document": the model's own prompt for it stands before the items. None: as the model
+            role: "query" or "document": the prompt for it stands before the items, see `prompt`. None: as the model
                 embeds when nothing is said, with its default prompt if it has one.
 
         Returns:
@@ -124,9 +130,66 @@ class Embedder(ABC):
 
         save_live(self.state_dict, self.stored, Path(path))
 
-    def prompt(self, role: Role | None) -> str | None:
-        """What `prepare` puts before the items of a role, for those who show it; None where it puts nothing."""
+    # Prompts
+
+    @property
+    def own_prompts(self) -> Mapping[str, str]:
+        """The model's own prompts by name; {} for a model without."""
+        return {}
+
+    def prompt(self, role: Role | None, modality: str | None = None) -> str | None:
+        """What stands before items of a role and modality; None: nothing, or what the model does by itself."""
+        return self.prompts.text(role, modality)
+
+    def prompted(self, prompts: Any, task: str | None = None) -> Embedder:
+        """The same model with other prompts.
+
+        Args:
+            prompts: `Prompts`, or a mapping that makes one; None leaves those it has.
+            task: set or task whose own prompts are taken, where there are any.
+
+        Returns:
+            An embedder around the same network.
+
+        Raises:
+            UsageError: for a model that puts no prompts before its items.
+        """
+        wanted = self.prompts if prompts is None else Prompts.of(prompts)
+        if wanted and not self.takes_prompts:
+            raise UsageError(
+                f"{self.label}: a {type(self).__name__} puts no prompts before its items",
+                next_move="let its `prepare` use `self.prompt(role, modality)` and set `takes_prompts = True`",
+            )
+        found = copy.copy(self)
+        found.prompts = wanted if task is None else wanted.of_task(task)
+        return found
+
+    def same_for_both_roles(self, items: Sequence[Any], modality: str) -> bool:
+        """Whether items are embedded alike as queries and as documents: here, whether the same is made of them.
+
+        Args:
+            items, modality: as for `prepare`; one of the kind is enough, since a prompt stands before all.
+        """
+        query, document = (self.prepare(items, modality, role) for role in ROLES)
+        return query.keys() == document.keys() and all(_equal(query[key], document[key]) for key in query)
+
+    def settings(self) -> Mapping[str, Any]:
+        """What besides its tensors decides its embeddings, as plain values: prompts, pooling, tokenizer, …"""
+        return {"prompts": dict(self.own_prompts), "config": dict(self.state_dict.config)}
+
+    @property
+    def max_tokens(self) -> int | None:
+        """The longest text it reads whole; None when it does not tell."""
         return None
+
+    def token_embeddings(self) -> Tensor | None:
+        """(vocabulary, width) weight of its token embeddings; None when it does not tell."""
+        return None
+
+    @property
+    def similarity(self) -> str:
+        """How its embeddings are meant to be compared: "cosine", "dot", "euclidean" or "manhattan"."""
+        return "cosine"
 
     # What follows from these
 
@@ -259,6 +322,15 @@ def as_array(value: Tensor) -> np.ndarray:
     """As NumPy, float32 for half precisions (which it holds exactly)."""
     value = value.detach()
     return (value.float() if value.element_size() < 4 else value).cpu().numpy()
+
+
+def _equal(first: Any, second: Any) -> bool:
+    """Whether two values of features are known to be the same."""
+    import torch
+
+    if isinstance(first, torch.Tensor) or isinstance(second, torch.Tensor):
+        return type(first) is type(second) and torch.equal(first, second)
+    return bool(np.array_equal(first, second)) if type(first) is type(second) else False
 
 
 def _running(embedder: Embedder) -> Any:

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from taskmerge.embedders.prompts import Role
+from taskmerge.errors import UsageError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
     from taskmerge.embedders.embedder import OmniEmbedder
 
+Prepare = Callable[[Sequence[Any], str | None, Role | None], dict[str, Any]]
+"""`Embedder.prepare`."""
 ENCODE_BATCH = 32
 
 
@@ -19,30 +24,42 @@ class PreparedItems:
     They stay as they came: the model's own preparation does all the work when a batch is made.
     """
 
-    def __init__(self, prepare: Callable[[Sequence[Any], str | None], dict[str, Any]]) -> None:
+    def __init__(self, prepare: Prepare) -> None:
         self.prepare = prepare
         self.modalities: list[str] = []
+        self.roles: list[Role | None] = []
         self.rows: list[Any] = []
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def add(self, item: Any, modality: str) -> None:
-        """Keep one decoded item. Raises UsageError when it cannot be used."""
+    def add(self, item: Any, modality: str, role: Role | None = None) -> None:
+        """Keep one decoded item. role: what it is embedded as. Raises UsageError when it cannot be used."""
         self.rows.append(item)
         self.modalities.append(modality)
+        self.roles.append(role)
 
     def encode(self) -> None:
         """Run every item through its frozen encoder, once, where the embedder can stop and go on there."""
 
     def features(self, numbers: Sequence[int], texts: Sequence[str] = (), noise: float = 0.0) -> dict[str, Any]:
-        """One batch: these items, then these texts.
+        """One batch: these items, then these texts, all as the items' role.
 
         noise: standard deviation of Gaussian noise on prepared values; where nothing is prepared there is none.
         """
+        modality = self._modality(numbers, texts)
+        return self.prepare([*(self.rows[number] for number in numbers), *texts], modality, self._role(numbers))
+
+    def _modality(self, numbers: Sequence[int], texts: Sequence[str]) -> str | None:
+        """That of all of them, None for a mixed batch."""
         modalities = {self.modalities[number] for number in numbers} | ({"text"} if texts else set())
-        modality = modalities.pop() if len(modalities) == 1 else None
-        return self.prepare([*(self.rows[number] for number in numbers), *texts], modality)
+        return modalities.pop() if len(modalities) == 1 else None
+
+    def _role(self, numbers: Sequence[int]) -> Role | None:
+        roles = {self.roles[number] for number in numbers}
+        if len(roles) > 1:
+            raise UsageError("queries and documents in one batch of items")
+        return roles.pop() if roles else None
 
 
 class GraftedItems(PreparedItems):
@@ -50,17 +67,18 @@ class GraftedItems(PreparedItems):
 
     def __init__(
         self,
-        prepare: Callable[[Sequence[Any], str | None], dict[str, Any]],
+        prepare: Prepare,
         graft: OmniEmbedder,
-        prompt: str | None = None,
+        prompt: Callable[[Role | None, str | None], str | None],
     ) -> None:
+        """prompt: what stands before items of a role and modality."""
         super().__init__(prepare)
         self.graft, self.prompt = graft, prompt
         self.encoded = False
 
-    def add(self, item: Any, modality: str) -> None:
+    def add(self, item: Any, modality: str, role: Role | None = None) -> None:
         own = modality in self.graft.inputs.modalities
-        super().add(item if own else self.graft.prepare(item, modality), modality)
+        super().add(item if own else self.graft.prepare(item, modality), modality, role)
 
     def encode(self) -> None:
         import torch
@@ -96,7 +114,8 @@ class GraftedItems(PreparedItems):
             own.append({} if grafted else {modality: row})
             media.append({self.graft.tower_of[modality]: _noisy(row, noise)} if grafted else {})
         media += [{} for _ in texts]
-        return self.graft.assemble([*own, *texts], media, self.prompt, encoded=self.encoded)
+        prompt = self.prompt(self._role(numbers), self._modality(numbers, texts))
+        return self.graft.assemble([*own, *texts], media, prompt, encoded=self.encoded)
 
 
 def _noisy(row: Tensor, noise: float) -> Tensor:

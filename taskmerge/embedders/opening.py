@@ -36,21 +36,24 @@ def opening(source: str | Path, what: str) -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' progress bars, and without its remark that it does not know our model type."""
+    """Without transformers' progress bars and its remarks on what is done on purpose."""
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()
-    log = logging.getLogger("transformers.configuration_utils")
+    logs = [logging.getLogger(f"transformers.{name}") for name in ("configuration_utils", "modeling_utils")]
     transformers_logging.disable_progress_bar()
-    log.addFilter(_is_no_remark)
+    for log in logs:
+        log.addFilter(_is_no_remark)
     try:
         yield
     finally:
-        log.removeFilter(_is_no_remark)
+        for log in logs:
+            log.removeFilter(_is_no_remark)
         if shown:
             transformers_logging.enable_progress_bar()
 
 
 def _is_no_remark(record: logging.LogRecord) -> bool:
-    """A grafted embedder's tokenizer is read beside a config.json that is ours."""
-    return "model of type `taskmerge_omni`" not in record.getMessage()
+    """A grafted embedder's tokenizer is read beside a config.json that is ours; new tokens get rows near the mean."""
+    said = record.getMessage()
+    return "model of type `taskmerge_omni`" not in said and "new embeddings will be initialized" not in said

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from taskmerge.embedders.media import load_audio, load_frames, load_picture
+from taskmerge.embedders.prompts import Role
 from taskmerge.errors import Problem, UsageError, clipped
+from taskmerge.metrics.retrieval import collapse
 from taskmerge.opened import opened
 from taskmerge.words.extras import require
 from taskmerge.words.json_text import parse_json
@@ -19,6 +24,7 @@ ITEM_COLUMNS = (*(column for column in COLUMNS if column != TEXT), "query")
 """Columns that hold the item of a pair; `query` is a text that is to find the text beside it."""
 SAMPLING_RATE = 16_000
 SHOWN = 5
+_CLOSING = ".,;:!?…。、！？"
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,22 @@ class Pairs:
     def modality(self) -> str:
         """What the model sees: "audio", "image", "video" or "text"."""
         return modality_of_column(self.column) if self.column in COLUMNS else TEXT
+
+    @property
+    def roles(self) -> tuple[Role, Role]:
+        """(role of the items, role of the texts) in training: an item looks for its text, but a page is looked for."""
+        return ("document", "query") if self.column == "document" else ("query", "document")
+
+    def distinct(self) -> tuple[list[str], np.ndarray]:
+        """The distinct texts as first written, in order, and the place of each pair's text among them (pairs,) int64.
+
+        Texts are one text when they differ only in case, spaces, Unicode form or closing punctuation.
+        """
+        _, index = collapse([spelling(text) for text in self.texts])
+        first: dict[int, str] = {}
+        for place, text in zip(index.tolist(), self.texts, strict=True):
+            first.setdefault(place, text)
+        return list(first.values()), index
 
     def load(self, start: int = 0, stop: int | None = None, *, sampling_rate: int = SAMPLING_RATE) -> list[Any]:
         """Items [start, stop) decoded as encoders take them.
@@ -80,6 +102,12 @@ class Pairs:
         if problems:
             raise UsageError(problems)
         return self
+
+
+def spelling(text: str) -> str:
+    """What texts that are spelled differently have in common; see `Pairs.distinct`."""
+    words = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return words.rstrip(_CLOSING).rstrip() or words
 
 
 def read_pairs(source: Any, column: str | None = None) -> Pairs:
@@ -224,8 +252,6 @@ def _decode(item: Any, modality: str, sampling_rate: int) -> Any:
     if media == "picture":
         return load_picture(item, "RGB")
     if media == "film":
-        import numpy as np
-
         return np.stack([np.asarray(frame) for frame in load_frames(item, "RGB")])
     return item
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING, Any, cast
 from taskmerge.checkpoints.components import component_map
 from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.state_dict import StateDict
-from taskmerge.embedders.anatomy import Anatomy, components_of, native_anatomy
+from taskmerge.embedders.anatomy import Anatomy, components_of, native_anatomy, token_table
 from taskmerge.embedders.file_names import names_in_file
-from taskmerge.embedders.interface import EMBEDDING, Embedder, Features, Role
+from taskmerge.embedders.interface import EMBEDDING, Embedder, Features
 from taskmerge.embedders.items import GraftedItems, PreparedItems
 from taskmerge.embedders.opening import quiet
+from taskmerge.embedders.prompts import Role
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -25,11 +27,15 @@ if TYPE_CHECKING:
 _PROMPTS: dict[Role, tuple[str, ...]] = {"query": ("query",), "document": ("document", "passage", "corpus")}
 """Where sentence-transformers looks for the prompt of a role."""
 
+_NOT_SETTINGS = ("_name_or_path", "transformers_version", "_commit_hash", "processor_class", "dtype")
+"""Where a model lay and who saved it."""
+
 
 class SentenceEmbedder(Embedder):
     """Any sentence-transformers model, architectures that own their towers (Qwen2-Audio, Qwen3-VL, …) among them."""
 
     module: SentenceTransformer
+    takes_prompts = True
 
     def __init__(self, model: SentenceTransformer, label: str | None = None, stored: StateDict | None = None) -> None:
         """Wrap a loaded model.
@@ -81,12 +87,42 @@ class SentenceEmbedder(Embedder):
         if modality is not None:
             self.check_takes(modality, "the batch")
         said: dict[str, Any] = {"task": role} if role else {}
-        return dict(self.module.preprocess(list(items), prompt=self.prompt(role), **said))
+        return dict(self.module.preprocess(list(items), prompt=self.prompt(role, modality), **said))
 
-    def prompt(self, role: Role | None) -> str | None:
-        """What stands before items of a role: the first prompt of sentence-transformers' names for it."""
+    @property
+    def own_prompts(self) -> Mapping[str, str]:
+        return {name: text for name, text in self.module.prompts.items() if text is not None}
+
+    def prompt(self, role: Role | None, modality: str | None = None) -> str | None:
+        """The user's prompt, else the first one that the model has under a name of the role, as `encode_query` and
+        `encode_document` of sentence-transformers choose it: an empty one counts."""
+        said = super().prompt(role, modality)
+        if said is not None:
+            return said or None
+        own = self.module.prompts
         names = _PROMPTS[role] if role else (self.module.default_prompt_name,)
-        return next((text for name in names if (text := self.module.prompts.get(cast(str, name)))), None)
+        return next((own[name] for name in names if name in own), None) or None
+
+    def same_for_both_roles(self, items: Sequence[Any], modality: str) -> bool:
+        routed = any(type(part).__name__ == "Router" for part in self.module)
+        return not routed and self.prompt("query", modality) == self.prompt("document", modality)
+
+    def settings(self) -> Mapping[str, Any]:
+        module = self.module
+        own = {name: getattr(module, name, None) for name in ("default_prompt_name", "truncate_dim", "max_seq_length")}
+        parts = [(type(part).__name__, _config_of(part)) for part in module]
+        return {**super().settings(), **own, "similarity": self.similarity, "modules": parts}
+
+    @property
+    def max_tokens(self) -> int | None:
+        return self.module.max_seq_length
+
+    def token_embeddings(self) -> Tensor | None:
+        return token_table(getattr(self.network, "backbone", self.network))
+
+    @property
+    def similarity(self) -> str:
+        return str(self.module.similarity_fn_name or "cosine")
 
     def embed(self, features: Features) -> Tensor:
         return self.module(self.placed(features))[EMBEDDING][..., : self.module.truncate_dim]
@@ -128,4 +164,24 @@ class GraftedEmbedder(SentenceEmbedder):
         return Anatomy(own.layers, {**own.projectors, **grafted}, {**own.placeholders, **tokens}, own.token_table)
 
     def prepared_items(self) -> PreparedItems:
-        return GraftedItems(self.prepare, self.graft, self.prompt(None))
+        return GraftedItems(self.prepare, self.graft, self.prompt)
+
+
+def _config_of(part: Any) -> dict[str, Any]:
+    """What a module of a sentence-transformers model is set to: its options, its processor and its tokenizer."""
+    found = {"options": part.get_config_dict() if hasattr(part, "get_config_dict") else {}}
+    network = getattr(part, "auto_model", None)
+    if network is not None:
+        config = network.config.to_dict()
+        found["network"] = {key: value for key, value in config.items() if key not in _NOT_SETTINGS}
+    processor = getattr(part, "processor", None)
+    for name in ("feature_extractor", "image_processor", "video_processor"):
+        if (own := getattr(processor, name, None)) is not None:
+            found[name] = {key: value for key, value in own.to_dict().items() if key not in _NOT_SETTINGS}
+    tokenizer = getattr(part, "tokenizer", None)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        table = json.loads(backend.to_str())
+        found["tokenizer"] = {key: value for key, value in table.items() if key not in ("padding", "truncation")}
+        found["chat_template"] = getattr(tokenizer, "chat_template", None)
+    return found

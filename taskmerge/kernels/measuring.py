@@ -24,7 +24,7 @@ def find_bounds(backend: Backend, pairs: Sequence[Pair], keeps: Sequence[Sequenc
     total = sum(pair.base.count for pair in pairs)
     if total == 0:
         return [dict.fromkeys(ways, (0.0, 0.0)) for ways in keeps]
-    ranks = [{way: way.ranks(total) for way in ways} for ways in keeps]
+    ranks = [{way: way.ranks(total) for way in ways if not way.nothing} for ways in keeps]
     bins = MOST_BINS if any(_wide(pair) for pair in pairs) else BINS_OF_HALVES
     queries = [
         Query(i, rank, total, most_bins=bins)
@@ -41,7 +41,8 @@ def find_bounds(backend: Backend, pairs: Sequence[Pair], keeps: Sequence[Sequenc
     found = {(query.specialist, query.rank): magnitude_of(query.found or 0) for query in queries}
     return [
         {way: (found[i, last], found[i, first] if first > 1 else math.inf) for way, (first, last) in rows.items()}
-        for i, rows in enumerate(ranks)
+        | {way: (math.inf, math.inf) for way in ways if way.nothing}
+        for i, (ways, rows) in enumerate(zip(keeps, ranks, strict=True))
     ]
 
 

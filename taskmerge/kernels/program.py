@@ -14,7 +14,8 @@ import numpy as np
 @dataclass(frozen=True)
 class KeepLargest:
     """Keep, in each delta, the `max(1, floor(density * n))` entries of largest magnitude after the
-    `floor(skip * n)` very largest; entries equal to the lower threshold are all kept (TIES trim; breadcrumbs).
+    `floor(skip * n)` very largest, or as many fewer as leave so many to keep; entries equal to the lower threshold are
+    all kept (TIES trim; breadcrumbs). A density of exactly 0 keeps nothing.
 
     across: "tensor" thresholds each tensor by itself, "model" takes one threshold over all merged tensors.
     """
@@ -23,12 +24,17 @@ class KeepLargest:
     skip: float = 0.0
     across: Literal["tensor", "model"] = "tensor"
 
+    @property
+    def nothing(self) -> bool:
+        """Whether no entry is kept, of however many."""
+        return self.density == 0.0
+
     def ranks(self, count: int) -> tuple[int, int]:
         """Of `count` entries by falling magnitude, counted from 1: the first and the last one kept. Kept is whatever
         has a magnitude between those two's, ties at both ends included."""
-        skipped = math.floor(self.skip * count)
-        kept = max(1, math.floor(self.density * count))
-        return min(count, skipped + 1), min(count, skipped + kept)
+        kept = min(max(1, math.floor(self.density * count)), count)
+        skipped = min(math.floor(self.skip * count), count - kept)
+        return skipped + 1, skipped + kept
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,8 @@ class Sum:
 class Elect:
     """TIES: elect a sign per entry, merge what agrees with it. A zero sum elects +.
 
-    An entry d_i agrees if it is not zero and has the elected sign itself, whatever the sign of its weight. Where
-    nothing agrees, or the divisor of the average is zero, the merged entry is zero.
+    An entry d_i agrees if it is not zero and has the elected sign, as it votes: where it votes by w_i d_i a negative
+    weight turns it around. Where nothing agrees, or the divisor of the average is zero, the merged entry is zero.
 
     elect: "weighted_mass" sign(Σ w_i d_i), "mass" sign(Σ d_i), "count" sign(Σ sign(d_i)).
     average: "weight" Σ w d / Σ w over agreeing non-zero entries, "count" Σ w d / their number, "none" Σ w d.
@@ -108,8 +114,8 @@ class Program:
         consensus: how the survivors agree.
         scale: what their agreement is multiplied by.
         base: what becomes of the base's own entries: "added" as they are; "weighted" in a weighted sum of models,
-            Σ w x = (Σ w) b + Σ w d, scaled around the base (see `base_factor`); "left_out": the result is the merged
-            task vector itself.
+            Σ w x = (Σ w) b + Σ w d, scaled around the base (see `base_factor`); "summed": the same, and a sum of
+            models still where every weight is zero; "left_out": the result is the merged task vector itself.
         from_gram: when set, the measuring passes compute the Gram matrix of each tensor (float64, shape (T, T)) and
             this function returns the weights to use in place of `weights` (model stock, slerp, karcher, metagpt).
         gram_of: whose Gram matrix: <d_i, d_j> of the deltas, whole ones, not what is left of them, or <x_i, x_j> of
@@ -120,15 +126,15 @@ class Program:
     sparsify: Sparsify | tuple[Sparsify, ...] | None = None
     consensus: Consensus = field(default_factory=Sum)
     scale: float = 1.0
-    base: Literal["added", "weighted", "left_out"] = "added"
+    base: Literal["added", "weighted", "summed", "left_out"] = "added"
     from_gram: Callable[[np.ndarray], np.ndarray] | None = None
     gram_of: Literal["deltas", "models"] = "deltas"
 
     def base_factor(self, weights: Sequence[float | Fraction] | None = None) -> Fraction:
         """What the base is multiplied by, exactly.
 
-        For "weighted" it is 1 + scale * (Σ w - 1), and 1 where all of the program's own weights are zero: then there
-        is no sum of models.
+        For "weighted" and "summed" it is 1 + scale * (Σ w - 1); for "weighted" it is 1 where all of the program's own
+        weights are zero: then there is no mean of models.
 
         Args:
             weights: the weights that hold, given or measured; None: the program's own. Finite.
@@ -136,7 +142,7 @@ class Program:
         holding = self.weights if weights is None else weights
         if self.base == "left_out":
             return Fraction(0)
-        if self.base == "added" or (self.from_gram is None and not any(holding)):
+        if self.base == "added" or (self.base == "weighted" and self.from_gram is None and not any(holding)):
             return Fraction(1)
         return 1 + Fraction(self.scale) * (sum((Fraction(weight) for weight in holding), Fraction(0)) - 1)
 

@@ -13,6 +13,7 @@ from taskmerge.embedders.anatomy import with_overrides
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
+from taskmerge.embedders.prompts import Role
 from taskmerge.errors import UsageError
 from taskmerge.metrics.retrieval import collapse
 from taskmerge.words.devices import device_or_default
@@ -32,13 +33,15 @@ def collect_covariances(
     components: Sequence[str] = DEFAULT_COMPONENTS,
     batch_size: int = BATCH_SIZE,
     device: str | None = None,
+    prompts: Any = None,
 ) -> InputCovariances:
     """E[z zᵀ] of the inputs z of every linear layer, over the probes' items plus the same over the texts.
 
     model: what `open_embedder` takes.  probes: what `read_pairs` takes, or {name: …} for several modalities;
     their texts need not be pairs: nothing is trained.  texts: default: the probes' own distinct texts.  components:
-    whose layers are measured.  Each group (a modality, the texts) is normalised by its own number of tokens, so that
-    many tokens of one do not drown the other; padding is left out.
+    whose layers are measured.  prompts: see `Embedder.prompted`; items and texts are embedded in their roles (see
+    `Pairs.roles`).  Each group (a modality, the texts) is normalised by its own number of tokens, so that many tokens
+    of one do not drown the other; padding is left out.
 
     Memory: one float64 matrix a distinct input, whatever the number of probes. The result is keyed by the names the
     tensors have in the model's file, see `Embedder.state_dict`. Raises UsageError for broken
@@ -46,20 +49,30 @@ def collect_covariances(
     """
     device = device_or_default(device)
     sets = _checked(probes)
-    own_texts = collapse([text for pairs in sets.values() for text in pairs.texts if text])[0]
-    embedder = open_embedder(model, device=device)
+    embedder = open_embedder(model, device=device).prompted(prompts)
     for pairs in sets.values():
         embedder.check_takes(pairs.modality, pairs.source)
     sums = _Sums(embedder, components)
     for name, pairs in sets.items():
         with sums.group(name):
             for items, _ in pairs.batches(batch_size):
-                sums.run(items, pairs.modality)
+                sums.run(items, pairs.modality, pairs.roles[0])
     with sums.group("text"):
-        wanted = list(texts) if texts is not None else own_texts
-        for start in range(0, len(wanted), batch_size):
-            sums.run(wanted[start : start + batch_size], "text")
+        for role, wanted in _texts(sets, texts).items():
+            for start in range(0, len(wanted), batch_size):
+                sums.run(wanted[start : start + batch_size], "text", role)
     return sums.result()
+
+
+def _texts(sets: Mapping[str, Pairs], texts: Sequence[str] | None) -> dict[Role, list[str]]:
+    """The texts by role: those handed in, which are found by the items, else the distinct ones of the probes."""
+    if texts is not None:
+        return {"document": list(texts)}
+    keys = [(pairs.roles[1], text) for pairs in sets.values() for text in pairs.texts if text]
+    by_role: dict[Role, list[str]] = {}
+    for role, text in collapse(keys)[0]:
+        by_role.setdefault(role, []).append(text)
+    return by_role
 
 
 class _Sums:
@@ -100,9 +113,9 @@ class _Sums:
             self._totals[own] = self._totals[own] + share if own in self._totals else share
         self._counts[name] = max(self._rows.values(), default=0)
 
-    def run(self, items: Sequence[Any], modality: str) -> None:
+    def run(self, items: Sequence[Any], modality: str, role: Role) -> None:
         """One batch through the whole model."""
-        features = self._embedder.prepare(items, modality)
+        features = self._embedder.prepare(items, modality, role)
         self._mask = features.get("attention_mask")
         self._seen = []
         with self._embedder.inference():

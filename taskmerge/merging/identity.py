@@ -27,7 +27,7 @@ def identity(plan: Plan, recipe: Recipe) -> str:
     as for inputs in memory.
     """
     digest = hashlib.sha256()
-    for part in (__version__, recipe.to_yaml(), repr(plan.steps), repr(plan.seed)):
+    for part in (__version__, recipe.to_yaml(), repr(plan.steps), repr(plan.seed), repr(sorted(plan.texts.items()))):
         digest.update(part.encode())
     for label, state_dict in plan.inputs.items():
         files = state_dict.beside.files

@@ -57,7 +57,8 @@ def open_inputs(recipe: Recipe, given: Inputs | None = None) -> Inputs:
                 problems.append(Problem(what, place, problem.next_move))
 
     def open_base() -> None:
-        opened[BASE] = _open(recipe.base, recipe.folder)
+        plain = _open(recipe.base, recipe.folder)
+        opened[BASE] = adapted(plain, recipe.base_adapter, recipe.folder) if recipe.base_adapter else plain
 
     def open_specialist(name: str, specialist: Specialist) -> None:
         if specialist.base is not None:
@@ -175,7 +176,11 @@ def _open_one(
                     next_move="name the specialist itself, or add it with `taskmerge apply`",
                 )
             return stored, "task vector"
-    same_model = specialist.model in (BASE, recipe.base)
+    of_base = specialist.model == recipe.base and specialist.adapter == recipe.base_adapter
+    if of_base and base is not None:
+        return base, "model"
+    # With an adapter in the base, the base's own path is the model without it.
+    same_model = specialist.model == BASE or (specialist.model == recipe.base and recipe.base_adapter is None)
     model = base if same_model and base is not None else _open(specialist.model, recipe.folder)
     if start is not None and not factor_names(start.tensors):
         model = folded(model)

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
-from taskmerge.checkpoints.components import BACKBONE, EMBEDDINGS, is_token_table, layer_index
+from taskmerge.checkpoints.components import EMBEDDINGS, HEAD, is_token_table, layer_index
 from taskmerge.checkpoints.lineage.alignment import Alignment, align_all
 from taskmerge.checkpoints.lineage.census import Census
+from taskmerge.checkpoints.lineage.classes import with_task
+from taskmerge.checkpoints.lineage.heads import untied_config
 from taskmerge.checkpoints.lineage.prompts import joined_prompts
 from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.output.layout import lay_out, natural
 from taskmerge.checkpoints.output.saving import stored_format
 from taskmerge.checkpoints.state_dict import BASE, Beside, StateDict, adopted
 from taskmerge.errors import MergeError, Problem, RecipeError, few
+from taskmerge.merging.agreement import Layers, settings
 from taskmerge.merging.covariances import missing, protected_specialists
 from taskmerge.merging.inputs import Inputs, open_inputs
 from taskmerge.merging.never_merged import check_packing, never_merged
+from taskmerge.merging.notes import notes, pattern_of
 from taskmerge.merging.steps import Action, Dropped, Plan, Source, TensorStep
+from taskmerge.merging.tokenizer import tokenizer_texts, vocabularies
 from taskmerge.methods import MergeMethod
-from taskmerge.recipes import Recipe, Rule, Standing, layer_depth
+from taskmerge.recipes import Recipe, Rule, Standing, layer_depth, runs_of
 
 _MOST_PROBLEMS = 50
+_QUOTE = "'"
 Takes = Callable[[Census, str, str], bool]
 Weighting = tuple[float | Fraction, ...]
 
@@ -42,7 +49,9 @@ def plan(recipe: Recipe, inputs: Inputs | Mapping[str, StateDict] | None = None)
     elif not isinstance(inputs, Inputs):
         inputs = Inputs({label: adopted(state_dict) for label, state_dict in inputs.items()})
     check_packing(inputs.state_dicts)
-    alignment = align_all(inputs.state_dicts, recipe.components, recipe.output.tokenizer, inputs.own_bases)
+    alignment = align_all(
+        inputs.state_dicts, recipe.components, vocabularies(recipe.output), inputs.own_bases, runs_of(recipe.stack)
+    )
     return plan_aligned(recipe, inputs, alignment)
 
 
@@ -77,6 +86,11 @@ class _Planner:
     copied: dict[str, tuple[str, str]] = field(default_factory=dict)
     fixed: Mapping[str, str] = field(default_factory=dict)
     protected: tuple[str, ...] = ()
+    contested: dict[tuple[tuple[str, ...], str], list[str]] = field(default_factory=dict)
+
+    @cached_property
+    def layers(self) -> Layers:
+        return Layers(self.census.base.tensors)
 
     def plan(self) -> Plan:
         census, recipe = self.census, self.recipe
@@ -89,15 +103,25 @@ class _Planner:
         self.problems += missing(census.inputs, self.protected, "protect", merge.place)
         decided = [self._base_step(name) for name in census.base.tensors]
         decided += [self._own_step(name, owners) for name, owners in census.own.items()]
+        for label, name in self.alignment.heads.same.items():
+            self.dropped.append(
+                Dropped(Source(label, name), "equal to its token table, to which the base ties its head")
+            )
+        self._contested()
         self._unused_rules()
         self._tokens_left_out()
-        self._layers()
         self._covariances()
+        found, said = settings(census, self.inputs.state_dicts, [step for step in decided if step is not None])
+        self.problems += [*self.layers.problems(), *found]
+        self.warnings += [*self.layers.warnings(), *said]
         if self.problems:
             said_by_recipe = all(problem.place is not None for problem in self.problems)
             raise (RecipeError if said_by_recipe else MergeError)(self.problems[:_MOST_PROBLEMS])
         steps = sorted((step for step in decided if step is not None), key=lambda step: natural(step.info.name))
-        beside = self._beside()
+        beside = self._beside(steps)
+        texts, said = tokenizer_texts(recipe, census.inputs, self.rows, beside)
+        self.warnings += said
+        told = notes(census, self.alignment.heads, steps, self.dropped, beside.config)
         return Plan(
             inputs=census.inputs,
             steps=tuple(steps),
@@ -106,10 +130,11 @@ class _Planner:
             shards=tuple(lay_out([step.info for step in steps], recipe.output.shard_size, beside.module_folders)),
             beside=beside,
             side_folders=census.side_folders,
-            texts=self.rows.texts if self.rows else {},
+            texts=texts,
             seed=recipe.seed,
             protect_energy=merge.protect_energy,
-            warnings=tuple(self.warnings),
+            warnings=(*recipe.notes, *self.alignment.notes, *self.warnings),
+            notes=tuple(told),
             deltas=frozenset(self.inputs.deltas),
             adapters=self.inputs.adapters,
             own_bases=self.alignment.own_bases,
@@ -128,19 +153,32 @@ class _Planner:
     def rows(self) -> Rows | None:
         return self.alignment.rows
 
-    def _beside(self) -> Beside:
+    def _beside(self, steps: Sequence[TensorStep]) -> Beside:
         """What stands beside the result's tensors; says what of it could not be joined."""
         census = self.census
         chosen = census.inputs.get(self.recipe.output.tokenizer)
-        tokenizer = chosen.beside.tokenizer_folder if chosen else census.inputs[census.naming].beside.own_tokenizer
+        tokenizer = (
+            chosen.beside.tokenizer_folder if chosen else census.inputs[census.naming.label].beside.own_tokenizer
+        )
         tokenizer = self.rows.folder if self.rows is not None else tokenizer
-        prompts, said = joined_prompts(census.inputs, census.naming)
+        prompts, said = joined_prompts(census.inputs, census.naming.label)
         self.warnings += said
-        return Beside(census.config, census.base.beside.folder, census.module_folders, tokenizer, prompts)
+        return Beside(self._config(steps), census.base.beside.folder, census.module_folders, tokenizer, prompts)
+
+    def _config(self, steps: Sequence[TensorStep]) -> Mapping[str, Any]:
+        """config.json of the result, speaking of the heads that it stores."""
+        census, config = self.census, self.census.config
+        if self.alignment.heads.untied in {step.info.name for step in steps}:
+            config = untied_config(config)
+        for step in steps:
+            if step.action == "copy" and step.component == HEAD and step.info.name not in census.base.tensors:
+                config = with_task(config, census.inputs[step.source.label].config, step.info.name)
+        return config
 
     def _rule(self, name: str) -> Rule | None:
         for number, rule in enumerate(self.recipe.merge.rules):
-            if any(self.census.selects(pattern, name) for pattern in rule.match):
+            named = any(self.census.selects(pattern, name) for pattern in rule.match)
+            if named and all(self.census.selects(pattern, name) for pattern in rule.also):
                 self.used.add(number)
                 return rule
         return None
@@ -186,7 +224,11 @@ class _Planner:
         owners = self._distinct([label for label in owners if self._takes(label, name)])
         if not owners:
             return None
-        if rule is not None and (rule.drop or rule.keep is not None):
+        if rule is not None and rule.drop:
+            return self._ruled(name, rule, owners)
+        if self.layers.beyond(name, owners):
+            return None
+        if rule is not None and rule.keep is not None:
             return self._ruled(name, rule, owners)
         if name in self.copied:
             label, pattern = self.copied[name]
@@ -198,25 +240,25 @@ class _Planner:
                 f"leave it out: rules: - {{match: {name!r}, drop: true}}; in Python: without({name!r})",
             )
             return None
-        untied = self.census.untied_head(name, owners)
-        if untied is not None:
-            self._problem(
-                f"{untied} has a head of its own ({name!r}), the base ties its head to its token table",
-                f"untie the base, or give it up: rules: - {{match: {name!r}, drop: true}}",
-            )
-            return None
         surplus = self.census.surplus(name, owners)
         if surplus is not None:
             self.dropped += [Dropped(Source(owner, name), surplus) for owner in owners]
             return None
         if len(owners) == 1:
             return self._taken(name, owners[0], f"only {owners[0]} has it", named=False)
-        self._problem(
-            f"{' and '.join(owners)} both bring their own {name!r}, which the base lacks",
-            f"say whose: copy: {{{owners[0]}: [{self.census.components[name]}]}}, "
-            f"or a rule {{match: {name!r}, keep: {owners[0]}}}; in Python: without({name!r})",
-        )
+        self.contested.setdefault((tuple(owners), self.census.components.home(name)), []).append(name)
         return None
+
+    def _contested(self) -> None:
+        """What several specialists bring under the same names: one problem for each component."""
+        for (owners, home), names in self.contested.items():
+            more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
+            which = pattern_of(names, self.census)
+            self._problem(
+                f"{' and '.join(owners)} both bring their own {names[0]!r}{more} ({home}), which the base lacks",
+                f"say whose: copy: {{{owners[0]}: [{which}]}}, or a rule {{match: {which}, keep: {owners[0]}}}; "
+                f"in Python: without({which.strip(_QUOTE)!r})",
+            )
 
     def _moves(self, label: str, name: str) -> bool:
         """Whether what a specialist has of a tensor is a change, not a tensor that it brings."""
@@ -231,7 +273,7 @@ class _Planner:
     def _ruled(self, name: str, rule: Rule, owners: list[str]) -> TensorStep | None:
         if rule.keep is not None:
             return self._taken(name, rule.keep, _said(rule))
-        self.dropped += [Dropped(Source(owner, name), _said(rule)) for owner in owners]
+        self.dropped += [Dropped(Source(owner, name), _said(rule), True) for owner in owners]
         return None
 
     def _taken(self, name: str, label: str, said: str, named: bool = True) -> TensorStep | None:
@@ -240,7 +282,7 @@ class _Planner:
             self._problem(f"{said} takes {name!r} from {label}, which has no such tensor", "take another input's")
             return None
         self.dropped += [
-            Dropped(Source(other, name), f"{said}: taken from {label}")
+            Dropped(Source(other, name), f"{said}: taken from {label}", True)
             for other in inputs
             if other != label and name in inputs[other].tensors
         ]
@@ -257,16 +299,24 @@ class _Planner:
             return self._unmoved(name, f"{said}; {lacking}")
         weights = settings.weights(self.recipe.specialists, standing)
         shares = tuple(weights[label] for label in having)
-        if not any(shares) and not self.bare:
+        options = settings.resolved(having, standing)
+        if not any(shares) and not self.bare and not self._sums_models(settings.method, shares, options, name):
             return self._unmoved(name, f"{said}; every weight is 0")
         self.methods[settings.method.name] = settings.method
         sources = tuple(Source(label, name) for label in having)
-        options = settings.resolved(having, standing)
         self._try_method(settings.method, shares, options, name, (rule or self.recipe.merge).place)
         shape = self.census.base.tensors[name].shape
         if settings.method.decomposes_matrices and self._is_token_table(name) and len(shape) == 2:
             self.warnings.append(settings.method.token_table_note(name, shape))
         return self._step(name, "merge", said, Source(BASE, name), sources, shares, settings.method.name, options)
+
+    def _sums_models(self, method: MergeMethod, shares: Weighting, options: Mapping[str, Any], name: str) -> bool:
+        """Whether the result is Σ w x even where every weight is 0: not the base, then."""
+        try:
+            program = method.program(shares, options, self.census.base.tensors[name].shape)
+        except MergeError:
+            return False
+        return program is not None and program.base == "summed"
 
     def _is_token_table(self, name: str) -> bool:
         """Whether a tensor has one row a token: an embedding, or an output head."""
@@ -337,15 +387,6 @@ class _Planner:
                     self.census.inputs, self.census.specialists, f"the method {method.name}", self.recipe.merge.place
                 )
 
-    def _layers(self) -> None:
-        wanted, found = self.recipe.layers, self.census.components.depth(BACKBONE)
-        if wanted is not None and found != wanted:
-            self._problem(
-                f"the recipe is for a model of {wanted} layers; {self.census.base.label} has {found}",
-                "take as many layers as the model has (taskmerge merges whole models)",
-                self.recipe.place,
-            )
-
     def _tokens_left_out(self) -> None:
         for label, tokens in (self.rows.left_out if self.rows else {}).items():
             some = ", ".join(map(repr, tokens[:3])) + (", …" if len(tokens) > 3 else "")
@@ -356,7 +397,7 @@ class _Planner:
 
     def _unused_rules(self) -> None:
         for number, rule in enumerate(self.recipe.merge.rules):
-            dead = [] if rule.optional else self.census.selector.check(rule.match, rule.place, "rule")
+            dead = [] if rule.optional else self.census.selector.check((*rule.match, *rule.also), rule.place, "rule")
             self.problems += dead
             if not (dead or rule.optional or number in self.used):
                 self.warnings.append(f"{rule.place}: {_said(rule)} never applies: earlier rules take all it names")
@@ -365,4 +406,4 @@ class _Planner:
 def _said(rule: Rule | None) -> str:
     if rule is None:
         return "no rule names it"
-    return f"rule {', '.join(map(repr, rule.match))}"
+    return " and ".join([f"rule {', '.join(map(repr, rule.match))}", *map(repr, rule.also)])

@@ -53,10 +53,11 @@ class TensorStep:
 
 @dataclass(frozen=True)
 class Dropped:
-    """An input tensor that does not reach the output, and the rule that says so."""
+    """An input tensor that does not reach the output, and why. asked: whether the recipe itself says so."""
 
     source: Source
     rule: str
+    asked: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class Plan:
     inputs: label -> state dict, "base" first. steps: one per output tensor, in output order. methods: by
     the name used in the steps. shards: the exact layout of the output. beside: what stands beside the output.
     side_folders: where the side files come from, first wins. texts: side files of the transformer written anew. seed:
-    of random drops.
+    of random drops. notes: what was decided without the user, one line each.
     protect_energy: share of energy that `protected` holds. deltas: specialists that are task vectors themselves.
     adapters: specialists that are the base with an adapter. own_bases: of specialists that were fine-tuned from
     another model. bare: the output is the merged task vector, without the base.
@@ -91,6 +92,7 @@ class Plan:
     seed: int = 0
     protect_energy: float = 0.9
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     deltas: frozenset[str] = frozenset()
     adapters: frozenset[str] = frozenset()
     own_bases: Mapping[str, StateDict] = field(default_factory=dict)

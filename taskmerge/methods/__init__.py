@@ -1,6 +1,17 @@
 """Merge methods: pure functions of tensors, one short file per family, found by name."""
 
-from taskmerge.methods import agreement, averages, breadcrumbs, covariance, dare, della, geometry, spectral, ties
+from taskmerge.methods import (
+    agreement,
+    averages,
+    breadcrumbs,
+    covariance,
+    dare,
+    della,
+    geometry,
+    selective,
+    spectral,
+    ties,
+)
 from taskmerge.methods.discovery import all_methods, find_method, known_names
 from taskmerge.methods.registry import INPUTS, MergeMethod, merge_method
 
@@ -18,6 +29,7 @@ __all__ = [
     "geometry",
     "known_names",
     "merge_method",
+    "selective",
     "spectral",
     "ties",
 ]

@@ -100,6 +100,53 @@ def pcb(
     return above / below.where(below > 0, 1.0)
 
 
+Changed = Annotated[float, Between(0, None), Doc("ε, the magnitude above which an entry of a task vector counts")]
+
+
+@merge_method(source="RAM (Reinforced Agent Merging), arXiv 2601.13572; mergekit's ram", memory=held(3, 3))
+def ram(deltas: Tensor, weights: Tensor, *, above: Changed = 1e-5) -> Tensor:
+    """Average each entry over the specialists that changed it: Σ w d / their number, where |d| > ε.
+
+    What one specialist alone changed is kept whole; what nobody changed stays the base's. A specialist of weight 0
+    counts where it changed an entry. Not scale equivariant. mergekit's knows no weights.
+
+    deltas (specialists, *shape), weights (specialists,) -> (*shape), float64.
+    """
+    changed = deltas.double().abs() > above
+    return _over_changed(deltas.double(), weights, changed)
+
+
+@merge_method(source="RAM+, arXiv 2601.13572; mergekit's ramplus_tl", memory=held(3, 4))
+def ramplus_tl(
+    deltas: Tensor,
+    weights: Tensor,
+    *,
+    boost: Annotated[float, Between(0, None), Doc("r, how much what a specialist alone changed is lengthened")] = 0.1,
+    most: Annotated[float, Between(0, None), Doc("α, the largest ratio of shared to sole entries that counts")] = 0.2,
+    above: Changed = 1e-5,
+) -> Tensor:
+    """As ram, with what one specialist alone changed lengthened by 1 + r · min(shared / sole, α).
+
+    shared and sole are the numbers of a specialist's changed entries, in this tensor, that others changed too and that
+    it alone changed. It makes up for what averaging takes from a specialist whose entries are mostly shared.
+
+    deltas (specialists, *shape), weights (specialists,) -> (*shape), float64.
+    """
+    deltas = deltas.double()
+    changed = deltas.abs() > above
+    alone = changed.sum(dim=0) == 1
+    each = changed.reshape(len(deltas), -1)
+    sole = (each & alone.reshape(1, -1)).sum(dim=1)
+    ratio = (each.sum(dim=1) - sole).double() / sole.clamp(min=1)
+    factors = (1.0 + boost * ratio.clamp(max=most)).reshape(-1, *[1] * (deltas.dim() - 1))
+    return _over_changed(deltas.where(~(changed & alone), deltas * factors), weights, changed)
+
+
+def _over_changed(deltas: Tensor, weights: Tensor, changed: Tensor) -> Tensor:
+    """Σ w d over the changed entries, divided by how many changed each."""
+    return weighted_sum(deltas.where(changed, 0.0), weights) / changed.sum(dim=0).clamp(min=1)
+
+
 @merge_method(source="EMR-Merging, arXiv 2405.17461", memory=held(1, 4.1))
 def emr(deltas: Tensor, weights: Tensor) -> Tensor:
     """EMR's unified task vector: the elected sign with the largest magnitude that agrees with it.

@@ -19,9 +19,10 @@ def linear(
 ) -> Program:
     """Weighted average of the specialists themselves: Σ w x / Σ w.
 
-    Refuses weights that are not zero but sum to zero. With normalize false the result is Σ w x, whatever the base.
+    Refuses weights that are not zero but sum to zero. With normalize false the result is Σ w x, whatever the base: 0
+    where every weight is.
     """
-    return Program(pieces.shares(weights, normalize), base="weighted")
+    return Program(pieces.shares(weights, normalize), base="weighted" if normalize else "summed")
 
 
 @merge_method(aliases=("sum",), source="Task Arithmetic, arXiv 2212.04089")

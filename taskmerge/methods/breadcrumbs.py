@@ -14,7 +14,8 @@ def breadcrumbs(
 ) -> Program:
     """Drop the largest γ of each task vector's entries, keep the next ρ, sum.
 
-    Never drops everything: ⌊γ·n⌋ entries are skipped and at least one is kept; equal magnitudes are kept together.
+    max(1, ⌊ρ·n⌋) entries are kept (none at ρ = 0) and ⌊γ·n⌋ skipped, or as many fewer as leave so many to keep; equal
+    magnitudes are kept together.
     """
     return Program(pieces.shares(weights, normalize), pieces.trim(density, skip=outliers))
 

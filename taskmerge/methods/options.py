@@ -14,13 +14,13 @@ MergeWeights = tuple[float | Fraction, ...]
 
 Scale = Annotated[float, Doc("λ, what the merged task vector is multiplied by before it is added to the base")]
 Density = Annotated[
-    Each, Between(0, 1), PerSpecialist(), Doc("ρ, the share of each task vector's entries that is kept")
+    Each, Between(0, 1), PerSpecialist(), Doc("ρ, the share of each task vector's entries that is kept; 0: none")
 ]
 KeepProbability = Annotated[
     Each,
-    Between(0, 1, open="low"),
+    Between(0, 1),
     PerSpecialist(),
-    Doc("ρ, the probability with which an entry of a task vector is kept"),
+    Doc("ρ, the probability with which an entry of a task vector is kept; 0: none is"),
 ]
 Normalize = Annotated[bool, Doc("divide the weights by their sum")]
 ElectSign = Annotated[

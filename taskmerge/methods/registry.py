@@ -247,7 +247,7 @@ class MergeMethod:
         program = self.program((1.0, 1.0), _one_for_all(options), ())
         assert program is not None
         needed = {"random_bits"} if program.random else set()
-        return frozenset(needed | ({"base"} if program.base == "weighted" else set()))
+        return frozenset(needed | ({"base"} if program.base in ("weighted", "summed") else set()))
 
 
 def _shares_of(find: Callable[[np.ndarray], np.ndarray], parts: int, gram: np.ndarray) -> np.ndarray:

@@ -19,8 +19,9 @@ def ties(
 ) -> Program:
     """Trim small entries, elect a sign per entry, average what agrees with it.
 
-    Keeps the max(1, ⌊ρ·n⌋) entries of largest magnitude of each task vector, entries equal to the threshold all kept,
-    so that no sort's tie order matters. A zero sum elects +. Entries that were trimmed do not count in the mean.
+    Keeps the max(1, ⌊ρ·n⌋) entries of largest magnitude of each task vector (none at ρ = 0), entries equal to the
+    threshold all kept, so that no sort's tie order matters. A zero sum elects +. Entries that were trimmed do not
+    count in the mean. Where entries vote by w d, a negative weight turns a task vector around before it agrees.
 
     With trim "model", n counts the entries of every tensor that is merged with trim "model", whatever its weights,
     scale or density, and ρ gives one threshold for all of them.

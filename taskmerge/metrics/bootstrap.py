@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -45,29 +45,54 @@ def mean_interval(
     one word or captions of one picture do not fail independently. A single value or group has no spread to measure:
     its interval is [estimate, estimate]. Raises UsageError when there are no values.
     """
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 1 or not len(values):
-        raise UsageError(f"an interval needs a non-empty 1-D array of values, got shape {values.shape}")
+    column = {"": np.asarray(values, dtype=np.float64)}
+    return mean_intervals(column, groups=groups, confidence=confidence, resamples=resamples, seed=seed)[""]
+
+
+def mean_intervals(
+    values: Mapping[str, np.ndarray],
+    *,
+    groups: Sequence[object] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict[str, Interval]:
+    """As `mean_interval`, of several statistics of the same items on the same draws.
+
+    values: name -> (n,), of the same items in the same order.
+    """
+    columns = np.column_stack([np.asarray(row, dtype=np.float64) for row in values.values()])
+    if columns.ndim != 2 or not len(columns) or any(np.ndim(row) != 1 for row in values.values()):
+        shape = np.shape(next(iter(values.values())))
+        raise UsageError(f"an interval needs a non-empty 1-D array of values, got shape {shape}")
     if groups is None:
-        sums, counts = values, np.ones(len(values))
+        sums, counts = columns, np.ones(len(columns))
     else:
-        if len(groups) != len(values):
-            raise UsageError(f"{len(values)} values but {len(groups)} group labels")
+        if len(groups) != len(columns):
+            raise UsageError(f"{len(columns)} values but {len(groups)} group labels")
         numbers: dict[object, int] = {}
         index = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
-        sums, counts = np.bincount(index, weights=values), np.bincount(index).astype(np.float64)
+        counts = np.bincount(index).astype(np.float64)
+        sums = np.stack([np.bincount(index, weights=column) for column in columns.T], axis=1)
     means = _resampled_means(sums, counts, resamples, np.random.default_rng(seed))
     tail = 100 * (1 - confidence) / 2
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return Interval(float(values.mean()), float(low), float(high), len(values), confidence)
+    lows, highs = np.percentile(means, [tail, 100 - tail], axis=0)
+    estimates = columns.mean(axis=0)
+    return {
+        name: Interval(float(estimates[at]), float(lows[at]), float(highs[at]), len(columns), confidence)
+        for at, name in enumerate(values)
+    }
 
 
 def _resampled_means(sums: np.ndarray, counts: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Means of `resamples` draws of the groups with replacement, in blocks of bounded memory."""
+    """(resamples, statistics): means of draws of the groups with replacement, in blocks of bounded memory.
+
+    sums: (groups, statistics), counts: (groups,).
+    """
     size = len(sums)
     block = max(1, min(resamples, 4_000_000 // size))
     means = []
     for start in range(0, resamples, block):
         times = rng.multinomial(size, np.full(size, 1 / size), size=min(block, resamples - start)).astype(np.float64)
-        means.append((times @ sums) / (times @ counts))
+        means.append((times @ sums) / (times @ counts)[:, None])
     return np.concatenate(means)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -29,7 +29,9 @@ class QueryScores:
         return {name: float(scores.mean()) for name, scores in self.values.items()}
 
 
-METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "mrr", "ndcg_at_10")
+METRICS = ("recall_at_1", "recall_at_5", "recall_at_10", "mrr", "ndcg_at_5", "ndcg_at_10")
+SIMILARITIES = ("cosine", "dot", "euclidean")
+"""What a gallery can be ranked by."""
 
 
 def normalized(embeddings: np.ndarray) -> np.ndarray:
@@ -46,20 +48,22 @@ def collapse(keys: Sequence[Key]) -> tuple[list[Key], np.ndarray]:
     return list(places), index
 
 
-def score_queries(queries: np.ndarray, gallery: np.ndarray, relevant: Sequence[Sequence[int]]) -> QueryScores:
-    """Rank the gallery by cosine for every query and score the ranking.
+def score_queries(
+    queries: np.ndarray, gallery: np.ndarray, relevant: Sequence[Sequence[int]], *, similarity: str = "cosine"
+) -> QueryScores:
+    """Rank the gallery for every query and score the ranking.
 
     queries: (n, d), gallery: (m, d), any float; relevant: for each query the gallery rows that count as right.
+    similarity: one of `SIMILARITIES`; euclidean: the nearest first.
     Any match counts: recall@k is 1 when some relevant row is among the first k, MRR is 1 / rank of the first one,
-    nDCG@10 has gain 1 for each relevant row (Järvelin & Kekäläinen 2002, binary). Equal scores are ranked against the
-    query, so that a collapsed model, which gives every row the same score, scores nothing.
+    nDCG@k has linear gain, 1 for each relevant row (Järvelin & Kekäläinen 2002; with gains of 0 and 1 the exponential
+    form is the same number). Equal scores are ranked against the query, so that a collapsed model, which gives every
+    row the same score, scores nothing.
     Raises UsageError for a query without a relevant row, non-finite embeddings or sizes that do not fit.
     """
     _check(queries, gallery, relevant)
-    unit_gallery = normalized(gallery)
     values = {name: np.empty(len(queries)) for name in METRICS}
-    for start in range(0, len(queries), BLOCK):
-        scores = normalized(queries[start : start + BLOCK]) @ unit_gallery.T
+    for start, scores in _similarities(queries, gallery, similarity):
         for offset, row in enumerate(scores):
             ranks = _ranks(row, np.unique(relevant[start + offset]))
             for name, value in _scores_of(ranks).items():
@@ -67,11 +71,27 @@ def score_queries(queries: np.ndarray, gallery: np.ndarray, relevant: Sequence[S
     return QueryScores(values)
 
 
+def best_rows(queries: np.ndarray, gallery: np.ndarray, *, similarity: str = "cosine") -> np.ndarray:
+    """The gallery row that every query ranks first, (queries,) int64; the lowest row of equals."""
+    return np.concatenate([scores.argmax(axis=1) for _, scores in _similarities(queries, gallery, similarity)])
+
+
+def _similarities(queries: np.ndarray, gallery: np.ndarray, similarity: str) -> Iterator[tuple[int, np.ndarray]]:
+    """(first query, scores of a block of queries (block, gallery) float64), the more the better."""
+    if similarity not in SIMILARITIES:
+        raise UsageError(f"nothing is ranked by {similarity!r}", next_move=f"known: {', '.join(SIMILARITIES)}")
+    to_rows = normalized if similarity == "cosine" else lambda rows: np.asarray(rows, dtype=np.float64)
+    rows = to_rows(gallery)
+    penalty = (rows**2).sum(axis=1) / 2 if similarity == "euclidean" else 0.0  # q·g - ‖g‖²/2 falls with ‖q - g‖
+    for start in range(0, len(queries), BLOCK):
+        yield start, to_rows(queries[start : start + BLOCK]) @ rows.T - penalty
+
+
 def _ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
     """1-based ranks of the relevant rows, best first, ties lost to the irrelevant rows."""
     right = np.sort(scores[relevant])[::-1]
     # rounding of a matrix product must not decide a tie between equal rows of the gallery
-    bar = right - 1e-12
+    bar = right - 1e-12 * np.maximum(1, np.abs(right))
     if len(right) == 1:
         return np.array([np.count_nonzero(scores >= bar[0])])
     wrong = np.sort(np.delete(scores, relevant))
@@ -81,10 +101,14 @@ def _ranks(scores: np.ndarray, relevant: np.ndarray) -> np.ndarray:
 
 def _scores_of(ranks: np.ndarray) -> dict[str, float]:
     first = ranks[0]
-    gain = (1 / np.log2(1 + ranks[ranks <= 10])).sum()
-    ideal = (1 / np.log2(1 + np.arange(1, min(10, len(ranks)) + 1))).sum()
     recalls = {f"recall_at_{depth}": float(first <= depth) for depth in (1, 5, 10)}
-    return {**recalls, "mrr": 1 / float(first), "ndcg_at_10": float(gain / ideal)}
+    return {**recalls, "mrr": 1 / float(first), **{f"ndcg_at_{depth}": _ndcg(ranks, depth) for depth in (5, 10)}}
+
+
+def _ndcg(ranks: np.ndarray, depth: int) -> float:
+    gain = (1 / np.log2(1 + ranks[ranks <= depth])).sum()
+    ideal = (1 / np.log2(1 + np.arange(1, min(depth, len(ranks)) + 1))).sum()
+    return float(gain / ideal)
 
 
 def _check(queries: np.ndarray, gallery: np.ndarray, relevant: Sequence[Sequence[int]]) -> None:

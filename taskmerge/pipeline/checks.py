@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskmerge.checkpoints.selector import may_name, nearest_names
-from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError
+from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError, did_you_mean
 from taskmerge.pipeline.foresight import fuse_problems
 from taskmerge.pipeline.presence import model_problems
 from taskmerge.pipeline.stages import STAGES
@@ -64,6 +64,7 @@ def check(current: Run, stages: Sequence[str] = STAGES) -> None:
     if error := missing(_needed(current, stages)):
         raise error
     problems = [*_specialize_problems(current), *model_problems(current, stages), *_mteb_problems(current)]
+    problems += _prompt_problems(current)
     for use in _uses(current):
         problems += [*_part_problems(use), *_data_problems(current, use)]
         if use.stage is not None:
@@ -106,6 +107,26 @@ def _mteb_problems(current: Run) -> Iterator[Problem]:
             check_tasks(section.mteb)
         except UsageError as error:
             yield from (Problem(f"evaluate: {told.what}", section.place, told.next_move) for told in error.problems)
+
+
+def _prompt_problems(current: Run) -> Iterator[Problem]:
+    """Prompts of sets and tasks that nothing is scored on."""
+    prompts, section = current.recipe.prompts, current.recipe.evaluate
+    if prompts is None or not prompts.tasks:
+        return
+    scored = list(section.retrieval) if section is not None else []
+    if section is not None and section.mteb:
+        from taskmerge.measuring.evaluation.mteb_adapter import tasks_of
+
+        try:
+            scored += [task.metadata.name for task in tasks_of(section.mteb)]
+        except UsageError:
+            return  # told as a problem of `evaluate`
+    for name, row in prompts.tasks.items():
+        if name not in scored:
+            yield Problem(
+                f"prompts: tasks: {name!r} is no set or task of `evaluate`", row.place, did_you_mean(name, scored)
+            )
 
 
 def _uses(current: Run) -> Iterator[Use]:

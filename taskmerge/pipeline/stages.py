@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from taskmerge.checkpoints.lineage.adapters import is_adapter
 from taskmerge.checkpoints.output.record import is_made_here
 from taskmerge.errors import CheckpointError, RecipeError
 from taskmerge.merging.inputs import row_paths
@@ -22,7 +23,7 @@ def specialize(run: Run) -> None:
     for name, section in (run.recipe.specialize or {}).items():
         out = run.specialist(name)
         stage = f"specialize-{name}"
-        run.once(stage, section, [out], partial(_train_specialist, run, section, out, stage))
+        run.once(stage, run.prompted(section), [out], partial(_train_specialist, run, section, out, stage))
 
 
 def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> dict[str, Any]:
@@ -37,9 +38,7 @@ def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> d
     else:
         encoder = run.encoder(section.graft)
         model = graft(run.base, modality, encoder, section.graft.projector, seed=run.recipe.seed)
-    settings = training_settings(
-        section, run.recipe.seed, run.work(stage), steps=1000, learning_rate=2e-5, device=run.device
-    )
+    settings = training_settings(section, run, run.work(stage), steps=1000, learning_rate=2e-5)
     return asdict(train(model, data, section.train, settings, out=out, work=run.work(stage)))
 
 
@@ -76,17 +75,26 @@ def diagnose(run: Run) -> None:
     if missing := [name for name in names if name not in sources]:
         raise RecipeError(f"drift: no probes for {', '.join(missing)}", section.place, "probes: {NAME: path, ...}")
 
+    said = section.trained_on
+    by_name = (
+        dict.fromkeys(names, said)
+        if isinstance(said, str)
+        else said or {name: row.data for name, row in (run.recipe.specialize or {}).items() if name in names}
+    )
+    trained_on = {name: run.data(source) for name, source in by_name.items()}
+
     def make() -> dict[str, Any]:
         specialists = {name: run.source(run.specialist(name)) for name in names}
         found = diagnose_drift(
             run.source(run.places.fused), specialists, run.source(run.base), sources,
             limit=section.fail_above.recall_drop, components=run.recipe.components, device=run.device,
+            prompts=run.prompts, trained_on=trained_on,
         )  # fmt: skip
         for line in str(found).splitlines():
             run.say(f"  {line}")
         return {**found.as_dict(), "words": str(found), "exit_code": found.exit_code}
 
-    run.once("diagnose", section, [], make)
+    run.once("diagnose", run.prompted(section), [], make)
 
 
 def recover(run: Run) -> None:
@@ -102,8 +110,8 @@ def recover(run: Run) -> None:
 
     def make() -> dict[str, Any]:
         settings = training_settings(
-            section, run.recipe.seed, run.work("recover"),
-            steps=300, learning_rate=1e-3, evaluate_every=25, patience=4, device=run.device,
+            section, run, run.work("recover"),
+            steps=300, learning_rate=1e-3, evaluate_every=25, patience=4,
         )  # fmt: skip
         report = recover_by_choice(
             run.source(run.places.fused), data, section.train, method=section.method, specialist=specialist,
@@ -114,7 +122,7 @@ def recover(run: Run) -> None:
         run.say(f"  kept: {report.kept}")
         return report.as_dict()
 
-    run.once("recover", section, [run.places.recovered], make)
+    run.once("recover", run.prompted(section), [run.places.recovered], make)
 
 
 def rehearse(run: Run) -> None:
@@ -129,14 +137,14 @@ def rehearse(run: Run) -> None:
 
     def make() -> dict[str, Any]:
         work = run.work("rehearse")
-        settings = training_settings(section, run.recipe.seed, work, steps=2000, learning_rate=1e-5, device=run.device)
+        settings = training_settings(section, run, work, steps=2000, learning_rate=1e-5)
         return asdict(
             train(
                 run.source(start), data, section.train, settings, held_out=held_out, out=run.places.rehearsed, work=work
             )
         )
 
-    run.once("rehearse", section, [run.places.rehearsed], make)
+    run.once("rehearse", run.prompted(section), [run.places.rehearsed], make)
 
 
 def evaluate(run: Run) -> None:
@@ -147,20 +155,40 @@ def evaluate(run: Run) -> None:
     from taskmerge.measuring.evaluation import evaluate_retrieval
 
     models = variants(run)
+    if absent := unscored(run):
+        run.say(f"  not scored, no whole models: {', '.join(absent)} (`taskmerge apply` makes one of an adapter)")
     sources = {name: run.source(path) for name, path in models.items()}
     sets = run.data(section.retrieval)
+    own: dict[str, Any] = {"device": run.device, "prompts": run.prompts, "dimensions": section.dimensions}
 
     def make() -> dict[str, Any]:
         result: dict[str, Any] = {}
         if sets:
-            result["retrieval"] = evaluate_retrieval(sources, sets, device=run.device).as_dict()
+            result["retrieval"] = evaluate_retrieval(sources, sets, against=against(sources), **own).as_dict()
         if section.mteb:
-            from taskmerge.measuring.evaluation.mteb_adapter import evaluate_mteb
+            from taskmerge.measuring.evaluation.mteb_adapter import run_mteb
+            from taskmerge.measuring.evaluation.mteb_card import read_meta
 
-            result["mteb"] = evaluate_mteb(sources, section.mteb, device=run.device)
+            folder = run.path(section.results) if section.results else run.places.report / "mteb"
+            meta = read_meta(run.path(section.model_meta)) if section.model_meta else None
+            found = run_mteb(sources, section.mteb, results=folder, meta=meta, say=run.say, **own)
+            result["mteb"] = found.as_dict()
         return result
 
-    run.once("evaluate", {"section": section, "variants": sorted(models)}, [], make)
+    run.once("evaluate", run.prompted({"section": section, "variants": sorted(models)}), [], make)
+
+
+def against(names: Iterable[str]) -> dict[str, list[str]]:
+    """Which variants are compared with which: every stage with those before it that it was made from."""
+    models = list(names)
+    specialists = [name for name in models if name.startswith("specialist ")]
+    made_from = {
+        **{name: ["base"] for name in specialists},
+        "fused": ["base", *specialists],
+        "recovered": ["fused", *specialists],
+        "rehearsed": ["recovered", "fused", *specialists],
+    }
+    return {name: [other for other in made_from.get(name, ()) if other in models] for name in models}
 
 
 def variants(run: Run) -> dict[str, Path]:
@@ -178,7 +206,15 @@ def variants(run: Run) -> dict[str, Path]:
 
 def _is_run(run: Run, path: Path) -> bool:
     """Whether a folder of the recipe holds a model that embeds: sentence-transformers', or one for its own embedder."""
-    return (path / "modules.json").is_file() or (run.recipe.embedder is not None and path.is_dir())
+    if (path / "modules.json").is_file():
+        return True
+    return run.recipe.embedder is not None and path.is_dir() and not is_adapter(path)
+
+
+def unscored(run: Run) -> list[str]:
+    """Specialists that no table has a row of: adapters, and what is put together of several files."""
+    rows = {name.removeprefix("specialist ") for name in variants(run)}
+    return [name for name, row in run.recipe.specialists.items() if name not in rows and row.model != "base"]
 
 
 def report(run: Run) -> dict[str, Any]:
@@ -199,7 +235,7 @@ def _sections(run: Run) -> list[Any]:
     """What the page shows of each stage, from the stages' plain results (a skipped stage's come from its note)."""
     from taskmerge.measuring.drift import DriftReport
     from taskmerge.measuring.evaluation import Evaluated
-    from taskmerge.reporting import drift_sections, evaluation_section, recovery_section, training_section
+    from taskmerge.reporting import drift_sections, evaluated_sections, recovery_section, training_section
     from taskmerge.training import StageReport
     from taskmerge.training.arms import RecoveryReport
 
@@ -207,9 +243,7 @@ def _sections(run: Run) -> list[Any]:
         place = str(run.places.report / f"{stage}.json")
         return check_json(run.results[stage], shape, place, NOTE_MOVE)
 
-    sections = []
-    if "evaluate" in run.results and "retrieval" in (evaluated := result("evaluate", Evaluated)):
-        sections.append(evaluation_section(evaluated["retrieval"]))
+    sections = evaluated_sections(result("evaluate", Evaluated)) if "evaluate" in run.results else []
     if "diagnose" in run.results:
         sections += drift_sections(result("diagnose", DriftReport))
     if "recover" in run.results:

@@ -114,6 +114,17 @@ class Run:
         return self.downloaded[text]
 
     @property
+    def prompts(self) -> Any:
+        """The recipe's prompts, as embedders take them; None when it says nothing."""
+        from taskmerge.embedders.prompts import Prompts
+
+        return Prompts.of(self.recipe.prompts) if self.recipe.prompts is not None else None
+
+    def prompted(self, section: Any) -> Any:
+        """A section of a stage that runs a model, for its note: with the recipe's prompts, where there are any."""
+        return section if self.recipe.prompts is None else {"stage": section, "prompts": self.recipe.prompts}
+
+    @property
     def base(self) -> Path:
         """Folder of the base; raises as `model`."""
         return self.model(self.recipe.base)
@@ -210,7 +221,7 @@ class Run:
         scratch.replace(path)
 
 
-def training_settings(section: Training, seed: int, work: Path, **defaults: Any) -> Any:
+def training_settings(section: Training, run: Run, work: Path, **defaults: Any) -> Any:
     """The trainer's settings for a section of the recipe; `defaults` where the recipe is silent.
 
     work: the stage's checkpoints; training goes on from the last one when there are any.
@@ -242,7 +253,9 @@ def training_settings(section: Training, seed: int, work: Path, **defaults: Any)
         bf16=section.bf16,
         gradient_cache=section.gradient_cache,
         report_to=section.report_to,
-        seed=seed % 2**32,
+        seed=run.recipe.seed % 2**32,
+        prompts=run.prompts,
+        device=run.device,
         resume=work.is_dir(),
         **settings,
     )

@@ -12,12 +12,16 @@ from taskmerge.recipes.sections import (
     Graft,
     Lora,
     Output,
+    Prompts,
     Recover,
     Rehearse,
+    RolePrompts,
     Specialist,
     Specialize,
+    TokenRow,
     Training,
 )
+from taskmerge.recipes.stacking import runs_of
 
 __all__ = [
     "Balance",
@@ -28,14 +32,17 @@ __all__ = [
     "Lora",
     "Merge",
     "Output",
+    "Prompts",
     "Recipe",
     "Recover",
     "Rehearse",
+    "RolePrompts",
     "Rule",
     "Settings",
     "Specialist",
     "Specialize",
     "Standing",
+    "TokenRow",
     "Training",
     "at_depth",
     "from_dict",
@@ -43,5 +50,6 @@ __all__ = [
     "load",
     "load_all",
     "loads",
+    "runs_of",
     "schema",
 ]

@@ -76,8 +76,9 @@ plan.
 {example}```
 
 Every unknown key, wrong type and impossible value is told at once, each with its line and the nearest valid name,
-before any tensor is read. Numbers and words are those of YAML 1.2 (`1e-5` is a number, `no` is text); duplicate keys,
-merge keys (`<<`) and tags are refused. `taskmerge schema` prints the JSON Schema that editors check recipes with.
+before any tensor is read. Numbers and words are those of YAML 1.2 (`1e-5` is a number, `no` is text); duplicate keys
+and tags are refused; `<<` merges mappings. `taskmerge schema` prints the JSON Schema that editors check recipes
+with.
 
 **Gradients.** Wherever a weight or a method's parameter is a number, a list of numbers may stand: a line through them
 over depth, first layer to last. Tensors outside the layers take the end they stand at.

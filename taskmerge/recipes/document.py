@@ -1,7 +1,8 @@
 """A YAML file as plain values plus the line each one stands on. Stricter than YAML: what could mislead is an error.
 
 Numbers, true/false and null are read as YAML 1.2 does (`1e-5` is a number, `no` is text, `010` is ten). Not read:
-duplicate keys, keys that are not text, merge keys (`<<`), tags, aliases that hold themselves or multiply without end.
+keys that are not text, tags, aliases that hold themselves or multiply without end. `<<` merges mappings, as
+YAML 1.1 does.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Document:
 
     label: what places call the file.  folder: what relative file names in it are relative to.
     lines: line of each value, by path of keys and positions; a mapping's entry stands where its key does.
+    repeated: keys that are given twice, of which the last counts; what that means is the reader's to say.
     """
 
     data: Any
@@ -51,6 +53,7 @@ class Document:
     folder: Path
     text: str
     lines: dict[tuple[str | int, ...], int] = field(default_factory=dict)
+    repeated: tuple[Problem, ...] = ()
 
     def place(self, path: tuple[str | int, ...]) -> str:
         """ "file:line" of the value at `path`, or of the nearest value around it."""
@@ -95,7 +98,7 @@ def parse_documents(text: str, label: str, folder: Path) -> list[Document]:
         data = reader.value(node, ()) if node is not None else None
         if reader.problems:
             raise RecipeError(reader.problems)
-        documents.append(Document(data, label, folder, text, reader.lines))
+        documents.append(Document(data, label, folder, text, reader.lines, tuple(reader.repeated)))
     return documents or [Document(None, label, folder, text)]
 
 
@@ -118,6 +121,7 @@ class _Reader:
         self.label = label
         self.lines: dict[tuple[str | int, ...], int] = {}
         self.problems: list[Problem] = []
+        self.repeated: list[Problem] = []
         self.count = 0
         self.open: set[int] = set()
 
@@ -172,18 +176,32 @@ class _Reader:
     def mapping(self, node: yaml.MappingNode, path: tuple[str | int, ...]) -> dict[str, Any]:
         read: dict[str, Any] = {}
         first: dict[str, int] = {}
+        merged: list[yaml.Node] = []
         for key_node, value_node in node.value:
             key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
             if key == "<<" and key_node.style is None:
-                self.problem("merge keys (<<) are not read in a recipe", key_node, "write the keys out")
+                merged += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
             elif not isinstance(key_node, yaml.ScalarNode) or key_node.tag != _TAG + "str":
                 shown = repr(key) if key is not None else "a list or mapping"
                 move = f'put it in quotes: "{key}"' if key else None
                 self.problem(f"a key must be text, not {shown}", key_node, move)
-            elif key_node.value in read:
-                where = f"it stands on line {first[key_node.value]} already"
-                self.problem(f"the key {key_node.value!r} is given twice", key_node, f"remove one; {where}")
             else:
+                if key_node.value in read:
+                    place = f"{self.label}:{key_node.start_mark.line + 1}"
+                    move = f"remove one; it stands on line {first[key_node.value]} already"
+                    self.repeated.append(Problem(f"the key {key_node.value!r} is given twice", place, move))
                 first[key_node.value] = self.lines[(*path, key_node.value)] = key_node.start_mark.line + 1
                 read[key_node.value] = self.value(value_node, (*path, key_node.value))
+        for source in merged:
+            read = {**self._merged(source, path), **read}
         return read
+
+    def _merged(self, source: yaml.Node, path: tuple[str | int, ...]) -> dict[str, Any]:
+        """The entries that `<<` adds to the mapping at `path`; those that stand in it, and earlier sources', win."""
+        if not isinstance(source, yaml.MappingNode):
+            self.problem("<< must name a mapping, or a list of them", source, "write `<<: *anchor`")
+            return {}
+        held = dict(self.lines)
+        found = self.value(source, path)
+        self.lines.update(held)  # what stands in the mapping itself keeps its place
+        return found if isinstance(found, dict) else {}

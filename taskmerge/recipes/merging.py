@@ -33,6 +33,9 @@ class Rule:
     match: Annotated[
         tuple[NamePattern, ...], Doc("name patterns, each may begin with a component: `backbone.layers.{0..7}.*`")
     ]
+    also: Annotated[
+        tuple[NamePattern, ...], Doc("name patterns that must match as well, each of them: `also: ['*.mlp.*']`")
+    ] = ()
     keep: Annotated[
         BaseOrSpecialist | None, Doc("copy from `base` or from the specialist of this name, merging nothing")
     ] = None
@@ -223,7 +226,7 @@ def _optional(row: Parameter) -> Parameter:
 def _contradictions(rule: Rule, value: Mapping[str, Any], at: At) -> Iterator[Problem]:
     ways = [f"keep: {rule.keep}"] if rule.keep is not None else []
     ways += ["drop: true"] if rule.drop else []
-    merging = [key for key in value if key not in ("match", "keep", "drop", "optional")]
+    merging = [key for key in value if key not in ("match", "also", "keep", "drop", "optional")]
     if len(ways) == 2 or (ways and merging):
         both = " and ".join([*ways, *merging][:2])
         yield Problem(f"a rule says both {both}", at.place, "a rule keeps, drops or merges; split it in two")

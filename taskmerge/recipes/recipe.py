@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,17 +12,20 @@ from taskmerge.errors import Problem, RecipeError
 from taskmerge.recipes.document import Document, parse_documents, read_documents
 from taskmerge.recipes.merging import Merge
 from taskmerge.recipes.sections import (
+    BaseOrSpecialist,
     Drift,
     Evaluate,
     NamePattern,
     NewSpecialist,
     Output,
+    Prompts,
     Recover,
     Rehearse,
     Specialist,
     SpecialistName,
     Specialize,
 )
+from taskmerge.recipes.stacking import stack_problems
 from taskmerge.words.numerals import is_whole
 
 
@@ -31,10 +34,15 @@ class Recipe:
     """A whole recipe, checked in itself; no model has been looked at.
 
     place: the file (or "recipe").  folder: what relative file names of methods are relative to.  text: as written.
+    notes: what of it was ignored or assumed, to be told to the user.
     """
 
     base: Annotated[str, Doc("the model all specialists were fine-tuned from: path, hub id[@revision] or hf:// uri")]
     specialists: Annotated[Mapping[NewSpecialist, Specialist], Doc("the models to fuse, by a name of your choice")]
+    base_adapter: Annotated[
+        str | None,
+        Doc("a PEFT adapter that is part of the base: path or hub id; task vectors start from both together"),
+    ] = None
     merge: Annotated[Merge, Doc("how")] = field(default_factory=Merge)
     components: Annotated[
         Mapping[str, tuple[NamePattern, ...]],
@@ -49,8 +57,17 @@ class Recipe:
         Doc("components or name patterns taken whole from a specialist; left out: what only that specialist has"),
     ] = None
     output: Annotated[Output, Doc("what is written, and where")] = field(default_factory=Output)
-    layers: Annotated[int | None, Between(1, None), Doc("how many layers the backbone must have; left out: any")] = None
+    stack: Annotated[
+        tuple[Mapping[BaseOrSpecialist, str], ...] | None,
+        Doc(
+            "the output's layers in order: each entry says which layers of whom stand there, "
+            "`{base: 0..15, a: 0..15}`; left out: all as they are"
+        ),
+    ] = None
     seed: Annotated[int, Between(0, 2**63 - 1), Doc("decides every random drop")] = 0
+    prompts: Annotated[
+        Prompts | None, Doc("what stands before items wherever a model runs, in place of the models' own prompts")
+    ] = None
     drift: Annotated[Drift | None, Doc("how drift is diagnosed")] = None
     recover: Annotated[Recover | None, Doc("how a drifted projector is repaired")] = None
     rehearse: Annotated[Rehearse | None, Doc("balanced training over all modalities afterwards")] = None
@@ -62,9 +79,13 @@ class Recipe:
     folder: Path = field(default=Path(), compare=False, repr=False, metadata={"filled": "folder"})
     text: str = field(default="", compare=False, repr=False, metadata={"filled": "text"})
 
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False, metadata={"filled": "notes"})
+
     def problems(self) -> Iterator[Problem]:
         if not self.specialists:
             yield Problem("specialists is empty", self.place, "name at least one, such as `audio: models/audio`")
+        if self.stack is not None:
+            yield from stack_problems(self.stack, self.specialists, self.place)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values that `from_dict` reads back to an equal recipe; what is left at its default is left out."""
@@ -99,7 +120,7 @@ def load_all(path: str | Path, intermediate: str | Path) -> list[Recipe]:
         at = At(document.place, (), document.folder, document.data)
         if not isinstance(document.data, Mapping) or not is_mergekit(document.data):
             raise RecipeError("a recipe is one YAML document", at.place, "only mergekit files may hold several")
-        found.append(_read(document.data, at, document.text, results))
+        found.append(_read(document.data, at, document.text, results, document.repeated))
         name = document.data.get("name")
         if isinstance(name, str):
             results[name] = str(Path(intermediate) / name)
@@ -130,11 +151,19 @@ def _from_documents(documents: list[Document]) -> Recipe:
     if documents[0].data is None:
         raise RecipeError("the recipe is empty", documents[0].label, "begin with `base:` and `specialists:`")
     document = documents[0]
-    return _read(document.data, At(document.place, (), document.folder, document.data), document.text)
+    at = At(document.place, (), document.folder, document.data)
+    return _read(document.data, at, document.text, repeated=document.repeated)
 
 
-def _read(values: Any, at: At, text: str, results: Mapping[str, str] | None = None) -> Recipe:
-    """results: folders of what earlier documents merge, by the name that this one may call them."""
+def _read(
+    values: Any,
+    at: At,
+    text: str,
+    results: Mapping[str, str] | None = None,
+    repeated: Sequence[Problem] = (),
+) -> Recipe:
+    """results: folders of what earlier documents merge, by the name that this one may call them. repeated: keys that
+    are given twice, which mergekit allows."""
     if not isinstance(values, Mapping):
         raise RecipeError("a recipe is a mapping", at.place, "begin with `base:` and `specialists:`")
     if is_mixture(values):
@@ -143,18 +172,23 @@ def _read(values: Any, at: At, text: str, results: Mapping[str, str] | None = No
             at.place,
             "make it with mergekit-moe; to merge the experts into one dense model, list them as `specialists:`",
         )
+    notes: list[str] = []
     if is_mergekit(values):
         from taskmerge.recipes.mergekit import translate
 
         whole = at.place
-        values = translate(values, at, results or {})
+        values, notes = translate(values, at, results or {})
+        notes = [*(f"{one.place}: {one.what}; the last one counts, as in mergekit" for one in repeated), *notes]
         at = At(lambda _path: whole, (), at.folder, values)
+    elif repeated:
+        raise RecipeError(list(repeated))
     problems: list[Problem] = []
     recipe = Section(Recipe).read(values, at, problems)
     if problems:
         raise RecipeError(sorted(problems, key=_line))
     object.__setattr__(recipe, "folder", at.folder)
     object.__setattr__(recipe, "text", text)
+    object.__setattr__(recipe, "notes", tuple(notes))
     assert isinstance(recipe, Recipe)
     return recipe
 

@@ -6,8 +6,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from taskmerge.declarations import Between, Doc, EntryOf, Glob, Gradient, NewName, Size, name_field, place_field
+from taskmerge.declarations import (
+    Between,
+    Doc,
+    EntryOf,
+    FreeText,
+    Glob,
+    Gradient,
+    NewName,
+    Size,
+    name_field,
+    place_field,
+)
 from taskmerge.errors import Problem, UsageError, did_you_mean
+from taskmerge.words.modalities import NAMES, modality, modality_of_column
 from taskmerge.words.places import is_pattern, output_path
 
 GradedNumber = float | tuple[float, ...]
@@ -19,6 +31,7 @@ SpecialistName = Annotated[str, EntryOf("specialists")]
 BaseOrSpecialist = Annotated[str, EntryOf("specialists", ("base",))]
 NewSpecialist = Annotated[str, NewName(("base", "union"))]
 NamePattern = Annotated[str, Glob()]
+PromptText = Annotated[str, FreeText()]
 Positive = Between(0, None, open="low")
 
 
@@ -78,6 +91,23 @@ class Specialist:
 
 
 @dataclass(frozen=True)
+class TokenRow:
+    """Where one token's row of the embedding, and of the head, comes from."""
+
+    shorthand: ClassVar[str] = "source"
+
+    source: Annotated[
+        str | None,
+        EntryOf("specialists", ("base", "zero")),
+        Doc("whose row: `base`, a specialist, or `zero` for zeros; left out: as for any other token"),
+    ] = None
+    token: Annotated[str | None, Doc("which of the source's tokens; left out: the same one")] = None
+    row: Annotated[int | None, Between(0, None), Doc("which of the source's rows, by its number")] = None
+    force: Annotated[bool, Doc("take that row for all inputs, also for those that have the token")] = False
+    place: str = place_field()
+
+
+@dataclass(frozen=True)
 class Output:
     """What is written, and where."""
 
@@ -92,6 +122,24 @@ class Output:
         EntryOf("specialists", ("base", "union")),
         Doc("`base`, `union` (the base's and what specialists add) or the specialist whose tokenizer is taken"),
     ] = "union"
+    tokens: Annotated[
+        Mapping[str, TokenRow], Doc("where the rows of single tokens come from; tokens that are new are added")
+    ] = field(default_factory=dict)
+    new_tokens: Annotated[
+        Literal["mean", "own"],
+        Doc(
+            "what a token that the base lacks is in the specialists that have it: the mean of theirs, or each one's "
+            "own, so that weights decide (as mergekit does)"
+        ),
+    ] = "mean"
+    pad_rows: Annotated[int | None, Between(1, None), Doc("round the rows of the token tables up to a multiple")] = None
+    chat_template: Annotated[
+        str | None,
+        Doc(
+            "the chat template to write: `alpaca`, `chatml`, `exaone`, `llama3`, `mistral`, `auto` (what most inputs "
+            "have), the path of a file, or the template itself; left out: the tokenizer's own"
+        ),
+    ] = None
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
@@ -122,11 +170,42 @@ class FailAbove:
 
 
 @dataclass(frozen=True)
+class RolePrompts:
+    """What stands before items of one modality, or of one set or task."""
+
+    query: Annotated[PromptText | None, Doc('before what searches; `""`: nothing')] = None
+    document: Annotated[PromptText | None, Doc('before what is found; `""`: nothing')] = None
+    default: Annotated[PromptText | None, Doc("before items of neither role, which are clustered or classified")] = None
+    place: str = place_field()
+
+
+@dataclass(frozen=True)
+class Prompts(RolePrompts):
+    """What stands before items in place of the models' own prompts, in every stage that runs a model."""
+
+    modalities: Annotated[Mapping[str, RolePrompts], Doc("before items of a modality: `{audio: {query: …}}`")] = field(
+        default_factory=dict
+    )
+    tasks: Annotated[
+        Mapping[str, RolePrompts], Doc("before items of one of `evaluate`'s sets or mteb tasks, by its name")
+    ] = field(default_factory=dict)
+
+    def problems(self) -> Iterator[Problem]:
+        for name, row in self.modalities.items():
+            if modality(name) is None or modality_of_column(name) != name:
+                yield Problem(f"prompts: {name!r} is no modality", row.place, did_you_mean(name, NAMES))
+
+
+@dataclass(frozen=True)
 class Drift:
     """How drift is diagnosed."""
 
     specialist: Annotated[tuple[SpecialistName, ...], Doc("the specialists whose modality is probed")]
     probes: Annotated[Sources, Doc("probe pairs, one source or one per specialist")]
+    trained_on: Annotated[
+        Sources | None,
+        Doc("pairs the specialists were trained on, so that probes among them are told; left out: `specialize`'s data"),
+    ] = None
     fail_above: Annotated[FailAbove, Doc("limits beyond which the exit code is 3")] = field(default_factory=FailAbove)
     place: str = place_field()
 
@@ -226,4 +305,14 @@ class Evaluate:
 
     retrieval: Annotated[Mapping[str, str], Doc("local retrieval sets by name")] = field(default_factory=dict)
     mteb: Annotated[tuple[str, ...], Doc("mteb benchmarks or tasks")] = ()
+    dimensions: Annotated[
+        tuple[Annotated[int, Between(1, 65536)], ...],
+        Doc("lengths that embeddings are cut to, each scored beside the whole ones"),
+    ] = ()
+    results: Annotated[
+        str | None, Doc("folder of mteb's results, kept and taken up again; left out: `mteb` in the report folder")
+    ] = None
+    model_meta: Annotated[
+        str | None, Doc("YAML or JSON file with what mteb asks and no model says: release_date, training_datasets, …")
+    ] = None
     place: str = place_field()

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from taskmerge.measuring.drift.forecast import Forecast
 from taskmerge.measuring.drift.report import DriftReport, ModalityDrift
-from taskmerge.measuring.evaluation.local import EvaluationTable
-from taskmerge.metrics.bootstrap import Interval
 from taskmerge.reporting.content import (
     Banner,
     Block,
@@ -28,7 +26,6 @@ from taskmerge.words.statistics import title as title_of
 Row = Sequence[Cell | str]
 
 TONES: Mapping[str, Tone] = {"drifted": "bad", "not drifted": "good", "cannot tell": "open"}
-DIRECTIONS = {"to_text": "item to text", "from_text": "text to item"}
 
 
 def drift_sections(report: DriftReport) -> list[Section]:
@@ -46,7 +43,7 @@ def _modality_blocks(found: ModalityDrift) -> list[Block]:
     if verdict.beyond_limit:
         headline += f", beyond the limit of {100 * verdict.limit:g} points"
     return [
-        Banner(TONES[verdict.outcome], headline, str(verdict)),
+        Banner(TONES[verdict.outcome], headline, " ".join([str(verdict), *found.notes])),
         _statistics_chart(found),
         _scores_table(found),
         _depth_chart(found),
@@ -106,10 +103,14 @@ def _depth_chart(found: ModalityDrift) -> LineChart:
 
 def _control_table(found: ModalityDrift) -> Table:
     control = found.control
+    towers: Row = [
+        f"tensors of encoder and projector ({control.tensors})",
+        f"{control.changed} differ" if control.changed else "bit-identical" if control.tensors else "none known",
+    ]
     if not control.outputs:
-        return Table("Control", ["", ""], [["projector output", "no projector found"]])
+        return Table("Control", ["", ""], [["projector output", "not checked: none was seen"], towers])
     equal = "bit-identical" if control.identical else f"differs by {control.relative_change:.2%}"
-    rows: list[Row] = [[f"projector output ({control.outputs} vectors)", equal]]
+    rows: list[Row] = [[f"projector output ({control.outputs} vectors)", equal], towers]
     for title, values in (
         ("length against token embeddings", control.norm_against_tokens),
         ("Fréchet distance to token embeddings / their variance", control.shift_against_tokens),
@@ -140,40 +141,6 @@ def _forecast_blocks(name: str, found: Forecast) -> list[Block]:
             f"projector writes to.{chance} Cosine of fused - base with specialist - base: {found.cosine:.3f}.",
         )
     ]
-
-
-def evaluation_section(
-    table: EvaluationTable, metrics: Sequence[str] = ("recall_at_1", "ndcg_at_10"), title: str = "Every variant"
-) -> Section:
-    """A table a metric and direction: variants down, sets across, the best of each set set strong."""
-    blocks = []
-    for direction, words in DIRECTIONS.items():
-        for metric in metrics:
-            cells = {
-                (row.variant, row.set_name): row.intervals[metric]
-                for row in table.results
-                if row.direction == direction and metric in row.intervals
-            }
-            if cells:
-                blocks.append(_variants_table(table, cells, f"{title_of(metric)}, {words}"))
-    return Section(title, tuple(blocks))
-
-
-def _variants_table(table: EvaluationTable, cells: Mapping[tuple[str, str], Interval], title: str) -> Table:
-    best = {
-        name: max((cell.estimate for (_, own), cell in cells.items() if own == name), default=0.0)
-        for name in table.sets
-    }
-
-    def shown(variant: str, name: str) -> Cell:
-        cell = cells.get((variant, name))
-        if cell is None:
-            return Cell("–")
-        detail = f"{cell.low:.3f}-{cell.high:.3f}"
-        return Cell(f"{cell.estimate:.3f}", detail, cell.estimate, strong=cell.estimate == best[name])
-
-    rows: list[Row] = [[variant, *(shown(variant, name) for name in table.sets)] for variant in table.variants]
-    return Table(title, ["variant", *table.sets], rows, "95 % bootstrap intervals; – : not a modality of this variant.")
 
 
 def recovery_section(report: RecoveryReport) -> Section:

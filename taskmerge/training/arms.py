@@ -103,7 +103,7 @@ class _Trial:
             ways["gradient"] = self._gradient
         best, arms = None, []
         for name, way in ways.items():
-            model = open_embedder(self.fused, device=self.settings.device)
+            model = self._opened(self.fused)
             began = time.monotonic()
             note = way(model)
             arms.append(Arm(name, self._scores(model), time.monotonic() - began, note))
@@ -112,6 +112,9 @@ class _Trial:
         if best is None:
             raise UsageError(f"unknown way to recover {method!r}", next_move="auto, gradient or closed_form")
         return best[0], arms
+
+    def _opened(self, source: str | Path | ModelSource) -> Embedder:
+        return open_embedder(source, device=self.settings.device).prompted(self.settings.prompts)
 
     def _scores(self, model: Embedder) -> dict[str, float]:
         from taskmerge.training.held_out import HeldOutRetrieval
@@ -133,7 +136,7 @@ class _Trial:
 
     def _label_free(self, model: Embedder) -> str:
         assert self.specialist is not None
-        return self._solved(model, open_embedder(self.specialist, device=self.settings.device))
+        return self._solved(model, self._opened(self.specialist))
 
     def _solved(self, model: Embedder, specialist: Embedder | None) -> str:
         from taskmerge.training.closed_form import recover_closed_form

@@ -18,7 +18,7 @@ from torch import Tensor
 from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
-from taskmerge.embedders.pairs import Pairs, read_pairs
+from taskmerge.embedders.pairs import Pairs, read_pairs, spelling
 from taskmerge.metrics.bootstrap import mean_interval
 from taskmerge.metrics.retrieval import collapse
 from taskmerge.metrics.rotation import orthogonal_procrustes
@@ -131,7 +131,7 @@ class _Problem:
         self, model: Embedder, pairs: Pairs, names: Sequence[str], targets: Tensor, batch_size: int, labelled: bool
     ) -> None:
         self.model = model
-        distinct, right = collapse(pairs.texts)
+        distinct, right = pairs.distinct()
         self.labels = torch.as_tensor(right, device=model.device)
         self.bank: Tensor | None = None
         if labelled:
@@ -143,10 +143,13 @@ class _Problem:
         self.targets = targets.to(model.device)
         self.batch_size = batch_size
         own = model.state_dict.values
-        self.start: dict[str, Tensor] = {name: own[name].detach().clone() for name in names}
+        self.stored = {name: own[name].dtype for name in names}
+        # in half precision the steps would be rounded away: they are summed in float32, and rounded where they run
+        self.start: dict[str, Tensor] = {name: own[name].detach().clone().to(targets.dtype) for name in names}
 
     def embed(self, parameters: dict[str, Tensor], features: dict[str, Any]) -> Tensor:
-        return torch.nn.functional.normalize(self.model.embed_with(parameters, features), dim=-1)
+        held = {name: value.to(self.stored[name]) for name, value in parameters.items()}
+        return torch.nn.functional.normalize(self.model.embed_with(held, features).to(self.targets.dtype), dim=-1)
 
     def batches(self, rows: np.ndarray) -> list[tuple[dict[str, Any], Objective]]:
         """Features of these items, and what they should become."""
@@ -238,13 +241,14 @@ def _targets(
     model: Embedder, pairs: Pairs, specialist: Embedder | None, texts: Sequence[str] | None, batch_size: int
 ) -> Tensor:
     """(items, d) of length 1: where each item's embedding should lie in the fused space."""
-    distinct, right = collapse(pairs.texts)
+    distinct, right = pairs.distinct()
+    role = pairs.roles[1]
     fused_items = TrainingItems(model, {})
     if specialist is None:
-        return fused_items.embed_texts(distinct, batch_size)[torch.as_tensor(right)]
+        return fused_items.embed_texts(distinct, role, batch_size)[torch.as_tensor(right)]
     used = list(texts) if texts is not None else distinct
     own = TrainingItems(specialist, {"items": pairs})
-    fused_texts, own_texts = fused_items.embed_texts(used, batch_size), own.embed_texts(used, batch_size)
+    fused_texts, own_texts = fused_items.embed_texts(used, role, batch_size), own.embed_texts(used, role, batch_size)
     turn = orthogonal_procrustes((own_texts.mT @ fused_texts).double().numpy(), toward_identity=TOWARD_IDENTITY)
     embedded = own.embed(list(range(len(pairs))), batch_size)
     return torch.nn.functional.normalize(embedded @ torch.from_numpy(turn).to(embedded), dim=-1)
@@ -258,7 +262,7 @@ def _subset(pairs: Pairs, count: int, seed: int) -> Pairs:
 
 def _folds(texts: Sequence[str], count: int, seed: int) -> list[np.ndarray]:
     """Rows of each fold; no text in two of them, unless there are too few texts for that."""
-    distinct, index = collapse(texts)
+    distinct, index = collapse([spelling(text) for text in texts])
     rng = np.random.default_rng(seed)
     if len(distinct) < 10:
         return [np.sort(part) for part in np.array_split(rng.permutation(len(texts)), count)]

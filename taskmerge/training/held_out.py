@@ -8,7 +8,7 @@ import torch
 from sentence_transformers.base.evaluation import BaseEvaluator
 from torch import Tensor
 
-from taskmerge.metrics.retrieval import collapse, score_queries
+from taskmerge.metrics.retrieval import score_queries
 from taskmerge.training.items import TrainingItems
 
 METRIC = "mrr"
@@ -28,7 +28,7 @@ class HeldOutRetrieval(BaseEvaluator):
         self.fixed_texts = fixed_texts or {}
         self.primary_metric = METRIC
         self.history: list[dict[str, float]] = []
-        self.galleries = {name: collapse(list(pairs.texts)) for name, pairs in items.sets.items()}
+        self.galleries = {name: pairs.distinct() for name, pairs in items.sets.items()}
 
     def __call__(
         self, model: Any, output_path: str | None = None, epoch: float = -1, steps: int = -1
@@ -42,7 +42,7 @@ class HeldOutRetrieval(BaseEvaluator):
         """Recall@1 and MRR of every set, and the mean MRR."""
         found: dict[str, float] = {}
         for name, (texts, places) in self.galleries.items():
-            gallery = self.fixed_texts[name] if name in self.fixed_texts else self.items.embed_texts(texts)
+            gallery = self.fixed_texts[name] if name in self.fixed_texts else self._gallery(name, texts)
             queries = self.items.embed(list(self.items.numbers(name)))
             means = score_queries(queries.numpy(), gallery.numpy(), [[int(place)] for place in places]).means()
             found[f"{name}_recall_at_1"] = means["recall_at_1"]
@@ -52,4 +52,7 @@ class HeldOutRetrieval(BaseEvaluator):
 
     def freeze_texts(self) -> None:
         """Embed every gallery now and never again: the text side does not learn."""
-        self.fixed_texts = {name: self.items.embed_texts(texts) for name, (texts, _) in self.galleries.items()}
+        self.fixed_texts = {name: self._gallery(name, texts) for name, (texts, _) in self.galleries.items()}
+
+    def _gallery(self, name: str, texts: list[str]) -> Tensor:
+        return self.items.embed_texts(texts, self.items.sets[name].roles[1])

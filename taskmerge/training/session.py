@@ -11,7 +11,6 @@ from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.pairs import Pairs
 from taskmerge.errors import CheckpointError, Problem, UsageError
-from taskmerge.metrics.retrieval import collapse
 from taskmerge.training.components import (
     adaptable_layers,
     assert_unchanged,
@@ -55,6 +54,8 @@ class Session:
         _check_ways(sets, components)
         self.trained = passed(self.trained, self.components, (pairs.modality for pairs in sets.values()))
         _check_batches(sets, settings.batch_size, not self.text_is_frozen)
+        if not self.text_is_frozen:
+            _check_one_prompt(embedder, sets)
         self.items = TrainingItems(embedder, sets, settings.input_noise)
         self.held_out = HeldOutRetrieval(TrainingItems(embedder, held_out)) if held_out else None
         self.is_main = True
@@ -149,13 +150,8 @@ class Session:
             data = {name: pair_rows(self.items, name) for name in self.items.sets}
             loss = in_batch(self.model, temperature, cache, process_count())
             return loss, DatasetDict(data)
-        texts, places = collapse([text for pairs in self.items.sets.values() for text in pairs.texts])
-        labels = places.tolist()
-        data = {}
-        for name, pairs in self.items.sets.items():
-            data[name] = labelled_rows(self.items, name, labels[: len(pairs)])
-            labels = labels[len(pairs) :]
-        bank = self.items.embed_texts(texts)
+        bank, labels = self.items.bank()
+        data = {name: labelled_rows(self.items, name, rows) for name, rows in labels.items()}
         return against_bank(self.model, bank, temperature, cache, process_count()), DatasetDict(data)
 
     def _last_checkpoint(self) -> str | None:
@@ -200,6 +196,20 @@ def _check_batches(sets: Mapping[str, Pairs], batch_size: int, unique_texts: boo
         problems += batch_problems(name, pairs.texts, batch_size, unique_texts)
     if problems:
         raise UsageError(problems)
+
+
+def _check_one_prompt(embedder: Embedder, sets: Mapping[str, Pairs]) -> None:
+    """Several processes run items and texts as one batch, before which one prompt stands."""
+    from taskmerge.training.trainer import process_count
+
+    for name, pairs in sets.items():
+        before = [embedder.prompt(role, kind) for role, kind in zip(pairs.roles, (pairs.modality, "text"), strict=True)]
+        if process_count() > 1 and before[0] != before[1]:
+            raise UsageError(
+                f"{name}: the prompt of its items, {before[0]!r}, is not that of its texts, {before[1]!r}",
+                pairs.source,
+                "train with one process, or with the same prompt for both (`prompts:` in the recipe)",
+            )
 
 
 def _check_rates(settings: TrainingSettings, trained: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from taskmerge.errors import Problem, UsageError, did_you_mean
 from taskmerge.words.devices import device_or_default
@@ -35,7 +36,8 @@ class TrainingSettings:
     dropout: of all layers; None leaves what the backbone's config says.  input_noise: standard deviation of Gaussian
     noise on the prepared items while training.
     evaluate_every: steps between looks at the held-out pairs.  patience: looks without improvement before it stops,
-    None: never early.  report_to: "none", "tensorboard", "wandb", ...  resume: go on from the last checkpoint.
+    None: never early.  prompts: instead of the model's own, see `Embedder.prompted`.
+    report_to: "none", "tensorboard", "wandb", ...  resume: go on from the last checkpoint.
     device: where it trains: "cpu", "cuda", "mps"; None: on the first GPU if there is one, else on the CPU.
     """
 
@@ -56,6 +58,7 @@ class TrainingSettings:
     evaluate_every: int = 50
     patience: int | None = None
     report_to: str = "none"
+    prompts: Any = None
     resume: bool = False
     seed: int = 0
     device: str | None = None

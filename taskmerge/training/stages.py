@@ -138,6 +138,7 @@ def _run(
     out = None if out is None else output_path(out)
     _check_output(out, settings)
     held = named_sets(held_out) if held_out is not None else {}
+    embedder = embedder.prompted(settings.prompts)
     with TemporaryDirectory() as temporary:
         beside = None if out is None else Path(out).with_name(Path(out).name + CHECKPOINTS)
         folder = Path(work) if work is not None else beside or Path(temporary)

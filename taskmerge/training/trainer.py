@@ -17,7 +17,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from taskmerge.errors import TaskmergeError
 from taskmerge.training.held_out import METRIC, HeldOutRetrieval
-from taskmerge.training.items import TrainingItems
+from taskmerge.training.items import TrainingItems, tagged, untagged
 from taskmerge.training.sampling import balanced_sampler
 from taskmerge.training.settings import TrainingSettings
 
@@ -66,7 +66,8 @@ class PairCollator(SentenceTransformerDataCollator):
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         assert self.items is not None
-        batch = self.items.batch([row["item"] for row in features], True, [row["text"] for row in features])
+        texts = [untagged(row["text"])[1] for row in features]
+        batch = self.items.batch([row["item"] for row in features], True, texts)
         return {f"pair_{name}": value for name, value in batch.items()}
 
 
@@ -156,7 +157,9 @@ def _arguments(
 
 def pair_rows(items: TrainingItems, name: str) -> Dataset:
     """Rows {item, text} of one set, for losses with in-batch negatives."""
-    return Dataset.from_dict({"item": list(items.numbers(name)), "text": list(items.sets[name].texts)})
+    pairs = items.sets[name]
+    texts = [tagged(pairs.roles[1], text) for text in pairs.texts]
+    return Dataset.from_dict({"item": list(items.numbers(name)), "text": texts})
 
 
 def labelled_rows(items: TrainingItems, name: str, labels: list[int]) -> Dataset:

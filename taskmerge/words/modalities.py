@@ -7,6 +7,7 @@ modality is a new row.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Literal
 
 Media = Literal["text", "sound", "picture", "film"]
 TEXT = "text"
+_VERSION = re.compile(r"(2vec|v?\d+)+$")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Modality:
     name: also the name of its data column.  media: how an item is decoded.  tower: what its components begin with; ""
     for text, which has none.  columns: further data columns that hold items of it.  words: whole words of tensor names
     and config keys that speak of its tower.  config_words: words that do so in config keys only.  letter: mteb's.
-    placeholders: config keys that hold the id of the token its vectors stand in for.
+    encoders: what well-known encoders of it are called; owners name modules after them.  placeholders: config keys that
+    hold the id of the token its vectors stand in for.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Modality:
     words: tuple[str, ...] = ()
     config_words: tuple[str, ...] = ()
     letter: str = ""
+    encoders: tuple[str, ...] = ()
 
     @property
     def placeholders(self) -> tuple[str, ...]:
@@ -44,9 +48,15 @@ MODALITIES: tuple[Modality, ...] = (
     Modality(
         "image", "picture", "vision", ("document",),
         ("vision", "visual", "image", "img", "pixel"), ("boi", "eoi", "mm"), "i",
+        ("vit", "siglip", "clip", "openclip", "dino", "eva", "intern", "internvit", "navit", "moonvit", "radio", "sam",
+         "swin", "convnext", "resnet", "beit", "deit", "mae", "pixtral", "eye", "eyes", "camera"),
     ),
-    Modality("audio", "sound", "audio", (), ("audio", "speech", "sound", "acoustic"), ("boa", "eoa"), "a"),
-    Modality("video", "film", "vision", (), ("video",), (), "v"),
+    Modality(
+        "audio", "sound", "audio", (), ("audio", "speech", "sound", "acoustic"), ("boa", "eoa"), "a",
+        ("whisper", "wav", "wavlm", "hubert", "beats", "clap", "htsat", "ast", "mert", "conformer", "usm", "parakeet",
+         "encodec", "mimi", "dac", "voice", "ear", "ears", "mel", "fbank", "asr"),
+    ),
+    Modality("video", "film", "vision", (), ("video",), (), "v", ("vjepa", "videomae", "timesformer", "vivit")),
 )  # fmt: skip
 NAMES: tuple[str, ...] = tuple(row.name for row in MODALITIES)
 TOWERS: tuple[str, ...] = tuple(dict.fromkeys(row.tower for row in MODALITIES if row.tower))
@@ -101,6 +111,19 @@ def tower_in(words: Iterable[str]) -> str | None:
     return next((towers[word] for word in words if word in towers), None)
 
 
+def tower_of_encoder(part: str) -> str | None:
+    """Return the tower that a well-known encoder's name in a path component tells ("whisper_model": "audio").
+
+    Versions count as the name: wav2vec2, dinov3, siglip2. None when no word is one.
+    """
+    known = _tower_of_encoder()
+    for word in part.lower().replace("-", "_").split("_"):
+        stem = _VERSION.sub("", word)
+        if (tower := known.get(word) or known.get(stem)) is not None:
+            return tower
+    return None
+
+
 def config_words(tower: str) -> frozenset[str]:
     """Return the words of config keys that speak of a tower."""
     return frozenset(word for row in MODALITIES if row.tower == tower for word in (*row.words, *row.config_words))
@@ -109,6 +132,11 @@ def config_words(tower: str) -> frozenset[str]:
 @cache
 def _rows() -> dict[str, Modality]:
     return {column: row for row in MODALITIES for column in (row.name, *row.columns)}
+
+
+@cache
+def _tower_of_encoder() -> dict[str, str]:
+    return {word: row.tower for row in MODALITIES for word in row.encoders}
 
 
 @cache

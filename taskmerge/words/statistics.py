@@ -53,12 +53,14 @@ STATISTICS: dict[str, Statistic] = {
         Statistic("cosine", "cosine", "low"),
         Statistic("recall_at_10_loss", "R@10 lost", "high"),
         Statistic("mrr_loss", "MRR lost", "high"),
+        Statistic("ndcg_at_5_loss", "nDCG@5 lost", "high"),
         Statistic("ndcg_at_10_loss", "nDCG@10 lost", "high"),
         # of a retrieval
         Statistic("recall_at_1", "R@1", "low"),
         Statistic("recall_at_5", "R@5", "low"),
         Statistic("recall_at_10", "R@10", "low"),
         Statistic("mrr", "MRR", "low"),
+        Statistic("ndcg_at_5", "nDCG@5", "low"),
         Statistic("ndcg_at_10", "nDCG@10", "low"),
         # of the projected tokens at one depth
         Statistic("debiased_cka", "debiased CKA", "low"),

@@ -133,6 +133,32 @@ def test_sounds_are_a_forward_put_together_by_hand(case: Case, words: str) -> No
     np.testing.assert_allclose(case.model.encode([item])[0], states.mean(dim=0).numpy(), atol=3e-6)
 
 
+def test_gradients_and_other_values_reach_the_projector(case: Case) -> None:
+    """As in a forward that is given the vectors directly, and as when the values are written into the model."""
+    embedder = open_embedder(case.folder)
+    first: Any = embedder.module[0]  # type: ignore[index]
+    name = "audio_projector.layers.2.weight"
+    features = embedder.prepare([{"array": tone(300), "sampling_rate": 16000}], "audio")
+    embedder.embed(features).square().sum().backward()
+    weight = embedder.state_dict.values[name]
+    assert weight.grad is not None
+    direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    full = open_embedder(case.folder, dtype=torch.float64)
+    inputs = full.prepare([{"array": tone(300), "sampling_rate": 16000}], "audio")
+    own = full.state_dict.values[name].detach()
+    step = 1e-5 * direction.double()
+    with torch.no_grad():
+        sides = [full.embed_with({name: own + sign * step}, inputs).square().sum() for sign in (1, -1)]
+    torch.testing.assert_close(
+        (weight.grad * direction).sum().double(), (sides[0] - sides[1]) / 2e-5, rtol=2e-3, atol=1e-4
+    )
+    with torch.no_grad():
+        swapped = embedder.embed_with({name: weight.detach() + direction}, features)
+        weight += direction
+        torch.testing.assert_close(embedder.embed(features), swapped)
+    assert not first.backbone.get_input_embeddings()._forward_hooks  # nothing is left hanging on the backbone
+
+
 def test_positions_of_sound_and_picture_together_are_the_bases_own(case: Case) -> None:
     """A sound's tokens count as text in Qwen's three-dimensional positions, a picture's as the grid they are."""
     if case.name not in FILMS:
@@ -203,6 +229,32 @@ def test_too_long_a_sound_is_refused(tmp_path: Path) -> None:
     assert model.max_seq_length == 20 and model.encode([tone(300, 0.05)]).shape == (1, 32)
     with pytest.raises(UsageError, match="vectors does not fit into 20 tokens"):
         model.encode([tone(300, 3.0)])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_base_in_half_precision_stays_what_it_was(dtype: torch.dtype, tmp_path: Path) -> None:
+    base = vision_model("Qwen3-VL", tmp_path / "base", dtype=dtype)
+    graft(base, "audio", LOG_MEL, "mlp", tmp_path / "grafted", pooling="mean", normalize=False)
+    plain, grafted = (open_embedder(folder).module for folder in (base, tmp_path / "grafted"))
+    kinds = {name.partition(".")[0]: tensor.dtype for name, tensor in grafted[0].named_parameters()}  # type: ignore[index]
+    assert kinds == {"backbone": dtype, "audio_encoder": torch.float32, "audio_projector": torch.float32}
+    items = ["a dog", picture(100), film()]
+    own = [model.encode(items, convert_to_tensor=True) for model in (plain, grafted)]  # type: ignore[operator]
+    assert torch.equal(*own) and own[0].dtype == dtype
+    full: Any = open_embedder(tmp_path / "grafted", dtype=torch.float64).module
+    exact = full.encode([tone(300)], convert_to_tensor=True)
+    near: Any = grafted
+    rounded = near.encode([tone(300)], convert_to_tensor=True)
+    torch.testing.assert_close(rounded.double(), exact, atol=0.05, rtol=0.05)
+
+
+def test_nothing_is_drawn_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    base, ears = vision_model("Qwen3-VL", tmp_path / "base"), whisper_folder(tmp_path / "ears")
+    capfd.readouterr()
+    graft(base, "audio", str(ears), out=tmp_path / "grafted")
+    open_embedder(base)
+    open_embedder(tmp_path / "grafted").save(tmp_path / "again")
+    assert capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize("name", list(SEEING))

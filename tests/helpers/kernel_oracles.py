@@ -168,7 +168,8 @@ def takes(deltas: np.ndarray, weights: np.ndarray, how: Consensus) -> np.ndarray
     weighted = weights[:, None] * deltas
     if isinstance(how, Elect):
         votes = {"weighted_mass": weighted, "mass": deltas, "count": np.sign(deltas)}[how.elect]
-        return np.sign(deltas) == np.where(sum(votes) >= 0, 1, -1)
+        turned = np.where((weights < 0) & (how.elect == "weighted_mass"), -1, 1)[:, None]
+        return turned * np.sign(deltas) == np.where(sum(votes) >= 0, 1, -1)
     if isinstance(how, Largest):
         return np.abs(weighted).argmax(axis=0) == np.arange(len(deltas))[:, None]
     if isinstance(how, Active):

@@ -1,6 +1,6 @@
 """mergekit configurations over four tiny models, and fingerprints of what they merge to.
 
-`python tests/mergekit_cases.py tests/oracles/mergekit.json`, run by a Python that has mergekit 0.1.5 (and this
+`python tests/helpers/mergekit_cases.py tests/oracles/mergekit.json`, run by a Python that has mergekit 0.1.5 (and this
 repository on its path, for the random numbers), makes the models, merges them and writes the fingerprints.
 """
 
@@ -40,9 +40,8 @@ CONFIG = {
 }
 
 
-def draw(label: str, name: str) -> np.ndarray:
-    """Numbers in [-1, 1) that depend on the names alone: float64, the tensor's shape."""
-    shape = SHAPES[name]
+def draw(label: str, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Numbers in [-1, 1) that depend on the names alone: float64."""
     bits = uniform_bits(stream_key(0, label, name), 0, int(np.prod(shape)))
     return (bits / 2.0**31 - 1.0).reshape(shape)
 
@@ -50,10 +49,10 @@ def draw(label: str, name: str) -> np.ndarray:
 def model(label: str) -> dict[str, np.ndarray]:
     """The base, or the base moved a little: float32."""
     tensors = {}
-    for name in SHAPES:
-        values = draw("base", name) * 0.3 + (1.0 if "norm" in name else 0.0)
+    for name, shape in SHAPES.items():
+        values = draw("base", name, shape) * 0.3 + (1.0 if "norm" in name else 0.0)
         if label != "base":
-            values = values + 0.05 * draw(label, name)
+            values = values + 0.05 * draw(label, name, shape)
         tensors[name] = values.astype(np.float32)
     return tensors
 
@@ -61,18 +60,37 @@ def model(label: str) -> dict[str, np.ndarray]:
 def save_models(folder: Path) -> None:
     from safetensors.numpy import save_file
 
+    save_adapter(folder)
     for label in ("base", "m0", "m1", "m2"):
         (folder / label).mkdir()
         save_file(model(label), folder / label / "model.safetensors", metadata={"format": "pt"})
         (folder / label / "config.json").write_text(json.dumps(CONFIG))
 
 
+def save_adapter(folder: Path) -> None:
+    """A LoRA adapter of rank 2 over every q_proj and down_proj."""
+    from safetensors.numpy import save_file
+
+    (folder / "lora").mkdir()
+    tensors = {}
+    for name, (rows, columns) in (
+        (name, shape) for name, shape in SHAPES.items() if "q_proj" in name or "down" in name
+    ):
+        module = f"base_model.model.{name.removesuffix('.weight')}"
+        for side, shape in (("A", (2, columns)), ("B", (rows, 2))):
+            tensors[f"{module}.lora_{side}.weight"] = (0.2 * draw("lora", f"{name} {side}", shape)).astype(np.float32)
+    save_file(tensors, folder / "lora" / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["q_proj", "down_proj"]}
+    config |= {"task_type": "CAUSAL_LM", "base_model_name_or_path": "m0"}
+    (folder / "lora" / "adapter_config.json").write_text(json.dumps(config))
+
+
 def fingerprint(tensors: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
     """Two projections of each tensor: any entry that differs shows in them."""
     found = {}
     for name, values in tensors.items():
-        flat = np.asarray(values, dtype=np.float64).reshape(SHAPES[name])
-        found[name] = [float((flat * draw(probe, name)).sum()) for probe in ("probe 1", "probe 2")]
+        wide = np.asarray(values, dtype=np.float64)
+        found[name] = [float((wide * draw(probe, name, wide.shape)).sum()) for probe in ("probe 1", "probe 2")]
     return found
 
 
@@ -83,6 +101,17 @@ DENSE = (
     " {model: m1, parameters: {weight: 0.9, density: %s}}]\n"
 )
 PAIR = "models: [{model: m0}, {model: m1}]\n"
+WEIGHED = (
+    "models: ["
+    + ", ".join(
+        f"{{model: m{number}, parameters: {{weight: {weight}}}}}" for number, weight in enumerate((0.5, 0.3, 1.0))
+    )
+    + "]\n"
+)
+STACKED = (
+    "  - sources: [{model: m0, layer_range: [0, 3]%s}]\n  - sources: [{model: m1, layer_range: [1, 4]%s}]\n"
+    "  - sources: [{model: m2, layer_range: [0, 1]}]\n"
+)
 BASE = "base_model: base\n"
 GATED = "{weight: [{filter: self_attn, value: [0.0, 1.0]}, {filter: mlp, value: 0.25}, {value: 0.5}]}"
 
@@ -142,6 +171,86 @@ CASES: dict[str, str] = {
     "passthrough": "merge_method: passthrough\nslices: [{sources: [{model: m0, layer_range: [0, 4]}]}]\n",
     "passthrough, two models": "merge_method: passthrough\nslices:\n"
     "  - sources: [{model: m0, layer_range: [0, 2]}]\n  - sources: [{model: m1, layer_range: [2, 4]}]\n",
+    "passthrough, scaled": "merge_method: passthrough\nmodels: [{model: m0, parameters: {scale: [{filter: o_proj, "
+    "value: 0.0}, {filter: mlp, value: [0.5, 2.0]}, {value: 1.0}]}}]\n",
+    "passthrough, stacked": "merge_method: passthrough\nslices:\n" + STACKED % ("", ""),
+    "passthrough, stacked and scaled": "merge_method: passthrough\nslices:\n"
+    + STACKED % ("", ", parameters: {scale: [{filter: o_proj, value: 0.0}, {filter: down, value: 0.0}, {value: 1.0}]}"),
+    "passthrough, one model stacked": "merge_method: passthrough\ndtype: float32\nslices:\n"
+    "  - sources: [{layer_range: [0, 3], model: m0}]\n  - sources: [{layer_range: [2, 3], model: m0}]\n"
+    "  - sources: [{layer_range: [1, 4], model: m0, parameters: {scale: [1.0, 3.0]}}]\n",
+    "passthrough, cut short": "merge_method: passthrough\nslices: [{sources: [{model: m0, layer_range: [1, 3]}]}]\n",
+    "linear, stacked": "merge_method: linear\nslices:\n"
+    "  - sources: [{model: m0, layer_range: [0, 3], parameters: {weight: [0.0, 1.0]}},\n"
+    "              {model: m1, layer_range: [1, 4], parameters: {weight: 0.5}}]\n"
+    "  - sources: [{model: m2, layer_range: [1, 4], parameters: {weight: 1}}]\n",
+    "slerp, stacked": "merge_method: slerp\nbase_model: m0\nslices:\n"
+    "  - sources: [{model: m0, layer_range: [0, 3]}, {model: m1, layer_range: [0, 3]}]\n"
+    "  - sources: [{model: m1, layer_range: [2, 4]}, {model: m0, layer_range: [1, 3]}]\n"
+    "parameters: {t: [{filter: self_attn, value: [0, 0.5, 1]}, {filter: mlp, value: [1, 0.5, 0]}, {value: 0.3}]}\n",
+    "ties, stacked": "merge_method: ties\nbase_model: base\nslices:\n"
+    "  - sources: [{model: base, layer_range: [0, 3]},\n"
+    "              {model: m0, layer_range: [1, 4], parameters: {weight: 0.4, density: [0.2, 0.8]}},\n"
+    "              {model: m1, layer_range: [0, 3], parameters: {weight: 0.7, density: 0.5}}]\n"
+    "  - sources: [{model: base, layer_range: [1, 4]}, {model: m2, layer_range: [1, 4]}]\n"
+    "    parameters: {weight: [{filter: mlp, value: 0.5}, {value: 1.0}], density: 0.6}\n",
+    "linear of nothing": "merge_method: linear\nmodels: [{model: m0}, {model: m1}]\n"
+    "parameters: {weight: 0.0, normalize: false}\n",
+    "linear, base has the common weight": "merge_method: linear\n" + BASE + PAIR + "parameters: {weight: 0.5}\n",
+    "base alone": "merge_method: ties\n" + BASE + "models: [{model: base}]\n",
+    "ties, no density": "merge_method: ties\n" + BASE + DENSE % (0, 0.5),
+    "ties, density from 0": "merge_method: ties\n" + BASE + DENSE % ("[0, 0.5, 1]", 0.5),
+    "dare_ties, no density": "merge_method: dare_ties\n" + BASE + DENSE % (0, 1.0),
+    "dare_linear, no density, normalized": "merge_method: dare_linear\n"
+    + BASE
+    + DENSE % (0, 1.0)
+    + "parameters: {normalize: true}\n",
+    "della, no density": "merge_method: della\n" + BASE + DENSE % (0, 1.0),
+    "breadcrumbs, gamma shrunk": "merge_method: breadcrumbs\n"
+    + BASE
+    + DENSE % (0.9, 0.75)
+    + "parameters: {gamma: 0.25}\n",
+    "ties, a negative weight": "merge_method: ties\n"
+    + BASE
+    + WEIGHED.replace("0.3", "-0.3")
+    + "parameters: {density: 0.6}\n",
+    "dare_ties, a negative weight": "merge_method: dare_ties\n" + BASE + WEIGHED.replace("0.3", "-0.3"),
+    "sum, an adapter": "merge_method: task_arithmetic\n" + BASE + TWO.replace("model: m0", "model: m0+lora"),
+    "sum, base with an adapter": "merge_method: task_arithmetic\nbase_model: m0+lora\n" + TWO,
+    "sum, base and model with an adapter": "merge_method: task_arithmetic\nbase_model: m2\n"
+    "models: [{model: {model: m2, lora: lora}, parameters: {weight: 0.4}}, {model: m1, parameters: {weight: 0.2}}]\n",
+    "linear, first with an adapter": "merge_method: linear\n" + TWO.replace("model: m0", "model: m0+lora"),
+    "ties, flags as numbers": "merge_method: ties\n" + BASE + DENSE % (0.5, 0.5) + "parameters: {normalize: 1.0}\n",
+    "ties, flags as text": "merge_method: ties\n" + BASE + DENSE % (0.5, 0.5) + "parameters: {normalize: 'no'}\n",
+    "ties, stray keys": "merge_method: ties\nstray: 1\nnormalize: false\n"
+    + BASE
+    + "models: [{model: m0, density: 0.1, parameters: {weight: 0.3, densty: 0.1}}, {model: m1, layer_range: [0, 2]}]\n"
+    + "parameters: {weight: 0.9, density: 0.5, unknown: 3, int8_mask: 1}\n",
+    "sum, keys twice": "merge_method: ties\n" + BASE + TWO + "merge_method: task_arithmetic\n",
+    "sum, anchors": "merge_method: task_arithmetic\nbase_model: base\nmodels:\n"
+    "  - &first {model: m0, parameters: &own {weight: 0.3}}\n  - {<<: *first, model: m1}\n"
+    "  - {model: m2, parameters: {<<: *own, density: 0.2}}\n",
+    "slerp, many filters": "merge_method: slerp\nbase_model: m0\nparameters:\n  t:\n"
+    "    - {filter: lm_head, value: 0.55}\n    - {filter: embed_tokens, value: 0.7}\n"
+    "    - {filter: self_attn, value: [0.65, 0.35]}\n    - {filter: mlp, value: [0.35, 0.65]}\n"
+    "    - {filter: layernorm, value: [0.4, 0.6]}\n    - {filter: modelnorm, value: 0.6}\n    - {value: 0.5}\n" + PAIR,
+    "sum, filters differ": "merge_method: task_arithmetic\n"
+    + BASE
+    + "models: [{model: m0, parameters: {weight: [{filter: q_proj, value: 0.1}, {filter: proj, value: 0.2}, "
+    "{filter: layernorm, value: 0.3}, {value: 0.4}]}}, {model: m1, parameters: {weight: ["
+    "{filter: layers.2, value: 0.5}, {filter: v_proj, value: 0.6}, {filter: mlp, value: 0.7}, {value: 0.8}]}}]\n",
+    "nearswap": "merge_method: nearswap\nbase_model: base\nmodels: [{model: m0}]\nparameters: {t: 0.02}\n",
+    "nearswap, base listed": "merge_method: nearswap\nbase_model: m1\n" + PAIR + "parameters: {t: [0.0, 0.05]}\n",
+    "arcee_fusion": "merge_method: arcee_fusion\nbase_model: base\nmodels: [{model: m0}]\n",
+    "multislerp": "merge_method: multislerp\n" + WEIGHED,
+    "multislerp of task vectors": "merge_method: multislerp\n" + BASE + WEIGHED,
+    "multislerp, weights as they are": "merge_method: multislerp\n"
+    + WEIGHED
+    + "parameters: {normalize_weights: false}\n",
+    "ram": "merge_method: ram\n" + BASE + THREE + "parameters: {epsilon: 0.03}\n",
+    "ramplus_tl": "merge_method: ramplus_tl\n" + BASE + THREE + "parameters: {epsilon: 0.03, r: 0.3, alpha: 1.5}\n",
+    "modules": "merge_method: linear\nmodules: {default: {parameters: {weight: [0.2, 0.8]}, " + PAIR.strip() + "}}\n"
+    "parameters: {weight: 5}\n",
     "two slices": "merge_method: task_arithmetic\nbase_model: base\nslices:\n"
     "  - sources: [{model: base, layer_range: [0, 2]},\n"
     "              {model: m0, layer_range: [0, 2], parameters: {weight: [0.0, 1.0]}}]\n"
@@ -161,7 +270,9 @@ def merged_by_mergekit(text: str, folder: Path, out: Path) -> dict[str, np.ndarr
 
     os.chdir(folder)
     config = MergeConfiguration.model_validate({"dtype": "float32", **yaml.safe_load(text)})
-    options = MergeOptions(copy_tokenizer=False, random_seed=0, quiet=True, write_model_card=False)
+    options = MergeOptions(
+        copy_tokenizer=False, random_seed=0, quiet=True, write_model_card=False, lora_merge_cache=str(out / "merged")
+    )
     run_merge(config, out_path=str(out), options=options)
     return {
         name: value.double().numpy() for file in out.glob("*.safetensors") for name, value in load_file(file).items()

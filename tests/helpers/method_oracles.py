@@ -29,8 +29,11 @@ def trimmed(delta: Array, density: float, skip: float = 0.0) -> Array:
     """One entry at a time: how many are strictly larger decides."""
     sizes = np.abs(delta).astype(np.float32).ravel()
     n = sizes.size
-    first = min(math.floor(skip * n), n - 1) if n else 0
-    last = min(first + max(1, math.floor(density * n)), n)
+    if density == 0:
+        return np.zeros(delta.shape, delta.dtype)
+    wanted = min(max(1, math.floor(density * n)), n)
+    first = min(math.floor(skip * n), n - wanted)
+    last = first + wanted
     kept = np.zeros(n, delta.dtype)
     for j in range(n):
         larger, as_large = int((sizes > sizes[j]).sum()), int((sizes == sizes[j]).sum())
@@ -47,7 +50,8 @@ def elected(d: Array, w: Array, elect: str, average: str) -> Array:
         seen = entry.astype(float)  # signs are elected on float64 deltas, by definition
         votes = {"weighted_mass": w.astype(float) * seen, "mass": seen, "count": np.sign(seen)}[elect]
         sign = 1 if sum(votes) >= 0 else -1
-        chosen = [i for i in range(len(w)) if entry[i] != 0 and np.sign(entry[i]) == sign]
+        turned = [-1 if elect == "weighted_mass" and w[i] < 0 else 1 for i in range(len(w))]
+        chosen = [i for i in range(len(w)) if entry[i] != 0 and turned[i] * np.sign(entry[i]) == sign]
         total = sum((w[i] * entry[i] for i in chosen), like(0, d))
         below = {"weight": sum(w[i] for i in chosen), "count": len(chosen), "none": 1}[average]
         out[place] = total / below if below else 0
@@ -332,3 +336,72 @@ def actmat(d: Array, w: Array, density: float = 1.0, ridge: float = 0.1, scale: 
     grams = [delta.T @ delta + ridge * np.sum(delta**2) / max(d.shape[2], 1) * np.eye(d.shape[2]) for delta in kept]
     moved = sum(w[i] * d[i] @ grams[i] for i in range(len(w)))
     return scale * moved @ np.linalg.pinv(sum(w[i] * grams[i] for i in range(len(w))), rcond=1e-8)
+
+
+def nearswap(d: Array, w: Array, base: Array, limit: float = 1e-4, scale: float = 1.0) -> Array:
+    """As an interpolation between two models, one specialist after the other."""
+    out = np.zeros(d.shape[1:])
+    for delta, weight in zip(d, w, strict=True):
+        model = base + weight * delta
+        gap = np.abs(model - base)
+        share = np.where(gap > limit, limit / np.where(gap > 0, gap, 1.0), 1.0)
+        out = out + share * model + (1 - share) * base - base
+    return scale * out
+
+
+def arcee_fusion(d: Array, w: Array, base: Array, scale: float = 1.0) -> Array:
+    def softmax(rows: Array) -> Array:
+        powers = np.exp(rows - rows.max(axis=-1, keepdims=True))
+        return powers / powers.sum(axis=-1, keepdims=True)
+
+    out = np.zeros(d.shape[1:])
+    if not out.size:
+        return out
+    for delta, weight in zip(d, w, strict=True):
+        before, after = np.atleast_1d(base), np.atleast_1d(base + delta)
+        divergence = (softmax(after) * np.log(softmax(after) / softmax(before))).sum(axis=-1, keepdims=True)
+        importance = (np.abs(np.atleast_1d(delta)) * divergence).reshape(delta.shape)
+        low, middle, high = (np.quantile(importance, share, method="lower") for share in (0.25, 0.5, 0.75))
+        out = out + weight * np.where(importance >= middle + 1.5 * (high - low), delta, 0.0)
+    return scale * out
+
+
+def ram(d: Array, w: Array, above: float = 1e-5, scale: float = 1.0) -> Array:
+    return ramplus_tl(d, w, 0.0, 0.0, above, scale)
+
+
+def ramplus_tl(
+    d: Array, w: Array, boost: float = 0.1, most: float = 0.2, above: float = 1e-5, scale: float = 1.0
+) -> Array:
+    changed = [{place for place in np.ndindex(delta.shape) if abs(delta[place]) > above} for delta in d]
+    factors = []
+    for i, own in enumerate(changed):
+        others: set[tuple[int, ...]] = set().union(*(c for j, c in enumerate(changed) if j != i))
+        sole = len(own - others)
+        factors.append(1 + boost * min(len(own & others) / sole, most) if sole else 1.0)
+    out = np.zeros(d.shape[1:])
+    for place in np.ndindex(*d.shape[1:]):
+        who = [i for i, own in enumerate(changed) if place in own]
+        if len(who) == 1:
+            out[place] = factors[who[0]] * w[who[0]] * d[(who[0], *place)]
+        elif who:
+            out[place] = sum(w[i] * d[(i, *place)] for i in who) / len(who)
+    return scale * out
+
+
+def multislerp(
+    d: Array, w: Array, base: Array, space: str = "delta", normalize: bool = True, scale: float = 1.0
+) -> Array:
+    vectors = (d + base if space == "model" else d).reshape(len(d), -1)
+    parts = w / w.sum() if normalize and w.sum() else w
+    lengths = np.linalg.norm(vectors, axis=1)
+    units = np.stack([v / n if n > 0 else 0 * v for v, n in zip(vectors, lengths, strict=True)])
+    middle = parts @ units
+    if np.linalg.norm(middle) < 1e-12:
+        middle = next((unit for unit in units if unit.any()), middle)
+    middle = middle / (np.linalg.norm(middle) or 1.0)
+    step = sum((p * (u - (u @ middle) * middle) for p, u in zip(parts, units, strict=True)), 0 * middle)
+    size = np.linalg.norm(step)
+    there = np.cos(size) * middle + (np.sin(size) * step / size if size > 0 else 0.0)
+    merged = (float(parts @ lengths) * there).reshape(d.shape[1:])
+    return scale * (merged - base if space == "model" else merged)

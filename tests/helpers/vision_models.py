@@ -46,15 +46,22 @@ SEEING = {
 }
 
 
-def vision_model(name: str, folder: Path, headed: bool = True, template: bool = True, **config: Any) -> Path:
+def vision_model(
+    name: str,
+    folder: Path,
+    headed: bool = True,
+    template: bool = True,
+    dtype: torch.dtype = torch.float32,
+    **config: Any,
+) -> Path:
     """A model of `SEEING` with 2 layers, saved with its processor.
 
     headed: saved from the class with an lm_head, else from the bare model.  template: with a chat template.
-    config: changes at the top of its config.
+    dtype: of the file.  config: changes at the top of its config.
     """
     own = SEEING[name]
     kind = replace(own.kind, config=_with_video({**own.kind.config, **config}, own.films))
-    zoo.save(kind.build(kind.classes[0 if headed else -1]), folder)
+    zoo.save(kind.build(kind.classes[0 if headed else -1]), folder, dtype)
     processor(name, template).save_pretrained(folder)
     return folder
 

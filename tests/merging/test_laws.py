@@ -41,7 +41,7 @@ DENSE_METHODS = {
     "ties", "dare_linear", "dare_ties", "breadcrumbs", "breadcrumbs_ties", "della", "della_linear", "knots", "core",
 }  # fmt: skip
 OF_TWO = {"slerp", "nuslerp"}
-FINDS_WEIGHTS = {"model_stock", "slerp", "nuslerp", "karcher"}
+FINDS_WEIGHTS = {"model_stock", "slerp", "nuslerp", "karcher", "multislerp"}
 METHODS = sorted({method.name for method in all_methods() if method.name != "regmean"} | {"linear (sum)"})
 
 FACTORS: dict[str, list[Any]] = {

@@ -97,6 +97,11 @@ TABLE = [
     ),
     Row("nuslerp", [{"space": "model"}], None, specialists=2),
     Row("karcher", [{"space": "model"}]),
+    Row("multislerp", [{"space": "model"}, {"normalize": False}]),
+    Row("nearswap", [{"limit": 0.5}, {"limit": 0.0}], {"limit": 1e9}, equivariant=False),
+    Row("arcee_fusion", identity=None, equivariant=False),
+    Row("ram", [{"above": 0.8}], {"above": 0.0}),
+    Row("ramplus_tl", [{"above": 0.8, "most": 2.0}], {"above": 0.0}),
     Row("regmean", oracle=oracles.task_arithmetic),  # without covariances; with them: test_covariance_methods.py
     Row("actmat", [{"ridge": 0.0}, {"ridge": 1.0}, {"density": 0.5}]),
     Row("tact", [{"ridge": 0.0}]),

@@ -304,8 +304,10 @@ def test_bad_data_is_told_before_anything_runs(project: Path, change: tuple[str,
 @pytest.mark.filterwarnings("ignore")  # mteb's own, while it lists its benchmarks
 def test_an_unknown_mteb_task_is_told_before_anything_runs(project: Path) -> None:
     said: list[str] = []
-    text = RECIPE.replace("evaluate: {", "evaluate: {mteb: MAEB, ")
-    with pytest.raises(RecipeError, match="evaluate: no mteb task or benchmark 'MAEB'\n    did you mean the benchmark"):
+    text = RECIPE.replace("evaluate: {", "evaluate: {mteb: MAEBB, ")
+    with pytest.raises(
+        RecipeError, match="evaluate: no mteb task or benchmark 'MAEBB'\n    did you mean the benchmark"
+    ):
         run(loads(text, "recipe.yaml", project), say=said.append)
     assert not said
 
@@ -332,3 +334,44 @@ def write_bad_data(folder: Path) -> None:
 def test_unknown_stage(project: Path) -> None:
     with pytest.raises(UsageError, match="did you mean 'rehearse'"):
         run_quietly(project, start="reherse")
+
+
+PROMPTED = f"""\
+{RECIPE.partition("recover:")[0]}
+evaluate: {{retrieval: {{audio: held.jsonl}}, dimensions: 4}}
+prompts: {{query: "red ", modalities: {{audio: {{query: "high sound "}}}}, tasks: {{audio: {{document: "blue "}}}}}}
+"""
+
+
+def test_prompts_of_a_recipe_reach_its_stages(project: Path) -> None:
+    table = run_quietly(project, PROMPTED)[0]
+    stages_said = table["stages"]
+    assert stages_said["specialize-audio"]["settings"]["prompts"]["query"] == "red "
+    retrieval = stages_said["evaluate"]["retrieval"]
+    for row in retrieval["conditions"]:
+        assert row["item_prompts"] == {"query": "high sound ", "document": "blue "}
+        assert row["text_prompts"] == {"query": "red ", "document": "blue "}
+    assert {row["dimension"] for row in retrieval["results"]} == {None, 4}
+    assert {(row["variant"], row["reference"]) for row in retrieval["differences"]} == {("fused", "specialist audio")}
+    assert "8 of 8 probes are in what the specialist was trained on" in stages_said["diagnose"]["words"]
+    assert stages_said["diagnose"]["exit_code"] == 4
+    other = PROMPTED.replace("document: ", "query: ")
+    assert running(run_quietly(project, other, start="diagnose")[1]) == ["diagnose", "evaluate"]
+    with pytest.raises(
+        RecipeError, match="prompts: tasks: 'audoi' is no set or task of `evaluate`\n    did you mean 'audio'"
+    ):
+        run_quietly(project, PROMPTED.replace("tasks: {audio", "tasks: {audoi"))
+
+
+def test_stages_are_compared_with_what_they_were_made_from() -> None:
+    names = ["base", "specialist image", "specialist audio", "fused", "recovered", "rehearsed"]
+    specialists = names[1:3]
+    assert stages.against(names) == {
+        "base": [],
+        "specialist image": ["base"],
+        "specialist audio": ["base"],
+        "fused": ["base", *specialists],
+        "recovered": ["fused", *specialists],
+        "rehearsed": ["recovered", "fused", *specialists],
+    }
+    assert stages.against(["fused", "rehearsed"]) == {"fused": [], "rehearsed": ["fused"]}

@@ -37,13 +37,18 @@ merge:
   rules:
     - {match: "*.embed_tokens.weight", keep: base}
     - {match: ["backbone.layers.{0..7}.*", "head.*"], weight: {audio: 0.7}, density: 0.5}
-    - {match: "*.bias", drop: true, optional: true}
+    - {match: "*.bias", also: ["backbone.*"], drop: true, optional: true}
     - {match: "*.norm.*", method: linear, normalize: false}
 components:
   audio_projector: ["multi_modal_projector.*"]
 copy: {audio: [audio_encoder, audio_projector, new_tokens]}
-output: {path: out/fused, dtype: bfloat16, shard_size: 5GB, tokenizer: audio}
+output: {path: out/fused, dtype: bfloat16, shard_size: 5GB, tokenizer: audio, new_tokens: own, pad_rows: 64,
+         chat_template: chatml, tokens: {"<sound>": {source: audio, token: "<audio>", row: 5, force: true}}}
 seed: 7
+base_adapter: models/base-lora
+stack:
+  - {base: 0..15, image: 0..15, video: 0..15, audio: 0..15}
+  - {base: 8..23, image: 8..23, video: 8..23, audio: 8..23}
 drift:
   specialist: audio
   probes: data/audio_pairs.jsonl

@@ -23,7 +23,8 @@ from taskmerge.methods import all_methods
         ("base: b\n? [a, b]\n: x\n", "merge.yaml:2", "a key must be text, not a list or mapping", None),
         ("base: b\n? {a: b}\n: x\n", "merge.yaml:2", "a key must be text, not a list or mapping", None),
         ("base: b\ntrue: x\n", "merge.yaml:2", "a key must be text, not 'true'", None),
-        ("a: &a {x: 1}\nb:\n  <<: *a\n", "merge.yaml:3", "merge keys (<<) are not read", "write the keys out"),
+        ("base: b\ncopy:\n  <<: x\n", "merge.yaml:3", "<< must name a mapping", "write `<<: *anchor`"),
+        ("base: &a {x: 1, <<: *a}\n", "merge.yaml:1", "an alias contains itself", None),
         (
             "base: !!python/object/apply:os.system [ls]\n",
             "merge.yaml:1",

@@ -6,6 +6,7 @@ import html.parser
 import io
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -19,12 +20,15 @@ from taskmerge.measuring.drift.forecast import Forecast, LayerForecast
 from taskmerge.measuring.drift.null_band import null_bands
 from taskmerge.measuring.drift.report import DriftReport, ModalityDrift
 from taskmerge.measuring.drift.verdict import judge
-from taskmerge.measuring.evaluation import EvaluationTable, RetrievalResult
+from taskmerge.measuring.evaluation import Difference, EvaluationTable, MtebScores, RetrievalResult
+from taskmerge.measuring.evaluation.table import Condition
 from taskmerge.metrics.bootstrap import Interval, mean_interval
 from taskmerge.metrics.retrieval import METRICS
 from taskmerge.reporting import (
     drift_sections,
+    evaluated_sections,
     evaluation_section,
+    mteb_section,
     recovery_section,
     show,
     training_section,
@@ -254,3 +258,44 @@ def test_a_folder_that_refuses_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="the report cannot be written"):
         write_report(tmp_path / "file" / "report.html", "t", [], {})
+
+
+def test_differences_conditions_and_mteb_are_shown() -> None:
+    zero, gain = Interval(0.0, -0.1, 0.1, 100), Interval(0.2, 0.1, 0.3, 100)
+    table = replace(
+        evaluation(),
+        differences=(
+            Difference("fused", "base", "image", "to_text", {"recall_at_1": gain}),
+            Difference("fused", "base", "audio", "to_text", {"recall_at_1": zero}),
+        ),
+        conditions=(
+            Condition("fused", "image", {"query": "find: ", "document": ""}, {"query": None}, "cosine", "float32"),
+        ),
+    )
+    scores = MtebScores(
+        {"base": {"A": 0.5, "B": 0.25}, "fused": {"A": 0.75, "B": 0.5, "C": 0.9}},
+        {"base": {"C": "it needs audio"}, "fused": {}}, "/results", {"base": "a" * 40, "fused": "b" * 40},
+    )  # fmt: skip
+    stream = io.StringIO()
+    show(evaluated_sections({"retrieval": table, "mteb": scores}), Console(file=stream))
+    lines = stream.getvalue().splitlines()
+    assert "R@1, item to text: paired differences" in lines
+    assert "fused − base\t+0.200 +0.100 to +0.300\t+0.000 -0.100 to +0.100" in lines
+    assert "fused\timage\tquery 'find: ', document –\tas its class does\tcosine\tfloat32\t–" in lines
+    assert "A\t0.5000\t0.7500" in lines
+    assert "C\t–\t0.9000" in lines
+    assert "mean of 2\t0.3750\t0.6250" in lines
+    assert "fused − base\t+0.250 +0.250 to +0.250\t2" in lines
+    assert "base\tC\tit needs audio" in lines
+    assert any("revisions: base aaaaaaaaaaaa, fused bbbbbbbbbbbb" in line for line in lines)
+    nothing = mteb_section(MtebScores({"base": {}}, {"base": {"C": "it needs audio"}}))
+    assert [block.title for block in nothing.blocks if isinstance(block, Table)] == ["mteb: left out"]
+
+
+def test_a_control_that_saw_nothing_is_not_called_a_pass() -> None:
+    report = drift_report()
+    found = replace(report.modalities["audio"], control=ProjectorControl(0, None, 0.0, None, None, 4, 1))
+    stream = io.StringIO()
+    show(drift_sections(replace(report, modalities={"audio": found})), Console(file=stream))
+    assert "projector output\tnot checked: none was seen" in stream.getvalue()
+    assert "tensors of encoder and projector (4)\t1 differ" in stream.getvalue()

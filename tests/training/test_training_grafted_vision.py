@@ -17,7 +17,7 @@ from taskmerge.errors import UsageError
 from taskmerge.training import TrainingSettings, recover, rehearse
 from taskmerge.training.closed_form import recover_closed_form
 
-FAST = TrainingSettings(steps=3, batch_size=4, learning_rate=1e-2, warmup=0, evaluate_every=1)
+FAST = TrainingSettings(steps=3, batch_size=4, learning_rate=1e-2, warmup=0, evaluate_every=1, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +64,13 @@ def test_its_own_eyes_can_be_rehearsed(folder: Path) -> None:
     assert changed or not report.kept
     with pytest.raises(UsageError, match="nothing that audio passes through is trained"):
         rehearse(model, {"audio": sounds(8)}, ["vision_encoder"], FAST, held_out={"audio": sounds(4)})
+
+
+def test_the_device_is_checked_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="'tpu' is not a device"):
+        TrainingSettings(device="tpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert TrainingSettings(device="cuda:0").device == "cuda:0"
+    with pytest.raises(UsageError, match="training runs on the first GPU, not on 'cuda:1'"):
+        TrainingSettings(device="cuda:1")

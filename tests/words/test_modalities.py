@@ -29,7 +29,7 @@ from taskmerge.pipeline.checks import Parts
 from taskmerge.training.components import on_the_way
 
 class Info:
-    dtype = "F32"
+    dtype, shape = "F32", (4,)
 
 names = ["model.layers.0.w", "lidar_tower.layers.0.w", "model.depth_projector.weight"]
 parts = component_map(dict.fromkeys(names, Info()), {})

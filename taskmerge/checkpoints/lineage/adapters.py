@@ -6,7 +6,6 @@ peft 0.18+ (adapter_config.json and adapter_model.safetensors); what is not know
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,10 @@ from taskmerge.checkpoints.hub import HubPlace, locate, open_snapshot
 from taskmerge.checkpoints.lineage.adapter_config import read_config
 from taskmerge.checkpoints.lineage.adapter_tensors import AdapterTensors, fitted, sorted_out
 from taskmerge.checkpoints.lineage.experts import pack_experts
+from taskmerge.checkpoints.lineage.heads import is_output_head, with_own_head
 from taskmerge.checkpoints.lineage.low_rank import AdaptedStateDict
-from taskmerge.checkpoints.lineage.names import ties_its_head
 from taskmerge.checkpoints.lineage.overlay import overlaid
 from taskmerge.checkpoints.state_dict import StateDict
-from taskmerge.checkpoints.views import ViewedStateDict, whole
 from taskmerge.errors import CheckpointError
 
 CONFIG = "adapter_config.json"
@@ -101,24 +99,13 @@ def _packed_as(base: StateDict, found: AdapterTensors) -> StateDict:
 
 
 def _with_head(base: StateDict, found: AdapterTensors) -> StateDict:
-    """The base, with a head of its own where the adapter trains one that the base ties to its table of tokens: what
-    is added to the head is not added to the table."""
+    """The base, with a head of its own where the adapter trains a table or head that the base ties: what peft adapts of
+    two tied tensors, it adapts alone."""
     trained = [*(f"{module}.weight" for module in found.modules), *found.replaced]
-    heads = [name for name in trained if name.split(".")[-2:] == ["lm_head", "weight"]]
-    tables = [name for name in base.tensors if is_token_table(name)]
-    has_head = any(name.split(".")[-2:] == ["lm_head", "weight"] for name in base.tensors)
-    if not heads or has_head or len(tables) != 1 or ties_its_head(base.config) is False:
+    if not any(is_token_table(name) or is_output_head(name) for name in trained):
         return base
-    views = {name: whole(info, name) for name, info in base.tensors.items()}
-    untied = ViewedStateDict(base, views | {heads[0]: whole(base.tensors[tables[0]], heads[0])})
-    said = "the adapter trains the head, which the base ties to its table of tokens: a head of its own is taken"
-    untied.beside = replace(base.beside, config=_untied(base.config), notes=(*base.beside.notes, said))
+    untied = with_own_head(base)
+    if untied is not base:
+        said = "the adapter trains the head or the table of tokens, which the base ties: a head of its own is taken"
+        untied.beside = replace(untied.beside, notes=(*untied.beside.notes, said))
     return untied
-
-
-def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
-    changed: dict[str, Any] = {**config, "tie_word_embeddings": False}
-    for key in ("text_config", "llm_config"):
-        if isinstance(section := config.get(key), Mapping) and "tie_word_embeddings" in section:
-            changed[key] = {**section, "tie_word_embeddings": False}
-    return changed

@@ -10,8 +10,11 @@ from dataclasses import dataclass, field
 
 from taskmerge.checkpoints.lineage.census import Census
 from taskmerge.checkpoints.lineage.grafts import naming
+from taskmerge.checkpoints.lineage.heads import Heads, match_heads
 from taskmerge.checkpoints.lineage.modules import check_modules
 from taskmerge.checkpoints.lineage.names import align
+from taskmerge.checkpoints.lineage.stacking import Run, stacked
+from taskmerge.checkpoints.lineage.token_sources import Vocabularies
 from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.lineage.vocabulary import match_tokens
 from taskmerge.checkpoints.state_dict import BASE, StateDict
@@ -24,26 +27,31 @@ class Alignment:
 
     census: the base and the specialists. rows: what the rows of the token tables are; None where all had the same.
     own_bases: of the specialists that were not fine-tuned from the base, label -> what they were fine-tuned from.
+    heads: what became of output heads that are token tables. notes: what to tell the user.
     """
 
     census: Census
     rows: Rows | None = None
     own_bases: Mapping[str, StateDict] = field(default_factory=dict)
+    heads: Heads = field(default_factory=lambda: Heads({}))
+    notes: tuple[str, ...] = ()
 
 
 def align_all(
     inputs: Mapping[str, StateDict],
     overrides: Mapping[str, Sequence[str]] | None = None,
-    tokenizer: str = "union",
+    vocabulary: Vocabularies | None = None,
     own_bases: Mapping[str, StateDict] | None = None,
+    stack: Sequence[Run] = (),
 ) -> Alignment:
     """Align all inputs from their headers and configs; no tensor is read.
 
     Args:
         inputs: the base, under "base", and the specialists by label.
         overrides: the recipe's `components`: component -> name patterns.
-        tokenizer: "base", "union" or the label of the specialist whose token rows the output has.
+        vocabulary: whose token rows the output has; left out: the base's and those that specialists add.
         own_bases: label -> the base of a specialist that has one of its own.
+        stack: which layers of whom stand, one after the other, in the output; left out: all as they are.
 
     Raises: MergeError or CheckpointError with every input that does not fit.
     """
@@ -52,16 +60,23 @@ def align_all(
     if empty:
         raise MergeError(empty)
     check_modules(inputs, BASE)
-    names_of = naming(inputs)
+    names_of = naming(inputs, overrides)
     everything = {**inputs, **{own_base_label(label): state_dict for label, state_dict in own_bases.items()}}
-    globs = {component: list(patterns) for component, patterns in (overrides or {}).items()}
     named = {
-        label: state_dict if label == names_of else align(inputs[names_of], state_dict, globs).state_dict
+        label: state_dict
+        if label == names_of.label
+        else align(inputs[names_of.label], state_dict, overrides).state_dict
         for label, state_dict in everything.items()
     }
-    matched, rows = match_tokens(named, tokenizer)
-    census = Census.of({label: matched[label] for label in inputs}, overrides or {}, names_of)
-    return Alignment(census, rows, {label: matched[own_base_label(label)] for label in own_bases})
+    heads = match_heads(named, names_of.label)
+    matched, rows = match_tokens(heads.inputs, vocabulary or Vocabularies())
+    matched_inputs = {label: matched[label] for label in inputs}
+    matched_bases = {label: matched[own_base_label(label)] for label in own_bases}
+    notes: list[str] = []
+    if stack:
+        matched_inputs, matched_bases, notes = stacked(matched_inputs, stack, matched_bases, overrides)
+    census = Census.of(matched_inputs, overrides or {}, names_of, stack)
+    return Alignment(census, rows, matched_bases, heads, tuple(notes))
 
 
 def own_base_label(label: str) -> str:

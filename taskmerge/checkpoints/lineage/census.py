@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.components import BUFFERS, HEAD, Components, component_map
-from taskmerge.checkpoints.lineage.grafts import brought, grafted_config, side_folders
-from taskmerge.checkpoints.lineage.names import ties_its_head
+from taskmerge.checkpoints.lineage.classes import class_name, lacks_head
+from taskmerge.checkpoints.lineage.grafts import Naming, brought, grafted_config, merged_json, side_folders
+from taskmerge.checkpoints.lineage.stacking import Run, stands_in
 from taskmerge.checkpoints.selector import Selector
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import Problem
@@ -19,18 +20,26 @@ from taskmerge.errors import Problem
 @dataclass(frozen=True)
 class Census:
     """inputs: label -> tensors under one naming. own: tensors the base lacks -> specialists that have them.
-    naming: label of the input whose names and class these are. grafts: specialist -> components it brings."""
+    naming: whose names and class these are. grafts: specialist -> components it brings. stack: which layers of whom the
+    inputs are made of; () where they are as they were stored."""
 
     inputs: Mapping[str, StateDict]
     own: Mapping[str, list[str]]
     components: Components
-    naming: str = BASE
+    naming: Naming = field(default_factory=Naming)
     grafts: Mapping[str, set[str]] = field(default_factory=dict)
+    stack: Sequence[Run] = ()
 
     @classmethod
-    def of(cls, inputs: Mapping[str, StateDict], overrides: Mapping[str, Sequence[str]], naming: str = BASE) -> Census:
+    def of(
+        cls,
+        inputs: Mapping[str, StateDict],
+        overrides: Mapping[str, Sequence[str]],
+        naming: Naming | None = None,
+        stack: Sequence[Run] = (),
+    ) -> Census:
         """Takes the census. Raises MergeError for an override that matches nothing."""
-        base = inputs[BASE]
+        base, naming = inputs[BASE], naming or Naming()
         everything = dict(base.tensors)
         own: dict[str, list[str]] = {}
         for label, state_dict in inputs.items():
@@ -38,10 +47,12 @@ class Census:
                 if name not in base.tensors:
                     own.setdefault(name, []).append(label)
                     everything.setdefault(name, info)
-        config = inputs[naming].config or base.config
-        components = component_map(everything, config, overrides)
+        first = inputs[naming.label].config or base.config
+        hints = merged_json(dict(first), *(state_dict.config for state_dict in inputs.values()))
+        components = component_map(everything, hints, overrides, _told_by_their_owners(inputs, own))
         homes = {name: components.home(name) for name in components}
-        return cls(inputs, own, components, naming, brought(own, homes, {homes[name] for name in base.tensors}))
+        grafts = brought(own, homes, {homes[name] for name in base.tensors})
+        return cls(inputs, own, components, naming, grafts, stack)
 
     @property
     def base(self) -> StateDict:
@@ -54,15 +65,18 @@ class Census:
         return [label for label in self.inputs if label != BASE]
 
     @property
-    def config(self) -> Mapping[str, Any]:
-        """config.json of the result: the naming input's, with what grafted specialists add."""
+    def config(self) -> dict[str, Any]:
+        """config.json of the result: the naming input's, with what the others' modules in the output add to it."""
         added = {label: (self.inputs[label].config, bring) for label, bring in self.grafts.items()}
-        return grafted_config(self.inputs[self.naming].config or self.base.config, added)
+        if self.naming.label != BASE:
+            theirs = {self.components.home(name) for name in self.inputs[self.naming.label].tensors}
+            added[BASE] = self.base.config, {self.components.home(name) for name in self.base.tensors} - theirs
+        return grafted_config(self.inputs[self.naming.label].config or self.base.config, added)
 
     @property
     def side_folders(self) -> tuple[Path, ...]:
         """Where config, processor and tokenizer files come from; the first folder that has a file wins."""
-        return side_folders(self.inputs, [self.naming, *self.grafts, BASE])
+        return side_folders(self.inputs, [self.naming.label, *self.grafts, BASE])
 
     @property
     def module_folders(self) -> dict[str, str]:
@@ -109,24 +123,45 @@ class Census:
         if self.components[name] in (HEAD, BUFFERS):
             return f"{label} stores no such {self.components[name]} tensor"
         home = self.components.home(name)
+        if self.stack and not stands_in(label, name, home, self.stack):
+            return f"the stack takes nothing of {label} here"
         if any(self.components.home(other) == home for other in self.inputs[label].tensors):
             return None
         return f"{label} has no {home}"
 
     def surplus(self, name: str, owners: Sequence[str]) -> str | None:
-        """Why a tensor the base lacks has no place in the output: a head or buffer that goes with no new module."""
-        home = self.components.home(name)
-        if self.components[name] == BUFFERS and any(self.components.home(one) == home for one in self.base.tensors):
+        """Why a tensor the base lacks has no place in the output; None where it has one and is copied."""
+        if self.components[name] == BUFFERS and self._beside_the_bases(name):
             return "the base stores no such buffer"
-        if home == HEAD and not set(self.grafts) & set(owners):
-            return "the base has no such head; a rule or `copy` may take it"
-        return None
-
-    def untied_head(self, name: str, owners: Sequence[str]) -> str | None:
-        """The first owner of an lm_head of its own (its config does not tie it), where the base ties its head."""
-        if name.split(".")[-2:] != ["lm_head", "weight"] or not ties_its_head(self.base.config):
+        if self.components.home(name) != HEAD or self.naming.label in owners:
             return None
-        return next((label for label in owners if ties_its_head(self.inputs[label].config) is False), None)
+        if "/" in name:
+            return "the base is no sentence-transformers folder that runs such a module"
+        config = self.inputs[self.naming.label].config or self.base.config
+        lacking = lacks_head(config, name)
+        return f"{class_name(config)}, the result's class, has no {lacking}" if lacking else None
+
+    def _beside_the_bases(self, name: str) -> bool:
+        """Whether the innermost module around a buffer that has weights is one of the base's."""
+        parts = name.split(".")
+        for stop in range(len(parts) - 1, -1, -1):
+            inside = ".".join([*parts[:stop], ""]) if stop else ""
+            holders = self._holders.get(inside)
+            if holders:
+                return BASE in holders
+        return False
+
+    @cached_property
+    def _holders(self) -> dict[str, set[str]]:
+        """Module path with its dot -> who has weights in it: the base, specialists with tensors the base lacks."""
+        found: dict[str, set[str]] = {}
+        for name in self.components:
+            if self.components[name] != BUFFERS:
+                parts = name.split(".")
+                owners = {BASE} if name in self.base.tensors else set(self.own.get(name, ()))
+                for stop in range(len(parts)):
+                    found.setdefault(".".join([*parts[:stop], ""]) if stop else "", set()).update(owners)
+        return found
 
     def copied(
         self, copy: Mapping[str, Iterable[str]], place: str, problems: list[Problem]
@@ -146,3 +181,13 @@ class Census:
                             Problem(f"copy: {first} and {label} both claim {name!r}", place, "name it once")
                         )
         return copied
+
+
+def _told_by_their_owners(inputs: Mapping[str, StateDict], own: Mapping[str, list[str]]) -> dict[str, str]:
+    """What a specialist's own file tells of towers and projectors that it brings: there no others lie beside them."""
+    known: dict[str, str] = {}
+    for label in {owners[0] for owners in own.values()}:
+        parts = component_map(inputs[label].tensors, inputs[label].config)
+        mine = [name for name, owners in own.items() if owners[0] == label]
+        known |= {name: home for name in mine if (home := parts.home(name)).endswith(("_encoder", "_projector"))}
+    return known

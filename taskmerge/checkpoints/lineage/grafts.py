@@ -4,37 +4,55 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskmerge.checkpoints.components import BACKBONE, EMBEDDINGS, HEAD, component_map
+from taskmerge.checkpoints.components import BACKBONE, BUFFERS, EMBEDDINGS, HEAD, component_map
+from taskmerge.checkpoints.lineage.classes import of_another_class, ordinary_head
 from taskmerge.checkpoints.state_dict import BASE, StateDict
-from taskmerge.errors import MergeError
 from taskmerge.words.modalities import config_words
 
-_SHARED = {BACKBONE, EMBEDDINGS, HEAD}
+_TOWERS = ("encoder", "projector", "_decoder")
+_SHARED = {BACKBONE, EMBEDDINGS, HEAD, BUFFERS}
 
 
-def naming(inputs: Mapping[str, StateDict]) -> str:
-    """The label of the input whose file names, and class, the output takes.
+@dataclass(frozen=True)
+class Naming:
+    """label: the input whose file names, config and code the output takes. others: specialists of yet other classes,
+    whose modules it may be unable to load."""
+
+    label: str = BASE
+    others: tuple[str, ...] = ()
+
+
+def naming(inputs: Mapping[str, StateDict], overrides: Mapping[str, Sequence[str]] | None = None) -> Naming:
+    """Whose file names, and class, the output takes.
 
     The base's, unless a specialist is of another class and brings modules of its own (a Qwen2-Audio grafted onto
-    Qwen2): only its class can hold them. Raises MergeError when two such specialists are of different classes.
+    Qwen2, a class of somebody's own): only its class can hold them. Of several such, the one that brings most tensors.
     """
     base = inputs[BASE]
-    base_type = base.config.get("model_type")
-    grafted: dict[str, str] = {}
+    base_parts = component_map(base.tensors, base.config, overrides, strict=False)
+    bring: dict[str, int] = {}
     for label, state_dict in inputs.items():
-        own_type = state_dict.config.get("model_type")
-        if base_type and own_type and own_type != base_type and _modules(state_dict) - _modules(base) - _SHARED:
-            grafted[label] = str(own_type)
-    if len(set(grafted.values())) > 1:
-        said = " and ".join(f"{label} ({model_type})" for label, model_type in grafted.items())
-        raise MergeError(
-            f"{said} bring modules of their own to a {base_type}; no one class holds both",
-            next_move="fuse with one of them, or graft the encoders onto an embedder (taskmerge.embedders)",
-        )
-    return next(iter(grafted), BASE)
+        if label != BASE and of_another_class(state_dict.config, base.config):
+            parts = component_map(state_dict.tensors, state_dict.config, overrides, strict=False)
+            modules = {parts.home(name) for name in parts} - {base_parts.home(name) for name in base_parts} - _SHARED
+            heads = [name for name in parts.names(HEAD) if not (ordinary_head(name) or "/" in name or _in(name, base))]
+            if modules or len(parts.towers) > len(base_parts.towers):
+                bring[label] = sum(parts.home(name) not in _SHARED for name in parts)
+            elif heads:  # such as ColQwen2's, which no class of the base's has
+                bring[label] = len(heads)
+    if not bring:
+        return Naming()
+    chosen = max(bring, key=lambda label: bring[label])
+    own = inputs[chosen].config
+    return Naming(chosen, tuple(label for label in bring if of_another_class(inputs[label].config, own)))
+
+
+def _in(name: str, base: StateDict) -> bool:
+    return any(other.endswith(name) or name.endswith(other) for other in base.tensors)
 
 
 def grafted_config(
@@ -44,14 +62,15 @@ def grafted_config(
 
     grafts: label -> (its config, the components it brings). A key that `start` lacks or leaves null is taken over, and
     so is every key that speaks of a modality the specialist brings (audio_config, audio_token_id); a list of named
-    tables (an embedder's towers) gets those it lacks.
+    tables (an embedder's towers) gets those it lacks. Of the base, only keys that speak of such a modality are taken.
     """
     config = dict(start)
-    for own, components in grafts.values():
+    for label, (own, components) in grafts.items():
         towers = {component.split("_")[0] for component in components}
         words = {word for tower in towers for word in config_words(tower)}
         for key, value in own.items():
-            if config.get(key) is None or words & set(key.split("_")):
+            speaks = bool(words & set(key.split("_")))
+            if speaks or (config.get(key) is None and label != BASE):
                 config[key] = value
             elif _named_tables(value) and _named_tables(config[key]):
                 known = {row["name"] for row in config[key]}
@@ -87,16 +106,11 @@ def is_processor_file(name: str) -> bool:
     return re.fullmatch(r"(pre|video_pre)?processor_config\.json", Path(name).name) is not None
 
 
-def _modules(state_dict: StateDict) -> set[str]:
-    components = component_map(state_dict.tensors, state_dict.config)
-    return {components.home(name) for name in components}
-
-
 def brought(own: Mapping[str, Sequence[str]], homes: Mapping[str, str], base_homes: set[str]) -> dict[str, set[str]]:
-    """Specialist -> components it brings that the base lacks. own: tensor -> its owners; homes: tensor -> component."""
+    """Specialist -> components it brings. own: tensor the base lacks -> its owners; homes: tensor -> component."""
     found: dict[str, set[str]] = {}
     for name, owners in own.items():
-        if homes[name] not in base_homes | {HEAD}:
+        if homes[name] not in _SHARED and (homes[name] not in base_homes or homes[name].endswith(_TOWERS)):
             for label in owners:
                 found.setdefault(label, set()).add(homes[name])
     return found

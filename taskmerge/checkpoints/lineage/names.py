@@ -12,11 +12,11 @@ What is still unexplained on both sides of one component is an error, never a si
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from taskmerge.checkpoints.components import BUFFERS, EMBEDDINGS, HEAD, Components, component_map, is_token_table
+from taskmerge.checkpoints.components import BACKBONE, BUFFERS, EMBEDDINGS, HEAD, Components, component_map
 from taskmerge.checkpoints.lineage.experts import repack_experts
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.views import View, ViewedStateDict, whole
@@ -47,7 +47,7 @@ class NameMap:
         return {ours: theirs for ours, theirs in self.pairs.items() if ours != theirs}
 
 
-def match_names(base: StateDict, other: StateDict, overrides: Mapping[str, list[str]] | None = None) -> NameMap:
+def match_names(base: StateDict, other: StateDict, overrides: Mapping[str, Sequence[str]] | None = None) -> NameMap:
     """Which of `other`'s tensors is which of `base`'s, from headers and configs alone.
 
     overrides: the recipe's `components`, for names the rules do not know. Raises MergeError, with examples of both
@@ -57,7 +57,8 @@ def match_names(base: StateDict, other: StateDict, overrides: Mapping[str, list[
     pairs = {name: name for name in ours if name in other.tensors}
     if len(pairs) in (len(ours), len(theirs)):
         return _named(base, other, pairs, "identical")
-    sides = _Sides(base, other, component_map(base.tensors, base.config), component_map(other.tensors, other.config))
+    parts = [component_map(one.tensors, one.config, overrides, strict=False) for one in (base, other)]
+    sides = _Sides(base, other, parts[0], parts[1])
     pairs = _by_structure(sides)
     unexplained = _unexplained(sides, pairs)
     if not unexplained:
@@ -80,13 +81,13 @@ class Aligned:
     extra: tuple[str, ...] = ()
 
 
-def align(base: StateDict, other: StateDict, overrides: Mapping[str, list[str]] | None = None) -> Aligned:
+def align(base: StateDict, other: StateDict, overrides: Mapping[str, Sequence[str]] | None = None) -> Aligned:
     """`other` as `StateDict` under the base's file names, experts packed as the base packs them.
 
     Tensors only `other` has keep their names, put under the base's prefix where all others moved by one. Raises
     MergeError as `match_names`.
     """
-    repacked = _with_tied_head(base, repack_experts(base, other))
+    repacked = repack_experts(base, other)
     names = match_names(base, repacked, overrides)
     if not names.renamed:
         return Aligned(repacked, names, names.other_only)
@@ -99,24 +100,6 @@ def align(base: StateDict, other: StateDict, overrides: Mapping[str, list[str]] 
         views[ours] = whole(repacked.tensors[theirs], ours)
         extra.append(ours)
     return Aligned(ViewedStateDict(repacked, views), names, tuple(extra))
-
-
-def ties_its_head(config: Mapping[str, Any]) -> bool | None:
-    """Whether the output head is the token table; None when the config does not say."""
-    sections = [config, *(section for key in ("text_config", "llm_config") if (section := config.get(key)))]
-    said = [section["tie_word_embeddings"] for section in sections if "tie_word_embeddings" in section]
-    return bool(said[0]) if said else None
-
-
-def _with_tied_head(base: StateDict, other: StateDict) -> StateDict:
-    """Where the base stores an lm_head and `other` ties it to its token table: that table, under the head's name."""
-    head = next((name for name in base.tensors if name.split(".")[-2:] == ["lm_head", "weight"]), None)
-    tables = [name for name in other.tensors if is_token_table(name)]
-    has_head = any(name.split(".")[-2:] == ["lm_head", "weight"] for name in other.tensors)
-    if head is None or has_head or len(tables) != 1 or not ties_its_head(other.config):
-        return other
-    views = {name: whole(info, name) for name, info in other.tensors.items()}
-    return ViewedStateDict(other, views | {head: whole(other.tensors[tables[0]], head)})
 
 
 # ---------------------------------------------------------------------------------------------------- matching
@@ -167,8 +150,8 @@ def _by_structure(sides: _Sides) -> dict[str, str]:
 def _best_move(sides: _Sides, home: str, ours: list[str], theirs: list[str]) -> dict[str, str]:
     """The change of prefix that pairs most names and leaves nothing over on one side of it; {} when there is none."""
     best: dict[str, str] = {}
-    every_theirs = [_inner(theirs, prefix) for prefix in _prefixes(theirs, home)]
-    for our_prefix in _prefixes(ours, home):
+    every_theirs = [_inner(theirs, prefix) for prefix in _prefixes(theirs, home, sides.other_components)]
+    for our_prefix in _prefixes(ours, home, sides.base_components):
         inner_ours = _inner(ours, our_prefix)
         for inner_theirs in every_theirs:
             common = [inner for inner in inner_ours if inner in inner_theirs]
@@ -179,15 +162,16 @@ def _best_move(sides: _Sides, home: str, ours: list[str], theirs: list[str]) -> 
     return best
 
 
-def _prefixes(names: list[str], home: str) -> list[str]:
-    """ "" and every leading path of a name that ends before its first number. A head keeps what names it: a pooler's
-    dense layer is not a classifier's.
+def _prefixes(names: list[str], home: str, components: Components) -> list[str]:
+    """ "" and every leading path of a name that ends before its first number. A head keeps what names it, all but what
+    stands before the backbone too: a pooler's dense layer is not a classifier's.
     """
     found = {""}
+    wrappers = {*_WRAPPERS, *components.root(BACKBONE).split(".")}
     for name in names:
         parts = name.split(".")
         for stop in range(1, len(parts)):
-            if is_whole(parts[stop - 1]) or (home == HEAD and parts[stop - 1] not in _WRAPPERS):
+            if is_whole(parts[stop - 1]) or (home == HEAD and parts[stop - 1] not in wrappers):
                 break
             found.add(".".join(parts[:stop]) + ".")
     return sorted(found, key=lambda prefix: (len(prefix), prefix))

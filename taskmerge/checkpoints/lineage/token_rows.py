@@ -20,8 +20,9 @@ class MatchedTokens(StateDict):
     """`StateDict` of one input whose token tables have the output's rows.
 
     A row the input lacks is the base's, so that it changes nothing. A row the base lacks is, in every input, the mean
-    of the rows of the inputs that have it. tables: names of the tensors with one row per token. inputs: all, by label.
-    config: the input's, speaking of the output's rows.
+    of the rows of the inputs that have it; with `Rows.own_rows` an input that has it keeps its own. A row that the user
+    gave stands in for what an input lacks, and for what it has where that was said. tables: names of the tensors with
+    one row per token. inputs: all, by label. config: the input's, speaking of the output's rows.
     """
 
     def __init__(
@@ -74,8 +75,11 @@ class MatchedTokens(StateDict):
 
     def _runs(self, first: int, last: int) -> Iterator[tuple[int, int, bool]]:
         """(start, stop, own): stretches of output rows the input and the base have, row after row, and the others."""
-        base = self._rows.of[self._base][first:last]
-        own = np.where(base < 0, -1, self._rows.of[self._label][first:last])
+        base, mine = self._rows.of[self._base][first:last], self._rows.of[self._label][first:last]
+        own = mine.copy() if self._rows.own_rows else np.where(base < 0, -1, mine)
+        for row, given in self._rows.given.items():
+            if first <= row < last:
+                own[row - first] = -1 if given.force else mine[row - first]
         follows = ((np.diff(own) == 1) & (own[:-1] >= 0)) | ((own[1:] < 0) & (own[:-1] < 0))
         breaks = np.flatnonzero(~follows) + 1
         edges = [0, *breaks.tolist(), len(own)]
@@ -91,13 +95,18 @@ class MatchedTokens(StateDict):
 
     def _borrowed(self, name: str, row: int, width: int) -> np.ndarray:
         base = self._inputs[self._base]
+        given = self._rows.given.get(row)
         from_base = int(self._rows.of[self._base][row])
-        if from_base >= 0 and name in base.tensors:
+        if from_base >= 0 and name in base.tensors and given is None:
             return _rows(base, name, from_base, 1, width)
+        if given is not None:
+            sources = {} if given.label is None else {given.label: given.row}
+        else:
+            sources = {label: int(own[row]) for label, own in self._rows.of.items() if own[row] >= 0}
         found = [
-            _rows(state_dict, name, int(self._rows.of[label][row]), 1, width)
-            for label, state_dict in self._inputs.items()
-            if self._rows.of[label][row] >= 0 and name in state_dict.tensors
+            _rows(self._inputs[label], name, there, 1, width)
+            for label, there in sources.items()
+            if name in self._inputs[label].tensors
         ]
         value = np.mean(found, axis=0) if found else np.zeros(width)
         # As the base stores it, so that every input that borrows the row differs from the base by nothing.

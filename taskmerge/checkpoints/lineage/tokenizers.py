@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.lineage.token_sources import GivenRow, Vocabularies, given_rows, new_to
 from taskmerge.errors import CheckpointError, MergeError
 
 FILES = (
@@ -71,7 +72,8 @@ class Rows:
     """The token tables of the output. count: rows. of: input -> its own row for each output row, -1 where it has none
     (int64, (count,)). ids: token -> output row. texts: tokenizer files to be written anew. folder: of the others.
     left_out: input -> its tokens that have no row in the output. beyond: input -> its tokens whose ids lie beyond its
-    own table, which has no row for them."""
+    own table, which has no row for them. given: output row -> where the user has it from. own_rows: see `Vocabularies`.
+    """
 
     count: int
     of: Mapping[str, np.ndarray]
@@ -80,6 +82,8 @@ class Rows:
     texts: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     beyond: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    given: Mapping[int, GivenRow] = field(default_factory=dict)
+    own_rows: bool = False
 
 
 def read_vocabulary(folder: Path | None) -> Vocabulary | None:
@@ -103,21 +107,26 @@ def read_vocabulary(folder: Path | None) -> Vocabulary | None:
     return None
 
 
-def join(vocabularies: Mapping[str, Vocabulary | None], tables: Mapping[str, int], mode: str, base: str) -> Rows | None:
-    """The rows of the output's token tables; None when every input has the same rows already.
+def join(
+    vocabularies: Mapping[str, Vocabulary | None], tables: Mapping[str, int], wanted: Vocabularies, base: str
+) -> Rows | None:
+    """The rows of the output's token tables; None when every input has the same rows already, and no others are wanted.
 
-    vocabularies, tables: by input label; tables says how many rows its token table has. mode: "base", "union" or a
-    label. Raises MergeError when rows differ and cannot be matched.
+    vocabularies, tables: by input label; tables says how many rows its token table has. Raises MergeError when rows
+    differ and cannot be matched, or when a row that is wanted is not there.
     """
+    mode = wanted.tokenizer
     known = {label: vocabulary for label, vocabulary in vocabularies.items() if vocabulary is not None}
     same_rows = len(set(tables.values())) == 1
-    if same_rows and (len(known) < len(tables) or len({_frozen(own) for own in known.values()}) == 1):
+    same = same_rows and (len(known) < len(tables) or len({_frozen(own) for own in known.values()}) == 1)
+    if same and not wanted.asks:
         return None
     unknown = [label for label in tables if label not in known]
     if unknown:
         sizes = ", ".join(f"{label} {rows}" for label, rows in tables.items())
+        differ = f"token tables of different sizes ({sizes}), and" if not same else "rows of tokens are asked for, but"
         raise MergeError(
-            f"token tables of different sizes ({sizes}), and no tokenizer of {', '.join(unknown)} to match them by",
+            f"{differ} no tokenizer of {', '.join(unknown)} to match them by",
             next_move="put tokenizer.json beside the weights",
         )
     kept = base if mode in ("base", "union") else mode
@@ -126,9 +135,12 @@ def join(vocabularies: Mapping[str, Vocabulary | None], tables: Mapping[str, int
     _check_fits(known, tables, rowed)
     anywhere = set().union(*rowed.values())
     fresh = _new_tokens(known, base, rowed) if mode == "union" else {}
+    for token in new_to(wanted.tokens, start.ids):
+        fresh.setdefault(token, next((label for label, own in known.items() if token in own.ids), kept))
     ids = {token: row for token, row in start.ids.items() if token in anywhere}
     ids |= {token: start.size + place for place, token in enumerate(fresh)}
     count = _padded(max(tables[kept], *(row + 1 for row in ids.values())), tables[kept], start.size)
+    count = -(-count // (wanted.multiple or 1)) * (wanted.multiple or 1)
     of = {label: _own_rows(own, ids, count, tables[label], label == kept) for label, own in known.items()}
     texts = _extended_files(start.folder, known, fresh, ids) if fresh else {}
     beyond = {label: tuple(token for token in own.ids if token not in rowed[label]) for label, own in known.items()}
@@ -136,7 +148,8 @@ def join(vocabularies: Mapping[str, Vocabulary | None], tables: Mapping[str, int
         label: tuple(token for token in own.ids if token in rowed[label] and token not in ids)
         for label, own in known.items()
     }
-    return Rows(count, of, ids, start.folder, texts, _filled(left_out), _filled(beyond))
+    given = given_rows(wanted.tokens, known, tables, ids)
+    return Rows(count, of, ids, start.folder, texts, _filled(left_out), _filled(beyond), given, wanted.own_rows)
 
 
 def _filled(lists: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import filecmp
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from taskmerge.checkpoints.components import HEAD, component_map, is_token_table
 from taskmerge.checkpoints.lineage.token_rows import MatchedTokens
+from taskmerge.checkpoints.lineage.token_sources import Vocabularies
 from taskmerge.checkpoints.lineage.tokenizers import Rows, Vocabulary, join, read_vocabulary, with_new_ids
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 
 
-def match_tokens(inputs: Mapping[str, StateDict], mode: str) -> tuple[dict[str, StateDict], Rows | None]:
+def match_tokens(inputs: Mapping[str, StateDict], wanted: Vocabularies) -> tuple[dict[str, StateDict], Rows | None]:
     """The inputs with token tables of equal rows, and what the rows are; the inputs as they are when nothing differs.
 
-    inputs: under one naming. mode: the recipe's `output.tokenizer`. Raises MergeError when tables differ and no
-    tokenizer says how.
+    inputs: under one naming. Raises MergeError when tables differ and no tokenizer says how.
     """
     tables = {label: count for label, state_dict in inputs.items() if (count := _table_rows(state_dict)) is not None}
     folders = {label: inputs[label].beside.tokenizer_folder for label in tables}
-    if BASE not in tables or (len(set(tables.values())) == 1 and _one_tokenizer(list(folders.values()))):
+    same = len(set(tables.values())) == 1 and _one_tokenizer(list(folders.values()))
+    if BASE not in tables or (same and not wanted.asks):
         return dict(inputs), None
     vocabularies = {label: read_vocabulary(folder) for label, folder in folders.items()}
-    rows = join(vocabularies, tables, mode if mode in ("base", "union", *tables) else "base", BASE)
+    if wanted.tokenizer not in ("base", "union", *tables):
+        wanted = replace(wanted, tokenizer="base")
+    rows = join(vocabularies, tables, wanted, BASE)
     if rows is None:
         return dict(inputs), None
     names = _names(inputs, tables)

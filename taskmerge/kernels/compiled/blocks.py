@@ -173,7 +173,8 @@ def _elect_few(few: int, rows: np.ndarray, count: int, weights: np.ndarray, aver
         for i in range(few):
             value = weights[i] * rows[i, j]
             share = weights[i] if average == BY_WEIGHT else 1.0
-            agrees = rows[i, j] * elected > 0.0
+            turned = -elected if weights[i] < 0.0 else elected
+            agrees = rows[i, j] * turned > 0.0
             moved += value if agrees else 0.0
             shares += share if agrees else 0.0
         divisor = 1.0 if average == BY_NOTHING else shares
@@ -198,8 +199,9 @@ def _elect_many(
     for i in range(rows.shape[0]):
         row, weight = rows[i], weights[i]
         share = weight if average == BY_WEIGHT else 1.0
+        turn = -1.0 if (vote == WEIGHTED_MASS) & (weight < 0.0) else 1.0
         for j in range(count):
-            agrees = row[j] * sign[j] > 0.0
+            agrees = row[j] * sign[j] * turn > 0.0
             value = weight * row[j]
             total[j] += value if agrees else 0.0
             divisor[j] += share if agrees else 0.0

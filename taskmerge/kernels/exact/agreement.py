@@ -30,7 +30,9 @@ def _elected(deltas: Rows, weights: Sequence[float], how: Elect) -> list[np.ndar
     vote = np.zeros(deltas[0].shape)
     for delta, weight in zip(deltas, weights, strict=True):
         vote = vote + {"weighted_mass": weight * delta, "mass": delta, "count": np.sign(delta)}[how.elect]
-    return [((delta > 0.0) & (vote >= 0.0)) | ((delta < 0.0) & (vote < 0.0)) for delta in deltas]
+    turned = [-delta if how.elect == "weighted_mass" and weight < 0.0 else delta
+              for delta, weight in zip(deltas, weights, strict=True)]  # fmt: skip
+    return [((delta > 0.0) & (vote >= 0.0)) | ((delta < 0.0) & (vote < 0.0)) for delta in turned]
 
 
 def _largest(deltas: Rows, weights: Sequence[float]) -> list[np.ndarray]:

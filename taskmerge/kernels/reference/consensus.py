@@ -46,7 +46,8 @@ def _elect(deltas: Sequence[Tensor], weights: Sequence[float], how: Elect, like:
         ballots = {"weighted_mass": weight * delta, "mass": delta}
         sign = sign + ballots.get(how.elect, delta.sign())
     for delta, weight in zip(deltas, weights, strict=True):
-        agrees = ((delta > 0) & (sign >= 0)) | ((delta < 0) & (sign < 0))
+        turned = -delta if how.elect == "weighted_mass" and weight < 0 else delta
+        agrees = ((turned > 0) & (sign >= 0)) | ((turned < 0) & (sign < 0))
         total = total + torch.where(agrees, weight * delta, 0.0)
         divisor = divisor + agrees.to(torch.float64) * (weight if how.average == "weight" else 1.0)
     if how.average == "none":

@@ -38,7 +38,7 @@ def interpret(
     left = [_survivors(program, i, delta, random_bits, thresholds) for i, delta in enumerate(deltas)]
     agreed = agree(left, [float(weight) for weight in holding], program.consensus, deltas[0])
     move = torch.as_tensor(program.scale * agreed)
-    surplus = float(program.base_factor(holding) - 1) if program.base == "weighted" else 0.0
+    surplus = float(program.base_factor(holding) - 1) if program.base in ("weighted", "summed") else 0.0
     if not surplus:
         return move
     if base is None:
@@ -95,6 +95,8 @@ def _bounds(way: KeepLargest, i: int, delta: Tensor, thresholds: Measurement | N
         if thresholds.lowest is None or thresholds.highest is None:
             raise MergeError("thresholds of the whole model without lowest and highest magnitudes")
         return thresholds.lowest[i], thresholds.highest[i]
+    if way.nothing:
+        return math.inf, math.inf
     first, last = way.ranks(delta.numel())
     falling = magnitudes(delta).flatten().sort(descending=True).values
     return float(falling[last - 1]), float(falling[first - 1]) if first > 1 else math.inf

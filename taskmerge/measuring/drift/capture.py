@@ -39,12 +39,12 @@ class Captured:
 
 
 def capture(embedder: Embedder, items: Sequence[Any], anatomy: Anatomy, modality: str) -> Captured:
-    """Embed `items` once and keep the projector's output and the projected tokens' state at every depth.
+    """Embed `items` once, as queries, and keep the projector's output and the projected tokens' state at every depth.
 
     items: as `Pairs.load` gives them. Layer outputs are cut down to the projected tokens as they are made, so that a
     batch never holds all layers whole. Raises UsageError when nothing was projected.
     """
-    features = embedder.prepare(items)
+    features = embedder.prepare(items, modality, "query")
     tokens = anatomy.projected_tokens(features, modality)
     if tokens is None:
         tokens = features["attention_mask"].bool()

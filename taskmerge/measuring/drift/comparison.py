@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from taskmerge.embedders.anatomy import Anatomy
+from taskmerge.embedders.anatomy import Anatomy, components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.pairs import Pairs
 from taskmerge.errors import UsageError
@@ -18,8 +18,9 @@ from taskmerge.measuring.drift.statistics import (
     gallery_statistics,
     neighbour_overlap,
 )
-from taskmerge.metrics.retrieval import collapse, normalized, score_queries
+from taskmerge.metrics.retrieval import normalized, score_queries
 from taskmerge.metrics.rotation import orthogonal_procrustes
+from taskmerge.words.modalities import tower_of
 
 MOMENTS_MEMORY = 2 << 30
 """Bytes that the moments behind the layers' CKA may take; with more layers than fit, evenly spaced ones are measured.
@@ -55,7 +56,9 @@ class DepthChange:
 class ProjectorControl:
     """The projector's output under both models, which copying must leave equal to the last bit.
 
-    outputs: vectors seen; 0 when the embedder has no projector for the modality.  identical: whether all are bit-equal.
+    outputs: vectors seen; 0 when no projector of the modality was found, or none ran.  identical: whether all are
+    bit-equal; None: not checked, because nothing was seen.  tensors, changed: how many tensors the modality's encoder
+    and projector have by name, and how many of them differ between the models.
     relative_change: mean ‖difference‖ / mean ‖output‖.  norm_against_tokens, shift_against_tokens: for each backbone
     the mean length of the outputs over that of its token embeddings, and the Fréchet distance of the two distributions
     over the token embeddings' variance: what that backbone is being fed, against what it was made to read. None without
@@ -63,10 +66,17 @@ class ProjectorControl:
     """
 
     outputs: int
-    identical: bool
+    identical: bool | None
     relative_change: float
     norm_against_tokens: dict[str, float] | None
     shift_against_tokens: dict[str, float] | None
+    tensors: int = 0
+    changed: int = 0
+
+    @property
+    def passed(self) -> bool | None:
+        """Whether the projector was left as it was; None: not checked."""
+        return False if self.changed else self.identical
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ def compare(
     if len(anatomies[0].layers) != len(anatomies[1].layers):
         depths = " and ".join(str(len(anatomy.layers)) for anatomy in anatomies)
         raise UsageError(f"the two backbones have {depths} layers: drift compares models of one architecture")
-    texts, right = collapse(pairs.texts)
+    texts, right = pairs.distinct()
     layers = _LayerSums(len(anatomies[0].layers) + 1, moments_memory)
     projector = _ProjectorSums()
     probes: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
@@ -109,17 +119,32 @@ def compare(
         probes[0].append(first.embeddings)
         probes[1].append(second.embeddings)
     embedded = [
-        Embedded(np.concatenate(rows), side.encode(texts, "text", batch_size=batch_size))
+        Embedded(np.concatenate(rows), side.encode(texts, "text", "document", batch_size=batch_size))
         for side, rows in zip((reference, other), probes, strict=True)
     ]
-    return Comparison(right, embedded[0], embedded[1], projector.control(anatomies), layers.changes())
+    tensors = tower_tensors(reference, other, tower_of(pairs.modality))
+    control = replace(projector.control(anatomies), tensors=tensors[0], changed=tensors[1])
+    return Comparison(right, embedded[0], embedded[1], control, layers.changes())
+
+
+def tower_tensors(reference: Embedder, other: Embedder, tower: str) -> tuple[int, int]:
+    """(tensors of a tower's encoder and projector that both have, those of them that differ)."""
+    import torch
+
+    own, theirs = reference.state_dict, other.state_dict
+    parts = components_of(own, reference.components)
+    wanted = {f"{tower}_encoder", f"{tower}_projector"}
+    shared = [name for name in own.values if parts.home(name) in wanted and name in theirs.values]
+    changed = [name for name in shared if not torch.equal(own.values[name].cpu(), theirs.values[name].cpu())]
+    return len(shared), len(changed)
 
 
 def embed_pairs(embedder: Embedder, pairs: Pairs, batch_size: int = 32) -> Embedded:
-    """Final embeddings alone, for the null band."""
-    rows = [embedder.encode(items, pairs.modality, batch_size=batch_size) for items, _ in pairs.batches(batch_size)]
-    texts = collapse(pairs.texts)[0]
-    return Embedded(np.concatenate(rows), embedder.encode(texts, "text", batch_size=batch_size))
+    """Final embeddings alone, for the null band: items as queries, texts as documents."""
+    batches = (items for items, _ in pairs.batches(batch_size))
+    rows = [embedder.encode(items, pairs.modality, "query", batch_size=batch_size) for items in batches]
+    texts = pairs.distinct()[0]
+    return Embedded(np.concatenate(rows), embedder.encode(texts, "text", "document", batch_size=batch_size))
 
 
 def probe_changes(reference: Embedded, other: Embedded, right: np.ndarray) -> dict[str, np.ndarray]:
@@ -127,7 +152,7 @@ def probe_changes(reference: Embedded, other: Embedded, right: np.ndarray) -> di
 
     neighbour_overlap: share of its nearest texts that stayed.  cosine: of its two embeddings.  rotated_cosine: the same
     after the rotation fitted on the texts alone (text moved too: a joint rotation is harmless).  margin_loss,
-    {recall_at_1, recall_at_10, mrr, ndcg_at_10}_loss: reference minus other.
+    {recall_at_1, recall_at_10, mrr, ndcg_at_5, ndcg_at_10}_loss: reference minus other.
     """
     before, after = (gallery_statistics(side.probes, side.texts, right) for side in (reference, other))
     turn = orthogonal_procrustes(reference.texts.astype(np.float64).T @ other.texts, toward_identity=TOWARD_IDENTITY)
@@ -141,7 +166,7 @@ def probe_changes(reference: Embedded, other: Embedded, right: np.ndarray) -> di
         "margin_loss": before.margins - after.margins,
         **{
             f"{metric}_loss": scores[0][metric] - scores[1][metric]
-            for metric in ("recall_at_1", "recall_at_10", "mrr", "ndcg_at_10")
+            for metric in ("recall_at_1", "recall_at_10", "mrr", "ndcg_at_5", "ndcg_at_10")
         },
     }
 
@@ -185,9 +210,14 @@ class _ProjectorSums:
     def __init__(self) -> None:
         self._rows: list[RowSums] = []
         self._last = PairMoments()
+        self._unlike = False
 
     def update(self, first: Captured, second: Captured) -> None:
         if first.fed is None or second.fed is None:
+            return
+        shapes = [[rows.shape for rows in side.projected] for side in (first, second)]
+        if shapes[0] != shapes[1]:  # modules that ran in one model alone, or on other tokens
+            self._unlike = True
             return
         self._rows = self._rows or [RowSums() for _ in first.projected]
         for sums, x, y in zip(self._rows, first.projected, second.projected, strict=True):
@@ -196,7 +226,7 @@ class _ProjectorSums:
 
     def control(self, anatomies: tuple[Anatomy, Anatomy]) -> ProjectorControl:
         if not self._rows:
-            return ProjectorControl(0, True, 0.0, None, None)
+            return ProjectorControl(0, False if self._unlike else None, 0.0, None, None)
         last = self._rows[-1]
         against = [
             _against_tokens(anatomy, *self._distribution(side)) if self._last.count > 1 else None
@@ -206,7 +236,7 @@ class _ProjectorSums:
         sides = {name: pair for name, pair in zip(names, against, strict=True) if pair is not None}
         return ProjectorControl(
             self._last.count,
-            all(sums.identical for sums in self._rows),
+            not self._unlike and all(sums.identical for sums in self._rows),
             last.relative_change(),
             {name: pair[0] for name, pair in sides.items()} or None,
             {name: pair[1] for name, pair in sides.items()} or None,

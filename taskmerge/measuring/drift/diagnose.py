@@ -13,19 +13,20 @@ from taskmerge.checkpoints.state_dict import HasTensors, StateDict
 from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
-from taskmerge.embedders.pairs import Pairs, read_pairs
+from taskmerge.embedders.pairs import Pairs, read_pairs, spelling
 from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import Problem, UsageError
 from taskmerge.measuring.drift.comparison import Comparison, Embedded, compare, embed_pairs, probe_changes
 from taskmerge.measuring.drift.forecast import Forecast, forecast_drift
 from taskmerge.measuring.drift.null_band import Band, between_halves, named_references, null_bands, precision_twin
+from taskmerge.measuring.drift.probes import probe_notes
 from taskmerge.measuring.drift.report import DriftReport, ModalityDrift
 from taskmerge.measuring.drift.statistics import PairMoments, gallery_statistics
 from taskmerge.measuring.drift.verdict import DEFAULT_LIMIT, Verdict, judge
-from taskmerge.metrics.bootstrap import mean_interval
+from taskmerge.metrics.bootstrap import mean_intervals
 from taskmerge.metrics.retrieval import collapse, score_queries
 from taskmerge.words.devices import device_or_default
-from taskmerge.words.modalities import through
+from taskmerge.words.modalities import TEXT, through
 
 BATCH_SIZE = 32
 
@@ -41,6 +42,8 @@ def diagnose_drift(
     batch_size: int = BATCH_SIZE,
     components: Mapping[str, Any] | None = None,
     device: str | None = None,
+    prompts: Any = None,
+    trained_on: Any = None,
 ) -> DriftReport:
     """Measure what fusing did to what the specialist could do, and judge it.
 
@@ -49,7 +52,9 @@ def diagnose_drift(
     forecast.  For several grafted projectors hand in `specialist` and `probes` as {name: …} with the same names.
     limit: the R@1 drop that matters.  references: models that did not drift, such as the specialist trained from
     another seed; they widen the null band beyond the specialist's own twin in another precision. With several
-    specialists: {name: references}.
+    specialists: {name: references}.  prompts: instead of the models' own, see `Embedder.prompted`; items are embedded
+    as queries, texts as documents.  trained_on: pairs that the specialist was trained on, so that probes which are
+    among them are told; with several specialists: {name: pairs}.
 
     Raises UsageError, before any model is run, with everything wrong about the probes.
     """
@@ -69,20 +74,23 @@ def diagnose_drift(
         if base is not None
     }
     modalities = {}
-    fused_model = open_embedder(fused, device=device, components=components) if pairs else None
+    seen = _trained_on(trained_on, specialist, pairs)
+
+    def opened(source: Any) -> Embedder:
+        return open_embedder(source, device=device, components=components).prompted(prompts)
+
+    fused_model = opened(fused) if pairs else None
     for name, own_pairs in pairs.items():
         given: Any = references.get(name, ()) if by_name and isinstance(references, Mapping) else references
         assert fused_model is not None
         modalities[name] = diagnose_modality(
             fused_model,
-            open_embedder(specialists[name], device=device, components=components),
+            opened(specialists[name]),
             own_pairs,
-            {
-                title: open_embedder(one, device=device, components=components)
-                for title, one in named_references(given).items()
-            },
+            {title: opened(model) for title, model in named_references(given).items()},
             limit=limit,
             batch_size=batch_size,
+            trained_on=seen.get(name),
         )
     return DriftReport(modalities, forecasts)
 
@@ -95,6 +103,7 @@ def diagnose_modality(
     *,
     limit: float = DEFAULT_LIMIT,
     batch_size: int = BATCH_SIZE,
+    trained_on: Pairs | None = None,
 ) -> ModalityDrift:
     """One specialist and its probes against the fused model. See `diagnose_drift`."""
     for model in (fused, specialist, *references.values()):
@@ -114,9 +123,9 @@ def diagnose_modality(
     verdict = judge(
         changes,
         bands,
-        texts=pairs.texts,
+        texts=found.right.tolist(),
         specialist_recall=scores["specialist"]["recall_at_1"],
-        control_identical=found.control.identical,
+        control_identical=found.control.passed if pairs.modality != TEXT else True,
         limit=limit,
     )
     return ModalityDrift(
@@ -126,11 +135,12 @@ def diagnose_modality(
         len(found.reference.texts),
         verdict,
         scores,
-        {name: mean_interval(values, groups=pairs.texts) for name, values in changes.items()},
+        mean_intervals(changes, groups=found.right.tolist()),
         bands,
         found.control,
         found.depths,
         _explanations(found),
+        probe_notes(pairs, found.reference.probes, found.reference.texts, trained_on),
     )
 
 
@@ -147,7 +157,7 @@ def judged(
     limit: float = DEFAULT_LIMIT,
 ) -> Verdict:
     """The verdict from embeddings alone. texts: one per probe; the embedded texts are the distinct ones in order."""
-    right = collapse(texts)[1]
+    right = collapse([spelling(text) for text in texts])[1]
     scores = score_queries(reference.probes, reference.texts, [[row] for row in right])
     return judge(
         probe_changes(reference, other, right),
@@ -205,6 +215,17 @@ def _by_name(specialist: Any, probes: Any) -> tuple[dict[str, Any], dict[str, An
     return {pairs.column: specialist}, {pairs.column: pairs}
 
 
+def _trained_on(said: Any, specialist: Any, pairs: Mapping[str, Pairs]) -> dict[str, Pairs]:
+    """name -> what that specialist was trained on, where it is known."""
+    if said is None:
+        return {}
+    by_name = dict(said) if isinstance(specialist, Mapping) else dict.fromkeys(pairs, said)
+    strange = sorted(set(by_name) - set(pairs))
+    if strange:
+        raise UsageError(f"trained_on: no probes for {strange[0]!r}", next_move=f"there are: {', '.join(pairs)}")
+    return {name: read_pairs(source) for name, source in by_name.items()}
+
+
 def _grafted(specialist: Any, base: Any, components: Mapping[str, Any] | None) -> str:
     """The modality of the specialist's projector, of the one that the base has not where there are several;
     "specialist" where that leaves none or several.
@@ -224,7 +245,7 @@ def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:
     for name, source in sets.items():
         try:
             checked[name] = read_pairs(source).check()
-            if len(collapse(checked[name].texts)[0]) < 2:
+            if len(checked[name].distinct()[0]) < 2:
                 problems.append(Problem("all probes have the same text: nothing can be ranked", checked[name].source))
         except UsageError as error:
             problems += error.problems

@@ -17,6 +17,7 @@ from taskmerge.metrics.bootstrap import Interval
 from taskmerge.words.json_text import check_json
 
 EXIT_DRIFTED = 3
+EXIT_CANNOT_TELL = 4
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class ModalityDrift:
 
     intervals, bands: of every per-probe statistic (see `probe_changes`).  scores: "specialist" and "fused" -> metric ->
     mean. control, depths: levels 1 and 2.  explanations: statistics of the final embeddings that explain, and never
-    decide.
+    decide.  notes: what the probes leave open, in words; see `probe_notes`.
     """
 
     modality: str
@@ -39,6 +40,7 @@ class ModalityDrift:
     control: ProjectorControl
     depths: tuple[DepthChange, ...]
     explanations: Mapping[str, float]
+    notes: tuple[str, ...] = ()
 
     @property
     def onset(self) -> int | None:
@@ -67,15 +69,21 @@ class DriftReport:
         return tuple(name for name, found in self.modalities.items() if found.verdict.beyond_limit)
 
     @property
+    def open(self) -> tuple[str, ...]:
+        """The modalities whose verdict is "cannot tell"."""
+        return tuple(name for name, found in self.modalities.items() if found.verdict.outcome == "cannot tell")
+
+    @property
     def exit_code(self) -> int:
-        """3 when a modality drifted beyond its limit, else 0."""
-        return EXIT_DRIFTED if self.beyond_limit else 0
+        """3 when a modality drifted beyond its limit, else 4 when of one it cannot be told, else 0."""
+        return EXIT_DRIFTED if self.beyond_limit else EXIT_CANNOT_TELL if self.open else 0
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; what is not a number is None."""
         table = {
             "drifted": list(self.drifted),
             "beyond_limit": list(self.beyond_limit),
+            "cannot_tell": list(self.open),
             "modalities": {name: found.as_dict() for name, found in self.modalities.items()},
             "forecasts": {name: found.as_dict() for name, found in self.forecasts.items()},
         }
@@ -92,7 +100,7 @@ class DriftReport:
         Path(path).write_text(json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
-        lines = [f"{name}: {found.verdict}" for name, found in self.modalities.items()]
+        lines = [" ".join([f"{name}: {found.verdict}", *found.notes]) for name, found in self.modalities.items()]
         for name, forecast in self.forecasts.items():
             lines.append(f"{name}, weights alone: {forecast} (a forecast; only probes can tell).")
         return "\n".join(lines)

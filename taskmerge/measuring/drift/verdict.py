@@ -17,6 +17,14 @@ Outcome = Literal["drifted", "not drifted", "cannot tell"]
 
 FEWEST_PROBES = 30
 DEFAULT_LIMIT = 0.05
+_LIKE_THESE = (
+    "This holds for items like these probes: where their voices, places or sources were trained on, others may lose "
+    "more."
+)
+_NOT_CHECKED = (
+    "The projector's control was not checked: no output of a projector was seen, so whether the projector itself was "
+    "changed, or the backbone alone, is open."
+)
 
 
 @dataclass(frozen=True)
@@ -48,19 +56,19 @@ def judge(
     changes: Mapping[str, np.ndarray],
     bands: Mapping[str, Band],
     *,
-    texts: Sequence[str],
+    texts: Sequence[object],
     specialist_recall: float,
-    control_identical: bool = True,
+    control_identical: bool | None = True,
     limit: float = DEFAULT_LIMIT,
 ) -> Verdict:
     """Judge one fused model against its specialist.
 
-    changes: see `probe_changes`; texts: one per probe: probes of one text are resampled together.
+    changes: see `probe_changes`; texts: one per probe, itself or its number: probes of one text are resampled together.
     *drifted*: a leading statistic lies outside its null band, the 95 % bootstrap interval of the R@1 loss excludes
     zero, and the loss exceeds the null band's. *not drifted*: nothing left its band, or the whole interval lies at or
     below `limit`; and there are at least 3 / limit probes, since n probes without a single loss still allow 3 / n (the
     rule of three). *cannot tell*: all else, fewer than 30 probes, and a specialist that finds too little to have
-    anything to lose.
+    anything to lose.  control_identical: whether the projector put out the same in both models; None: not checked.
     """
     loss = mean_interval(changes["recall_at_1_loss"], groups=texts)
     moved = [name for name in LEADING if bands[name].outside(float(changes[name].mean()))]
@@ -73,7 +81,7 @@ def judge(
     elif specialist_recall <= limit:
         why = f"the specialist itself finds only {specialist_recall:.0%} of these probes: there is nothing to lose."
     elif moved and loss.low > 0 and bands["recall_at_1_loss"].outside(loss.estimate):
-        outcome, why = "drifted", _moved(moved, changes, bands)
+        outcome, why = "drifted", _moved(moved, changes, bands, control_identical)
     elif loss.count >= enough and (not moved or loss.high <= limit):
         outcome = "not drifted"
         why = _within(moved, loss, limit)
@@ -94,7 +102,7 @@ def judge(
 
 
 def _sentences(
-    outcome: Outcome, why: str, loss: Interval, recall: float, needed: int | None, identical: bool
+    outcome: Outcome, why: str, loss: Interval, recall: float, needed: int | None, identical: bool | None
 ) -> tuple[str, ...]:
     lost = (
         f"R@1 went from {recall:.1%} to {recall - loss.estimate:.1%} on {loss.count} probes, "
@@ -103,21 +111,28 @@ def _sentences(
     lines = [f"{outcome[0].upper()}{outcome[1:]}: {why}", lost]
     if needed is not None:
         lines.append(f"About {needed} probes would settle it.")
-    if not identical:
+    if outcome == "not drifted":
+        lines.append(_LIKE_THESE)
+    if identical is None:
+        lines.append(_NOT_CHECKED)
+    elif not identical:
         lines.append(
-            "The projector's own output differs between the two models, so more was changed than the backbone: "
-            "this is not (only) projector drift."
+            "The encoder or the projector itself differs between the two models, so more was changed than the "
+            "backbone: this is not (only) projector drift."
         )
     return tuple(lines)
 
 
-def _moved(moved: Sequence[str], changes: Mapping[str, np.ndarray], bands: Mapping[str, Band]) -> str:
+def _moved(
+    moved: Sequence[str], changes: Mapping[str, np.ndarray], bands: Mapping[str, Band], identical: bool | None
+) -> str:
     shown = []
     for name in moved:
         row = statistic(name)
         value, limit = float(changes[name].mean()), bands[name].limit
         shown.append(f"{row.title} {row.shown(value)} (null band {row.shown(limit)})")
-    return f"{', '.join(shown)}: the backbone reads the projected tokens differently, and retrieval pays for it."
+    who = "the backbone reads the projected tokens differently" if identical else "the embeddings moved"
+    return f"{', '.join(shown)}: {who}, and retrieval pays for it."
 
 
 def _within(moved: Sequence[str], loss: Interval, limit: float) -> str:

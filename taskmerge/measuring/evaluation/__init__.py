@@ -5,6 +5,7 @@ Importing this package imports neither torch nor mteb.
 
 from __future__ import annotations
 
-from taskmerge.measuring.evaluation.local import Evaluated, EvaluationTable, RetrievalResult, evaluate_retrieval
+from taskmerge.measuring.evaluation.local import evaluate_retrieval
+from taskmerge.measuring.evaluation.table import Difference, Evaluated, EvaluationTable, MtebScores, RetrievalResult
 
-__all__ = ["Evaluated", "EvaluationTable", "RetrievalResult", "evaluate_retrieval"]
+__all__ = ["Difference", "Evaluated", "EvaluationTable", "MtebScores", "RetrievalResult", "evaluate_retrieval"]

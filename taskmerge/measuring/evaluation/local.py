@@ -3,79 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, TypedDict
+from typing import Any
 
 import numpy as np
 
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
+from taskmerge.embedders.prompts import ROLES, Role
 from taskmerge.errors import Problem, UsageError
-from taskmerge.metrics.bootstrap import Interval, mean_interval
-from taskmerge.metrics.retrieval import METRICS, collapse, score_queries
+from taskmerge.measuring.evaluation.table import Condition, Difference, EvaluationTable, RetrievalResult
+from taskmerge.metrics.bootstrap import Interval, mean_intervals
+from taskmerge.metrics.retrieval import METRICS, QueryScores, score_queries
 from taskmerge.words.devices import device_or_default
-from taskmerge.words.json_text import check_json
 
 BATCH_SIZE = 32
 DIRECTIONS = ("to_text", "from_text")
-"""to_text: the item is to find its text among the distinct texts.  from_text: the text is to find any item that has it.
-"""
-
-
-@dataclass(frozen=True)
-class RetrievalResult:
-    """One variant on one set in one direction. intervals: by metric; queries, gallery: how many there were."""
-
-    variant: str
-    set_name: str
-    modality: str
-    direction: str
-    queries: int
-    gallery: int
-    intervals: Mapping[str, Interval]
-
-
-@dataclass(frozen=True)
-class EvaluationTable:
-    """All results, in the order measured: variants within sets."""
-
-    results: tuple[RetrievalResult, ...]
-
-    def get(self, variant: str, set_name: str, metric: str = "recall_at_1", direction: str = "to_text") -> Interval:
-        """One cell. Raises UsageError when it was not measured."""
-        for row in self.results:
-            if (row.variant, row.set_name, row.direction) == (variant, set_name, direction) and metric in row.intervals:
-                return row.intervals[metric]
-        raise UsageError(f"{metric} of {variant!r} on {set_name!r} ({direction}) was not measured")
-
-    @property
-    def variants(self) -> list[str]:
-        return collapse([row.variant for row in self.results])[0]
-
-    @property
-    def sets(self) -> list[str]:
-        return collapse([row.set_name for row in self.results])[0]
-
-    def __add__(self, other: EvaluationTable) -> EvaluationTable:
-        return EvaluationTable((*self.results, *other.results))
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"results": [asdict(row) for row in self.results]}
-
-    @classmethod
-    def from_dict(cls, table: Mapping[str, Any]) -> EvaluationTable:
-        """The inverse of `as_dict`, for resumed runs. Raises CheckpointError for a table that is none."""
-        found: EvaluationTable = check_json(table, cls, "an evaluation table")
-        return found
-
-
-class Evaluated(TypedDict, total=False):
-    """What an evaluation gives: local retrieval, and variant -> mteb task -> score."""
-
-    retrieval: EvaluationTable
-    mteb: dict[str, dict[str, float]]
+"""to_text: the item is the query, to find its text among the distinct texts.  from_text: the text is the query, to find
+any item that has it."""
+Groups = Sequence[object] | None
+_Key = tuple[str, str, str, int | None]
+"""(variant, set, direction, dimension)"""
 
 
 def evaluate_retrieval(
@@ -85,63 +35,198 @@ def evaluate_retrieval(
     batch_size: int = BATCH_SIZE,
     directions: Sequence[str] = DIRECTIONS,
     device: str | None = None,
+    prompts: Any = None,
+    dimensions: Sequence[int] = (),
+    against: Mapping[str, Sequence[str]] | None = None,
 ) -> EvaluationTable:
-    """Every variant on every set.
+    """Score every variant on every set.
 
-    variants: name -> what `open_embedder` takes, opened when its turn comes and let go after it.  sets: name -> what
-    `read_pairs` takes. Equal texts are one text. A set of a modality that a variant does not take is left out of
-    its rows (a text backbone hears nothing). Raises UsageError with all that is wrong about the sets before any model
-    runs, and for a set that no variant takes: a single model is asked before it runs.
+    What searches is embedded as a query and what is found as a document, each behind the model's own prompt for that
+    role or the user's.
+
+    Args:
+        variants: name -> what `open_embedder` takes, opened when its turn comes and let go after it.
+        sets: name -> what `read_pairs` takes. Texts that differ in spelling alone are one text, see `Pairs.distinct`.
+        directions: of `DIRECTIONS`.
+        prompts: instead of the models' own, see `Embedder.prompted`.
+        dimensions: lengths to cut embeddings to, each scored beside the whole ones (Matryoshka, arXiv 2205.13147).
+        against: variant -> the variants it is compared with, query by query; default: the one before it, and the first.
+
+    Returns:
+        All scores with intervals. A set of a modality that a variant does not take is left out of its rows (a text
+        backbone hears nothing).
+
+    Raises:
+        UsageError: with all that is wrong about the sets before any model runs; for dimensions that a model does not
+            have; for a set that no variant takes: a single model is asked before it runs.
     """
     device = device_or_default(device)
     checked = _checked(sets)
-    unknown = set(directions) - set(DIRECTIONS)
-    if unknown:
-        raise UsageError(f"unknown direction {sorted(unknown)}", next_move=f"known: {', '.join(DIRECTIONS)}")
-    results: list[RetrievalResult] = []
+    _check_choices(variants, directions, dimensions, against)
+    scored: dict[_Key, _Scored] = {}
+    conditions = []
     for variant, source in variants.items():
-        embedder = open_embedder(source, device=device)
+        embedder = open_embedder(source, device=device).prompted(prompts)
+        taken = {name: pairs for name, pairs in checked.items() if pairs.modality in embedder.modalities}
         if len(variants) == 1:
-            _check_taken({name: pairs for name, pairs in checked.items() if pairs.modality not in embedder.modalities})
-        for name, pairs in checked.items():
-            if pairs.modality in embedder.modalities:
-                results += _evaluate(variant, embedder, name, pairs, batch_size, directions)
-    measured = {row.set_name for row in results}
+            _check_taken({name: pairs for name, pairs in checked.items() if name not in taken})
+        for name, pairs in taken.items():
+            own = embedder.prompted(None, name)
+            conditions.append(_condition(variant, name, own, pairs, directions))
+            for key, found in _score(own, pairs, batch_size, directions, dimensions):
+                scored[variant, name, key[0], key[1]] = found
+    measured = {name for _, name, _, _ in scored}
     _check_taken({name: pairs for name, pairs in checked.items() if name not in measured})
-    order = list(checked)
-    return EvaluationTable(tuple(sorted(results, key=lambda row: order.index(row.set_name))))
+    return _table(list(variants), list(checked), scored, conditions, against)
 
 
-def retrieval_results(
-    items: np.ndarray, texts: np.ndarray, right: np.ndarray, directions: Sequence[str] = DIRECTIONS
-) -> Iterator[tuple[str, int, int, dict[str, Interval]]]:
-    """(direction, queries, gallery, metric -> interval) from embeddings: items (n, d), distinct texts (m, d), right
-    (n,).
+@dataclass(frozen=True)
+class _Scored:
+    """The queries' own scores in one direction. groups: queries that are resampled together."""
+
+    modality: str
+    scores: QueryScores
+    groups: Groups
+    queries: int
+    gallery: int
+
+    def intervals(self) -> dict[str, Interval]:
+        return mean_intervals({metric: self.scores[metric] for metric in METRICS}, groups=self.groups)
+
+    def minus(self, other: _Scored) -> dict[str, Interval]:
+        losses = {metric: self.scores[metric] - other.scores[metric] for metric in METRICS}
+        return mean_intervals(losses, groups=self.groups)
+
+
+def scores_both_ways(
+    queries: Mapping[str, tuple[np.ndarray, np.ndarray]], right: np.ndarray, similarity: str = "cosine"
+) -> Iterator[tuple[str, QueryScores, Groups, tuple[int, int]]]:
+    """(direction, scores of every query, groups, (queries, gallery)).
+
+    queries: direction -> (items (n, d), distinct texts (m, d)) embedded for it.  right: (n,) text of each item.
     """
-    for direction in directions:
+    for direction, (items, texts) in queries.items():
         if direction == "to_text":
-            scores = score_queries(items, texts, [[row] for row in right])
-            groups: Sequence[object] | None = right.tolist()
-            counts = (len(items), len(texts))
+            scores = score_queries(items, texts, [[row] for row in right], similarity=similarity)
+            yield direction, scores, right.tolist(), (len(items), len(texts))
         else:
             order = np.argsort(right, kind="stable")
             edges = np.searchsorted(right[order], np.arange(len(texts) + 1))
             owned = [order[start:stop].tolist() for start, stop in pairwise(edges)]
-            scores, groups, counts = score_queries(texts, items, owned), None, (len(texts), len(items))
-        yield direction, *counts, {metric: mean_interval(scores[metric], groups=groups) for metric in METRICS}
+            yield direction, score_queries(texts, items, owned, similarity=similarity), None, (len(texts), len(items))
 
 
-def _evaluate(
-    variant: str, embedder: Embedder, name: str, pairs: Pairs, batch_size: int, directions: Sequence[str]
-) -> list[RetrievalResult]:
-    texts, right = collapse(pairs.texts)
-    batches = (batch for batch, _ in pairs.batches(batch_size))
-    items = np.concatenate([embedder.encode(batch, pairs.modality, batch_size=batch_size) for batch in batches])
-    gallery = embedder.encode(texts, "text", batch_size=batch_size)
-    return [
-        RetrievalResult(variant, name, pairs.modality, direction, queries, size, intervals)
-        for direction, queries, size, intervals in retrieval_results(items, gallery, right, directions)
-    ]
+def roles_of(direction: str) -> tuple[Role, Role]:
+    """(role of the items, role of the texts): what searches is the query."""
+    return ("query", "document") if direction == "to_text" else ("document", "query")
+
+
+def embed_roles(
+    embedder: Embedder, pairs: Pairs, texts: Sequence[str], directions: Sequence[str], batch_size: int
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """direction -> (items (n, d), texts (m, d)); what both roles make the same is embedded once, items decoded once."""
+    wanted = [roles_of(direction) for direction in directions]
+    item_roles = _needed(embedder, pairs.load(0, 1), pairs.modality, [roles[0] for roles in wanted])
+    text_roles = _needed(embedder, texts[:1], "text", [roles[1] for roles in wanted])
+    items: dict[Role, list[np.ndarray]] = {role: [] for role in item_roles.values()}
+    for batch, _ in pairs.batches(batch_size):
+        for role, rows in items.items():
+            rows.append(embedder.encode(batch, pairs.modality, role, batch_size=batch_size))
+    by_role = {role: np.concatenate(rows) for role, rows in items.items()}
+    galleries = {
+        role: embedder.encode(texts, "text", role, batch_size=batch_size) for role in dict.fromkeys(text_roles.values())
+    }
+    return {
+        direction: (by_role[item_roles[item]], galleries[text_roles[text]])
+        for direction, (item, text) in zip(directions, wanted, strict=True)
+    }
+
+
+def _needed(embedder: Embedder, sample: Sequence[Any], modality: str, roles: Sequence[Role]) -> dict[Role, Role]:
+    """role -> the role that is run for it."""
+    same = len(set(roles)) > 1 and embedder.same_for_both_roles(sample, modality)
+    return {role: roles[0] if same else role for role in roles}
+
+
+def _score(
+    embedder: Embedder, pairs: Pairs, batch_size: int, directions: Sequence[str], dimensions: Sequence[int]
+) -> Iterator[tuple[tuple[str, int | None], _Scored]]:
+    texts, right = pairs.distinct()
+    if dimensions:
+        _check_dimensions(embedder.label, embedder.encode(texts[:1], "text").shape[1], dimensions)
+    embedded = embed_roles(embedder, pairs, texts, directions, batch_size)
+    for dimension in (None, *dimensions):
+        cut = {way: (items[:, :dimension], own[:, :dimension]) for way, (items, own) in embedded.items()}
+        for direction, scores, groups, counts in scores_both_ways(cut, right, embedder.similarity):
+            yield (direction, dimension), _Scored(pairs.modality, scores, groups, *counts)
+
+
+def _condition(variant: str, name: str, embedder: Embedder, pairs: Pairs, directions: Sequence[str]) -> Condition:
+    used = [roles_of(direction) for direction in directions]
+
+    def before(modality: str, side: int) -> dict[str, str | None]:
+        roles = [role for role in ROLES if role in {pair[side] for pair in used}]
+        return {role: _said(embedder, role, modality) for role in roles}
+
+    dtype = str(embedder.dtype).removeprefix("torch.")
+    spellings = len(set(pairs.texts)) - len(pairs.distinct()[0])
+    return Condition(variant, name, before(pairs.modality, 0), before("text", 1), embedder.similarity, dtype, spellings)
+
+
+def _said(embedder: Embedder, role: Role, modality: str) -> str | None:
+    found = embedder.prompt(role, modality)
+    return found if found is not None or not embedder.takes_prompts else ""
+
+
+def _table(
+    variants: Sequence[str],
+    sets: Sequence[str],
+    scored: Mapping[_Key, _Scored],
+    conditions: Sequence[Condition],
+    against: Mapping[str, Sequence[str]] | None,
+) -> EvaluationTable:
+    results, differences = [], []
+    for (variant, name, direction, dimension), own in sorted(scored.items(), key=lambda row: sets.index(row[0][1])):
+        counts = (own.modality, direction, own.queries, own.gallery)
+        results.append(RetrievalResult(variant, name, *counts, own.intervals(), dimension))
+        references = _neighbours(variants, variant) if against is None else against.get(variant, ())
+        for reference in references:
+            other = scored.get((reference, name, direction, dimension))
+            if other is not None:
+                found = own.minus(other)
+                differences.append(Difference(variant, reference, name, direction, found, dimension))
+    return EvaluationTable(tuple(results), tuple(differences), tuple(conditions))
+
+
+def _neighbours(variants: Sequence[str], variant: str) -> list[str]:
+    """The variant before it, and the first."""
+    place = variants.index(variant)
+    return list(dict.fromkeys([variants[place - 1], variants[0]])) if place else []
+
+
+def _check_choices(
+    variants: Mapping[str, Any],
+    directions: Sequence[str],
+    dimensions: Sequence[int],
+    against: Mapping[str, Sequence[str]] | None,
+) -> None:
+    unknown = set(directions) - set(DIRECTIONS)
+    if unknown or not directions:
+        what = f"unknown direction {sorted(unknown)}" if unknown else "no direction to evaluate in"
+        raise UsageError(what, next_move=f"known: {', '.join(DIRECTIONS)}")
+    if small := [one for one in dimensions if one < 1]:
+        raise UsageError(f"embeddings cannot be cut to {small[0]} numbers", next_move="at least 1")
+    strange = {name for variant, others in (against or {}).items() for name in (variant, *others)} - set(variants)
+    if strange:
+        raise UsageError(f"no variant {sorted(strange)[0]!r} to compare", next_move=f"there are: {', '.join(variants)}")
+
+
+def _check_dimensions(label: str, width: int, dimensions: Sequence[int]) -> None:
+    if max(dimensions) > width:
+        raise UsageError(
+            f"{label}: embeddings have {width} numbers, none can be cut to {max(dimensions)}",
+            next_move=f"dimensions of at most {width}",
+        )
 
 
 def _check_taken(left: Mapping[str, Pairs]) -> None:
@@ -165,7 +250,7 @@ def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:
             for part in error.problems:
                 problems.append(Problem(part.what, f"{name}: {part.place}" if part.place else name, part.next_move))
             continue
-        if len(collapse(pairs.texts)[0]) < 2:
+        if len(pairs.distinct()[0]) < 2:
             problems.append(Problem("all items have the same text: nothing can be ranked", f"{name}: {pairs.source}"))
         checked[name] = pairs
     if not sets:

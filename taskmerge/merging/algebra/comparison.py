@@ -21,7 +21,8 @@ def compare_task_vectors(base: Any, specialists: Mapping[str, Any]) -> dict[str,
     """Norms (absolute, and relative to the base's over the same tensors), cosines, sign conflicts, norms by layer.
 
     Returns plain tables for JSON: "norms" name -> [norm, relative], "cosine" and "sign_conflict" name -> name ->
-    number, "by_layer" layer -> name -> norm. Raises UsageError for fewer than one specialist.
+    number, "by_layer" layer -> name -> norm, "warnings" what their configs say otherwise than the base's. Raises
+    UsageError for fewer than one specialist.
     """
     if not specialists:
         raise UsageError("nothing to compare", next_move="name the base, then at least one specialist")
@@ -37,6 +38,7 @@ def compare_task_vectors(base: Any, specialists: Mapping[str, Any]) -> dict[str,
         "cosine": _matrix(vectors, TaskVector.cosine),
         "sign_conflict": _matrix(vectors, TaskVector.sign_conflict),
         "by_layer": _by_layer(start, per_tensor),
+        "warnings": list(dict.fromkeys(line for vector in each.values() for line in vector.warnings)),
     }
 
 

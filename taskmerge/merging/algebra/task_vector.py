@@ -79,6 +79,11 @@ class TaskVector:
         own = self.base.tensors
         return [name for name, shape in self.shapes.items() if name in own and shape != own[name].shape]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is to be known of it: settings in which the models' configs differ, tokens left out."""
+        return self._plan.warnings
+
     def _cannot_grow(self, what: str) -> MergeError:
         return MergeError(
             f"{self.label} adds tokens to {self.grown[0]!r}; {what} cannot carry them",

@@ -3,330 +3,171 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from taskmerge.declarations import At
-from taskmerge.errors import Problem, RecipeError, did_you_mean
-from taskmerge.recipes.depth import at_depth, layer_depth
-from taskmerge.recipes.mergekit.methods import KNOWN_PARAMETERS, PEERS, Named, Peer
-from taskmerge.recipes.mergekit.models import (
-    Model,
-    Slice,
-    Source,
-    check_layout,
-    names_for,
-    read_model,
-    read_slices,
-    refuse_others,
-)
-from taskmerge.recipes.mergekit.values import MOST_FILTERS, Setting, Value, patterns, setting, situations
+from taskmerge.errors import RecipeError, did_you_mean
+from taskmerge.recipes.mergekit.cast import Cast, cast
+from taskmerge.recipes.mergekit.findings import Findings
+from taskmerge.recipes.mergekit.methods import PEERS, Peer
+from taskmerge.recipes.mergekit.models import read_model
+from taskmerge.recipes.mergekit.modules import PATTERNS, TEXT, read_modules
+from taskmerge.recipes.mergekit.rules import Region, merged_by
+from taskmerge.recipes.mergekit.settings import Level, Reader
+from taskmerge.recipes.mergekit.slices import Slice, read_slices, stack_of
+from taskmerge.recipes.mergekit.tokenizer import read_output
 
 KEYS = (
-    "merge_method",
-    "models",
-    "slices",
-    "base_model",
-    "parameters",
-    "dtype",
-    "out_dtype",
-    "tokenizer_source",
-    "tokenizer",
-    "name",
-)
-LAYERS = "{layers,layer,h,blocks,block}"
+    "merge_method", "models", "slices", "modules", "base_model", "parameters", "dtype", "out_dtype",
+    "tokenizer_source", "tokenizer", "chat_template", "name",
+)  # fmt: skip
+ITSELF = "itself"
+"""What the recipe calls the base as a specialist, where a configuration lists nothing else."""
 
 
-def translate(config: Mapping[str, Any], at: At, results: Mapping[str, str]) -> dict[str, Any]:
-    """The values of a recipe with the configuration's result. Raises RecipeError with everything it cannot do.
+def translate(config: Mapping[str, Any], at: At, results: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """The values of a recipe with the configuration's result, and notes for the user: what is ignored or assumed.
 
-    results: the folders of models that earlier documents made, by name.
+    results: the folders of models that earlier documents made, by name. Raises RecipeError with everything that cannot
+    be done.
     """
-    problems: list[Problem] = []
-    refuse_others(config, KEYS, at, problems)
-    peer = _peer(config, at, problems)
-    base = read_model(config["base_model"], at.child("base_model"), problems) if config.get("base_model") else None
-    slices = read_slices(config, at, problems)
-    layers = check_layout(slices, problems)
-    if not isinstance(config.get("parameters") or {}, Mapping):
-        problems.append(Problem("parameters must be a mapping", at.child("parameters").place))
-    recipe: dict[str, Any] = {}
-    if peer is not None and slices and not problems:
-        recipe = _Translation(config, at, peer, base, slices, layers, problems).recipe()
-    if problems:
-        raise RecipeError(list(dict.fromkeys(problems)))
-    for named in (recipe, *recipe["specialists"].values()):
-        key = "base" if named is recipe else "model"
-        named[key] = results.get(named[key], named[key])
-    return recipe
+    findings = Findings()
+    recipe = _recipe(config, at, findings)
+    if findings.problems:
+        raise RecipeError(list(dict.fromkeys(findings.problems)))
+    recipe["base"] = results.get(recipe["base"], recipe["base"])
+    for specialist in recipe["specialists"].values():
+        specialist["model"] = results.get(specialist["model"], specialist["model"])
+    return recipe, findings.notes
 
 
-def _peer(config: Mapping[str, Any], at: At, problems: list[Problem]) -> Peer | None:
+def _recipe(config: Mapping[str, Any], at: At, findings: Findings) -> dict[str, Any]:
+    findings.ignored(config, KEYS, at)
+    peer = _peer(config, at, findings)
+    base = read_model(config["base_model"], at.child("base_model"), findings) if config.get("base_model") else None
+    sections = read_modules(config, at, findings)
+    slices = {name: read_slices(section, place, findings) for name, (section, place) in sections.items()}
+    own = config.get("parameters") or {}
+    if not isinstance(own, Mapping):
+        findings.problem("parameters must be a mapping", at.child("parameters").place)
+    if peer is None or findings.problems or not slices:
+        return {}
+    method, place = str(config["merge_method"]), at.child("merge_method")
+    everything = [part for parts in slices.values() for part in parts]
+    whole = all(source.layers is None for part in everything for source in part.sources)
+    roles = cast(method, peer, base, everything, place, whole, findings)
+    if roles is None or findings.problems:
+        return {}
+    regions = _regions(sections, slices, roles, peer, (own, at.child("parameters")), place, findings)
+    recipe = _models(roles)
+    if not roles.names:  # nothing but the base: the result is the base
+        recipe["specialists"] = {ITSELF: {"model": "base"}}
+        recipe["merge"] = {"edges": "first", "rules": [{"match": ["*"], "keep": "base"}]}
+    else:
+        recipe["merge"] = _merge(regions, roles, peer, findings)
+    stack = _stack(regions, roles, findings)
+    return recipe | ({"stack": stack} if stack else {}) | {"output": read_output(config, at, roles, base, findings)}
+
+
+def _peer(config: Mapping[str, Any], at: At, findings: Findings) -> Peer | None:
     name = config.get("merge_method")
     if isinstance(name, str) and name in PEERS:
         return PEERS[name]
     what = f"mergekit's merge method {name!r} is not done here" if name else "the configuration lacks 'merge_method'"
-    problems.append(Problem(what, at.child("merge_method").place, did_you_mean(str(name), PEERS)))
+    findings.problem(what, at.child("merge_method").place, did_you_mean(str(name), PEERS))
     return None
 
 
-@dataclass
-class _Translation:
-    """One configuration on its way. settings: each parameter of each model, by (slice, model, parameter)."""
+def _regions(
+    sections: Mapping[str, tuple[Mapping[str, Any], At]],
+    slices: Mapping[str, list[Slice]],
+    roles: Cast,
+    peer: Peer,
+    whole: Level,
+    method: At,
+    findings: Findings,
+) -> dict[str, Region]:
+    """The modules, each with its slices as the cast has them. whole: the configuration's own parameters."""
+    found, start = {}, 0
+    for name, (section, at) in sections.items():
+        parts = roles.slices[start : start + len(slices[name])]
+        start += len(parts)
+        levels: list[Level] = [whole]
+        if at.path:
+            levels = [(section.get("parameters") or {}, at.child("parameters")), whole]
+        reader = Reader(peer, roles.names, levels, method, findings)
+        reader.check(parts)
+        found[name] = Region(PATTERNS[name] if len(sections) > 1 else None, parts, reader)
+    return found
 
-    config: Mapping[str, Any]
-    at: At
-    peer: Peer
-    base: Model | None
-    slices: list[Slice]
-    layers: int | None
-    problems: list[Problem]
 
-    def recipe(self) -> dict[str, Any]:
-        """The recipe's plain values."""
-        self._check_parameters()
-        models, base = self._cast()
-        if base is None:
-            return {}
-        self.names = names_for(models)
-        recipe: dict[str, Any] = {"base": base.path, "specialists": {}}
-        for model, name in self.names.items():
-            # `base` alone would mean the recipe's base.
-            path = "./base" if model.path == "base" else model.path
-            recipe["specialists"][name] = {"model": path} | ({"adapter": model.adapter} if model.adapter else {})
-        merge = {"method": self.peer.method, "edges": "first", **self.peer.fixed}
-        if self._of_models and self.peer.method in ("slerp", "nuslerp", "karcher"):
-            merge["space"] = "model"
-        if self.config["merge_method"] == "passthrough" and len(self.slices) > 1:
-            merge["rules"] = self._stacked(base)
-        elif len(self.slices) > 1:
-            merge |= self._by_slice()
+def _models(roles: Cast) -> dict[str, Any]:
+    recipe: dict[str, Any] = {"base": roles.base.path, "specialists": {}}
+    if roles.base.adapter:
+        recipe["base_adapter"] = roles.base.adapter
+    for model, name in roles.names.items():
+        # `base` alone would mean the recipe's base.
+        path = "./base" if model.path == "base" else model.path
+        recipe["specialists"][name] = {"model": path} | ({"adapter": model.adapter} if model.adapter else {})
+    return recipe
+
+
+def _merge(regions: Mapping[str, Region], roles: Cast, peer: Peer, findings: Findings) -> dict[str, Any]:
+    merge = {"method": peer.method, "edges": "first", **peer.fixed}
+    if peer.spaces and not roles.starts:
+        merge["space"] = "model"
+    rules: list[dict[str, Any]] = []
+    for region in regions.values():
+        general, some = merged_by(region, findings)
+        if peer.base == "none" and not _scales([general, *some]):
+            general, some = {}, []
+            rules.append({"match": [region.pattern or "*"], "optional": True, "keep": "base"})
+        if region.pattern is None:
+            merge |= general
         else:
-            merge |= self._by_filter(self.slices[0])
-        recipe["merge"] = merge
-        if self.layers is not None:
-            recipe["layers"] = self.layers
-        return recipe | {"output": self._output()}
-
-    @property
-    def _of_models(self) -> bool:
-        """Whether the models themselves are combined, the base among them."""
-        return self.peer.models or (self.peer.method == "nuslerp" and self.base is None)
-
-    def _cast(self) -> tuple[list[Model], Model | None]:
-        """The models that are merged, in order, and the one their task vectors start from."""
-        listed = list(dict.fromkeys(source.model for part in self.slices for source in part.sources))
-        peer, place = self.peer, self.at.child("merge_method").place
-        name = self.config["merge_method"]
-        if not self._of_models:
-            if self.base is None:
-                self.problems.append(Problem(f"{name} needs a base_model", place, "add base_model:"))
-            return [model for model in listed if model != self.base], self.base
-        if self.base is not None and self.base not in listed and name not in ("slerp", "passthrough"):
-            if peer.weight:
-                self.problems.append(
-                    Problem("base_model has no weight", place, "list it among the models, or remove it")
-                )
-            listed.append(self.base)
-        if name == "slerp":
-            if self.base is None:
-                self.problems.append(Problem("slerp needs a base_model: where t is 0", place, "add base_model:"))
-            listed = [model for model in (self.base, *listed) if model is not None]
-            listed = list(dict.fromkeys(listed))
-        if any(model.adapter for model in listed[:1]):
-            self.problems.append(Problem("the first model may not carry an adapter here", place, "name it later"))
-        return listed, Model(listed[0].path)
-
-    def _output(self) -> dict[str, Any]:
-        output: dict[str, Any] = {"tokenizer": self._tokenizer()}
-        dtype = self.config.get("out_dtype") or self.config.get("dtype")
-        if dtype is not None:
-            output["dtype"] = dtype
-        return output
-
-    def _tokenizer(self) -> str:
-        source, where = self.config.get("tokenizer_source"), self.at.child("tokenizer_source")
-        tokenizer = self.config.get("tokenizer")
-        if isinstance(tokenizer, Mapping):
-            where = self.at.child("tokenizer")
-            plain = {key: value for key, value in tokenizer.items() if value is not None}
-            refuse_others(plain, {"source"}, where, self.problems)
-            source = tokenizer.get("source", "union")
-        if source in (None, "base"):
-            return "base"
-        if source == "union":
-            return "union"
-        path = source.removeprefix("model:") if isinstance(source, str) else source
-        for model, name in self.names.items():
-            if path == model.path:
-                return name
-        if self.base is not None and path == self.base.path:
-            return "base"
-        self.problems.append(
-            Problem(f"no model is called {source!r}", where.place, "base, union, or one of the models")
+            _check_models(region, roles, peer, findings)
+            some = [_padded(rule, roles) for rule in some]
+            some += [{"match": [region.pattern], "optional": True, **_padded(general, roles)}] if general else []
+        rules += some
+    if len(regions) > 1:
+        findings.note(
+            "tensors of modules that are not named are the base's", regions[next(iter(regions))].reader.at.place
         )
-        return "base"
+        rules.append({"match": ["*"], "optional": True, "keep": "base"})
+    return {**merge, "rules": rules} if rules else merge
 
-    # --- parameters ---------------------------------------------------------------------------------------------
 
-    def _check_parameters(self) -> None:
-        levels = [(self.config.get("parameters") or {}, self.at.child("parameters"))]
-        levels += [(part.parameters, part.at) for part in self.slices if part.at]
-        levels += [(source.parameters, source.at) for part in self.slices for source in part.sources]
-        for parameters, at in levels:
-            for key, value in parameters.items():
-                if key not in KNOWN_PARAMETERS:
-                    move = did_you_mean(str(key), KNOWN_PARAMETERS)
-                    self.problems.append(Problem(f"unknown parameter {str(key)!r}", at.child(key).place, move))
-                harmless = self.peer.unsupported.get(key)
-                if harmless is not None and value != harmless:
-                    what = f"{key}: {value} is not done here"
-                    self.problems.append(Problem(what, at.child(key).place, f"only {key}: {harmless} is"))
+def _scales(said: list[dict[str, Any]]) -> bool:
+    """Whether passthrough multiplies anything."""
+    return any(weight != 1.0 for rule in said for weight in rule.get("weight", {}).values())
 
-    def _setting(self, name: str, default: Value | None, part: Slice, source: Source | None) -> Setting:
-        levels = [(source.parameters, source.at)] if source else []
-        levels += [(part.parameters, part.at or self.at)]
-        levels += [(self.config.get("parameters") or {}, self.at.child("parameters"))]
-        given = [(values[name], at.child(name)) for values, at in levels if values.get(name) is not None]
-        return setting(given, default, self.problems)
 
-    def _settings(self, part: Slice) -> dict[tuple[str | None, str], Setting]:
-        """Every parameter of a slice, by specialist (None: of the whole merge) and name."""
-        found: dict[tuple[str | None, str], Setting] = {}
-        for source in part.sources:
-            name = self.names.get(source.model)
-            if name is None:
-                continue
-            if self.peer.weight:
-                found[name, "weight"] = self._setting("weight", None, part, source)
-            for parameter, named in self.peer.own.items():
-                found[name, parameter] = self._setting(parameter, named.default, part, source)
-        for parameter, named in self.peer.options.items():
-            found[None, parameter] = self._setting(parameter, named.default, part, None)
-        return found
+def _check_models(region: Region, roles: Cast, peer: Peer, findings: Findings) -> None:
+    """A method without weights counts every model that has a tensor, so that each must stand in each module."""
+    here = {source.model for part in region.slices for source in part.sources}
+    missing = [name for model, name in roles.names.items() if model not in here]
+    if missing and not peer.weight and peer.base != "none":
+        place = region.slices[0].sources[0].at.place
+        findings.problem(f"{missing[0]} stands in another module and not in this one", place, "list it in each module")
 
-    def _said(
-        self, settings: Mapping[tuple[str | None, str], Setting], contained: frozenset[str], at: float | None = None
-    ) -> dict[str, Any]:
-        """What holds for tensors whose names contain these filters, as keys of a rule. at: depth to settle lists at."""
-        values: dict[tuple[str | None, str], Any] = {}
-        for (name, parameter), one in settings.items():
-            value = one.under(contained)
-            if value is None:
-                place = self.at.child("merge_method").place
-                what = f"{name or 'the merge'} has no {parameter}"
-                self.problems.append(Problem(what, place, f"give it parameters: {{{parameter}: …}}"))
-                continue
-            values[name, parameter] = at_depth(value, at) if isinstance(value, tuple) and at is not None else value
-        said: dict[str, Any] = {"weight": {}} if self.peer.weight else {}
-        for (name, parameter), value in values.items():
-            if parameter == "weight":
-                said["weight"][name] = value
-            else:
-                self._add(said, name, parameter, value)
-        self._check_meaning(said)
+
+def _padded(said: dict[str, Any], roles: Cast) -> dict[str, Any]:
+    """Models that a module leaves out weigh nothing there."""
+    if "weight" not in said:
         return said
-
-    def _add(self, said: dict[str, Any], name: str | None, parameter: str, value: Any) -> None:
-        named: Named = (self.peer.options if name is None else self.peer.own)[parameter]
-        if isinstance(value, tuple):
-            converted: Any = list(value)
-        else:
-            converted = named.convert(value)
-        if name is None:
-            said[named.option] = converted
-        else:
-            said.setdefault(named.option, {})[name] = converted
-
-    def _check_meaning(self, said: Mapping[str, Any]) -> None:
-        """What mergekit does with some values and we do not."""
-        place = self.at.child("merge_method").place
-        negative = any(_lowest(weight) < 0 for weight in said.get("weight", {}).values())
-        if negative and self.peer.method in ("ties", "dare_ties", "della", "breadcrumbs_ties"):
-            move = "use a method without sign election, or a recipe of ours"
-            self.problems.append(Problem("negative weights elect signs differently in mergekit", place, move))
-        for name, epsilon in said.get("epsilon", {}).items():
-            density = said["density"][name]
-            if density == 1.0:
-                said["epsilon"][name] = 0.0
-            elif _highest(density) + _highest(epsilon) >= 1.0 or _lowest(density) - _highest(epsilon) <= 0.0:
-                what = f"density of {name} plus or minus epsilon ({epsilon:g}) leaves (0, 1)"
-                self.problems.append(Problem(what, place, "lower epsilon"))
-        for name, outliers in said.get("outliers", {}).items():
-            density = said["density"][name]
-            if density == 1.0:
-                said["outliers"][name] = 0.0
-            elif _highest(density) + _highest(outliers) > 1.0:
-                what = f"density and gamma of {name} add up to more than 1"
-                self.problems.append(Problem(what, place, "mergekit then shrinks gamma; lower one of them"))
-
-    # --- shapes -------------------------------------------------------------------------------------------------
-
-    def _by_filter(self, part: Slice) -> dict[str, Any]:
-        """One slice of all layers: a rule for each combination of filters that a name can contain."""
-        settings = self._settings(part)
-        filters = {text for one in settings.values() for text in one.filters}
-        if len(filters) > MOST_FILTERS:
-            what = f"{len(filters)} different filters are more than the {MOST_FILTERS} that are read"
-            self.problems.append(Problem(what, self.at.child("parameters").place))
-            return {}
-        *filtered, rest = situations(list(settings.values()))
-        rules = [
-            {"match": patterns(contained), "optional": True, **self._said(settings, contained)}
-            for contained in filtered
-        ]
-        merge = self._said(settings, rest)
-        return {**merge, "rules": rules} if rules else merge
-
-    def _by_slice(self) -> dict[str, Any]:
-        """Several slices: a rule for each layer, one for the embeddings (first slice), the last slice for the rest."""
-        rules: list[dict[str, Any]] = []
-        for part in self.slices:
-            settings = self._settings(part)
-            if any(one.filters for one in settings.values()):
-                self.problems.append(
-                    Problem("filters together with several slices are not read", part.sources[0].at.place)
-                )
-            first, end = part.layers or (0, 0)
-            for layer in range(first, end):
-                said = self._padded(self._said(settings, frozenset(), layer_depth(layer - first, end - first)))
-                rules.append({"match": _layer(layer), **said})
-        opening = self._padded(self._said(self._settings(self.slices[0]), frozenset(), 0.0))
-        rules.append({"match": ["embeddings"], "optional": True, **opening})
-        closing = self._padded(self._said(self._settings(self.slices[-1]), frozenset(), 0.0))
-        return {**closing, "rules": rules}
-
-    def _padded(self, said: dict[str, Any]) -> dict[str, Any]:
-        """Models that a slice leaves out weigh nothing there."""
-        if "weight" not in said:
-            return said
-        return {**said, "weight": {**dict.fromkeys(self.names.values(), 0.0), **said["weight"]}}
-
-    def _stacked(self, base: Model) -> list[dict[str, Any]]:
-        """passthrough: each run of layers from one model, embeddings from the first, the rest from the last."""
-
-        def owner(part: Slice) -> str:
-            if len(part.sources) != 1:
-                place = part.sources[1].at.place
-                self.problems.append(Problem("passthrough takes one model for each slice", place))
-            model = part.sources[0].model
-            return "base" if model == base else self.names[model]
-
-        rules: list[dict[str, Any]] = []
-        for part in self.slices:
-            first, end = part.layers or (0, 0)
-            rules += [{"match": _layer(layer), "keep": owner(part)} for layer in range(first, end)]
-        rules.append({"match": ["embeddings"], "optional": True, "keep": owner(self.slices[0])})
-        return [*rules, {"match": ["*"], "optional": True, "keep": owner(self.slices[-1])}]
+    return {**said, "weight": {**dict.fromkeys(roles.names.values(), 0.0), **said["weight"]}}
 
 
-def _layer(layer: int) -> list[str]:
-    return [f"*.{LAYERS}.{layer}.*"]  # a component stands before the name, so there is always a dot
-
-
-def _lowest(value: Any) -> float:
-    return float(min(value)) if isinstance(value, (list, tuple)) else float(value)
-
-
-def _highest(value: Any) -> float:
-    return float(max(value)) if isinstance(value, (list, tuple)) else float(value)
+def _stack(regions: Mapping[str, Region], roles: Cast, findings: Findings) -> list[dict[str, str]] | None:
+    """The layers of the output, as the module that has the backbone says."""
+    labels = {model: roles.label(model) for model in (*roles.names, *([roles.base] if roles.starts else []))}
+    stack: list[dict[str, str]] | None = None
+    for name, region in regions.items():
+        if name in TEXT:
+            stack = stack_of(region.slices, labels)
+        elif len(region.slices) > 1 or any(part.moves_layers for part in region.slices):
+            place = region.slices[0].sources[0].at.place
+            findings.problem(f"the layers of {name} are rearranged, which is done for the text decoder alone", place)
+    if stack and not roles.names:
+        stack = [{**entry, ITSELF: entry["base"]} for entry in stack]
+    return stack

@@ -1,6 +1,6 @@
 """A parameter in a mergekit configuration: a scalar, a gradient over depth, or either under a filter on tensor names.
 
-It may stand at several levels (a slice's source, the slice, the model, the whole configuration). The first level that
+It may stand at several levels (a slice's source, the slice, the module, the whole configuration). The first level that
 has something to say about a tensor decides; a filter speaks of the tensors whose names contain it.
 """
 
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, permutations
 from typing import Any
 
 from taskmerge.declarations import At
-from taskmerge.errors import Problem
+from taskmerge.recipes.mergekit.findings import Findings
 
 Scalar = float | bool | str
 Value = Scalar | tuple[float, ...]
-MOST_FILTERS = 4
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,13 @@ class Setting:
 
     @property
     def filters(self) -> list[str]:
-        return [condition.contains for condition in self.conditions if condition.contains is not None]
+        """Those that may decide, in order: none after a value for all tensors."""
+        found: list[str] = []
+        for condition in self.conditions:
+            if condition.contains is None:
+                break
+            found.append(condition.contains)
+        return found
 
     def under(self, contained: frozenset[str]) -> Value | None:
         """The value for tensors whose names contain exactly these of all filters."""
@@ -45,94 +49,110 @@ class Setting:
                 return condition.value
         return self.default
 
+    @property
+    def varies(self) -> bool:
+        """Whether it is a gradient anywhere."""
+        return any(isinstance(condition.value, tuple) for condition in self.conditions)
 
-def setting(levels: Sequence[tuple[Any, At]], default: Value | None, problems: list[Problem]) -> Setting:
+
+def setting(levels: Sequence[tuple[Any, At]], default: Value | None, findings: Findings) -> Setting:
     """A parameter from its values at each level, highest precedence first. Values not given are left out."""
     found: list[Condition] = []
     for value, at in levels:
-        found += _conditions(value, at, problems)
+        found += _conditions(value, at, findings)
     return Setting(tuple(found), default)
 
 
-def _conditions(value: Any, at: At, problems: list[Problem]) -> Iterator[Condition]:
+def _conditions(value: Any, at: At, findings: Findings) -> Iterator[Condition]:
     if isinstance(value, (list, tuple)) and any(isinstance(entry, Mapping) for entry in value):
         for index, entry in enumerate(value):
-            yield from _conditional(entry, at.child(index), problems)
+            yield from _conditional(entry, at.child(index), findings)
+    elif isinstance(value, Mapping):
+        yield from _conditional(value, at, findings)
     else:
-        read = _plain(value, at, problems)
+        read = _plain(value, at, findings)
         if read is not None:
             yield Condition(None, read)
 
 
-def _conditional(entry: Any, at: At, problems: list[Problem]) -> Iterator[Condition]:
-    if not isinstance(entry, Mapping) or "value" not in entry or not set(entry) <= {"filter", "value"}:
-        problems.append(Problem(f"{at.name} must be a mapping with `value` and, if need be, `filter`", at.place))
+def _conditional(entry: Any, at: At, findings: Findings) -> Iterator[Condition]:
+    if not isinstance(entry, Mapping) or "value" not in entry:
+        findings.problem(f"{at.name} must be a mapping with `value` and, if need be, `filter`", at.place)
         return
+    findings.ignored(entry, ("filter", "value"), at)
     contains = entry.get("filter")
     if contains is not None and not isinstance(contains, str):
-        problems.append(Problem(f"a filter must be text, not {contains!r}", at.place))
+        findings.problem(f"a filter must be text, not {contains!r}", at.place)
         return
-    value = _plain(entry["value"], at.child("value"), problems)
+    value = _plain(entry["value"], at.child("value"), findings)
     if value is not None:
         yield Condition(None if contains in (None, "*", "") else contains, value)
 
 
-def _plain(value: Any, at: At, problems: list[Problem]) -> Value | None:
+def _plain(value: Any, at: At, findings: Findings) -> Value | None:
     if isinstance(value, (list, tuple)) and value:
-        numbers = [_number(entry) for entry in value]
+        numbers = [_number(entry, at, findings) for entry in value]
         if all(number is not None for number in numbers):
             return tuple(float(number) for number in numbers if number is not None)
     elif isinstance(value, bool):
         return value
     elif isinstance(value, (int, float, str)):
-        number = _number(value)
+        number = _number(value, at, findings)
         return value if number is None else number
-    problems.append(Problem(f"{at.name} must be a number, true, false, or a list of numbers, not {value!r}", at.place))
+    what = f"{at.name} must be a number, true, false, or a list of numbers, not {value!r}"
+    findings.problem(what, at.place)
     return None
 
 
-def _number(value: Any) -> float | None:
-    """A number, also one that was written in quotes."""
+def _number(value: Any, at: At, findings: Findings) -> float | None:
+    """A number, also one that was written in quotes or as a percentage."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
+    text = value.strip() if isinstance(value, str) else ""
     try:
+        if text.endswith("%"):
+            share = float(text[:-1]) / 100
+            findings.note(f"{at.name} {text} is read as {share:g}; mergekit refuses it", at.place)
+            return share
         return float(value)
     except ValueError:
         return None
 
 
+_FLAGS = {"true": True, "yes": True, "on": True, "y": True, "t": True, "false": False, "no": False, "off": False,
+          "n": False, "f": False}  # fmt: skip
+
+
+def flag(value: Any) -> bool:
+    """A switch however it was written: true, 1.0, "yes"."""
+    if isinstance(value, str):
+        return _FLAGS.get(value.strip().lower(), bool(value))
+    return bool(value)
+
+
 def situations(settings: Sequence[Setting]) -> list[frozenset[str]]:
-    """Every set of filters that a tensor's name can contain together, the largest first, the empty one last."""
-    filters = sorted({text for one in settings for text in one.filters})
-    found = []
-    for count in range(len(filters), -1, -1):
-        for chosen in combinations(filters, count):
-            implied = {text for text in filters if any(text in other for other in chosen)}
-            if implied == set(chosen):
-                found.append(frozenset(chosen))
+    """Sets of filters, in order: of the first that a tensor's name contains whole, every setting's value holds for it.
+
+    The last is the empty one.
+    """
+    filters = {text for one in settings for text in one.filters}
+    found = [frozenset[str]()]
+    for one in settings:
+        longer: list[frozenset[str]] = []
+        for contained in found:
+            for text in (*one.filters, None):
+                both = contained if text is None else contained | {other for other in filters if other in text}
+                if not any(earlier <= both for earlier in longer):
+                    longer.append(both)
+        found = longer
     return found
 
 
-def patterns(contained: frozenset[str]) -> list[str]:
-    """Name patterns that together cover the names containing all of these texts, whatever their order or overlap."""
-    outer = [text for text in contained if not any(text != other and text in other for other in contained)]
-    found = {f"*{joined}*" for order in permutations(outer) for joined in _joined(list(order))}
-    return sorted(found)
-
-
-def _joined(texts: list[str]) -> Iterator[str]:
-    """Texts one after the other: apart, or sharing an end and a beginning."""
-    first = _literal(texts[0])
-    if len(texts) == 1:
-        yield first
-        return
-    for rest in _joined(texts[1:]):
-        yield f"{first}*{rest}"
-        for shared in range(1, min(len(texts[0]), len(texts[1]))):
-            if texts[0].endswith(texts[1][:shared]):
-                yield first + rest[shared:]
-
-
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """The text with what a pattern would read otherwise put in brackets."""
     return "".join(f"[{character}]" if character in "*?[]{}" else character for character in text)
+
+
+def outer(contained: frozenset[str]) -> list[str]:
+    """The filters that are not contained in another one."""
+    return sorted(text for text in contained if not any(text != other and text in other for other in contained))

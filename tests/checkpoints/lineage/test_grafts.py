@@ -118,11 +118,11 @@ def test_a_specialist_of_another_class(kind: str, text_kind: str, tmp_path: Path
         model(**grown.inputs())
 
 
-def test_grafts_of_two_classes_are_refused(tmp_path: Path) -> None:
+def test_grafts_of_two_classes_that_call_their_modules_alike_are_refused(tmp_path: Path) -> None:
     base = zoo.save(zoo.BY_NAME["Llama"].build(), tmp_path / "base")
     image = zoo.save(zoo.BY_NAME["LLaVA"].build(), tmp_path / "image")
     sound = zoo.save(zoo.BY_NAME["Voxtral"].build(), tmp_path / "sound")
-    with pytest.raises(TaskmergeError, match=r"image \(llava\) and sound \(voxtral\) bring modules"):
+    with pytest.raises(TaskmergeError, match="image and sound both bring their own 'multi_modal_projector"):
         fuse(tmp_path / "out", base, {"image": image, "sound": sound})
     assert not (tmp_path / "out").exists()
 
@@ -220,17 +220,6 @@ def test_a_grafted_qwen2_audio_listens(audio_pair: tuple[Path, Path], tmp_path: 
     np.testing.assert_array_equal(table[len(first) :], theirs[len(first) :])  # new tokens: the specialist's rows
     expected = first + 0.5 * (theirs[: len(first)].astype("f8") - first)
     np.testing.assert_allclose(table[: len(first)], expected, rtol=2e-7, atol=1e-9)
-
-
-def test_a_head_of_its_own_is_not_lost_to_a_tied_base(tmp_path: Path) -> None:
-    kind = zoo.BY_NAME["Qwen3"]
-    base = zoo.save(kind.build(variant="tied"), tmp_path / "base")
-    other = zoo.save(kind.build(seed=1), tmp_path / "other")
-    with pytest.raises(TaskmergeError, match=r"other has a head of its own .*, the base ties its head"):
-        fuse(tmp_path / "out", base, {"other": other})
-    dropped = {"method": "task_arithmetic", "rules": [{"match": "lm_head.*", "drop": True}]}
-    fuse(tmp_path / "out", base, {"other": other}, merge=dropped)
-    assert "lm_head.weight" not in values(tmp_path / "out")
 
 
 def test_a_tied_specialist_lends_its_table_to_an_untied_base(tmp_path: Path) -> None:

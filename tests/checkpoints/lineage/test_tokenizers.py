@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 from taskmerge import Checkpoint, TaskVector, recipes
 from taskmerge import merging as fusion
 from taskmerge.checkpoints.formats.reading import open_stored
+from taskmerge.checkpoints.lineage.token_sources import Vocabularies
 from taskmerge.checkpoints.lineage.tokenizers import Vocabulary, join, read_vocabulary
 from taskmerge.errors import CheckpointError, MergeError, TaskmergeError
 
@@ -204,7 +205,7 @@ def test_another_tokenizer_is_not_taken_for_an_extended_one() -> None:
     base = Vocabulary({"a": 0}, {}, Path("base"))
     other = Vocabulary({f"t{row}": row for row in range(2000)}, {}, Path("other"))
     with pytest.raises(MergeError, match="2000 ordinary tokens the base lacks: another tokenizer"):
-        join({"base": base, "other": other}, {"base": 1, "other": 2000}, "union", "base")
+        join({"base": base, "other": other}, {"base": 1, "other": 2000}, Vocabularies("union"), "base")
 
 
 @pytest.mark.parametrize(
@@ -267,7 +268,7 @@ def test_every_row_is_the_row_of_its_token(orders: list[list[int]], extra: list[
     for label, order, more in zip(labels, orders, extra, strict=False):
         tokens = [f"t{number}" for number in order] + [f"new{number}" for number in range(more)]
         vocabularies[label] = Vocabulary({token: row for row, token in enumerate(tokens)}, {}, Path(label))
-    rows = join(vocabularies, {label: own.size for label, own in vocabularies.items()}, mode, "base")
+    rows = join(vocabularies, {label: own.size for label, own in vocabularies.items()}, Vocabularies(mode), "base")
     if rows is None:
         assert len({frozenset(own.ids.items()) for own in vocabularies.values()}) == 1
         return

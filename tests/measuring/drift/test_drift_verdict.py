@@ -136,3 +136,17 @@ def test_between_halves_shrinks_with_the_probes() -> None:
 def test_references_have_names() -> None:
     assert list(named_references(["x", "y"])) == ["reference 1", "reference 2"]
     assert named_references({"seed 2": "x"}) == {"seed 2": "x"}
+
+
+@pytest.mark.parametrize("control", [False, None])
+def test_the_backbone_is_not_blamed_where_the_projector_may_have_changed(control: bool | None) -> None:
+    blamed = "the backbone reads the projected tokens differently"
+    assert blamed in str(verdict(lost=40, probes=200))
+    found = verdict(lost=40, probes=200, control_identical=control)
+    assert blamed not in str(found)
+    assert ("not checked" in str(found)) == (control is None)
+
+
+def test_no_drift_is_said_of_items_like_the_probes_alone() -> None:
+    assert "others may lose more" in str(verdict(lost=0, probes=100, moved=False))
+    assert "others may lose more" not in str(verdict(lost=40, probes=200))

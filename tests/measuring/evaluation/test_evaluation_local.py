@@ -14,6 +14,7 @@ from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.embedders import Embedder
 from taskmerge.errors import UsageError
 from taskmerge.measuring.evaluation import EvaluationTable, evaluate_retrieval
+from taskmerge.metrics.bootstrap import mean_interval
 from taskmerge.metrics.retrieval import METRICS
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven"]
@@ -57,6 +58,18 @@ class Oracle(Embedder):
         raise NotImplementedError
 
 
+class Hearing(Oracle):
+    """Knows a sound by its length: 400 samples for the first word, one more for each next."""
+
+    def embed(self, features: dict[str, Any]) -> torch.Tensor:
+        items = [WORDS[len(item["array"]) - 400] if isinstance(item, dict) else item for item in features["items"]]
+        return super().embed({"items": items})
+
+
+SOUNDS = [
+    {"audio": {"array": np.ones(400 + number, dtype=np.float32), "sampling_rate": 16000}, "text": word}
+    for number, word in enumerate(WORDS)
+]
 PAIRS = [{"query": f"say {word}", "text": word} for word in WORDS for _ in range(5)]
 
 
@@ -86,11 +99,20 @@ def test_equal_texts_are_embedded_once() -> None:
 
 
 def test_a_variant_is_not_asked_for_what_it_cannot_take() -> None:
-    sound = [{"audio": {"array": np.ones(400, dtype=np.float32), "sampling_rate": 16000}, "text": w} for w in WORDS]
-    table = evaluate_retrieval({"text only": Oracle()}, {"words": PAIRS, "sounds": sound})
-    assert table.sets == ["words"]
+    model, hearing = Oracle(), Hearing(modalities=("text", "audio"))
+    table = evaluate_retrieval({"text only": model, "hearing": hearing}, {"words": PAIRS, "sounds": SOUNDS})
+    assert table.sets == ["words", "sounds"]
+    assert table.get("hearing", "sounds").estimate == 1
     with pytest.raises(UsageError, match="'text only' on 'sounds'"):
         table.get("text only", "sounds")
+
+
+@pytest.mark.parametrize("names", [["one"], ["one", "two"]])
+def test_a_set_that_no_variant_takes_is_an_error_not_an_empty_page(names: list[str]) -> None:
+    variants = {name: Oracle() for name in names}
+    with pytest.raises(UsageError, match="sounds holds audio, for which no model here has an encoder"):
+        evaluate_retrieval(variants, {"words": PAIRS, "sounds": SOUNDS})
+    assert len(names) > 1 or not variants["one"].seen  # a single model is not run first
 
 
 def test_the_table_survives_json() -> None:
@@ -113,3 +135,41 @@ def test_bad_sets_are_told_at_once_and_before_any_model_runs() -> None:
         evaluate_retrieval({"m": model}, {})
     with pytest.raises(UsageError, match="unknown direction"):
         evaluate_retrieval({"m": model}, {"words": PAIRS}, directions=["sideways"])
+
+
+def test_differences_are_paired_by_query() -> None:
+    """Two variants that each fail on words of their own: the difference has the interval of the words' differences."""
+    variants = {"first": Oracle(["one"]), "second": Oracle(["one", "two", "three"]), "third": Oracle(["two"])}
+    table = evaluate_retrieval(variants, {"words": PAIRS})
+    found = table.difference("second", "first", "words")
+    assert found.estimate == pytest.approx(-2 / 8)
+    assert found.high == 0  # no word is found by the second alone
+    alone = [table.get(name, "words") for name in ("first", "second")]
+    assert found.high - found.low < sum(one.high - one.low for one in alone) / 1.4
+    assert {(row.variant, row.reference) for row in table.differences} == {
+        ("second", "first"), ("third", "second"), ("third", "first")
+    }  # fmt: skip
+    values = np.repeat([0, -1, -1, 0, 0, 0, 0, 0], 5).astype(float)
+    wanted = mean_interval(values, groups=np.repeat(np.arange(8), 5).tolist())
+    assert (found.low, found.high) == (wanted.low, wanted.high)
+    chosen = evaluate_retrieval(variants, {"words": PAIRS}, against={"first": ["third"]})
+    assert [(row.variant, row.reference) for row in chosen.differences] == [("first", "third")] * 2
+    with pytest.raises(UsageError, match="no variant 'fourth' to compare"):
+        evaluate_retrieval(variants, {"words": PAIRS}, against={"first": ["fourth"]})
+
+
+def test_dimensions_are_scored_beside_the_whole() -> None:
+    table = evaluate_retrieval({"good": Oracle()}, {"words": PAIRS}, dimensions=[3])
+    assert table.get("good", "words").estimate == 1
+    assert table.get("good", "words", dimension=3).estimate == 3 / 8  # the others are all zeros, and ties are lost
+    with pytest.raises(UsageError, match="cannot be cut to 0 numbers"):
+        evaluate_retrieval({"good": Oracle()}, {"words": PAIRS}, dimensions=[0])
+
+
+def test_sets_that_nobody_takes_are_not_an_empty_page() -> None:
+    sound = [{"audio": {"array": np.ones(400, dtype=np.float32), "sampling_rate": 16000}, "text": w} for w in WORDS]
+    model = Oracle()
+    for sets in ({"sounds": sound}, {"words": PAIRS, "sounds": sound}):
+        with pytest.raises(UsageError, match="sounds holds audio, for which no model here has an encoder"):
+            evaluate_retrieval({"text only": model}, sets)
+    assert not model.seen

@@ -12,7 +12,7 @@ from mergekit_cases import CASES, save_models
 
 from taskmerge import recipes
 from taskmerge.errors import RecipeError
-from taskmerge.recipes.mergekit.values import patterns
+from taskmerge.recipes.mergekit.values import Condition, Setting, situations
 from taskmerge.words.patterns import matches
 
 
@@ -24,7 +24,8 @@ def translated(text: str) -> dict[str, Any]:
 def test_every_case_is_read_and_survives_being_written(name: str) -> None:
     recipe = recipes.loads(CASES[name], "merge.yml")
     assert recipe.merge.edges == "first"
-    assert recipe.output.tokenizer == "base"
+    besides = name in ("karcher, base besides", "linear, base has the common weight")  # `base` is the first model then
+    assert recipe.output.tokenizer == ("base_2" if besides else "base")
     assert recipes.from_dict(recipe.to_dict()) == recipe
 
 
@@ -48,23 +49,120 @@ def test_methods_of_whole_models_start_from_the_first() -> None:
     assert values["merge"]["space"] == "model"
 
 
-def test_filters_become_rules_for_every_combination() -> None:
+def test_filters_become_rules_in_their_order() -> None:
     rules = translated(CASES["sum, filters"])["merge"]["rules"]
-    assert [rule["match"] for rule in rules] == [["*mlp*self_attn*", "*self_attn*mlp*"], ["*mlp*"], ["*self_attn*"]]
-    assert [rule["weight"]["m0"] for rule in rules] == [[0.0, 1.0], 0.25, [0.0, 1.0]]
+    assert [rule["match"] for rule in rules] == [["*self_attn*"], ["*mlp*"]]
+    assert [rule["weight"]["m0"] for rule in rules] == [[0.0, 1.0], 0.25]
     assert all(rule["optional"] for rule in rules)
 
 
-def test_slices_become_rules_for_their_layers() -> None:
+def test_filters_that_differ_between_models_are_combined() -> None:
+    rules = translated(CASES["sum, filters differ"])["merge"]["rules"]
+    both = next(rule for rule in rules if rule["match"] == ["*layers.2*"] and rule.get("also") == ["*q_proj*"])
+    assert both["weight"] == {"m0": 0.1, "m1": 0.5}
+
+
+SETTINGS = some.lists(
+    some.tuples(some.lists(some.sampled_from(["a", "b", "ab", "ba", "abb", "c"]), max_size=4), some.booleans()),
+    min_size=1,
+    max_size=3,
+)
+
+
+@given(SETTINGS, some.text("abc", max_size=8))
+def test_the_first_situation_that_a_name_is_in_has_every_settings_value(
+    said: list[tuple[list[str], bool]], name: str
+) -> None:
+    settings = []
+    for number, (filters, ends) in enumerate(said):
+        conditions = [Condition(text, f"{number} {place}") for place, text in enumerate(filters)]
+        rest = [Condition(None, f"{number} rest")] if ends else []
+        settings.append(Setting((*conditions, *rest), f"{number} default"))
+    found = next(one for one in situations(settings) if all(text in name for text in one))
+    for one in settings:
+        wanted = next((c.value for c in one.conditions if c.contains is None or c.contains in name), one.default)
+        assert one.under(found) == wanted
+
+
+def test_slices_become_a_stack_and_rules_for_their_layers() -> None:
     values = translated(CASES["two slices"])
-    assert values["layers"] == 4
+    assert values["stack"] == [{"base": "0..1", "m0": "0..1"}, {"base": "2..3", "m0": "2..3"}]
     rules = values["merge"]["rules"]
-    assert [rule["weight"]["m0"] for rule in rules] == [0.0, 1.0, 0.25, 0.25, 0.0]
-    for layer, rule in enumerate(rules[:4]):
-        # "backbone.": a rule reads a name with its component before it, too
-        names = [f"model.layers.{layer}.mlp.weight", f"backbone.h.{layer}.attn.weight", f"encoder.layer.{layer}.x"]
-        assert all(any(matches(name, pattern) for pattern in rule["match"]) for name in names)
-        assert not any(matches(f"model.layers.1{layer}.mlp.weight", pattern) for pattern in rule["match"])
+    assert [rule["weight"]["m0"] for rule in rules] == [0.0, 1.0, 0.25, 0.0]
+    for layers, rule in (((0,), rules[0]), ((1,), rules[1]), ((2, 3), rules[2])):
+        for layer in layers:
+            names = [f"backbone.{path}.{layer}.mlp.weight" for path in ("layers", "h", "encoder.layer", "x.blocks")]
+            assert all(any(matches(name, pattern) for pattern in rule["match"]) for name in names)
+        assert not any(matches(f"backbone.layers.1{layers[0]}.mlp.weight", pattern) for pattern in rule["match"])
+        assert not any(matches(f"vision_encoder.layers.{layers[0]}.x", pattern) for pattern in rule["match"])
+
+
+def test_a_stack_of_uneven_slices() -> None:
+    assert translated(CASES["passthrough, stacked"])["stack"] == [{"m0": "0..2"}, {"m1": "1..3"}, {"m2": "0..0"}]
+    assert translated(CASES["ties, stacked"])["stack"][0] == {"base": "0..2", "m0": "1..3", "m1": "0..2"}
+
+
+def notes(text: str) -> tuple[str, ...]:
+    return recipes.loads(text, "merge.yml").notes
+
+
+def test_what_mergekit_ignores_is_said() -> None:
+    found = notes(CASES["ties, stray keys"])
+    keys = ["'stray' at the top", "'normalize' at the top", "'density' in models[0]", "'layer_range' in models[1]"]
+    keys += ["'densty' in models[0].parameters", "'unknown' in parameters"]
+    assert len(found) == len(keys)
+    for key in keys:
+        assert sum(key in note for note in found) == 1, key
+    assert any(note.startswith("merge.yml:2: 'stray'") for note in found)
+    assert any("did you mean 'density'?" in note for note in found)
+
+
+def test_what_is_assumed_is_said() -> None:
+    assert any("the key 'merge_method' is given twice" in note for note in notes(CASES["sum, keys twice"]))
+    slerp = "merge_method: slerp\nparameters: {t: 50%}\nmodels: [{model: m}, {model: n}]\n"
+    assert translated(slerp)["base"] == "m" and translated(slerp)["merge"]["fraction"] == 0.5
+    assert ["slerp starts from m" in note for note in notes(slerp)].count(True) == 1
+    assert any("t 50% is read as 0.5" in note for note in notes(slerp))
+    assert any("neither of the two" in note for note in notes(slerp + "base_model: other\n"))
+    sliced = "slices: [{sources: [{model: m, layer_range: [0, 2], parameters: {weight: 1}}]}]\n"
+    assert any("gives the same layers as m" in note for note in notes("merge_method: ties\nbase_model: b\n" + sliced))
+
+
+def test_no_note_without_a_reason() -> None:
+    assert not notes(CASES["ties"]) and not notes(CASES["slerp, stacked"])
+
+
+def test_the_base_may_carry_an_adapter() -> None:
+    text = (
+        "merge_method: task_arithmetic\nbase_model: m+lora\nmodels: [{model: m+lora}, {model: m, %s}, {model: m+n, %s}]"
+    )
+    values = translated(text % (("parameters: {weight: 1}",) * 2))
+    assert (values["base"], values["base_adapter"]) == ("m", "lora")
+    assert values["specialists"] == {"m": {"model": "m"}, "n": {"model": "m", "adapter": "n"}}
+    linear = "merge_method: linear\nmodels: [{model: m+lora, %s}, {model: n, %s}]" % (("parameters: {weight: 1}",) * 2)
+    values = translated(linear)
+    assert (values["base"], values["base_adapter"]) == ("m", "lora")
+    assert values["specialists"] == {"lora": {"model": "m", "adapter": "lora"}, "n": {"model": "n"}}
+
+
+def test_modules_become_rules_for_their_components() -> None:
+    text = (
+        "merge_method: linear\nmodules:\n"
+        "  text_decoder: {slices: [{sources: [{model: m, layer_range: [0, 4]}, {model: n, layer_range: [0, 4]}]}]}\n"
+        "  vision_tower: {parameters: {weight: [{filter: mlp, value: 3}, {value: 2}]}, models: [{model: m}]}\n"
+        "  multi_modal_projector: {models: [{model: m}, {model: n, parameters: {weight: 9}}]}\n"
+        "parameters: {weight: 1}\n"
+    )
+    values = translated(text)
+    assert values["stack"] == [{"m": "0..3", "n": "0..3"}]
+    rules = [(rule["match"], rule.get("also", []), rule.get("weight")) for rule in values["merge"]["rules"]]
+    assert rules == [
+        (["{backbone,embeddings,head}"], [], {"m": 1.0, "n": 1.0}),
+        (["*mlp*"], ["vision_encoder"], {"m": 3.0, "n": 0.0}),
+        (["vision_encoder"], [], {"m": 2.0, "n": 0.0}),
+        (["{projector,*_projector}"], [], {"m": 1.0, "n": 9.0}),
+        (["*"], [], None),
+    ]
 
 
 def test_adapters_revisions_and_names() -> None:
@@ -81,13 +179,22 @@ def test_adapters_revisions_and_names() -> None:
     assert "tokenizer" not in values["output"] and values["output"]["dtype"] == "bfloat16"  # union is the default
 
 
-@given(some.sets(some.text("ab.", min_size=1, max_size=4), min_size=1, max_size=3), some.text("ab.", max_size=12))
-def test_patterns_for_filters_match_names_that_contain_them_all(filters: set[str], name: str) -> None:
-    found = any(matches(name, pattern) for pattern in patterns(frozenset(filters)))
-    if found:
-        assert all(text in name for text in filters)
-    elif len(filters) <= 2:
-        assert not all(text in name for text in filters)
+def test_tokens_and_templates() -> None:
+    text = (
+        "merge_method: slerp\nbase_model: org/m\nchat_template: auto\nmodels: [{model: org/m}, {model: org/n}]\n"
+        "parameters: {t: 0.5}\ntokenizer:\n  source: union\n  pad_to_multiple_of: 8\n  tokens:\n"
+        "    <a>: {source: org/n}\n    <b>: {source: {kind: zero}, force: true}\n"
+        "    <c>: {source: {kind: model_token, model: org/m, token: x}}\n"
+        "    <d>: {source: {kind: model_token, model: org/n, token_id: 7}}\n"
+    )
+    output = translated(text)["output"]
+    assert output.pop("tokens") == {
+        "<a>": {"source": "n"},
+        "<b>": {"source": "zero", "force": True},
+        "<c>": {"source": "m", "token": "x"},
+        "<d>": {"source": "n", "row": 7},
+    }
+    assert output == {"new_tokens": "own", "pad_rows": 8, "chat_template": "auto"}
 
 
 TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, parameters: {weight: 1}}]\n"
@@ -96,27 +203,25 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
 @pytest.mark.parametrize(
     ("text", "line", "what", "move"),
     [
-        ("merge_method: arcee_fusion\n" + TWO, 1, "mergekit's merge method 'arcee_fusion' is not done here", None),
+        ("merge_method: tangent\n" + TWO, 1, "mergekit's merge method 'tangent' is not done here", None),
+        ("merge_method: arcee_fusion\n" + TWO, 3, "arcee_fusion takes 1 model besides base_model, not 2", "remove"),
+        ("merge_method: nuslerp\n" + TWO.replace("[{", "[{model: o}, {", 1), 3, "takes 2 models besides", "remove"),
+        ("merge_method: passthrough\n" + TWO, 3, "passthrough takes one model for each slice", None),
         ("merge_method: tise\n" + TWO, 1, "mergekit's merge method 'tise' is not done here", "did you mean 'ties'?"),
         ("base_model: b\nmodels: [{model: m}]\n", None, "the configuration lacks 'merge_method'", None),
+        ("merge_method: ties\nbase_model: b\nmodles: []\n", None, "must list models or slices", "name `models`"),
         (
-            "merge_method: ties\n" + TWO + "chat_template: auto\n",
+            "merge_method: ties\n" + TWO + "tokenizer: {tokens: {a: {source: {kind: odd}}}}\n",
             4,
-            "'chat_template' in the recipe is not read",
-            "remove",
+            "the kind 'odd' of a token's source is not known",
+            "zero, model_token",
         ),
-        ("merge_method: ties\n" + TWO + "modles: []\n", 4, "'modles' in the recipe is not read", "remove it"),
-        (
-            "merge_method: ties\n" + TWO + "tokenizer: {source: union, tokens: {a: {}}}\n",
-            4,
-            "'tokens' in tokenizer",
-            None,
-        ),
+        ("merge_method: ties\n" + TWO + "tokenizer: union\n", 4, "tokenizer must be a mapping", "source: union"),
         ("merge_method: ties\n" + TWO + "tokenizer_source: other\n", 4, "no model is called 'other'", "base, union"),
-        ("merge_method: ties\n" + TWO + "parameters: {densty: 1}\n", 4, "unknown parameter 'densty'", "'density'"),
         ("merge_method: ties\n" + TWO + "parameters: 3\n", 4, "parameters must be a mapping", None),
         ("merge_method: ties\n" + TWO + "slices: []\n", 4, "has `models` or `slices`, not both", None),
-        ("merge_method: ties\n" + TWO + "parameters: {density: {a: 1}}\n", 4, "density must be a number, true", None),
+        ("merge_method: ties\n" + TWO + "parameters: {density: {a: 1}}\n", 4, "must be a mapping with `value`", None),
+        ("merge_method: ties\n" + TWO + "parameters: {density: x%}\n", None, "density.m must be", None),
         ("merge_method: ties\n" + TWO + "parameters: {density: 1.5}\n", None, "density.m must be", None),
         (
             "merge_method: ties\n" + TWO + "parameters: {density: [{filter: x}]}\n",
@@ -124,7 +229,6 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
             "must be a mapping with `value`",
             None,
         ),
-        ("merge_method: ties\n" + TWO.replace("weight: 1", "weight: -1", 1), 1, "negative weights elect signs", None),
         ("merge_method: ties\nmodels: [{model: m, parameters: {weight: 1}}]\n", 1, "ties needs a base_model", "add"),
         ("merge_method: ties\nbase_model: b\nmodels: [{model: m}]\n", 1, "m has no weight", "give it parameters"),
         (
@@ -146,8 +250,7 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
             None,
         ),
         ("merge_method: ties\nbase_model: b\nmodels: m\n", 3, "models must be a list of models", None),
-        ("merge_method: linear\n" + TWO, 1, "base_model has no weight", "list it among the models"),
-        ("merge_method: slerp\nmodels: [{model: m}, {model: n}]\n", 1, "slerp needs a base_model", "add base_model"),
+        ("merge_method: linear\n" + TWO, 1, "b has no weight", "give it parameters"),
         ("merge_method: slerp\n" + TWO, 1, "the merge has no t", "give it parameters"),
         (
             "merge_method: nuslerp\n" + TWO + "parameters: {nuslerp_flatten: false}\n",
@@ -163,17 +266,38 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
         ),
         ("merge_method: della\n" + TWO + "parameters: {density: 0.9}\n", 1, "leaves (0, 1)", "lower epsilon"),
         (
-            "merge_method: breadcrumbs\n" + TWO + "parameters: {density: 0.999}\n",
-            1,
-            "add up to more than 1",
-            "mergekit",
+            "merge_method: linear\nslices:\n  - sources: [{model: m, layer_range: [0, 4]},"
+            " {model: n, layer_range: [2, 5]}]\n",
+            3,
+            "the sources of a slice give different numbers of layers",
+            "of the same length",
         ),
         (
-            "merge_method: passthrough\nslices:\n  - sources: [{model: m, layer_range: [0, 4]}]\n"
-            "  - sources: [{model: n, layer_range: [2, 6]}]\n",
+            "merge_method: ties\nbase_model: b\nslices:\n  - sources: [{model: m, layer_range: [0, 4]},"
+            " {model: n, layer_range: [1, 5]}]\n",
             4,
-            "these slices rearrange layers",
-            "slices must follow one another",
+            "does not say which layers of base_model",
+            "list the base_model",
+        ),
+        (
+            "merge_method: linear\nparameters: {weight: [{filter: layers.2, value: 1}, {value: 0}]}\nslices:\n"
+            "  - sources: [{model: m, layer_range: [0, 4]}]\n  - sources: [{model: n, layer_range: [2, 5]}]\n",
+            5,
+            "the filter 'layers.2' counts layers where these are moved",
+            "a slice of its own",
+        ),
+        (
+            "merge_method: linear\nmodules: {eyes: {models: [{model: m}]}}\n",
+            2,
+            "the module 'eyes' is not known here",
+            None,
+        ),
+        (
+            "merge_method: linear\nparameters: {weight: 1}\nmodules:\n  vision_tower: {slices: ["
+            "{sources: [{model: m, layer_range: [0, 2]}]}, {sources: [{model: m, layer_range: [1, 2]}]}]}\n",
+            4,
+            "the layers of vision_tower are rearranged",
+            None,
         ),
         (
             "merge_method: ties\nbase_model: b\nslices: [{sources: [{model: m, layer_range: [0, x]}]}]\n",
@@ -184,8 +308,8 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
         (
             "merge_method: ties\nbase_model: b\nslices: [{sources: [{model: m, layer_rang: [0, 2]}]}]\n",
             3,
-            "'layer_rang' in slices[0].sources[0] is not read",
-            "remove it",
+            "layer_range must be [first, end), not None",
+            None,
         ),
     ],
 )

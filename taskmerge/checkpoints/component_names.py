@@ -1,0 +1,283 @@
+"""What tensor names and config.json alone say of a model's parts; `components` adds what shapes tell.
+
+Rules look at whole path components, never at parts of words: `out_proj` and `patch_embed.proj` are no projectors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from taskmerge.checkpoints.config_sections import layers, text_section, width
+from taskmerge.checkpoints.structure import HasHeader, Stack, common, is_matrix, stacks
+from taskmerge.numbers.dtypes import DTYPES
+from taskmerge.words import modalities
+from taskmerge.words.numerals import is_whole
+
+BACKBONE, EMBEDDINGS, HEAD, BUFFERS = "backbone", "embeddings", "head", "buffers"
+COMPONENTS: tuple[str, ...] = (
+    BACKBONE,
+    EMBEDDINGS,
+    HEAD,
+    *(f"{tower}_{part}" for tower in modalities.TOWERS for part in ("encoder", "projector")),
+    "text_projector",
+    "projector",
+    "encoder",
+    "speech_decoder",
+    "image_decoder",
+    BUFFERS,
+)
+
+_MODALITY_WORD = f"({'|'.join((*modalities.WORDS, modalities.TEXT))})"
+_PROJECTOR = re.compile(
+    r"multi_modal_projector|mm_projector|projector|connector|adapter|adaptor|aligner|resampler|perceiver|mlp1|qformer"
+    r"|query_tokens|language_projection|image_to_text_projection|visual_embeddings_table|modality_projection|image_newline|embed_vision|embed_audio"
+    r"|(\w+_)?merger(_list)?|(up|down)_proj_for_\w+"
+    rf"|(multi_modal_)?{_MODALITY_WORD}_(projection|projector|proj|adapter|adaptor|newline)(_(up|down))?"
+)
+# The last stage of a tower that has no projector outside it (Qwen's mergers and audio projections).
+TAIL = re.compile(r"(\w+_)?merger(_list)?|proj\d?|ln_post|ln_q|projector|adapter")
+_HEAD = re.compile(
+    r"lm_head|cls|predictions|classifier|score|qa_outputs|embedding_proj_layer|custom_text_proj|logit_scale(_[at])?|logit_bias"
+    r"|vocab_(transform|layer_norm|projector)|proj_out|generator_lm_head"
+)
+_TOKEN_TABLE = re.compile(
+    r"embed_tokens(_per_layer)?|word_embeddings?|wte|tok_embeddings|token_embedding|embed_in|shared|word_embedding"
+)
+_BUFFER = re.compile(
+    r"position_ids|token_type_ids|running_(mean|var)|num_batches_tracked|(original_)?inv_freq|masked_bias"
+    r"|relative_position_index|relative_coords_table|(input|output)_(min|max)|layer_scalar|std_(bias|scale)"
+    r"|global_(mean|invstd)|e_score_correction_bias|embed_scale|rotary_emb_inv_freq|final_logits_bias|pos_idx_to_embed"
+)
+_SPEECH_DECODER = re.compile(r"talker|token2wav|code2wav|code_predictor|vocoder")
+_LAYERS = frozenset(
+    ["layers", "layer", "blocks", "block", "h", "encoders", "resblocks", "stages", "decoder_layers", "encoder_layers"]
+)
+# Path components that arrange a model without naming it: what stands before them is the base model's prefix.
+STRUCTURE = frozenset(("encoder", "decoder", "transformer", "embeddings")) | _LAYERS
+# Words by which owners of a model call the language model in it.
+_LANGUAGE = frozenset(("language", "text", "llm", "lm"))
+# Model types whose names do not tell the modality: top-level part (inside the base prefix) -> component.
+_EXCEPTIONS: dict[str, dict[str, str]] = {
+    "whisper": {"encoder": "audio_encoder"},
+    "speech_to_text": {"encoder": "audio_encoder"},
+    "moonshine": {"encoder": "audio_encoder"},
+    "speech-encoder-decoder": {"encoder": "audio_encoder"},
+    "granite_speech": {"encoder": "audio_encoder"},
+    "vision-encoder-decoder": {"encoder": "vision_encoder"},
+    "janus": dict.fromkeys(
+        ("vqmodel", "generation_embeddings", "generation_aligner", "generation_head"), "image_decoder"
+    ),
+    "emu3": {"vqmodel": "image_decoder"},
+    "chameleon": {"vqmodel": "image_decoder"},
+}
+
+
+def is_buffer(name: str, info: HasHeader) -> bool:
+    """Whether a tensor is state that no gradient trains: integers, running statistics, bounds, fixed tables."""
+    return not DTYPES[info.dtype].kind.endswith("float") or _BUFFER.fullmatch(name.rsplit(".", 1)[-1]) is not None
+
+
+def layer_index(name: str) -> int | None:
+    """The number of the layer a tensor stands in ("….layers.3.…" -> 3), None outside numbered layers."""
+    parts = name.split(".")
+    place = _layer_place(parts)
+    return None if place is None else int(parts[place])
+
+
+def with_layer(name: str, layer: int) -> str:
+    """The name that a tensor of a layer has in another layer of the same kind."""
+    parts = name.split(".")
+    place = _layer_place(parts)
+    return name if place is None else ".".join([*parts[:place], str(layer), *parts[place + 1 :]])
+
+
+def _layer_place(parts: Sequence[str]) -> int | None:
+    pairs = enumerate(pairwise(parts), 1)
+    return next((place for place, (holder, number) in pairs if holder in _LAYERS and is_whole(number)), None)
+
+
+def numbered(name: str) -> tuple[str, int | None]:
+    """The path before the first number in a tensor's name, whatever holds it, and that number."""
+    parts = name.split(".")
+    place = next((at for at, part in enumerate(parts) if at and is_whole(part)), None)
+    return (name, None) if place is None else (".".join(parts[:place]), int(parts[place]))
+
+
+def is_token_table(name: str) -> bool:
+    """Whether a tensor is a table with one row per token of the vocabulary."""
+    parts = name.split(".")
+    return len(parts) > 1 and parts[-1] == "weight" and _TOKEN_TABLE.fullmatch(parts[-2]) is not None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What names say of a tensor. sure: whether a word of the name says so, or only that no other word does.
+
+    root: the path of the tower or projector that holds it; () for the rest.
+    """
+
+    component: str
+    sure: bool = True
+    root: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What must be known of all names together before one can be placed."""
+
+    prefix: tuple[str, ...]  # of the base model: ("bert",), ("model",), or () when the base model itself was saved
+    sole_modality: str | None
+    outside_projectors: frozenset[
+        str
+    ]  # modalities with a projector outside their tower; "*": one that does not say of what
+    exceptions: Mapping[str, str]
+    backbone: Stack | None  # None where no numbered layers can be told by their shapes
+    stacks: tuple[Stack, ...]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, HasHeader], config: Mapping[str, Any]) -> Layout:
+        """The layout of one checkpoint, from headers and config."""
+        sole = _sole_modality(tensors, config)
+        outside = set()
+        for parts in {tuple(_unnumbered(name)) for name in tensors}:
+            tower = _tower(parts)
+            for part in parts[:tower] if tower is not None else parts:
+                if _PROJECTOR.fullmatch(part):
+                    outside.add(_modality(parts) or f"*{sole or ''}")
+        exceptions = _EXCEPTIONS.get(str(config.get("model_type", "")), {})
+        found = tuple(stacks(tensors))
+        backbone = _backbone(found, tensors, config, exceptions)
+        prefix = _base_prefix(list(tensors)) if backbone is None else _prefix_of(backbone.path)
+        return cls(prefix, sole, frozenset(outside), exceptions, backbone, found)
+
+    def placed(self, names: Iterable[str]) -> dict[str, Placed]:
+        """Where each name belongs; names that differ only after their first number share it."""
+        known: dict[tuple[str, bool], Placed] = {}
+        found = {}
+        for name in names:
+            key = "/".join(_unnumbered(name)) if "/" not in name else name, is_token_table(name)
+            if key not in known:
+                known[key] = self.place(name)
+            found[name] = known[key]
+        return found
+
+    def place(self, name: str) -> Placed:
+        """Where one name belongs."""
+        parts = _unnumbered(name)
+        if any(_SPEECH_DECODER.fullmatch(part) for part in parts[:2]):
+            return Placed("speech_decoder")
+        inside = parts[len(self.prefix) :] if tuple(parts[: len(self.prefix)]) == self.prefix else parts
+        if inside and inside[0] in self.exceptions:
+            return Placed(self.exceptions[inside[0]])
+        tower = _tower(parts)
+        for at, part in enumerate(parts[:tower] if tower is not None else parts):
+            if _PROJECTOR.fullmatch(part):
+                said = _modality(parts) or ("text" if "text" in part.split("_") else None)
+                return Placed(joined(said or self.sole_modality), said is not None, tuple(parts[: at + 1]))
+        if tower is not None:
+            return self._in_tower(parts, tower)
+        if "/" in name or any(_HEAD.fullmatch(part) for part in parts[:3]):
+            return Placed(HEAD)
+        # The pooler stands inside the base model, yet classes with a head of their own lack it.
+        if inside[:1] in (["pooler"], ["head"]) or parts in (["decoder", "weight"], ["decoder", "bias"]):
+            return Placed(HEAD)
+        if self.prefix and inside is parts and parts[0] != "language_model":
+            return Placed(HEAD, False)
+        return Placed(EMBEDDINGS if is_token_table(name) else BACKBONE, False)
+
+    def _in_tower(self, parts: Sequence[str], tower: int) -> Placed:
+        modality, root = _modality([parts[tower]]), tuple(parts[: tower + 1])
+        rest = parts[tower + 1 :]
+        if any(_PROJECTOR.fullmatch(part) and not TAIL.fullmatch(part) for part in rest):
+            return Placed(joined(modality), True, root)
+        if rest and TAIL.fullmatch(rest[0]):
+            outside = {"*", f"*{modality}", modality} & self.outside_projectors
+            return (
+                Placed(f"{modality}_encoder", False, (*root, rest[0]))
+                if outside
+                else Placed(joined(modality), True, root)
+            )
+        return Placed(f"{modality}_encoder", True, root)
+
+
+def joined(modality: str | None) -> str:
+    """What the projector of a modality is called, "projector" where it is of several or of nobody knows which."""
+    return f"{modality}_projector" if modality else "projector"
+
+
+def _unnumbered(name: str) -> list[str]:
+    """Path components up to the first number: towers and projectors are named before their layers are counted."""
+    parts = name.replace("/", ".").split(".")
+    stop = next((place for place, part in enumerate(parts) if is_whole(part)), len(parts))
+    return parts[:stop]
+
+
+def _modality(parts: Iterable[str]) -> str | None:
+    return modalities.tower_in(word for part in parts for word in part.split("_"))
+
+
+def _tower(parts: Sequence[str]) -> int | None:
+    """Place of the path component that opens a modality's tower."""
+    for place, part in enumerate(parts):
+        if part in ("language_model", "text_model"):
+            return None
+        if _modality([part]) and not _PROJECTOR.fullmatch(part) and place < len(parts) - (parts[-1] == part):
+            return place
+    return None
+
+
+def _sole_modality(names: Iterable[str], config: Mapping[str, Any]) -> str | None:
+    """The one modality beside text, from the config's sections or, failing that, from the names; None if several."""
+    sections = [key for key in config if key.endswith("_config") and isinstance(config[key], Mapping)]
+    found = {modality for key in sections if (modality := _modality([key.replace("-", "_")]))}
+    found = found or {modality for name in names if (modality := _modality(_unnumbered(name)))}
+    if not found and (modality := _modality([str(config.get("model_type", "")).replace("-", "_")])):
+        found = {modality}
+    return found.pop() if len(found) == 1 else None
+
+
+def _backbone(
+    found: Sequence[Stack], tensors: Mapping[str, HasHeader], config: Mapping[str, Any], exceptions: Mapping[str, str]
+) -> Stack | None:
+    """The language model's layers; in a model of one tower, that tower's: the largest that no word calls a tower."""
+    section = text_section(config)
+    tables = [(tuple(name.split(".")), info.shape[-1]) for name, info in tensors.items()
+              if is_token_table(name) and is_matrix(info.shape)]  # fmt: skip
+
+    def rank(stack: Stack) -> tuple[bool, bool, bool, bool, int, int]:
+        path = stack.path
+        beside = max((common(path, table) for table, size in tables if size == stack.width), default=0)
+        fits = stack.width == width(section) and stack.layers == layers(section)
+        foreign = any(modalities.tower_of_encoder(part) for part in path)
+        language = any(_LANGUAGE & set(part.split("_")) for part in path)
+        return fits, not foreign, language, beside > 0 or (bool(tables) and len(path) == 1), beside, stack.entries
+
+    free = [
+        stack
+        for stack in found
+        if _tower(stack.path) is None and not any(_PROJECTOR.fullmatch(part) for part in stack.path)
+        and not any(_SPEECH_DECODER.fullmatch(part) or part in exceptions for part in stack.path[:2])
+    ]  # fmt: skip
+    return max(free, key=rank, default=None)
+
+
+def _prefix_of(path: Sequence[str]) -> tuple[str, ...]:
+    prefix = path[:1] if path[0] not in STRUCTURE else ()
+    return () if tuple(prefix) in (("language_model",), ("text_model",)) else tuple(prefix)
+
+
+def _base_prefix(names: Sequence[str]) -> tuple[str, ...]:
+    """Path components before the backbone's numbered layers that name the base model: "bert", "model", or none."""
+    for name in names:
+        parts = name.split(".")
+        index = layer_index(name)
+        if index is None or _tower(_unnumbered(name)) is not None:
+            continue
+        if any(_PROJECTOR.fullmatch(part) for part in parts):  # its own numbered layers are not the backbone's
+            continue
+        return _prefix_of(parts)
+    return ()

@@ -1,0 +1,102 @@
+"""A checkpoint while its parts are being told: what names say of them, the towers known so far, what was placed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from taskmerge.checkpoints.component_names import Layout, Placed, joined
+from taskmerge.checkpoints.structure import HasHeader, Path, Stack, common, outside_layers, raw_input, under
+
+
+@dataclass
+class Tower:
+    """One tower. root: path of all that it holds.  widths: of what its layers put out.  modality: None where nothing
+    tells it.  named: whether a word of its tensors' names does.  stacks: its layers."""
+
+    root: Path
+    widths: frozenset[int]
+    modality: str | None
+    named: bool
+    stacks: tuple[Stack, ...] = ()
+
+    @property
+    def component(self) -> str:
+        """What its tensors' component is called."""
+        return f"{self.modality}_encoder" if self.modality else "encoder"
+
+
+@dataclass(frozen=True)
+class Found:
+    """A module placed by its shapes. root: its path.  component: where it belongs.  reason: what tells so."""
+
+    root: Path
+    component: str
+    reason: str
+
+
+class Parts:
+    """One checkpoint. placed: what names say.  towers, components, found: what is known and placed so far."""
+
+    def __init__(
+        self,
+        tensors: Mapping[str, HasHeader],
+        placed: Mapping[str, Placed],
+        layout: Layout,
+        config: Mapping[str, Any],
+        backbone: Stack,
+    ) -> None:
+        self.tensors, self.placed, self.layout, self.config, self.backbone = tensors, placed, layout, config, backbone
+        self.towers: list[Tower] = []
+        self.components: dict[str, str] = {}
+        self.found: list[Found] = []
+
+    @property
+    def hidden(self) -> int:
+        """Width of the language model."""
+        return self.backbone.width
+
+    def under(self, root: Path) -> dict[str, HasHeader]:
+        """The tensors below a path."""
+        return under(self.tensors, root)
+
+    def loose(self, root: Path) -> dict[str, HasHeader]:
+        """The tensors below a path that stand in no layers."""
+        return outside_layers(self.under(root), self.layout.stacks)
+
+    def raw(self, root: Path) -> str | None:
+        """The kind of raw input that is taken below a path; see `structure.raw_input`."""
+        return raw_input(self.loose(root))
+
+    def at(self, path: Path) -> Placed:
+        """Where names place the tensors below a path."""
+        return next(self.placed[name] for name in self.under(path))
+
+    def root(self, path: Path) -> Path:
+        """The outermost module that holds this and nothing of the language model's layers."""
+        return path[: common(path, self.backbone.path) + 1]
+
+    def claim(self, root: Path, component: str, reason: str) -> None:
+        """Place all below a path, but what its name places elsewhere."""
+        self.found.append(Found(root, component, reason))
+        tower = component.endswith("encoder")
+        for name in self.under(root):
+            at = self.placed[name]
+            elsewhere = at.sure and at.component.endswith(("_encoder", "projector", "_decoder"))
+            if tower and elsewhere:
+                continue
+            if tower and at.root and "projector" in at.component:  # it does not say of what: of this tower
+                self.components[name] = joined(component.removesuffix("encoder").rstrip("_") or None)
+            else:
+                self.components[name] = component
+
+
+def widths(found: Iterable[Stack]) -> frozenset[int]:
+    """Of some stacks of layers."""
+    return frozenset(stack.width for stack in found)
+
+
+def of_text(root: Path) -> bool:
+    """Whether a word of a path says that it is of text."""
+    return any("text" in part.split("_") for part in root)

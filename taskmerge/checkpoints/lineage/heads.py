@@ -1,0 +1,178 @@
+"""Output heads that are token tables: which inputs store one of their own, and what stands for it in the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from taskmerge.checkpoints.components import is_token_table
+from taskmerge.checkpoints.lineage.classes import class_name, lacks_head
+from taskmerge.checkpoints.state_dict import BASE, StateDict
+from taskmerge.checkpoints.views import ViewedStateDict, whole
+from taskmerge.numbers.rounding import decode
+
+_CHUNK = 1 << 20
+_HEADS = (
+    ("lm_head", "weight"), ("embed_out", "weight"), ("proj_out", "weight"), ("vocab_projector", "weight"),
+    ("generator_lm_head", "weight"), ("predictions", "decoder", "weight"), ("lm_head", "decoder", "weight"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Heads:
+    """All inputs with the same output heads.
+
+    untied: the head that the result stores though its config ties it to the table; None where nothing changes. by: an
+    input with a head of its own. same: specialists that store their table twice -> the head's name for it.
+    """
+
+    inputs: Mapping[str, StateDict]
+    untied: str | None = None
+    by: str = ""
+    same: Mapping[str, str] = field(default_factory=dict)
+
+
+def is_output_head(name: str) -> bool:
+    """Whether a tensor bears the name of an output head that may be tied to the token table."""
+    parts = tuple(name.split("."))
+    return any(parts[-len(ending) :] == ending for ending in _HEADS)
+
+
+def ties_its_head(config: Mapping[str, Any]) -> bool | None:
+    """Whether the output head is the token table; None when the config does not say."""
+    parts = [config, *(part for key in ("text_config", "llm_config") if isinstance(part := config.get(key), Mapping))]
+    said = [part["tie_word_embeddings"] for part in parts if "tie_word_embeddings" in part]
+    return bool(said[0]) if said else None
+
+
+def match_heads(inputs: Mapping[str, StateDict], naming: str = BASE) -> Heads:
+    """The inputs, under one naming, with a head wherever one of them has its own.
+
+    An input that ties its head to its token table has that table for a head. Where the result's config (that of the
+    input `naming`) ties and some head is another than its table, the result must store one, whatever
+    `tie_word_embeddings` says beside it. Only then are values read, of table and head, up to where they differ.
+    """
+    stored = {label: name for label, state_dict in inputs.items() if (name := _stored(state_dict)) is not None}
+    base = inputs[BASE]
+    if not stored or (BASE not in stored and not _ties(base, base)):
+        return Heads(inputs)
+    if BASE in stored:
+        matched = _with_head(inputs, stored[BASE], list(stored), base)
+        ties = ties_its_head(inputs[naming].config)
+        by = next((label for label, name in stored.items() if ties and _is_its_own(inputs[label], name)), None)
+        return Heads(matched, stored[BASE] if by else None, by or "")
+    own = [label for label, name in stored.items() if _is_its_own(inputs[label], name)]
+    same = {label: name for label, name in stored.items() if label not in own}
+    slim = {label: _without(inputs[label], stored[label]) if label in same else inputs[label] for label in inputs}
+    if not own:
+        return Heads(slim, same=same)
+    head = stored[own[0]]
+    return Heads(_with_head(slim, head, own, base), head, own[0], same)
+
+
+def with_own_head(state_dict: StateDict) -> StateDict:
+    """A model that ties its head as one that stores it, under the name that goes with its token table's; itself where
+    it does not tie, or has no head."""
+    table = _table(state_dict)
+    has_none = lacks_head(state_dict.config, "lm_head.weight") is not None or not class_name(state_dict.config)
+    if table is None or _stored(state_dict) is not None or has_none or not ties_its_head(state_dict.config):
+        return state_dict
+    parts = table.split(".")
+    inside = parts.index("model") if "model" in parts else 0
+    head = ".".join([*parts[:inside], "lm_head", "weight"])
+    return _untied(_add(state_dict, head, table))
+
+
+def untied_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that says, wherever it spoke of it, that the head is not the token table."""
+    said: dict[str, Any] = {"tie_word_embeddings": False}
+    for key, value in config.items():
+        if key != "tie_word_embeddings":
+            inner = isinstance(value, Mapping) and "tie_word_embeddings" in value
+            said[key] = untied_config(value) if inner else value
+    return {key: said[key] for key in [*config, *said]}
+
+
+def _with_head(inputs: Mapping[str, StateDict], head: str, own: list[str], base: StateDict) -> dict[str, StateDict]:
+    found: dict[str, StateDict] = {}
+    for label, state_dict in inputs.items():
+        table = _table(state_dict)
+        name = _stored(state_dict)
+        if name is not None and name != head and label in own and head not in state_dict.tensors:
+            found[label] = _renamed(state_dict, name, head)
+        elif name is None and table is not None and _ties(state_dict, base):
+            found[label] = _add(state_dict, head, table)
+        else:
+            found[label] = state_dict
+    return found
+
+
+def _stored(state_dict: StateDict) -> str | None:
+    table = _table(state_dict)
+    width = state_dict.tensors[table].shape[1:] if table is not None else None
+    for name, info in state_dict.tensors.items():
+        if is_output_head(name) and len(info.shape) == 2 and (width is None or info.shape[1:] == width):
+            return name
+    return None
+
+
+def _table(state_dict: StateDict) -> str | None:
+    """The token table, where there is just one that a head could be."""
+    tables = [
+        name for name, info in state_dict.tensors.items()
+        if is_token_table(name) and len(info.shape) == 2 and "per_layer" not in name
+    ]  # fmt: skip
+    return tables[0] if len(tables) == 1 else None
+
+
+def _ties(state_dict: StateDict, base: StateDict) -> bool:
+    """Whether a model that stores no head has its token table for one. A class with a head must have it somewhere; what
+    has no config, such as a task vector, is as the base."""
+    if not state_dict.config:
+        return state_dict is not base and bool(base.config) and _ties(base, base)
+    said, has_none = ties_its_head(state_dict.config), lacks_head(state_dict.config, "lm_head.weight") is not None
+    if said is None or (state_dict is base and has_none):
+        return bool(class_name(state_dict.config)) and not has_none
+    return said
+
+
+def _is_its_own(state_dict: StateDict, head: str) -> bool:
+    """Whether a stored head is another than the model's token table."""
+    table = _table(state_dict)
+    if table is None or state_dict.tensors[table].shape != state_dict.tensors[head].shape:
+        return True
+    one, two = state_dict.tensors[table], state_dict.tensors[head]
+    for start in range(0, one.count, _CHUNK):
+        stop = min(start + _CHUNK, one.count)
+        first, second = (decode(state_dict.read(info.name, start, stop), info.dtype) for info in (one, two))
+        if not np.array_equal(first, second, equal_nan=True):
+            return True
+    return False
+
+
+def _views(state_dict: StateDict) -> dict[str, Any]:
+    return {name: whole(info, name) for name, info in state_dict.tensors.items()}
+
+
+def _add(state_dict: StateDict, head: str, table: str) -> StateDict:
+    return ViewedStateDict(state_dict, _views(state_dict) | {head: whole(state_dict.tensors[table], head)})
+
+
+def _renamed(state_dict: StateDict, name: str, head: str) -> StateDict:
+    views = {head if own == name else own: whole(info, head if own == name else own)
+             for own, info in state_dict.tensors.items()}  # fmt: skip
+    return ViewedStateDict(state_dict, views)
+
+
+def _without(state_dict: StateDict, head: str) -> StateDict:
+    views = _views(state_dict)
+    del views[head]
+    return ViewedStateDict(state_dict, views)
+
+
+def _untied(state_dict: StateDict) -> StateDict:
+    state_dict.beside = replace(state_dict.beside, config=untied_config(state_dict.config))
+    return state_dict

@@ -1,0 +1,163 @@
+"""What shapes tell of a model's parts: stacks of layers, what takes raw input, what leads from one width to another.
+
+No name is trusted here, but for the numbers of layers: owners of models call their modules what they like.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from taskmerge.words.numerals import is_whole
+
+Path = tuple[str, ...]
+_FEWEST_MATRICES = 3  # of one layer: a perceptron has one a level, a block of a tower three or more
+_PLACES = re.compile(
+    r"(.*_)?(pos|position|positions|positional|posemb)(_.*)?|.*pos_?emb(ed|edding)?s?|cls_token|class_.*"
+)
+_MATRIX = re.compile(
+    r"(.*_)?(weight|kernel|matrix|proj|projection)(_\w+)?"
+)  # other tables hold vectors: queries, marks
+_PATCHES = re.compile(r"(.*_)?(patch|pixel)(es|s)?(_.*)?")
+
+
+class HasHeader(Protocol):
+    """What of a tensor's header is looked at."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Numbered layers. path: of what holds them.  width: the size most of their sides have.  layers: how many.
+
+    inner: names inside a layer.  entries: of all its tensors together.
+    """
+
+    path: Path
+    width: int
+    layers: int
+    inner: frozenset[str]
+    entries: int
+
+
+def stacks(tensors: Mapping[str, HasHeader]) -> list[Stack]:
+    """Every stack of layers, each named by the outermost number in its tensors' names."""
+    found: dict[Path, dict[int, list[tuple[str, tuple[int, ...]]]]] = {}
+    for name, info in tensors.items():
+        parts = name.split(".")
+        place = next((at for at, part in enumerate(parts) if is_whole(part)), None)
+        if place:
+            layers = found.setdefault(tuple(parts[:place]), {})
+            layers.setdefault(int(parts[place]), []).append((".".join(parts[place + 1 :]), info.shape))
+    return [_stack(path, layers) for path, layers in found.items() if _is_stack(layers)]
+
+
+def _is_stack(layers: Mapping[int, Sequence[tuple[str, tuple[int, ...]]]]) -> bool:
+    return any(sum(is_matrix(shape) for _, shape in layer) >= _FEWEST_MATRICES for layer in layers.values())
+
+
+def _stack(path: Path, layers: Mapping[int, Sequence[tuple[str, tuple[int, ...]]]]) -> Stack:
+    inside = [entry for layer in layers.values() for entry in layer]
+    sides: Counter[int] = Counter()
+    for _, shape in inside:
+        sides.update(side for side in shape[:2] if side > 1)
+    width = max(sides, key=lambda side: (sides[side], side))
+    inner = frozenset(name for layer in layers.values() for name, _ in layer)
+    return Stack(path, width, len(layers), inner, sum(_count(shape) for _, shape in inside))
+
+
+def is_matrix(shape: Sequence[int]) -> bool:
+    """Whether a tensor leads from one width to another: a matrix, or a convolution."""
+    return len(shape) >= 2 and shape[0] > 1 and shape[1] > 1
+
+
+def _count(shape: Sequence[int]) -> int:
+    total = 1
+    for side in shape:
+        total *= side
+    return total
+
+
+def raw_input(tensors: Mapping[str, HasHeader]) -> str | None:
+    """The kind of raw input that something here takes, with what tells it: "vision: ..." or "audio: ..."; else None.
+
+    tensors: those outside numbered layers, since convolutions inside them mix what is no longer raw.
+    """
+    for name, info in tensors.items():
+        shape, parts = info.shape, name.split(".")
+        if any(_PLACES.fullmatch(part) for part in parts[-2:]):
+            continue
+        if len(shape) in (4, 5) and shape[0] > 1 and shape[1] in (1, 3):
+            kind = "vision" if shape[1] == 3 else "audio"
+            return f"{kind}: {parts[-2] if len(parts) > 1 else name} is a convolution over {shape[1]} channel(s)"
+        if len(shape) == 3 and shape[0] > 1 and parts[-1] == "weight" and 1 < shape[2] < max(shape[:2]):
+            what = "a sound wave" if shape[1] == 1 else f"{shape[1]} bands of sound"
+            return f"audio: {parts[-2] if len(parts) > 1 else name} is a convolution over {what}"
+        if len(shape) == 2 and shape[1] % 3 == 0 and any(_PATCHES.fullmatch(part) for part in parts[-3:-1]):
+            return f"vision: {parts[-2]} takes patches of 3 channels"
+    return None
+
+
+@dataclass(frozen=True)
+class Leading:
+    """From which widths to which a few modules lead. takes, gives: sides of their matrices that no other of them gives
+    or takes.  inside: whether anything is a matrix at all.  sizes: of its vectors."""
+
+    takes: frozenset[int]
+    gives: frozenset[int]
+    sides: tuple[tuple[int, int], ...]
+    sizes: frozenset[int]
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, HasHeader]) -> Leading:
+        """Of the tensors of one module, in any order."""
+        sides = []
+        sizes = set()
+        for name, info in tensors.items():
+            if any(_PLACES.fullmatch(part) for part in name.split(".")[-2:]):
+                continue
+            if is_matrix(info.shape) and _MATRIX.fullmatch(name.rpartition(".")[2]):
+                sides.append((info.shape[0], info.shape[1]))
+            else:
+                sizes.add(info.shape[-1] if info.shape else 1)
+        rows, columns = {out for out, _ in sides}, {into for _, into in sides}
+        return cls(frozenset(columns), frozenset(rows - columns) or frozenset(rows), tuple(sides), frozenset(sizes))
+
+    def leads_to(self, width: int) -> bool:
+        """Whether everything that comes out has this width."""
+        rows = {out for out, _ in self.sides}
+        columns = {into for _, into in self.sides}
+        return width in rows and not rows - columns - {width}
+
+    def takes_from(self, width: int) -> bool:
+        """Whether something takes this width, or several of its vectors side by side."""
+        return any(column == width for column in self.takes)
+
+    def takes_several(self, width: int) -> bool:
+        """Whether something takes a multiple of the width: stacked frames, joined neighbours."""
+        return width > 1 and any(column % width == 0 for column in self.takes)
+
+
+def under(tensors: Mapping[str, HasHeader], root: Path) -> dict[str, HasHeader]:
+    """The tensors whose names begin with a path."""
+    start = ".".join(root)
+    return {name: info for name, info in tensors.items() if name == start or name.startswith(f"{start}.")}
+
+
+def outside_layers(tensors: Mapping[str, HasHeader], layers: Iterable[Stack]) -> dict[str, HasHeader]:
+    """The tensors that stand in none of the stacks."""
+    starts = tuple(".".join(stack.path) + "." for stack in layers)
+    return {name: info for name, info in tensors.items() if not (starts and name.startswith(starts))}
+
+
+def common(one: Sequence[str], two: Sequence[str]) -> int:
+    """How many parts two paths begin with together."""
+    return next((at for at, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))

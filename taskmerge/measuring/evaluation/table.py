@@ -1,0 +1,162 @@
+"""What an evaluation found: scores of every variant, paired differences, and under which conditions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypedDict
+
+from taskmerge.errors import UsageError
+from taskmerge.metrics.bootstrap import Interval
+from taskmerge.metrics.retrieval import collapse
+from taskmerge.words.json_text import as_read, check_json
+
+
+@dataclass(frozen=True)
+class RetrievalResult:
+    """One variant on one set in one direction.
+
+    intervals: by metric.  queries, gallery: how many there were.  dimension: what embeddings were cut to; None: nothing
+    was cut.
+    """
+
+    variant: str
+    set_name: str
+    modality: str
+    direction: str
+    queries: int
+    gallery: int
+    intervals: Mapping[str, Interval]
+    dimension: int | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Variant minus reference on the same queries.
+
+    intervals: by metric, of the mean difference, from a bootstrap of the queries' own differences.
+    """
+
+    variant: str
+    reference: str
+    set_name: str
+    direction: str
+    intervals: Mapping[str, Interval]
+    dimension: int | None = None
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How one variant was run on one set.
+
+    item_prompts, text_prompts: role -> what stood before items and texts of it; "" for nothing; None where the model
+    keeps it to itself.  similarity: what was ranked by.  spellings: texts that were taken as another spelling of one
+    there.
+    """
+
+    variant: str
+    set_name: str
+    item_prompts: Mapping[str, str | None]
+    text_prompts: Mapping[str, str | None]
+    similarity: str
+    dtype: str
+    spellings: int = 0
+
+
+@dataclass(frozen=True)
+class EvaluationTable:
+    """All results, in the order measured: variants within sets."""
+
+    results: tuple[RetrievalResult, ...]
+    differences: tuple[Difference, ...] = ()
+    conditions: tuple[Condition, ...] = ()
+
+    def get(
+        self,
+        variant: str,
+        set_name: str,
+        metric: str = "recall_at_1",
+        direction: str = "to_text",
+        dimension: int | None = None,
+    ) -> Interval:
+        """One cell. Raises UsageError when it was not measured."""
+        wanted = (variant, set_name, direction, dimension)
+        for row in self.results:
+            if (row.variant, row.set_name, row.direction, row.dimension) == wanted and metric in row.intervals:
+                return row.intervals[metric]
+        cut = "" if dimension is None else f", {dimension} dimensions"
+        raise UsageError(f"{metric} of {variant!r} on {set_name!r} ({direction}{cut}) was not measured")
+
+    def difference(
+        self,
+        variant: str,
+        reference: str,
+        set_name: str,
+        metric: str = "recall_at_1",
+        direction: str = "to_text",
+        dimension: int | None = None,
+    ) -> Interval:
+        """One paired difference. Raises UsageError when it was not measured."""
+        wanted = (variant, reference, set_name, direction, dimension)
+        for row in self.differences:
+            own = (row.variant, row.reference, row.set_name, row.direction, row.dimension)
+            if own == wanted and metric in row.intervals:
+                return row.intervals[metric]
+        pair = f"{variant!r} against {reference!r} on {set_name!r}"
+        raise UsageError(f"{metric} of {pair} ({direction}) was not measured")
+
+    @property
+    def variants(self) -> list[str]:
+        return collapse([row.variant for row in self.results])[0]
+
+    @property
+    def sets(self) -> list[str]:
+        return collapse([row.set_name for row in self.results])[0]
+
+    @property
+    def dimensions(self) -> list[int | None]:
+        return collapse([row.dimension for row in self.results])[0]
+
+    def __add__(self, other: EvaluationTable) -> EvaluationTable:
+        return EvaluationTable(
+            (*self.results, *other.results),
+            (*self.differences, *other.differences),
+            (*self.conditions, *other.conditions),
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        table: dict[str, Any] = as_read(asdict(self))
+        return table
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> EvaluationTable:
+        """The inverse of `as_dict`, for resumed runs. Raises CheckpointError for a table that is none."""
+        found: EvaluationTable = check_json(table, cls, "an evaluation table")
+        return found
+
+
+@dataclass(frozen=True)
+class MtebScores:
+    """Main scores of mteb tasks.
+
+    scores: variant -> task -> score.  left_out: variant -> task -> why it was not run.  folder: where mteb's results
+    lie.  revisions: variant -> the revision they are filed under.
+    """
+
+    scores: Mapping[str, Mapping[str, float]]
+    left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    folder: str = ""
+    revisions: Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        table: dict[str, Any] = as_read(asdict(self))
+        return table
+
+
+class Evaluated(TypedDict, total=False):
+    """What an evaluation gives: local retrieval, and mteb's tasks."""
+
+    retrieval: EvaluationTable
+    mteb: MtebScores

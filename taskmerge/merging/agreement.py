@@ -1,0 +1,100 @@
+"""Whether the inputs of a plan are models of one kind: as many layers, settings that give equal shapes one meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from taskmerge.checkpoints.components import HEAD, numbered
+from taskmerge.checkpoints.lineage.census import Census
+from taskmerge.checkpoints.lineage.configs import differences, swapped_labels
+from taskmerge.checkpoints.state_dict import BASE, StateDict
+from taskmerge.errors import Problem
+from taskmerge.merging.steps import TensorStep
+
+
+class Layers:
+    """What specialists bring to the base's own stacks of layers. base: names of its tensors."""
+
+    def __init__(self, base: Iterable[str]) -> None:
+        self._known: dict[str, set[int]] = {}
+        for name in base:
+            container, number = numbered(name)
+            if number is not None:
+                self._known.setdefault(container, set()).add(number)
+        self._deeper: dict[tuple[str, str], set[int]] = {}
+        self._inside: dict[tuple[str, str], list[str]] = {}
+
+    def beyond(self, name: str, owners: Sequence[str]) -> bool:
+        """Whether a tensor that the base lacks belongs to a layer that the base lacks too, in a stack that it has."""
+        container, number = numbered(name)
+        known = self._known.get(container)
+        if known is None or number is None:
+            return False
+        for owner in owners:
+            if number in known:
+                self._inside.setdefault((owner, container), []).append(name)
+            else:
+                self._deeper.setdefault((owner, container), set()).add(number)
+        return number not in known
+
+    def problems(self) -> Iterator[Problem]:
+        """Stacks of more layers than the base's, one problem each."""
+        for (owner, container), numbers in self._deeper.items():
+            has, all_told = len(self._known[container]), len(numbers | self._known[container])
+            glob = f"{container}.{{{min(numbers)}..{max(numbers)}}}.*"
+            yield Problem(
+                f"{owner} has {all_told} layers in {container!r}, the base {has}: nothing to add the others to",
+                None,
+                f"fuse models of as many layers, or leave them out: rules: - {{match: {glob!r}, drop: true}}",
+            )
+
+    def warnings(self) -> Iterator[str]:
+        """Tensors inside layers that the base has, which its layers lack."""
+        for (owner, container), names in self._inside.items():
+            yield (
+                f"{owner} has {len(names)} tensors in {container!r} that the base's own layers lack, such as "
+                f"{names[0]!r}: copied whole, not merged; the class must have them, or a rule drop them (drop: true)"
+            )
+
+
+def settings(
+    census: Census, inputs: Mapping[str, StateDict], steps: Iterable[TensorStep]
+) -> tuple[list[Problem], list[str]]:
+    """What the configs of merged specialists say otherwise than the base's: problems, and warnings.
+
+    inputs: as they were opened, under their own configs.
+    """
+    problems: list[Problem] = []
+    warnings: list[str] = []
+    merged: dict[str, list[TensorStep]] = {}
+    for step in steps:
+        if step.action == "merge":
+            for source in step.specialists:
+                merged.setdefault(source.label, []).append(step)
+    ours = inputs[BASE].config
+    for label, own in merged.items():
+        theirs = inputs[label].config
+        for one in differences(ours, theirs):
+            what = f"config.json: {one.key} is {_short(one.theirs)} in {label}, {_short(one.ours)} in the base"
+            if one.serious:
+                move = "are they of one lineage? If one config.json is wrong, correct it"
+                problems.append(Problem(f"{what}: tensors of the same shapes mean other things", None, move))
+            else:
+                warnings.append(f"{what}; the result computes with {census.naming.label}'s")
+        heads = [step.info.name for step in own if step.component == HEAD and _is_of_labels(step, ours)]
+        labels = swapped_labels(ours, theirs) if heads else None
+        if labels is not None:
+            what = f"id2label calls {labels[0]!r} in the base what it calls {labels[1]!r} in {label}"
+            move = "give both the same order of labels, or keep one head: rules: - {match: head, keep: base}"
+            problems.append(Problem(f"config.json: {what}: rows of {heads[0]!r} are of other classes", None, move))
+    return problems, warnings
+
+
+def _is_of_labels(step: TensorStep, config: Mapping[str, Any]) -> bool:
+    return bool(step.info.shape) and step.info.shape[0] == len(config.get("id2label") or ())
+
+
+def _short(value: Any) -> str:
+    said = repr(value)
+    return said if len(said) <= 60 else f"{said[:57]}..."

@@ -1,0 +1,33 @@
+"""What a recipe says of the output's tokenizer: its rows, and the files of it that are written anew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from taskmerge.checkpoints.lineage.chat_templates import chosen_template, template_files
+from taskmerge.checkpoints.lineage.token_sources import RowSource, Vocabularies
+from taskmerge.checkpoints.lineage.tokenizers import Rows
+from taskmerge.checkpoints.state_dict import Beside, StateDict
+from taskmerge.recipes import Output, Recipe
+
+
+def vocabularies(output: Output) -> Vocabularies:
+    """The token rows that the output is to have."""
+    rows = {name: RowSource(one.source, one.token, one.row, one.force) for name, one in output.tokens.items()}
+    return Vocabularies(output.tokenizer, rows, output.pad_rows, output.new_tokens == "own")
+
+
+def tokenizer_texts(
+    recipe: Recipe, inputs: Mapping[str, StateDict], rows: Rows | None, beside: Beside
+) -> tuple[dict[str, str], list[str]]:
+    """Files of the tokenizer that are written anew, and what to tell the user. beside: what stands beside the output.
+
+    Raises MergeError for a chat template that is none.
+    """
+    texts = dict(rows.texts) if rows is not None else {}
+    output = recipe.output
+    if output.chat_template is None:
+        return texts, []
+    folders = {label: state_dict.beside.tokenizer_folder for label, state_dict in inputs.items()}
+    text, said = chosen_template(output.chat_template, folders, recipe.folder, output.place)
+    return (texts if text is None else texts | template_files(text, beside.tokenizer_folder, texts)), [said]
