@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from taskmerge.cli.options import EMBEDDER, JSON, MODEL_DEVICE, PLOT
-from taskmerge.cli.output import note, print_json, print_table
+from taskmerge.cli.output import announce_notes, note, print_json, print_table
 from taskmerge.words.sizes import show_bytes
 
 MODEL = typer.Argument(help="A model: path, hub id[@revision] or hf:// uri.")
@@ -22,6 +22,7 @@ def inspect(
     """Show what a model is made of: components, tensors, formats, sizes."""
     from taskmerge.merging.algebra import Checkpoint
 
+    announce_notes()
     checkpoint = Checkpoint.open(model)
     components = checkpoint.components()
     if as_json:
@@ -115,6 +116,7 @@ def compare(
     """Compare task vectors: norms, cosines, sign conflicts."""
     from taskmerge.merging.algebra.comparison import compare_task_vectors
 
+    announce_notes()
     named = dict(_named(model) for model in models)
     result = compare_task_vectors(base, named)
     for line in () if as_json else result["warnings"]:
@@ -149,6 +151,7 @@ def diff(first: str = MODEL, second: str = MODEL, as_json: bool = JSON) -> None:
     """Say exactly how two checkpoints differ; exit 1 when they do."""
     from taskmerge.merging.algebra.comparison import differences
 
+    announce_notes()
     found = differences(first, second)
     if as_json:
         print_json({"same": not found, "differences": found})

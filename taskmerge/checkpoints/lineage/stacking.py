@@ -78,6 +78,11 @@ class StackedWeights(StateDict):
         state_dict, there = self._places[name]
         return state_dict.delta(there)
 
+    def unrounded(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """See `StateDict.unrounded`."""
+        state_dict, there = self._places[name]
+        return state_dict.unrounded(there)
+
     def stored_name(self, name: str) -> str | None:
         """See `StateDict.stored_name`."""
         state_dict, there = self._places[name]
