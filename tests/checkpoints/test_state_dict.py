@@ -25,6 +25,7 @@ from taskmerge.checkpoints.formats.quantized import dequantized
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.lineage.adapters import adapted
 from taskmerge.checkpoints.lineage.overlay import overlaid
+from taskmerge.checkpoints.lineage.stacking import StackedStateDict
 from taskmerge.checkpoints.lineage.token_rows import MatchedTokens
 from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.memory import MemoryStateDict
@@ -102,6 +103,7 @@ WRAPPERS: dict[str, tuple[Callable[[StateDict, Path], StateDict], set[str]]] = {
         {"files"},
     ),
     "Overlaid": (lambda w, path: overlaid(w, [projector(path / "projector.safetensors")]), {"files", "notes"}),
+    "StackedStateDict": (lambda w, _: StackedStateDict(w, {n: (w, n) for n in w.tensors}, w.config), set()),
     "Averaged": (lambda w, _: Averaged([w, w], (0.5, 0.5), "a soup"), {"files", "notes"}),
     "FusedStateDict (of the algebra)": (moved, {"config", "output_dtype", "files", "commit", "notes"}),
     # one commit, one set of files and one tokenizer say nothing of what several models were merged into
