@@ -31,7 +31,8 @@ def inspect(
             for name, info in checkpoint.tensors.items()
         }
         found = [
-            {"path": ".".join(one.root), "component": one.component, "reason": one.reason} for one in components.found
+            {"path": ".".join(one.root), "component": one.component, "reason": one.reason}
+            for one in components.inferred
         ]
         print_json({"model": model, "config": dict(checkpoint.config), "tensors": rows, "told_by_shapes": found})
         return
@@ -56,9 +57,9 @@ def inspect(
         for component, infos in groups.items()
     ]
     print_table(("component", "tensors", "entries", "size", "dtype", "first"), rows_shown, model)
-    for one in components.found:
+    for one in components.inferred:
         note(f"{'.'.join(one.root)}: {one.component}, told by its shapes ({one.reason})")
-    if components.found:
+    if components.inferred:
         note("if that is wrong, a recipe says it: components: {audio_projector: ['bridge.*']}")
 
 

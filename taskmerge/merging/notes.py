@@ -43,7 +43,7 @@ def _class(census: Census, config: Mapping[str, Any], copied: Sequence[TensorSte
         before = census.base.config
         gained = [key for key in config if config[key] != before.get(key)]
         added = f", with {', '.join(gained)} of {' and '.join(census.grafts)}" if gained else ""
-        roots = tuple(".".join(one.root) + "." for one in census.components.found)
+        roots = tuple(".".join(one.root) + "." for one in census.components.inferred)
         unknown = [step.info.name for step in copied if roots and step.info.name.startswith(roots)]
         if gained or unknown:
             yield f"config.json: the base's{added}"
