@@ -19,7 +19,7 @@ import pytest
 import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tokenizers import WORDS, tokenizer
+from tokenizer_files import WORDS, tokenizer
 
 from taskmerge import merging as fusion
 from taskmerge import recipes
