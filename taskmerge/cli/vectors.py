@@ -30,7 +30,6 @@ def extract(
     from taskmerge.merging.algebra import Checkpoint
 
     announce_preparing()
-    announce_notes()
     vector = Checkpoint.open(specialist) - Checkpoint.open(base)
     for line in vector.warnings:
         note(f"warning: {line}")

@@ -147,7 +147,7 @@ class _Planner:
         for label, state_dict in {**self.inputs.state_dicts, **self.inputs.own_bases}.items():
             for note in state_dict.beside.notes:
                 owners.setdefault(note, label)
-        self.warnings += [f"{label}: {note}" for note, label in owners.items()]
+        self.warnings += [note if note.startswith(label) else f"{label}: {note}" for note, label in owners.items()]
 
     @property
     def rows(self) -> Rows | None:
