@@ -117,6 +117,7 @@ def compare(
     """Compare task vectors: norms, cosines, sign conflicts."""
     from taskmerge.merging.algebra.comparison import compare_task_vectors
 
+    announce_notes(here=False)
     named = dict(_named(model) for model in models)
     result = compare_task_vectors(base, named)
     for line in () if as_json else result["warnings"]:

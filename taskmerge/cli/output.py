@@ -29,8 +29,8 @@ def note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def announce_notes() -> None:
-    """Have what is assumed about a checkpoint said once when it is opened; a plan says it with its warnings."""
+def announce_notes(here: bool = True) -> None:
+    """Have what is assumed about a checkpoint said once when it is opened. here: False where a plan's warnings say it."""
     from taskmerge.checkpoints.formats.reading import on_note
 
     said: set[str] = set()
@@ -40,7 +40,7 @@ def announce_notes() -> None:
             said.add(text)
             note(f"warning: {text}")
 
-    on_note(say)
+    on_note(say if here else lambda text: None)
 
 
 def announce_preparing() -> None:

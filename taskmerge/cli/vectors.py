@@ -30,6 +30,7 @@ def extract(
     from taskmerge.merging.algebra import Checkpoint
 
     announce_preparing()
+    announce_notes(here=False)
     vector = Checkpoint.open(specialist) - Checkpoint.open(base)
     for line in vector.warnings:
         note(f"warning: {line}")
