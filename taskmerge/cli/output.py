@@ -30,7 +30,7 @@ def note(text: str) -> None:
 
 
 def announce_notes(here: bool = True) -> None:
-    """Have what is assumed about a checkpoint said once when it is opened. here: False where a plan's warnings say it."""
+    """Have what is assumed about a checkpoint said once when it is opened. here: False where a plan says it itself."""
     from taskmerge.checkpoints.formats.reading import on_note
 
     said: set[str] = set()
