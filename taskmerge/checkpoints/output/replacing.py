@@ -99,7 +99,7 @@ def _ours(final: Path, fresh: bool) -> Contents:
     try:
         read_record(final)
     except CheckpointError as error:
-        what = f"the output folder already exists, and {error.problems[0].what}"
+        what = f"the output folder already exists, is not empty, and {error.problems[0].what}"
         raise OutputError(what, str(final), ELSEWHERE) from None
     if not fresh:
         raise OutputError("the output folder already exists", str(final), "--fresh replaces it, --out writes elsewhere")
