@@ -127,17 +127,28 @@ def _show_written(written: Written, seconds: float, notes: Sequence[str], as_jso
 
 
 def verify(
-    out: Path = typer.Argument(help="A folder made by `taskmerge fuse`."),
+    out: Path = typer.Argument(help="A folder that taskmerge made."),
     hashes_only: bool = typer.Option(False, "--hashes-only", help="Compare sha256 only; do not fuse again."),
     recipe_folder: Path | None = typer.Option(
         None, help="Where the recipe's relative paths start, when the model was moved away from it."
     ),
+    method: list[str] = typer.Option(
+        [], "--method", help="file.py:name of your own that the recorded recipe may use; repeatable."
+    ),
     as_json: bool = JSON,
 ) -> None:
-    """Re-derive a fused model from its recorded recipe and say what differs."""
+    """Compare a folder with its record: a fused model is derived again, of any other every file is hashed.
+
+    Of a trained model, the tensors that were not trained are compared with those of the model before. No code that the
+    recorded recipe names is run, but what --method names.
+    """
+    from taskmerge.checkpoints.output.record import read_record
     from taskmerge.merging.verify import verify as run
 
-    findings = run(out, rederive=not hashes_only, recipe_folder=recipe_folder)
+    if read_record(out)["kind"] != "fused":
+        _show_checked(out, as_json)
+        return
+    findings = run(out, rederive=not hashes_only, recipe_folder=recipe_folder, methods=method)
     if as_json:
         print_json({"path": str(out), "same": not findings, "differences": findings})
     else:
@@ -145,6 +156,25 @@ def verify(
             print(line)
         note("differs from its record" if findings else "as recorded: inputs, output and every tensor")
     if findings:
+        raise typer.Exit(1)
+
+
+def _show_checked(out: Path, as_json: bool) -> None:
+    """Of a folder that no recipe derives: every file, what it was made from, and what training left alone."""
+    from taskmerge.checkpoints.output.checking import check_made
+
+    found = check_made(out)
+    if as_json:
+        print_json(
+            {"path": str(out), "same": not found.differences, "differences": found.differences, "checked": found.said}
+        )
+    else:
+        for line in found.differences:
+            print(line)
+        for line in found.said:
+            note(f"looked at: {line}" if not line.startswith("not ") else line)
+        note("differs from its record" if found.differences else "as recorded")
+    if found.differences:
         raise typer.Exit(1)
 
 
