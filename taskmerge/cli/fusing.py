@@ -34,12 +34,14 @@ def fuse(
     as_json: bool = JSON,
 ) -> None:
     """Fuse the specialists of a recipe into one model."""
+    from taskmerge.checkpoints.output.replacing import absolute
     from taskmerge.merging import execute, plan
     from taskmerge.recipes import load_all
     from taskmerge.words.devices import parse_device
 
     allowed, device = parse_size(memory), parse_device(device)
-    merges = load_all(recipe, (out or recipe.with_suffix("")).with_name(f"{(out or recipe).stem}-documents"))
+    place = absolute(out or recipe.with_suffix(""))
+    merges = load_all(recipe, place.parent / f"{place.stem}-documents")
     for said in merges:
         decided = plan(said)
         target = _output(out if said is merges[-1] else None, said.output.path, said.folder, recipe)
@@ -117,9 +119,12 @@ def _show_written(written: Written, seconds: float, notes: Sequence[str], as_jso
             "sha256": dict(written.sha256),
             "resumed": list(written.resumed),
             "notes": list(notes),
+            "left": list(written.left),
         }
         print_json(table)
         return
+    for path in written.left:
+        note(f"left where it was: {path}")
     for file in written.resumed:
         note(f"{file}: taken over from the interrupted run")
     note(f"{show_bytes(written.bytes)} in {seconds:.1f} s: {written.path}")

@@ -27,9 +27,13 @@ def verify(
 ) -> list[str]:
     """Every difference between the model in `folder` and its record, as sentences; empty when there is none.
 
-    rederive: also run the recorded recipe again and compare tensor by tensor (reads all inputs). recipe_folder: where
-    the recipe's relative paths start; None: where it lay, seen from `folder`, which fails when that was moved alone. methods: `file.py:name` of the user's own that the recorded recipe may use; no
-    other code that it names is run.
+    Args:
+        folder: a fused model.
+        rederive: also run the recorded recipe again and compare tensor by tensor (reads all inputs).
+        recipe_folder: where the recipe's relative paths start; None: where it lay, seen from `folder`, which fails when
+            that was moved alone.
+        methods: `file.py:name` of the user's own that the recorded recipe may use; no other code that it names is run.
+
     Raises CheckpointError without a record, and what planning raises when inputs are gone.
     """
     record = read_provenance(folder)

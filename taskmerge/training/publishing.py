@@ -67,7 +67,7 @@ def publish(
 
 
 def _sources(models: Mapping[str, Any], out: Path) -> dict[str, Source]:
-    """What a model was made from, as its record has it: a folder as seen from `out`, one in memory by its name alone."""
+    """What a model was made from, for its record: a folder as seen from `out`, one in memory by its name alone."""
     found: dict[str, Source] = {}
     for label, model in models.items():
         if isinstance(model, str | Path | ModelSource):
