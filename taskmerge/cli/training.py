@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from taskmerge.cli.options import FRESH, JSON, MODEL_DEVICE, OUT, OUT_FOLDER, TRAINING_DEVICE
-from taskmerge.cli.output import announce_preparing, note, print_json, say
+from taskmerge.cli.output import announce_notes, announce_preparing, note, print_json, say
 from taskmerge.errors import UsageError
 
 RECIPE = typer.Argument(help="The recipe.")
@@ -26,6 +26,7 @@ def graft(
     fresh: bool = FRESH,
 ) -> None:
     """Attach an encoder and a fresh projector to a backbone."""
+    announce_notes()
     from taskmerge.embedders import graft as attach
 
     first = attach(backbone, modality, encoder, projector, out, seed=seed, fresh=fresh)[0]
@@ -64,6 +65,7 @@ def rehearse(
 
 
 def _stage(path: Path, stage: str, out: Path | None, device: str | None, fresh: bool, as_json: bool) -> None:
+    announce_notes()
     from taskmerge.pipeline import run
     from taskmerge.recipes import load
 
@@ -95,6 +97,7 @@ def run(
 
     said = load(recipe)
     announce_preparing()
+    announce_notes()
     table = run_all(said, out=out, start=start, until=until, say=note, device=device, fresh=fresh)
     if as_json:
         print_json(table)

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from taskmerge.cli.options import FRESH, OUT_FOLDER
-from taskmerge.cli.output import announce_preparing, note, say
+from taskmerge.cli.output import announce_notes, announce_preparing, note, say
 
 
 def extract(
@@ -28,6 +28,7 @@ def extract(
     from taskmerge.merging.algebra import Checkpoint
 
     announce_preparing()
+    announce_notes(here=False)
     vector = Checkpoint.open(specialist) - Checkpoint.open(base)
     for line in vector.warnings:
         note(f"warning: {line}")
@@ -65,6 +66,7 @@ def apply(
     from taskmerge.merging.algebra import Checkpoint, TaskVector
 
     announce_preparing()
+    announce_notes()
     model = Checkpoint.open(base)
     moved = model + weight * TaskVector.load(vector, model)
     made = save_state_dict(

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskmerge.checkpoints.formats.reading import local_folder, open_stored
-from taskmerge.checkpoints.output.card import card
-from taskmerge.checkpoints.output.record import CARD, Source, described, new_record
+from taskmerge.checkpoints.output.library_saves import publish_saved
+from taskmerge.checkpoints.output.record import Source, described, new_record
 from taskmerge.checkpoints.output.replacing import absolute, site
-from taskmerge.checkpoints.output.writing import OutputFolder
 from taskmerge.errors import CheckpointError, UsageError, did_you_mean
 from taskmerge.words.extras import TRAINING, require
 from taskmerge.words.modalities import modality_of_column, through, tower_of, with_tower
-from taskmerge.words.system_errors import writing
 
 if TYPE_CHECKING:
     from taskmerge.embedders.embedder import OmniEmbedder
@@ -70,21 +68,14 @@ def _save(model: Any, out: Path, fresh: bool, read: Sequence[Path], made_of: Map
     """Write a graft into its folder with its card and record, whole or not at all."""
     sources: dict[str, Source] = {}
     for label, source in made_of.items():
-        if isinstance(source, Path) or (isinstance(source, str) and ("/" in source or Path(source).exists())):
+        if isinstance(source, str | Path) and ("/" in str(source) or Path(source).exists()):
             sources |= described({label: open_stored(str(source))})
         else:
             sources[label] = {"source": str(source)}
     record = new_record("grafted", "graft", sources)
-    with OutputFolder(out, "", fresh, read) as output:
-        try:
-            with writing(output.final):
-                model.save_pretrained(str(output.saved()), create_model_card=False)
-            output.take_over()
-            output.add_text(CARD, card(output.final.name, record))
-            output.publish(record)
-        except BaseException:
-            output.abandon()
-            raise
+    publish_saved(
+        lambda place: model.save_pretrained(str(place), create_model_card=False), out, record, fresh=fresh, inputs=read
+    )
 
 
 def graft_on_meta(

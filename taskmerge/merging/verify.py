@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.hashing import sha256_of
-from taskmerge.checkpoints.output.record import changed_files
+from taskmerge.checkpoints.output.record import FILE, changed_files
 from taskmerge.checkpoints.output.saving import CHUNK
 from taskmerge.errors import Problem, RecipeError
 from taskmerge.merging.fused import FusedStateDict
@@ -18,19 +19,28 @@ from taskmerge.merging.plan import plan
 from taskmerge.merging.provenance import FusedRecord, read_provenance, sentence
 from taskmerge.merging.steps import Plan
 from taskmerge.recipes import loads
+from taskmerge.words.named_objects import not_the_users
 
 
-def verify(folder: Path, rederive: bool = True, recipe_folder: Path | None = None) -> list[str]:
+def verify(
+    folder: Path, rederive: bool = True, recipe_folder: Path | None = None, methods: Sequence[str] = ()
+) -> list[str]:
     """Every difference between the model in `folder` and its record, as sentences; empty when there is none.
 
-    rederive: also run the recorded recipe again and compare tensor by tensor (reads all inputs). recipe_folder: where
-    the recipe's relative paths start; None: where it lay, seen from `folder`, which fails when that was moved alone.
+    Args:
+        folder: a fused model.
+        rederive: also run the recorded recipe again and compare tensor by tensor (reads all inputs).
+        recipe_folder: where the recipe's relative paths start; None: where it lay, seen from `folder`, which fails when
+            that was moved alone.
+        methods: `file.py:name` of the user's own that the recorded recipe may use; no other code that it names is run.
+
     Raises CheckpointError without a record, and what planning raises when inputs are gone.
     """
     record = read_provenance(folder)
     findings = changed_files(folder)
     start = folder / record["recipe_folder"] if recipe_folder is None else recipe_folder
-    recipe = loads(record["recipe"], str(folder / "taskmerge.json"), start)
+    with not_the_users(str(folder / FILE), methods):
+        recipe = loads(record["recipe"], str(folder / FILE), start)
     try:
         decided = plan(recipe)
     except RecipeError as error:

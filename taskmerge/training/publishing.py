@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.formats.reading import open_stored
-from taskmerge.checkpoints.output.card import card
-from taskmerge.checkpoints.output.record import CARD, Kind, Source, described, new_record
+from taskmerge.checkpoints.output.library_saves import publish_saved
+from taskmerge.checkpoints.output.record import Kind, Source, described, new_record
 from taskmerge.checkpoints.output.replacing import absolute, site
-from taskmerge.checkpoints.output.saving import folders_of
-from taskmerge.checkpoints.output.writing import OutputFolder
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.sources import ModelSource
-from taskmerge.words.system_errors import writing
 
 
 @dataclass(frozen=True)
@@ -63,29 +61,20 @@ def publish(
     Raises:
         OutputError: when something of somebody else's is in the way.
     """
-    sources = _sources({**models, **(out.made_from or {})})
+    sources = _sources({**models, **(out.made_from or {})}, out.path)
     record = new_record(kind, stage, sources, trained=sorted(trained), report=dict(report))
-    with OutputFolder(out.path, "", out.fresh, out.inputs, keep=out.keep) as output:
-        try:
-            with writing(out.path):
-                embedder.save(output.saved())
-            output.take_over()
-            output.add_text(CARD, card(out.path.name, record))
-            output.publish(record)
-        except BaseException:
-            output.abandon()
-            raise
+    publish_saved(embedder.save, out.path, record, fresh=out.fresh, inputs=out.inputs, keep=out.keep)
 
 
-def _sources(models: Mapping[str, Any]) -> dict[str, Source]:
-    """What a model was made from, as its record has it; a model in memory by its name alone."""
+def _sources(models: Mapping[str, Any], out: Path) -> dict[str, Source]:
+    """What a model was made from, for its record: a folder as seen from `out`, one in memory by its name alone."""
     found: dict[str, Source] = {}
     for label, model in models.items():
         if isinstance(model, str | Path | ModelSource):
             stored = open_stored(str(model))
             found[label] = described({label: stored})[label]
-            local = [*folders_of([stored])]
-            found[label]["source"] = str(local[0].resolve()) if local and not stored.beside.commit else str(model)
+            if not stored.beside.commit:
+                found[label]["source"] = os.path.relpath(Path(str(model)).resolve(), out.resolve())
         elif model is not None:
             found[label] = {"source": str(getattr(model, "label", type(model).__name__)) + " (in memory)"}
     return found

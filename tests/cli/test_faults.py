@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkpoint_files import prepare
 from faults import attempt, library
 from places import ROOT
-from test_kill import prepare
 
 COMMANDS = {
     "fuse": ("fuse", "merge.yaml"),

@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.formats.links import check_link
 from taskmerge.checkpoints.lineage.token_sources import GivenRow, Vocabularies, given_rows, new_to
 from taskmerge.errors import CheckpointError, MergeError
 
@@ -98,6 +99,7 @@ def read_vocabulary(folder: Path | None) -> Vocabulary | None:
     for name in ("vocab.json", "vocab.txt"):
         path = folder / name
         if path.is_file():
+            check_link(path, folder)
             ids: Any = read_json(path, dict[str, int]) if name.endswith("json") else _from_lines(path)
             extra = folder / "added_tokens.json"
             added = _checked_ids(read_json(extra, dict[str, int]), extra) if extra.is_file() else {}
@@ -132,6 +134,7 @@ def join(
     kept = base if mode in ("base", "union") else mode
     start = known[kept]
     rowed = {label: {token for token, row in own.ids.items() if row < tables[label]} for label, own in known.items()}
+    _check_fits(known, tables, rowed)
     anywhere = set().union(*rowed.values())
     fresh = _new_tokens(known, base, rowed) if mode == "union" else {}
     for token in new_to(wanted.tokens, start.ids):
@@ -240,6 +243,19 @@ def _padded(count: int, table: int, used: int) -> int:
         return count
     multiple = next((one for one in _PADDINGS if table % one == 0), 1)
     return -(-count // multiple) * multiple
+
+
+def _check_fits(known: Mapping[str, Vocabulary], tables: Mapping[str, int], rowed: Mapping[str, Set[str]]) -> None:
+    """A few tokens whose ids lie beyond the table were never trained; when most are, it is another tokenizer."""
+    for label, own in known.items():
+        beyond = len(own.ids) - len(rowed[label])
+        if own.ids and (not rowed[label] or beyond > _MOST_ORDINARY):
+            raise MergeError(
+                f"the tokenizer of {label} has ids up to {own.size - 1}, its token table {tables[label]} rows: "
+                f"{beyond} tokens have none",
+                str(own.folder),
+                "is it the tokenizer of this model?",
+            )
 
 
 def _own_rows(own: Vocabulary, ids: Mapping[str, int], count: int, table: int, keeps_all: bool) -> np.ndarray:

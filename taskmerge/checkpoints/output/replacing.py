@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from taskmerge.checkpoints.output.record import Contents, contents, is_made_here, read_record
+from taskmerge.checkpoints.output.staging import check_staging
 from taskmerge.errors import CheckpointError, OutputError, few
 from taskmerge.words.places import output_path
 
@@ -36,6 +37,11 @@ class Site:
     def aside(self) -> Path:
         """Where the older folder waits for the moment between two renames."""
         return beside(self.final, "replaced")
+
+    @property
+    def staging(self) -> Path:
+        """Where its files are collected."""
+        return beside(self.final, "partial")
 
     @property
     def previous(self) -> Path:
@@ -70,6 +76,7 @@ def site(final: Path, fresh: bool = False, inputs: Iterable[Path] = (), *, keep:
     older = _giving_way(final, fresh)
     place = Site(final, older, keep=keep)
     _check_aside(place.aside)
+    check_staging(place.staging)
     if not keep:
         return place
     check_apart(place.previous, inputs)
@@ -99,7 +106,7 @@ def _ours(final: Path, fresh: bool) -> Contents:
     try:
         read_record(final)
     except CheckpointError as error:
-        what = f"the output folder already exists, and {error.problems[0].what}"
+        what = f"the output folder already exists, is not empty, and {error.problems[0].what}"
         raise OutputError(what, str(final), ELSEWHERE) from None
     if not fresh:
         raise OutputError("the output folder already exists", str(final), "--fresh replaces it, --out writes elsewhere")

@@ -20,15 +20,12 @@ from typing import Any, TypedDict
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.hashing import sha256_of
 from taskmerge.checkpoints.output.layout import ShardLayout
-from taskmerge.checkpoints.output.record import FILE, LOCK, LOCK_MARK, is_lock, is_made_here, new_record, render
-from taskmerge.checkpoints.output.replacing import absolute, beside, put_in_place, site, sync
+from taskmerge.checkpoints.output.record import FILE, LOCK, LOCK_MARK, new_record, render
+from taskmerge.checkpoints.output.replacing import absolute, put_in_place, site, sync
 from taskmerge.checkpoints.output.shard_writer import BUFFER, ShardWriter
+from taskmerge.checkpoints.output.staging import JOURNAL, SAVED, begun_in, check_staging, files_below, is_ours
 from taskmerge.errors import CheckpointError, OutputError, few
 from taskmerge.words.system_errors import as_output_error, writing
-
-JOURNAL = ".taskmerge-journal.json"
-SAVED = "saved"
-"""Folder in which a library saves a model, before its files are taken over."""
 
 
 class OutputFolder:
@@ -61,8 +58,7 @@ class OutputFolder:
         self._made: list[Path] = []
         self._unsynced: list[Path] = []
         self.site = site(self.final, fresh, self.inputs, keep=keep)
-        self.staging = beside(self.final, "partial")
-        _check_staging(self.staging)
+        self.staging = self.site.staging
 
     def __enter__(self) -> OutputFolder:
         try:
@@ -99,14 +95,12 @@ class OutputFolder:
 
     def _take_up_names(self, size: int) -> None:
         """The lock file also says which files were begun: whatever a kill leaves, these are ours."""
-        lines = os.pread(self._lock.fileno(), size, 0).split(b"\n")
-        for line in lines[1:]:
-            with contextlib.suppress(ValueError):  # the last one may be cut
-                self._begun.add(str(json.loads(line)))
-        if lines[0] + b"\n" != LOCK_MARK:
+        known = os.pread(self._lock.fileno(), size, 0)
+        self._begun = begun_in(known)
+        if not known.startswith(LOCK_MARK):
             self._lock.truncate(0)
             self._lock.write(LOCK_MARK)
-        elif lines[-1]:
+        elif not known.endswith(b"\n"):
             self._lock.write(b"\n")
 
     def _begin(self, name: str) -> None:
@@ -115,12 +109,9 @@ class OutputFolder:
             self._lock.write(json.dumps(name).encode() + b"\n")
 
     def _take_up_journal(self) -> None:
+        check_staging(self.staging)  # again: now nobody else of ours writes here
         journal = self.staging / JOURNAL
         known = _journal(journal) if journal.exists() and not self.fresh else None
-        strange = [name for name in _files(self.staging) if not self._is_ours(name, known)]
-        if strange:
-            what = f"an unfinished output lies here, and in it what taskmerge did not write: {few(strange)}"
-            raise OutputError(what, str(self.staging), "move these out of it")
         if known is None or known["identity"] == "":
             self._clear()
         elif known["identity"] != self.identity:
@@ -135,15 +126,10 @@ class OutputFolder:
             }
         self._write_journal()
 
-    def _is_ours(self, name: str, known: _Journal | None) -> bool:
-        if name in (LOCK, JOURNAL, f"{JOURNAL}.new", FILE) or name.startswith((f"{SAVED}/", f".{SAVED}.partial/")):
-            return True
-        return name in self._begun or (known is not None and name in known["finished"])
-
     def _clear(self) -> None:
         """Removes what was collected, and nothing that somebody else has put there."""
-        for name in _files(self.staging):
-            if name not in (LOCK, JOURNAL) and self._is_ours(name, None):
+        for name in files_below(self.staging):
+            if name not in (LOCK, JOURNAL) and is_ours(name, self._begun):
                 (self.staging / name).unlink()
         for folder, _, _ in os.walk(self.staging, topdown=False):
             if Path(folder) != self.staging:
@@ -172,7 +158,7 @@ class OutputFolder:
     def take_over(self) -> None:
         """Takes the files that a library saved into the output."""
         with writing(self.final):
-            for name in _files(self.saved()):
+            for name in files_below(self.saved()):
                 (self.saved() / name).replace(self.path(name))
                 self._unsynced.append(self.staging / name)
             shutil.rmtree(self.saved())
@@ -214,7 +200,7 @@ class OutputFolder:
         record: see `record.new_record`. Returns what turned up in the older folder meanwhile, and was left there.
         """
         place = site(self.final, self.fresh, self.inputs, keep=self.keep)
-        names = sorted(name for name in _files(self.staging) if name not in (LOCK, JOURNAL, FILE))
+        names = sorted(name for name in files_below(self.staging) if name not in (LOCK, JOURNAL, FILE))
         if strange := [name for name in names if name not in self._begun and name not in self.finished]:
             what = f"something was put into the unfinished output: {few(strange)}"
             raise OutputError(what, str(self.staging), "move these out of it, and run the same command again")
@@ -248,30 +234,6 @@ class OutputFolder:
         for folder in self._made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
-
-
-def _files(folder: Path) -> list[str]:
-    """Every file and link below a folder, by its relative name; links to folders too."""
-    found: list[str] = []
-    for here, folders, files in os.walk(folder):
-        links = [name for name in folders if (Path(here) / name).is_symlink()]
-        found += [os.path.relpath(Path(here) / name, folder) for name in (*files, *links)]
-    return found
-
-
-def _check_staging(staging: Path) -> None:
-    """What lies where files are to be collected is an unfinished output of ours, nothing, or refused by name."""
-    if not os.path.lexists(staging):
-        return
-    there = {path.name for path in staging.iterdir()} if staging.is_dir() and not staging.is_symlink() else {""}
-    links = [] if "" in there else [name for name in _files(staging) if (staging / name).is_symlink()]
-    locked = is_lock(staging / LOCK) and (there == {LOCK} or (staging / LOCK).stat().st_size > 0)
-    ours = JOURNAL in there or locked or is_made_here(staging)
-    if (there and not ours) or links:
-        what = "stands where the output is put together, and was not made by taskmerge"
-        if links and ours:
-            what = f"an unfinished output lies here, and in it a link, which taskmerge did not write: {few(links)}"
-        raise OutputError(what, str(staging), "move it away")
 
 
 class _Journal(TypedDict):
