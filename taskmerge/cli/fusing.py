@@ -116,10 +116,13 @@ def _show_written(written: Written, seconds: float, notes: Sequence[str], as_jso
             "seconds": seconds,
             "sha256": dict(written.sha256),
             "resumed": list(written.resumed),
+            "remade": list(written.remade),
             "notes": list(notes),
         }
         print_json(table)
         return
+    for file in written.remade:
+        note(f"{file}: no longer what the interrupted run had written; made again")
     for file in written.resumed:
         note(f"{file}: taken over from the interrupted run")
     note(f"{show_bytes(written.bytes)} in {seconds:.1f} s: {written.path}")

@@ -12,11 +12,11 @@ from taskmerge.checkpoints.hashing import sha256_of
 from taskmerge.checkpoints.output.record import FUSED
 from taskmerge.checkpoints.output.saving import AHEAD, MEMORY, write_shards
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
-from taskmerge.errors import MergeError, TaskmergeError
+from taskmerge.errors import CheckpointError, MergeError, TaskmergeError
 from taskmerge.kernels import threads
 from taskmerge.merging import provenance
 from taskmerge.merging.fused import FusedStateDict
-from taskmerge.merging.identity import identity, input_folders
+from taskmerge.merging.identity import every_input, identity, input_folders
 from taskmerge.merging.model_card import model_card
 from taskmerge.merging.sides import add_side_files
 from taskmerge.merging.steps import BASE, Plan
@@ -29,12 +29,14 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Written:
-    """What a run has made. path: the output folder; sha256: of each weight file; resumed: files taken over."""
+    """What a run has made. path: the output folder; sha256: of each weight file; resumed: files taken over; remade:
+    finished files of the interrupted run that were no longer as it had written them."""
 
     path: Path
     bytes: int
     sha256: Mapping[str, str]
     resumed: tuple[str, ...] = ()
+    remade: tuple[str, ...] = ()
 
 
 def execute(
@@ -58,21 +60,36 @@ def execute(
     """
     device = parse_device(device)
     fused = FusedStateDict(plan, device)
-    fused.check_integers()
-    with OutputFolder(out, identity(plan, recipe), fresh, input_folders(plan)) as output:
+    began = identity(plan, recipe)
+    with OutputFolder(out, began, fresh, input_folders(plan)) as output:
         resumed = tuple(output.finished)
         try:
+            fused.check_integers()
             left = [shard for shard in plan.shards if shard.file not in output.finished]
             check_space(out, sum(shard.size for shard in left))
             hashes = _Hashes(plan)
             write_shards(output, list(plan.shards), fused.read_into, progress, memory, 1 if threads() == 1 else AHEAD)
             _add_everything_else(output, plan, recipe, hashes.result())
+            _check_same(began, plan, recipe)
             output.publish()
         except TaskmergeError as error:
             if isinstance(error, MergeError) or not output.finished:
                 output.abandon()
             raise
-    return Written(out, plan.bytes_written, dict(output.finished), resumed)
+    return Written(out, plan.bytes_written, dict(output.finished), resumed, tuple(output.remade))
+
+
+def _check_same(began: str, plan: Plan, recipe: Recipe) -> None:
+    """Raises CheckpointError when anything that decided about the result is no longer what it was, read or not."""
+    for state_dict in every_input(plan).values():
+        for file in state_dict.beside.files.values():
+            file.check()
+    if began and identity(plan, recipe) != began:
+        raise CheckpointError(
+            "configs, tokenizers, covariances or code of the inputs were written to while they were being read",
+            ", ".join(str(folder) for folder in input_folders(plan)),
+            "run it again when nobody writes to them any more",
+        )
 
 
 def _add_everything_else(output: OutputFolder, plan: Plan, recipe: Recipe, inputs: Mapping[str, Any]) -> None:
@@ -87,7 +104,7 @@ def _add_everything_else(output: OutputFolder, plan: Plan, recipe: Recipe, input
 def describe_inputs(plan: Plan) -> dict[str, Any]:
     """label -> what was read: the text that named it, commit on the hub, sha256 of each file."""
     table: dict[str, Any] = {}
-    for label, state_dict in plan.inputs.items():
+    for label, state_dict in every_input(plan).items():
         files = {name: sha256_of(file.path) for name, file in state_dict.beside.files.items()}
         table[label] = {"source": state_dict.label, "files": files}
         if commit := state_dict.beside.commit:

@@ -13,6 +13,7 @@ from taskmerge.checkpoints.hashing import sha256_of
 from taskmerge.checkpoints.output.saving import CHUNK
 from taskmerge.errors import Problem, RecipeError
 from taskmerge.merging.fused import FusedStateDict
+from taskmerge.merging.identity import every_input
 from taskmerge.merging.plan import plan
 from taskmerge.merging.provenance import Record, read_provenance, sentence
 from taskmerge.merging.steps import Plan
@@ -65,7 +66,7 @@ def _output_hashes(folder: Path, record: Record) -> list[str]:
 
 def _input_hashes(decided: Plan, record: Record) -> list[str]:
     findings = []
-    for label, state_dict in decided.inputs.items():
+    for label, state_dict in every_input(decided).items():
         recorded = record["inputs"][label]["files"] if label in record["inputs"] else {}
         found = {name: sha256_of(file.path) for name, file in state_dict.beside.files.items()}
         changed = sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))

@@ -20,7 +20,7 @@ from checkpoint_files import digests, write_model, write_recipe
 from places import HELPERS
 
 from taskmerge import recipes
-from taskmerge.checkpoints.output.writing import JOURNAL
+from taskmerge.checkpoints.output.journal import JOURNAL
 from taskmerge.errors import OutputError
 from taskmerge.merging import Written, execute, plan
 

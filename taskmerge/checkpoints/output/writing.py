@@ -1,8 +1,8 @@
 """The output folder: written beside its final place, and there whole or not at all.
 
 A run that was killed leaves ``.NAME.partial`` beside the place where NAME would be. It holds a journal with the
-identity of the run (recipe, inputs, version) and every finished file with its sha256; the next run with the same
-identity goes on from there.
+identity of the run (recipe, inputs, version), every finished file with its sha256 and the names of all others that were
+begun; the next run with the same identity reads the finished files again and goes on from those that are as they were.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypedDict
 
-from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.formats.held import using
+from taskmerge.checkpoints.hashing import content_sha256
+from taskmerge.checkpoints.output.journal import JOURNAL, read_journal, strangers
 from taskmerge.checkpoints.output.layout import ShardLayout
 from taskmerge.checkpoints.output.shard_writer import BUFFER, ShardWriter
-from taskmerge.errors import CheckpointError, OutputError
+from taskmerge.errors import OutputError, few
 from taskmerge.words.places import output_path
 
-JOURNAL = ".taskmerge-journal.json"
 LOCK = ".lock"
 
 
@@ -32,7 +32,9 @@ class OutputFolder:
 
     final: the folder to make. identity: text that is equal only for runs that would write the same bytes; "" for a run
     that cannot be gone on with. fresh: replace an existing output and throw away an unfinished one. inputs: folders
-    that are being read, which `final` must not replace.
+    that are being read, which `final` must not replace. Every file that is read while it is open must stay as it was:
+    nothing is noted as finished, and nothing published, before that has been looked at. remade: finished files of an
+    unfinished run that were no longer what had been written.
 
     Raises OutputError when `final` exists (without fresh) or holds an input, when an unfinished run with another
     identity lies there, or when another process is writing.
@@ -44,6 +46,10 @@ class OutputFolder:
         self.identity = identity
         self.fresh = fresh
         self.finished: dict[str, str] = {}
+        self.remade: list[str] = []
+        self._begun: set[str] = set()
+        self._noted: dict[str, str] = {}
+        self._written: set[str] = set()
         self._made: list[Path] = []
         self._unsynced: list[Path] = []
         check_free(self.final, fresh)
@@ -72,17 +78,25 @@ class OutputFolder:
         except BaseException:
             self._lock.close()
             raise
+        self._closing = contextlib.ExitStack()
+        self._used = self._closing.enter_context(using())
+        self._closing.callback(self._lock.close)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        self._closing.close()
+
+    def check_inputs(self) -> None:
+        """Raise CheckpointError for a file that was read from and is no longer as it was."""
+        for file in list(self._used):
+            file.check()
 
     def _take_up_journal(self) -> None:
         journal = self.staging / JOURNAL
         if self.fresh:
             self._clear()
         elif journal.exists():
-            table = _journal(journal)
+            table = read_journal(journal)
             if table["identity"] == "":
                 self._clear()
             elif table["identity"] != self.identity:
@@ -91,12 +105,35 @@ class OutputFolder:
                     str(self.staging),
                     "--fresh throws it away",
                 )
-            self.finished = {
-                name: digest for name, digest in table["finished"].items() if (self.staging / name).exists()
-            }
+            self._begun = set(table.get("begun", [])) | {JOURNAL + ".new"}
+            self._refuse_strangers(set(table["finished"]) | self._begun)
+            self._keep_what_is_whole(table["finished"])
         else:
             self._clear()
         self._write_journal()
+
+    def _refuse_strangers(self, own: set[str]) -> None:
+        """What lies in an unfinished output and was not written by its run would be published with it."""
+        strange = strangers(self.staging, own | {JOURNAL, LOCK})
+        if strange:
+            raise OutputError(
+                f"holds what its run did not write: {few(strange)}",
+                str(self.staging),
+                "move it away and run it again; --fresh throws away the whole folder",
+            )
+
+    def _keep_what_is_whole(self, finished: Mapping[str, str]) -> None:
+        """Finished files whose bytes are still those that were written; others, and what was only begun, go."""
+        for name in sorted(self._begun - set(finished)):
+            (self.staging / name).unlink(missing_ok=True)
+        self._begun = set()
+        for name, digest in finished.items():
+            path = self.staging / name
+            if path.is_file() and content_sha256(path) == digest:
+                self.finished[name] = digest
+            elif path.is_file():
+                self.remade.append(name)
+                path.unlink()
 
     def _clear(self) -> None:
         for path in self.staging.iterdir():
@@ -104,15 +141,19 @@ class OutputFolder:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def _write_journal(self) -> None:
-        table = {"identity": self.identity, "finished": self.finished}
+        table = {"identity": self.identity, "finished": self.finished, "begun": sorted(self._begun)}
         path = self.staging / f"{JOURNAL}.new"
         path.write_text(json.dumps(table), "utf-8")
-        if self.finished:  # before that there is nothing to go on from
+        if self.finished != self._noted:  # what is only begun need not be known after a power cut
             _sync(path)
+            self._noted = dict(self.finished)
         path.replace(self.staging / JOURNAL)
 
     def path(self, name: str) -> Path:
-        """Where the file `name` is being collected; makes its folders."""
+        """Where the file `name` is being collected; notes that it is begun, and makes its folders."""
+        if name not in self._begun:
+            self._begun.add(name)
+            self._write_journal()
         path = self.staging / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
@@ -126,6 +167,10 @@ class OutputFolder:
         try:
             yield writer
             digest = writer.finish()
+            self.check_inputs()
+        except Exception:
+            path.unlink(missing_ok=True)
+            raise
         finally:
             writer.close()
         path.replace(self.path(layout.file))
@@ -135,18 +180,22 @@ class OutputFolder:
     def add_text(self, name: str, text: str) -> None:
         """Writes a small file; on disk for sure once published."""
         path = self.path(name)
+        self._written.add(name)
         path.write_bytes(text.encode("utf-8"))
         self._unsynced.append(path)
 
     def add_copy(self, name: str, source: Path) -> None:
         """Copies a side file (contents, not links)."""
         target = self.path(name)
+        self._written.add(name)
         shutil.copyfile(source, target)
         self._unsynced.append(target)
 
     def publish(self) -> None:
         """Moves the finished folder to its final place."""
         check_free(self.final, self.fresh)
+        self.check_inputs()
+        self._refuse_strangers(set(self.finished) | self._written)
         folders = [Path(folder) for folder, _, _ in os.walk(self.staging)]
         with ThreadPoolExecutor(8) as threads:  # at once: a file system commits what is asked for together
             list(threads.map(_sync, [*self._unsynced, *folders]))
@@ -171,23 +220,6 @@ class OutputFolder:
         for folder in self._made:
             with contextlib.suppress(OSError):
                 folder.rmdir()
-
-
-class _Journal(TypedDict):
-    identity: str
-    finished: dict[str, str]
-
-
-def _journal(path: Path) -> _Journal:
-    try:
-        journal: _Journal = read_json(path, _Journal)
-    except CheckpointError as error:
-        what = f"an unfinished run lies here, and its journal {error.problems[0].what}"
-        raise OutputError(what, str(path.parent), "--fresh throws it away") from None
-    if any("\0" in name or ".." in Path(name).parts or Path(name).is_absolute() for name in journal["finished"]):
-        what = "an unfinished run lies here, and its journal names files outside"
-        raise OutputError(what, str(path.parent), "--fresh throws it away")
-    return journal
 
 
 def check_free(final: Path, fresh: bool) -> None:

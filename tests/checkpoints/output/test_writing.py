@@ -251,7 +251,12 @@ def test_the_journal_says_what_the_files_are(tmp_path: Path) -> None:
         with pytest.raises(OutputError, match=r"wrote .* bytes of"), output.shard(shard) as writer:
             writer.write(tensors["a"].numpy()[:3])
         journal = json.loads((output.staging / JOURNAL).read_text())
-        assert journal == {"identity": "x", "finished": {shard.file: digests(output.staging)[shard.file]}}
+        begun = [shard.file, f"{shard.file}.unfinished"]
+        assert journal == {
+            "identity": "x",
+            "finished": {shard.file: digests(output.staging)[shard.file]},
+            "begun": begun,
+        }
         output.publish()
     assert open_stored(tmp_path / "out").read("a").tolist() == [0, 1, 2, 3, 4]
 
