@@ -130,24 +130,79 @@ def _show_written(written: Written, seconds: float, notes: Sequence[str], as_jso
 
 
 def verify(
-    out: Path = typer.Argument(help="A folder made by `taskmerge fuse`."),
-    hashes_only: bool = typer.Option(False, "--hashes-only", help="Compare sha256 only; do not fuse again."),
+    model: str = typer.Argument(help="A model that `taskmerge fuse` made; with --base, anybody's merge."),
+    hashes_only: bool = typer.Option(False, "--hashes-only", help="Compare sha256 and plan; do not merge again."),
     recipe_folder: Path | None = typer.Option(
         None, help="Where the recipe's relative paths start, when the model was moved away from it."
     ),
+    base: str = typer.Option(None, "--base", help="What it should have been made from; overrides the recipe's base."),
+    recipe: Path = typer.Option(None, "--recipe", help="The merge that it should be, ours or mergekit's."),
+    adapter: list[str] = typer.Option([], "--adapter", help="An adapter that should be in it, over --base."),
+    specialist: list[str] = typer.Option([], "--specialist", help="A model that should be in it."),
+    weight: list[float] = typer.Option(
+        [], "--weight", help="Of each adapter, then of each specialist; one for all; 1 by default."
+    ),
+    device: str = DEVICE,
     as_json: bool = JSON,
 ) -> None:
-    """Re-derive a fused model from its recorded recipe and say what differs."""
-    from taskmerge.merging.verify import verify as run
+    """Say whether a model is the merge that it should be, and what it is instead.
 
-    findings = run(out, rederive=not hashes_only, recipe_folder=recipe_folder)
+    Without --base or --recipe: one that `fuse` made, by its own record. With them: any model, whoever made it. It is
+    exact; within rounding; the base, nothing applied; the same with other weights; torn, of parts that fit and parts
+    that do not; or another model. Whether the text path was left alone is proved by comparing its bytes. Exit 0: exact,
+    within rounding, or as recorded; 1: anything else.
+    """
+    if base or recipe or adapter or specialist or weight:
+        if hashes_only or recipe_folder:
+            option = "--hashes-only" if hashes_only else "--recipe-folder"
+            raise UsageError(f"{option} is of a model's own record", next_move="leave it out, or --base and --recipe")
+        _judge(model, base, recipe, (adapter, specialist, weight), device, as_json)
+        return
+    from taskmerge.merging.verify import verified
+
+    found = verified(Path(model), rederive=not hashes_only, recipe_folder=recipe_folder)
     if as_json:
-        print_json({"path": str(out), "same": not findings, "differences": findings})
+        print_json({"path": model, "same": not found.differences, "differences": list(found.differences),
+                    "checked": list(found.checked), "unchecked": list(found.unchecked)})  # fmt: skip
     else:
-        for line in findings:
+        for line in found.differences:
             print(line)
-        note("differs from its record" if findings else "as recorded: inputs, output and every tensor")
-    if findings:
+        for line in found.checked:
+            note(f"checked: {line}")
+        for line in found.unchecked:
+            note(f"not checked: {line}")
+        note("differs from its record" if found.differences else "as recorded, in all that was checked")
+    if found.differences:
+        raise typer.Exit(1)
+
+
+def _judge(
+    model: str,
+    base: str | None,
+    recipe: Path | None,
+    parts: tuple[list[str], list[str], list[float]],
+    device: str,
+    as_json: bool,
+) -> None:
+    from taskmerge.merging.judging.said import as_said
+    from taskmerge.merging.judging.verdict import judge
+    from taskmerge.words.devices import parse_device
+
+    found = judge(model, as_said(base, recipe, *parts), parse_device(device))
+    if as_json:
+        print_json({"path": model, **found.as_dict()})
+    else:
+        statuses = sorted({one.status for one in found.findings})
+        rows = [
+            (component, *(counts[status] or "" for status in statuses))
+            for component, counts in sorted(found.components().items())
+        ]
+        print_table(("component", *statuses), rows, "tensors")
+        for line in found.notes:
+            note(line)
+        print(f"text path {found.text_path}")
+        print(found.sentence)
+    if not found.fits:
         raise typer.Exit(1)
 
 

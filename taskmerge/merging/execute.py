@@ -95,7 +95,7 @@ def _check_same(began: str, plan: Plan, recipe: Recipe) -> None:
 def _add_everything_else(output: OutputFolder, plan: Plan, recipe: Recipe, inputs: Mapping[str, Any]) -> None:
     add_side_files(output, plan, recipe.output.dtype)
     record = provenance.describe(plan, recipe.text, recipe.folder, output.final, inputs)
-    record["outputs"] = dict(output.finished)
+    record["outputs"], record["side_files"] = dict(output.finished), dict(output.side_files)
     output.add_text(FUSED, provenance.render(record))
     sources = {BASE: recipe.base, **{name: row.adapter or row.model for name, row in recipe.specialists.items()}}
     output.add_text("README.md", model_card(plan, output.final.name, recipe.text, sources))

@@ -50,9 +50,7 @@ class _InputRecord(TypedDict):
     files: dict[str, str]
 
 
-class Record(TypedDict):
-    """What of a taskmerge.json is read back."""
-
+class _Record(TypedDict):
     recipe: str
     recipe_folder: str
     inputs: dict[str, _InputRecord]
@@ -61,16 +59,23 @@ class Record(TypedDict):
     rules: list[str]
 
 
+class Record(_Record, total=False):
+    """What of a taskmerge.json is read back. side_files: those beside the weights, name -> sha256."""
+
+    side_files: dict[str, str]
+
+
 def read_provenance(folder: Path) -> Record:
     """The record of a model made by taskmerge. Raises CheckpointError when there is none."""
     path = folder / FUSED
     if not path.is_file():
-        raise CheckpointError(f"has no {FUSED}: it was not made by taskmerge fuse", str(folder))
+        move = "say what it should be: verify MODEL --base BASE --recipe FILE (or --adapter FOLDER, --specialist MODEL)"
+        raise CheckpointError(f"has no {FUSED}: it was not made by taskmerge fuse", str(folder), move)
     move = "without its record the model cannot be verified; fuse it again"
     record: Record = read_json(path, Record, move)
     if not all(0 <= number < len(record["rules"]) for number in record["tensors"].values()):
         raise CheckpointError("tensors name rules that are not there", str(path), move)
-    if any("\0" in text for text in (record["recipe_folder"], *record["outputs"])):
+    if any("\0" in text for text in (record["recipe_folder"], *record["outputs"], *record.get("side_files", {}))):
         raise CheckpointError("names files with a zero byte", str(path), move)
     return record
 

@@ -33,8 +33,10 @@ class OutputFolder:
     final: the folder to make. identity: text that is equal only for runs that would write the same bytes; "" for a run
     that cannot be gone on with. fresh: replace an existing output and throw away an unfinished one. inputs: folders
     that are being read, which `final` must not replace. Every file that is read while it is open must stay as it was:
-    nothing is noted as finished, and nothing published, before that has been looked at. remade: finished files of an
-    unfinished run that were no longer what had been written.
+    nothing is noted as finished, and nothing published, before that has been looked at.
+
+    finished: sha256 of the weight files that are done. side_files: of what was added beside them. remade: finished
+    files of an unfinished run that were no longer what had been written.
 
     Raises OutputError when `final` exists (without fresh) or holds an input, when an unfinished run with another
     identity lies there, or when another process is writing.
@@ -49,7 +51,7 @@ class OutputFolder:
         self.remade: list[str] = []
         self._begun: set[str] = set()
         self._noted: dict[str, str] = {}
-        self._written: set[str] = set()
+        self.side_files: dict[str, str] = {}
         self._made: list[Path] = []
         self._unsynced: list[Path] = []
         check_free(self.final, fresh)
@@ -180,22 +182,22 @@ class OutputFolder:
     def add_text(self, name: str, text: str) -> None:
         """Writes a small file; on disk for sure once published."""
         path = self.path(name)
-        self._written.add(name)
         path.write_bytes(text.encode("utf-8"))
+        self.side_files[name] = content_sha256(path)
         self._unsynced.append(path)
 
     def add_copy(self, name: str, source: Path) -> None:
         """Copies a side file (contents, not links)."""
         target = self.path(name)
-        self._written.add(name)
         shutil.copyfile(source, target)
+        self.side_files[name] = content_sha256(target)
         self._unsynced.append(target)
 
     def publish(self) -> None:
         """Moves the finished folder to its final place."""
         check_free(self.final, self.fresh)
         self.check_inputs()
-        self._refuse_strangers(set(self.finished) | self._written)
+        self._refuse_strangers(set(self.finished) | set(self.side_files))
         folders = [Path(folder) for folder, _, _ in os.walk(self.staging)]
         with ThreadPoolExecutor(8) as threads:  # at once: a file system commits what is asked for together
             list(threads.map(_sync, [*self._unsynced, *folders]))

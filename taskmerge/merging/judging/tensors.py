@@ -56,7 +56,8 @@ class Finding:
     """What one tensor is.
 
     entries: how many. off: those whose bits are not the planned ones. largest: the largest distance, in steps of the
-    format. telling: whether the planned tensor differs from the base's, so that one can be told from the other.
+    format. telling: whether the planned tensor differs from the base's, so that one can be told from the other; of one
+    that is within rounding, by more than that.
     unchanged: whether it is bit for bit the base's; None where the base has none. rows: what rows are, where only some
     fit. gram, moment: of the least-squares fit of what was added to the base. drift: Σ (y - e) u, Σ u², Σ (y - e)² of
     what is stored, what is planned, and what the plan adds.
@@ -85,19 +86,23 @@ def compared(sides: Sides, name: str, component: str) -> Finding:
     found = Finding(name, component, "other", merged.count)
     count = len(sides.labels) or 1
     found.gram, found.moment = np.zeros((count, count)), np.zeros(count)
-    rows, of_base, told_apart = _Rows(), 0, 0
+    rows, of_base, told_apart, clearly = _Rows(), 0, 0, 0
     for start, stop, width in _spans(merged.shape):
         y, e = sides.merged.read(name, start, stop), sides.planned.read(name, start, stop)
         equal, b = same_bits(y, e), _base_entries(sides, name, start, stop)
         own = same_bits(y, b) if b is not None else np.zeros(len(equal), bool)
         telling = ~same_bits(e, b) if b is not None else np.ones(len(equal), bool)
-        units = _units(sides, name, start, stop, y, e, equal, found) if kinds[0] else np.where(equal, 0.0, np.inf)
+        units = (
+            _units(sides, name, (start, stop, width), y, e, equal, found) if kinds[0] else np.where(equal, 0.0, np.inf)
+        )
         found.off += int((~equal).sum())
         found.largest = max(found.largest, float(units.max(initial=0.0)))
         of_base += int(own.sum())
         told_apart += int(telling.sum())
+        clear = telling if b is None or not kinds[0] else _clear(sides, name, (start, stop, width), e, b)
+        clearly += int(clear.sum())
         filled = y.view(np.uint8).reshape(len(equal), -1).any(axis=1)
-        rows.add(units <= sides.most_units, own, filled, telling, width)
+        rows.add(units <= sides.most_units, own, filled, clear, width)
     has_base = name in sides.base.tensors
     found.unchanged = of_base == merged.count and sides.base.tensors[name].dtype == merged.dtype if has_base else None
     found.telling = told_apart > 0
@@ -106,7 +111,7 @@ def compared(sides: Sides, name: str, component: str) -> Finding:
     elif has_base and of_base == merged.count:
         found.status = "base"
     elif found.largest <= sides.most_units:
-        found.status = "rounding"
+        found.status, found.telling = "rounding", clearly > 0
     elif rows.some_fit:
         found.status, found.rows = "torn", rows.ranges()
     return found
@@ -125,11 +130,11 @@ def _base_entries(sides: Sides, name: str, start: int, stop: int) -> np.ndarray 
 def explained(sides: Sides, name: str, weights: np.ndarray) -> bool:
     """Whether a tensor is the base and its deltas times these weights, within rounding."""
     info = sides.merged.tensors[name]
-    for start, stop, _ in _spans(info.shape):
+    for start, stop, width in _spans(info.shape):
         y = decode(sides.merged.read(name, start, stop), info.dtype)
         b, deltas = _directions(sides, name, start, stop)
         away = np.abs(y - (b + weights @ deltas))
-        allowed = step(np.abs(b) + np.maximum(np.abs(y), np.abs(weights) @ np.abs(deltas)), info.dtype)
+        allowed = step(_size(sides, b, deltas, weights, y, width), info.dtype)
         if not (away <= sides.most_units * allowed).all():
             return False
     return True
@@ -163,11 +168,17 @@ def _spans(shape: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
 
 
 def _units(
-    sides: Sides, name: str, start: int, stop: int, y: np.ndarray, e: np.ndarray, equal: np.ndarray, found: Finding
+    sides: Sides,
+    name: str,
+    span: tuple[int, int, int],
+    y: np.ndarray,
+    e: np.ndarray,
+    equal: np.ndarray,
+    found: Finding,
 ) -> np.ndarray:
     """How far each entry is from the planned one, in steps of its format at the largest number that went into it; adds
     to the fit of what was added to the base."""
-    dtype = sides.merged.tensors[name].dtype
+    (start, stop, width), dtype = span, sides.merged.tensors[name].dtype
     own, planned = decode(y, dtype), decode(e, dtype)
     size = np.maximum(np.abs(own), np.abs(planned))
     if sides.step(name) is not None:
@@ -177,7 +188,7 @@ def _units(
         found.gram += deltas @ deltas.T
         found.moment += deltas @ added
         said = _said(sides, name) if sides.labels else np.ones(1)
-        size = np.abs(b) + np.maximum(np.abs(planned), np.abs(said) @ np.abs(deltas))
+        size = _size(sides, b, deltas, said, planned, width)
         with np.errstate(invalid="ignore"):
             gap = np.where(np.isfinite(own - planned), own - planned, 0.0)
         added = said @ deltas
@@ -185,6 +196,29 @@ def _units(
     with np.errstate(invalid="ignore"):
         away = np.abs(own - planned) / step(np.where(np.isfinite(size), size, 1.0), dtype)
     return np.where(equal, 0.0, np.nan_to_num(away, nan=np.inf, posinf=np.inf))
+
+
+def _clear(sides: Sides, name: str, span: tuple[int, int, int], e: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Where the planned entries are further from the base's than rounding may bring them: bool (entries,)."""
+    dtype = sides.merged.tensors[name].dtype
+    planned, own = decode(e, dtype), decode(b, dtype)
+    size = np.abs(own) + np.abs(planned)
+    with np.errstate(invalid="ignore"):
+        return np.abs(planned - own) > sides.most_units * step(np.where(np.isfinite(size), size, 1.0), dtype)
+
+
+def _size(
+    sides: Sides, b: np.ndarray, deltas: np.ndarray, weights: np.ndarray, result: np.ndarray, width: int
+) -> np.ndarray:
+    """The largest number that may have stood where an entry was computed: float64 (entries,).
+
+    An adapter's product is a sum itself, with partial sums about as large as the largest entries of its row.
+    """
+    sizes = np.abs(deltas)
+    for row, label in enumerate(sides.labels):
+        if label in sides.fused.plan.adapters:
+            sizes[row] = np.repeat(sizes[row].reshape(-1, width).max(axis=1), width)
+    return np.abs(b) + np.maximum(np.abs(result), np.abs(weights) @ sizes)
 
 
 def _directions(

@@ -10,13 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from taskmerge.checkpoints.components import BACKBONE, EMBEDDINGS, HEAD
+from taskmerge.checkpoints.components import BACKBONE, EMBEDDINGS, HEAD, component_map
 from taskmerge.checkpoints.formats.quantized import dequantized
 from taskmerge.checkpoints.formats.reading import open_stored
-from taskmerge.checkpoints.lineage.alignment import Alignment, align_all
+from taskmerge.checkpoints.lineage.alignment import align_all
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.errors import few
+from taskmerge.errors import TaskmergeError, few
 from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.judging.tensors import FITS, Finding, Sides, compared, explained, is_linear
 from taskmerge.merging.plan import plan
@@ -95,7 +95,7 @@ def judge(merged: str | Path, recipe: Recipe, device: str = "cpu") -> Judgement:
 
     Raises: what opening, aligning and planning raise.
     """
-    stored = dequantized(open_stored(merged, recipe.folder))
+    stored = dequantized(open_stored(merged))
     sides, components, notes = _sides(stored, FusedStateDict(plan(recipe), device), recipe)
     names = list(dict.fromkeys((*sides.planned.tensors, *sides.merged.tensors)))
     findings = [_finding(sides, name, components.get(name, "")) for name in names]
@@ -113,8 +113,8 @@ def _sides(
     merged: StateDict, fused: FusedStateDict, recipe: Recipe
 ) -> tuple[Sides, Mapping[str, str], tuple[str, ...]]:
     """All under one naming; the plan rounded into the formats that the merged model has."""
-    alignment = _aligned(fused, merged, recipe)
-    theirs = alignment.census.inputs[_MERGED].tensors
+    inputs, components, notes = _aligned(fused, merged, recipe)
+    theirs = inputs[_MERGED].tensors
     steps, other = [], 0
     for step in fused.plan.steps:
         info = theirs.get(step.info.name)
@@ -124,20 +124,28 @@ def _sides(
         steps.append(step)
     if other:
         fused = FusedStateDict(replace(fused.plan, steps=tuple(steps)), fused.device)
-        alignment = _aligned(fused, merged, recipe)
-    inputs = alignment.census.inputs
+        inputs, components, notes = _aligned(fused, merged, recipe)
     merging = [step for step in fused.plan.steps if step.action == "merge"]
     linear = all(is_linear(fused.plan.program(step)) for step in merging)
     labels = tuple(label for label in fused.plan.inputs if label != BASE) if linear else ()
-    notes = tuple(alignment.notes)
     if other:
         notes += (f"{other} tensors have another number format than planned: compared in their own",)
     sides = Sides(inputs[BASE], inputs[_MERGED], inputs[_ORIGINAL], fused, labels)
-    return sides, alignment.census.components, notes
+    return sides, components, notes
 
 
-def _aligned(fused: FusedStateDict, merged: StateDict, recipe: Recipe) -> Alignment:
-    return align_all({BASE: fused, _MERGED: merged, _ORIGINAL: fused.plan.base}, recipe.components)
+def _aligned(
+    fused: FusedStateDict, merged: StateDict, recipe: Recipe
+) -> tuple[Mapping[str, StateDict], Mapping[str, str], tuple[str, ...]]:
+    """Inputs and components under one naming. A model that is not of this lineage is compared by its own names."""
+    inputs = {BASE: fused, _MERGED: merged, _ORIGINAL: fused.plan.base}
+    try:
+        alignment = align_all(inputs, recipe.components)
+    except TaskmergeError as error:
+        said = f"names were compared as they are stored: {error.problems[0].what.splitlines()[0]}"
+        components = component_map({**merged.tensors, **fused.tensors}, fused.config, recipe.components, strict=False)
+        return inputs, components, (said,)
+    return alignment.census.inputs, alignment.census.components, alignment.notes
 
 
 def _finding(sides: Sides, name: str, component: str) -> Finding:
