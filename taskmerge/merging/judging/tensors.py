@@ -19,6 +19,8 @@ from taskmerge.numbers.rounding import decode, step
 
 CHUNK = 1 << 20
 _MOST_RANGES = 4
+_LEAST_TELLING = 4
+"""Entries of a row that must differ from the base's for the row to say that it fits."""
 
 Status = Literal["exact", "rounding", "base", "other weights", "torn", "other", "missing", "extra", "another shape"]
 FITS: frozenset[Status] = frozenset(("exact", "rounding"))
@@ -48,17 +50,16 @@ class Sides:
     def most_units(self) -> int:
         """Steps of the number format that a sum may be off by when every weighted delta, every partial sum and the
         result are rounded into that format, half a step each."""
-        return 1 + len(self.fused.plan.inputs) - 1
+        return len(self.fused.plan.inputs)
 
 
 @dataclass
 class Finding:
     """What one tensor is.
 
-    entries: how many. off: those whose bits are not the planned ones. largest: the largest distance, in steps of the
-    format. telling: whether the planned tensor differs from the base's, so that one can be told from the other; of one
-    that is within rounding, by more than that.
-    unchanged: whether it is bit for bit the base's; None where the base has none. rows: what rows are, where only some
+    entries: how many. off: those whose bits are not the planned ones. beyond: those further away than rounding.
+    largest: the largest distance, in steps of the format. telling: whether the planned tensor differs from the base's,
+    so that one can be told from the other; of one that is within rounding, by more than that. unchanged: whether it is bit for bit the base's; None where the base has none. rows: what rows are, where only some
     fit. gram, moment: of the least-squares fit of what was added to the base. drift: Σ (y - e) u, Σ u², Σ (y - e)² of
     what is stored, what is planned, and what the plan adds.
     """
@@ -68,6 +69,7 @@ class Finding:
     status: Status
     entries: int = 0
     off: int = 0
+    beyond: int = 0
     largest: float = 0.0
     telling: bool = True
     unchanged: bool | None = None
@@ -97,12 +99,13 @@ def compared(sides: Sides, name: str, component: str) -> Finding:
         )
         found.off += int((~equal).sum())
         found.largest = max(found.largest, float(units.max(initial=0.0)))
+        found.beyond += int((units > sides.most_units).sum())
         of_base += int(own.sum())
         told_apart += int(telling.sum())
         clear = telling if b is None or not kinds[0] else _clear(sides, name, (start, stop, width), e, b)
         clearly += int(clear.sum())
         filled = y.view(np.uint8).reshape(len(equal), -1).any(axis=1)
-        rows.add(units <= sides.most_units, own, filled, clear, width)
+        rows.add(units <= sides.most_units, own, filled, clear | (equal & telling), width)
     has_base = name in sides.base.tensors
     found.unchanged = of_base == merged.count and sides.base.tensors[name].dtype == merged.dtype if has_base else None
     found.telling = told_apart > 0
@@ -251,12 +254,26 @@ def _said(sides: Sides, name: str) -> np.ndarray:
     return weights
 
 
+_ROWS = ("fit", "are zero", "equal the base's", "fit nothing")
+_ROW = ("fits", "is zero", "equals the base's", "fits nothing")
+
+
 class _Rows:
     """What each row of a tensor is, and which stand together."""
 
     def __init__(self) -> None:
         self._kinds: list[np.ndarray] = []
-        self.some_fit = False
+        self._fitting = 0
+        self._some_fit = False
+
+    @property
+    def some_fit(self) -> bool:
+        """Whether rows fit, and hardly by chance: entries of a vector may, one here and one there."""
+        return self._some_fit or (self._fitting >= _LEAST_TELLING and len(self._cuts()) - 1 <= _MOST_RANGES)
+
+    def _cuts(self) -> list[int]:
+        kinds = np.concatenate(self._kinds)
+        return [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(kinds)]
 
     def add(self, within: np.ndarray, own: np.ndarray, nonzero: np.ndarray, telling: np.ndarray, width: int) -> None:
         """Some more whole rows. All bool, of entries."""
@@ -266,16 +283,20 @@ class _Rows:
         kinds[~nonzero.any(axis=1)] = 1
         kinds[within.all(axis=1)] = 0
         self._kinds.append(kinds)
-        self.some_fit |= bool(((kinds == 0) & telling.any(axis=1)).any())
+        self._fitting += int(telling[kinds == 0].sum()) if width == 1 else 0
+        self._some_fit |= bool(((kinds == 0) & (telling.sum(axis=1) >= _LEAST_TELLING)).any()) and width > 1
 
     def ranges(self) -> tuple[str, ...]:
         """What stands in which rows; where they are scattered, how many of each kind."""
         kinds = np.concatenate(self._kinds)
-        words = ("fit", "are zero", "equal the base's", "fit nothing")
-        cuts = [0, *(np.flatnonzero(np.diff(kinds)) + 1).tolist(), len(kinds)]
+        cuts = self._cuts()
         if len(cuts) - 1 <= _MOST_RANGES:
-            return tuple(f"rows {low} to {high - 1} {words[kinds[low]]}" for low, high in pairwise(cuts))
+            return tuple(_of_rows(low, high, kinds[low]) for low, high in pairwise(cuts))
         counts = np.bincount(kinds, minlength=4)
         return tuple(
-            f"{count:,} of {len(kinds):,} rows {word}" for count, word in zip(counts, words, strict=True) if count
+            f"{count:,} of {len(kinds):,} rows {word}" for count, word in zip(counts, _ROWS, strict=True) if count
         )
+
+
+def _of_rows(low: int, high: int, kind: int) -> str:
+    return f"row {low} {_ROW[kind]}" if high - low == 1 else f"rows {low} to {high - 1} {_ROWS[kind]}"

@@ -75,6 +75,7 @@ class Judgement:
                     "status": one.status,
                     "entries": one.entries,
                     "entries_off": one.off,
+                    "entries_beyond_rounding": one.beyond,
                     "largest_units": one.largest if np.isfinite(one.largest) else None,
                     "equals_base": one.unchanged,
                     "rows": list(one.rows),
@@ -236,7 +237,9 @@ def _sentence(verdict: Verdict, findings: list[Finding], weights: Mapping[str, f
     if verdict == "other weights":
         return f"other weights: it fits as if {_as_if(weights, sides)}"
     if verdict == "torn":
-        return f"torn: {len(wrong)} of {count} tensors do not fit, the others do: {_named(wrong)}"
+        beyond, of = sum(one.beyond for one in wrong), sum(one.entries for one in findings)
+        share = f"{beyond:,} of {of:,} entries" if beyond else "none of their entries is known to be wrong"
+        return f"torn: {len(wrong)} of {count} tensors do not fit ({share}), the others do: {_named(wrong)}"
     if verdict == "other tensors":
         return f"other tensors: what both have fits, but {_named(wrong)}"
     return f"another model: {len(wrong)} of {count} tensors do not fit, with no weights either: {_named(wrong)}"
