@@ -59,9 +59,10 @@ class Finding:
 
     entries: how many. off: those whose bits are not the planned ones. beyond: those further away than rounding.
     largest: the largest distance, in steps of the format. telling: whether the planned tensor differs from the base's,
-    so that one can be told from the other; of one that is within rounding, by more than that. unchanged: whether it is bit for bit the base's; None where the base has none. rows: what rows are, where only some
-    fit. gram, moment: of the least-squares fit of what was added to the base. drift: Σ (y - e) u, Σ u², Σ (y - e)² of
-    what is stored, what is planned, and what the plan adds.
+    so that one can be told from the other; of one that is within rounding, by more than that. unchanged: whether it is
+    bit for bit the base's; None where the base has none. rows: what rows are, where only some fit. gram, moment: of the
+    least-squares fit of what was added to the base. drift: Σ (y - e) u, Σ u², Σ (y - e)² of what is stored, what is
+    planned, and what the plan adds.
     """
 
     name: str
