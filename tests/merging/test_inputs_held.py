@@ -14,25 +14,13 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_files import digests, write_model, write_recipe
-from test_kill import StopsAfter, environment, prepare, refused, run
+from disturbed_runs import Once, StopsAfter, environment, prepare, refused, run
 
 from taskmerge import recipes
 from taskmerge.errors import CheckpointError
 from taskmerge.merging import execute, plan
 
 Change = Callable[[Path], object]
-
-
-class Once:
-    """Progress that changes something when the first bytes are written."""
-
-    def __init__(self, change: Callable[[], object]) -> None:
-        self.change: Callable[[], object] | None = change
-
-    def __call__(self, count: int) -> None:
-        change, self.change = self.change, None
-        if change:
-            change()
 
 
 def overwrite(path: Path, *, byte: int = 0, same_time: bool = False) -> None:
@@ -120,7 +108,7 @@ def test_the_own_base_of_a_specialist_is_an_input_as_well(tmp_path: Path) -> Non
 CUT = """
 import os, sys
 from pathlib import Path
-from test_inputs_held import Once
+from disturbed_runs import Once
 from taskmerge import recipes
 from taskmerge.errors import CheckpointError
 from taskmerge.merging import execute, plan
@@ -159,8 +147,7 @@ def test_an_input_cut_off_under_the_run(tmp_path: Path, command: str, length: in
         torch.save(load_file(tmp_path / "image" / "model.safetensors"), tmp_path / "image" / file)
         (tmp_path / "image" / "model.safetensors").unlink()
     said = [sys.executable, "-c", CUT, str(tmp_path), command, str(length)]
-    here = {**environment(), "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), environment()["PYTHONPATH"]])}
-    done = subprocess.run(said, capture_output=True, text=True, timeout=60, env=here)
+    done = subprocess.run(said, capture_output=True, text=True, timeout=60, env=environment())
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{file}: was cut off while it was being read: {length:,} bytes are left" in done.stdout
     assert not (tmp_path / "out").exists()

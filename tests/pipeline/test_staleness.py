@@ -113,7 +113,7 @@ SCORED = FUSE.rstrip() + "\nevaluate: {retrieval: {audio: held.jsonl}}\n"
 
 def test_the_report_holds_no_score_of_another_model(trained: Path) -> None:
     table, _ = run_quietly(trained, SCORED, start="fuse")
-    assert "evaluate" in table["stages"] and table["outdated"] == []
+    assert "evaluate" in table["stages"] and "evaluate" not in table["outdated"]
     other = SCORED.replace("weight: 0.5", "weight: 0.25")
     table, said = run_quietly(trained, other, start="fuse", until="fuse")
     assert "evaluate" not in table["stages"] and "evaluate" in table["outdated"]

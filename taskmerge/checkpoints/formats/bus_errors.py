@@ -31,14 +31,13 @@ _handler: Any = None
 _before = ctypes.create_string_buffer(512)  # struct sigaction of whoever had the signal; larger than any
 
 
+_MASK = ctypes.c_uint32 if sys.platform == "darwin" else ctypes.c_uint8 * 128
+
+
 class _Sigaction(ctypes.Structure):
     """As far as it is set here; what follows is zero."""
 
-    _fields_ = (
-        [("handler", ctypes.c_void_p), ("mask", ctypes.c_uint32), ("flags", ctypes.c_int)]
-        if sys.platform == "darwin"
-        else [("handler", ctypes.c_void_p), ("mask", ctypes.c_uint8 * 128), ("flags", ctypes.c_int)]
-    ) + [("rest", ctypes.c_uint8 * 256)]
+    _fields_ = [("handler", ctypes.c_void_p), ("mask", _MASK), ("flags", ctypes.c_int), ("rest", ctypes.c_uint8 * 256)]
 
 
 _ON_STACK, _SIGINFO = (0x1, 0x40) if sys.platform == "darwin" else (0x08000000, 0x4)

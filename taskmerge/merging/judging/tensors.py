@@ -106,7 +106,7 @@ def compared(sides: Sides, name: str, component: str) -> Finding:
         clear = telling if b is None or not kinds[0] else _clear(sides, name, (start, stop, width), e, b)
         clearly += int(clear.sum())
         filled = y.view(np.uint8).reshape(len(equal), -1).any(axis=1)
-        rows.add(units <= sides.most_units, own, filled, clear | (equal & telling), width)
+        rows.add(np.asarray(units <= sides.most_units), own, filled, clear | (equal & telling), width)
     has_base = name in sides.base.tensors
     found.unchanged = of_base == merged.count and sides.base.tensors[name].dtype == merged.dtype if has_base else None
     found.telling = told_apart > 0
