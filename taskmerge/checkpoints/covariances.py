@@ -71,7 +71,10 @@ class InputCovariances(Mapping[str, np.ndarray]):
                 str(folder),
                 f"`taskmerge stats {folder} --probes …` collects them",
             )
-        read = read_file_header(path)
+        try:
+            read = read_file_header(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"cannot be read: {error.problems[0].what}", str(path), _ANEW) from None
         header, stored = read.metadata, {entry.info.name for entry in read.entries}
         if header.get("format") != FORMAT:
             raise CheckpointError("is no file of input covariances", str(path), _ANEW)
