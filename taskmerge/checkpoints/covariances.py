@@ -8,6 +8,7 @@ its header say.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -15,6 +16,8 @@ import numpy as np
 
 from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.header import read_file_header
+from taskmerge.checkpoints.formats.links import check_link
+from taskmerge.checkpoints.output.record import add_to_record
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import CheckpointError, few
 from taskmerge.numbers.rounding import decode
@@ -53,12 +56,16 @@ class InputCovariances(Mapping[str, np.ndarray]):
         from safetensors.numpy import save_file
 
         path = Path(folder) / FILE
+        check_link(path, Path(folder))
+        if path.exists():  # ours gives way, nothing else: this raises for it
+            InputCovariances.open(folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         stored = {name: np.asarray(self._matrices[name], dtype=np.float32) for name in set(self.aliases.values())}
         header = {"format": FORMAT, "aliases": json.dumps(self.aliases), "counts": json.dumps(self.counts)}
-        unfinished = path.with_suffix(".part")
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         save_file(stored, unfinished, metadata=header)
         unfinished.replace(path)
+        add_to_record(Path(folder), str(FILE))
         return path
 
     @classmethod
@@ -71,6 +78,7 @@ class InputCovariances(Mapping[str, np.ndarray]):
                 str(folder),
                 f"`taskmerge stats {folder} --probes …` collects them",
             )
+        check_link(path, Path(folder))
         try:
             read = read_file_header(path)
         except CheckpointError as error:

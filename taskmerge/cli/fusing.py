@@ -34,12 +34,14 @@ def fuse(
     as_json: bool = JSON,
 ) -> None:
     """Fuse the specialists of a recipe into one model."""
+    from taskmerge.checkpoints.output.replacing import absolute
     from taskmerge.merging import execute, plan
     from taskmerge.recipes import load_all
     from taskmerge.words.devices import parse_device
 
     allowed, device = parse_size(memory), parse_device(device)
-    merges = load_all(recipe, (out or recipe.with_suffix("")).with_name(f"{(out or recipe).stem}-documents"))
+    place = absolute(out or recipe.with_suffix(""))
+    merges = load_all(recipe, place.parent / f"{place.stem}-documents")
     for said in merges:
         decided = plan(said)
         target = _output(out if said is merges[-1] else None, said.output.path, said.folder, recipe)
@@ -118,11 +120,14 @@ def _show_written(written: Written, seconds: float, notes: Sequence[str], as_jso
             "resumed": list(written.resumed),
             "remade": list(written.remade),
             "notes": list(notes),
+            "left": list(written.left),
         }
         print_json(table)
         return
     for file in written.remade:
         note(f"{file}: no longer what the interrupted run had written; made again")
+    for path in written.left:
+        note(f"left where it was: {path}")
     for file in written.resumed:
         note(f"{file}: taken over from the interrupted run")
     note(f"{show_bytes(written.bytes)} in {seconds:.1f} s: {written.path}")
@@ -130,10 +135,13 @@ def _show_written(written: Written, seconds: float, notes: Sequence[str], as_jso
 
 
 def verify(
-    model: str = typer.Argument(help="A model that `taskmerge fuse` made; with --base, anybody's merge."),
+    model: str = typer.Argument(help="A folder that taskmerge made; with --base or --recipe, anybody's merge."),
     hashes_only: bool = typer.Option(False, "--hashes-only", help="Compare sha256 and plan; do not merge again."),
     recipe_folder: Path | None = typer.Option(
         None, help="Where the recipe's relative paths start, when the model was moved away from it."
+    ),
+    method: list[str] = typer.Option(
+        [], "--method", help="file.py:name of your own that the recorded recipe may use; repeatable."
     ),
     base: str = typer.Option(None, "--base", help="What it should have been made from; overrides the recipe's base."),
     recipe: Path = typer.Option(None, "--recipe", help="The merge that it should be, ours or mergekit's."),
@@ -147,20 +155,27 @@ def verify(
 ) -> None:
     """Say whether a model is the merge that it should be, and what it is instead.
 
-    Without --base or --recipe: one that `fuse` made, by its own record. With them: any model, whoever made it. It is
-    exact; within rounding; the base, nothing applied; the same with other weights; torn, of parts that fit and parts
-    that do not; or another model. Whether the text path was left alone is proved by comparing its bytes. Exit 0: exact,
-    within rounding, or as recorded; 1: anything else.
+    Without --base or --recipe it is compared with its own record: a fused model is derived again, of any other every
+    file is hashed, and of a trained one the tensors that were not trained are compared with those of the model before.
+    No code that the recorded recipe names is run, but what --method names.
+
+    With them: any model, whoever made it. It is exact; within rounding; the base, nothing applied; the same with other
+    weights; torn, of parts that fit and parts that do not; or another model. Whether the text path was left alone is
+    proved by comparing its bytes. Exit 0: exact, within rounding, or as recorded; 1: anything else.
     """
     if base or recipe or adapter or specialist or weight:
-        if hashes_only or recipe_folder:
-            option = "--hashes-only" if hashes_only else "--recipe-folder"
+        if hashes_only or recipe_folder or method:
+            option = "--hashes-only" if hashes_only else "--recipe-folder" if recipe_folder else "--method"
             raise UsageError(f"{option} is of a model's own record", next_move="leave it out, or --base and --recipe")
         _judge(model, base, recipe, (adapter, specialist, weight), device, as_json)
         return
+    from taskmerge.checkpoints.output.record import read_record
     from taskmerge.merging.verify import verified
 
-    found = verified(Path(model), rederive=not hashes_only, recipe_folder=recipe_folder)
+    if read_record(Path(model))["kind"] != "fused":
+        _show_checked(Path(model), as_json)
+        return
+    found = verified(Path(model), rederive=not hashes_only, recipe_folder=recipe_folder, methods=method)
     if as_json:
         print_json({"path": model, "same": not found.differences, "differences": list(found.differences),
                     "checked": list(found.checked), "unchecked": list(found.unchecked)})  # fmt: skip
@@ -203,6 +218,25 @@ def _judge(
         print(f"text path {found.text_path}")
         print(found.sentence)
     if not found.fits:
+        raise typer.Exit(1)
+
+
+def _show_checked(out: Path, as_json: bool) -> None:
+    """Of a folder that no recipe derives: every file, what it was made from, and what training left alone."""
+    from taskmerge.checkpoints.output.checking import check_made
+
+    found = check_made(out)
+    if as_json:
+        print_json(
+            {"path": str(out), "same": not found.differences, "differences": found.differences, "checked": found.said}
+        )
+    else:
+        for line in found.differences:
+            print(line)
+        for line in found.said:
+            note(f"looked at: {line}" if not line.startswith("not ") else line)
+        note("differs from its record" if found.differences else "as recorded")
+    if found.differences:
         raise typer.Exit(1)
 
 

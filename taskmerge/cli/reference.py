@@ -50,6 +50,10 @@ def schema(out: Path = OUT_FILE) -> None:
     if out is None:
         sys.stdout.write(text)
     else:
+        from taskmerge.errors import OutputError
+
+        if out.is_symlink() or (out.exists() and '"$schema"' not in out.read_text("utf-8", errors="replace")[:1000]):
+            raise OutputError("exists, and is no JSON Schema", str(out), "choose another --out, or remove it")
         out.write_text(text, "utf-8")
 
 

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import typer
 
-from taskmerge.cli.options import OUT_FOLDER
+from taskmerge.cli.options import FRESH, OUT_FOLDER
 from taskmerge.cli.output import announce_notes, announce_preparing, note
-
-FRESH = typer.Option(False, "--fresh", help="Replace an existing folder.")
 
 
 def extract(
@@ -64,13 +62,17 @@ def apply(
     fresh: bool = FRESH,
 ) -> None:
     """Add a task vector to a model."""
+    from taskmerge.checkpoints.output.saving import save_state_dict
     from taskmerge.merging.algebra import Checkpoint, TaskVector
 
     announce_preparing()
     announce_notes()
     model = Checkpoint.open(base)
     moved = model + weight * TaskVector.load(vector, model)
-    print(moved.save(out, dtype=dtype, shard_size=shard_size, fresh=fresh))
+    made = save_state_dict(
+        moved.underlying, out, dtype=dtype, shard_size=shard_size, fresh=fresh, made=("model", "apply")
+    )
+    print(made)
 
 
 COMMANDS = (extract, apply)

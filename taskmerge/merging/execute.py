@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskmerge.checkpoints.hashing import sha256_of
-from taskmerge.checkpoints.output.record import FUSED
-from taskmerge.checkpoints.output.saving import AHEAD, MEMORY, write_shards
+from taskmerge.checkpoints.output.record import CARD, described
+from taskmerge.checkpoints.output.saving import AHEAD, MEMORY, folders_of, write_shards
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
 from taskmerge.errors import CheckpointError, MergeError, TaskmergeError
 from taskmerge.kernels import threads
 from taskmerge.merging import provenance
 from taskmerge.merging.fused import FusedStateDict
-from taskmerge.merging.identity import every_input, identity, input_folders
+from taskmerge.merging.identity import every_input, identity
 from taskmerge.merging.model_card import model_card
 from taskmerge.merging.sides import add_side_files
 from taskmerge.merging.steps import BASE, Plan
@@ -29,13 +28,15 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Written:
-    """What a run has made. path: the output folder; sha256: of each weight file; resumed: files taken over; remade:
-    finished files of the interrupted run that were no longer as it had written them."""
+    """What a run has made. path: the output folder; sha256: of each weight file; resumed: files taken over; left: what
+    was put into the folder that it replaced while it ran, and stays where it is; remade: finished files of the
+    interrupted run that were no longer as it had written them."""
 
     path: Path
     bytes: int
     sha256: Mapping[str, str]
     resumed: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
     remade: tuple[str, ...] = ()
 
 
@@ -60,23 +61,23 @@ def execute(
     """
     device = parse_device(device)
     fused = FusedStateDict(plan, device)
-    began = identity(plan, recipe)
-    with OutputFolder(out, began, fresh, input_folders(plan)) as output:
+    began, read = identity(plan, recipe), [*folders_of(every_input(plan).values()), recipe.folder]
+    with OutputFolder(out, began, fresh, read, keep=recipe.output.keep_previous) as output:
         resumed = tuple(output.finished)
         try:
             fused.check_integers()
-            left = [shard for shard in plan.shards if shard.file not in output.finished]
-            check_space(out, sum(shard.size for shard in left))
+            unwritten = [shard for shard in plan.shards if shard.file not in output.finished]
+            check_space(out, sum(shard.size for shard in unwritten))
             hashes = _Hashes(plan)
             write_shards(output, list(plan.shards), fused.read_into, progress, memory, 1 if threads() == 1 else AHEAD)
-            _add_everything_else(output, plan, recipe, hashes.result())
+            record = _add_everything_else(output, plan, recipe, hashes.result())
             _check_same(began, plan, recipe)
-            output.publish()
+            left = output.publish(record)
         except TaskmergeError as error:
             if isinstance(error, MergeError) or not output.finished:
                 output.abandon()
             raise
-    return Written(out, plan.bytes_written, dict(output.finished), resumed, tuple(output.remade))
+    return Written(out, plan.bytes_written, dict(output.finished), resumed, tuple(left), tuple(output.remade))
 
 
 def _check_same(began: str, plan: Plan, recipe: Recipe) -> None:
@@ -87,29 +88,17 @@ def _check_same(began: str, plan: Plan, recipe: Recipe) -> None:
     if began and identity(plan, recipe) != began:
         raise CheckpointError(
             "configs, tokenizers, covariances or code of the inputs were written to while they were being read",
-            ", ".join(str(folder) for folder in input_folders(plan)),
+            ", ".join(str(folder) for folder in folders_of(every_input(plan).values())),
             "run it again when nobody writes to them any more",
         )
 
 
-def _add_everything_else(output: OutputFolder, plan: Plan, recipe: Recipe, inputs: Mapping[str, Any]) -> None:
+def _add_everything_else(output: OutputFolder, plan: Plan, recipe: Recipe, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes what stands beside the weights; returns the record."""
     add_side_files(output, plan, recipe.output.dtype)
-    record = provenance.describe(plan, recipe.text, recipe.folder, output.final, inputs)
-    record["outputs"], record["side_files"] = dict(output.finished), dict(output.side_files)
-    output.add_text(FUSED, provenance.render(record))
     sources = {BASE: recipe.base, **{name: row.adapter or row.model for name, row in recipe.specialists.items()}}
-    output.add_text("README.md", model_card(plan, output.final.name, recipe.text, sources))
-
-
-def describe_inputs(plan: Plan) -> dict[str, Any]:
-    """label -> what was read: the text that named it, commit on the hub, sha256 of each file."""
-    table: dict[str, Any] = {}
-    for label, state_dict in every_input(plan).items():
-        files = {name: sha256_of(file.path) for name, file in state_dict.beside.files.items()}
-        table[label] = {"source": state_dict.label, "files": files}
-        if commit := state_dict.beside.commit:
-            table[label]["commit"] = commit
-    return table
+    output.add_text(CARD, model_card(plan, output.final.name, recipe.text, sources))
+    return provenance.describe(plan, recipe.text, recipe.folder, output.final, inputs)
 
 
 class _Hashes:
@@ -124,7 +113,7 @@ class _Hashes:
     def _run(self, plan: Plan) -> None:
         try:
             provenance.versions()
-            self._table = as_read(describe_inputs(plan))
+            self._table = as_read(described(every_input(plan)))
         except BaseException as error:
             self._failure = error
 

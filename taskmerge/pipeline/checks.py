@@ -11,6 +11,7 @@ from typing import Any
 from taskmerge.checkpoints.selector import may_name, nearest_names
 from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError, did_you_mean
 from taskmerge.pipeline.foresight import fuse_problems
+from taskmerge.pipeline.outputs import check_outputs
 from taskmerge.pipeline.presence import model_problems
 from taskmerge.pipeline.state import Run
 from taskmerge.pipeline.steps import STAGES, stages_to_run
@@ -67,7 +68,7 @@ def check(current: Run, stages: Sequence[str] = STAGES) -> None:
 
     stages: those that are wanted; of these, only what those read that will not be skipped is looked at.
 
-    Raises: RecipeError with every problem.
+    Raises: RecipeError with every problem, OutputError for what stands in the way of an output.
     """
     problems = list(model_problems(current, stages))
     if not problems:
@@ -85,6 +86,7 @@ def check(current: Run, stages: Sequence[str] = STAGES) -> None:
     problems = problems or list(fuse_problems(current, stages))
     if problems:
         raise RecipeError(problems)
+    check_outputs(current, stages)
 
 
 def _needed(current: Run, stages: Sequence[str]) -> list[str]:

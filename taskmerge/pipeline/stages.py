@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from taskmerge.checkpoints.output.record import is_made_here
 from taskmerge.errors import RecipeError
+from taskmerge.pipeline.outputs import destination
+from taskmerge.pipeline.report_folder import claim_report
 from taskmerge.pipeline.state import NOTE_MOVE, Run, training_settings
 from taskmerge.pipeline.steps import (
     diagnose_steps,
@@ -44,7 +45,8 @@ def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> d
         encoder = run.encoder(section.graft)
         model = graft(run.base, modality, encoder, section.graft.projector, seed=run.recipe.seed)
     settings = training_settings(section, run, run.work(stage), steps=1000, learning_rate=2e-5)
-    return asdict(train(model, data, section.train, settings, out=out, work=run.work(stage)))
+    place = destination(run, stage, out, **({} if section.graft is None else {"base": run.base}))
+    return asdict(train(model, data, section.train, settings, out=place, work=run.work(stage)))
 
 
 def fuse(run: Run) -> None:
@@ -55,7 +57,9 @@ def fuse(run: Run) -> None:
 
     def make() -> dict[str, Any]:
         decided = plan(recipe)
-        written = execute(decided, recipe, out, fresh=is_made_here(out))
+        written = execute(decided, recipe, out, fresh=destination(run, "fuse", out).fresh)
+        for path in written.left:
+            run.say(f"  left where it was: {path}")
         table = {component: dict(counts) for component, counts in decided.table().items()}
         return {"path": str(out), "bytes": written.bytes, "components": table, "warnings": list(decided.warnings)}
 
@@ -117,7 +121,8 @@ def recover(run: Run) -> None:
         )  # fmt: skip
         report = recover_by_choice(
             run.source(run.places.fused), data, section.train, method=section.method, specialist=specialist,
-            settings=settings, held_out=held_out, out=run.places.recovered, work=run.work("recover"),
+            settings=settings, held_out=held_out, out=destination(run, "recover", run.places.recovered),
+            work=run.work("recover"),
         )  # fmt: skip
         for arm in report.arms:
             run.say(f"  {arm.name}: MRR {arm.scores['mrr']:.3f} ({arm.note})")
@@ -141,11 +146,8 @@ def rehearse(run: Run) -> None:
     def make() -> dict[str, Any]:
         work = run.work("rehearse")
         settings = training_settings(section, run, work, steps=2000, learning_rate=1e-5)
-        return asdict(
-            train(
-                run.source(start), data, section.train, settings, held_out=held_out, out=run.places.rehearsed, work=work
-            )
-        )
+        place = destination(run, "rehearse", run.places.rehearsed)
+        return asdict(train(run.source(start), data, section.train, settings, held_out=held_out, out=place, work=work))
 
     (step,) = rehearse_steps(run)
     run.once(step, make)
@@ -206,6 +208,7 @@ def report(run: Run) -> dict[str, Any]:
         "stages": run.results,
         "outdated": run.outdated,
     }
+    claim_report(run.places.report)
     lead = ", ".join(run.recipe.specialists) + f" fused by {run.recipe.merge.method}."
     if run.outdated:
         lead += f" Of another recipe, other inputs or another model, and not shown: {', '.join(run.outdated)}."

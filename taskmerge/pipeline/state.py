@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +16,15 @@ from typing import Any, TypedDict
 from taskmerge import __version__
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import local_folder
+from taskmerge.checkpoints.output.replacing import absolute
 from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import RecipeError
 from taskmerge.opened import recording
-from taskmerge.pipeline.inputs import Inputs, remove_made
+from taskmerge.pipeline.inputs import Inputs
+from taskmerge.pipeline.report_folder import claim_report
 from taskmerge.recipes import Graft, Lora, Recipe, Training
 from taskmerge.recipes.writing import dump
+from taskmerge.training.work import clear_work
 from taskmerge.words.json_text import as_read
 from taskmerge.words.places import output_path, parse_place
 
@@ -39,7 +41,7 @@ class Places:
     def of(cls, recipe: Recipe, out: Path | None = None) -> Places:
         """Raises RecipeError when neither the recipe nor `out` names the output."""
         if out is not None:
-            return cls(output_path(out))
+            return cls(output_path(out) if output_path(out).name not in ("", "..") else absolute(out))
         if recipe.output.path is None:
             raise RecipeError("no output folder", recipe.place, "give --out FOLDER, or output: {path: ...}")
         return cls(output_path(recipe.output.path, recipe.folder))
@@ -62,8 +64,8 @@ class Places:
         return self.beside("report")
 
 
-REPORT = "report.json"
-"""Beside the notes: the report's twin for programs, which is written and never read."""
+_NOTED = ("fuse", "diagnose", "recover", "rehearse", "evaluate")
+"""Stages with one note; each specialist has its own."""
 
 
 class Note(TypedDict, total=False):
@@ -82,13 +84,11 @@ class Note(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Step:
-    """What runs once. name: of its note. section: what of the recipe decides it. outputs: what it leaves. replaces:
-    whether it replaces them itself."""
+    """What runs once. name: of its note. section: what of the recipe decides it. outputs: what it leaves."""
 
     name: str
     section: Any
     outputs: tuple[Path, ...] = ()
-    replaces: bool = False
 
 
 def read_note(path: Path) -> Note:
@@ -102,13 +102,15 @@ NOTE_MOVE = "remove this file: the stage then runs again"
 
 @dataclass
 class Run:
-    """One run of a recipe. device: where models run.  results: stage -> plain data for the report.  outdated: stages
-    whose results are no longer of this recipe."""
+    """One run of a recipe. device: where models run.  fresh: whether models that are no earlier results of this recipe,
+    but were made here, may be replaced.  results: stage -> plain data for the report.  outdated: stages whose results
+    are no longer of this recipe."""
 
     recipe: Recipe
     places: Places
     say: Say = print
     device: str | None = None
+    fresh: bool = False
     results: dict[str, Any] = field(default_factory=dict)
     outdated: list[str] = field(default_factory=list)
     downloaded: dict[str, Path] = field(default_factory=dict)
@@ -167,18 +169,20 @@ class Run:
     def is_done(self, step: Step) -> bool:
         """Whether a stage was made from what the recipe says and the files are now, and what it left is there."""
         known = self._note(step)
-        return self._holds(step, known) and all(path.exists() for path in step.outputs)
+        whole = known.get("done") and "result" in known and self._unchanged(step, known)
+        return bool(whole) and all(path.exists() for path in step.outputs)
 
     def has_lost(self, step: Step) -> bool:
         """Whether a stage has left something that is no longer there."""
         return bool(self._note(step).get("done")) and not all(path.exists() for path in step.outputs)
 
-    def _note(self, step: Step) -> Note:
-        place = self.places.report / f"{step.name}.json"
-        return read_note(place) if place.exists() else {}
+    def note_of(self, stage: str) -> Path:
+        """Where a stage's note lies."""
+        return self.places.report / f"{stage}.json"
 
-    def _holds(self, step: Step, known: Note) -> bool:
-        return bool(known.get("done")) and "result" in known and self._unchanged(step, known)
+    def _note(self, step: Step) -> Note:
+        place = self.note_of(step.name)
+        return read_note(place) if place.exists() else {}
 
     def _unchanged(self, step: Step, known: Note) -> bool:
         return known.get("section") == self._said(step.section) and self._inputs.same(known.get("inputs", {}))
@@ -186,21 +190,17 @@ class Run:
     def once(self, step: Step, make: Callable[[], Any]) -> None:
         """Runs `make` unless the stage's note says that it was made from the same; keeps what it returns.
 
-        What the stage leaves is removed first when an earlier run left it unfinished, or made from something else,
-        unless `make` replaces it itself.
+        `make` puts each of the stage's outputs in its place once it is whole.
         """
         stage, said, outputs = step.name, self._said(step.section), list(step.outputs)
-        place, known = self.places.report / f"{stage}.json", self._note(step)
+        place, known = self.note_of(stage), self._note(step)
         if self.is_done(step):
             made_by = known.get("version", __version__)
             self.say(f"{stage}: unchanged, skipped" + ("" if made_by == __version__ else f" (made by {made_by})"))
             self.results[stage] = known["result"]
             return
-        if known:  # what a killed run left half written, or made from something else; checkpoints of the same are kept
-            for path in () if step.replaces else outputs:
-                remove_made(path)
-            if not self._unchanged(step, known):
-                shutil.rmtree(self.work(stage), ignore_errors=True)
+        if known and not self._unchanged(step, known):  # checkpoints of the same are gone on from
+            clear_work(self.work(stage))
         self.say(f"{stage}: running")
         note: Note = {"section": said, "inputs": {}, "version": __version__, "done": False}
         self._write(place, note)
@@ -220,14 +220,15 @@ class Run:
         those whose notes do not, so that no result of another recipe or model is shown."""
         known = {step.name: step for step in steps}
         for place in sorted(self.places.report.glob("*.json")):
-            if place.name == REPORT or place.stem in self.results:
+            stage = place.stem
+            if (stage not in _NOTED and not stage.startswith("specialize-")) or stage in self.results:
                 continue
             note = read_note(place)
-            if place.stem in known and self.is_done(known[place.stem]):
-                self.results[place.stem] = note["result"]
+            if stage in known and self.is_done(known[stage]):
+                self.results[stage] = note["result"]
             elif note.get("done"):
-                self.outdated.append(place.stem)
-                self.say(f"{place.stem}: of another recipe, other inputs or another model; left out of the report")
+                self.outdated.append(stage)
+                self.say(f"{stage}: of another recipe, other inputs or another model; left out of the report")
 
     def work(self, stage: str) -> Path:
         """Folder of a stage's own checkpoints."""
@@ -243,7 +244,7 @@ class Run:
         return hashlib.sha256(f"{text}:{self.recipe.seed}".encode()).hexdigest()
 
     def _write(self, path: Path, table: Mapping[str, Any]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        claim_report(path.parent)
         scratch = path.with_suffix(".new")
         scratch.write_text(json.dumps(table, indent=1, allow_nan=True) + "\n", "utf-8")
         scratch.replace(path)

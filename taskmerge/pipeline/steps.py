@@ -29,7 +29,7 @@ def fuse_steps(run: Run) -> list[Step]:
     soups = {name: row_paths(row, recipe.folder) for name, row in recipe.specialists.items() if row.is_soup}
     if soups:  # a checkpoint that was saved since was not opened, and yet the pattern names it
         said["checkpoints"] = {name: [str(path) for path in paths] for name, paths in soups.items()}
-    return [Step("fuse", said, (run.places.fused,), replaces=True)]
+    return [Step("fuse", said, (run.places.fused,))]
 
 
 def diagnose_steps(run: Run) -> list[Step]:

@@ -21,8 +21,7 @@ from taskmerge.training.items import TrainingItems, tagged, untagged
 from taskmerge.training.masters import MasterAdamW
 from taskmerge.training.sampling import balanced_sampler
 from taskmerge.training.settings import TrainingSettings
-
-TRAINED_FILE = "trained.safetensors"
+from taskmerge.training.work import TRAINED_FILE
 
 
 class StageTrainer(SentenceTransformerTrainer):

@@ -18,7 +18,7 @@ from disturbed_runs import StopsAfter, change_recipe, environment, prepare, refu
 from places import HELPERS
 
 from taskmerge import recipes
-from taskmerge.checkpoints.output.journal import JOURNAL
+from taskmerge.checkpoints.output.writing import JOURNAL
 from taskmerge.errors import OutputError
 from taskmerge.merging import execute, plan
 
@@ -128,10 +128,14 @@ def test_an_existing_output_is_refused_and_fresh_replaces_it(tmp_path: Path) -> 
     (tmp_path / "out" / "notes.txt").write_text("mine")
     message = refused(tmp_path)
     assert "out: the output folder already exists" in message
-    assert "--fresh replaces it, --out writes elsewhere" in message
+    assert "it was not made by taskmerge" in message
+    with pytest.raises(OutputError, match="it was not made by taskmerge"):
+        run(tmp_path, fresh=True)
     assert digests(tmp_path / "out").keys() == {"notes.txt"}
+    (tmp_path / "out" / "notes.txt").unlink()
+    run(tmp_path)
+    assert "--fresh replaces it, --out writes elsewhere" in refused(tmp_path)
     run(tmp_path, fresh=True)
-    assert "notes.txt" not in digests(tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 

@@ -1,8 +1,8 @@
 """The output folder: written beside its final place, and there whole or not at all.
 
 A run that was killed leaves ``.NAME.partial`` beside the place where NAME would be. It holds a journal with the
-identity of the run (recipe, inputs, version), every finished file with its sha256 and the names of all others that were
-begun; the next run with the same identity reads the finished files again and goes on from those that are as they were.
+identity of the run (recipe, inputs, version) and every finished file with its sha256; the next run with the same
+identity reads the finished files again and goes on from those that are as they were.
 """
 
 from __future__ import annotations
@@ -15,53 +15,71 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypedDict
 
 from taskmerge.checkpoints.formats.held import using
+from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.hashing import content_sha256
-from taskmerge.checkpoints.output.journal import JOURNAL, read_journal, strangers
 from taskmerge.checkpoints.output.layout import ShardLayout
+from taskmerge.checkpoints.output.record import FILE, LOCK, LOCK_MARK, new_record, render
+from taskmerge.checkpoints.output.replacing import absolute, put_in_place, site, sync
 from taskmerge.checkpoints.output.shard_writer import BUFFER, ShardWriter
-from taskmerge.errors import OutputError, few
-from taskmerge.words.places import output_path
-
-LOCK = ".lock"
+from taskmerge.checkpoints.output.staging import (
+    JOURNAL,
+    SAVED,
+    begun_in,
+    check_staging,
+    files_below,
+    is_ours,
+    strange_folders,
+)
+from taskmerge.errors import CheckpointError, OutputError, few
 
 
 class OutputFolder:
     """Collects the files of one output and publishes them in one rename.
 
     final: the folder to make. identity: text that is equal only for runs that would write the same bytes; "" for a run
-    that cannot be gone on with. fresh: replace an existing output and throw away an unfinished one. inputs: folders
-    that are being read, which `final` must not replace. Every file that is read while it is open must stay as it was:
-    nothing is noted as finished, and nothing published, before that has been looked at.
+    that cannot be gone on with. fresh: replace an output made here and throw away an unfinished one. inputs: folders
+    and files that are being read, which `final` must not replace. keep: keep what is replaced as `NAME-previous`. Every
+    file that is read while it is open must stay as it was: nothing is noted as finished, and nothing published, before
+    that has been looked at.
 
-    finished: sha256 of the weight files that are done. side_files: of what was added beside them. remade: finished
-    files of an unfinished run that were no longer what had been written.
+    finished: sha256 of the weight files that are done. remade: finished files of an unfinished run that were no longer
+    what had been written.
 
-    Raises OutputError when `final` exists (without fresh) or holds an input, when an unfinished run with another
-    identity lies there, or when another process is writing.
+    Raises OutputError for what `replacing.site` refuses, when an unfinished run with another identity or something of
+    somebody else's lies where the files are collected, or when another process is writing.
     """
 
-    def __init__(self, final: Path, identity: str, fresh: bool = False, inputs: Iterable[Path] = ()) -> None:
-        self.final = Path.cwd() / output_path(final)
-        self.staging = self.final.parent / f".{self.final.name}.partial"
+    def __init__(
+        self,
+        final: str | Path,
+        identity: str,
+        fresh: bool = False,
+        inputs: Iterable[Path] = (),
+        *,
+        keep: bool = False,
+    ) -> None:
+        self.final = absolute(final)
         self.identity = identity
         self.fresh = fresh
+        self.keep = keep
+        self.inputs = tuple(inputs)
         self.finished: dict[str, str] = {}
         self.remade: list[str] = []
         self._begun: set[str] = set()
-        self._noted: dict[str, str] = {}
-        self.side_files: dict[str, str] = {}
         self._made: list[Path] = []
         self._unsynced: list[Path] = []
-        check_free(self.final, fresh)
-        check_apart(self.final, inputs)
+        self.site = site(self.final, fresh, self.inputs, keep=keep)
+        self.staging = self.site.staging
 
     def __enter__(self) -> OutputFolder:
         try:
             self._made = [folder for folder in self.final.parents if not folder.exists()]
             self.staging.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.staging / LOCK).open("w")
+            handle = os.open(self.staging / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+            self._lock = os.fdopen(handle, "r+b", buffering=0)
         except OSError as error:
             self._remove_made()
             raise OutputError(
@@ -76,6 +94,7 @@ class OutputFolder:
             self._lock.close()
             raise OutputError("another process is writing this output", str(self.final), "wait for it to end") from None
         try:
+            self._take_up_names(held.st_size)
             self._take_up_journal()
         except BaseException:
             self._lock.close()
@@ -93,42 +112,42 @@ class OutputFolder:
         for file in list(self._used):
             file.check()
 
-    def _take_up_journal(self) -> None:
-        journal = self.staging / JOURNAL
-        if self.fresh:
-            self._clear()
-        elif journal.exists():
-            table = read_journal(journal)
-            if table["identity"] == "":
-                self._clear()
-            elif table["identity"] != self.identity:
-                raise OutputError(
-                    "an unfinished run with another recipe, other inputs or another version lies here",
-                    str(self.staging),
-                    "--fresh throws it away",
-                )
-            self._begun = set(table.get("begun", [])) | {JOURNAL + ".new"}
-            self._refuse_strangers(set(table["finished"]) | self._begun)
-            self._keep_what_is_whole(table["finished"])
-        else:
-            self._clear()
-        self._write_journal()
+    def _take_up_names(self, size: int) -> None:
+        """The lock file also says which files were begun: whatever a kill leaves, these are ours."""
+        known = os.pread(self._lock.fileno(), size, 0)
+        self._begun = begun_in(known)
+        if not known.startswith(LOCK_MARK):
+            self._lock.truncate(0)
+            self._lock.write(LOCK_MARK)
+        elif not known.endswith(b"\n"):
+            self._lock.write(b"\n")
 
-    def _refuse_strangers(self, own: set[str]) -> None:
-        """What lies in an unfinished output and was not written by its run would be published with it."""
-        strange = strangers(self.staging, own | {JOURNAL, LOCK})
-        if strange:
+    def _begin(self, name: str) -> None:
+        if name not in self._begun:
+            self._begun.add(name)
+            self._lock.write(json.dumps(name).encode() + b"\n")
+
+    def _take_up_journal(self) -> None:
+        check_staging(self.staging)  # again: now nobody else of ours writes here
+        journal = self.staging / JOURNAL
+        known = _journal(journal) if journal.exists() and not self.fresh else None
+        if known is None or known["identity"] == "":
+            self._clear()
+        elif known["identity"] != self.identity:
             raise OutputError(
-                f"holds what its run did not write: {few(strange)}",
+                "an unfinished run with another recipe, other inputs or another version lies here",
                 str(self.staging),
-                "move it away and run it again; --fresh throws away the whole folder",
+                "--fresh throws it away",
             )
+        else:
+            self._keep_what_is_whole(known["finished"])
+        self._write_journal()
 
     def _keep_what_is_whole(self, finished: Mapping[str, str]) -> None:
         """Finished files whose bytes are still those that were written; others, and what was only begun, go."""
-        for name in sorted(self._begun - set(finished)):
-            (self.staging / name).unlink(missing_ok=True)
-        self._begun = set()
+        for name in files_below(self.staging):
+            if name not in (LOCK, JOURNAL) and name not in finished and is_ours(name, self._begun):
+                (self.staging / name).unlink()
         for name, digest in finished.items():
             path = self.staging / name
             if path.is_file() and content_sha256(path) == digest:
@@ -138,27 +157,40 @@ class OutputFolder:
                 path.unlink()
 
     def _clear(self) -> None:
-        for path in self.staging.iterdir():
-            if path.name != LOCK:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        """Removes what was collected, and nothing that somebody else has put there."""
+        for name in files_below(self.staging):
+            if name not in (LOCK, JOURNAL) and is_ours(name, self._begun):
+                (self.staging / name).unlink()
+        for folder, _, _ in os.walk(self.staging, topdown=False):
+            if Path(folder) != self.staging:
+                with contextlib.suppress(OSError):
+                    Path(folder).rmdir()
 
     def _write_journal(self) -> None:
-        table = {"identity": self.identity, "finished": self.finished, "begun": sorted(self._begun)}
+        table = {"identity": self.identity, "finished": self.finished}
         path = self.staging / f"{JOURNAL}.new"
         path.write_text(json.dumps(table), "utf-8")
-        if self.finished != self._noted:  # what is only begun need not be known after a power cut
-            _sync(path)
-            self._noted = dict(self.finished)
+        if self.finished:  # before that there is nothing to go on from
+            sync(path)
         path.replace(self.staging / JOURNAL)
 
     def path(self, name: str) -> Path:
-        """Where the file `name` is being collected; notes that it is begun, and makes its folders."""
-        if name not in self._begun:
-            self._begun.add(name)
-            self._write_journal()
+        """Where the file `name` is being collected; makes its folders."""
+        self._begin(name)
         path = self.staging / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def saved(self) -> Path:
+        """A folder, not made yet, for a library to save a model in; `take_over` takes what it wrote."""
+        return self.staging / SAVED
+
+    def take_over(self) -> None:
+        """Takes the files that a library saved into the output."""
+        for name in files_below(self.saved()):
+            (self.saved() / name).replace(self.path(name))
+            self._unsynced.append(self.staging / name)
+        shutil.rmtree(self.saved())
 
     @contextlib.contextmanager
     def shard(self, layout: ShardLayout, size: int = BUFFER) -> Iterator[ShardWriter]:
@@ -183,39 +215,43 @@ class OutputFolder:
         """Writes a small file; on disk for sure once published."""
         path = self.path(name)
         path.write_bytes(text.encode("utf-8"))
-        self.side_files[name] = content_sha256(path)
         self._unsynced.append(path)
 
     def add_copy(self, name: str, source: Path) -> None:
         """Copies a side file (contents, not links)."""
         target = self.path(name)
         shutil.copyfile(source, target)
-        self.side_files[name] = content_sha256(target)
         self._unsynced.append(target)
 
-    def publish(self) -> None:
-        """Moves the finished folder to its final place."""
-        check_free(self.final, self.fresh)
+    def publish(self, record: Mapping[str, Any] | None = None) -> list[str]:
+        """Writes the record and moves the finished folder to its final place.
+
+        record: see `record.new_record`. Returns what turned up in the older folder meanwhile, and was left there.
+        """
+        place = site(self.final, self.fresh, self.inputs, keep=self.keep)
         self.check_inputs()
-        self._refuse_strangers(set(self.finished) | set(self.side_files))
+        names = sorted(name for name in files_below(self.staging) if name not in (LOCK, JOURNAL, FILE))
+        strange = [name for name in names if name not in self._begun and name not in self.finished]
+        if strange := [*strange, *strange_folders(self.staging, self._begun)]:
+            what = f"something was put into the unfinished output: {few(strange)}"
+            raise OutputError(what, str(self.staging), "move these out of it, and run the same command again")
+        outputs = {name: self.finished.get(name) or content_sha256(self.staging / name) for name in names}
+        self.add_text(FILE, render({**(record or new_record("model", "save")), "outputs": outputs}))
         folders = [Path(folder) for folder, _, _ in os.walk(self.staging)]
         with ThreadPoolExecutor(8) as threads:  # at once: a file system commits what is asked for together
-            list(threads.map(_sync, [*self._unsynced, *folders]))
-        old = self.final.parent / f".{self.final.name}.replaced"
-        if self.final.exists():
-            if old.exists():
-                shutil.rmtree(old)
-            self.final.replace(old)
+            list(threads.map(sync, [*self._unsynced, *folders]))
         (self.staging / JOURNAL).unlink()
-        self.staging.replace(self.final)
+        put_in_place(self.staging, place)
         (self.final / LOCK).unlink()
-        _sync(self.final.parent)
-        if old.exists():
-            shutil.rmtree(old)
+        return place.left
 
     def abandon(self) -> None:
         """Removes everything written: the run has failed for good and there is nothing worth going on from."""
-        shutil.rmtree(self.staging, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._clear()
+            (self.staging / JOURNAL).unlink(missing_ok=True)
+            (self.staging / LOCK).unlink()
+            self.staging.rmdir()
         self._remove_made()
 
     def _remove_made(self) -> None:
@@ -224,19 +260,21 @@ class OutputFolder:
                 folder.rmdir()
 
 
-def check_free(final: Path, fresh: bool) -> None:
-    """Refuses an existing output, unless it is an empty folder or is to be replaced."""
-    if final.is_symlink() or (final.exists() and not final.is_dir()):
-        raise OutputError("exists and is no folder", str(final), "choose another output path")
-    if final.exists() and any(final.iterdir()) and not fresh:
-        raise OutputError("the output folder already exists", str(final), "--fresh replaces it, --out writes elsewhere")
+class _Journal(TypedDict):
+    identity: str
+    finished: dict[str, str]
 
 
-def check_apart(final: Path, inputs: Iterable[Path]) -> None:
-    """Refuses an output that would take the place of an input, or of a folder that an input lies in."""
-    for folder in inputs:
-        if folder.resolve().is_relative_to(final.resolve()):
-            raise OutputError(f"the output would replace an input: {folder}", str(final), "choose another output path")
+def _journal(path: Path) -> _Journal:
+    try:
+        journal: _Journal = read_json(path, _Journal)
+    except CheckpointError as error:
+        what = f"an unfinished run lies here, and its journal {error.problems[0].what}"
+        raise OutputError(what, str(path.parent), "--fresh throws it away") from None
+    if any("\0" in name or ".." in Path(name).parts or Path(name).is_absolute() for name in journal["finished"]):
+        what = "an unfinished run lies here, and its journal names files outside"
+        raise OutputError(what, str(path.parent), "--fresh throws it away")
+    return journal
 
 
 def check_space(final: Path, needed: int) -> None:
@@ -249,12 +287,3 @@ def check_space(final: Path, needed: int) -> None:
             str(final),
             "free space or choose another disk",
         )
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

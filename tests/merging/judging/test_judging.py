@@ -297,4 +297,4 @@ def test_a_record_and_a_judgement_are_two_questions(merged: Path, command: Calla
     ran = command("verify", merged / "merged", "--hashes-only", "--recipe", merged / "merge.yaml")
     assert ran.code == 2 and "--hashes-only is of a model's own record" in ran.err
     ran = command("verify", merged / "base")
-    assert ran.code == 1 and "verify MODEL --base BASE --recipe FILE" in ran.err
+    assert ran.code == 1 and "`verify MODEL --base BASE` with --recipe" in ran.err
