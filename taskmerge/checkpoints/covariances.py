@@ -14,10 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
+from taskmerge.checkpoints.formats.files import WeightFile
+from taskmerge.checkpoints.formats.header import read_file_header
 from taskmerge.checkpoints.formats.links import check_link
 from taskmerge.checkpoints.output.record import add_to_record
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import CheckpointError, few
+from taskmerge.numbers.rounding import decode
 from taskmerge.words.json_text import parse_json
 from taskmerge.words.system_errors import writing
 
@@ -70,8 +73,6 @@ class InputCovariances(Mapping[str, np.ndarray]):
     @classmethod
     def open(cls, folder: str | Path) -> InputCovariances:
         """The covariances beside a checkpoint. Raises CheckpointError when there are none, or the file is another's."""
-        from safetensors import SafetensorError, safe_open
-
         path = Path(folder) / FILE
         if not path.is_file():
             raise CheckpointError(
@@ -81,10 +82,10 @@ class InputCovariances(Mapping[str, np.ndarray]):
             )
         check_link(path, Path(folder))
         try:
-            with safe_open(path, framework="np") as file:
-                header, stored = file.metadata() or {}, set(file.keys())
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"cannot be read: {error}", str(path), _ANEW) from None
+            read = read_file_header(path)
+        except CheckpointError as error:
+            raise CheckpointError(f"cannot be read: {error.problems[0].what}", str(path), _ANEW) from None
+        header, stored = read.metadata, {entry.info.name for entry in read.entries}
         if header.get("format") != FORMAT:
             raise CheckpointError("is no file of input covariances", str(path), _ANEW)
         aliases: dict[str, str] = parse_json(header.get("aliases", ""), dict[str, str], f"{path}: aliases", _ANEW)
@@ -111,19 +112,14 @@ class _Stored(Mapping[str, np.ndarray]):
     """Matrices of a file, one read at a time."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._file = WeightFile(path.name, path)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        from safetensors import safe_open
-
-        with safe_open(self._path, framework="np") as file:
-            return file.get_tensor(name)
+        info = self._file.entries[name].info
+        return decode(self._file.read(name, 0, None), info.dtype).reshape(info.shape)
 
     def __iter__(self) -> Iterator[str]:
-        from safetensors import safe_open
-
-        with safe_open(self._path, framework="np") as file:
-            return iter(list(file.keys()))
+        return iter(self._file.entries)
 
     def __len__(self) -> int:
-        return len(list(iter(self)))
+        return len(self._file.entries)

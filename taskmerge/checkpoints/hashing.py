@@ -20,17 +20,15 @@ _MOST_REMEMBERED = 4096
 def sha256_of(path: Path) -> str:
     """The file's sha256, in hex.
 
-    A hub blob is named by it. Others are looked up in ``$XDG_CACHE_HOME/taskmerge/sha256.json`` by real path, size,
-    inode and times of change, and read whole when anything differs.
+    Looked up in ``$XDG_CACHE_HOME/taskmerge/sha256.json`` by real path, size, inode and times of change, and read whole
+    when anything differs. Its name says nothing: the hub's cache names files by their hash, and so can anybody.
     """
     real = path.resolve()
-    if _SHA256.fullmatch(real.name):
-        return real.name
     stat = real.stat()
     key = f"{real}:{stat.st_size}:{stat.st_ino}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
     known = _load()
     if key not in known:
-        digest = _read_whole(real)
+        digest = content_sha256(real)
         after = real.stat()
         if (after.st_size, after.st_mtime_ns, after.st_ctime_ns) != (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns):
             return digest
@@ -54,7 +52,8 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_whole(path: Path) -> str:
+def content_sha256(path: Path) -> str:
+    """The sha256 of the bytes that a file holds now, in hex: all of them are read, nothing is looked up."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
         buffer = bytearray(_BLOCK)

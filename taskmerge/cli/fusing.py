@@ -118,11 +118,14 @@ def _show_written(written: Written, seconds: float, notes: Sequence[str], as_jso
             "seconds": seconds,
             "sha256": dict(written.sha256),
             "resumed": list(written.resumed),
+            "remade": list(written.remade),
             "notes": list(notes),
             "left": list(written.left),
         }
         print_json(table)
         return
+    for file in written.remade:
+        note(f"{file}: no longer what the interrupted run had written; made again")
     for path in written.left:
         note(f"left where it was: {path}")
     for file in written.resumed:
@@ -132,35 +135,89 @@ def _show_written(written: Written, seconds: float, notes: Sequence[str], as_jso
 
 
 def verify(
-    out: Path = typer.Argument(help="A folder that taskmerge made."),
-    hashes_only: bool = typer.Option(False, "--hashes-only", help="Compare sha256 only; do not fuse again."),
+    model: str = typer.Argument(help="A folder that taskmerge made; with --base or --recipe, anybody's merge."),
+    hashes_only: bool = typer.Option(False, "--hashes-only", help="Compare sha256 and plan; do not merge again."),
     recipe_folder: Path | None = typer.Option(
         None, help="Where the recipe's relative paths start, when the model was moved away from it."
     ),
     method: list[str] = typer.Option(
         [], "--method", help="file.py:name of your own that the recorded recipe may use; repeatable."
     ),
+    base: str = typer.Option(None, "--base", help="What it should have been made from; overrides the recipe's base."),
+    recipe: Path = typer.Option(None, "--recipe", help="The merge that it should be, ours or mergekit's."),
+    adapter: list[str] = typer.Option([], "--adapter", help="An adapter that should be in it, over --base."),
+    specialist: list[str] = typer.Option([], "--specialist", help="A model that should be in it."),
+    weight: list[float] = typer.Option(
+        [], "--weight", help="Of each adapter, then of each specialist; one for all; 1 by default."
+    ),
+    device: str = DEVICE,
     as_json: bool = JSON,
 ) -> None:
-    """Compare a folder with its record: a fused model is derived again, of any other every file is hashed.
+    """Say whether a model is the merge that it should be, and what it is instead.
 
-    Of a trained model, the tensors that were not trained are compared with those of the model before. No code that the
-    recorded recipe names is run, but what --method names.
+    Without --base or --recipe it is compared with its own record: a fused model is derived again, of any other every
+    file is hashed, and of a trained one the tensors that were not trained are compared with those of the model before.
+    No code that the recorded recipe names is run, but what --method names.
+
+    With them: any model, whoever made it. It is exact; within rounding; the base, nothing applied; the same with other
+    weights; torn, of parts that fit and parts that do not; or another model. Whether the text path was left alone is
+    proved by comparing its bytes. Exit 0: exact, within rounding, or as recorded; 1: anything else.
     """
-    from taskmerge.checkpoints.output.record import read_record
-    from taskmerge.merging.verify import verify as run
-
-    if read_record(out)["kind"] != "fused":
-        _show_checked(out, as_json)
+    if base or recipe or adapter or specialist or weight:
+        if hashes_only or recipe_folder or method:
+            option = "--hashes-only" if hashes_only else "--recipe-folder" if recipe_folder else "--method"
+            raise UsageError(f"{option} is of a model's own record", next_move="leave it out, or --base and --recipe")
+        _judge(model, base, recipe, (adapter, specialist, weight), device, as_json)
         return
-    findings = run(out, rederive=not hashes_only, recipe_folder=recipe_folder, methods=method)
+    from taskmerge.checkpoints.output.record import read_record
+    from taskmerge.merging.verify import verified
+
+    if read_record(Path(model))["kind"] != "fused":
+        _show_checked(Path(model), as_json)
+        return
+    found = verified(Path(model), rederive=not hashes_only, recipe_folder=recipe_folder, methods=method)
     if as_json:
-        print_json({"path": str(out), "same": not findings, "differences": findings})
+        print_json({"path": model, "same": not found.differences, "differences": list(found.differences),
+                    "checked": list(found.checked), "unchecked": list(found.unchecked)})  # fmt: skip
     else:
-        for line in findings:
+        for line in found.differences:
             say(line)
-        note("differs from its record" if findings else "as recorded: inputs, output and every tensor")
-    if findings:
+        for line in found.checked:
+            note(f"checked: {line}")
+        for line in found.unchecked:
+            note(f"not checked: {line}")
+        note("differs from its record" if found.differences else "as recorded, in all that was checked")
+    if found.differences:
+        raise typer.Exit(1)
+
+
+def _judge(
+    model: str,
+    base: str | None,
+    recipe: Path | None,
+    parts: tuple[list[str], list[str], list[float]],
+    device: str,
+    as_json: bool,
+) -> None:
+    from taskmerge.merging.judging.said import as_said
+    from taskmerge.merging.judging.verdict import judge
+    from taskmerge.words.devices import parse_device
+
+    found = judge(model, as_said(base, recipe, *parts), parse_device(device))
+    if as_json:
+        print_json({"path": model, **found.as_dict()})
+    else:
+        statuses = sorted({one.status for one in found.findings})
+        rows = [
+            (component, *(counts[status] or "" for status in statuses))
+            for component, counts in sorted(found.components().items())
+        ]
+        print_table(("component", *statuses), rows, "tensors")
+        for line in found.notes:
+            note(line)
+        say(f"text path {found.text_path}")
+        say(found.sentence)
+    if not found.fits:
         raise typer.Exit(1)
 
 

@@ -11,11 +11,11 @@ from typing import Any
 from taskmerge.checkpoints.output.record import CARD, described
 from taskmerge.checkpoints.output.saving import AHEAD, MEMORY, folders_of, write_shards
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
-from taskmerge.errors import MergeError, TaskmergeError
+from taskmerge.errors import CheckpointError, MergeError, TaskmergeError
 from taskmerge.kernels import threads
 from taskmerge.merging import provenance
 from taskmerge.merging.fused import FusedStateDict
-from taskmerge.merging.identity import identity
+from taskmerge.merging.identity import every_input, identity
 from taskmerge.merging.model_card import model_card
 from taskmerge.merging.sides import add_side_files, side_bytes
 from taskmerge.merging.steps import BASE, Plan
@@ -29,13 +29,15 @@ Progress = Callable[[int], None]
 @dataclass(frozen=True)
 class Written:
     """What a run has made. path: the output folder; sha256: of each weight file; resumed: files taken over; left: what
-    was put into the folder that it replaced while it ran, and stays where it is."""
+    was put into the folder that it replaced while it ran, and stays where it is; remade: finished files of the
+    interrupted run that were no longer as it had written them."""
 
     path: Path
     bytes: int
     sha256: Mapping[str, str]
     resumed: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
+    remade: tuple[str, ...] = ()
 
 
 def execute(
@@ -59,21 +61,36 @@ def execute(
     """
     device = parse_device(device)
     fused = FusedStateDict(plan, device)
-    fused.check_integers()
-    read = [*folders_of(plan.inputs.values()), recipe.folder]
-    with OutputFolder(out, identity(plan, recipe), fresh, read, keep=recipe.output.keep_previous) as output:
+    began, read = identity(plan, recipe), [*folders_of(every_input(plan).values()), recipe.folder]
+    with OutputFolder(out, began, fresh, read, keep=recipe.output.keep_previous) as output:
         resumed = tuple(output.finished)
         try:
+            fused.check_integers()
             unwritten = [shard for shard in plan.shards if shard.file not in output.finished]
             check_space(out, sum(shard.size for shard in unwritten) + side_bytes(plan), len(unwritten))
             hashes = _Hashes(plan)
             write_shards(output, list(plan.shards), fused.read_into, progress, memory, 1 if threads() == 1 else AHEAD)
-            left = output.publish(_add_everything_else(output, plan, recipe, hashes.result()))
+            record = _add_everything_else(output, plan, recipe, hashes.result())
+            _check_same(began, plan, recipe)
+            left = output.publish(record)
         except TaskmergeError as error:
             if isinstance(error, MergeError) or not output.finished:
                 output.abandon()
             raise
-    return Written(out, plan.bytes_written, dict(output.finished), resumed, tuple(left))
+    return Written(out, plan.bytes_written, dict(output.finished), resumed, tuple(left), tuple(output.remade))
+
+
+def _check_same(began: str, plan: Plan, recipe: Recipe) -> None:
+    """Raises CheckpointError when anything that decided about the result is no longer what it was, read or not."""
+    for state_dict in every_input(plan).values():
+        for file in state_dict.beside.files.values():
+            file.check()
+    if began and identity(plan, recipe) != began:
+        raise CheckpointError(
+            "configs, tokenizers, covariances or code of the inputs were written to while they were being read",
+            ", ".join(str(folder) for folder in folders_of(every_input(plan).values())),
+            "run it again when nobody writes to them any more",
+        )
 
 
 def _add_everything_else(output: OutputFolder, plan: Plan, recipe: Recipe, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +113,7 @@ class _Hashes:
     def _run(self, plan: Plan) -> None:
         try:
             provenance.versions()
-            self._table = as_read(described(plan.inputs))
+            self._table = as_read(described(every_input(plan)))
         except BaseException as error:
             self._failure = error
 

@@ -10,6 +10,7 @@ from uuid import uuid4
 from taskmerge import __version__
 from taskmerge.checkpoints.covariances import FILE as COVARIANCES
 from taskmerge.checkpoints.hashing import fingerprint
+from taskmerge.checkpoints.lineage.alignment import own_base_label
 from taskmerge.checkpoints.output.side_files import side_files, tokenizer_files
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.merging.steps import Plan
@@ -29,7 +30,7 @@ def identity(plan: Plan, recipe: Recipe) -> str:
     digest = hashlib.sha256()
     for part in (__version__, recipe.to_yaml(), repr(plan.steps), repr(plan.seed), repr(sorted(plan.texts.items()))):
         digest.update(part.encode())
-    for label, state_dict in plan.inputs.items():
+    for label, state_dict in every_input(plan).items():
         files = state_dict.beside.files
         if not files:  # in memory: nobody can say whether they are the same next time
             return ""
@@ -40,6 +41,12 @@ def identity(plan: Plan, recipe: Recipe) -> str:
     for method in plan.methods.values():
         digest.update(f"{method.name}:{_origin(method)}".encode())
     return digest.hexdigest()
+
+
+def every_input(plan: Plan) -> dict[str, StateDict]:
+    """label -> the base, the specialists, and the bases that specialists have of their own."""
+    own = {own_base_label(label): state_dict for label, state_dict in plan.own_bases.items()}
+    return {**plan.inputs, **own}
 
 
 def _files_beside(state_dict: StateDict) -> list[Path]:

@@ -42,7 +42,11 @@ class Operands:
 
     def delta(self, step: TensorStep, source: Source) -> np.ndarray:
         """The whole task vector of one specialist in one tensor: float64 (entries,)."""
-        return self._delta_of(step, self.specialist(step, source), 0, step.info.count)
+        return self.part_of_delta(step, source, 0, step.info.count)
+
+    def part_of_delta(self, step: TensorStep, source: Source, start: int, stop: int) -> np.ndarray:
+        """Entries [start, stop) of the same."""
+        return self._delta_of(step, self.specialist(step, source), start, stop)
 
     def exact(self, step: TensorStep, source: Source) -> bool:
         """Whether the delta was never rounded to a storage format: an adapter's own product."""

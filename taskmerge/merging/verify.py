@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from taskmerge.checkpoints.covariances import FILE as COVARIANCES
 from taskmerge.checkpoints.formats.reading import open_stored
-from taskmerge.checkpoints.hashing import sha256_of
-from taskmerge.checkpoints.output.record import FILE, changed_files
+from taskmerge.checkpoints.formats.table import is_weight_file
+from taskmerge.checkpoints.hashing import content_sha256
+from taskmerge.checkpoints.output.record import CARD, FILE, changed_files
 from taskmerge.checkpoints.output.saving import CHUNK
-from taskmerge.errors import Problem, RecipeError
+from taskmerge.errors import Problem, RecipeError, few
 from taskmerge.merging.fused import FusedStateDict
+from taskmerge.merging.identity import every_input
 from taskmerge.merging.plan import plan
 from taskmerge.merging.provenance import FusedRecord, read_provenance, sentence
 from taskmerge.merging.steps import Plan
@@ -22,22 +26,39 @@ from taskmerge.recipes import loads
 from taskmerge.words.named_objects import not_the_users
 
 
+@dataclass(frozen=True)
+class Verified:
+    """differences: every one between a model and its record. checked: what was compared, and how. unchecked: what lies
+    there or is recorded, and was not."""
+
+    differences: tuple[str, ...]
+    checked: tuple[str, ...]
+    unchecked: tuple[str, ...]
+
+
 def verify(
     folder: Path, rederive: bool = True, recipe_folder: Path | None = None, methods: Sequence[str] = ()
 ) -> list[str]:
-    """Every difference between the model in `folder` and its record, as sentences; empty when there is none.
+    """The differences that `verified` finds, as sentences; empty when there is none."""
+    return list(verified(folder, rederive, recipe_folder, methods).differences)
+
+
+def verified(
+    folder: Path, rederive: bool = True, recipe_folder: Path | None = None, methods: Sequence[str] = ()
+) -> Verified:
+    """Compare the model in `folder` with its record.
 
     Args:
-        folder: a fused model.
+        folder: the model.
         rederive: also run the recorded recipe again and compare tensor by tensor (reads all inputs).
         recipe_folder: where the recipe's relative paths start; None: where it lay, seen from `folder`, which fails when
             that was moved alone.
         methods: `file.py:name` of the user's own that the recorded recipe may use; no other code that it names is run.
 
-    Raises CheckpointError without a record, and what planning raises when inputs are gone.
+    Raises: CheckpointError without a record, and what planning raises when inputs are gone.
     """
     record = read_provenance(folder)
-    findings = changed_files(folder)
+    differences = [*changed_files(folder), *_unrecorded(folder, record)]
     start = folder / record["recipe_folder"] if recipe_folder is None else recipe_folder
     with not_the_users(str(folder / FILE), methods):
         recipe = loads(record["recipe"], str(folder / FILE), start)
@@ -48,19 +69,51 @@ def verify(
             raise
         looked = f"seen from the model, the recipe lay in {os.path.normpath(start)}"
         move = "if the model was moved alone, say where the recipe's paths start: verify --recipe-folder FOLDER"
-        raise RecipeError([*error.problems, Problem(looked, str(folder / "taskmerge.json"), move)]) from None
-    findings += _input_hashes(decided, record)
-    findings += _rules(decided, record)
+        raise RecipeError([*error.problems, Problem(looked, str(folder / FILE), move)]) from None
+    differences += [*_changed_inputs(decided, record), *_rules(decided, record)]
+    inputs, hashed = every_input(decided), [name for name in record["outputs"] if name != CARD]
+    checked = [
+        f"{len(hashed)} files of the model: sha256 of all bytes",
+        f"{sum(len(one.beside.files) for one in inputs.values())} weight files of {len(inputs)} inputs: sha256 of all "
+        "bytes",
+        f"{len(decided.steps)} tensors: what the recipe plans for each",
+    ]
+    unchecked = [f"{CARD}: the card is the user's to edit"] if CARD in record["outputs"] else []
+    if others := _others(folder, record):
+        unchecked.append(f"files that are not in the record: {few(others)}")
     if rederive:
-        findings += _tensors(folder, decided)
-    return findings
+        differences += _tensors(folder, decided)
+        checked.append(f"{len(decided.steps)} tensors: merged again, every bit compared")
+    else:
+        unchecked.append("tensors: not merged again (--hashes-only)")
+    return Verified(tuple(differences), tuple(checked), tuple(unchecked))
 
 
-def _input_hashes(decided: Plan, record: FusedRecord) -> list[str]:
+def _unrecorded(folder: Path, record: FusedRecord) -> list[str]:
+    """Weights and code that a loader may take and that the record does not know."""
+    return [f"{name}: not in the record" for name in _unknown(folder, record) if _decides(name)]
+
+
+def _others(folder: Path, record: FusedRecord) -> list[str]:
+    return [name for name in _unknown(folder, record) if not _decides(name)]
+
+
+def _decides(name: str) -> bool:
+    """Whether a file of this name would be loaded with the model."""
+    return not name.startswith(f"{COVARIANCES.parent}/") and (is_weight_file(name) or name.endswith(".py"))
+
+
+def _unknown(folder: Path, record: FusedRecord) -> list[str]:
+    known = {*record["outputs"], FILE, CARD}
+    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir())
+    return [str(path) for path in paths if str(path) not in known and not any(part[0] == "." for part in path.parts)]
+
+
+def _changed_inputs(decided: Plan, record: FusedRecord) -> list[str]:
     findings = []
-    for label, state_dict in decided.inputs.items():
+    for label, state_dict in every_input(decided).items():
         recorded = record["inputs"][label].get("files", {}) if label in record["inputs"] else {}
-        found = {name: sha256_of(file.path) for name, file in state_dict.beside.files.items()}
+        found = {name: content_sha256(file.path) for name, file in state_dict.beside.files.items()}
         changed = sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
         findings += [f"input {label}: {name} is not the recorded file" for name in changed]
     return findings

@@ -7,8 +7,9 @@ from typing import Any
 
 from taskmerge.errors import UsageError, did_you_mean
 from taskmerge.pipeline.checks import check
-from taskmerge.pipeline.stages import BY_NAME, STAGES, report
+from taskmerge.pipeline.stages import BY_NAME, report
 from taskmerge.pipeline.state import Places, Run, Say
+from taskmerge.pipeline.steps import STAGES, STEPS, lost_stages
 from taskmerge.recipes import Recipe
 
 __all__ = ["BY_NAME", "STAGES", "Places", "Run", "check", "run"]
@@ -26,10 +27,11 @@ def run(
 ) -> dict[str, Any]:
     """All stages that the recipe has, from `start` to `until` (both included); returns their results and the paths.
 
-    device: where models run; default: the CPU, and for training the first GPU if there is one. Data and recipe are
-    checked before the first stage runs. fresh: replace models made here that no earlier run of this recipe has left.
-    Raises UsageError for an unknown stage, RecipeError for stages that contradict each other, OutputError for what
-    stands in the way of an output, and what the stages raise.
+    device: where models run; default: the CPU, and for training the first GPU if there is one. fresh: replace models
+    made here that no earlier run of this recipe has left. What the stages read that will run is checked before the
+    first of them does. A stage before `start` whose model is gone is run again. Raises UsageError for an unknown stage,
+    RecipeError for stages that contradict each other, OutputError for what stands in the way of an output, and what the
+    stages raise.
     """
     for name in (start, until):
         if name is not None and name not in STAGES:
@@ -38,8 +40,12 @@ def run(
     first = STAGES.index(start) if start else 0
     last = STAGES.index(until) if until else len(STAGES) - 1
     wanted = STAGES[first : last + 1]
+    lost = lost_stages(current, STAGES[:first])
+    for name in lost:
+        say(f"{name}: what it left is gone; it is made again")
+    wanted = (*lost, *wanted)
     check(current, wanted)
     for name in wanted:
         BY_NAME[name](current)
-    current.recall()
+    current.recall(step for name in STAGES for step in STEPS[name](current))
     return report(current)

@@ -13,8 +13,8 @@ from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError, d
 from taskmerge.pipeline.foresight import fuse_problems
 from taskmerge.pipeline.outputs import check_outputs
 from taskmerge.pipeline.presence import model_problems
-from taskmerge.pipeline.stages import STAGES
 from taskmerge.pipeline.state import Run
+from taskmerge.pipeline.steps import STAGES, stages_to_run
 from taskmerge.recipes import Specialize, Training
 from taskmerge.words.extras import TRAINING, missing
 from taskmerge.words.modalities import TEXT, TOWERS, modality_of_column, through, tower_of
@@ -56,18 +56,30 @@ class Use:
     ranked: bool = False
     stage: Training | None = None
 
+    @property
+    def runs_in(self) -> str:
+        """The stage of the run."""
+        section = self.title.partition(":")[0]
+        return "diagnose" if section == "drift" else section
+
 
 def check(current: Run, stages: Sequence[str] = STAGES) -> None:
     """Every data source is there and readable, and every stage's model has the parts and takes the modalities.
 
-    stages: those that are to run; only what they read must be there.  Raises RecipeError with every problem,
-    and OutputError for what stands in the way of an output.
+    stages: those that are wanted; of these, only what those read that will not be skipped is looked at.
+
+    Raises: RecipeError with every problem, OutputError for what stands in the way of an output.
     """
+    problems = list(model_problems(current, stages))
+    if not problems:
+        stages = stages_to_run(current, stages)
     if error := missing(_needed(current, stages)):
         raise error
-    problems = [*_specialize_problems(current), *model_problems(current, stages), *_mteb_problems(current)]
-    problems += _prompt_problems(current)
-    for use in _uses(current):
+    problems += _specialize_problems(current) if "specialize" in stages else []
+    problems += [*_mteb_problems(current), *_prompt_problems(current)] if "evaluate" in stages else []
+    for use in _uses(current) if stages else ():
+        if use.runs_in not in stages:
+            continue
         problems += [*_part_problems(use), *_data_problems(current, use)]
         if use.stage is not None:
             problems += _training_problems(current, use, use.stage)

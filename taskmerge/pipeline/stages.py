@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from taskmerge.checkpoints.lineage.adapters import is_adapter
-from taskmerge.errors import CheckpointError, RecipeError
-from taskmerge.merging.inputs import row_paths
+from taskmerge.errors import RecipeError
 from taskmerge.pipeline.outputs import destination
 from taskmerge.pipeline.report_folder import claim_report
 from taskmerge.pipeline.state import NOTE_MOVE, Run, training_settings
+from taskmerge.pipeline.steps import (
+    diagnose_steps,
+    evaluate_steps,
+    fuse_steps,
+    recover_steps,
+    rehearse_steps,
+    specialize_steps,
+)
+from taskmerge.pipeline.variants import unscored, variants
 from taskmerge.recipes import Specialize
 from taskmerge.words.json_text import check_json
 
 
 def specialize(run: Run) -> None:
     """Trains every specialist that the recipe has a `specialize` section for, into its `model` folder."""
-    for name, section in (run.recipe.specialize or {}).items():
-        out = run.specialist(name)
-        stage = f"specialize-{name}"
-        run.once(stage, run.prompted(section), [out], partial(_train_specialist, run, section, out, stage))
+    sections = (run.recipe.specialize or {}).values()
+    for section, step in zip(sections, specialize_steps(run), strict=True):
+        run.once(step, partial(_train_specialist, run, section, step.outputs[0], step.name))
 
 
 def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> dict[str, Any]:
@@ -58,12 +63,8 @@ def fuse(run: Run) -> None:
         table = {component: dict(counts) for component, counts in decided.table().items()}
         return {"path": str(out), "bytes": written.bytes, "components": table, "warnings": list(decided.warnings)}
 
-    parts = ("base", "specialists", "merge", "components", "copy", "output")
-    section = {name: getattr(recipe, name) for name in parts}
-    soups = {name: row_paths(row, recipe.folder) for name, row in recipe.specialists.items() if row.is_soup}
-    if soups:  # a checkpoint that was saved since was not opened, and yet the pattern names it
-        section["checkpoints"] = {name: [str(path) for path in paths] for name, paths in soups.items()}
-    run.once("fuse", section, [out], make)
+    (step,) = fuse_steps(run)
+    run.once(step, make)
 
 
 def diagnose(run: Run) -> None:
@@ -98,7 +99,8 @@ def diagnose(run: Run) -> None:
             run.say(f"  {line}")
         return {**found.as_dict(), "words": str(found), "exit_code": found.exit_code}
 
-    run.once("diagnose", run.prompted(section), [], make)
+    (step,) = diagnose_steps(run)
+    run.once(step, make)
 
 
 def recover(run: Run) -> None:
@@ -127,7 +129,8 @@ def recover(run: Run) -> None:
         run.say(f"  kept: {report.kept}")
         return report.as_dict()
 
-    run.once("recover", run.prompted(section), [run.places.recovered], make)
+    (step,) = recover_steps(run)
+    run.once(step, make)
 
 
 def rehearse(run: Run) -> None:
@@ -146,7 +149,8 @@ def rehearse(run: Run) -> None:
         place = destination(run, "rehearse", run.places.rehearsed)
         return asdict(train(run.source(start), data, section.train, settings, held_out=held_out, out=place, work=work))
 
-    run.once("rehearse", run.prompted(section), [run.places.rehearsed], make)
+    (step,) = rehearse_steps(run)
+    run.once(step, make)
 
 
 def evaluate(run: Run) -> None:
@@ -177,7 +181,8 @@ def evaluate(run: Run) -> None:
             result["mteb"] = found.as_dict()
         return result
 
-    run.once("evaluate", run.prompted({"section": section, "variants": sorted(models)}), [], make)
+    (step,) = evaluate_steps(run)
+    run.once(step, make)
 
 
 def against(names: Iterable[str]) -> dict[str, list[str]]:
@@ -193,32 +198,6 @@ def against(names: Iterable[str]) -> dict[str, list[str]]:
     return {name: [other for other in made_from.get(name, ()) if other in models] for name in models}
 
 
-def variants(run: Run) -> dict[str, Path]:
-    """Name -> folder of every model of the run that is there: base, specialists, fused, recovered, rehearsed."""
-    own = [name for name, row in run.recipe.specialists.items() if not row.made_of_parts and row.model != "base"]
-    named: dict[str, Path] = {}
-    with suppress(CheckpointError):  # gone since it was fused
-        named["base"] = run.base
-    for name in own:
-        with suppress(CheckpointError):
-            named[f"specialist {name}"] = run.specialist(name)
-    named |= {"fused": run.places.fused, "recovered": run.places.recovered, "rehearsed": run.places.rehearsed}
-    return {name: path for name, path in named.items() if _is_run(run, path)}
-
-
-def _is_run(run: Run, path: Path) -> bool:
-    """Whether a folder of the recipe holds a model that embeds: sentence-transformers', or one for its own embedder."""
-    if (path / "modules.json").is_file():
-        return True
-    return run.recipe.embedder is not None and path.is_dir() and not is_adapter(path)
-
-
-def unscored(run: Run) -> list[str]:
-    """Specialists that no table has a row of: adapters, and what is put together of several files."""
-    rows = {name.removeprefix("specialist ") for name in variants(run)}
-    return [name for name, row in run.recipe.specialists.items() if name not in rows and row.model != "base"]
-
-
 def report(run: Run) -> dict[str, Any]:
     """Writes report.html and report.json from the results of all stages; returns what the JSON holds."""
     from taskmerge.reporting import write_report
@@ -227,9 +206,12 @@ def report(run: Run) -> dict[str, Any]:
         "recipe": run.recipe.text,
         "models": {name: str(path) for name, path in variants(run).items()},
         "stages": run.results,
+        "outdated": run.outdated,
     }
     claim_report(run.places.report)
     lead = ", ".join(run.recipe.specialists) + f" fused by {run.recipe.merge.method}."
+    if run.outdated:
+        lead += f" Of another recipe, other inputs or another model, and not shown: {', '.join(run.outdated)}."
     write_report(run.places.report / "report.html", run.places.fused.name, _sections(run), table, lead)
     return table
 
@@ -264,4 +246,3 @@ BY_NAME: dict[str, Callable[[Run], None]] = {
     "rehearse": rehearse,
     "evaluate": evaluate,
 }
-STAGES = tuple(BY_NAME)

@@ -83,6 +83,15 @@ class Note(TypedDict, total=False):
     result: Any
 
 
+@dataclass(frozen=True)
+class Step:
+    """What runs once. name: of its note. section: what of the recipe decides it. outputs: what it leaves."""
+
+    name: str
+    section: Any
+    outputs: tuple[Path, ...] = ()
+
+
 def read_note(path: Path) -> Note:
     """A stage's note. Raises CheckpointError when it makes no sense."""
     note: Note = read_json(path, Note, NOTE_MOVE, own=True)
@@ -95,7 +104,8 @@ NOTE_MOVE = "remove this file: the stage then runs again"
 @dataclass
 class Run:
     """One run of a recipe. device: where models run.  fresh: whether models that are no earlier results of this recipe,
-    but were made here, may be replaced.  results: stage -> plain data for the report."""
+    but were made here, may be replaced.  results: stage -> plain data for the report.  outdated: stages whose results
+    are no longer of this recipe."""
 
     recipe: Recipe
     places: Places
@@ -103,6 +113,7 @@ class Run:
     device: str | None = None
     fresh: bool = False
     results: dict[str, Any] = field(default_factory=dict)
+    outdated: list[str] = field(default_factory=list)
     downloaded: dict[str, Path] = field(default_factory=dict)
 
     def path(self, text: str) -> Path:
@@ -124,10 +135,6 @@ class Run:
         from taskmerge.embedders.prompts import Prompts
 
         return Prompts.of(self.recipe.prompts) if self.recipe.prompts is not None else None
-
-    def prompted(self, section: Any) -> Any:
-        """A section of a stage that runs a model, for its note: with the recipe's prompts, where there are any."""
-        return section if self.recipe.prompts is None else {"stage": section, "prompts": self.recipe.prompts}
 
     @property
     def base(self) -> Path:
@@ -160,26 +167,40 @@ class Run:
             return self.path(said)
         return self.base if said == "base" else self.model(said)
 
+    def is_done(self, step: Step) -> bool:
+        """Whether a stage was made from what the recipe says and the files are now, and what it left is there."""
+        known = self._note(step)
+        whole = known.get("done") and "result" in known and self._unchanged(step, known)
+        return bool(whole) and all(path.exists() for path in step.outputs)
+
+    def has_lost(self, step: Step) -> bool:
+        """Whether a stage has left something that is no longer there."""
+        return bool(self._note(step).get("done")) and not all(path.exists() for path in step.outputs)
+
     def note_of(self, stage: str) -> Path:
         """Where a stage's note lies."""
         return self.places.report / f"{stage}.json"
 
-    def once(self, stage: str, section: Any, outputs: Iterable[Path], make: Callable[[], Any]) -> None:
+    def _note(self, step: Step) -> Note:
+        place = self.note_of(step.name)
+        return read_note(place) if place.exists() else {}
+
+    def _unchanged(self, step: Step, known: Note) -> bool:
+        return known.get("section") == self._said(step.section) and self._inputs.same(known.get("inputs", {}))
+
+    def once(self, step: Step, make: Callable[[], Any]) -> None:
         """Runs `make` unless the stage's note says that it was made from the same; keeps what it returns.
 
-        section: what the recipe says of it. outputs: what it leaves; `make` puts each in its place once it is whole.
+        `make` puts each of the stage's outputs in its place once it is whole.
         """
-        outputs = list(outputs)
-        place = self.note_of(stage)
-        known = read_note(place) if place.exists() else {}
-        said = self._said(section)
-        unchanged = known.get("section") == said and self._inputs.same(known.get("inputs", {}))
-        if unchanged and known.get("done") and "result" in known and all(path.exists() for path in outputs):
+        stage, said, outputs = step.name, self._said(step.section), list(step.outputs)
+        place, known = self.note_of(stage), self._note(step)
+        if self.is_done(step):
             made_by = known.get("version", __version__)
             self.say(f"{stage}: unchanged, skipped" + ("" if made_by == __version__ else f" (made by {made_by})"))
             self.results[stage] = known["result"]
             return
-        if known and not unchanged:  # checkpoints of the same are gone on from
+        if known and not self._unchanged(step, known):  # checkpoints of the same are gone on from
             clear_work(self.work(stage))
         self.say(f"{stage}: running")
         note: Note = {"section": said, "inputs": {}, "version": __version__, "done": False}
@@ -195,14 +216,20 @@ class Run:
         note["done"] = True
         self._write(place, note)
 
-    def recall(self) -> None:
-        """Takes in the results of finished stages that this run did not touch, so that the report is whole."""
-        for note in sorted(self.places.report.glob("*.json")):
-            if note.stem not in _NOTED and not note.stem.startswith("specialize-"):
+    def recall(self, steps: Iterable[Step]) -> None:
+        """Takes in the results of finished stages that this run did not touch, where their notes still hold; names
+        those whose notes do not, so that no result of another recipe or model is shown."""
+        known = {step.name: step for step in steps}
+        for place in sorted(self.places.report.glob("*.json")):
+            stage = place.stem
+            if (stage not in _NOTED and not stage.startswith("specialize-")) or stage in self.results:
                 continue
-            known = read_note(note)
-            if known.get("done") and "result" in known:
-                self.results.setdefault(note.stem, known["result"])
+            note = read_note(place)
+            if stage in known and self.is_done(known[stage]):
+                self.results[stage] = note["result"]
+            elif note.get("done"):
+                self.outdated.append(stage)
+                self.say(f"{stage}: of another recipe, other inputs or another model; left out of the report")
 
     def work(self, stage: str) -> Path:
         """Folder of a stage's own checkpoints."""

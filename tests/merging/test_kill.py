@@ -13,20 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from checkpoint_files import digests, prepare, write_recipe
+from checkpoint_files import digests
+from disturbed_runs import StopsAfter, change_recipe, environment, prepare, refused, run
 from places import HELPERS
 
 from taskmerge import recipes
 from taskmerge.checkpoints.output.writing import JOURNAL
 from taskmerge.errors import OutputError
-from taskmerge.merging import Written, execute, plan
+from taskmerge.merging import execute, plan
 
 HERE = HELPERS
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(HERE), "TASKMERGE_THREADS": "2"}
 
 
 def test_killed_at_random_moments_and_before_every_change(tmp_path: Path) -> None:
@@ -44,28 +40,6 @@ def test_killed_at_random_moments_and_before_every_change(tmp_path: Path) -> Non
 # --- disturbed ----------------------------------------------------------------------------------------------------
 
 
-class StopsAfter:
-    """Progress that is interrupted, as by Ctrl-C, once so many bytes are written."""
-
-    def __init__(self, most: int) -> None:
-        self.left = most
-
-    def __call__(self, count: int) -> None:
-        self.left -= count
-        if self.left < 0:
-            raise KeyboardInterrupt
-
-
-def run(folder: Path, **options: Any) -> Written:
-    recipe = recipes.load(folder / "merge.yaml")
-    return execute(plan(recipe), recipe, folder / "out", **options)
-
-
-def change_recipe(folder: Path, **changes: Any) -> None:
-    said = yaml.safe_load((folder / "merge.yaml").read_text())
-    write_recipe(folder, **{**said, **changes})
-
-
 @pytest.fixture
 def interrupted(tmp_path: Path) -> Path:
     """A folder with a run interrupted in its third of five shards."""
@@ -77,12 +51,6 @@ def interrupted(tmp_path: Path) -> Path:
     finished = json.loads((tmp_path / ".out.partial" / JOURNAL).read_text())["finished"]
     assert list(finished) == ["model-00001-of-00005.safetensors", "model-00002-of-00005.safetensors"]
     return tmp_path
-
-
-def refused(folder: Path, **options: Any) -> str:
-    with pytest.raises(OutputError) as caught:
-        run(folder, **options)
-    return str(caught.value)
 
 
 def test_an_interrupted_run_goes_on_where_it_was(interrupted: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from taskmerge import __version__, recipes
 from taskmerge.errors import CheckpointError
 from taskmerge.merging import execute, plan
-from taskmerge.merging.verify import verify
+from taskmerge.merging.verify import verified, verify
 
 NAME = "model.layers.2.proj.weight"
 
@@ -77,9 +78,22 @@ def test_what_is_as_recorded(folder: Path, command: Callable[..., Any]) -> None:
     assert verify(out) == []
     ran = command("verify", out)
     assert (ran.code, ran.out) == (0, "")
-    assert "as recorded: inputs, output and every tensor" in ran.err
+    assert "checked: 10 tensors: merged again, every bit compared" in ran.err
+    assert "not checked: tensors" not in ran.err and "as recorded, in all that was checked" in ran.err
     ran = command("verify", out, "--json", "--hashes-only")
-    assert json.loads(ran.out) == {"path": str(out), "same": True, "differences": []}
+    said = json.loads(ran.out)
+    assert (said["path"], said["same"], said["differences"]) == (str(out), True, [])
+    assert said["checked"] == [
+        "6 files of the model: sha256 of all bytes",
+        "3 weight files of 3 inputs: sha256 of all bytes",
+        "10 tensors: what the recipe plans for each",
+    ]
+    assert said["unchecked"] == [
+        "README.md: the card is the user's to edit",
+        "tensors: not merged again (--hashes-only)",
+    ]
+    ran = command("verify", out, "--hashes-only")
+    assert "not checked: tensors: not merged again" in ran.err and "every bit" not in ran.err
 
 
 def test_it_may_be_moved_with_everything(folder: Path) -> None:
@@ -97,7 +111,7 @@ def test_moved_alone_it_is_told_where_the_recipe_lay(folder: Path, command: Call
     assert "verify --recipe-folder FOLDER" in ran.err
     ran = command("verify", out, "--recipe-folder", folder)
     assert (ran.code, ran.out) == (0, "")
-    assert "as recorded: inputs, output and every tensor" in ran.err
+    assert "as recorded, in all that was checked" in ran.err
 
 
 Change = Callable[[Path], object]
@@ -190,3 +204,50 @@ def test_what_was_not_made_here(folder: Path) -> None:
 def test_a_record_that_points_outside(folder: Path, name: str) -> None:
     edit_record(lambda record: record["outputs"].update({name: "0" * 64}))(folder)
     assert f"{name}: lies outside the folder" in verify(folder / "made" / "out", rederive=False)
+
+
+@pytest.mark.parametrize("place", ["beside it", "as the hub's cache lies"])
+@pytest.mark.parametrize("whose", ["made/out", "image"])
+def test_a_link_named_by_the_recorded_hash_fools_nobody(folder: Path, place: str, whose: str) -> None:
+    """The hub's cache names a file by its hash, and a link leads there: so can anybody's."""
+    path = sorted((folder / whose).glob("model*.safetensors"))[0]
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    blob = folder / whose / digest if place == "beside it" else folder / whose / "models--a--b" / "blobs" / digest
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    blob.write_bytes(data)
+    path.unlink()
+    path.symlink_to(blob)
+    findings = verify(folder / "made" / "out", rederive=False)
+    said = "its sha256 is not the recorded one" if whose != "image" else "input image: model.safetensors is not the"
+    assert any(said in line for line in findings), findings
+
+
+def test_a_file_that_changed_behind_a_remembered_hash(folder: Path) -> None:
+    """Size and times of change are as they were when its hash was remembered."""
+    from taskmerge.checkpoints import hashing
+
+    path = sorted((folder / "made" / "out").glob("model*.safetensors"))[0]
+    digest, stat = hashing.sha256_of(path), path.stat()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    now = path.stat()
+    hashing._remember(f"{path}:{now.st_size}:{now.st_ino}:{now.st_mtime_ns}:{now.st_ctime_ns}", digest)
+    assert verify(folder / "made" / "out", rederive=False) == [f"{path.name}: its sha256 is not the recorded one"]
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "adapter_model.safetensors", "modeling_own.py"])
+def test_what_a_loader_may_take_and_the_record_does_not_know(folder: Path, name: str) -> None:
+    (folder / "made" / "out" / name).write_bytes(b"anything")
+    assert verify(folder / "made" / "out", rederive=False) == [f"{name}: not in the record"]
+
+
+def test_a_config_that_was_edited(folder: Path) -> None:
+    (folder / "made" / "out" / "config.json").write_text('{"model_type": "llama", "rope_theta": 1}')
+    assert verify(folder / "made" / "out", rederive=False) == ["config.json: its sha256 is not the recorded one"]
+    (folder / "made" / "out" / "notes.txt").write_text("mine")
+    unchecked = verified(folder / "made" / "out", rederive=False).unchecked
+    assert "files that are not in the record: notes.txt" in unchecked

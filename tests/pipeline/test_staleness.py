@@ -106,3 +106,81 @@ def test_a_folder_of_somebody_elses_is_never_replaced(trained: Path, stage: str)
     with pytest.raises(OutputError):
         run_quietly(trained, text, start=stage, until=stage)
     assert (folder / "thesis.tex").read_text() == "ten years of work"
+
+
+SCORED = FUSE.rstrip() + "\nevaluate: {retrieval: {audio: held.jsonl}}\n"
+
+
+def test_the_report_holds_no_score_of_another_model(trained: Path) -> None:
+    table, _ = run_quietly(trained, SCORED, start="fuse")
+    assert "evaluate" in table["stages"] and "evaluate" not in table["outdated"]
+    other = SCORED.replace("weight: 0.5", "weight: 0.25")
+    table, said = run_quietly(trained, other, start="fuse", until="fuse")
+    assert "evaluate" not in table["stages"] and "evaluate" in table["outdated"]
+    assert "evaluate: of another recipe, other inputs or another model; left out of the report" in said
+    kept = json.loads((trained / "fused-report" / "report.json").read_text())
+    assert set(kept["stages"]) == {"fuse"}
+    assert "Of another recipe" in (trained / "fused-report" / "report.html").read_text("utf-8")
+    table, said = run_quietly(trained, other, start="fuse")
+    assert running(said) == ["evaluate"] and "evaluate" in table["stages"]
+
+
+def test_a_stage_that_the_recipe_no_longer_has_is_not_shown(trained: Path) -> None:
+    run_quietly(trained, SCORED, start="fuse")
+    table, _ = run_quietly(trained, FUSE, start="fuse")
+    assert "evaluate" not in table["stages"] and "evaluate" in table["outdated"]
+
+
+def test_skipping_reads_no_data(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from taskmerge.embedders import pairs
+
+    run_quietly(trained, SCORED, start="fuse")
+
+    def opened(*_: Any, **__: Any) -> None:
+        raise AssertionError("data of a stage that is skipped was read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pairs, "read_pairs", opened)
+        _, said = run_quietly(trained, SCORED, start="fuse")
+        assert running(said) == []
+        with pytest.raises(AssertionError, match="was read"):
+            run_quietly(trained, SCORED.replace("held.jsonl", "audio.jsonl"), start="fuse")
+
+
+def test_a_model_that_is_gone_is_made_again_before_what_needs_it(trained: Path) -> None:
+    import shutil
+
+    run_quietly(trained, SCORED, start="fuse")
+    shutil.rmtree(trained / "fused")
+    table, said = run_quietly(trained, SCORED, start="evaluate")
+    assert "fuse: what it left is gone; it is made again" in said
+    assert running(said) == ["fuse", "evaluate"] and (trained / "fused" / "taskmerge.json").is_file()
+    assert "fused" in {row["variant"] for row in table["stages"]["evaluate"]["retrieval"]["results"]}
+
+
+SAID: dict[str, tuple[str, str, str]] = {
+    "the stack of a fuse": ("fuse", "seed: 1", "seed: 1\nstack: [{base: 0..1, audio: 0..1, text: 0..1}]"),
+    "an adapter of the base": ("fuse", "seed: 1", "seed: 1\nbase_adapter: adapter"),
+    "the base of a trained specialist": ("specialize", "base: base", "base: other"),
+    "where a specialist lies": ("specialize", "model: specialist-audio", "model: elsewhere"),
+    "whose drift": ("diagnose", "model: specialist-audio", "model: elsewhere"),
+    "the teacher": ("recover", "drift: {specialist: audio", "drift: {specialist: text"),
+    "what rehearsal begins with": ("rehearse", "recover:", "copy: {}\n# recover:"),
+}
+
+
+@pytest.mark.parametrize("what", SAID)
+def test_whatever_of_the_recipe_decides_a_stage_is_in_its_note(tmp_path: Path, what: str) -> None:
+    from taskmerge.pipeline import Places, Run
+    from taskmerge.pipeline.steps import STEPS
+    from taskmerge.recipes import loads
+
+    stage, before, after = SAID[what]
+    text = RECIPE + "seed: 1\n"
+    assert before in text
+    found = []
+    for said in (text, text.replace(before, after)):
+        recipe = loads(said, "recipe.yaml", tmp_path)
+        run = Run(recipe, Places.of(recipe))
+        found.append([run._said(step.section) for step in STEPS[stage](run)])
+    assert found[0] != found[1]

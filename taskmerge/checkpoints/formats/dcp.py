@@ -46,7 +46,9 @@ class _PieceFile(WeightFile):
                 found = found.get("_local_tensor")
             if not isinstance(found, Reference) or (found.shape, found.dtype) != (info.shape, info.format.torch_name):
                 raise CheckpointError(f"{key!r} is not the piece that {METADATA} says", str(self.path), _JOIN)
-            self._opened[key] = PickleFile(self.name, self.path, archive, {key: found})
+            piece = PickleFile(self.name, self.path, archive, {key: found})
+            piece.held = self.held  # as it was when the save was opened
+            self._opened[key] = piece
         return self._opened[key]
 
     def read(self, name: str, start: int, stop: int | None) -> np.ndarray:

@@ -10,7 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from taskmerge.checkpoints.formats.bus_errors import Watched
 from taskmerge.checkpoints.formats.header import Entry, read_file_header
+from taskmerge.checkpoints.formats.held import Checked, Held, used
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import CheckpointError
 
@@ -29,7 +31,7 @@ class Repository(Protocol):
     def fetch(self, name: str) -> Path: ...
 
 
-class WeightFile:
+class WeightFile(Checked):
     """A safetensors file on this disk, or on the hub until its first tensor is read.
 
     name: relative to the checkpoint's folder. entries: name -> header entry; given: known without reading a header.
@@ -46,6 +48,8 @@ class WeightFile:
         self._lock = threading.Lock()
         self._region: mmap.mmap | None = None
         self._bytes: np.ndarray | None = None
+        self._watched: Watched | None = None
+        self.held = Held.of(path) if path is not None else None
         if entries is not None:
             self.entries: dict[str, Entry] = dict(entries)
         elif path is not None:
@@ -64,6 +68,7 @@ class WeightFile:
         if self._path is None:
             assert self._snapshot is not None
             path = self._snapshot.fetch(self.name)
+            self.held = Held.of(path)
             header = read_file_header(path)
             if [entry.info for entry in header.entries] != [entry.info for entry in self.entries.values()]:
                 raise CheckpointError("the downloaded file is not the one whose header was read", str(path))
@@ -83,18 +88,35 @@ class WeightFile:
         """Whether reading needs no download."""
         return self._path is not None
 
+    def check(self) -> None:
+        """Raise CheckpointError when it is no longer the file whose header was read."""
+        if self.held is not None:
+            self.held.check(self._watched is not None and self._watched.torn)
+
     def mapped(self) -> np.ndarray:
         """The whole file as bytes, mapped read-only."""
+        used(self)
         with self._lock:
             if self._bytes is None:
-                path = self.path
-                with path.open("rb") as file:
-                    region = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-                stop = max((entry.stop for entry in self.entries.values()), default=0)
-                if len(region) < stop:
-                    raise CheckpointError("the file has shrunk since its header was read", str(path))
-                self._region, self._bytes = region, np.frombuffer(region, dtype=np.uint8)
+                self._map()
+                assert self._bytes is not None
         return self._bytes
+
+    def _map(self) -> None:
+        path = self.path
+        self.check()
+        try:
+            with path.open("rb") as file:
+                region = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        except OSError as error:
+            raise CheckpointError(f"cannot be read: {error.strerror}", str(path)) from None
+        except ValueError:  # nothing is left of it
+            region = mmap.mmap(-1, mmap.PAGESIZE)
+        self.check()
+        if len(region) < max((entry.stop for entry in self.entries.values()), default=0):
+            raise CheckpointError("the file has shrunk since its header was read", str(path))
+        self._watched = Watched(region)
+        self._region, self._bytes = region, np.frombuffer(region, dtype=np.uint8)
 
     def release(self, name: str, start: int, stop: int) -> None:
         """Unmaps the pages of entries [start, stop): read again, they are mapped again. Left to the end of the process,

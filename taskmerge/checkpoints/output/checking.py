@@ -8,7 +8,7 @@ from typing import NamedTuple, TypedDict
 
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import StoredStateDict, open_stored
-from taskmerge.checkpoints.hashing import sha256_of
+from taskmerge.checkpoints.hashing import content_sha256
 from taskmerge.checkpoints.output.record import FILE, Source, changed_files, contents, read_record
 from taskmerge.checkpoints.output.saving import CHUNK
 from taskmerge.errors import TaskmergeError, few
@@ -69,7 +69,7 @@ def _opened(folder: Path, source: Source) -> StoredStateDict | None:
 
 def _changed(stored: StoredStateDict, source: Source) -> Iterator[str]:
     recorded = source.get("files", {})
-    found = {name: sha256_of(file.path) for name, file in stored.beside.files.items()}
+    found = {name: content_sha256(file.path) for name, file in stored.beside.files.items()}
     yield from sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple, TypedDict
 from taskmerge import __version__
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.links import check_link
-from taskmerge.checkpoints.hashing import sha256_of
+from taskmerge.checkpoints.hashing import content_sha256, sha256_of
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import CheckpointError
 
@@ -72,7 +72,8 @@ def read_record(folder: Path) -> Record:
         what = f"has no {FILE}: it was not made by taskmerge"
         if older:
             what = f"has {older} of an older taskmerge and no {FILE}, which says what each file is"
-        raise CheckpointError(what, str(folder))
+        move = "`verify MODEL --base BASE` with --recipe, --adapter or --specialist judges anybody's merge"
+        raise CheckpointError(what, str(folder), move)
     move = "without its record nobody can say whether the folder is as it was made; make it again"
     check_link(path, folder)
     record: Record = read_json(path, Record, move, own=True)
@@ -184,6 +185,6 @@ def changed_files(folder: Path, names: Iterable[str] | None = None) -> list[str]
             findings.append(f"{name}: lies outside the folder")
         elif not path.is_file():
             findings.append(f"{name}: missing")
-        elif sha256_of(path) != outputs[name]:
+        elif content_sha256(path) != outputs[name]:
             findings.append(f"{name}: its sha256 is not the recorded one")
     return findings

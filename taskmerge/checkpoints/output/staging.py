@@ -39,6 +39,22 @@ def is_ours(name: str, begun: set[str]) -> bool:
     return name in OWN or name in begun or name.startswith((f"{SAVED}/", f".{SAVED}.partial/"))
 
 
+def strange_folders(folder: Path, begun: set[str]) -> list[str]:
+    """Folders below that hold none of the files that were begun, and are not where a library saves: one in place of a
+    file, say."""
+    parents = {str(parent) for name in begun for parent in Path(name).parents}
+    found = []
+    for here, folders, _ in os.walk(folder):
+        inside = [os.path.relpath(Path(here) / name, folder) for name in folders]
+        inside = [name for name in inside if not (folder / name).is_symlink()]
+        found += [f"{name} (a folder)" for name in inside if name not in parents and not _is_saving(name)]
+    return found
+
+
+def _is_saving(name: str) -> bool:
+    return f"{name}/".startswith((f"{SAVED}/", f".{SAVED}.partial/"))
+
+
 def check_staging(staging: Path) -> None:
     """What lies where files are to be collected is an unfinished output of ours, nothing, or refused by name."""
     if not os.path.lexists(staging):
@@ -52,6 +68,7 @@ def check_staging(staging: Path) -> None:
         raise OutputError(what, str(staging), "move it away")
     begun = begun_in(lock.read_bytes()) if is_lock(lock) else set()
     strange = [name for name in files_below(staging) if not is_ours(name, begun) or (staging / name).is_symlink()]
+    strange += strange_folders(staging, begun)
     if strange or (LOCK in there and not is_lock(lock)):
         what = f"an unfinished output lies here, and in it what taskmerge did not write: {few(strange or [LOCK])}"
         raise OutputError(what, str(staging), "move these out of it")

@@ -2,7 +2,7 @@
 
 A run that was killed leaves ``.NAME.partial`` beside the place where NAME would be. It holds a journal with the
 identity of the run (recipe, inputs, version) and every finished file with its sha256; the next run with the same
-identity goes on from there.
+identity reads the finished files again and goes on from those that are as they were.
 """
 
 from __future__ import annotations
@@ -17,13 +17,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypedDict
 
+from taskmerge.checkpoints.formats.held import using
 from taskmerge.checkpoints.formats.json_files import read_json
-from taskmerge.checkpoints.hashing import sha256_of
+from taskmerge.checkpoints.hashing import content_sha256
 from taskmerge.checkpoints.output.layout import ShardLayout
 from taskmerge.checkpoints.output.record import FILE, LOCK, LOCK_MARK, new_record, render
 from taskmerge.checkpoints.output.replacing import absolute, put_in_place, site, sync
 from taskmerge.checkpoints.output.shard_writer import BUFFER, ShardWriter
-from taskmerge.checkpoints.output.staging import JOURNAL, SAVED, begun_in, check_staging, files_below, is_ours
+from taskmerge.checkpoints.output.staging import (
+    JOURNAL,
+    SAVED,
+    begun_in,
+    check_staging,
+    files_below,
+    is_ours,
+    strange_folders,
+)
 from taskmerge.errors import CheckpointError, OutputError, few
 from taskmerge.words.system_errors import as_output_error, writing
 
@@ -33,7 +42,12 @@ class OutputFolder:
 
     final: the folder to make. identity: text that is equal only for runs that would write the same bytes; "" for a run
     that cannot be gone on with. fresh: replace an output made here and throw away an unfinished one. inputs: folders
-    and files that are being read, which `final` must not replace. keep: keep what is replaced as `NAME-previous`.
+    and files that are being read, which `final` must not replace. keep: keep what is replaced as `NAME-previous`. Every
+    file that is read while it is open must stay as it was: nothing is noted as finished, and nothing published, before
+    that has been looked at.
+
+    finished: sha256 of the weight files that are done. remade: finished files of an unfinished run that were no longer
+    what had been written.
 
     Raises OutputError for what `replacing.site` refuses, when an unfinished run with another identity or something of
     somebody else's lies where the files are collected, or when another process is writing.
@@ -54,6 +68,7 @@ class OutputFolder:
         self.keep = keep
         self.inputs = tuple(inputs)
         self.finished: dict[str, str] = {}
+        self.remade: list[str] = []
         self._begun: set[str] = set()
         self._made: list[Path] = []
         self._unsynced: list[Path] = []
@@ -88,10 +103,18 @@ class OutputFolder:
         except BaseException:
             self._lock.close()
             raise
+        self._closing = contextlib.ExitStack()
+        self._used = self._closing.enter_context(using())
+        self._closing.callback(self._lock.close)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.close()
+        self._closing.close()
+
+    def check_inputs(self) -> None:
+        """Raise CheckpointError for a file that was read from and is no longer as it was."""
+        for file in list(self._used):
+            file.check()
 
     def _take_up_names(self, size: int) -> None:
         """The lock file also says which files were begun: whatever a kill leaves, these are ours."""
@@ -121,10 +144,21 @@ class OutputFolder:
                 "--fresh throws it away",
             )
         else:
-            self.finished = {
-                name: digest for name, digest in known["finished"].items() if (self.staging / name).exists()
-            }
+            self._keep_what_is_whole(known["finished"])
         self._write_journal()
+
+    def _keep_what_is_whole(self, finished: Mapping[str, str]) -> None:
+        """Finished files whose bytes are still those that were written; others, and what was only begun, go."""
+        for name in files_below(self.staging):
+            if name not in (LOCK, JOURNAL) and name not in finished and is_ours(name, self._begun):
+                (self.staging / name).unlink()
+        for name, digest in finished.items():
+            path = self.staging / name
+            if path.is_file() and content_sha256(path) == digest:
+                self.finished[name] = digest
+            elif path.is_file():
+                self.remade.append(name)
+                path.unlink()
 
     def _clear(self) -> None:
         """Removes what was collected, and nothing that somebody else has put there."""
@@ -173,6 +207,10 @@ class OutputFolder:
         try:
             yield writer
             digest = writer.finish()
+            self.check_inputs()
+        except Exception:
+            path.unlink(missing_ok=True)
+            raise
         finally:
             writer.close()
         with writing(self.final / layout.file):
@@ -200,12 +238,14 @@ class OutputFolder:
         record: see `record.new_record`. Returns what turned up in the older folder meanwhile, and was left there.
         """
         place = site(self.final, self.fresh, self.inputs, keep=self.keep)
+        self.check_inputs()
         names = sorted(name for name in files_below(self.staging) if name not in (LOCK, JOURNAL, FILE))
-        if strange := [name for name in names if name not in self._begun and name not in self.finished]:
+        strange = [name for name in names if name not in self._begun and name not in self.finished]
+        if strange := [*strange, *strange_folders(self.staging, self._begun)]:
             what = f"something was put into the unfinished output: {few(strange)}"
             raise OutputError(what, str(self.staging), "move these out of it, and run the same command again")
         with writing(self.final):
-            outputs = {name: self.finished.get(name) or sha256_of(self.staging / name) for name in names}
+            outputs = {name: self.finished.get(name) or content_sha256(self.staging / name) for name in names}
             self.add_text(FILE, render({**(record or new_record("model", "save")), "outputs": outputs}))
             folders = [Path(folder) for folder, _, _ in os.walk(self.staging)]
             with ThreadPoolExecutor(8) as threads:  # at once: a file system commits what is asked for together

@@ -1,0 +1,36 @@
+"""The models of a run that can be scored: the base, whole specialists, and what the stages leave."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from taskmerge.checkpoints.lineage.adapters import is_adapter
+from taskmerge.errors import CheckpointError
+from taskmerge.pipeline.state import Run
+
+
+def variants(run: Run) -> dict[str, Path]:
+    """Name -> folder of every model of the run that is there: base, specialists, fused, recovered, rehearsed."""
+    own = [name for name, row in run.recipe.specialists.items() if not row.made_of_parts and row.model != "base"]
+    named: dict[str, Path] = {}
+    with suppress(CheckpointError):  # gone since it was fused
+        named["base"] = run.base
+    for name in own:
+        with suppress(CheckpointError):
+            named[f"specialist {name}"] = run.specialist(name)
+    named |= {"fused": run.places.fused, "recovered": run.places.recovered, "rehearsed": run.places.rehearsed}
+    return {name: path for name, path in named.items() if _is_run(run, path)}
+
+
+def _is_run(run: Run, path: Path) -> bool:
+    """Whether a folder of the recipe holds a model that embeds: sentence-transformers', or one for its own embedder."""
+    if (path / "modules.json").is_file():
+        return True
+    return run.recipe.embedder is not None and path.is_dir() and not is_adapter(path)
+
+
+def unscored(run: Run) -> list[str]:
+    """Specialists that no table has a row of: adapters, and what is put together of several files."""
+    rows = {name.removeprefix("specialist ") for name in variants(run)}
+    return [name for name, row in run.recipe.specialists.items() if name not in rows and row.model != "base"]
