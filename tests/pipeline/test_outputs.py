@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 from in_the_way import NEVER, ours, picture
+from pipeline_projects import RECIPE, new_project, run_quietly, running
 from safetensors.torch import load_file, save_file
-from test_pipeline import RECIPE, new_project, run_quietly, running
 
 from taskmerge.checkpoints.output.checking import check_made
 from taskmerge.checkpoints.output.record import read_record
