@@ -19,6 +19,7 @@ from taskmerge.checkpoints.output.record import add_to_record
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import CheckpointError, few
 from taskmerge.words.json_text import parse_json
+from taskmerge.words.system_errors import writing
 
 FILE = Path("statistics") / "input_covariances.safetensors"
 _ANEW = "collect them anew: `taskmerge stats MODEL --probes …`"
@@ -56,13 +57,14 @@ class InputCovariances(Mapping[str, np.ndarray]):
         check_link(path, Path(folder))
         if path.exists():  # ours gives way, nothing else: this raises for it
             InputCovariances.open(folder)
-        path.parent.mkdir(parents=True, exist_ok=True)
         stored = {name: np.asarray(self._matrices[name], dtype=np.float32) for name in set(self.aliases.values())}
         header = {"format": FORMAT, "aliases": json.dumps(self.aliases), "counts": json.dumps(self.counts)}
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-        save_file(stored, unfinished, metadata=header)
-        unfinished.replace(path)
-        add_to_record(Path(folder), str(FILE))
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(stored, unfinished, metadata=header)
+            unfinished.replace(path)
+            add_to_record(Path(folder), str(FILE))
         return path
 
     @classmethod

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from taskmerge.cli.options import DEVICE, JSON, OUT
-from taskmerge.cli.output import announce_preparing, note, print_json, print_table, progress
+from taskmerge.cli.output import announce_preparing, note, print_json, print_table, progress, say
 from taskmerge.errors import UsageError
 from taskmerge.words.places import output_path
 from taskmerge.words.sizes import parse_size, show_bytes
@@ -128,7 +128,7 @@ def _show_written(written: Written, seconds: float, notes: Sequence[str], as_jso
     for file in written.resumed:
         note(f"{file}: taken over from the interrupted run")
     note(f"{show_bytes(written.bytes)} in {seconds:.1f} s: {written.path}")
-    print(written.path)
+    say(written.path)
 
 
 def verify(
@@ -158,7 +158,7 @@ def verify(
         print_json({"path": str(out), "same": not findings, "differences": findings})
     else:
         for line in findings:
-            print(line)
+            say(line)
         note("differs from its record" if findings else "as recorded: inputs, output and every tensor")
     if findings:
         raise typer.Exit(1)
@@ -175,7 +175,7 @@ def _show_checked(out: Path, as_json: bool) -> None:
         )
     else:
         for line in found.differences:
-            print(line)
+            say(line)
         for line in found.said:
             note(f"looked at: {line}" if not line.startswith("not ") else line)
         note("differs from its record" if found.differences else "as recorded")

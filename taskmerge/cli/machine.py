@@ -13,7 +13,7 @@ from pathlib import Path
 import typer
 
 from taskmerge.cli.options import JSON
-from taskmerge.cli.output import note, print_json, print_table
+from taskmerge.cli.output import note, print_json, print_table, say
 from taskmerge.words.sizes import show_bytes
 
 _LIBRARIES = {
@@ -134,7 +134,7 @@ def push(
         add_to_record(folder, CARD)
         note(f"{CARD}: written from the record")
     note(f"uploading {folder} to {repository}")
-    print(upload(folder, repository, private=private, revision=revision))
+    say(upload(folder, repository, private=private, revision=revision))
 
 
 COMMANDS = (doctor, push)

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from taskmerge.cli.options import FRESH, OUT_FOLDER
-from taskmerge.cli.output import announce_preparing, note
+from taskmerge.cli.output import announce_preparing, note, say
 from taskmerge.errors import UsageError
 
 
@@ -48,7 +48,7 @@ def soup(
         found = Averaged([found.members[place] for place in chosen], shares(len(chosen)), checkpoints)
     for told in found.beside.notes:
         note(told)
-    print(save_state_dict(found, out, dtype=dtype, shard_size=shard_size, fresh=fresh, made=("model", "soup")))
+    say(save_state_dict(found, out, dtype=dtype, shard_size=shard_size, fresh=fresh, made=("model", "soup")))
 
 
 COMMANDS = (soup,)

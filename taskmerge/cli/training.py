@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from taskmerge.cli.options import FRESH, JSON, MODEL_DEVICE, OUT, OUT_FOLDER, TRAINING_DEVICE
-from taskmerge.cli.output import announce_notes, announce_preparing, note, print_json
+from taskmerge.cli.output import announce_notes, announce_preparing, note, print_json, say
 from taskmerge.errors import UsageError
 
 RECIPE = typer.Argument(help="The recipe.")
@@ -32,7 +32,7 @@ def graft(
     first = attach(backbone, modality, encoder, projector, out, seed=seed, fresh=fresh)[0]
     tokens = ", ".join(f"{tower.placeholder} for {name}" for name, tower in first.towers.items())
     note(f"takes {', '.join(name for name in first.modalities if name != 'message')}; tokens that stand in: {tokens}")
-    print(out)
+    say(out)
 
 
 def specialize(
@@ -103,7 +103,7 @@ def run(
         print_json(table)
         return
     _show_table(table)
-    print(Places.of(said, out).report / "report.html")
+    say(Places.of(said, out).report / "report.html")
 
 
 def _show_table(table: dict[str, object]) -> None:

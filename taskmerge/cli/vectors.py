@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from taskmerge.cli.options import FRESH, OUT_FOLDER
-from taskmerge.cli.output import announce_notes, announce_preparing, note
+from taskmerge.cli.output import announce_notes, announce_preparing, note, say
 
 
 def extract(
@@ -40,7 +40,7 @@ def extract(
         made = vector.save_lora(out, lora, base_name=base, fresh=fresh)
         left = f", {len(made.left_out)} tensors left out" if made.left_out else ""
         note(f"{made.bytes:,} bytes, relative error {made.relative_error:.3g}{left}")
-        print(made.path)
+        say(made.path)
         return
     path = vector.save(out, dtype=dtype, form=form, density=density, rank=rank, fresh=fresh)
     note(f"{len(vector)} deltas, {len(vector.own)} tensors of the specialist's own")
@@ -49,7 +49,7 @@ def extract(
         report = marks["report"]
         share = report["bytes"] / report["dense_bytes"]
         note(f"{report['bytes']:,} bytes ({share:.1%} of float32), relative error {report['relative_error']:.3g}")
-    print(path)
+    say(path)
 
 
 def apply(
@@ -72,7 +72,7 @@ def apply(
     made = save_state_dict(
         moved.underlying, out, dtype=dtype, shard_size=shard_size, fresh=fresh, made=("model", "apply")
     )
-    print(made)
+    say(made)
 
 
 COMMANDS = (extract, apply)

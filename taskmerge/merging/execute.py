@@ -17,7 +17,7 @@ from taskmerge.merging import provenance
 from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.identity import identity
 from taskmerge.merging.model_card import model_card
-from taskmerge.merging.sides import add_side_files
+from taskmerge.merging.sides import add_side_files, side_bytes
 from taskmerge.merging.steps import BASE, Plan
 from taskmerge.recipes import Recipe
 from taskmerge.words.devices import parse_device
@@ -65,7 +65,7 @@ def execute(
         resumed = tuple(output.finished)
         try:
             unwritten = [shard for shard in plan.shards if shard.file not in output.finished]
-            check_space(out, sum(shard.size for shard in unwritten))
+            check_space(out, sum(shard.size for shard in unwritten) + side_bytes(plan), len(unwritten))
             hashes = _Hashes(plan)
             write_shards(output, list(plan.shards), fused.read_into, progress, memory, 1 if threads() == 1 else AHEAD)
             left = output.publish(_add_everything_else(output, plan, recipe, hashes.result()))

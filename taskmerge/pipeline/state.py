@@ -27,6 +27,7 @@ from taskmerge.recipes.writing import dump
 from taskmerge.training.work import clear_work
 from taskmerge.words.json_text import as_read
 from taskmerge.words.places import output_path, parse_place
+from taskmerge.words.system_errors import writing
 
 Say = Callable[[str], None]
 
@@ -219,8 +220,9 @@ class Run:
     def _write(self, path: Path, table: Mapping[str, Any]) -> None:
         claim_report(path.parent)
         scratch = path.with_suffix(".new")
-        scratch.write_text(json.dumps(table, indent=1, allow_nan=True) + "\n", "utf-8")
-        scratch.replace(path)
+        with writing(path):
+            scratch.write_text(json.dumps(table, indent=1, allow_nan=True) + "\n", "utf-8")
+            scratch.replace(path)
 
 
 def training_settings(section: Training, run: Run, work: Path, **defaults: Any) -> Any:

@@ -13,6 +13,7 @@ from taskmerge.measuring.drift.report import plain_data
 from taskmerge.reporting.content import Section
 from taskmerge.reporting.page import GENERATOR, render
 from taskmerge.words.places import output_path
+from taskmerge.words.system_errors import writing
 
 
 def write_report(
@@ -29,12 +30,10 @@ def write_report(
         page = page.with_name(page.name + ".html")
     twin = page.with_suffix(".json")
     _check_free(page, twin)
-    try:
+    with writing(page):
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(render(title, lead, sections), encoding="utf-8")
         twin.write_text(json.dumps(plain_data(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"the report cannot be written: {error.strerror}", str(page)) from None
     return page, twin
 
 

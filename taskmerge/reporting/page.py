@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 from taskmerge.reporting.charts import line_chart, range_chart
 from taskmerge.reporting.content import Banner, Block, Cell, LineChart, Section, Table
+from taskmerge.reporting.escaping import escape
 
 MARKS = {"good": "✓", "bad": "✕", "open": "?", "plain": "·"}
 

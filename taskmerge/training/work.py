@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 from taskmerge.errors import OutputError, few
+from taskmerge.words.system_errors import writing
 
 MARK = ".taskmerge-work"
 TRAINED_FILE = "trained.safetensors"
@@ -32,8 +33,9 @@ def check_work(folder: Path) -> None:
 def claim_work(folder: Path) -> None:
     """Makes the folder, or takes one that `check_work` lets pass, and marks it."""
     check_work(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).touch()
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARK).touch()
 
 
 def clear_work(folder: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 from taskmerge import __version__
+from taskmerge.checkpoints.output import markdown
 from taskmerge.checkpoints.output.record import Source
 
 _DONE = {
@@ -34,11 +35,14 @@ def card(name: str, record: Mapping[str, Any]) -> str:
         front["base_model"] = hub
         front["base_model_relation"] = "finetune" if trained else "merge"
     header = "\n".join(f"{key}: {json.dumps(value)}" for key, value in front.items())
-    rows = "\n".join(f"| {_named(label)} | `{_place(row)}` |" for label, row in sources.items())
+    rows = "\n".join(
+        f"| {markdown.code(_named(label), True)} | {markdown.code(_place(row), True)} |"
+        for label, row in sources.items()
+    )
     return f"""---
 {header}
 ---
-# {name}
+# {markdown.name(name)}
 
 {_DONE.get(stage, "Written")}, with taskmerge {__version__} (`{stage}`).
 
@@ -62,10 +66,10 @@ def _place(row: Source) -> str:
 def _scores(report: Mapping[str, Any]) -> str:
     """The held-out scores before and after, or those of every arm that was tried."""
     if "arms" in report:
-        lines = [f"| {arm['name']} | {arm['scores']['mrr']:.3f} |" for arm in report["arms"]]
+        lines = [f"| {markdown.name(arm['name'])} | {arm['scores']['mrr']:.3f} |" for arm in report["arms"]]
         return "\n".join(["| way | held-out MRR |", "|---|---|", *lines, "", f"Kept: {report['kept']}.", ""])
     before, after = report.get("before", {}), report.get("after", {})
     if not after:
         return ""
-    lines = [f"| {name} | {before[name]:.3f} | {after[name]:.3f} |" for name in after if name in before]
+    lines = [f"| {markdown.name(name)} | {before[name]:.3f} | {after[name]:.3f} |" for name in after if name in before]
     return "\n".join(["| held out | before | after |", "|---|---|---|", *lines, ""])

@@ -9,6 +9,7 @@ from typing import Any
 from taskmerge.checkpoints.output.card import card
 from taskmerge.checkpoints.output.record import CARD
 from taskmerge.checkpoints.output.writing import OutputFolder
+from taskmerge.words.system_errors import writing
 
 
 def publish_saved(
@@ -27,7 +28,8 @@ def publish_saved(
     """
     with OutputFolder(out, "", fresh, inputs, keep=keep) as output:
         try:
-            save(output.saved())
+            with writing(output.final):
+                save(output.saved())
             output.take_over()
             output.add_text(CARD, card(output.final.name, record))
             return output.publish(record)

@@ -149,8 +149,14 @@ def put_in_place(staged: Path, place: Site) -> None:
     if place.older is not None:
         _drop(place.aside)  # of a run that was killed after its last rename
         place.final.rename(place.aside)
-    staged.rename(place.final)
-    sync(place.final.parent)
+    try:
+        staged.rename(place.final)
+    except OSError:
+        if place.older is not None:
+            place.aside.rename(place.final)
+        raise
+    with contextlib.suppress(OSError):  # all of it is on disk; should its name not be, a crash leaves it unpublished
+        sync(place.final.parent)
     if not place.aside.exists():
         return
     if place.keep:

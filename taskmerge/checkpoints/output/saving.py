@@ -76,7 +76,7 @@ def save_state_dict(
 
     sources = state_dict.sources() if sources is None else sources
     output = OutputFolder(path, identity="", fresh=fresh, inputs=folders_of((state_dict, *sources.values())))
-    check_space(output.final, sum(shard.size for shard in shards))
+    check_space(output.final, sum(shard.size for shard in shards) + bytes_beside(state_dict.beside), len(shards))
     with output:
         try:
             write_shards(output, shards, produce)
@@ -138,6 +138,12 @@ def write_shards(
                     progress(count)
     for name, text in index_files(shards).items():
         output.add_text(name, text)
+
+
+def bytes_beside(beside: Beside) -> int:
+    """Of the files that `add_side_files` copies."""
+    names = side_files(beside.folder, beside.module_folders.values()) if beside.folder is not None else []
+    return sum((beside.folder / name).stat().st_size for name in names) if beside.folder is not None else 0
 
 
 def add_side_files(output: OutputFolder, beside: Beside, dtype: str | None) -> None:

@@ -25,6 +25,7 @@ from taskmerge.checkpoints.output.replacing import absolute, put_in_place, site,
 from taskmerge.checkpoints.output.shard_writer import BUFFER, ShardWriter
 from taskmerge.checkpoints.output.staging import JOURNAL, SAVED, begun_in, check_staging, files_below, is_ours
 from taskmerge.errors import CheckpointError, OutputError, few
+from taskmerge.words.system_errors import as_output_error, writing
 
 
 class OutputFolder:
@@ -74,13 +75,16 @@ class OutputFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = os.fstat(self._lock.fileno())
             if not os.path.samestat(held, (self.staging / LOCK).stat()):  # published since it was opened
-                raise OSError
-        except OSError:
+                raise FileNotFoundError
+        except OSError as error:
             self._lock.close()
+            if not isinstance(error, BlockingIOError | PermissionError | FileNotFoundError):  # EIO, no locks there
+                raise as_output_error(error, self.staging, "cannot be locked") or error from None
             raise OutputError("another process is writing this output", str(self.final), "wait for it to end") from None
         try:
-            self._take_up_names(held.st_size)
-            self._take_up_journal()
+            with writing(self.staging):
+                self._take_up_names(held.st_size)
+                self._take_up_journal()
         except BaseException:
             self._lock.close()
             raise
@@ -153,36 +157,41 @@ class OutputFolder:
 
     def take_over(self) -> None:
         """Takes the files that a library saved into the output."""
-        for name in files_below(self.saved()):
-            (self.saved() / name).replace(self.path(name))
-            self._unsynced.append(self.staging / name)
-        shutil.rmtree(self.saved())
+        with writing(self.final):
+            for name in files_below(self.saved()):
+                (self.saved() / name).replace(self.path(name))
+                self._unsynced.append(self.staging / name)
+            shutil.rmtree(self.saved())
 
     @contextlib.contextmanager
     def shard(self, layout: ShardLayout, size: int = BUFFER) -> Iterator[ShardWriter]:
         """A writer for one weight file, with buffers of `size` bytes; on a clean exit the file is complete, synced and
         noted as finished."""
-        path = self.path(layout.file + ".unfinished")
+        with writing(self.final / layout.file):
+            path = self.path(layout.file + ".unfinished")
         writer = ShardWriter(path, layout, size)
         try:
             yield writer
             digest = writer.finish()
         finally:
             writer.close()
-        path.replace(self.path(layout.file))
-        self.finished[layout.file] = digest
-        self._write_journal()
+        with writing(self.final / layout.file):
+            path.replace(self.path(layout.file))
+            self.finished[layout.file] = digest
+            self._write_journal()
 
     def add_text(self, name: str, text: str) -> None:
         """Writes a small file; on disk for sure once published."""
-        path = self.path(name)
-        path.write_bytes(text.encode("utf-8"))
+        with writing(self.final / name):
+            path = self.path(name)
+            path.write_bytes(text.encode("utf-8"))
         self._unsynced.append(path)
 
     def add_copy(self, name: str, source: Path) -> None:
         """Copies a side file (contents, not links)."""
-        target = self.path(name)
-        shutil.copyfile(source, target)
+        with writing(self.final / name):
+            target = self.path(name)
+            shutil.copyfile(source, target)
         self._unsynced.append(target)
 
     def publish(self, record: Mapping[str, Any] | None = None) -> list[str]:
@@ -195,14 +204,21 @@ class OutputFolder:
         if strange := [name for name in names if name not in self._begun and name not in self.finished]:
             what = f"something was put into the unfinished output: {few(strange)}"
             raise OutputError(what, str(self.staging), "move these out of it, and run the same command again")
-        outputs = {name: self.finished.get(name) or sha256_of(self.staging / name) for name in names}
-        self.add_text(FILE, render({**(record or new_record("model", "save")), "outputs": outputs}))
-        folders = [Path(folder) for folder, _, _ in os.walk(self.staging)]
-        with ThreadPoolExecutor(8) as threads:  # at once: a file system commits what is asked for together
-            list(threads.map(sync, [*self._unsynced, *folders]))
-        (self.staging / JOURNAL).unlink()
-        put_in_place(self.staging, place)
-        (self.final / LOCK).unlink()
+        with writing(self.final):
+            outputs = {name: self.finished.get(name) or sha256_of(self.staging / name) for name in names}
+            self.add_text(FILE, render({**(record or new_record("model", "save")), "outputs": outputs}))
+            folders = [Path(folder) for folder, _, _ in os.walk(self.staging)]
+            with ThreadPoolExecutor(8) as threads:  # at once: a file system commits what is asked for together
+                list(threads.map(sync, [*self._unsynced, *folders]))
+            (self.staging / JOURNAL).unlink()
+            try:
+                put_in_place(self.staging, place)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._write_journal()  # so that the next run goes on from here
+                raise
+        with contextlib.suppress(OSError):  # it stands, whole
+            (self.final / LOCK).unlink()
         return place.left
 
     def abandon(self) -> None:
@@ -237,10 +253,25 @@ def _journal(path: Path) -> _Journal:
     return journal
 
 
-def check_space(final: Path, needed: int) -> None:
-    """Refuses to start when the disk cannot hold `needed` more bytes."""
+_SIDES = 16
+"""Files that a model has besides its weights, at most, more or less."""
+
+
+def check_space(final: Path, needed: int, files: int = 1) -> None:
+    """Refuses to start when the disk cannot hold `needed` more bytes, or so many more files of weights.
+
+    Raises OutputError.
+    """
     existing = next(parent for parent in (final, *final.parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
+    with writing(final):
+        disk = os.statvfs(existing)
+    free = disk.f_frsize * disk.f_bavail
+    if disk.f_files and disk.f_favail < files + _SIDES:  # some file systems count none
+        raise OutputError(
+            f"the output needs {files + _SIDES:,} files, the disk has room for {disk.f_favail:,} (`df -i`)",
+            str(final),
+            "remove files or choose another disk",
+        )
     if needed > free:
         raise OutputError(
             f"the output needs {needed:,} bytes, the disk has {free:,} free",
