@@ -12,7 +12,7 @@ from taskmerge.words.system_errors import writing
 MARK = ".taskmerge-work"
 TRAINED_FILE = "trained.safetensors"
 """In every checkpoint of ours: the tensors that were trained."""
-_CHECKPOINTS, _LOGS = "checkpoint-*", "runs"
+_CHECKPOINTS, _LOGS = "checkpoint-*", ("runs", "eval")
 
 
 def check_work(folder: Path) -> None:
@@ -42,7 +42,7 @@ def clear_work(folder: Path) -> None:
     """Removes the checkpoints of a marked folder, and the folder when nothing else lies in it."""
     if folder.is_symlink() or not (folder / MARK).is_file():
         return
-    for path in [*folder.glob(_CHECKPOINTS), folder / _LOGS]:
+    for path in [*folder.glob(_CHECKPOINTS), *(folder / name for name in _LOGS)]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
     (folder / MARK).unlink(missing_ok=True)

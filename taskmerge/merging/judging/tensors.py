@@ -159,7 +159,8 @@ def same_bits(one: np.ndarray, two: np.ndarray) -> np.ndarray:
     """Which entries are the same: bool (entries,)."""
     size = max(len(one), 1)
     alike: np.ndarray = one.view(np.uint8).reshape(size, -1) == two.view(np.uint8).reshape(size, -1)
-    return alike.all(axis=1)[: len(one)]
+    rows: np.ndarray = np.asarray(alike.all(axis=1))
+    return rows[: len(one)]
 
 
 def _spans(shape: tuple[int, ...]) -> Iterator[tuple[int, int, int]]:
