@@ -1,0 +1,80 @@
+"""What a command does while it runs, told by Python itself: code that is run, files written, programs, the network."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+_TARGETS = {
+    "os.rename": (0, 1), "os.remove": (0,), "os.rmdir": (0,), "os.mkdir": (0,), "os.link": (1,), "os.symlink": (1,),
+    "os.truncate": (0,), "os.chmod": (0,), "os.chown": (0,), "shutil.rmtree": (0,), "shutil.move": (0, 1),
+    "shutil.copyfile": (1,), "shutil.copymode": (1,), "shutil.copystat": (1,), "shutil.chown": (0,),
+}  # fmt: skip
+_PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.startfile", "pty.spawn")
+_NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind", "urllib.Request")
+
+_watch: Callable[[str, tuple[Any, ...]], None] | None = None
+
+
+def _hook(event: str, arguments: tuple[Any, ...]) -> None:
+    if _watch is not None:
+        _watch(event, arguments)
+
+
+def install() -> None:
+    """Once a process; it cannot be taken away again."""
+    sys.addaudithook(_hook)
+
+
+class Watched:
+    """What was seen. written: real paths.  ran: files of the room whose code was run."""
+
+    def __init__(self, room: Path) -> None:
+        self.room = os.fspath(room)
+        self.written: set[str] = set()
+        self.ran: set[str] = set()
+        self.started: set[str] = set()
+        self.reached: set[str] = set()
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open":
+            path, _, flags = arguments
+            if isinstance(flags, int) and flags & _WRITING and not isinstance(path, int):
+                self._wrote(path)
+        elif event == "exec":
+            code = arguments[0]
+            if isinstance(code, types.CodeType) and self._inside(code.co_filename):
+                self.ran.add(code.co_filename)
+        elif event in _TARGETS:
+            for place in _TARGETS[event]:
+                if not isinstance(arguments[place], int):
+                    self._wrote(arguments[place])
+        elif event in _PROGRAMS:
+            self.started.add(f"{event} {str(arguments)[:200]}")
+        elif event in _NETWORK:
+            self.reached.add(f"{event} {str(arguments[1:])[:200]}")
+
+    def _inside(self, name: str) -> bool:
+        return not name.startswith("<") and os.path.abspath(name).startswith(self.room + os.sep)
+
+    def _wrote(self, path: Any) -> None:
+        text = os.fsdecode(path)
+        folder, name = os.path.split(os.path.abspath(text))
+        self.written.add(os.path.join(os.path.realpath(folder), name))
+
+
+@contextmanager
+def watching(room: Path) -> Iterator[Watched]:
+    global _watch
+    watched = Watched(room)
+    _watch = watched
+    try:
+        yield watched
+    finally:
+        _watch = None
