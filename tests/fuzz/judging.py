@@ -99,7 +99,7 @@ def run(one: Command) -> Ended:
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 0 if ended.code is None else 1
     except BaseException:
-        trace = traceback.format_exc()
+        trace = "\n".join(line[:300] for line in traceback.format_exc().splitlines())
     finally:
         sys.argv = arguments
     gc.collect(1)

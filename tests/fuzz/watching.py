@@ -12,10 +12,10 @@ from typing import Any
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _TARGETS = {
-    "os.rename": (0, 1), "os.remove": (0,), "os.rmdir": (0,), "os.mkdir": (0,), "os.link": (1,), "os.symlink": (1,),
-    "os.truncate": (0,), "os.chmod": (0,), "os.chown": (0,), "shutil.rmtree": (0,), "shutil.move": (0, 1),
-    "shutil.copyfile": (1,), "shutil.copymode": (1,), "shutil.copystat": (1,), "shutil.chown": (0,),
+    "os.rename": ((0, 2), (1, 3)), "os.remove": ((0, 1),), "os.rmdir": ((0, 1),), "os.mkdir": ((0, 2),), "os.link": ((1, 3),),
+    "os.symlink": ((1, 2),), "os.truncate": ((0, None),), "os.chmod": ((0, 2),), "os.chown": ((0, 3),),
 }  # fmt: skip
+"""Event -> where its arguments name what is changed, and the folder that a relative name starts from."""
 _PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.startfile", "pty.spawn")
 _NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind", "urllib.Request")
 
@@ -52,9 +52,9 @@ class Watched:
             if isinstance(code, types.CodeType) and self._inside(code.co_filename):
                 self.ran.add(code.co_filename)
         elif event in _TARGETS:
-            for place in _TARGETS[event]:
+            for place, start in _TARGETS[event]:
                 if not isinstance(arguments[place], int):
-                    self._wrote(arguments[place])
+                    self._wrote(arguments[place], -1 if start is None else arguments[start])
         elif event in _PROGRAMS:
             self.started.add(f"{event} {str(arguments)[:200]}")
         elif event in _NETWORK:
@@ -63,9 +63,12 @@ class Watched:
     def _inside(self, name: str) -> bool:
         return not name.startswith("<") and os.path.abspath(name).startswith(self.room + os.sep)
 
-    def _wrote(self, path: Any) -> None:
-        text = os.fsdecode(path)
-        folder, name = os.path.split(os.path.abspath(text))
+    def _wrote(self, path: Any, start: int = -1) -> None:
+        try:
+            inside = os.readlink(f"/proc/self/fd/{start}") if start is not None and start >= 0 else os.getcwd()
+        except OSError:
+            return
+        folder, name = os.path.split(os.path.normpath(os.path.join(inside, os.fsdecode(path))))
         self.written.add(os.path.join(os.path.realpath(folder), name))
 
 

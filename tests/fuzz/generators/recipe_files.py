@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -42,6 +43,15 @@ TEXTS = (
 )  # fmt: skip
 
 
+def _dumped(tree: Any) -> bytes:
+    """YAML of a tree; of one too deep for the library that writes it the same in JSON's way of writing."""
+    try:
+        text = yaml.safe_dump(tree, sort_keys=False)
+    except RecursionError:
+        text = json.dumps(tree, ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
 def _commands(rng: Random) -> list[Command]:
     run = [command("run", "recipe.yaml", writes=["out"]), command("recover", "recipe.yaml"), command("rehearse", "recipe.yaml"),
            command("diagnose-drift", "recipe.yaml"), command("evaluate", "recipe.yaml"), command("specialize", "recipe.yaml")]  # fmt: skip
@@ -75,8 +85,7 @@ def recipe_texts(rng: Random, room: Path) -> list[Command]:
 def recipe_trees(rng: Random, room: Path) -> list[Command]:
     """The recipe as a tree: keys and values moved, taken away, of other types; still YAML."""
     tree = damaged_value(rng, yaml.safe_load(rng.choice((RECIPE, FULL, FULL))))
-    text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=rng.random() < 0.5)
-    (room / "recipe.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
+    (room / "recipe.yaml").write_bytes(_dumped(tree))
     return _commands(rng)
 
 
@@ -108,6 +117,5 @@ def recipe_values(rng: Random, room: Path) -> list[Command]:
         at[key] = rng.choice((odd_value(rng), odd_value(rng), "one", "base", "../outside", "/dev/zero", 0.5, [0.1, 0.2], {"one": 0.5}))
         if key == "method":
             at[key] = rng.choice(methods)
-    text = yaml.safe_dump(tree, sort_keys=False)
-    (room / "recipe.yaml").write_bytes(text.encode("utf-8", "surrogatepass"))
+    (room / "recipe.yaml").write_bytes(_dumped(tree))
     return _commands(rng)
