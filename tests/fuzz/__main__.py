@@ -25,8 +25,6 @@ def main() -> int:
     parser.add_argument("--findings", type=Path, help="file for what was found, one JSON line each")
     parser.add_argument("--folder", type=Path, help="where to work; kept afterwards")
     options = parser.parse_args()
-    for name, value in {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}.items():
-        os.environ.setdefault(name, value)
     import fuzz.generators  # noqa: F401
     from fuzz.session import run_session
 

@@ -139,8 +139,57 @@ def mergekit(folder: Path) -> None:
     save_models(folder)
 
 
+STAGES = """\
+base: base
+specialists:
+  audio: {model: specialist-audio, weight: 0.5}
+  text: {model: specialist-text, weight: 0.5}
+specialize:
+  audio: {data: audio.jsonl, graft: {encoder: log_mel, projector: linear}, steps: 3, batch_size: 4, lr: 1e-3}
+  text: {data: text.jsonl, train: [backbone], steps: 2, batch_size: 4}
+output: {path: out}
+drift: {specialist: audio, probes: audio.jsonl}
+recover: {train: [audio_projector], data: audio.jsonl, held_out: audio.jsonl, method: gradient, steps: 2, batch_size: 4}
+rehearse:
+  train: [backbone]
+  data: {audio: audio.jsonl, text: text.jsonl}
+  held_out: {audio: audio.jsonl}
+  steps: 2
+  batch_size: 4
+evaluate: {retrieval: {audio: audio.jsonl}}
+"""
+
+
+def project(folder: Path) -> None:
+    """A recipe with every stage, its base and its data; nothing of it trained yet."""
+    hearing(folder)
+    shutil.rmtree(folder / "model")
+    from omni_models import tiny_backbone
+
+    from taskmerge.embedders import graft
+
+    graft(tiny_backbone(folder / "backbone"), "image", "patches", "linear", folder / "base")
+    (folder / "sounds.jsonl").rename(folder / "audio.jsonl")
+    (folder / "texts.jsonl").rename(folder / "text.jsonl")
+    for path in (*folder.glob("*.png"), *folder.glob("*.parquet"), folder / "pictures.jsonl"):
+        path.unlink()
+    (folder / "recipe.yaml").write_text(STAGES)
+
+
+def repaired(folder: Path) -> None:
+    """project, run up to the fuse: what `recover` begins with."""
+    import os
+
+    from taskmerge import recipes
+    from taskmerge.pipeline import run
+
+    project(folder)
+    os.chdir(folder)
+    run(recipes.load(Path("recipe.yaml")), until="diagnose", say=lambda _: None)
+
+
 TEMPLATES: dict[str, Callable[[Path], None]] = {
-    row.__name__: row for row in (merge, tiny, vectors, fused, hearing, sharded, mergekit)
+    row.__name__: row for row in (merge, tiny, vectors, fused, hearing, sharded, mergekit, project, repaired)
 }
 
 
