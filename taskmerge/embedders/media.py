@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
-from taskmerge.errors import UsageError
+from taskmerge.errors import UsageError, first_line
 from taskmerge.words.extras import require
 
 LOWEST_SAMPLING_RATE = 1000
@@ -94,7 +94,7 @@ def load_picture(item: Any, mode: str) -> Any:
     Raises UsageError for empty or unreadable pictures.
     """
     require("PIL")
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     name = describe(item)
     picture: Any
@@ -102,8 +102,8 @@ def load_picture(item: Any, mode: str) -> Any:
         try:
             picture = Image.open(item)
             picture.load()
-        except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
-            raise UsageError(f"picture {name} cannot be read: {error}") from error
+        except Exception as error:  # a broken file: the library raises whatever its decoder meets
+            raise UsageError(f"picture {name} cannot be read: {first_line(error)}") from error
     elif isinstance(item, Image.Image):
         picture = item
     else:

@@ -13,7 +13,7 @@ import numpy as np
 
 from taskmerge.embedders.media import load_audio, load_frames, load_picture
 from taskmerge.embedders.prompts import Role
-from taskmerge.errors import Problem, UsageError, clipped
+from taskmerge.errors import Problem, UsageError, clipped, first_line
 from taskmerge.metrics.retrieval import collapse
 from taskmerge.opened import opened
 from taskmerge.words.extras import require
@@ -197,8 +197,8 @@ def _parquet(path: Path) -> Sequence[Mapping[str, Any]]:
         raise UsageError(f"no file {str(path)!r}")
     try:
         return pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise UsageError(f"not a parquet file: {error}", str(path)) from None
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # it raises each of them for a broken file
+        raise UsageError(f"not a parquet file: {first_line(error)}", str(path)) from None
 
 
 def _open_dataset(name: str) -> Any:

@@ -125,7 +125,13 @@ class SentenceEmbedder(Embedder):
         return str(self.module.similarity_fn_name or "cosine")
 
     def embed(self, features: Features) -> Tensor:
-        return self.module(self.placed(features))[EMBEDDING][..., : self.module.truncate_dim]
+        found = self.module(self.placed(features)).get(EMBEDDING)
+        if found is None:
+            parts = ", ".join(type(part).__name__ for part in self.module)
+            raise CheckpointError(
+                f"its modules make no sentence embedding: {parts}", self.label, "its modules.json lacks a Pooling"
+            )
+        return found[..., : self.module.truncate_dim]
 
     def trainable(self) -> SentenceTransformer:
         return self.module

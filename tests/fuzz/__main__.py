@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -13,6 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from fuzz.cases import GENERATORS, Case, choose
+from fuzz.known import is_known
 
 
 def main() -> int:
@@ -23,6 +25,9 @@ def main() -> int:
     parser.add_argument("--case", help="only this one: NAME:NUMBER")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--findings", type=Path, help="file for what was found, one JSON line each")
+    parser.add_argument("--unknown", action="store_true", help="end with 0 when all that is found is in known.txt")
+    parser.add_argument("--kills", type=int, default=0, help="afterwards so many kills of whole runs")
+    parser.add_argument("--points", type=int, default=0, help="afterwards so many faults of the disk")
     parser.add_argument("--folder", type=Path, help="where to work; kept afterwards")
     options = parser.parse_args()
     import fuzz.generators  # noqa: F401
@@ -37,22 +42,38 @@ def main() -> int:
         parser.error(f"no such generator: {', '.join(unknown)}; known: {', '.join(GENERATORS)}")
     folder = options.folder or Path(tempfile.mkdtemp(prefix="taskmerge-fuzz-"))
     try:
-        return report(run_session(cases, folder, options.workers), cases, options.findings, time.monotonic())
+        results = run_session(cases, folder, options.workers)
+        code = report(results, cases, options.findings, options.unknown, time.monotonic())
     finally:
         if options.folder is None:
             os.chdir("/")
             shutil.rmtree(folder, ignore_errors=True)
+    if options.points:
+        code |= besides("fuzz.disk", "--points", options.points, "--seed", options.seed)
+    if options.kills:
+        code |= besides("fuzz.kills", "--kills", options.kills, "--seed", options.seed)
+    return code
 
 
-def report(results, cases: list[Case], path: Path | None, began: float) -> int:  # type: ignore[no-untyped-def]
+def besides(module: str, *words: object) -> int:
+    """Another part of the fuzzer, in a process of its own that forks children."""
+    print(f"\n{module}:", flush=True)
+    return subprocess.run([sys.executable, "-m", module, *map(str, words)], check=False).returncode
+
+
+def report(results, cases: list[Case], path: Path | None, only_unknown: bool, began: float) -> int:  # type: ignore[no-untyped-def]
     counts: dict[str, Counter[str]] = {case.generator: Counter() for case in cases}
-    found = 0
+    found = old = 0
     for case, result in results:
         row = counts[case.generator]
         row.update(cases=1, commands=result.commands, accepted=result.accepted, compared=result.compared)
         row.update(findings=len(result.findings))
         for what in result.findings:
             found += 1
+            if is_known(what):
+                old += 1
+                if only_unknown:
+                    continue
             print(f"{case} (seed {case.seed}): {what}\n", file=sys.stderr, flush=True)
             if path is not None:
                 with path.open("a") as file:
@@ -61,8 +82,8 @@ def report(results, cases: list[Case], path: Path | None, began: float) -> int: 
     print(f"{'generator':32}" + "".join(f"{name:>10}" for name in columns))
     for name, row in (*counts.items(), ("all", sum(counts.values(), Counter()))):
         print(f"{name:32}" + "".join(f"{row[column]:>10,}" for column in columns))
-    print(f"{len(counts)} generators, {time.monotonic() - began:.0f} s, {found} findings")
-    return 1 if found else 0
+    print(f"{len(counts)} generators, {time.monotonic() - began:.0f} s, {found} findings, {old} of them known")
+    return 1 if found - (old if only_unknown else 0) else 0
 
 
 if __name__ == "__main__":

@@ -85,6 +85,4 @@ def choose(count: int, seed: int, only: Sequence[str] = ()) -> list[Case]:
     """About so many cases, by the generators' shares; each generator has at least one."""
     rows = [row for name, row in GENERATORS.items() if not only or name in only]
     whole = sum(row.share for row in rows)
-    return [
-        Case(row.name, number, seed) for row in rows for number in range(max(1, round(count * row.share / whole)))
-    ]
+    return [Case(row.name, number, seed) for row in rows for number in range(max(1, round(count * row.share / whole)))]

@@ -118,7 +118,7 @@ def judge(one: Command, ended: Ended, sandbox: Path, before: Snapshot, watched: 
     if ended.code not in (0, None):
         yield from _message(ended)
     if control := _CONTROL.search(ended.err) or _CONTROL.search(ended.out):
-        yield f"a control character was printed: {control[0]!r} in {control.string[max(0, control.start() - 80):][:160]!r}"
+        yield f"a control character was printed: {control[0]!r} in {control.string[max(0, control.start() - 80) :][:160]!r}"
     yield from _touched(one, ended, sandbox, before, watched)
     allowed = {str(sandbox / "room" / name) for name in one.runs}
     for name in sorted(watched.ran - allowed):
@@ -149,7 +149,13 @@ def _touched(one: Command, ended: Ended, sandbox: Path, before: Snapshot, watche
             yield f"left a temporary file: {path}"
         elif not any(_belongs(sandbox / path, out, ended) for out in outputs):
             yield f"{how} outside the output: {path}"
-    kept = (str(sandbox / "temporary"), str(sandbox.parent / "home"), str(sandbox.parent.parent / "cache"), "/dev/", "/proc/self/")
+    kept = (
+        str(sandbox / "temporary"),
+        str(sandbox.parent / "home"),
+        str(sandbox.parent.parent / "cache"),
+        "/dev/",
+        "/proc/self/",
+    )
     for path in sorted(watched.written):
         # gone again by the end, or outside the sandbox
         inside = any(_belongs(Path(path), Path(os.path.realpath(out)), None) for out in outputs)

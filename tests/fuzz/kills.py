@@ -82,7 +82,9 @@ def kill_runs(session: Path, kills: int, rng: Random) -> tuple[Counter[str], lis
             continue
         counts["finished"] += 1
         for name, other in models(room).items():
-            if changed := sorted(path for path in whole[name].keys() | other.keys() if whole[name].get(path) != other.get(path)):
+            if changed := sorted(
+                path for path in whole[name].keys() | other.keys() if whole[name].get(path) != other.get(path)
+            ):
                 findings.append(f"run {counts['runs']}: {name} is not the undisturbed one: {changed[:4]}")
         if scored(room) != scores:
             findings.append(f"run {counts['runs']}: other scores than the undisturbed run's")
@@ -95,7 +97,10 @@ def kill_runs(session: Path, kills: int, rng: Random) -> tuple[Counter[str], lis
 def attempt(session: Path, room: Path, rng: Random, usual: float) -> tuple[int | None, str]:
     """One child: killed before one of its changes, or at a random moment, or not at all. Code None: it was killed."""
     by_event = rng.random() < 0.6
-    event, moment = rng.randint(1, 60), rng.uniform(0.2, 1.0) * usual * rng.choice((0.2, 0.5, 1.0))
+    event, moment = (
+        rng.randint(1, rng.choice((5, 15, 40, 100))),
+        rng.uniform(0.2, 1.0) * usual * rng.choice((0.2, 0.5, 1.0)),
+    )
     output = session / "output.txt"
 
     def action() -> int:
@@ -109,7 +114,11 @@ def attempt(session: Path, room: Path, rng: Random, usual: float) -> tuple[int |
         import taskmerge.cli
 
         os.chdir(room)
-        os.environ |= {"HOME": str(session / "home"), "XDG_CACHE_HOME": str(session / "cache"), "TMPDIR": str(room.parent / "temporary")}
+        os.environ |= {
+            "HOME": str(session / "home"),
+            "XDG_CACHE_HOME": str(session / "cache"),
+            "TMPDIR": str(room.parent / "temporary"),
+        }
         sys.argv = ["taskmerge", "run", "recipe.yaml"]
         try:
             taskmerge.cli.main()

@@ -39,6 +39,6 @@ def _state(entry: os.DirEntry[str]) -> str:
 
 def differences(before: Snapshot, after: Snapshot) -> dict[str, str]:
     """Path -> made, removed or changed."""
-    changed = {path: "made" for path in after.keys() - before.keys()}
-    changed |= {path: "removed" for path in before.keys() - after.keys()}
+    changed = dict.fromkeys(after.keys() - before.keys(), "made")
+    changed |= dict.fromkeys(before.keys() - after.keys(), "removed")
     return changed | {path: "changed" for path in before.keys() & after.keys() if before[path] != after[path]}

@@ -36,7 +36,9 @@ def merge(folder: Path) -> None:
     torch.save(two.state_dict(), folder / "two" / "pytorch_model.bin")
     shutil.copy(folder / "base" / "config.json", folder / "two")
     torch.manual_seed(0)
-    adapted = peft.get_peft_model(kind.build(), peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted = peft.get_peft_model(
+        kind.build(), peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    )
     adapted.save_pretrained(folder / "adapter")
     (folder / "recipe.yaml").write_text(RECIPE)
 

@@ -11,7 +11,9 @@ from fuzz.cases import Command, command, generator
 from fuzz.generators.safetensors_files import joined, split
 from fuzz.mutation import damaged_bytes, damaged_value, json_text, odd_value
 
-RECIPE = "base: base\nspecialists:\n  one: {model: base, adapter: adapter, weight: 0.5}\nmerge: {method: task_arithmetic}\n"
+RECIPE = (
+    "base: base\nspecialists:\n  one: {model: base, adapter: adapter, weight: 0.5}\nmerge: {method: task_arithmetic}\n"
+)
 PATTERNS = ("(.|.)*!", "(a+)+$", "(", "[", "(?P<x>", "(?=(a*)*b)", "\\", "^(([a-z])+.)+[A-Z]([a-z])+$", ".*" * 40 + "!", "(?:(?:x?){60}){60}",
             "a{1,65535}{1,65535}", "q_proj", "", "(?i)Q_PROJ", "\ud800", "(\\w|\\d|_)*$x", "(.*)*(.*)*(.*)*Z")  # fmt: skip
 KINDS = ("LORA", "LOHA", "IA3", "VERA", "ADALORA", "OFT", None, 3, "lora", "PROMPT_TUNING")
@@ -67,7 +69,9 @@ def adapter_weights(rng: Random, room: Path) -> list[Command]:
             table.setdefault(name.replace(old, new), row)
     elif what < 0.6:
         row = table[rng.choice(names)]
-        row["shape"] = rng.choice((row["shape"][::-1], [row["shape"][0] * row["shape"][1]], [1, *row["shape"]], [0], []))
+        row["shape"] = rng.choice(
+            (row["shape"][::-1], [row["shape"][0] * row["shape"][1]], [1, *row["shape"]], [0], [])
+        )
     elif what < 0.8:
         path.write_bytes(damaged_bytes(rng, path.read_bytes()))
         return _commands(rng)

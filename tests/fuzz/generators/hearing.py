@@ -61,7 +61,9 @@ def pictures(rng: Random, room: Path) -> list[Command]:
         size = rng.choice(((0, 0), (1, 1), (1, 60_000), (60_000, 60_000), (2**31 - 1, 2**31 - 1), (3000, 1)))
         data = png(*size, bytes(1 + 3 * min(size[0], 100)) * min(size[1], 100))
     elif what == 2:
-        data = png(16, 16, rng.randbytes(rng.choice((0, 10, 784))), rng.choice((1, 3, 8, 16)), rng.choice((0, 2, 3, 4, 6, 9)))
+        data = png(
+            16, 16, rng.randbytes(rng.choice((0, 10, 784))), rng.choice((1, 3, 8, 16)), rng.choice((0, 2, 3, 4, 6, 9))
+        )
     elif what == 3:
         data = rng.choice((b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF0000WEBP", b"BM", b"II*\0", b"8BPS", b"<svg xmlns=''/>", b"%!PS-Adobe\n", b"%PDF-1.4")) + rng.randbytes(60)  # fmt: skip
     else:
@@ -84,7 +86,19 @@ def data_sets(rng: Random, room: Path) -> list[Command]:
     elif what == 1:
         key = rng.choice(sorted(rows[0]))
         place = str(room.parent / "outside" / "secret.json")
-        odd = (*NAMES, "/dev/zero", "/dev/stdin", "pipe", ".", "model", place, "dog.wav", "http://localhost/x", {"bytes": "x"}, {"path": "x"})
+        odd = (
+            *NAMES,
+            "/dev/zero",
+            "/dev/stdin",
+            "pipe",
+            ".",
+            "model",
+            place,
+            "dog.wav",
+            "http://localhost/x",
+            {"bytes": "x"},
+            {"path": "x"},
+        )
         rng.choice(rows)[key] = rng.choice((*odd, odd_value(rng)))
         path.write_bytes(b"\n".join(json.dumps(row).encode() for row in rows))
         if rng.random() < 0.3:
@@ -96,9 +110,24 @@ def data_sets(rng: Random, room: Path) -> list[Command]:
     elif what == 3:
         path.write_bytes(b"\n".join(json_text(rng, row) for row in rows))
     elif what == 4:
-        path.write_bytes(rng.choice((b"", b"\n\n", b"[]", b"{}", b"[{}]", b"null", json.dumps(rows).encode(), path.read_text().encode("utf-16"))))
+        path.write_bytes(
+            rng.choice(
+                (
+                    b"",
+                    b"\n\n",
+                    b"[]",
+                    b"{}",
+                    b"[{}]",
+                    b"null",
+                    json.dumps(rows).encode(),
+                    path.read_text().encode("utf-16"),
+                )
+            )
+        )
     else:
-        text = rng.choice(("x" * 10**6, "\x1b[31mred", "[bold]", "", " ", "\ud800", "a\u0301", "<script>alert(1)</script>"))
+        text = rng.choice(
+            ("x" * 10**6, "\x1b[31mred", "[bold]", "", " ", "\ud800", "a\u0301", "<script>alert(1)</script>")
+        )
         rng.choice(rows)["text"] = text
         rows = rows[: rng.choice((1, 2, 6))]
         path.write_bytes(b"\n".join(json.dumps(row).encode() for row in rows))
@@ -130,6 +159,8 @@ def parquet_files(rng: Random, room: Path) -> list[Command]:
             {"bytes": None, "path": "/etc/passwd"}, {"bytes": damaged_bytes(rng, held[key]["bytes"]), "path": None}))  # fmt: skip
         columns: dict[str, Any] = {key: [row[key] for row in rows], "text": [row["text"] for row in rows]}
         if what == 3:
-            columns["text"] = rng.choice(([1] * len(rows), [None] * len(rows), [["a"]] * len(rows), [b"\xff"] * len(rows)))
+            columns["text"] = rng.choice(
+                ([1] * len(rows), [None] * len(rows), [["a"]] * len(rows), [b"\xff"] * len(rows))
+            )
         parquet.write_table(pyarrow.table(columns), path)
     return [_evaluate(path.name)]

@@ -18,7 +18,14 @@ def index_files(rng: Random, room: Path) -> list[Command]:
     table = json.loads(path.read_text())
     rows = table["weight_map"]
     if rng.random() < 0.5:
-        files = [*NAMES, "../base/model.safetensors", "model.safetensors", str(room / "base/model.safetensors"), "config.json", "one"]
+        files = [
+            *NAMES,
+            "../base/model.safetensors",
+            "model.safetensors",
+            str(room / "base/model.safetensors"),
+            "config.json",
+            "one",
+        ]
         for name in rng.sample(sorted(rows), rng.randint(1, 3)):
             rows[name] = rng.choice(files)
         data = json.dumps(table).encode()
@@ -42,10 +49,14 @@ def module_lists(rng: Random, room: Path) -> list[Command]:
     folder = room / rng.choice(("base", "one"))
     rows = json.loads(json.dumps(MODULES))
     (folder / "1_Pooling").mkdir()
-    (folder / "1_Pooling" / "config.json").write_bytes(json_text(rng, {"word_embedding_dimension": 8, "pooling_mode": "mean"}))
+    (folder / "1_Pooling" / "config.json").write_bytes(
+        json_text(rng, {"word_embedding_dimension": 8, "pooling_mode": "mean"})
+    )
     what = rng.random()
     if what < 0.4:
-        rng.choice(rows)["path"] = rng.choice((*NAMES, "../one", "../../outside", "/etc", "1_Pooling/../..", "./1_Pooling"))
+        rng.choice(rows)["path"] = rng.choice(
+            (*NAMES, "../one", "../../outside", "/etc", "1_Pooling/../..", "./1_Pooling")
+        )
         data = json.dumps(rows).encode()
     else:
         data = json_text(rng, damaged_value(rng, rows))

@@ -6,7 +6,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-
 from fuzz.cases import Command, command, generator
 from fuzz.generators.recipe_files import TEXTS, _dumped
 from fuzz.mutation import damaged_value, odd_value
@@ -21,7 +20,20 @@ CONFIGS: tuple[dict[str, Any], ...] = (
     {"merge_method": "task_arithmetic", "base_model": "base", "models": [{"model": "image", "parameters": {"weight": 0.3}}], "tokenizer_source": "union",
      "chat_template": "auto", "out_dtype": "float16"},
 )  # fmt: skip
-METHODS = ("dare_ties", "dare_linear", "della", "breadcrumbs", "model_stock", "nuslerp", "sce", "arcee_fusion", "karcher", "multislerp", "passthrough", "x")
+METHODS = (
+    "dare_ties",
+    "dare_linear",
+    "della",
+    "breadcrumbs",
+    "model_stock",
+    "nuslerp",
+    "sce",
+    "arcee_fusion",
+    "karcher",
+    "multislerp",
+    "passthrough",
+    "x",
+)
 
 
 @generator("mergekit", share=4)
@@ -32,7 +44,20 @@ def mergekit_configs(rng: Random, room: Path) -> list[Command]:
     if isinstance(tree, dict) and rng.random() < 0.3:
         tree["merge_method"] = rng.choice(METHODS)
     if isinstance(tree, dict) and rng.random() < 0.3:
-        tree[rng.choice(("base_model", "dtype", "parameters", "tokenizer_source", "tokenizer", "chat_template", "slices", "modules"))] = odd_value(rng)
+        tree[
+            rng.choice(
+                (
+                    "base_model",
+                    "dtype",
+                    "parameters",
+                    "tokenizer_source",
+                    "tokenizer",
+                    "chat_template",
+                    "slices",
+                    "modules",
+                )
+            )
+        ] = odd_value(rng)
     data = _dumped(tree)
     for old, new in zip((b"base", b"image"), names, strict=False):
         data = data.replace(b" " + old + b"\n", b" " + new.encode() + b"\n")
@@ -41,6 +66,6 @@ def mergekit_configs(rng: Random, room: Path) -> list[Command]:
         lines.insert(rng.randrange(len(lines)), rng.choice(TEXTS).encode())
         data = b"\n".join(lines)
     (room / "mergekit.yaml").write_bytes(data)
-    return [command("fuse", "mergekit.yaml", "--out", "out", *(["--dry-run"] if rng.random() < 0.3 else []), writes=["out"])]
-
-
+    return [
+        command("fuse", "mergekit.yaml", "--out", "out", *(["--dry-run"] if rng.random() < 0.3 else []), writes=["out"])
+    ]

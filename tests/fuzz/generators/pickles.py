@@ -60,7 +60,9 @@ def pickle_archives(rng: Random, room: Path) -> list[Command]:
         data = damaged_bytes(rng, path.read_bytes())
     elif what == 2:
         inner = Random(rng.random())
-        data = rewritten(path, lambda name, own: (name, damaged_bytes(inner, own)) if name.endswith("data.pkl") else (name, own))
+        data = rewritten(
+            path, lambda name, own: (name, damaged_bytes(inner, own)) if name.endswith("data.pkl") else (name, own)
+        )
     elif what == 3:
         gone = rng.choice(("data.pkl", "byteorder", "version", "data/0", "data/1"))
         data = rewritten(path, lambda name, own: None if name.endswith(gone) else (name, own))
@@ -86,7 +88,9 @@ def pickle_streams(rng: Random, room: Path) -> list[Command]:
     if rng.random() < 0.6:
         data = rewritten(path, lambda name, own: (name, stream) if name.endswith("data.pkl") else (name, own))
     elif rng.random() < 0.5:
-        data = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03." + b"\x80\x02}." + stream  # before 1.6
+        data = (
+            b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + b"\x80\x02M\xe9\x03." + b"\x80\x02}." + stream
+        )  # before 1.6
     else:
         data = stream
     path.write_bytes(data)
@@ -110,4 +114,6 @@ def _stream(rng: Random) -> bytes:
     deep: Any = 0
     for _ in range(rng.choice((10, 500))):
         deep = rng.choice(([deep], {"a": deep}, (deep,)))
-    return pickle.dumps(rng.choice((deep, {"state_dict": {"a": 1}}, {1: 2}, [1, 2], "x" * 10**6, {"w": bytearray(10)}, None)), 4)
+    return pickle.dumps(
+        rng.choice((deep, {"state_dict": {"a": 1}}, {1: 2}, [1, 2], "x" * 10**6, {"w": bytearray(10)}, None)), 4
+    )

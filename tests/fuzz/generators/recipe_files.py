@@ -106,7 +106,20 @@ def recipe_values(rng: Random, room: Path) -> list[Command]:
 
     tree: dict[str, Any] = yaml.safe_load(rng.choice((RECIPE, FULL)))
     declared = _declared(schema())
-    methods = ("ties", "dare_linear", "slerp", "breadcrumbs", "sce", "iso_c", "tsv", "della", "model_stock", "nuslerp", "os.system", "own.py:x")
+    methods = (
+        "ties",
+        "dare_linear",
+        "slerp",
+        "breadcrumbs",
+        "sce",
+        "iso_c",
+        "tsv",
+        "della",
+        "model_stock",
+        "nuslerp",
+        "os.system",
+        "own.py:x",
+    )
     for _ in range(rng.randint(1, 3)):
         *inside, key = rng.choice(declared)
         at: Any = tree
@@ -114,7 +127,9 @@ def recipe_values(rng: Random, room: Path) -> list[Command]:
             if not isinstance(at.get(step), dict):
                 at[step] = {}
             at = at[step]
-        at[key] = rng.choice((odd_value(rng), odd_value(rng), "one", "base", "../outside", "/dev/zero", 0.5, [0.1, 0.2], {"one": 0.5}))
+        at[key] = rng.choice(
+            (odd_value(rng), odd_value(rng), "one", "base", "../outside", "/dev/zero", 0.5, [0.1, 0.2], {"one": 0.5})
+        )
         if key == "method":
             at[key] = rng.choice(methods)
     (room / "recipe.yaml").write_bytes(_dumped(tree))

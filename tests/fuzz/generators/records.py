@@ -42,7 +42,9 @@ def _elsewhere(rng: Random, table: object, room: Path) -> object:
     text = json.dumps(table)
     for old in ("model.safetensors", "recipe.yaml", "base", "config.json"):
         if rng.random() < 0.5:
-            text = text.replace(old, rng.choice((f"../{old}", "/etc/passwd", "../../outside/secret.json", "x\\\\y", "\\u001b[1m")))
+            text = text.replace(
+                old, rng.choice((f"../{old}", "/etc/passwd", "../../outside/secret.json", "x\\\\y", "\\u001b[1m"))
+            )
     return json.loads(text)
 
 
@@ -59,10 +61,19 @@ def unfinished(rng: Random, room: Path) -> list[Command]:
         (partial / ".taskmerge-journal.json").write_bytes(json_text(rng, damaged_value(rng, journal)))
     else:
         (partial / ".taskmerge-journal.json").write_text(json.dumps(journal))
-        put(rng, rng.choice((partial / ".taskmerge-journal.json", partial / ".lock", weights[0], partial / "notes.txt", partial)), room)
+        put(
+            rng,
+            rng.choice(
+                (partial / ".taskmerge-journal.json", partial / ".lock", weights[0], partial / "notes.txt", partial)
+            ),
+            room,
+        )
     (room / "record.json").unlink()
     fresh = ["--fresh"] if rng.random() < 0.5 else []
-    return [command("fuse", "recipe.yaml", *fresh, writes=["out"]), command("fuse", "recipe.yaml", "--no-resume", writes=["out"])]
+    return [
+        command("fuse", "recipe.yaml", *fresh, writes=["out"]),
+        command("fuse", "recipe.yaml", "--no-resume", writes=["out"]),
+    ]
 
 
 FORMS = ("dense", "sparse", "low_rank", "sign", "lora")
@@ -128,4 +139,8 @@ def sharded_training(rng: Random, room: Path) -> list[Command]:
         (room / "copied").replace(path)
     else:
         put(rng, path, room)
-    return [command("inspect", name), command("diff", "dcp", name), command("extract", "ranks", name, "--out", "out", writes=["out"])]
+    return [
+        command("inspect", name),
+        command("diff", "dcp", name),
+        command("extract", "ranks", name, "--out", "out", writes=["out"]),
+    ]

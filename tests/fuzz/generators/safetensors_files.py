@@ -38,7 +38,9 @@ def safetensors_headers(rng: Random, room: Path) -> list[Command]:
             table[rng.choice(NAMES)] = table.pop(key)
         text = json.dumps(table).encode()
     elif what < 0.3:
-        table["__metadata__"] = rng.choice(({"a": rng.choice(NAMES)}, odd_value(rng), {"format": "tf"}, {"x": "y" * 10**6}))
+        table["__metadata__"] = rng.choice(
+            ({"a": rng.choice(NAMES)}, odd_value(rng), {"format": "tf"}, {"x": "y" * 10**6})
+        )
         text = json.dumps(table).encode()
     elif what < 0.4:
         text = _many(rng, table)
@@ -109,6 +111,8 @@ def safetensors_that_are_right(rng: Random, room: Path) -> list[Command]:
     names = list(dict.fromkeys(names))
     seed = rng.getrandbits(32)
     (room / "base" / "model.safetensors").write_bytes(valid_file(Random(seed), names))
-    (room / "one" / "model.safetensors").write_bytes(valid_file(Random(seed if rng.random() < 0.7 else seed + 1), names))
+    (room / "one" / "model.safetensors").write_bytes(
+        valid_file(Random(seed if rng.random() < 0.7 else seed + 1), names)
+    )
     first = command("inspect", "base", "--json", "--tensors", check=independent.inspected("base"), must=True)
     return [first, *merge_commands(rng)]

@@ -14,7 +14,15 @@ CODE = ("modeling_evil.py", "configuration_evil.py", "tokenization_evil.py", "__
         "torch.py", "json.py", "evil.py", "custom_st.py", "1_Pooling/__init__.py", "setup.py", "numpy.py", "sentence_transformers.py")  # fmt: skip
 AUTO = {"AutoModel": "modeling_evil.Evil", "AutoConfig": "configuration_evil.Evil", "AutoTokenizer": ["tokenization_evil.Evil", None],
         "AutoModelForCausalLM": "modeling_evil.Evil", "AutoProcessor": "modeling_evil.Evil", "AutoImageProcessor": "modeling_evil.Evil"}  # fmt: skip
-TYPES = ("modeling_evil.Evil", "evil.Evil", "custom_st.Transformer", "os.system", "taskmerge.OmniEmbedder", "./evil.py:load", "sentence_transformers.models.Pooling")
+TYPES = (
+    "modeling_evil.Evil",
+    "evil.Evil",
+    "custom_st.Transformer",
+    "os.system",
+    "taskmerge.OmniEmbedder",
+    "./evil.py:load",
+    "sentence_transformers.models.Pooling",
+)
 
 
 def _merge(path: Path, **more: Any) -> None:
@@ -58,7 +66,9 @@ def _in_record(rng: Random, folder: Path) -> None:
     """The record of a fused model names code of its own."""
     path = folder / "taskmerge.json"
     if path.is_file():
-        text = path.read_text().replace("task_arithmetic", rng.choice(("evil.py:run", "./out/evil.py:run", "out/evil.py:run", "evil:run")))
+        text = path.read_text().replace(
+            "task_arithmetic", rng.choice(("evil.py:run", "./out/evil.py:run", "out/evil.py:run", "evil:run"))
+        )
         path.write_text(text)
 
 
@@ -67,7 +77,9 @@ def strangers_models(rng: Random, room: Path) -> list[Command]:
     """A stranger's merge, its record included: looked at, verified, diffed, fused, applied."""
     _poison(rng, room / "out", room)
     _in_record(rng, room / "out")
-    (room / "mine.yaml").write_text("base: base\nspecialists: {one: {model: out, weight: 0.5}}\nmerge: {method: task_arithmetic}\n")
+    (room / "mine.yaml").write_text(
+        "base: base\nspecialists: {one: {model: out, weight: 0.5}}\nmerge: {method: task_arithmetic}\n"
+    )
     every = [
         command("inspect", "out"), command("verify", "out"), command("verify", "out", "--hashes-only"), command("verify", "out", "--recipe-folder", "out"),
         command("diff", "base", "out"), command("compare", "base", "out"), command("fuse", "mine.yaml", "--out", "made", writes=["made"]),

@@ -36,7 +36,11 @@ def put(rng: Random, path: Path, room: Path) -> None:
     if what == 0:
         path.symlink_to(outside / rng.choice(("secret.json", "precious.txt", "nowhere", "")))
     elif what == 1:
-        path.symlink_to(rng.choice((path.name, "nowhere", "..", "../base", "/dev/zero", "/dev/stdin", "/proc/self/mem", "/etc/passwd")))
+        path.symlink_to(
+            rng.choice(
+                (path.name, "nowhere", "..", "../base", "/dev/zero", "/dev/stdin", "/proc/self/mem", "/etc/passwd")
+            )
+        )
     elif what == 2:
         os.mkfifo(path)
     elif what == 3:
@@ -79,7 +83,11 @@ def odd_names(rng: Random, room: Path) -> list[Command]:
         (room / "base" / rng.choice(usable)).write_bytes(b"{}")
     import yaml
 
-    tree = {"base": "base", "specialists": {rng.choice((name, "one")): f"./{name}"}, "merge": {"method": "ties", "density": 0.5}}
+    tree = {
+        "base": "base",
+        "specialists": {rng.choice((name, "one")): f"./{name}"},
+        "merge": {"method": "ties", "density": 0.5},
+    }
     (room / "recipe.yaml").write_text(yaml.safe_dump(tree))
     out = rng.choice((f"./{rng.choice(usable)}", "out"))
     every = [
@@ -110,7 +118,7 @@ def odd_outputs(rng: Random, room: Path) -> list[Command]:
     elif what == 2:
         partial.write_text("mine")
     places = (".", "..", "base", "base/new", "one", "mine", "mine/", "link", "link/new", "file", "file/new", "pipe", "/", "/proc/x", "/dev/null",
-              "/sys/x", str(outside), "../outside/new/../../room/base", "recipe.yaml", "", " ", "s3://b/x", "hf://a/b", "a\0b", "x" * 300, "new", "new/a/b/c")  # fmt: skip
+              "/sys/x", str(outside), "../outside/new/../../room/base", "recipe.yaml", "", " ", "s3://b/x", "hf://a/b", "x" * 300, "new", "new/a/b/c")  # fmt: skip
     out = rng.choice(places)
     fresh = ["--fresh"] if rng.random() < 0.7 else []
     kind = rng.choice((["fuse", "recipe.yaml"], ["extract", "base", "one"], ["apply", "base", "one"], ["soup", "[bo]*e"], ["run", "recipe.yaml"],
