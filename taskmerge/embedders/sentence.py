@@ -17,6 +17,7 @@ from taskmerge.embedders.interface import EMBEDDING, Embedder, Features
 from taskmerge.embedders.items import GraftedItems, PreparedItems
 from taskmerge.embedders.opening import quiet
 from taskmerge.embedders.prompts import Role
+from taskmerge.errors import CheckpointError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

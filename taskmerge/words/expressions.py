@@ -1,4 +1,4 @@
-"""Regular expressions that come with somebody's files, matched in linear time: none can take longer than its length says.
+"""Regular expressions from somebody's files, matched in linear time: none takes longer than its length says.
 
 Python's own engine goes back and tries again, and a pattern of twenty characters can keep it busy for years. Here all
 ways through a pattern are followed at once.

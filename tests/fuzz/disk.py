@@ -88,7 +88,8 @@ def disturb(session: Path, name: str, points: int, rng: Random, counts: Counter[
         room = prepare(sandbox, session / "templates" / template)
         code, said = once(words, room, disk)
         counts[f"{name}: {errno.errorcode[error]}"] += 1
-        told = f"{name}: {errno.errorcode[error]} {'from' if sticky else 'at'} write {point} of {whole.seen} ({(disk.failed or ['not reached'])[0]})"
+        when = f"{'from' if sticky else 'at'} write {point} of {whole.seen}"
+        told = f"{name}: {errno.errorcode[error]} {when} ({(disk.failed or ['not reached'])[0]})"
         for what in judged(code, said, sandbox, before, expected, disk):
             findings.append(f"{told}: {what}")
         if code in (0, 3, 4):

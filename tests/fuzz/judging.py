@@ -118,7 +118,8 @@ def judge(one: Command, ended: Ended, sandbox: Path, before: Snapshot, watched: 
     if ended.code not in (0, None):
         yield from _message(ended)
     if control := _CONTROL.search(ended.err) or _CONTROL.search(ended.out):
-        yield f"a control character was printed: {control[0]!r} in {control.string[max(0, control.start() - 80) :][:160]!r}"
+        around = control.string[max(0, control.start() - 80) :][:160]
+        yield f"a control character was printed: {control[0]!r} in {around!r}"
     yield from _touched(one, ended, sandbox, before, watched)
     allowed = {str(sandbox / "room" / name) for name in one.runs}
     for name in sorted(watched.ran - allowed):

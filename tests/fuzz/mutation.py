@@ -9,14 +9,79 @@ from random import Random
 from typing import Any
 
 NAMES = (
-    "", " ", ".", "..", "../x", "/etc/passwd", "a/b", "a\\b", "a\0b", "[bold]x[/bold]", "[/o]", "[link=http://x]y[/link]",
-    "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\r\x1b[2K", "é", "\u202eright", "\ud800", "名前", "x" * 5000, "${HOME}", "~",
-    "-rf", "--out", "%s%n", "a\nb", "\t", "*", "{0..3}", "{a,b", "[!", "model.layers.0", "__metadata__", "None", "nul",
-)  # fmt: skip
+    "",
+    " ",
+    ".",
+    "..",
+    "../x",
+    "/etc/passwd",
+    "a/b",
+    "a\\b",
+    "a\0b",
+    "[bold]x[/bold]",
+    "[/o]",
+    "[link=http://x]y[/link]",
+    "\x1b[31mred\x1b[0m",
+    "\x1b]0;title\x07",
+    "\r\x1b[2K",
+    "é",
+    "\u202eright",
+    "\ud800",
+    "名前",
+    "x" * 5000,
+    "${HOME}",
+    "~",
+    "-rf",
+    "--out",
+    "%s%n",
+    "a\nb",
+    "\t",
+    "*",
+    "{0..3}",
+    "{a,b",
+    "[!",
+    "model.layers.0",
+    "__metadata__",
+    "None",
+    "nul",
+)
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, 1, -1, 2, 3.5, -0.0, 1e308, 1e400, math.nan, math.inf, -math.inf, 2**31, 2**63, -(2**63), 2**64,
-    10**40, 10**4000, "", "0", "1", "²", "١", "x", [], {}, [[]], [None], [{}], {"": {}}, [1, 2, 3], {"a": 1}, "\ud800",
-)  # fmt: skip
+    None,
+    True,
+    False,
+    0,
+    1,
+    -1,
+    2,
+    3.5,
+    -0.0,
+    1e308,
+    1e400,
+    math.nan,
+    math.inf,
+    -math.inf,
+    2**31,
+    2**63,
+    -(2**63),
+    2**64,
+    10**40,
+    10**4000,
+    "",
+    "0",
+    "1",
+    "²",
+    "١",
+    "x",
+    [],
+    {},
+    [[]],
+    [None],
+    [{}],
+    {"": {}},
+    [1, 2, 3],
+    {"a": 1},
+    "\ud800",
+)
 
 
 def odd_value(rng: Random) -> Any:
@@ -25,7 +90,7 @@ def odd_value(rng: Random) -> Any:
     if rng.random() < 0.5:
         return rng.choice(NAMES)
     deep: Any = rng.choice(VALUES)
-    for _ in range(rng.choice((3, 50, 900))):
+    for _ in range(rng.choice((3, 50, 300))):
         deep = [deep] if rng.random() < 0.5 else {"a": deep}
     return deep
 

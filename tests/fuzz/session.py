@@ -15,11 +15,26 @@ from fuzz.judging import Result
 HELPERS = Path(__file__).parent.parent / "helpers"
 SETTINGS = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 _BEFORE = (
-    "torch", "transformers", "sentence_transformers", "datasets", "safetensors.torch", "taskmerge.cli.app", "PIL.Image", "soundfile",
-    "taskmerge.merging.algebra", "taskmerge.merging.fused", "taskmerge.kernels.compiled.backend", "taskmerge.pipeline",
-    "taskmerge.embedders.embedder", "taskmerge.measuring.evaluation", "taskmerge.training.trainer", "taskmerge.reporting",
-    "taskmerge.cli.fusing", "peft", "zoo",
-)  # fmt: skip
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "datasets",
+    "safetensors.torch",
+    "taskmerge.cli.app",
+    "PIL.Image",
+    "soundfile",
+    "taskmerge.merging.algebra",
+    "taskmerge.merging.fused",
+    "taskmerge.kernels.compiled.backend",
+    "taskmerge.pipeline",
+    "taskmerge.embedders.embedder",
+    "taskmerge.measuring.evaluation",
+    "taskmerge.training.trainer",
+    "taskmerge.reporting",
+    "taskmerge.cli.fusing",
+    "peft",
+    "zoo",
+)
 
 
 def load() -> None:
@@ -34,7 +49,7 @@ def load() -> None:
 
 
 def run_session(cases: Sequence[Case], folder: Path, workers: int = 2) -> Iterator[tuple[Case, Result]]:
-    """Each case's result. folder: of templates and sandboxes. This process never computes: workers are forked from it."""
+    """Each case's result. folder: of templates and sandboxes. This process computes nothing: workers fork from it."""
     from fuzz import templates
     from fuzz.workers import run_all
 

@@ -25,7 +25,7 @@ def snapshot(root: Path) -> Snapshot:
 
 def _state(entry: os.DirEntry[str]) -> str:
     if entry.is_symlink():
-        return f"link to {os.readlink(entry.path)}"
+        return f"link to {Path(entry.path).readlink()}"
     status = entry.stat(follow_symlinks=False)
     mode = oct(stat.S_IMODE(status.st_mode))
     if entry.is_dir(follow_symlinks=False):

@@ -22,20 +22,77 @@ from pathlib import Path
 
 _NUMBERS = {
     "x86_64": {
-        "seccomp": 317, "write": 1, "pwrite64": 18, "writev": 20, "pwritev": 296, "fsync": 74, "fdatasync": 75, "ftruncate": 77, "fallocate": 285,
-        "copy_file_range": 326, "sendfile": 40, "openat": 257, "open": 2, "creat": 85, "mkdir": 83, "mkdirat": 258, "rename": 82, "renameat": 264,
-        "renameat2": 316, "link": 86, "linkat": 265, "symlink": 88, "symlinkat": 266,
+        "seccomp": 317,
+        "write": 1,
+        "pwrite64": 18,
+        "writev": 20,
+        "pwritev": 296,
+        "fsync": 74,
+        "fdatasync": 75,
+        "ftruncate": 77,
+        "fallocate": 285,
+        "copy_file_range": 326,
+        "sendfile": 40,
+        "openat": 257,
+        "open": 2,
+        "creat": 85,
+        "mkdir": 83,
+        "mkdirat": 258,
+        "rename": 82,
+        "renameat": 264,
+        "renameat2": 316,
+        "link": 86,
+        "linkat": 265,
+        "symlink": 88,
+        "symlinkat": 266,
     },
     "aarch64": {
-        "seccomp": 277, "write": 64, "pwrite64": 68, "writev": 66, "pwritev": 70, "fsync": 82, "fdatasync": 83, "ftruncate": 46, "fallocate": 47,
-        "copy_file_range": 285, "sendfile": 71, "openat": 56, "mkdirat": 34, "renameat": 38, "renameat2": 276, "linkat": 37, "symlinkat": 36,
+        "seccomp": 277,
+        "write": 64,
+        "pwrite64": 68,
+        "writev": 66,
+        "pwritev": 70,
+        "fsync": 82,
+        "fdatasync": 83,
+        "ftruncate": 46,
+        "fallocate": 47,
+        "copy_file_range": 285,
+        "sendfile": 71,
+        "openat": 56,
+        "mkdirat": 34,
+        "renameat": 38,
+        "renameat2": 276,
+        "linkat": 37,
+        "symlinkat": 36,
     },
-}  # fmt: skip
-_DESCRIPTOR = {"write": 0, "pwrite64": 0, "writev": 0, "pwritev": 0, "fsync": 0, "fdatasync": 0, "ftruncate": 0, "fallocate": 0,
-               "copy_file_range": 2, "sendfile": 0}  # fmt: skip
+}
+_DESCRIPTOR = {
+    "write": 0,
+    "pwrite64": 0,
+    "writev": 0,
+    "pwritev": 0,
+    "fsync": 0,
+    "fdatasync": 0,
+    "ftruncate": 0,
+    "fallocate": 0,
+    "copy_file_range": 2,
+    "sendfile": 0,
+}
 """Call -> which argument is the file."""
-_PATH = {"openat": (0, 1), "open": (None, 0), "creat": (None, 0), "mkdir": (None, 0), "mkdirat": (0, 1), "rename": (None, 1), "renameat": (2, 3),
-         "renameat2": (2, 3), "link": (None, 1), "linkat": (2, 3), "symlink": (None, 1), "symlinkat": (1, 2)}  # fmt: skip
+_PATH = {
+    "openat": (0, 1),
+    "open": (None, 0),
+    "creat": (None, 0),
+    "mkdir": (None, 0),
+    "mkdirat": (0, 1),
+    "rename": (None, 1),
+    "renameat": (2, 3),
+    "renameat2": (2, 3),
+    "link": (None, 1),
+    "linkat": (2, 3),
+    "symlink": (None, 1),
+    "symlinkat": (1, 2),
+}
 """Call -> which arguments are the folder and the path."""
 _SYNCING = ("fsync", "fdatasync")
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101
@@ -79,20 +136,20 @@ def _place(pid: int, name: str, arguments: tuple[int, ...]) -> str | None:
     """The file that a call writes to, or the path that it makes; None for a call that only reads."""
     try:
         if name in _DESCRIPTOR:
-            return os.readlink(f"/proc/{pid}/fd/{arguments[_DESCRIPTOR[name]]}")
+            return str(Path(f"/proc/{pid}/fd/{arguments[_DESCRIPTOR[name]]}").readlink())
         start, path = _PATH[name]
         if name in ("open", "openat") and not arguments[path + 1] & os.O_CREAT:
             return None
         text = _text(pid, arguments[path])
         folder = ctypes.c_int(arguments[start] & 0xFFFFFFFF).value if start is not None else -100
         inside = f"/proc/{pid}/cwd" if folder == -100 else f"/proc/{pid}/fd/{folder}"
-        return os.path.normpath(os.path.join(os.readlink(inside), text))
+        return os.path.normpath(Path(inside).readlink() / text)
     except OSError:
         return None
 
 
 def _text(pid: int, address: int) -> str:
-    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
         memory.seek(address)
         data = b""
         while b"\0" not in data and len(data) < 4096:

@@ -12,12 +12,19 @@ from typing import Any
 
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _TARGETS = {
-    "os.rename": ((0, 2), (1, 3)), "os.remove": ((0, 1),), "os.rmdir": ((0, 1),), "os.mkdir": ((0, 2),), "os.link": ((1, 3),),
-    "os.symlink": ((1, 2),), "os.truncate": ((0, None),), "os.chmod": ((0, 2),), "os.chown": ((0, 3),),
-}  # fmt: skip
+    "os.rename": ((0, 2), (1, 3)),
+    "os.remove": ((0, 1),),
+    "os.rmdir": ((0, 1),),
+    "os.mkdir": ((0, 2),),
+    "os.link": ((1, 3),),
+    "os.symlink": ((1, 2),),
+    "os.truncate": ((0, None),),
+    "os.chmod": ((0, 2),),
+    "os.chown": ((0, 3),),
+}
 """Event -> where its arguments name what is changed, and the folder that a relative name starts from."""
 _PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.startfile", "pty.spawn")
-_NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind", "urllib.Request")
+_NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "urllib.Request")
 
 _watch: Callable[[str, tuple[Any, ...]], None] | None = None
 
@@ -61,15 +68,19 @@ class Watched:
             self.reached.add(f"{event} {str(arguments[1:])[:200]}")
 
     def _inside(self, name: str) -> bool:
-        return not name.startswith("<") and os.path.abspath(name).startswith(self.room + os.sep)
+        return not name.startswith("<") and _real(name).startswith(self.room + os.sep)
 
     def _wrote(self, path: Any, start: int = -1) -> None:
         try:
-            inside = os.readlink(f"/proc/self/fd/{start}") if start is not None and start >= 0 else os.getcwd()
+            inside = Path(f"/proc/self/fd/{start}" if start >= 0 else ".").resolve()
         except OSError:
             return
-        folder, name = os.path.split(os.path.normpath(os.path.join(inside, os.fsdecode(path))))
-        self.written.add(os.path.join(os.path.realpath(folder), name))
+        folder, name = os.path.split(os.path.normpath(inside / os.fsdecode(path)))
+        self.written.add(f"{os.path.realpath(folder)}{os.sep}{name}")
+
+
+def _real(name: str) -> str:
+    return os.path.normpath(Path.cwd() / name)
 
 
 @contextmanager

@@ -28,10 +28,16 @@ _LARGEST_FILE = 1 << 30
 _WARM = 300.0
 """Seconds for a worker to load libraries and to build kernels on a healthy case."""
 HEALTHY = {
-    "tiny": ("inspect base", "fuse recipe.yaml", "extract base one --out sign --form sign", "compare base one",
-             "extract base one --out lora --lora 2", "diff base base"),
+    "tiny": (
+        "inspect base",
+        "fuse recipe.yaml",
+        "extract base one --out sign --form sign",
+        "compare base one",
+        "extract base one --out lora --lora 2",
+        "diff base base",
+    ),
     "hearing": ("check-model model --json", "evaluate model --retrieval a=sounds.jsonl --json"),
-}  # fmt: skip
+}
 """Template -> commands that must end well there."""
 
 
@@ -171,8 +177,14 @@ def enter(sandbox: Path) -> None:
     home = sandbox / "home"
     home.mkdir(parents=True, exist_ok=True)
     temporary = sandbox / "inner" / "temporary"
-    os.environ |= {"HOME": str(home), "XDG_CACHE_HOME": str(sandbox.parent / "cache"), "HF_HOME": str(home / "hf"), "COLUMNS": "120",
-                   "TMPDIR": str(temporary), "MTEB_CACHE": str(home / "mteb")}  # fmt: skip
+    os.environ |= {
+        "HOME": str(home),
+        "XDG_CACHE_HOME": str(sandbox.parent / "cache"),
+        "HF_HOME": str(home / "hf"),
+        "COLUMNS": "120",
+        "TMPDIR": str(temporary),
+        "MTEB_CACHE": str(home / "mteb"),
+    }
     import tempfile
 
     tempfile.tempdir = str(temporary)

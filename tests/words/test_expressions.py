@@ -10,8 +10,33 @@ import pytest
 
 from taskmerge.words.expressions import Expression, ExpressionError
 
-ATOMS = ("a", "b", ".", r"\.", "[ab]", "[^a]", r"\w", r"\d", "(ab)", "(?:a|b)", "(a|ab|)", "a*", "(ab)+", "b?", "a{2}", "b{1,3}", "(a*)*", "a+?", "(?i:A)",
-         "^", "$", r"\b", r"\B", "(?P<x>b)", "[a-c0-9_]")  # fmt: skip
+ATOMS = (
+    "a",
+    "b",
+    ".",
+    r"\.",
+    "[ab]",
+    "[^a]",
+    r"\w",
+    r"\d",
+    "(ab)",
+    "(?:a|b)",
+    "(a|ab|)",
+    "a*",
+    "(ab)+",
+    "b?",
+    "a{2}",
+    "b{1,3}",
+    "(a*)*",
+    "a+?",
+    "(?i:A)",
+    "^",
+    "$",
+    r"\b",
+    r"\B",
+    "(?P<x>b)",
+    "[a-c0-9_]",
+)
 
 
 def test_the_answers_are_those_of_pythons_engine() -> None:

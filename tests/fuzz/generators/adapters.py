@@ -14,8 +14,25 @@ from fuzz.mutation import damaged_bytes, damaged_value, json_text, odd_value
 RECIPE = (
     "base: base\nspecialists:\n  one: {model: base, adapter: adapter, weight: 0.5}\nmerge: {method: task_arithmetic}\n"
 )
-PATTERNS = ("(.|.)*!", "(a+)+$", "(", "[", "(?P<x>", "(?=(a*)*b)", "\\", "^(([a-z])+.)+[A-Z]([a-z])+$", ".*" * 40 + "!", "(?:(?:x?){60}){60}",
-            "a{1,65535}{1,65535}", "q_proj", "", "(?i)Q_PROJ", "\ud800", "(\\w|\\d|_)*$x", "(.*)*(.*)*(.*)*Z")  # fmt: skip
+PATTERNS = (
+    "(.|.)*!",
+    "(a+)+$",
+    "(",
+    "[",
+    "(?P<x>",
+    "(?=(a*)*b)",
+    "\\",
+    "^(([a-z])+.)+[A-Z]([a-z])+$",
+    ".*" * 40 + "!",
+    "(?:(?:x?){60}){60}",
+    "a{1,65535}{1,65535}",
+    "q_proj",
+    "",
+    "(?i)Q_PROJ",
+    "\ud800",
+    "(\\w|\\d|_)*$x",
+    "(.*)*(.*)*(.*)*Z",
+)
 KINDS = ("LORA", "LOHA", "IA3", "VERA", "ADALORA", "OFT", None, 3, "lora", "PROMPT_TUNING")
 
 
@@ -63,8 +80,19 @@ def adapter_weights(rng: Random, room: Path) -> list[Command]:
     what = rng.random()
     if what < 0.3:
         for name in rng.sample(names, rng.randint(1, 2)):
-            old, new = rng.choice((("lora_A", "lora_B"), ("lora_A", "lora_embedding_A"), ("q_proj", "x_proj"), ("base_model.model.", ""),
-                ("weight", "default.weight"), ("lora_B", "lora_magnitude_vector"), ("layers.0", "layers.77"), ("self_attn", "\x1b[1m"), ("lora_A.weight", "bias")))  # fmt: skip
+            old, new = rng.choice(
+                (
+                    ("lora_A", "lora_B"),
+                    ("lora_A", "lora_embedding_A"),
+                    ("q_proj", "x_proj"),
+                    ("base_model.model.", ""),
+                    ("weight", "default.weight"),
+                    ("lora_B", "lora_magnitude_vector"),
+                    ("layers.0", "layers.77"),
+                    ("self_attn", "\x1b[1m"),
+                    ("lora_A.weight", "bias"),
+                )
+            )
             row = table.pop(name)
             table.setdefault(name.replace(old, new), row)
     elif what < 0.6:

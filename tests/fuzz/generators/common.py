@@ -22,7 +22,7 @@ MERGE: tuple[Command, ...] = (
     command("check-model", "base", "--json"),
     command("graft", "base", "--modality", "image", "--encoder", "patches", "--out", "out", writes=["out"]),
     command("soup", "[bo]*e", "--out", "out", writes=["out"]),
-)  # fmt: skip
+)
 CHEAP = MERGE[:7]
 
 

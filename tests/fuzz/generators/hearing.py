@@ -36,7 +36,15 @@ def sounds(rng: Random, room: Path) -> list[Command]:
         data = rng.choice((b"fLaC", b"OggS", b"ID3\x04", b"FORM", b"\x1aE\xdf\xa3", b"")) + data[4:]
     else:  # a float WAV of values that are none
         values = struct.pack("<4f", float("nan"), float("inf"), 1e30, 0.0) * 400
-        data = b"RIFF" + struct.pack("<I", 36 + len(values)) + b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 3, 1, 16000, 64000, 4, 32) + b"data" + struct.pack("<I", len(values)) + values  # fmt: skip
+        data = (
+            b"RIFF"
+            + struct.pack("<I", 36 + len(values))
+            + b"WAVEfmt "
+            + struct.pack("<IHHIIHH", 16, 3, 1, 16000, 64000, 4, 32)
+            + b"data"
+            + struct.pack("<I", len(values))
+            + values
+        )
     path.write_bytes(data)
     return [_evaluate("sounds.jsonl")]
 
@@ -65,7 +73,19 @@ def pictures(rng: Random, room: Path) -> list[Command]:
             16, 16, rng.randbytes(rng.choice((0, 10, 784))), rng.choice((1, 3, 8, 16)), rng.choice((0, 2, 3, 4, 6, 9))
         )
     elif what == 3:
-        data = rng.choice((b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF0000WEBP", b"BM", b"II*\0", b"8BPS", b"<svg xmlns=''/>", b"%!PS-Adobe\n", b"%PDF-1.4")) + rng.randbytes(60)  # fmt: skip
+        data = rng.choice(
+            (
+                b"\xff\xd8\xff\xe0",
+                b"GIF89a",
+                b"RIFF0000WEBP",
+                b"BM",
+                b"II*\0",
+                b"8BPS",
+                b"<svg xmlns=''/>",
+                b"%!PS-Adobe\n",
+                b"%PDF-1.4",
+            )
+        ) + rng.randbytes(60)
     else:
         data = data[: rng.randrange(len(data))]
     path.write_bytes(data)
@@ -155,8 +175,16 @@ def parquet_files(rng: Random, room: Path) -> list[Command]:
     else:
         rows = parquet.read_table(path).to_pylist()
         held = rows[rng.randrange(len(rows))]
-        held[key] = rng.choice((None, {"bytes": None, "path": None}, {"bytes": b"", "path": None}, {"bytes": rng.randbytes(50), "path": "x.wav"},
-            {"bytes": None, "path": "/etc/passwd"}, {"bytes": damaged_bytes(rng, held[key]["bytes"]), "path": None}))  # fmt: skip
+        held[key] = rng.choice(
+            (
+                None,
+                {"bytes": None, "path": None},
+                {"bytes": b"", "path": None},
+                {"bytes": rng.randbytes(50), "path": "x.wav"},
+                {"bytes": None, "path": "/etc/passwd"},
+                {"bytes": damaged_bytes(rng, held[key]["bytes"]), "path": None},
+            )
+        )
         columns: dict[str, Any] = {key: [row[key] for row in rows], "text": [row["text"] for row in rows]}
         if what == 3:
             columns["text"] = rng.choice(

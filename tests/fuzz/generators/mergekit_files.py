@@ -11,15 +11,41 @@ from fuzz.generators.recipe_files import TEXTS, _dumped
 from fuzz.mutation import damaged_value, odd_value
 
 CONFIGS: tuple[dict[str, Any], ...] = (
-    {"merge_method": "linear", "models": [{"model": "base", "parameters": {"weight": 0.4}}, {"model": "image", "parameters": {"weight": 0.6}}], "dtype": "float32"},
-    {"merge_method": "ties", "base_model": "base", "models": [{"model": "image", "parameters": {"weight": [0.1, 0.9], "density": 0.5}}, {"model": "base"}],
-     "parameters": {"normalize": True, "int8_mask": True}, "dtype": "bfloat16"},
-    {"merge_method": "slerp", "base_model": "base", "slices": [{"sources": [{"model": "base", "layer_range": [0, 4]}, {"model": "image", "layer_range": [0, 4]}]}],
-     "parameters": {"t": [{"filter": "self_attn", "value": [0, 0.5, 1]}, {"value": 0.5}]}, "dtype": "float32"},
-    {"merge_method": "passthrough", "slices": [{"sources": [{"model": "base", "layer_range": [0, 3]}]}, {"sources": [{"model": "image", "layer_range": [1, 4]}]}]},
-    {"merge_method": "task_arithmetic", "base_model": "base", "models": [{"model": "image", "parameters": {"weight": 0.3}}], "tokenizer_source": "union",
-     "chat_template": "auto", "out_dtype": "float16"},
-)  # fmt: skip
+    {
+        "merge_method": "linear",
+        "models": [{"model": "base", "parameters": {"weight": 0.4}}, {"model": "image", "parameters": {"weight": 0.6}}],
+        "dtype": "float32",
+    },
+    {
+        "merge_method": "ties",
+        "base_model": "base",
+        "models": [{"model": "image", "parameters": {"weight": [0.1, 0.9], "density": 0.5}}, {"model": "base"}],
+        "parameters": {"normalize": True, "int8_mask": True},
+        "dtype": "bfloat16",
+    },
+    {
+        "merge_method": "slerp",
+        "base_model": "base",
+        "slices": [{"sources": [{"model": "base", "layer_range": [0, 4]}, {"model": "image", "layer_range": [0, 4]}]}],
+        "parameters": {"t": [{"filter": "self_attn", "value": [0, 0.5, 1]}, {"value": 0.5}]},
+        "dtype": "float32",
+    },
+    {
+        "merge_method": "passthrough",
+        "slices": [
+            {"sources": [{"model": "base", "layer_range": [0, 3]}]},
+            {"sources": [{"model": "image", "layer_range": [1, 4]}]},
+        ],
+    },
+    {
+        "merge_method": "task_arithmetic",
+        "base_model": "base",
+        "models": [{"model": "image", "parameters": {"weight": 0.3}}],
+        "tokenizer_source": "union",
+        "chat_template": "auto",
+        "out_dtype": "float16",
+    },
+)
 METHODS = (
     "dare_ties",
     "dare_linear",

@@ -14,11 +14,21 @@ from fuzz.cases import Command, command, generator
 from fuzz.mutation import damaged_bytes
 
 RECIPE = "base: base\nspecialists:\n  one: {model: two, weight: 0.5}\nmerge: {method: task_arithmetic}\n"
-CALLS = (b"cos\nsystem\n(S'touch canary'\ntR.", b"cposix\nsystem\n(S'touch canary'\ntR.", b"c__builtin__\nexec\n(S'open(\"canary\",\"w\")'\ntR.",
-         b"cbuiltins\neval\n(S'open(\"canary\",\"w\")'\ntR.", b"csubprocess\ncheck_call\n(]S'touch'\nS'canary'\netR.",
-         b"ctorch\nload\n(S'x'\ntR.", b"cnumpy.f2py\ncrackfortran\n.", b"cbuiltins\ngetattr\n(cos\nsystem\nS'x'\ntR.",
-         b"(S'touch canary'\nios\nsystem\n.", b"ctorch._utils\n_rebuild_tensor_v2\n(tR.", b"cruntimes\n.", b"ccollections\nOrderedDict\n)R.")  # fmt: skip
-OPCODES = b"(.012FIJKLMNPQRSTUVXabcdeghijlopqrstu}\x80\x81\x82\x85\x86\x87\x88\x89\x8a\x8b\x8c\x8d\x8e\x8f\x90\x91\x92\x93\x94\x95\x96"
+CALLS = (
+    b"cos\nsystem\n(S'touch canary'\ntR.",
+    b"cposix\nsystem\n(S'touch canary'\ntR.",
+    b'c__builtin__\nexec\n(S\'open("canary","w")\'\ntR.',
+    b'cbuiltins\neval\n(S\'open("canary","w")\'\ntR.',
+    b"csubprocess\ncheck_call\n(]S'touch'\nS'canary'\netR.",
+    b"ctorch\nload\n(S'x'\ntR.",
+    b"cnumpy.f2py\ncrackfortran\n.",
+    b"cbuiltins\ngetattr\n(cos\nsystem\nS'x'\ntR.",
+    b"(S'touch canary'\nios\nsystem\n.",
+    b"ctorch._utils\n_rebuild_tensor_v2\n(tR.",
+    b"cruntimes\n.",
+    b"ccollections\nOrderedDict\n)R.",
+)
+OPCODES = b"(.012FIJKLMNPQRSTUVXabcdeghijlopqrstu}\x80\x81\x82" + bytes(range(0x85, 0x97))
 
 
 def _commands(rng: Random) -> list[Command]:
@@ -108,8 +118,16 @@ def _stream(rng: Random) -> bytes:
         return b"\x80\x02" + bytes(rng.choice(OPCODES) for _ in range(rng.choice((5, 50, 3000)))) + b"."
     if what == 2:
         size = rng.choice((2**31 - 1, 2**32 - 1, 2**40, 2**63))
-        head = rng.choice((b"\x8d" + struct.pack("<Q", size), b"\x8e" + struct.pack("<Q", size), b"X" + struct.pack("<I", size & 0xFFFFFFFF),
-            b"\x95" + struct.pack("<Q", size), b"r" + struct.pack("<I", size & 0xFFFFFFFF), b"\x8b" + struct.pack("<i", -1)))  # fmt: skip
+        head = rng.choice(
+            (
+                b"\x8d" + struct.pack("<Q", size),
+                b"\x8e" + struct.pack("<Q", size),
+                b"X" + struct.pack("<I", size & 0xFFFFFFFF),
+                b"\x95" + struct.pack("<Q", size),
+                b"r" + struct.pack("<I", size & 0xFFFFFFFF),
+                b"\x8b" + struct.pack("<i", -1),
+            )
+        )
         return b"\x80\x04" + head + b"x" * 50 + b"."
     deep: Any = 0
     for _ in range(rng.choice((10, 500))):

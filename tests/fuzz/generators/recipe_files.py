@@ -36,11 +36,34 @@ rehearse: {train: [mine], data: {text: texts.jsonl}, steps: 2}
 evaluate: {retrieval: {text: texts.jsonl}}
 """
 TEXTS = (
-    "base: [unclosed", "- base", "3", "", "\t", "base:\tbase", "!!python/object/apply:os.system ['touch canary']",
-    "base: !!python/name:os.system", "a: &a [*a]", "? [a, b]\n: c", "<<: {base: x}", "%YAML 9.9\n---\nbase: x", "---\n---\n",
-    "base: !!binary aGVsbG8=", "base: !!timestamp 2026-01-01", "base: !!set {a, b}", "base: 2026-13-99", "base: 0x", "base: 1:30",
-    "base: |\n  x\n", "base: >-\n x", "? a", "base: *nowhere", "base: !include /etc/passwd", "'" * 3, "{" * 3000, "a: " * 3000,
-)  # fmt: skip
+    "base: [unclosed",
+    "- base",
+    "3",
+    "",
+    "\t",
+    "base:\tbase",
+    "!!python/object/apply:os.system ['touch canary']",
+    "base: !!python/name:os.system",
+    "a: &a [*a]",
+    "? [a, b]\n: c",
+    "<<: {base: x}",
+    "%YAML 9.9\n---\nbase: x",
+    "---\n---\n",
+    "base: !!binary aGVsbG8=",
+    "base: !!timestamp 2026-01-01",
+    "base: !!set {a, b}",
+    "base: 2026-13-99",
+    "base: 0x",
+    "base: 1:30",
+    "base: |\n  x\n",
+    "base: >-\n x",
+    "? a",
+    "base: *nowhere",
+    "base: !include /etc/passwd",
+    "'" * 3,
+    "{" * 3000,
+    "a: " * 3000,
+)
 
 
 def _dumped(tree: Any) -> bytes:
@@ -53,8 +76,14 @@ def _dumped(tree: Any) -> bytes:
 
 
 def _commands(rng: Random) -> list[Command]:
-    run = [command("run", "recipe.yaml", writes=["out"]), command("recover", "recipe.yaml"), command("rehearse", "recipe.yaml"),
-           command("diagnose-drift", "recipe.yaml"), command("evaluate", "recipe.yaml"), command("specialize", "recipe.yaml")]  # fmt: skip
+    run = [
+        command("run", "recipe.yaml", writes=["out"]),
+        command("recover", "recipe.yaml"),
+        command("rehearse", "recipe.yaml"),
+        command("diagnose-drift", "recipe.yaml"),
+        command("evaluate", "recipe.yaml"),
+        command("specialize", "recipe.yaml"),
+    ]
     fuse = command("fuse", "recipe.yaml", "--out", "out", writes=["out"])
     return [rng.choice((DRY, fuse)), *([rng.choice(run)] if rng.random() < 0.2 else [])]
 

@@ -114,9 +114,12 @@ def stored_vectors(rng: Random, room: Path) -> list[Command]:
     every = [
         command("apply", "base", form, "--out", "out", writes=["out"]),
         command("fuse", "recipe.yaml", "--out", "fused", writes=["fused"]),
-        command("inspect", form), command("compare", "base", form), command("diff", "dense", form),
-        command("extract", "base", form, "--out", "again", writes=["again"]), command("verify", form),
-    ]  # fmt: skip
+        command("inspect", form),
+        command("compare", "base", form),
+        command("diff", "dense", form),
+        command("extract", "base", form, "--out", "again", writes=["again"]),
+        command("verify", form),
+    ]
     return rng.sample(every, 3)
 
 

@@ -14,8 +14,23 @@ from fuzz.cases import Command, command, generator
 from fuzz.generators.common import merge_commands
 from fuzz.mutation import NAMES, damaged_bytes, damaged_value, json_text, odd_value
 
-SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1,
-         "F8_E4M3": 1, "F8_E5M2": 1, "U16": 2, "U32": 4, "U64": 8}  # fmt: skip
+SIZES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "U16": 2,
+    "U32": 4,
+    "U64": 8,
+}
 
 
 def split(data: bytes) -> tuple[dict[str, Any], bytes]:
@@ -47,8 +62,15 @@ def safetensors_headers(rng: Random, room: Path) -> list[Command]:
     elif what < 0.7:
         row = table[rng.choice([name for name in table if name != "__metadata__"])]
         row[rng.choice(("dtype", "shape", "data_offsets", "extra"))] = rng.choice(
-            (odd_value(rng), rng.choice(list(SIZES)), [rng.choice((-1, 0, 1, 8, 2**40, 2**62, 10**30, 1.0, "1", True)) for _ in range(rng.choice((0, 1, 2, 3, 70)))])
-        )  # fmt: skip
+            (
+                odd_value(rng),
+                rng.choice(list(SIZES)),
+                [
+                    rng.choice((-1, 0, 1, 8, 2**40, 2**62, 10**30, 1.0, "1", True))
+                    for _ in range(rng.choice((0, 1, 2, 3, 70)))
+                ],
+            )
+        )
         text = json.dumps(table).encode()
     else:
         text = json_text(rng, damaged_value(rng, table))
@@ -77,7 +99,21 @@ def safetensors_bytes(rng: Random, room: Path) -> list[Command]:
     elif what < 0.8:
         data = damaged_bytes(rng, data)
     elif what < 0.9:
-        data = rng.choice((b"PK\x03\x04", b"GGUF", b"<!DOCTYPE html>", b"\x80\x04", b"version https://git-lfs", b"\x93NUMPY", b"\x89HDF\r\n\x1a\n", b"")) + data[rng.choice((0, 8)):]  # fmt: skip
+        data = (
+            rng.choice(
+                (
+                    b"PK\x03\x04",
+                    b"GGUF",
+                    b"<!DOCTYPE html>",
+                    b"\x80\x04",
+                    b"version https://git-lfs",
+                    b"\x93NUMPY",
+                    b"\x89HDF\r\n\x1a\n",
+                    b"",
+                )
+            )
+            + data[rng.choice((0, 8)) :]
+        )
     else:
         data = struct.pack("<Q", rng.choice((0, 1, 2**32, 2**63, 2**64 - 1, len(data)))) + data[8:]
     path.write_bytes(data)
@@ -92,7 +128,11 @@ def valid_file(rng: Random, names: list[str]) -> bytes:
         dtype = rng.choice(("F32", "F32", "F32", "BF16", "F16", "F64", *SIZES))
         shape = [rng.choice((0, 1, 1, 2, 3, 7)) for _ in range(rng.randrange(4))]
         count = math.prod(shape)
-        values = b"\0" * (count * SIZES[dtype]) if dtype != "F32" else struct.pack(f"<{count}f", *(rng.gauss(0, 1) for _ in range(count)))  # fmt: skip
+        values = (
+            b"\0" * (count * SIZES[dtype])
+            if dtype != "F32"
+            else struct.pack(f"<{count}f", *(rng.gauss(0, 1) for _ in range(count)))
+        )
         table[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
         data += values
     rows = list(table.items())
@@ -107,7 +147,10 @@ def valid_file(rng: Random, names: list[str]) -> bytes:
 def safetensors_that_are_right(rng: Random, room: Path) -> list[Command]:
     """Files that the format allows, written by hand: what is accepted must be what the safetensors library reads."""
     odd = [name for name in NAMES if name not in ("\ud800", "__metadata__")]
-    names = [rng.choice((f"model.layers.{rng.randrange(12)}.mlp.weight", f"t{rng.randrange(99)}", rng.choice(odd))) for _ in range(rng.randrange(1, 12))]  # fmt: skip
+    names = [
+        rng.choice((f"model.layers.{rng.randrange(12)}.mlp.weight", f"t{rng.randrange(99)}", rng.choice(odd)))
+        for _ in range(rng.randrange(1, 12))
+    ]
     names = list(dict.fromkeys(names))
     seed = rng.getrandbits(32)
     (room / "base" / "model.safetensors").write_bytes(valid_file(Random(seed), names))

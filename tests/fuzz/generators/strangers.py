@@ -9,11 +9,46 @@ from typing import Any
 
 from fuzz.cases import Command, command, generator
 
-EVIL = "import pathlib\npathlib.Path({place!r}).write_text('run')\n\nclass Evil:\n    pass\n\ndef load(*a, **k):\n    return Evil()\nrun = Evil = load\n"
-CODE = ("modeling_evil.py", "configuration_evil.py", "tokenization_evil.py", "__init__.py", "sitecustomize.py", "conftest.py", "usercustomize.py",
-        "torch.py", "json.py", "evil.py", "custom_st.py", "1_Pooling/__init__.py", "setup.py", "numpy.py", "sentence_transformers.py")  # fmt: skip
-AUTO = {"AutoModel": "modeling_evil.Evil", "AutoConfig": "configuration_evil.Evil", "AutoTokenizer": ["tokenization_evil.Evil", None],
-        "AutoModelForCausalLM": "modeling_evil.Evil", "AutoProcessor": "modeling_evil.Evil", "AutoImageProcessor": "modeling_evil.Evil"}  # fmt: skip
+EVIL = """\
+import pathlib
+pathlib.Path({place!r}).write_text("run")
+
+def load(*a, **k):
+    return None
+run = Evil = load
+"""
+RECIPE = """\
+base: .
+embedder: evil.py:load
+specialists: {one: .}
+merge: {method: evil.py:run}
+evaluate: {retrieval: {a: evil.py:load}}
+"""
+CODE = (
+    "modeling_evil.py",
+    "configuration_evil.py",
+    "tokenization_evil.py",
+    "__init__.py",
+    "sitecustomize.py",
+    "conftest.py",
+    "usercustomize.py",
+    "torch.py",
+    "json.py",
+    "evil.py",
+    "custom_st.py",
+    "1_Pooling/__init__.py",
+    "setup.py",
+    "numpy.py",
+    "sentence_transformers.py",
+)
+AUTO = {
+    "AutoModel": "modeling_evil.Evil",
+    "AutoConfig": "configuration_evil.Evil",
+    "AutoTokenizer": ["tokenization_evil.Evil", None],
+    "AutoModelForCausalLM": "modeling_evil.Evil",
+    "AutoProcessor": "modeling_evil.Evil",
+    "AutoImageProcessor": "modeling_evil.Evil",
+}
 TYPES = (
     "modeling_evil.Evil",
     "evil.Evil",
@@ -50,16 +85,25 @@ def _poison(rng: Random, folder: Path, room: Path) -> None:
         rows = [{"idx": 0, "name": "0", "path": "", "type": rng.choice(TYPES)}]
         listing.write_text(json.dumps(rows))
     if rng.random() < 0.6:
-        recipe = "base: .\nembedder: evil.py:load\nspecialists: {one: .}\nmerge: {method: evil.py:run}\nevaluate: {retrieval: {a: evil.py:load}}\n"
-        (folder / "recipe.yaml").write_text(recipe)
+        (folder / "recipe.yaml").write_text(RECIPE)
 
 
 def _odd(rng: Random) -> dict[str, Any]:
-    return rng.choice((
-        {}, {"model_type": "evil"}, {"tokenizer_class": "Evil"}, {"architectures": ["Evil"]}, {"custom_pipelines": {"x": {"impl": "evil.Evil"}}},
-        {"quantization_config": {"quant_method": "evil"}}, {"attn_implementation": "kernels-community/evil"}, {"_attn_implementation": "evil/x"},
-        {"processor_class": "Evil"}, {"kernel_config": "evil/x"}, {"image_processor_type": "Evil"},
-    ))  # fmt: skip
+    return rng.choice(
+        (
+            {},
+            {"model_type": "evil"},
+            {"tokenizer_class": "Evil"},
+            {"architectures": ["Evil"]},
+            {"custom_pipelines": {"x": {"impl": "evil.Evil"}}},
+            {"quantization_config": {"quant_method": "evil"}},
+            {"attn_implementation": "kernels-community/evil"},
+            {"_attn_implementation": "evil/x"},
+            {"processor_class": "Evil"},
+            {"kernel_config": "evil/x"},
+            {"image_processor_type": "Evil"},
+        )
+    )
 
 
 def _in_record(rng: Random, folder: Path) -> None:
@@ -81,11 +125,20 @@ def strangers_models(rng: Random, room: Path) -> list[Command]:
         "base: base\nspecialists: {one: {model: out, weight: 0.5}}\nmerge: {method: task_arithmetic}\n"
     )
     every = [
-        command("inspect", "out"), command("verify", "out"), command("verify", "out", "--hashes-only"), command("verify", "out", "--recipe-folder", "out"),
-        command("diff", "base", "out"), command("compare", "base", "out"), command("fuse", "mine.yaml", "--out", "made", writes=["made"]),
-        command("extract", "base", "out", "--out", "vector", writes=["vector"]), command("apply", "base", "out", "--out", "applied", writes=["applied"]),
-        command("soup", "[bo]*", "--out", "soup", writes=["soup"]), command("check-model", "out"), command("methods"), command("push", "out", "a/b"),
-    ]  # fmt: skip
+        command("inspect", "out"),
+        command("verify", "out"),
+        command("verify", "out", "--hashes-only"),
+        command("verify", "out", "--recipe-folder", "out"),
+        command("diff", "base", "out"),
+        command("compare", "base", "out"),
+        command("fuse", "mine.yaml", "--out", "made", writes=["made"]),
+        command("extract", "base", "out", "--out", "vector", writes=["vector"]),
+        command("apply", "base", "out", "--out", "applied", writes=["applied"]),
+        command("soup", "[bo]*", "--out", "soup", writes=["soup"]),
+        command("check-model", "out"),
+        command("methods"),
+        command("push", "out", "a/b"),
+    ]
     return rng.sample(every, 6)
 
 
@@ -95,10 +148,15 @@ def strangers_embedders(rng: Random, room: Path) -> list[Command]:
     _poison(rng, room / "model", room)
     (room / "dog.py").write_text(EVIL.format(place=str(room / "canary")))
     every = [
-        command("check-model", "model"), command("inspect", "model"), command("evaluate", "model", "--retrieval", "a=sounds.jsonl"),
-        command("evaluate", "model", "--retrieval", "a=texts.jsonl", "--json"), command("verify", "model"),
+        command("check-model", "model"),
+        command("inspect", "model"),
+        command("evaluate", "model", "--retrieval", "a=sounds.jsonl"),
+        command("evaluate", "model", "--retrieval", "a=texts.jsonl", "--json"),
+        command("verify", "model"),
         command("stats", "model", "--probes", "texts.jsonl", writes=["model/statistics", "model/taskmerge_statistics"]),
-        command("diagnose-drift", "--fused", "model", "--specialist", "model", "--base", "model", "--probes", "sounds.jsonl"),
+        command(
+            "diagnose-drift", "--fused", "model", "--specialist", "model", "--base", "model", "--probes", "sounds.jsonl"
+        ),
         command("graft", "model", "--modality", "video", "--encoder", "patches", "--out", "made", writes=["made"]),
-    ]  # fmt: skip
+    ]
     return rng.sample(every, 3)

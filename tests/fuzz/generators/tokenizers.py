@@ -16,7 +16,7 @@ MODES = ("base", "one", "union", "nobody", "merge")
 
 @generator("merge", share=5)
 def tokenizer_files(rng: Random, room: Path) -> list[Command]:
-    """tokenizer.json and tokenizer_config.json of one model: ids missing, twice, negative, beyond the table; templates."""
+    """tokenizer.json and tokenizer_config.json of a model: ids missing, twice, negative, beyond the table."""
     folder = room / rng.choice(("base", "one"))
     path = folder / "tokenizer.json"
     table: dict[str, Any] = json.loads(path.read_text())

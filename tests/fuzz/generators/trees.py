@@ -12,8 +12,22 @@ from fuzz.cases import Command, command, generator
 from fuzz.generators.common import MERGE, merge_commands
 from fuzz.mutation import NAMES
 
-FILES = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "modules.json", "README.md", "model.safetensors.index.json",
-         "adapter_config.json", "taskmerge.json", "chat_template.jinja", "preprocessor_config.json", "1_Pooling", "additional_chat_templates", "x")  # fmt: skip
+FILES = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "modules.json",
+    "README.md",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+    "taskmerge.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "1_Pooling",
+    "additional_chat_templates",
+    "x",
+)
 
 
 @generator("merge", share=6)
@@ -75,8 +89,14 @@ def huge(path: Path, size: int) -> None:
 @generator("tiny", share=4)
 def odd_names(rng: Random, room: Path) -> list[Command]:
     """Models, files and outputs under names of markup, escape codes, other scripts, great length, leading dashes."""
-    usable = [name for name in NAMES if 0 < len(name.encode("utf-8", "surrogatepass")) < 200 and "/" not in name and "\0" not in name
-              and name not in (".", "..", "\ud800")]  # fmt: skip
+    usable = [
+        name
+        for name in NAMES
+        if 0 < len(name.encode("utf-8", "surrogatepass")) < 200
+        and "/" not in name
+        and "\0" not in name
+        and name not in (".", "..", "\ud800")
+    ]
     name = rng.choice(usable)
     (room / "one").rename(room / name)
     for _ in range(2):
@@ -92,16 +112,21 @@ def odd_names(rng: Random, room: Path) -> list[Command]:
     out = rng.choice((f"./{rng.choice(usable)}", "out"))
     every = [
         command("fuse", "recipe.yaml", f"--out={out}", writes=[out]),
-        command("diff", "base", f"./{name}"), command("inspect", f"./{name}"), command("compare", "base", f"./{name}"),
-        command("extract", "base", f"./{name}", f"--out={out}", writes=[out]), command("verify", f"./{name}"), command("inspect", name),
-        command("compare", "base", f"{name}=./{name}"), command("apply", "base", f"./{name}", f"--out={out}", writes=[out]),
-    ]  # fmt: skip
+        command("diff", "base", f"./{name}"),
+        command("inspect", f"./{name}"),
+        command("compare", "base", f"./{name}"),
+        command("extract", "base", f"./{name}", f"--out={out}", writes=[out]),
+        command("verify", f"./{name}"),
+        command("inspect", name),
+        command("compare", "base", f"{name}=./{name}"),
+        command("apply", "base", f"./{name}", f"--out={out}", writes=[out]),
+    ]
     return rng.sample(every, 3)
 
 
 @generator("fused", share=5)
 def odd_outputs(rng: Random, room: Path) -> list[Command]:
-    """Outputs that are an input, its parent, a link, a file, a pipe, a mount, somebody's folder; with and without --fresh."""
+    """Outputs that are an input, its parent, a link, a file, a pipe, somebody's folder; with and without --fresh."""
     outside = room.parent / "outside"
     (room / "mine").mkdir()
     (room / "mine" / "thesis.tex").write_text("ten years")
@@ -117,12 +142,46 @@ def odd_outputs(rng: Random, room: Path) -> list[Command]:
         (partial / "notes.txt").write_text("mine")
     elif what == 2:
         partial.write_text("mine")
-    places = (".", "..", "base", "base/new", "one", "mine", "mine/", "link", "link/new", "file", "file/new", "pipe", "/", "/proc/x", "/dev/null",
-              "/sys/x", str(outside), "../outside/new/../../room/base", "recipe.yaml", "", " ", "s3://b/x", "hf://a/b", "x" * 300, "new", "new/a/b/c")  # fmt: skip
+    places = (
+        ".",
+        "..",
+        "base",
+        "base/new",
+        "one",
+        "mine",
+        "mine/",
+        "link",
+        "link/new",
+        "file",
+        "file/new",
+        "pipe",
+        "/",
+        "/proc/x",
+        "/dev/null",
+        "/sys/x",
+        str(outside),
+        "../outside/new/../../room/base",
+        "recipe.yaml",
+        "",
+        " ",
+        "s3://b/x",
+        "hf://a/b",
+        "x" * 300,
+        "new",
+        "new/a/b/c",
+    )
     out = rng.choice(places)
     fresh = ["--fresh"] if rng.random() < 0.7 else []
-    kind = rng.choice((["fuse", "recipe.yaml"], ["extract", "base", "one"], ["apply", "base", "one"], ["soup", "[bo]*e"], ["run", "recipe.yaml"],
-                       ["graft", "base", "--modality", "image", "--encoder", "patches"]))  # fmt: skip
+    kind = rng.choice(
+        (
+            ["fuse", "recipe.yaml"],
+            ["extract", "base", "one"],
+            ["apply", "base", "one"],
+            ["soup", "[bo]*e"],
+            ["run", "recipe.yaml"],
+            ["graft", "base", "--modality", "image", "--encoder", "patches"],
+        )
+    )
     takes = kind[0] not in ("run", "graft")
     mine = [out] if out.startswith(("new", "base/new")) else ["out"] if kind[0] == "run" and out in ("", " ") else []
     mine += [f"{out.strip('/')}-report"] if kind[0] == "run" and out.startswith(("mine", "one", "base")) else []

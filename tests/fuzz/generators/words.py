@@ -10,7 +10,33 @@ from typing import Any
 from fuzz.cases import Command, command, generator
 from fuzz.mutation import NAMES
 
-NUMBERS = ("0", "-1", "1", "2", "0.5", "nan", "inf", "-inf", "1e400", "1e-400", "²", "١", "٣", "½", "1_000", "0x10", "9" * 400, "", " ", "one", "1,2", "-0", "+1", "1e3", "True")  # fmt: skip
+NUMBERS = (
+    "0",
+    "-1",
+    "1",
+    "2",
+    "0.5",
+    "nan",
+    "inf",
+    "-inf",
+    "1e400",
+    "1e-400",
+    "²",
+    "١",
+    "٣",
+    "½",
+    "1_000",
+    "0x10",
+    "9" * 400,
+    "",
+    " ",
+    "one",
+    "1,2",
+    "-0",
+    "+1",
+    "1e3",
+    "True",
+)
 SIZES = (
     "0",
     "1",
@@ -30,8 +56,58 @@ SIZES = (
     "5gb",
     "∞",
 )
-PLACES = ("base", "one", "recipe.yaml", "out", "nowhere", "", ".", "/dev/null", "/dev/zero", "hf://a/b", "owner/name", "owner/name@x", "s3://x/y", "file:///", "~", "~nobody/x", "base/model.safetensors", "base/config.json", "/proc/self/mem")  # fmt: skip
-OTHERS = ("cpu", "cuda", "cuda:99", "mps", "tpu", "meta", "float32", "bfloat16", "float13", "int8", "fp8", "dense", "sign", "low_rank", "audio", "image", "smell", "log_mel", "patches", "fuse", "evaluate", "x=y", "=", "a=", "=b", "text=base", "os:system", "own.py:x", "mlp")  # fmt: skip
+PLACES = (
+    "base",
+    "one",
+    "recipe.yaml",
+    "out",
+    "nowhere",
+    "",
+    ".",
+    "/dev/null",
+    "/dev/zero",
+    "hf://a/b",
+    "owner/name",
+    "owner/name@x",
+    "s3://x/y",
+    "file:///",
+    "~",
+    "~nobody/x",
+    "base/model.safetensors",
+    "base/config.json",
+    "/proc/self/mem",
+)
+OTHERS = (
+    "cpu",
+    "cuda",
+    "cuda:99",
+    "mps",
+    "tpu",
+    "meta",
+    "float32",
+    "bfloat16",
+    "float13",
+    "int8",
+    "fp8",
+    "dense",
+    "sign",
+    "low_rank",
+    "audio",
+    "image",
+    "smell",
+    "log_mel",
+    "patches",
+    "fuse",
+    "evaluate",
+    "x=y",
+    "=",
+    "a=",
+    "=b",
+    "text=base",
+    "os:system",
+    "own.py:x",
+    "mlp",
+)
 WRITERS = ("demo", "push", "graft")
 
 
