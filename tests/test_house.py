@@ -161,3 +161,10 @@ def test_version_is_the_newest_in_the_changelog() -> None:
     changelog = (PACKAGE.parent / "CHANGELOG.md").read_text("utf-8")
     newest = re.search(r"^## (\S+)", changelog, re.MULTILINE)
     assert newest and newest[1] == taskmerge.__version__
+
+
+def test_no_test_module_is_imported_by_another() -> None:
+    """What several tests share lies in tests/helpers, so that every file can be run alone."""
+    importing = re.compile(r"^\s*(from|import) test_\w+", re.MULTILINE)
+    found = [path.name for path in TESTS.rglob("*.py") if importing.search(path.read_text("utf-8"))]
+    assert not found, found

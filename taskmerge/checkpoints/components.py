@@ -33,7 +33,7 @@ from taskmerge.checkpoints.component_names import (
     numbered,
     with_layer,
 )
-from taskmerge.checkpoints.foreign_parts import Found, Parts, Tower
+from taskmerge.checkpoints.foreign_parts import Inferred, Parts, Tower
 from taskmerge.checkpoints.foreign_projectors import Projectors
 from taskmerge.checkpoints.foreign_towers import Towers
 from taskmerge.checkpoints.selector import Selector, selected
@@ -60,18 +60,18 @@ __all__ = [
 class Components(Mapping[str, str]):
     """name -> component, for every tensor of one checkpoint, and what follows from it.
 
-    found: the modules that no name tells, each with what does. towers: the stacks of layers beside the backbone's.
+    inferred: the modules that no name tells, each with what does. towers: the stacks of layers beside the backbone's.
     """
 
     def __init__(
         self,
         assigned: Mapping[str, str],
         homes: Mapping[str, str],
-        found: Sequence[Found] = (),
+        inferred: Sequence[Inferred] = (),
         towers: Sequence[Tower] = (),
     ) -> None:
         self._assigned = dict(assigned)
-        self.found, self.towers = tuple(found), tuple(towers)
+        self.inferred, self.towers = tuple(inferred), tuple(towers)
         self._homes = dict(homes)
         self._roots = {component: _root(self.names(component)) for component in set(self._assigned.values())}
         self._depths: dict[str, int] = {}
@@ -131,7 +131,7 @@ def component_map(
     layout = Layout.of(tensors, config)
     placed = layout.placed(tensors)
     homes = {name: at.component for name, at in placed.items()}
-    found: Sequence[Found] = ()
+    inferred: Sequence[Inferred] = ()
     towers: Sequence[Tower] = ()
     if layout.backbone is not None:
         parts = Parts(tensors, placed, layout, config, layout.backbone)
@@ -139,24 +139,26 @@ def component_map(
         finder.place()
         Projectors(parts, finder).place()
         homes |= parts.components
-        found, towers = parts.found, parts.towers
-    homes |= {**_inside_graft(tensors, config), **(known or {})}
+        inferred, towers = parts.inferred, parts.towers
+    homes |= _inside_a_graft(tensors, config)
+    homes |= known or {}
     if not {BACKBONE, EMBEDDINGS} & set(homes.values()):
         alone = {home for home in homes.values() if home.endswith("_encoder")}
         if len(alone) == 1:  # a tower saved alone is a model of its own
             homes = {name: BACKBONE if home in alone else home for name, home in homes.items()}
     assigned = {name: BUFFERS if is_buffer(name, info) else homes[name] for name, info in tensors.items()}
-    components = Components(assigned, homes, found, towers)
+    components = Components(assigned, homes, inferred, towers)
     return _overridden(components, overrides, strict) if overrides else components
 
 
-def _inside_graft(tensors: Mapping[str, HasHeader], config: Mapping[str, Any]) -> dict[str, str]:
-    """The components inside a grafted embedder's backbone, placed as the model that it is."""
+def _inside_a_graft(tensors: Mapping[str, HasHeader], config: Mapping[str, Any]) -> dict[str, str]:
+    """The components of a grafted embedder's backbone, which is placed as the model that it is."""
     own, before = config.get(BACKBONE), f"{BACKBONE}."
     inside = {name[len(before) :]: info for name, info in tensors.items() if name.startswith(before)}
     if not isinstance(own, Mapping) or not inside:
         return {}
-    return {before + name: at.component for name, at in Layout.of(inside, own).placed(inside).items()}
+    parts = component_map(inside, own)
+    return {before + name: parts.home(name) for name in inside}
 
 
 def _root(names: Sequence[str]) -> str:
@@ -183,4 +185,6 @@ def _overridden(found: Components, overrides: Mapping[str, Sequence[str]], stric
         raise MergeError(problems)
     said = {name: own for name in found if (own := selected(overrides, selector, name)) is not None}
     assigned = {name: said.get(name, component) for name, component in found.items()}
-    return Components(assigned, {name: said.get(name, found.home(name)) for name in found}, found.found, found.towers)
+    return Components(
+        assigned, {name: said.get(name, found.home(name)) for name in found}, found.inferred, found.towers
+    )

@@ -28,7 +28,7 @@ class Tower:
 
 
 @dataclass(frozen=True)
-class Found:
+class Inferred:
     """A module placed by its shapes. root: its path.  component: where it belongs.  reason: what tells so."""
 
     root: Path
@@ -50,7 +50,7 @@ class Parts:
         self.tensors, self.placed, self.layout, self.config, self.backbone = tensors, placed, layout, config, backbone
         self.towers: list[Tower] = []
         self.components: dict[str, str] = {}
-        self.found: list[Found] = []
+        self.inferred: list[Inferred] = []
 
     @property
     def hidden(self) -> int:
@@ -79,7 +79,7 @@ class Parts:
 
     def claim(self, root: Path, component: str, reason: str) -> None:
         """Place all below a path, but what its name places elsewhere."""
-        self.found.append(Found(root, component, reason))
+        self.inferred.append(Inferred(root, component, reason))
         tower = component.endswith("encoder")
         for name in self.under(root):
             at = self.placed[name]

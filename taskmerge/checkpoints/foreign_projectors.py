@@ -221,7 +221,7 @@ class Projectors:
         """The projector that takes exactly what comes out of a module, which a tower feeds."""
         if not self._feeding(leads, self.parts.towers) or self.parts.hidden in leads.gives:
             return None
-        for one in self.parts.found:
+        for one in self.parts.inferred:
             if one.component.endswith("projector") and leads.gives <= self._leads(one.root).takes:
                 return one.component
         return None

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from taskmerge.cli.options import EMBEDDER, JSON, MODEL_DEVICE, PLOT
-from taskmerge.cli.output import note, print_json, print_table
+from taskmerge.cli.output import announce_notes, note, print_json, print_table
 from taskmerge.words.sizes import show_bytes
 
 MODEL = typer.Argument(help="A model: path, hub id[@revision] or hf:// uri.")
@@ -22,6 +22,7 @@ def inspect(
     """Show what a model is made of: components, tensors, formats, sizes."""
     from taskmerge.merging.algebra import Checkpoint
 
+    announce_notes()
     checkpoint = Checkpoint.open(model)
     components = checkpoint.components()
     if as_json:
@@ -30,7 +31,8 @@ def inspect(
             for name, info in checkpoint.tensors.items()
         }
         found = [
-            {"path": ".".join(one.root), "component": one.component, "reason": one.reason} for one in components.found
+            {"path": ".".join(one.root), "component": one.component, "reason": one.reason}
+            for one in components.inferred
         ]
         print_json({"model": model, "config": dict(checkpoint.config), "tensors": rows, "told_by_shapes": found})
         return
@@ -55,9 +57,9 @@ def inspect(
         for component, infos in groups.items()
     ]
     print_table(("component", "tensors", "entries", "size", "dtype", "first"), rows_shown, model)
-    for one in components.found:
+    for one in components.inferred:
         note(f"{'.'.join(one.root)}: {one.component}, told by its shapes ({one.reason})")
-    if components.found:
+    if components.inferred:
         note("if that is wrong, a recipe says it: components: {audio_projector: ['bridge.*']}")
 
 
@@ -115,6 +117,7 @@ def compare(
     """Compare task vectors: norms, cosines, sign conflicts."""
     from taskmerge.merging.algebra.comparison import compare_task_vectors
 
+    announce_notes(here=False)
     named = dict(_named(model) for model in models)
     result = compare_task_vectors(base, named)
     for line in () if as_json else result["warnings"]:
@@ -149,6 +152,7 @@ def diff(first: str = MODEL, second: str = MODEL, as_json: bool = JSON) -> None:
     """Say exactly how two checkpoints differ; exit 1 when they do."""
     from taskmerge.merging.algebra.comparison import differences
 
+    announce_notes()
     found = differences(first, second)
     if as_json:
         print_json({"same": not found, "differences": found})

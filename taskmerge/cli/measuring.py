@@ -17,7 +17,7 @@ from taskmerge.cli.options import (
     dimensions_of,
     prompts_of,
 )
-from taskmerge.cli.output import note, print_json
+from taskmerge.cli.output import announce_notes, note, print_json
 from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def diagnose_drift(
 
     Exit 3 when a modality drifted beyond its limit, 4 when none did but of one it cannot be told.
     """
+    announce_notes()
     paths = {"--fused": fused, "--specialist": specialist, "--base": base, "--probes": probes}
     more = {"--trained-on": trained_on, "--query-prompt": query_prompt, "--document-prompt": document_prompt,
             "--embedder": embedder}  # fmt: skip
@@ -148,6 +149,7 @@ def evaluate(
     A set is searched both ways: what searches stands behind the query prompt, what is found behind the document prompt.
     mteb's results are kept as each task ends; the same command goes on where it was stopped.
     """
+    announce_notes()
     from taskmerge.embedders import ModelSource
     from taskmerge.measuring.evaluation import Evaluated
     from taskmerge.reporting import evaluated_sections, show, write_report

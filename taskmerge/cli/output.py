@@ -29,6 +29,20 @@ def note(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def announce_notes(here: bool = True) -> None:
+    """Have what is assumed about a checkpoint said once when it is opened. here: False where a plan says it itself."""
+    from taskmerge.checkpoints.formats.reading import on_note
+
+    said: set[str] = set()
+
+    def say(text: str) -> None:
+        if text not in said:
+            said.add(text)
+            note(f"warning: {text}")
+
+    on_note(say if here else lambda text: None)
+
+
 def announce_preparing() -> None:
     """Have one line said should kernels have to be built for this processor first, which takes seconds."""
     from taskmerge.kernels import on_prepare

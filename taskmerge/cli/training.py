@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from taskmerge.cli.options import JSON, MODEL_DEVICE, OUT, OUT_FOLDER, TRAINING_DEVICE
-from taskmerge.cli.output import announce_preparing, note, print_json
+from taskmerge.cli.output import announce_notes, announce_preparing, note, print_json
 from taskmerge.errors import UsageError
 
 RECIPE = typer.Argument(help="The recipe.")
@@ -22,6 +22,7 @@ def graft(
     seed: int = typer.Option(0, "--seed", help="Of the fresh projector."),
 ) -> None:
     """Attach an encoder and a fresh projector to a backbone."""
+    announce_notes()
     from taskmerge.embedders import graft as attach
 
     first = attach(backbone, modality, encoder, projector, out, seed=seed)[0]
@@ -46,6 +47,7 @@ def rehearse(recipe: Path = RECIPE, out: Path = OUT, device: str = TRAINING_DEVI
 
 
 def _stage(path: Path, stage: str, out: Path | None, device: str | None, as_json: bool) -> None:
+    announce_notes()
     from taskmerge.pipeline import run
     from taskmerge.recipes import load
 
@@ -76,6 +78,7 @@ def run(
 
     said = load(recipe)
     announce_preparing()
+    announce_notes()
     table = run_all(said, out=out, start=start, until=until, say=note, device=device)
     if as_json:
         print_json(table)

@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from taskmerge.cli.options import OUT_FOLDER
-from taskmerge.cli.output import announce_preparing, note
+from taskmerge.cli.output import announce_notes, announce_preparing, note
 
 FRESH = typer.Option(False, "--fresh", help="Replace an existing folder.")
 
@@ -30,6 +30,7 @@ def extract(
     from taskmerge.merging.algebra import Checkpoint
 
     announce_preparing()
+    announce_notes(here=False)
     vector = Checkpoint.open(specialist) - Checkpoint.open(base)
     for line in vector.warnings:
         note(f"warning: {line}")
@@ -66,6 +67,7 @@ def apply(
     from taskmerge.merging.algebra import Checkpoint, TaskVector
 
     announce_preparing()
+    announce_notes()
     model = Checkpoint.open(base)
     moved = model + weight * TaskVector.load(vector, model)
     print(moved.save(out, dtype=dtype, shard_size=shard_size, fresh=fresh))

@@ -11,7 +11,7 @@ from taskmerge.checkpoints.output.saving import save_state_dict
 from taskmerge.checkpoints.state_dict import StateDict
 
 
-class Overlaid(StateDict):
+class WithLiveValues(StateDict):
     """A model's file with the values of a live model in the place of those that it has; the rest as it is."""
 
     def __init__(self, stored: StateDict, live: MemoryStateDict) -> None:
@@ -30,4 +30,4 @@ def save_live(live: MemoryStateDict, stored: StateDict | None, path: Path) -> No
     What only the file has (heads that an embedder does not run) stays; so do its names, config, tokenizer and code.
     Raises OutputError when there is something at `path`.
     """
-    save_state_dict(live if stored is None else Overlaid(stored, live), path)
+    save_state_dict(live if stored is None else WithLiveValues(stored, live), path)

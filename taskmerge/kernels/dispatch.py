@@ -142,7 +142,7 @@ def combine(
     found = measurement or Measurement()
     jobs = [
         Job(piece, found, tuple(keys), out[piece.start - start : piece.stop - start])
-        for piece in pieces_of(pair, combining_size(program, pair, backend.piece), start, stop)
+        for piece in pieces_of(pair, combining_size(program, pair, backend.piece_size), start, stop)
     ]
     if not jobs:
         return Health()

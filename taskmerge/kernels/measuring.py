@@ -36,9 +36,9 @@ def find_bounds(backend: Backend, pairs: Sequence[Pair], keeps: Sequence[Sequenc
     samples = _samples(backend, pairs, total)
     for query in queries:
         query.bracket_from(samples[query.specialist])
-    pieces = [piece for pair in pairs for piece in pieces_of(pair, backend.piece)]
+    pieces = [piece for pair in pairs for piece in pieces_of(pair, backend.piece_size)]
     find_all(queries, lambda open_queries: backend.scan(pieces, open_queries))
-    found = {(query.specialist, query.rank): magnitude_of(query.found or 0) for query in queries}
+    found = {(query.specialist, query.rank): magnitude_of(query.bits or 0) for query in queries}
     return [
         {way: (found[i, last], found[i, first] if first > 1 else math.inf) for way, (first, last) in rows.items()}
         | {way: (math.inf, math.inf) for way in ways if way.nothing}
@@ -69,13 +69,13 @@ def _samples(backend: Backend, pairs: Sequence[Pair], total: int) -> np.ndarray:
 def gram_matrix(backend: Backend, pair: Pair, program: Program) -> np.ndarray:
     """`<d_i, d_j>` of one tensor, or of its models (`Program.gram_of`): float64 (specialists, specialists)."""
     models, specialists = program.gram_of == "models", len(pair.specialists)
-    parts = spread(backend, lambda piece: backend.gram(piece, models), pieces_of(pair, backend.piece))
+    parts = spread(backend, lambda piece: backend.gram(piece, models), pieces_of(pair, backend.piece_size))
     return exact_sum(parts, (specialists, specialists))
 
 
 def mass_factors(backend: Backend, pair: Pair, program: Program, keys: Sequence[int]) -> tuple[float, ...]:
     """Per specialist, what the survivors are multiplied by so that the delta keeps its sum of magnitudes."""
-    parts = spread(backend, lambda piece: backend.masses(piece, program, keys), pieces_of(pair, backend.piece))
+    parts = spread(backend, lambda piece: backend.masses(piece, program, keys), pieces_of(pair, backend.piece_size))
     whole, kept = exact_sum(parts, (2, len(pair.specialists)))
     return factors_of(whole, kept)
 

@@ -55,27 +55,27 @@ class Piece(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A piece to combine: what measuring found, one random key per specialist, and where the result goes (1-D)."""
+    """A piece to combine: what was measured, one random key per specialist, and where the result goes (1-D)."""
 
     piece: Piece
-    found: Measurement
+    measured: Measurement
     keys: tuple[int, ...]
     out: np.ndarray
 
     def weights(self, program: Program) -> tuple[float, ...]:
         """Those of the program, unless measuring has found others; as float64 takes them."""
-        return tuple(float(w) for w in (program.weights if self.found.weights is None else self.found.weights))
+        return tuple(float(w) for w in (program.weights if self.measured.weights is None else self.measured.weights))
 
     def base_factor(self, program: Program) -> float:
         """`Program.base_factor` of the weights that hold; NaN where those are not finite."""
-        if self.found.weights is not None and not all(map(math.isfinite, self.found.weights)):
+        if self.measured.weights is not None and not all(map(math.isfinite, self.measured.weights)):
             return math.nan
-        return float(program.base_factor(self.found.weights))
+        return float(program.base_factor(self.measured.weights))
 
     def factors(self, program: Program) -> tuple[float, ...]:
         """What each specialist's survivors are multiplied by. One over the density is rounded: a division per entry
         takes longer than all else that is done with it."""
-        found = self.found.factors or ()
+        found = self.measured.factors or ()
         return tuple(float(found[i]) if by_mass(way) else given_factor(way) for i, way in enumerate(program.ways))
 
 
@@ -96,11 +96,11 @@ def combining_size(program: Program, pair: Pair, size: int) -> int:
 class Backend(Protocol):
     """One implementation of the kernels. All of them give the same bits.
 
-    piece: how many entries it likes to take at a time, a multiple of PIECE.  parallel: whether one call works on one
-    core only, so that several should run at once.
+    piece_size: how many entries it likes to take at a time, a multiple of PIECE.  parallel: whether one call works on
+    one core only, so that several should run at once.
     """
 
-    piece: int
+    piece_size: int
     parallel: bool
 
     def combine(self, jobs: Sequence[Job], program: Program, out_dtype: str) -> Health:

@@ -32,7 +32,7 @@ class Query:
     count: int
     low: int = 0
     high: int = LARGEST_BITS
-    found: int | None = None
+    bits: int | None = None
     most_bins: int = MOST_BINS
 
     @property
@@ -50,7 +50,7 @@ class Query:
         """Narrow to where a sorted sample (bits, uint32) says the rank lies, six sigma around; done if it is all."""
         size = ordered.size
         if size == self.count:
-            self.found = int(ordered[size - self.rank])
+            self.bits = int(ordered[size - self.rank])
             return
         share = self.rank / self.count
         margin = int(_SIGMAS * np.sqrt(max(share * (1 - share), 1 / size) * size)) + 2
@@ -61,7 +61,7 @@ class Query:
         self.low &= -1 << self.shift  # so that entries with as many trailing zeros lie at the start of their bins
 
     def narrow(self, above: int, histogram: np.ndarray) -> None:
-        """Take in one pass's counts: `found`, or a smaller bracket."""
+        """Take in one pass's counts: `bits`, or a smaller bracket."""
         counts = histogram[: self.bins] & (RAGGED - 1)
         inside = int(counts.sum())
         if self.rank <= above:
@@ -73,7 +73,7 @@ class Query:
             place = counts.size - 1 - int(np.searchsorted(from_top, self.rank))
             low = self.low + (place << self.shift)
             if histogram[place] < RAGGED:
-                self.found = low
+                self.bits = low
             self.low, self.high = low, min(self.high, low + (1 << self.shift) - 1)
 
 
@@ -82,7 +82,7 @@ Scan = Callable[[Sequence[Query]], tuple[np.ndarray, np.ndarray]]
 
 def find_all(queries: Sequence[Query], scan: Scan) -> None:
     """Repeat passes until all is found. scan: queries -> (above int64 (queries,), histogram int64 (queries, bins))."""
-    while open_queries := [query for query in queries if query.found is None]:
+    while open_queries := [query for query in queries if query.bits is None]:
         above, histogram = scan(open_queries)
         for query, count, bins in zip(open_queries, above, histogram, strict=True):
             query.narrow(int(count), bins)

@@ -43,7 +43,7 @@ def _class(census: Census, config: Mapping[str, Any], copied: Sequence[TensorSte
         before = census.base.config
         gained = [key for key in config if config[key] != before.get(key)]
         added = f", with {', '.join(gained)} of {' and '.join(census.grafts)}" if gained else ""
-        roots = tuple(".".join(one.root) + "." for one in census.components.found)
+        roots = tuple(".".join(one.root) + "." for one in census.components.inferred)
         unknown = [step.info.name for step in copied if roots and step.info.name.startswith(roots)]
         if gained or unknown:
             yield f"config.json: the base's{added}"
@@ -92,13 +92,11 @@ def _left_out(census: Census, dropped: Iterable[Dropped]) -> Iterator[str]:
 
 def pattern_of(names: Sequence[str], census: Census) -> str:
     """What names these tensors in a recipe: their component where it holds no others, else a glob."""
-    if len(names) == 1:
-        return repr(names[0])
     component = census.components[names[0]]
     everybody = [name for name in census.own if census.components[name] == component]
     if set(everybody) == set(names) and not any(census.components[name] == component for name in census.base.tensors):
         return component
-    return repr(f"{_start(names)}*")
+    return repr(names[0] if len(names) == 1 else f"{_start(names)}*")
 
 
 def _start(names: Sequence[str]) -> str:

@@ -111,16 +111,16 @@ class _Planner:
         self._unused_rules()
         self._tokens_left_out()
         self._covariances()
-        found, said = settings(census, self.inputs.state_dicts, [step for step in decided if step is not None])
-        self.problems += [*self.layers.problems(), *found]
-        self.warnings += [*self.layers.warnings(), *said]
+        problems, warnings = settings(census, self.inputs.state_dicts, [step for step in decided if step is not None])
+        self.problems += [*self.layers.problems(), *problems]
+        self.warnings += [*self.layers.warnings(), *warnings]
         if self.problems:
             said_by_recipe = all(problem.place is not None for problem in self.problems)
             raise (RecipeError if said_by_recipe else MergeError)(self.problems[:_MOST_PROBLEMS])
         steps = sorted((step for step in decided if step is not None), key=lambda step: natural(step.info.name))
         beside = self._beside(steps)
-        texts, said = tokenizer_texts(recipe, census.inputs, self.rows, beside)
-        self.warnings += said
+        texts, warnings = tokenizer_texts(recipe, census.inputs, self.rows, beside)
+        self.warnings += warnings
         told = notes(census, self.alignment.heads, steps, self.dropped, beside.config)
         return Plan(
             inputs=census.inputs,
@@ -143,11 +143,11 @@ class _Planner:
 
     def _say_notes(self) -> None:
         """What was assumed when the inputs were opened; what stands beside several (a base under adapters), once."""
-        said = dict.fromkeys(self.inputs.state_dicts[BASE].beside.notes, BASE)
+        owners = dict.fromkeys(self.inputs.state_dicts[BASE].beside.notes, BASE)
         for label, state_dict in {**self.inputs.state_dicts, **self.inputs.own_bases}.items():
             for note in state_dict.beside.notes:
-                said.setdefault(note, label)
-        self.warnings += [f"{label}: {note}" for note, label in said.items()]
+                owners.setdefault(note, label)
+        self.warnings += [note if note.startswith(label) else f"{label}: {note}" for note, label in owners.items()]
 
     @property
     def rows(self) -> Rows | None:
@@ -161,8 +161,8 @@ class _Planner:
             chosen.beside.tokenizer_folder if chosen else census.inputs[census.naming.label].beside.own_tokenizer
         )
         tokenizer = self.rows.folder if self.rows is not None else tokenizer
-        prompts, said = joined_prompts(census.inputs, census.naming.label)
-        self.warnings += said
+        prompts, warnings = joined_prompts(census.inputs, census.naming.label)
+        self.warnings += warnings
         return Beside(self._config(steps), census.base.beside.folder, census.module_folders, tokenizer, prompts)
 
     def _config(self, steps: Sequence[TensorStep]) -> Mapping[str, Any]:
@@ -209,14 +209,16 @@ class _Planner:
             return self._must_agree(name, f"{info.dtype}: must agree in all inputs")
         return self._merged(name, rule)
 
-    def _must_agree(self, name: str, said: str) -> TensorStep | None:
+    def _must_agree(self, name: str, reason: str) -> TensorStep | None:
         """The base's tensor, which no specialist may have changed: that is seen before anything is written."""
         everyone = tuple(Source(label, name) for label in self._having(name))
         if self.bare:
             if everyone and name in self.fixed:
-                self._problem(f"{name!r} is {said}: no task vector is taken of it", f"leave it out: without({name!r})")
+                self._problem(
+                    f"{name!r} is {reason}: no task vector is taken of it", f"leave it out: without({name!r})"
+                )
             return None
-        step = self._step(name, "keep", said, Source(BASE, name), everyone)
+        step = self._step(name, "keep", reason, Source(BASE, name), everyone)
         return replace(step, info=self.census.base.tensors[name])
 
     def _own_step(self, name: str, owners: list[str]) -> TensorStep | None:
@@ -251,13 +253,13 @@ class _Planner:
 
     def _contested(self) -> None:
         """What several specialists bring under the same names: one problem for each component."""
-        for (owners, home), names in self.contested.items():
+        for (owners, _), names in self.contested.items():
             more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
             which = pattern_of(names, self.census)
             self._problem(
-                f"{' and '.join(owners)} both bring their own {names[0]!r}{more} ({home}), which the base lacks",
+                f"{' and '.join(owners)} both bring their own {names[0]!r}{more}, which the base lacks",
                 f"say whose: copy: {{{owners[0]}: [{which}]}}, or a rule {{match: {which}, keep: {owners[0]}}}; "
-                f"in Python: without({which.strip(_QUOTE)!r})",
+                f"in Python: without({(which.strip(_QUOTE) if more else names[0])!r})",
             )
 
     def _moves(self, label: str, name: str) -> bool:
@@ -272,43 +274,43 @@ class _Planner:
 
     def _ruled(self, name: str, rule: Rule, owners: list[str]) -> TensorStep | None:
         if rule.keep is not None:
-            return self._taken(name, rule.keep, _said(rule))
-        self.dropped += [Dropped(Source(owner, name), _said(rule), True) for owner in owners]
+            return self._taken(name, rule.keep, _reason(rule))
+        self.dropped += [Dropped(Source(owner, name), _reason(rule), True) for owner in owners]
         return None
 
-    def _taken(self, name: str, label: str, said: str, named: bool = True) -> TensorStep | None:
+    def _taken(self, name: str, label: str, reason: str, named: bool = True) -> TensorStep | None:
         inputs = self.census.inputs
         if name not in inputs[label].tensors:
-            self._problem(f"{said} takes {name!r} from {label}, which has no such tensor", "take another input's")
+            self._problem(f"{reason} takes {name!r} from {label}, which has no such tensor", "take another input's")
             return None
         self.dropped += [
-            Dropped(Source(other, name), f"{said}: taken from {label}", True)
+            Dropped(Source(other, name), f"{reason}: taken from {label}", True)
             for other in inputs
             if other != label and name in inputs[other].tensors
         ]
-        step = self._step(name, "keep" if label == BASE else "copy", said, Source(label, name))
+        step = self._step(name, "keep" if label == BASE else "copy", reason, Source(label, name))
         return replace(step, as_is=named)
 
     def _merged(self, name: str, rule: Rule | None) -> TensorStep | None:
         settings = self.recipe.merge.settings(rule)
-        said = _said(rule)
+        reason = _reason(rule)
         standing = self._standing(name)
         having = self._having(name)
         if not having:
             lacking = self.census.absence(self.census.specialists[0], name) or "no task vector moves it"
-            return self._unmoved(name, f"{said}; {lacking}")
+            return self._unmoved(name, f"{reason}; {lacking}")
         weights = settings.weights(self.recipe.specialists, standing)
         shares = tuple(weights[label] for label in having)
         options = settings.resolved(having, standing)
         if not any(shares) and not self.bare and not self._sums_models(settings.method, shares, options, name):
-            return self._unmoved(name, f"{said}; every weight is 0")
+            return self._unmoved(name, f"{reason}; every weight is 0")
         self.methods[settings.method.name] = settings.method
         sources = tuple(Source(label, name) for label in having)
         self._try_method(settings.method, shares, options, name, (rule or self.recipe.merge).place)
         shape = self.census.base.tensors[name].shape
         if settings.method.decomposes_matrices and self._is_token_table(name) and len(shape) == 2:
             self.warnings.append(settings.method.token_table_note(name, shape))
-        return self._step(name, "merge", said, Source(BASE, name), sources, shares, settings.method.name, options)
+        return self._step(name, "merge", reason, Source(BASE, name), sources, shares, settings.method.name, options)
 
     def _sums_models(self, method: MergeMethod, shares: Weighting, options: Mapping[str, Any], name: str) -> bool:
         """Whether the result is Σ w x even where every weight is 0: not the base, then."""
@@ -322,8 +324,8 @@ class _Planner:
         """Whether a tensor has one row a token: an embedding, or an output head."""
         return is_token_table(name) or name.split(".")[-2:] == ["lm_head", "weight"]
 
-    def _unmoved(self, name: str, said: str) -> TensorStep | None:
-        return None if self.bare else self._step(name, "keep", said, Source(BASE, name))
+    def _unmoved(self, name: str, reason: str) -> TensorStep | None:
+        return None if self.bare else self._step(name, "keep", reason, Source(BASE, name))
 
     def _try_method(
         self,
@@ -362,7 +364,7 @@ class _Planner:
         self,
         name: str,
         action: Action,
-        said: str,
+        reason: str,
         source: Source,
         specialists: tuple[Source, ...] = (),
         weights: Weighting = (),
@@ -373,7 +375,7 @@ class _Planner:
         component = self.census.components[name]
         shielded = self.protected if action == "merge" and len(info.shape) == 2 else ()
         return TensorStep(
-            info, component, action, said, source, specialists, weights, method, options or {}, shielded,
+            info, component, action, reason, source, specialists, weights, method, options or {}, shielded,
             self._is_token_table(name),
         )  # fmt: skip
 
@@ -400,10 +402,10 @@ class _Planner:
             dead = [] if rule.optional else self.census.selector.check((*rule.match, *rule.also), rule.place, "rule")
             self.problems += dead
             if not (dead or rule.optional or number in self.used):
-                self.warnings.append(f"{rule.place}: {_said(rule)} never applies: earlier rules take all it names")
+                self.warnings.append(f"{rule.place}: {_reason(rule)} never applies: earlier rules take all it names")
 
 
-def _said(rule: Rule | None) -> str:
+def _reason(rule: Rule | None) -> str:
     if rule is None:
         return "no rule names it"
     return " and ".join([f"rule {', '.join(map(repr, rule.match))}", *map(repr, rule.also)])

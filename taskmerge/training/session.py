@@ -67,6 +67,8 @@ class Session:
 
     def run(self) -> dict[str, Any]:
         """Train; returns the fields of a StageReport that only training knows."""
+        import torch
+
         before_hashes = frozen_hashes(self.embedder, self.trained)
         if self.held_out is not None and self.text_is_frozen:
             self.held_out.freeze_texts()
@@ -77,12 +79,14 @@ class Session:
             steps = self._train()
         assert_unchanged(before_hashes, frozen_hashes(self.embedder, self.trained))
         after = self.held_out.scores() if self.held_out is not None else {}
-        kept = not before or after[METRIC] > before[METRIC]
+        moved = sum(not torch.equal(values[name], tensor) for name, tensor in original.items())
+        kept = moved > 0 and (not before or after[METRIC] > before[METRIC])
         if not kept:
             self._restore(original)
         return {
             "steps": steps,
             "trained": len(self.trained),
+            "moved": moved,
             "frozen": len(before_hashes),
             "before": before,
             "after": after if kept else before,

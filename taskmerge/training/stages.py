@@ -34,7 +34,8 @@ class StageReport:
 
     before, after: scores on the held-out pairs ({} without any).  curves: the same at every look.
     trained, frozen: numbers of tensors; the frozen ones are hashed before and after and were bit-identical.
-    kept: False when nothing beat the model as it came, which is then what was saved.
+    moved: how many of the trained ones training changed at all.
+    kept: False when nothing beat the model as it came, or nothing moved; that model is then what was saved.
     """
 
     stage: str
@@ -46,6 +47,7 @@ class StageReport:
     after: dict[str, float] = field(default_factory=dict)
     curves: list[dict[str, float]] = field(default_factory=list)
     kept: bool = True
+    moved: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
 
 

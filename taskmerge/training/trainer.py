@@ -18,6 +18,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 from taskmerge.errors import TaskmergeError
 from taskmerge.training.held_out import METRIC, HeldOutRetrieval
 from taskmerge.training.items import TrainingItems, tagged, untagged
+from taskmerge.training.masters import MasterAdamW
 from taskmerge.training.sampling import balanced_sampler
 from taskmerge.training.settings import TrainingSettings
 
@@ -29,6 +30,11 @@ class StageTrainer(SentenceTransformerTrainer):
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """No model card while training: the stages write their own."""
+
+    def get_optimizer_cls_and_kwargs(self, args: Any, model: Any = None) -> tuple[Any, Any]:  # type: ignore[override]
+        """The optimizer that transformers would take, AdamW with float32 masters."""
+        kind, options = super().get_optimizer_cls_and_kwargs(args, model)
+        return (MasterAdamW if kind is torch.optim.AdamW else kind), options
 
     def _trained(self) -> dict[str, torch.Tensor]:
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}

@@ -24,9 +24,12 @@ from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.quantized import dequantized
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.lineage.adapters import adapted
+from taskmerge.checkpoints.lineage.overlay import overlaid
+from taskmerge.checkpoints.lineage.stacking import StackedStateDict
 from taskmerge.checkpoints.lineage.token_rows import MatchedTokens
 from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.memory import MemoryStateDict
+from taskmerge.checkpoints.soups import Averaged
 from taskmerge.checkpoints.state_dict import Adopted, Beside, StateDict, adopted
 from taskmerge.checkpoints.views import ViewedStateDict, whole
 
@@ -48,6 +51,7 @@ def source(tmp_path: Path) -> MemoryStateDict:
         "commit": "abc",
         "files": {"model.safetensors": WeightFile("model.safetensors", file)},
         "output_dtype": "bfloat16",
+        "notes": ("the model is taken from ['state_dict']",),
     }
     assert set(told) == {field.name for field in fields(Beside)}, "say here what the new field holds"
     weights = MemoryStateDict({
@@ -65,6 +69,11 @@ def adapter(folder: Path) -> Path:
     factors = {f"{stem}.lora_A.weight": torch.ones(1, 2), f"{stem}.lora_B.weight": torch.ones(2, 1)}
     save_file(factors, str(folder / "adapter_model.safetensors"))
     return folder
+
+
+def projector(path: Path) -> Path:
+    save_file({TABLE: torch.zeros(3, 2)}, str(path))
+    return path
 
 
 def matched(source: StateDict, tmp_path: Path) -> StateDict:
@@ -93,13 +102,16 @@ WRAPPERS: dict[str, tuple[Callable[[StateDict, Path], StateDict], set[str]]] = {
         lambda w, path: adapted(replace_beside(dequantized(w), w.beside), adapter(path / "lora")),
         {"files"},
     ),
-    "FusedStateDict (of the algebra)": (moved, {"config", "output_dtype", "files", "commit"}),
+    "Overlaid": (lambda w, path: overlaid(w, [projector(path / "projector.safetensors")]), {"files", "notes"}),
+    "StackedStateDict": (lambda w, _: StackedStateDict(w, {n: (w, n) for n in w.tensors}, w.config), set()),
+    "Averaged": (lambda w, _: Averaged([w, w], (0.5, 0.5), "a soup"), {"files", "notes"}),
+    "FusedStateDict (of the algebra)": (moved, {"config", "output_dtype", "files", "commit", "notes"}),
     # one commit, one set of files and one tokenizer say nothing of what several models were merged into
-    "FusedStateDict": (fused, {"config", "output_dtype", "files", "commit"}),
+    "FusedStateDict": (fused, {"config", "output_dtype", "files", "commit", "notes"}),
 }
 # Not made from one other `StateDict`: they are where what stands beside begins.
 BEGINNINGS = {
-    *("StoredStateDict", "MemoryStateDict", "Adopted", "_Outline", "CompressedDeltas", "StoredDeltas"),
+    *("StoredStateDict", "MemoryStateDict", "Adopted", "Outline", "CompressedDeltas", "StoredDeltas"),
     *("_Deltas", "Trimmed", "_Whole", "_Nothing"),  # a task vector's, beside which only a config stands
 }
 

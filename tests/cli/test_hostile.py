@@ -19,7 +19,7 @@ import pytest
 import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_tokenizers import WORDS, tokenizer
+from tokenizer_files import WORDS, tokenizer
 
 from taskmerge import merging as fusion
 from taskmerge import recipes
@@ -405,7 +405,7 @@ DAMAGES: dict[str, Damage] = {
     "tokenizer without a model": text("one/tokenizer.json", "{}"),
     "tokenizer with negative ids": table("one/tokenizer.json", model={"vocab": {"a": -1}}),
     "tokenizer with text ids": table("one/tokenizer.json", model={"vocab": {"a": "0"}}),
-    "tokenizer ids beyond the table": table("one/tokenizer.json", model={"vocab": {"a": 5000}}),
+    "tokenizer of another model": table("one/tokenizer.json", model={"vocab": {"a": 5000}}, added_tokens=[]),
     "tokenizer tokens of lists": table("one/tokenizer.json", added_tokens=[["a", 0]]),
     # ------------------------------------------------------------------------------- sentence-transformers' modules
     "modules not json": text("base/modules.json", "["),

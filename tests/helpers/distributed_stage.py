@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
-from test_training_stages import shades
+from training_sets import shades
 
 from taskmerge.embedders import open_embedder
 from taskmerge.training import TrainingSettings, recover, rehearse

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from hypothesis.extra.numpy import arrays
 from kernel_oracles import assert_nearest, fractions, operand, oracle, run
+from kernel_programs import KEYS, PROGRAMS
 from scipy.stats import rankdata
-from test_kernels import KEYS, PROGRAMS
 
 from taskmerge.kernels import DropRandom, Health, Measurement, Program, measure, set_threads
 from taskmerge.kernels.exact import combining

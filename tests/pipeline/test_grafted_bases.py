@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_pipeline
 import torch
 import zoo
 from omni_models import picture, tiny_backbone
+from pipeline_projects import RECIPE, TEXTS, new_project
 from safetensors.torch import load_file, save_file
-from test_pipeline import RECIPE, new_project
 from typer.testing import CliRunner
 from vision_models import vision_model
 
@@ -93,9 +92,8 @@ BASES: tuple[Callable[[Path], None], ...] = (
 
 
 @pytest.mark.parametrize("make", BASES, ids=lambda make: make.__name__)
-def test_every_stage_runs(make: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(test_pipeline, "base_model", make)
-    project = new_project(tmp_path / "project")
+def test_every_stage_runs(make: Callable[[Path], None], tmp_path: Path) -> None:
+    project = new_project(tmp_path / "project", make)
     table = run(loads(SHORT, "recipe.yaml", project), say=lambda line: None)
     rows = table["stages"]["evaluate"]["retrieval"]["results"]
     assert {row["variant"] for row in rows} == {"specialist audio", "fused", "recovered"}
@@ -114,7 +112,7 @@ def test_every_stage_runs(make: Callable[[Path], None], tmp_path: Path, monkeypa
 
 def evaluated_on_pictures(project: Path) -> None:
     lines = []
-    for number, word in enumerate(test_pipeline.TEXTS):
+    for number, word in enumerate(TEXTS):
         picture(30 * number).save(project / f"{word}.png")
         lines.append(f'{{"image": "{word}.png", "text": "a {word}"}}\n')
     (project / "image.jsonl").write_text("".join(lines))
@@ -123,10 +121,9 @@ def evaluated_on_pictures(project: Path) -> None:
     assert result.exit_code == 0 and "image" in result.stdout, result.output
 
 
-def test_what_cannot_be_fused_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_fused_is_told_before_training(tmp_path: Path) -> None:
     """An embedder takes T5's encoder alone; a base that has the decoder too could not be summed with it."""
-    monkeypatch.setattr(test_pipeline, "base_model", lambda folder: encoder_of_t5(folder, "T5ForConditionalGeneration"))
-    project = new_project(tmp_path / "project")
+    project = new_project(tmp_path / "project", lambda folder: encoder_of_t5(folder, "T5ForConditionalGeneration"))
     said: list[str] = []
     with pytest.raises(RecipeError, match=r"fuse, once all are trained: .* lacks the base's tensor .*decoder") as told:
         run(loads(RECIPE, "recipe.yaml", project), say=said.append)
@@ -134,9 +131,8 @@ def test_what_cannot_be_fused_is_told_before_training(tmp_path: Path, monkeypatc
     assert not list(project.glob("specialist-*")) and not list(project.glob("fused*"))
 
 
-def test_a_tower_that_the_base_has_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(test_pipeline, "base_model", seeing)
-    project = new_project(tmp_path / "project")
+def test_a_tower_that_the_base_has_is_told_before_training(tmp_path: Path) -> None:
+    project = new_project(tmp_path / "project", seeing)
     (project / "image.jsonl").write_text(
         '{"image": "dog.png", "text": "a dog"}\n{"image": "cat.png", "text": "a cat"}\n'
     )

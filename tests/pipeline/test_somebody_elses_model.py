@@ -169,3 +169,45 @@ def test_the_recipe_as_it_stands(project: Path, tmp_path: Path) -> None:
     shutil.copytree(project, whole, ignore=shutil.ignore_patterns("out"))
     stages = run(loads(RECIPE, "omni.yaml", whole), say=lambda _: None)["stages"]
     assert stages["rehearse"]["steps"] == 2000 and stages["evaluate"]["retrieval"]["results"]
+
+
+def distinct_sounds(count: int) -> list[dict[str, Any]]:
+    words = [f"{a} {b}" for a in WORDS[3:] for b in WORDS[3:]]
+    return [
+        {"audio": {"array": tone(120 * 1.03**i, 0.5), "sampling_rate": 16000}, "text": words[i]} for i in range(count)
+    ]
+
+
+@pytest.mark.slow
+def test_a_trained_specialist_drifts_and_is_recovered(project: Path, tmp_path: Path) -> None:
+    """It finds 64 sounds that it was trained on; a visual task vector moves its backbone; its projector follows."""
+    from safetensors.torch import save_file
+
+    from taskmerge import ModelSource, TrainingSettings, diagnose_drift, fuse, open_embedder, recover, specialize
+
+    base, load = project / "Qwen" / "Qwen3-VL-8B-Instruct", str(project / "my_model.py") + ":load"
+    pairs = distinct_sounds(64)
+    settings = TrainingSettings(steps=400, batch_size=32, learning_rate=3e-3, evaluate_every=50, temperature=0.05)
+    untrained = open_embedder(project / "models" / "audio", embedder=load)
+    every = ["backbone", "audio_encoder", "audio_projector"]
+    specialize(untrained, pairs, every, settings, held_out=pairs, out=tmp_path / "audio")
+    shutil.copytree(base, tmp_path / "image")
+    torch.manual_seed(1)
+    moved = {
+        name: value + 0.1 * torch.randn_like(value) if "language_model.layers" in name else value
+        for name, value in load_file(base / "model.safetensors").items()
+    }
+    save_file(moved, tmp_path / "image" / "model.safetensors", {"format": "pt"})
+    sources = {"image": str(tmp_path / "image"), "audio": str(tmp_path / "audio")}
+    fuse(str(base), sources, "task_arithmetic", weights={"image": 1.0, "audio": 1.0}).save(tmp_path / "fused")
+    specialist, fused = (ModelSource(tmp_path / name, load) for name in ("audio", "fused"))
+    found = diagnose_drift(fused, specialist, base=str(base), probes=pairs).modalities["audio"]
+    assert found.verdict.outcome == "drifted" and found.control.identical
+    before = found.scores["fused"]["recall_at_1"]
+    settings = TrainingSettings(steps=200, batch_size=32, learning_rate=1e-2, evaluate_every=50)
+    recover(open_embedder(fused), pairs, ["audio_projector"], settings, held_out=pairs, out=tmp_path / "recovered")
+    recovered = ModelSource(tmp_path / "recovered", load)
+    again = diagnose_drift(recovered, specialist, base=str(base), probes=pairs).modalities["audio"]
+    assert again.scores["fused"]["recall_at_1"] > before + 0.2
+    first, last = (load_file(tmp_path / name / "model.safetensors") for name in ("fused", "recovered"))
+    assert {name.partition(".")[0] for name in first if not torch.equal(first[name], last[name])} == {"audio_mlp"}

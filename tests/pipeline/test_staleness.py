@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_pipeline import RECIPE, new_project, run_quietly, running
+from pipeline_projects import RECIPE, new_project, run_quietly, running
 
 from taskmerge.errors import OutputError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from omni_models import tiny_backbone
 from places import HELPERS
-from test_training_stages import tensors, tones
+from training_sets import tensors, tones
 
 from taskmerge.embedders import graft
 

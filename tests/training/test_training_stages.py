@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-from omni_models import picture, tiny_backbone, tone
-from safetensors.numpy import load_file
+from omni_models import tiny_backbone, tone
+from training_sets import NAMES, shades, tensors, tones
 
 from taskmerge.embedders import graft, open_embedder
 from taskmerge.errors import OutputError, TaskmergeError, UsageError
@@ -19,32 +18,7 @@ from taskmerge.training import LoraSettings, TrainingSettings, recover, rehearse
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*", "ignore:.*'repr' attribute.*")
 
-NAMES = ("dog", "cat", "bird", "rain", "red", "blue", "left", "right")
 FAST = TrainingSettings(steps=40, batch_size=8, learning_rate=3e-3, warmup=4, evaluate_every=20, temperature=0.1)
-
-
-def tones(folder: Path, takes: int, seed: int = 0) -> Path:
-    """A .jsonl of FLAC tones, one pitch a word, with jitter and noise."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = []
-    for take in range(takes):
-        for number, name in enumerate(NAMES):
-            wave = tone(200 * 1.35**number * rng.uniform(0.99, 1.01)) + rng.normal(0, 0.01, 6400).astype(np.float32)
-            soundfile.write(folder / f"{name}{take}.flac", wave, 16000)
-            lines.append(json.dumps({"audio": f"{name}{take}.flac", "text": f"sound of {name}"}))
-    (folder / "pairs.jsonl").write_text("\n".join(lines))
-    return folder / "pairs.jsonl"
-
-
-def shades(takes: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Pictures of eight shades and their texts."""
-    rng = np.random.default_rng(seed)
-    return [
-        {"image": picture(int(np.clip(30 * number + rng.integers(-4, 5), 0, 255))), "text": f"a {name}"}
-        for _ in range(takes)
-        for number, name in enumerate(NAMES)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -62,10 +36,6 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sounds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     home = tmp_path_factory.mktemp("sounds")
     return {"train": tones(home / "train", 6), "held_out": tones(home / "held_out", 2, seed=1)}
-
-
-def tensors(folder: Path) -> dict[str, np.ndarray]:
-    return load_file(folder / "model.safetensors")
 
 
 def moved(before: Path, after: Path) -> set[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict
 
@@ -24,6 +24,14 @@ from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import CheckpointError
 from taskmerge.opened import opened
+
+_listeners: list[Callable[[str], None]] = []
+
+
+def on_note(listener: Callable[[str], None]) -> None:
+    """Have `listener` told what is assumed, passed over or left out of every checkpoint that is opened from now on."""
+    _listeners[:] = [listener]
+
 
 PROMPTS = "config_sentence_transformers.json"
 
@@ -74,6 +82,9 @@ class StoredStateDict(StateDict):
             files={part.name: part for _, file in files for part in file.parts},
             notes=(*notes, *(f"{file.name}: {note}" for _, file in files for note in (*file.notes, *_stripped(file)))),
         )
+        for note in self.beside.notes:
+            for listener in _listeners:
+                listener(f"{label}: {note}")
         self.tensors: dict[str, TensorInfo] = {}
         self._owners: dict[str, tuple[WeightFile, str]] = {}
         for prefix, file in files:

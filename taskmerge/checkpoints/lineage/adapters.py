@@ -21,7 +21,7 @@ from taskmerge.checkpoints.hub import HubPlace, locate, open_snapshot
 from taskmerge.checkpoints.lineage.adapter_config import read_config
 from taskmerge.checkpoints.lineage.adapter_tensors import AdapterTensors, fitted, sorted_out
 from taskmerge.checkpoints.lineage.experts import pack_experts
-from taskmerge.checkpoints.lineage.heads import is_output_head, with_own_head
+from taskmerge.checkpoints.lineage.heads import with_own_head
 from taskmerge.checkpoints.lineage.low_rank import AdaptedStateDict
 from taskmerge.checkpoints.lineage.overlay import overlaid
 from taskmerge.checkpoints.state_dict import StateDict
@@ -99,13 +99,15 @@ def _packed_as(base: StateDict, found: AdapterTensors) -> StateDict:
 
 
 def _with_head(base: StateDict, found: AdapterTensors) -> StateDict:
-    """The base, with a head of its own where the adapter trains a table or head that the base ties: what peft adapts of
-    two tied tensors, it adapts alone."""
+    """The base, with a head of its own where the adapter trains one of two tied tensors, head or table of tokens: what
+    is added to one is not added to the other."""
     trained = [*(f"{module}.weight" for module in found.modules), *found.replaced]
-    if not any(is_token_table(name) or is_output_head(name) for name in trained):
+    heads = [name for name in trained if name.split(".")[-2:] == ["lm_head", "weight"]]
+    if not heads and not any(is_token_table(name) for name in trained):
         return base
-    untied = with_own_head(base)
+    untied = with_own_head(base, heads[0] if heads else None)
     if untied is not base:
-        said = "the adapter trains the head or the table of tokens, which the base ties: a head of its own is taken"
-        untied.beside = replace(untied.beside, notes=(*untied.beside.notes, said))
+        what = "head" if heads else "table of tokens"
+        said = f"the adapter trains the {what} of two that the base ties: a head of its own is taken"
+        untied.beside = replace(untied.beside, notes=(*base.beside.notes, said))
     return untied

@@ -16,8 +16,9 @@ _HEADS: tuple[tuple[str, str], ...] = (
     (r"proj_out", r"ConditionalGeneration|CausalLM"),
     (r"cls|predictions|vocab_\w+|generator_\w+", r"MaskedLM|PreTraining|CausalLM|LMHead|NextSentence"),
     (r"classifier|score|pre_classifier", r"Classification|MultipleChoice|Reward"),
+    (r"head|decoder", r"MaskedLM|PreTraining|Classification|QuestionAnswering|MultipleChoice"),
     (r"qa_outputs", r"QuestionAnswering"),
-    (r"pooler", r"Model|Classification|MultipleChoice|PreTraining|NextSentence"),
+    (r"pooler", r"Model|PreTraining|NextSentence"),
 )
 
 _OF_A_TASK = ("architectures", "id2label", "label2id", "num_labels", "problem_type")

@@ -73,17 +73,18 @@ def match_heads(inputs: Mapping[str, StateDict], naming: str = BASE) -> Heads:
     return Heads(_with_head(slim, head, own, base), head, own[0], same)
 
 
-def with_own_head(state_dict: StateDict) -> StateDict:
-    """A model that ties its head as one that stores it, under the name that goes with its token table's; itself where
-    it does not tie, or has no head."""
+def with_own_head(state_dict: StateDict, name: str | None = None) -> StateDict:
+    """A model that ties its head as one that stores it; itself where it does not tie, or has no head.
+
+    name: the head's; left out: what goes with the token table's name, of a class that is known to have a head.
+    """
     table = _table(state_dict)
-    has_none = lacks_head(state_dict.config, "lm_head.weight") is not None or not class_name(state_dict.config)
-    if table is None or _stored(state_dict) is not None or has_none or not ties_its_head(state_dict.config):
+    ties = ties_its_head(state_dict.config) is not False if name is not None else _ties(state_dict, state_dict)
+    if table is None or _stored(state_dict) is not None or not ties:
         return state_dict
     parts = table.split(".")
     inside = parts.index("model") if "model" in parts else 0
-    head = ".".join([*parts[:inside], "lm_head", "weight"])
-    return _untied(_add(state_dict, head, table))
+    return _untied(_add(state_dict, name or ".".join([*parts[:inside], "lm_head", "weight"]), table))
 
 
 def untied_config(config: Mapping[str, Any]) -> dict[str, Any]:

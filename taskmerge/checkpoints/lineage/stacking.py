@@ -36,7 +36,7 @@ class _Part:
     last: bool
 
 
-class StackedWeights(StateDict):
+class StackedStateDict(StateDict):
     """Tensors of one or more `StateDict` under the names that they have in a stacked model.
 
     own: whose label and side files these are. places: name -> (weights, name there).
@@ -77,6 +77,11 @@ class StackedWeights(StateDict):
         """See `StateDict.delta`."""
         state_dict, there = self._places[name]
         return state_dict.delta(there)
+
+    def unrounded(self, name: str) -> Callable[[int, int], np.ndarray] | None:
+        """See `StateDict.unrounded`."""
+        state_dict, there = self._places[name]
+        return state_dict.unrounded(there)
 
     def stored_name(self, name: str) -> str | None:
         """See `StateDict.stored_name`."""
@@ -133,7 +138,7 @@ def _stack(
         return own, []
     sections = [Section(part.state_dict.config, part.layers, _depth(part.state_dict, components)) for part in parts]
     config, notes = stacked_config(own.config, depth, sections, total)
-    return StackedWeights(own, _places(parts, components), config), notes
+    return StackedStateDict(own, _places(parts, components), config), notes
 
 
 def _parts(label: str, own: StateDict, inputs: Mapping[str, StateDict], runs: Sequence[Run]) -> Iterator[_Part]:

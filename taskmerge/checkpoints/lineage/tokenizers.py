@@ -132,6 +132,7 @@ def join(
     kept = base if mode in ("base", "union") else mode
     start = known[kept]
     rowed = {label: {token for token, row in own.ids.items() if row < tables[label]} for label, own in known.items()}
+    _check_fits(known, tables, rowed)
     anywhere = set().union(*rowed.values())
     fresh = _new_tokens(known, base, rowed) if mode == "union" else {}
     for token in new_to(wanted.tokens, start.ids):
@@ -240,6 +241,19 @@ def _padded(count: int, table: int, used: int) -> int:
         return count
     multiple = next((one for one in _PADDINGS if table % one == 0), 1)
     return -(-count // multiple) * multiple
+
+
+def _check_fits(known: Mapping[str, Vocabulary], tables: Mapping[str, int], rowed: Mapping[str, Set[str]]) -> None:
+    """A few tokens whose ids lie beyond the table were never trained; when most are, it is another tokenizer."""
+    for label, own in known.items():
+        beyond = len(own.ids) - len(rowed[label])
+        if own.ids and (not rowed[label] or beyond > _MOST_ORDINARY):
+            raise MergeError(
+                f"the tokenizer of {label} has ids up to {own.size - 1}, its token table {tables[label]} rows: "
+                f"{beyond} tokens have none",
+                str(own.folder),
+                "is it the tokenizer of this model?",
+            )
 
 
 def _own_rows(own: Vocabulary, ids: Mapping[str, int], count: int, table: int, keeps_all: bool) -> np.ndarray:

@@ -79,7 +79,7 @@ def scratch(rows: int) -> np.ndarray:
 class CompiledBackend:
     """The kernels on the CPU. Each call works on one core and releases the interpreter lock."""
 
-    piece = 8 * PIECE  # milliseconds of work: what a call costs in Python is little beside it
+    piece_size = 8 * PIECE  # milliseconds of work: what a call costs in Python is little beside it
     parallel = True
 
     def combine(self, jobs: Sequence[Job], program: Program, out_dtype: str) -> Health:
@@ -248,8 +248,8 @@ def _bounds(jobs: Sequence[Job], program: Program) -> tuple[np.ndarray, np.ndarr
     count = len(program.weights)
     if not any(isinstance(way, KeepLargest) for way in program.ways):
         return (np.zeros((len(jobs), count)),) * 2
-    low = _least(table([job.found.lowest or () for job in jobs], np.float32, count))
-    return low, _most(table([job.found.highest or () for job in jobs], np.float32, count))
+    low = _least(table([job.measured.lowest or () for job in jobs], np.float32, count))
+    return low, _most(table([job.measured.highest or () for job in jobs], np.float32, count))
 
 
 def _least(low: np.ndarray) -> np.ndarray:

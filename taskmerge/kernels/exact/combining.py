@@ -31,7 +31,7 @@ def combine(job: Job, program: Program) -> Health:
     elif not terms.weights:
         job.out[:] = 0.0 if terms.base_left_out else float(terms.base_factor) * values[0]
     else:
-        left = survivors(job.piece, values, program, job.found, job.keys)
+        left = survivors(job.piece, values, program, job.measured, job.keys)
         origins = [origin_of(job.piece, i, values[0]) for i in range(len(left))]
         for start in range(0, job.piece.length, _BLOCK):
             block = slice(start, start + _BLOCK)

@@ -29,7 +29,7 @@ class Terms:
     @classmethod
     def of(cls, program: Program, job: Job) -> Terms | None:
         """None where what was measured is not finite, as of inputs that are not."""
-        weights = program.weights if job.found.weights is None else job.found.weights
+        weights = program.weights if job.measured.weights is None else job.measured.weights
         rescaling = [_rescaling(program, job, i) for i in range(len(weights))]
         numbers = (*weights, *(factor for _, factor in rescaling))
         if not all(isinstance(number, Fraction) or math.isfinite(number) for number in numbers):
@@ -68,6 +68,6 @@ def _rescaling(program: Program, job: Job, specialist: int) -> tuple[float, floa
     how = program.ways[specialist]
     if isinstance(how, DropRandom) and how.rescale == "inverse_density":
         return how.density, 1.0
-    if by_mass(how) and job.found.factors is not None:
-        return 1.0, job.found.factors[specialist]
+    if by_mass(how) and job.measured.factors is not None:
+        return 1.0, job.measured.factors[specialist]
     return 1.0, 1.0

@@ -28,7 +28,7 @@ class ReferenceBackend:
 
     def __init__(self, device: str) -> None:
         self.device = torch.device(device)
-        self.piece = PIECE if self.device.type == "cpu" else 16 * PIECE
+        self.piece_size = PIECE if self.device.type == "cpu" else 16 * PIECE
 
     def combine(self, jobs: Sequence[Job], program: Program, out_dtype: str) -> Health:
         """See `Backend.combine`."""
@@ -72,8 +72,8 @@ class ReferenceBackend:
     def _survivors(self, delta: Tensor, i: int, factor: float, job: Job, piece: Piece, program: Program) -> Tensor:
         way = program.ways[i]
         if isinstance(way, KeepLargest):
-            assert job.found.lowest is not None and job.found.highest is not None
-            return keep_between(delta, job.found.lowest[i], job.found.highest[i])
+            assert job.measured.lowest is not None and job.measured.highest is not None
+            return keep_between(delta, job.measured.lowest[i], job.measured.highest[i])
         return self._dropped(delta, way, job.keys[i] if job.keys else 0, factor, piece)
 
     def _dropped(

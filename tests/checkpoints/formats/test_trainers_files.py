@@ -345,3 +345,15 @@ def test_a_pickle_cannot_change_what_the_next_is_read_with(tmp_path: Path) -> No
 
     Unpickler(BytesIO(build)).load()
     np.testing.assert_array_equal(open_stored(tmp_path / "model.pt").read("a"), np.ones(3, "f4"))
+
+
+@pytest.mark.parametrize("words", [("inspect",), ("diff",), ("compare",)])
+def test_every_command_says_it(tmp_path: Path, command: Callable[..., Any], words: tuple[str, ...]) -> None:
+    own = {"model.layers.0.mlp.up_proj.weight": torch.ones(3, 3), "model.norm.weight": torch.ones(3)}
+    moved = {name: value + 1 for name, value in own.items()}
+    torch.save({"state_dict": moved, "epoch": 3}, tmp_path / "last.ckpt")
+    save_file(own, tmp_path / "base.safetensors")
+    paths = [tmp_path / "base.safetensors", tmp_path / "last.ckpt"]
+    ran = command(*words, *(paths[1:] if words == ("inspect",) else paths))
+    assert "warning: " in ran.err and "the model is taken from ['state_dict'], not 'epoch'" in ran.err
+    assert ran.err.count("['state_dict']") == 1

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
+from adapter_cases import GPT2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -71,12 +72,6 @@ ADAPTERS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
     ),
     "input by output dora": ("GPT-2", None, {"target_modules": ["c_attn", "c_proj"], "use_dora": True}),
 }
-GPT2 = zoo.Kind(
-    "GPT-2",
-    "gpt2",
-    ("GPT2LMHeadModel",),
-    {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64},
-)
 
 
 def make(root: Path, name: str, dtype: torch.dtype = torch.float32) -> tuple[Path, Path, Path]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 import zoo
-from test_tokenizers import tokenizer
+from tokenizer_files import tokenizer
 
 from taskmerge import merging as fusion
 from taskmerge import recipes

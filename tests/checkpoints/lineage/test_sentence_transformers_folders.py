@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
-from test_tokenizers import WORDS, tokenizer
+from tokenizer_files import WORDS, tokenizer
 
 from taskmerge import merging as fusion
 from taskmerge import recipes

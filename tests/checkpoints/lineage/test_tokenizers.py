@@ -14,8 +14,7 @@ import transformers
 import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tokenizer_files import WORDS, tokenizer
 
 from taskmerge import Checkpoint, TaskVector, recipes
 from taskmerge import merging as fusion
@@ -23,20 +22,6 @@ from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.lineage.token_sources import Vocabularies
 from taskmerge.checkpoints.lineage.tokenizers import Vocabulary, join, read_vocabulary
 from taskmerge.errors import CheckpointError, MergeError, TaskmergeError
-
-WORDS = "a dog cat red blue sound of tone high low".split()
-
-
-def tokenizer(words: list[str], added: tuple[str, ...] = (), template: str | None = None) -> PreTrainedTokenizerFast:
-    tokens = {token: row for row, token in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", *words])}
-    core = Tokenizer(models.WordLevel(tokens, unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
-    )
-    made.add_special_tokens({"additional_special_tokens": list(added)})
-    made.chat_template = template
-    return made
 
 
 def save(

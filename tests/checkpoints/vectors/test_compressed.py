@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 import zoo
+from adapter_cases import GPT2
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_adapters import GPT2
 
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.memory import MemoryStateDict
