@@ -25,13 +25,16 @@ def main() -> int:
     parser.add_argument("--case", help="only this one: NAME:NUMBER")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--findings", type=Path, help="file for what was found, one JSON line each")
+    parser.add_argument("--keep", metavar="TITLE", help="write the --case down as a kept one")
     parser.add_argument("--unknown", action="store_true", help="end with 0 when all that is found is in known.txt")
     parser.add_argument("--kills", type=int, default=0, help="afterwards so many kills of whole runs")
     parser.add_argument("--points", type=int, default=0, help="afterwards so many faults of the disk")
     parser.add_argument("--folder", type=Path, help="where to work; kept afterwards")
     options = parser.parse_args()
     import fuzz.generators  # noqa: F401
-    from fuzz.session import run_session
+    from fuzz.keeping import keep
+    from fuzz.session import load, run_session
+    from fuzz.templates import make
 
     if options.case:
         name, _, number = options.case.partition(":")
@@ -42,6 +45,11 @@ def main() -> int:
         parser.error(f"no such generator: {', '.join(unknown)}; known: {', '.join(GENERATORS)}")
     folder = options.folder or Path(tempfile.mkdtemp(prefix="taskmerge-fuzz-"))
     try:
+        if options.keep:
+            load()
+            make(folder / "templates", {GENERATORS[cases[0].generator].template})
+            print(keep(cases[0], options.keep, folder / "kept", folder / "templates"))
+            return 0
         results = run_session(cases, folder, options.workers)
         code = report(results, cases, options.findings, options.unknown, time.monotonic())
     finally:

@@ -53,6 +53,8 @@ class Generator:
     make: Make
     share: float
     meaning: str = field(default="")
+    kept: int = 0
+    """Of cases that are written down: how many there are."""
 
 
 GENERATORS: dict[str, Generator] = {}
@@ -78,11 +80,17 @@ class Case:
         return f"{self.generator}:{self.number}"
 
     def random(self) -> random.Random:
-        return random.Random(f"{self.seed}/{self.generator}/{self.number}")
+        made = random.Random(f"{self.seed}/{self.generator}/{self.number}")
+        made.number = self.number  # type: ignore[attr-defined]
+        return made
 
 
 def choose(count: int, seed: int, only: Sequence[str] = ()) -> list[Case]:
     """About so many cases, by the generators' shares; each generator has at least one."""
     rows = [row for name, row in GENERATORS.items() if not only or name in only]
     whole = sum(row.share for row in rows)
-    return [Case(row.name, number, seed) for row in rows for number in range(max(1, round(count * row.share / whole)))]
+    return [
+        Case(row.name, number, seed)
+        for row in rows
+        for number in range(row.kept or max(1, round(count * row.share / max(whole, 1))))
+    ]

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 _PATTERNS = [
-    re.compile(line)
+    re.compile(line, re.DOTALL)
     for line in (Path(__file__).parent / "known.txt").read_text("utf-8").splitlines()
     if line.strip() and not line.startswith("#")
 ]
