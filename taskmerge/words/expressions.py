@@ -108,8 +108,8 @@ class Expression:
 
     def _built(self, nodes: Any, after: int, fold: bool) -> int:
         """The state that begins a sequence of nodes which ends in `after`."""
-        for node in reversed(list(nodes)):
-            after = self._one(*node, after, fold)
+        for kind, value in reversed(list(nodes)):
+            after = self._one(kind, value, after, fold)
         return after
 
     def _one(self, kind: Any, value: Any, after: int, fold: bool) -> int:
@@ -121,7 +121,8 @@ class Expression:
                 raise ExpressionError("sets flags other than (?i), which are not matched here")
             return self._built(inner, after, (fold or bool(added)) and not taken)
         if kind in _REPEATS:
-            return self._repeated(*value, after, fold)
+            least, most, inner = value
+            return self._repeated(least, most, inner, after, fold)
         if kind is constants.AT:
             self._placed = True
             return self._state(_PLACES[value], [after])
