@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from taskmerge.printable import printable, printable_line
+
 MOST_LINES = 19
 """Of an error's text; the command line adds one."""
 MOST_CHARACTERS = 3900
@@ -39,9 +41,10 @@ class Problem:
     next_move: str | None = None
 
     def __str__(self) -> str:
-        what, place = clipped(self.what, _LONGEST_SENTENCE), clipped(self.place or "", _LONGEST_PLACE)
+        what = printable(clipped(self.what, _LONGEST_SENTENCE))
+        place = printable_line(clipped(self.place or "", _LONGEST_PLACE))
         text = f"{place}: {what}" if place else what
-        return f"{text}\n    {clipped(self.next_move, _LONGEST_SENTENCE)}" if self.next_move else text
+        return f"{text}\n    {printable(clipped(self.next_move, _LONGEST_SENTENCE))}" if self.next_move else text
 
 
 class TaskmergeError(Exception):

@@ -8,14 +8,18 @@ its header say.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from taskmerge.checkpoints.formats.links import check_link
+from taskmerge.checkpoints.output.record import add_to_record
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import CheckpointError, few
 from taskmerge.words.json_text import parse_json
+from taskmerge.words.system_errors import writing
 
 FILE = Path("statistics") / "input_covariances.safetensors"
 _ANEW = "collect them anew: `taskmerge stats MODEL --probes …`"
@@ -50,12 +54,17 @@ class InputCovariances(Mapping[str, np.ndarray]):
         from safetensors.numpy import save_file
 
         path = Path(folder) / FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
+        check_link(path, Path(folder))
+        if path.exists():  # ours gives way, nothing else: this raises for it
+            InputCovariances.open(folder)
         stored = {name: np.asarray(self._matrices[name], dtype=np.float32) for name in set(self.aliases.values())}
         header = {"format": FORMAT, "aliases": json.dumps(self.aliases), "counts": json.dumps(self.counts)}
-        unfinished = path.with_suffix(".part")
-        save_file(stored, unfinished, metadata=header)
-        unfinished.replace(path)
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(stored, unfinished, metadata=header)
+            unfinished.replace(path)
+            add_to_record(Path(folder), str(FILE))
         return path
 
     @classmethod
@@ -70,6 +79,7 @@ class InputCovariances(Mapping[str, np.ndarray]):
                 str(folder),
                 f"`taskmerge stats {folder} --probes …` collects them",
             )
+        check_link(path, Path(folder))
         try:
             with safe_open(path, framework="np") as file:
                 header, stored = file.metadata() or {}, set(file.keys())

@@ -150,7 +150,7 @@ def upload(folder: Path, repository: str, *, private: bool = False, revision: st
             repo_id=repository,
             folder_path=folder,
             revision=revision,
-            commit_message="Upload a model fused by taskmerge",
+            commit_message="Upload a model made by taskmerge",
         ),
     )
     return str(commit.commit_url)

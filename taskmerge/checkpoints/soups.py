@@ -122,6 +122,10 @@ class Averaged(StateDict):
         """See `StateDict.stored_name`."""
         return self.members[-1].stored_name(name)
 
+    def sources(self) -> dict[str, StateDict]:
+        """See `StateDict.sources`."""
+        return {one.label: one for one in self.members}
+
     def _mean(self, name: str, start: int, stop: int) -> np.ndarray:
         """The first, and what the others differ from it: where all are equal, that value to the last bit."""
         first, *others = (entries(one, name, start, stop) for one in self.members)

@@ -112,6 +112,10 @@ class StateDict:
         """The name that a tensor has in the files beside it; None when it is made of several."""
         return name
 
+    def sources(self) -> Mapping[str, StateDict]:
+        """What it is made of, by label: itself, or for one that is computed what it is computed from."""
+        return {self.label: self}
+
     def write_side_files(self, output: Output, dtype: str | None) -> bool:
         """Writes what stands beside into an output folder; False where copying it and its config does.
 

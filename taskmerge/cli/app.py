@@ -6,6 +6,7 @@ import typer
 
 from taskmerge import __version__
 from taskmerge.cli import demo, fusing, looking, machine, measuring, reference, soups, training, vectors
+from taskmerge.cli.output import say
 
 app = typer.Typer(
     name="taskmerge",
@@ -19,7 +20,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(__version__)
+        say(__version__)
         raise typer.Exit
 
 

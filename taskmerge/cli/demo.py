@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from taskmerge.cli.options import OUT_DEMO
-from taskmerge.cli.output import note
+from taskmerge.cli.output import note, say
 
 
 def demo(
@@ -36,7 +36,7 @@ def demo(
         "taskmerge.open_embedder needs no such permission. "
         "The report, one page that needs nothing beside itself:"
     )
-    print(places.report / "report.html")
+    say(places.report / "report.html")
 
 
 def _show_end(table: dict[str, Any]) -> None:

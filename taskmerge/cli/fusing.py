@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from taskmerge.cli.options import DEVICE, JSON, OUT
-from taskmerge.cli.output import announce_preparing, note, print_json, print_table, progress
+from taskmerge.cli.output import announce_preparing, note, print_json, print_table, progress, say
 from taskmerge.errors import UsageError
 from taskmerge.words.places import output_path
 from taskmerge.words.sizes import parse_size, show_bytes
@@ -34,12 +34,14 @@ def fuse(
     as_json: bool = JSON,
 ) -> None:
     """Fuse the specialists of a recipe into one model."""
+    from taskmerge.checkpoints.output.replacing import absolute
     from taskmerge.merging import execute, plan
     from taskmerge.recipes import load_all
     from taskmerge.words.devices import parse_device
 
     allowed, device = parse_size(memory), parse_device(device)
-    merges = load_all(recipe, (out or recipe.with_suffix("")).with_name(f"{(out or recipe).stem}-documents"))
+    place = absolute(out or recipe.with_suffix(""))
+    merges = load_all(recipe, place.parent / f"{place.stem}-documents")
     for said in merges:
         decided = plan(said)
         target = _output(out if said is merges[-1] else None, said.output.path, said.folder, recipe)
@@ -117,34 +119,67 @@ def _show_written(written: Written, seconds: float, notes: Sequence[str], as_jso
             "sha256": dict(written.sha256),
             "resumed": list(written.resumed),
             "notes": list(notes),
+            "left": list(written.left),
         }
         print_json(table)
         return
+    for path in written.left:
+        note(f"left where it was: {path}")
     for file in written.resumed:
         note(f"{file}: taken over from the interrupted run")
     note(f"{show_bytes(written.bytes)} in {seconds:.1f} s: {written.path}")
-    print(written.path)
+    say(written.path)
 
 
 def verify(
-    out: Path = typer.Argument(help="A folder made by `taskmerge fuse`."),
+    out: Path = typer.Argument(help="A folder that taskmerge made."),
     hashes_only: bool = typer.Option(False, "--hashes-only", help="Compare sha256 only; do not fuse again."),
     recipe_folder: Path | None = typer.Option(
         None, help="Where the recipe's relative paths start, when the model was moved away from it."
     ),
+    method: list[str] = typer.Option(
+        [], "--method", help="file.py:name of your own that the recorded recipe may use; repeatable."
+    ),
     as_json: bool = JSON,
 ) -> None:
-    """Re-derive a fused model from its recorded recipe and say what differs."""
+    """Compare a folder with its record: a fused model is derived again, of any other every file is hashed.
+
+    Of a trained model, the tensors that were not trained are compared with those of the model before. No code that the
+    recorded recipe names is run, but what --method names.
+    """
+    from taskmerge.checkpoints.output.record import read_record
     from taskmerge.merging.verify import verify as run
 
-    findings = run(out, rederive=not hashes_only, recipe_folder=recipe_folder)
+    if read_record(out)["kind"] != "fused":
+        _show_checked(out, as_json)
+        return
+    findings = run(out, rederive=not hashes_only, recipe_folder=recipe_folder, methods=method)
     if as_json:
         print_json({"path": str(out), "same": not findings, "differences": findings})
     else:
         for line in findings:
-            print(line)
+            say(line)
         note("differs from its record" if findings else "as recorded: inputs, output and every tensor")
     if findings:
+        raise typer.Exit(1)
+
+
+def _show_checked(out: Path, as_json: bool) -> None:
+    """Of a folder that no recipe derives: every file, what it was made from, and what training left alone."""
+    from taskmerge.checkpoints.output.checking import check_made
+
+    found = check_made(out)
+    if as_json:
+        print_json(
+            {"path": str(out), "same": not found.differences, "differences": found.differences, "checked": found.said}
+        )
+    else:
+        for line in found.differences:
+            say(line)
+        for line in found.said:
+            note(f"looked at: {line}" if not line.startswith("not ") else line)
+        note("differs from its record" if found.differences else "as recorded")
+    if found.differences:
         raise typer.Exit(1)
 
 

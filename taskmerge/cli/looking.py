@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from taskmerge.cli.options import EMBEDDER, JSON, MODEL_DEVICE, PLOT
-from taskmerge.cli.output import announce_notes, note, print_json, print_table
+from taskmerge.cli.output import announce_notes, note, print_json, print_table, say
 from taskmerge.words.sizes import show_bytes
 
 MODEL = typer.Argument(help="A model: path, hub id[@revision] or hf:// uri.")
@@ -100,9 +100,9 @@ def check_model(
         print_table(
             ("role", "prompt"), [(role, repr(text) if text else "none") for role, text in found.prompts.items()]
         )
-        print(f"backbone: {len(found.layers)} layers" + (f", {found.layers[0]} …" if found.layers else ""))
+        say(f"backbone: {len(found.layers)} layers" + (f", {found.layers[0]} …" if found.layers else ""))
         for problem in found.problems:
-            print(f"does not fit: {problem}")
+            say(f"does not fit: {problem}")
     if not found.fits:
         raise typer.Exit(1)
 

@@ -17,7 +17,7 @@ from taskmerge.cli.options import (
     dimensions_of,
     prompts_of,
 )
-from taskmerge.cli.output import announce_notes, note, print_json
+from taskmerge.cli.output import announce_notes, note, print_json, say
 from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -254,7 +254,7 @@ def stats(
     covariances = collect_covariances(ModelSource(model, embedder), probes, device=device, prompts=prompts)
     path = covariances.save(model)
     note(f"{len(covariances)} layers, tokens seen: {covariances.counts}")
-    print(path)
+    say(path)
 
 
 COMMANDS = (diagnose_drift, evaluate, stats)

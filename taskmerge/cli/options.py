@@ -28,6 +28,7 @@ EMBEDDER = typer.Option(
 TRAINING_DEVICE = typer.Option(
     None, "--device", help="Where models train: cpu, cuda, mps; by default the first GPU if there is one."
 )
+FRESH = typer.Option(False, "--fresh", help="Replace an existing folder that taskmerge made.")
 JSON = typer.Option(False, "--json", help="Print JSON for machines.")
 
 

@@ -1,4 +1,7 @@
-"""What every command prints with: data on stdout, progress and messages on stderr."""
+"""What every command prints with: data on stdout, progress and messages on stderr. Nothing else in `cli/` prints.
+
+Names are text here: what would be an order to the terminal is written out, and nothing is read as markup.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,14 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taskmerge.errors import TaskmergeError
+from taskmerge.printable import printable, printable_json, printable_line
 from taskmerge.words.sizes import show_bytes
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _PLAIN_INTERVAL = 5.0
 
@@ -26,7 +33,12 @@ def report_error(error: TaskmergeError) -> None:
 
 def note(text: str) -> None:
     """A line for the reader, not for machines."""
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)
+
+
+def say(text: object) -> None:
+    """A line of the command's result: where what it made lies, what it found."""
+    print(printable(str(text)))
 
 
 def announce_notes(here: bool = True) -> None:
@@ -52,7 +64,8 @@ def announce_preparing() -> None:
 
 def print_json(data: Any) -> None:
     """Data for machines. Numbers that JSON does not have (NaN, infinity) become null."""
-    print(json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str, allow_nan=False))
+    text = json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str, allow_nan=False)
+    print(printable_json(text))
 
 
 def _finite(data: Any) -> Any:
@@ -65,25 +78,36 @@ def _finite(data: Any) -> Any:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
     """A table: drawn on a terminal, tab-separated otherwise."""
+    heads = [printable_line(column) for column in columns]
     table_rows = [[_cell(value) for value in row] for row in rows]
     if not sys.stdout.isatty():
-        print("\t".join(columns))
+        print("\t".join(heads))
         for row in table_rows:
             print("\t".join(row))
         return
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(title=title and Text(printable_line(title)), title_justify="left")
+    for head in heads:
+        table.add_column(Text(head))
     for row in table_rows:
-        table.add_row(*row)
-    Console(no_color="NO_COLOR" in os.environ or None).print(table)
+        table.add_row(*map(Text, row))
+    console().print(table)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A terminal that is drawn on: it reads no markup, and paints no word by what it looks like."""
+    from rich.console import Console
+
+    colors = "NO_COLOR" in os.environ or None
+    return Console(stderr=stderr, no_color=colors, markup=False, highlight=False, emoji=False)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return "" if value is None else str(value)
+    return "" if value is None else printable_line(str(value))
 
 
 @contextlib.contextmanager
@@ -101,17 +125,15 @@ def progress(total: int, title: str, quiet: bool = False) -> Iterator[Callable[[
 @contextlib.contextmanager
 def _bar(total: int, title: str) -> Iterator[Callable[[int], None]]:
     from rich import progress as rich_progress
-    from rich.console import Console
 
     columns = (
-        rich_progress.TextColumn("{task.description}"),
+        rich_progress.TextColumn("{task.description}", markup=False),
         rich_progress.BarColumn(),
         rich_progress.DownloadColumn(),
         rich_progress.TransferSpeedColumn(),
         rich_progress.TimeRemainingColumn(),
     )
-    console = Console(stderr=True, no_color="NO_COLOR" in os.environ or None)
-    with rich_progress.Progress(*columns, console=console) as bar:
+    with rich_progress.Progress(*columns, console=console(stderr=True)) as bar:
         task = bar.add_task(title, total=total)
         yield lambda count: bar.advance(task, count)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import typer
 
 from taskmerge.cli.options import JSON, OUT_FILE
-from taskmerge.cli.output import print_json, print_table
+from taskmerge.cli.output import print_json, print_table, say
+from taskmerge.words.system_errors import writing
 
 
 def methods(name: str = typer.Argument(None, help="A merge method, or file.py:name."), as_json: bool = JSON) -> None:
@@ -35,7 +35,7 @@ def methods(name: str = typer.Argument(None, help="A merge method, or file.py:na
         print_table(("method", "alias", "what it does", "source"), rows)
         return
     method = chosen[0]
-    print(f"{method.name}: {method.doc}\n\nsource: {method.source or 'none given'}\n")
+    say(f"{method.name}: {method.doc}\n\nsource: {method.source or 'none given'}\n")
     parameters = [(row.name, row.kind.words, row.default_words, row.doc) for row in method.parameters]
     print_table(("parameter", "takes", "default", "meaning"), parameters)
 
@@ -46,11 +46,16 @@ def schema(out: Path = OUT_FILE) -> None:
 
     from taskmerge.recipes import schema as recipe_schema
 
-    text = json.dumps(recipe_schema(), indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(recipe_schema(), indent=2, ensure_ascii=False)
     if out is None:
-        sys.stdout.write(text)
+        say(text)
     else:
-        out.write_text(text, "utf-8")
+        from taskmerge.errors import OutputError
+
+        if out.is_symlink() or (out.exists() and '"$schema"' not in out.read_text("utf-8", errors="replace")[:1000]):
+            raise OutputError("exists, and is no JSON Schema", str(out), "choose another --out, or remove it")
+        with writing(out):
+            out.write_text(text + "\n", "utf-8")
 
 
 COMMANDS = (methods, schema)

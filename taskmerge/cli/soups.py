@@ -6,8 +6,8 @@ from pathlib import Path
 
 import typer
 
-from taskmerge.cli.options import OUT_FOLDER
-from taskmerge.cli.output import announce_preparing, note
+from taskmerge.cli.options import FRESH, OUT_FOLDER
+from taskmerge.cli.output import announce_preparing, note, say
 from taskmerge.errors import UsageError
 
 
@@ -20,7 +20,7 @@ def soup(
     base: str = typer.Option(None, "--base", help="Of checkpoints that are adapters: the model they are for."),
     dtype: str = typer.Option(None, "--dtype", help="Format of the output; the checkpoints' by default."),
     shard_size: str = typer.Option("5GB", "--shard-size", help="Most bytes of one file."),
-    fresh: bool = typer.Option(False, "--fresh", help="Replace an existing folder."),
+    fresh: bool = FRESH,
 ) -> None:
     """Write the mean of a run's checkpoints as one model."""
     from taskmerge.checkpoints.output.saving import save_state_dict
@@ -48,7 +48,7 @@ def soup(
         found = Averaged([found.members[place] for place in chosen], shares(len(chosen)), checkpoints)
     for told in found.beside.notes:
         note(told)
-    print(save_state_dict(found, out, dtype=dtype, shard_size=shard_size, fresh=fresh))
+    say(save_state_dict(found, out, dtype=dtype, shard_size=shard_size, fresh=fresh, made=("model", "soup")))
 
 
 COMMANDS = (soup,)

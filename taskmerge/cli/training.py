@@ -6,11 +6,14 @@ from pathlib import Path
 
 import typer
 
-from taskmerge.cli.options import JSON, MODEL_DEVICE, OUT, OUT_FOLDER, TRAINING_DEVICE
-from taskmerge.cli.output import announce_notes, announce_preparing, note, print_json
+from taskmerge.cli.options import FRESH, JSON, MODEL_DEVICE, OUT, OUT_FOLDER, TRAINING_DEVICE
+from taskmerge.cli.output import announce_notes, announce_preparing, note, print_json, say
 from taskmerge.errors import UsageError
 
 RECIPE = typer.Argument(help="The recipe.")
+FRESH_STAGE = typer.Option(
+    False, "--fresh", help="Replace models that taskmerge made, but that no earlier run of this recipe has left."
+)
 
 
 def graft(
@@ -20,33 +23,48 @@ def graft(
     projector: str = typer.Option("mlp", "--projector", help="linear or mlp."),
     out: Path = OUT_FOLDER,
     seed: int = typer.Option(0, "--seed", help="Of the fresh projector."),
+    fresh: bool = FRESH,
 ) -> None:
     """Attach an encoder and a fresh projector to a backbone."""
     announce_notes()
     from taskmerge.embedders import graft as attach
 
-    first = attach(backbone, modality, encoder, projector, out, seed=seed)[0]
+    first = attach(backbone, modality, encoder, projector, out, seed=seed, fresh=fresh)[0]
     tokens = ", ".join(f"{tower.placeholder} for {name}" for name, tower in first.towers.items())
     note(f"takes {', '.join(name for name in first.modalities if name != 'message')}; tokens that stand in: {tokens}")
-    print(out)
+    say(out)
 
 
-def specialize(recipe: Path = RECIPE, device: str = TRAINING_DEVICE, as_json: bool = JSON) -> None:
+def specialize(
+    recipe: Path = RECIPE, device: str = TRAINING_DEVICE, fresh: bool = FRESH_STAGE, as_json: bool = JSON
+) -> None:
     """Train the specialists that the recipe has a `specialize` section for."""
-    _stage(recipe, "specialize", None, device, as_json)
+    _stage(recipe, "specialize", None, device, fresh, as_json)
 
 
-def recover(recipe: Path = RECIPE, out: Path = OUT, device: str = TRAINING_DEVICE, as_json: bool = JSON) -> None:
+def recover(
+    recipe: Path = RECIPE,
+    out: Path = OUT,
+    device: str = TRAINING_DEVICE,
+    fresh: bool = FRESH_STAGE,
+    as_json: bool = JSON,
+) -> None:
     """Repair drifted projectors of the fused model, everything else frozen."""
-    _stage(recipe, "recover", out, device, as_json)
+    _stage(recipe, "recover", out, device, fresh, as_json)
 
 
-def rehearse(recipe: Path = RECIPE, out: Path = OUT, device: str = TRAINING_DEVICE, as_json: bool = JSON) -> None:
+def rehearse(
+    recipe: Path = RECIPE,
+    out: Path = OUT,
+    device: str = TRAINING_DEVICE,
+    fresh: bool = FRESH_STAGE,
+    as_json: bool = JSON,
+) -> None:
     """Train the fused (or recovered) model on all modalities in balance."""
-    _stage(recipe, "rehearse", out, device, as_json)
+    _stage(recipe, "rehearse", out, device, fresh, as_json)
 
 
-def _stage(path: Path, stage: str, out: Path | None, device: str | None, as_json: bool) -> None:
+def _stage(path: Path, stage: str, out: Path | None, device: str | None, fresh: bool, as_json: bool) -> None:
     announce_notes()
     from taskmerge.pipeline import run
     from taskmerge.recipes import load
@@ -54,7 +72,7 @@ def _stage(path: Path, stage: str, out: Path | None, device: str | None, as_json
     recipe = load(path)
     if getattr(recipe, stage) is None:
         raise UsageError(f"the recipe has no `{stage}` section", str(path), "`taskmerge schema` describes it")
-    table = run(recipe, out=out, start=stage, until=stage, say=note, device=device)
+    table = run(recipe, out=out, start=stage, until=stage, say=note, device=device, fresh=fresh)
     if as_json:
         print_json(table)
 
@@ -65,6 +83,7 @@ def run(
     start: str = typer.Option(None, "--from", help="First stage to run."),
     until: str = typer.Option(None, "--until", help="Last stage to run."),
     device: str = MODEL_DEVICE,
+    fresh: bool = FRESH_STAGE,
     as_json: bool = JSON,
 ) -> None:
     """Run all stages of a recipe: specialize, fuse, diagnose, recover, rehearse, evaluate. Resumable.
@@ -79,12 +98,12 @@ def run(
     said = load(recipe)
     announce_preparing()
     announce_notes()
-    table = run_all(said, out=out, start=start, until=until, say=note, device=device)
+    table = run_all(said, out=out, start=start, until=until, say=note, device=device, fresh=fresh)
     if as_json:
         print_json(table)
         return
     _show_table(table)
-    print(Places.of(said, out).report / "report.html")
+    say(Places.of(said, out).report / "report.html")
 
 
 def _show_table(table: dict[str, object]) -> None:

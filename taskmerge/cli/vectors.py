@@ -6,10 +6,8 @@ from pathlib import Path
 
 import typer
 
-from taskmerge.cli.options import OUT_FOLDER
-from taskmerge.cli.output import announce_notes, announce_preparing, note
-
-FRESH = typer.Option(False, "--fresh", help="Replace an existing folder.")
+from taskmerge.cli.options import FRESH, OUT_FOLDER
+from taskmerge.cli.output import announce_notes, announce_preparing, note, say
 
 
 def extract(
@@ -42,7 +40,7 @@ def extract(
         made = vector.save_lora(out, lora, base_name=base, fresh=fresh)
         left = f", {len(made.left_out)} tensors left out" if made.left_out else ""
         note(f"{made.bytes:,} bytes, relative error {made.relative_error:.3g}{left}")
-        print(made.path)
+        say(made.path)
         return
     path = vector.save(out, dtype=dtype, form=form, density=density, rank=rank, fresh=fresh)
     note(f"{len(vector)} deltas, {len(vector.own)} tensors of the specialist's own")
@@ -51,7 +49,7 @@ def extract(
         report = marks["report"]
         share = report["bytes"] / max(report["dense_bytes"], 1)
         note(f"{report['bytes']:,} bytes ({share:.1%} of float32), relative error {report['relative_error']:.3g}")
-    print(path)
+    say(path)
 
 
 def apply(
@@ -64,13 +62,17 @@ def apply(
     fresh: bool = FRESH,
 ) -> None:
     """Add a task vector to a model."""
+    from taskmerge.checkpoints.output.saving import save_state_dict
     from taskmerge.merging.algebra import Checkpoint, TaskVector
 
     announce_preparing()
     announce_notes()
     model = Checkpoint.open(base)
     moved = model + weight * TaskVector.load(vector, model)
-    print(moved.save(out, dtype=dtype, shard_size=shard_size, fresh=fresh))
+    made = save_state_dict(
+        moved.underlying, out, dtype=dtype, shard_size=shard_size, fresh=fresh, made=("model", "apply")
+    )
+    say(made)
 
 
 COMMANDS = (extract, apply)

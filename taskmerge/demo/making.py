@@ -7,8 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from taskmerge.checkpoints.output.record import FILE, is_made_here, new_record, render
 from taskmerge.demo import pictures, speech
 from taskmerge.demo.unpacking import TOWER_FILE, base_model, minilm, picture_tower, specialist_model
+from taskmerge.errors import OutputError
 
 if TYPE_CHECKING:
     from taskmerge.training import StageReport, TrainingSettings
@@ -33,7 +35,12 @@ def make(folder: Path, say: Callable[[str], None], steps: float = 1.0) -> None:
             _write_rows(folder / "data" / f"{name}_{split}.parquet", rows)
         say(f"  {name}: data made")
     scratch = folder / "scratch"
-    shutil.rmtree(scratch, ignore_errors=True)
+    if is_made_here(scratch, "work"):
+        shutil.rmtree(scratch)
+    if scratch.exists():
+        raise OutputError("stands where the demo works, and was not made by taskmerge", str(scratch), "move it away")
+    scratch.mkdir(parents=True)
+    (scratch / FILE).write_text(render(new_record("work", "demo")), "utf-8")
     settings = _settings(
         steps=_share(TOWER_STEPS, steps), batch_size=32, learning_rate=1e-3, warmup=20, temperature=0.05
     )

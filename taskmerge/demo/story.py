@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from taskmerge.checkpoints.output.record import FILE, is_made_here, new_record, render
 from taskmerge.demo.findings import FINDINGS
 from taskmerge.demo.unpacking import SHIPPED, base_model, check_libraries, specialist_model
 from taskmerge.errors import OutputError
@@ -50,6 +51,9 @@ def tell(out: Path, say: Say = print, *, from_scratch: bool = False) -> tuple[di
     check_libraries(from_scratch)
     _check_folder(out, from_scratch)
     began = time.monotonic()
+    if not is_made_here(out, "demo"):
+        out.mkdir(parents=True, exist_ok=True)
+        (out / FILE).write_text(render(new_record("demo", "demo")), "utf-8")
     shipped = remade(out / REMADE, say) if from_scratch else SHIPPED
     recipe = set_stage(out, shipped, say)
     current = Run(recipe, Places.of(recipe), lambda line: _paragraph(say, line.strip()))
@@ -64,10 +68,17 @@ def tell(out: Path, say: Say = print, *, from_scratch: bool = False) -> tuple[di
 
 
 def _check_folder(out: Path, from_scratch: bool) -> None:
-    holds = {path.name for path in out.iterdir()} if out.is_dir() else {out.name} if out.exists() else set()
-    if holds and not holds & {RECIPE, REMADE}:
+    """Refuses a folder that no demo has made; nothing in it, nor where links in it lead, is written over."""
+    if out.is_symlink() or (out.exists() and not out.is_dir()):
+        raise OutputError("exists and is no folder", str(out), "choose another --out")
+    holds = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if holds and not is_made_here(out, "demo"):
         raise OutputError("the folder holds something else than a demo", str(out), "choose another --out, or remove it")
-    if holds and (REMADE in holds) != from_scratch:
+    links = [path for place in (RECIPE, "data", "models", REMADE) for path in (out / place, *(out / place).glob("*"))
+             if path.is_symlink()]  # fmt: skip
+    if links:
+        raise OutputError("is a link, which no demo makes", str(links[0]), "remove it")
+    if holds - {FILE} and (REMADE in holds) != from_scratch:
         made = "made from scratch" if REMADE in holds else "of the shipped models"
         raise OutputError(f"the folder holds a demo {made}", str(out), "choose another --out, or remove it")
 
@@ -98,12 +109,9 @@ def remade(folder: Path, say: Say) -> Path:
 
 
 def _once(folder: Path, make: Callable[[Path], Any], say: Say) -> Path:
-    """Makes the folder unless it is there: under another name first, so that it is whole or not there."""
+    """Makes the folder, in one rename, unless it is there."""
     if not folder.exists():
-        unfinished = folder.with_name(f"{folder.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        make(unfinished)
-        unfinished.rename(folder)
+        make(folder)
     say(f"   {folder}")
     return folder
 

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from taskmerge.checkpoints.output.library_saves import publish_saved
+from taskmerge.checkpoints.output.record import new_record
 from taskmerge.errors import UsageError
 from taskmerge.words.extras import INSTALL, missing
 
@@ -44,7 +46,7 @@ def base_model(shipped: Path, out: Path) -> Path:
     with torch.no_grad():
         for name, tensor in load_file(shipped / TOWER_FILE).items():
             model.state_dict.values[name].copy_(tensor)
-    model.save(out)
+    publish_saved(model.save, out, new_record("model", "demo"))
     return out
 
 
@@ -53,4 +55,4 @@ def specialist_model(base: Path, vector: Path, out: Path) -> Path:
     from taskmerge.merging.algebra import Checkpoint, TaskVector
 
     model = Checkpoint.open(base)
-    return (model + TaskVector.load(vector, model)).save(out, fresh=True)
+    return (model + TaskVector.load(vector, model)).save(out)

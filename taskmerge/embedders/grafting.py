@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from taskmerge.checkpoints.formats.reading import local_folder
-from taskmerge.errors import CheckpointError, OutputError, UsageError, did_you_mean
+from taskmerge.checkpoints.formats.reading import local_folder, open_stored
+from taskmerge.checkpoints.output.library_saves import publish_saved
+from taskmerge.checkpoints.output.record import Source, described, new_record
+from taskmerge.checkpoints.output.replacing import absolute, site
+from taskmerge.errors import CheckpointError, UsageError, did_you_mean
 from taskmerge.words.extras import TRAINING, require
 from taskmerge.words.modalities import modality_of_column, through, tower_of, with_tower
-from taskmerge.words.places import output_path
 
 if TYPE_CHECKING:
     from taskmerge.embedders.embedder import OmniEmbedder
@@ -33,6 +35,7 @@ def graft(
     end: str | None = None,
     max_seq_length: int | None = None,
     seed: int = 0,
+    fresh: bool = False,
 ) -> Any:
     """A SentenceTransformer that takes `modality` too; saved to `out` when given.
 
@@ -45,18 +48,34 @@ def graft(
     "lasttoken" for decoders.  placeholder, start, end: tokens; unknown ones are added to the tokenizer and to the
     token embeddings. The default placeholder is an unused token of the vocabulary, if it has one.
     max_seq_length: default: what the backbone's tokenizer says, else all its positions.  seed: of the fresh weights.
+    fresh: replace a folder made here at `out`.
 
     Raises UsageError, CheckpointError or OutputError before anything is written.
     """
     require(*TRAINING)
-    out = None if out is None else output_path(out)
-    if out is not None and Path(out).exists() and any(Path(out).iterdir()):
-        raise OutputError("the folder is not empty", str(out), "choose another, or remove it")
+    read = [Path(str(one)) for one in (backbone, encoder) if isinstance(one, str | Path)]
+    read = [path for path in read if path.exists()]
+    if out is not None:
+        site(absolute(out), fresh, read)
     tokens = (placeholder, start, end)
     model = _attached(backbone, modality, encoder, projector, pooling, normalize, tokens, max_seq_length, seed)
     if out is not None:
-        model.save_pretrained(str(out), create_model_card=False)
+        _save(model, Path(out), fresh, read, {"backbone": backbone, "encoder": encoder})
     return model
+
+
+def _save(model: Any, out: Path, fresh: bool, read: Sequence[Path], made_of: Mapping[str, Any]) -> None:
+    """Write a graft into its folder with its card and record, whole or not at all."""
+    sources: dict[str, Source] = {}
+    for label, source in made_of.items():
+        if isinstance(source, str | Path) and ("/" in str(source) or Path(source).exists()):
+            sources |= described({label: open_stored(str(source))})
+        else:
+            sources[label] = {"source": str(source)}
+    record = new_record("grafted", "graft", sources)
+    publish_saved(
+        lambda place: model.save_pretrained(str(place), create_model_card=False), out, record, fresh=fresh, inputs=read
+    )
 
 
 def graft_on_meta(

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from taskmerge.checkpoints.formats.folders import module_folders
 from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.formats.links import check_links
 from taskmerge.checkpoints.formats.reading import local_folder, open_stored
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.opening import opening
@@ -87,6 +89,7 @@ def _from_source(source: ModelSource, device: str | torch.device, dtype: torch.d
     require(*TRAINING)
     folder, label = local_folder(source.path), str(source)
     opened(folder)
+    check_links(folder, module_folders(folder).values())
     named = None if source.embedder is None else named_embedder(source.embedder, source.folder)
     allowed = named if named is not None and is_module_class(named) else None
     made = loaded(named, folder, label) if named is not None and allowed is None else None

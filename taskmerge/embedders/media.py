@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
-from taskmerge.errors import UsageError, first_line
+from taskmerge.embedders.media_files import check_film, check_picture, read_film, read_picture, read_sound
+from taskmerge.errors import UsageError, clipped, first_line
 from taskmerge.words.extras import require
 
 LOWEST_SAMPLING_RATE = 1000
@@ -34,18 +35,18 @@ def load_audio(item: Any, sampling_rate: int) -> np.ndarray:
     """
     name = describe(item)
     if isinstance(item, (str, Path)):
-        array, rate = _read_audio_file(Path(item))
+        array, rate = read_sound(Path(item), name)
     elif isinstance(item, dict):
         if "array" not in item or item.get("sampling_rate") is None:
             raise UsageError(
                 f"audio {name} says no sampling rate",
                 next_move='hand in {"array": waveform, "sampling_rate": 16000} or a path',
             )
-        array, rate = np.asarray(item["array"]), item["sampling_rate"]
+        array, rate = _numbers(item["array"], f"audio {name}"), item["sampling_rate"]
     else:
-        array, rate = np.asarray(item), sampling_rate
+        array, rate = _numbers(item, f"audio {name}"), sampling_rate
     wave = _mono(array, name)
-    if not LOWEST_SAMPLING_RATE <= float(rate) <= 400_000:
+    if not isinstance(rate, int | float | np.number) or not LOWEST_SAMPLING_RATE <= float(rate) <= 400_000:
         raise UsageError(
             f"audio {name} has a sampling rate of {rate} Hz",
             next_move=f"rates from {LOWEST_SAMPLING_RATE} to 400000 Hz are resampled to the encoder's {sampling_rate}",
@@ -58,18 +59,14 @@ def load_audio(item: Any, sampling_rate: int) -> np.ndarray:
     return np.ascontiguousarray(wave, dtype=np.float32)
 
 
-def _read_audio_file(path: Path) -> tuple[np.ndarray, int]:
-    require("soundfile")
-    import soundfile
-
-    if not path.is_file():
-        raise UsageError(f"no audio file {str(path)!r}", next_move="paths are relative to the working directory")
+def _numbers(item: Any, what: str) -> np.ndarray:
     try:
-        return soundfile.read(path, dtype="float32", always_2d=False)
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        raise UsageError(
-            f"audio file {str(path)!r} cannot be read: {error}", next_move="WAV, FLAC, OGG/Opus and MP3 are read"
-        ) from error
+        array = np.asarray(item)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UsageError(f"{what} is no array of numbers: {clipped(first_line(error), 200)}") from None
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
+        raise UsageError(f"{what} is no array of numbers", next_move="hand in an array, or the path of a file")
+    return array
 
 
 def _mono(array: np.ndarray, name: str) -> np.ndarray:
@@ -99,21 +96,27 @@ def load_picture(item: Any, mode: str) -> Any:
     name = describe(item)
     picture: Any
     if isinstance(item, (str, Path)):
-        try:
-            picture = Image.open(item)
-            picture.load()
-        except Exception as error:  # a broken file: the library raises whatever its decoder meets
-            raise UsageError(f"picture {name} cannot be read: {first_line(error)}") from error
+        picture = read_picture(Path(item), name)
     elif isinstance(item, Image.Image):
-        picture = item
+        check_picture(item.width, item.height, f"picture {name}")
+        picture = _decoded(item, name)
     else:
-        picture = _picture_from_array(np.asarray(item), name)
+        picture = _picture_from_array(_numbers(item, f"picture {name}"), name)
     if picture.width == 0 or picture.height == 0:
         raise UsageError(f"picture {name} is empty ({picture.width} x {picture.height})")
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert(mode)
+
+
+def _decoded(picture: Any, name: str) -> Any:
+    """A picture that was opened elsewhere, and may be broken further on."""
+    try:
+        picture.load()
+    except Exception as error:  # what decoders raise for a file that makes no sense has no bounds
+        raise UsageError(f"picture {name} cannot be read: {clipped(first_line(error), 300)}") from error
+    return picture
 
 
 def _picture_from_array(array: np.ndarray, name: str) -> Any:
@@ -123,7 +126,7 @@ def _picture_from_array(array: np.ndarray, name: str) -> Any:
         array = rearrange(array, "channel y x -> y x channel")
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
-    if array.ndim not in (2, 3) or array.size == 0:
+    if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[2] not in (2, 3, 4)):
         raise UsageError(f"picture {name} is not (height, width[, channels])")
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
@@ -141,7 +144,7 @@ def load_frames(item: Any, mode: str) -> list[Any]:
     if isinstance(item, (str, Path)):
         return _frames_from_path(Path(item), mode)
     if not isinstance(item, Sequence):
-        item = np.asarray(item)
+        item = _numbers(item, f"video {describe(item)}")
         if item.ndim != 4:
             raise UsageError(f"video {describe(item)} is not (frames, height, width, channels)")
     if len(item) == 0:
@@ -150,19 +153,18 @@ def load_frames(item: Any, mode: str) -> list[Any]:
 
 
 def _frames_from_path(path: Path, mode: str) -> list[Any]:
-    require("PIL")
-    from PIL import Image, ImageSequence, UnidentifiedImageError
-
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
-        if not files:
-            raise UsageError(f"video folder {str(path)!r} holds no pictures")
-        return [load_picture(file, mode) for file in files]
+    if not path.is_dir():
+        return [load_picture(frame, mode) for frame in read_film(path, describe(path))]
     try:
-        with Image.open(path) as film:
-            return [load_picture(frame.copy(), mode) for frame in ImageSequence.Iterator(film)]
-    except (FileNotFoundError, UnidentifiedImageError, OSError) as error:
-        raise UsageError(
-            f"video {str(path)!r} cannot be read: {error}",
-            next_move="hand in a folder of pictures, an animated GIF/WebP/PNG, or an array of frames",
-        ) from error
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
+    except OSError as error:
+        raise UsageError(f"video folder {str(path)!r} cannot be read: {error.strerror}") from None
+    if not files:
+        raise UsageError(f"video folder {str(path)!r} holds no pictures")
+    frames: list[Any] = []
+    pixels = 0
+    for file in files:
+        frames.append(load_picture(file, mode))
+        pixels += frames[-1].width * frames[-1].height
+        check_film(pixels, f"video folder {str(path)!r}")
+    return frames

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from taskmerge.embedders.media import load_audio, load_frames, load_picture
+from taskmerge.embedders.media_files import read_film, read_picture, read_sound
 from taskmerge.embedders.prompts import Role
 from taskmerge.errors import Problem, UsageError, clipped, first_line
 from taskmerge.metrics.retrieval import collapse
@@ -24,6 +24,10 @@ ITEM_COLUMNS = (*(column for column in COLUMNS if column != TEXT), "query")
 """Columns that hold the item of a pair; `query` is a text that is to find the text beside it."""
 SAMPLING_RATE = 16_000
 SHOWN = 5
+MOST_BYTES = 8 << 30
+"""Of a file of pairs, and of what is unpacked from one."""
+_FEWER = "split it, or keep sounds and pictures in files of their own"
+_ROW = "each row is an item and its text"
 _CLOSING = ".,;:!?…。、！？"
 
 
@@ -122,24 +126,25 @@ def read_pairs(source: Any, column: str | None = None) -> Pairs:
     label, rows, folder = _rows(source)
     if not len(rows):
         raise UsageError("holds no pairs", label)
-    column = _column(rows[0], column, label)
+    if isinstance(rows[0], Mapping):
+        column = _column(rows[0], column, label)
     problems: list[Problem] = []
     texts: list[str] = []
     items: list[Any] = []
     for number, row in enumerate(rows):
         place = f"{label}: row {number + 1}"
+        if not isinstance(row, Mapping):
+            raise UsageError(f"is no table of columns: {clipped(repr(row), 80)}", place, _ROW)
         text, item = row.get("text"), row.get(column)
         if isinstance(item, Mapping) and item.get("bytes", b"") is None and item.get("path"):
             item = item["path"]
         if not isinstance(text, str) or not text.strip():
-            problems.append(
-                Problem(f"no text beside its {column}: {text!r}", place, "each row is an item and its text")
-            )
+            problems.append(Problem(f"no text beside its {column}: {text!r}", place, _ROW))
         if item is None or (isinstance(item, str) and not item.strip()):
             problems.append(Problem(f"no {column} beside the text {text!r}", place, f"found: {', '.join(row)}"))
         elif isinstance(item, str | Path) and column != "query":
             item = folder / item
-            if not item.exists():
+            if not _exists(item):
                 problems.append(Problem(f"{str(item)!r} does not exist", place, f"paths are relative to {folder}"))
         texts.append(text or "")
         items.append(item)
@@ -150,6 +155,13 @@ def read_pairs(source: Any, column: str | None = None) -> Pairs:
     pairs = Pairs(label, column, texts, items)
     opened(*pairs.files(), media=True)
     return pairs
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, a folder that may not be read
+        return False
 
 
 def _rows(source: Any) -> tuple[str, Sequence[Mapping[str, Any]], Path]:
@@ -174,8 +186,7 @@ def _rows(source: Any) -> tuple[str, Sequence[Mapping[str, Any]], Path]:
 
 
 def _jsonl(path: Path) -> Sequence[Mapping[str, Any]]:
-    if not path.is_file():
-        raise UsageError(f"no file {str(path)!r}")
+    _check_file(path)
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -189,16 +200,34 @@ def _jsonl(path: Path) -> Sequence[Mapping[str, Any]]:
     return rows
 
 
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        raise UsageError("is not a file" if path.exists() else f"no file {str(path)!r}", str(path))
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise UsageError(f"{size:,} bytes are too much for pairs, at most {MOST_BYTES:,} are read", str(path), _FEWER)
+
+
 def _parquet(path: Path) -> Sequence[Mapping[str, Any]]:
+    """Rows, piece by piece: a few bytes may stand for very many."""
     require("pyarrow")
     import pyarrow.parquet
 
-    if not path.is_file():
-        raise UsageError(f"no file {str(path)!r}")
+    _check_file(path)
+    rows: list[Mapping[str, Any]] = []
+    size = 0
     try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError) as error:  # it raises each of them for a broken file
-        raise UsageError(f"not a parquet file: {first_line(error)}", str(path)) from None
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for piece in file.iter_batches(batch_size=256):
+                size += piece.nbytes
+                if size > MOST_BYTES:
+                    raise UsageError(f"holds more than {MOST_BYTES:,} bytes of pairs", str(path), _FEWER)
+                rows += piece.to_pylist()
+    except UsageError:
+        raise
+    except Exception as error:  # what the library raises for a file that makes no sense has no bounds
+        what = f"is not a parquet file that can be read: {clipped(first_line(error), 300)}"
+        raise UsageError(what, str(path), "get or write the file again") from None
+    return rows
 
 
 def _open_dataset(name: str) -> Any:
@@ -258,20 +287,11 @@ def _decode(item: Any, modality: str, sampling_rate: int) -> Any:
 
 def _unpacked(item: Mapping[str, Any], modality: str) -> Any:
     """What a parquet file or data set stores as {"bytes", "path"}."""
-    stream = io.BytesIO(item["bytes"])
-    if media_of(modality) == "sound":
-        require("soundfile")
-        import soundfile
-
-        try:
-            array, rate = soundfile.read(stream, dtype="float32")
-        except soundfile.LibsndfileError as error:
-            raise UsageError(f"audio cannot be read: {error}") from error
+    content, name = item["bytes"], repr(str(item.get("path") or "in the data"))
+    if not isinstance(content, bytes):
+        raise UsageError(f"the bytes of {name} are none: {clipped(repr(content), 80)}")
+    media = media_of(modality)
+    if media == "sound":
+        array, rate = read_sound(content, name)
         return {"array": array, "sampling_rate": rate}
-    require("PIL")
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        return Image.open(stream)
-    except UnidentifiedImageError as error:
-        raise UsageError(f"picture cannot be read: {error}") from error
+    return read_film(content, name) if media == "film" else read_picture(content, name)

@@ -15,7 +15,7 @@ from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.whole import refuse
 from taskmerge.errors import CheckpointError, TaskmergeError, UsageError, clipped, did_you_mean, first_line
 from taskmerge.numbers.rounding import decode
-from taskmerge.words.named_objects import find_object
+from taskmerge.words.named_objects import find_object, names_code
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,11 +36,7 @@ def named_embedder(embedder: Any, folder: Path) -> Any:
     """
     found = embedder
     if isinstance(embedder, str):
-        found = (
-            find_object(embedder, folder, "the embedder")
-            if ":" in embedder or ".py" in embedder
-            else _offered(embedder)
-        )
+        found = find_object(embedder, folder, "the embedder") if names_code(embedder) else _offered(embedder)
     if not callable(found):
         raise UsageError(
             f"the embedder {embedder!r} is a {type(found).__name__}, which cannot be called",

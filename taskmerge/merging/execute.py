@@ -8,17 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from taskmerge.checkpoints.hashing import sha256_of
-from taskmerge.checkpoints.output.record import FUSED
-from taskmerge.checkpoints.output.saving import AHEAD, MEMORY, write_shards
+from taskmerge.checkpoints.output.record import CARD, described
+from taskmerge.checkpoints.output.saving import AHEAD, MEMORY, folders_of, write_shards
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
 from taskmerge.errors import MergeError, TaskmergeError
 from taskmerge.kernels import threads
 from taskmerge.merging import provenance
 from taskmerge.merging.fused import FusedStateDict
-from taskmerge.merging.identity import identity, input_folders
+from taskmerge.merging.identity import identity
 from taskmerge.merging.model_card import model_card
-from taskmerge.merging.sides import add_side_files
+from taskmerge.merging.sides import add_side_files, side_bytes
 from taskmerge.merging.steps import BASE, Plan
 from taskmerge.recipes import Recipe
 from taskmerge.words.devices import parse_device
@@ -29,12 +28,14 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Written:
-    """What a run has made. path: the output folder; sha256: of each weight file; resumed: files taken over."""
+    """What a run has made. path: the output folder; sha256: of each weight file; resumed: files taken over; left: what
+    was put into the folder that it replaced while it ran, and stays where it is."""
 
     path: Path
     bytes: int
     sha256: Mapping[str, str]
     resumed: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()
 
 
 def execute(
@@ -59,40 +60,28 @@ def execute(
     device = parse_device(device)
     fused = FusedStateDict(plan, device)
     fused.check_integers()
-    with OutputFolder(out, identity(plan, recipe), fresh, input_folders(plan)) as output:
+    read = [*folders_of(plan.inputs.values()), recipe.folder]
+    with OutputFolder(out, identity(plan, recipe), fresh, read, keep=recipe.output.keep_previous) as output:
         resumed = tuple(output.finished)
         try:
-            left = [shard for shard in plan.shards if shard.file not in output.finished]
-            check_space(out, sum(shard.size for shard in left))
+            unwritten = [shard for shard in plan.shards if shard.file not in output.finished]
+            check_space(out, sum(shard.size for shard in unwritten) + side_bytes(plan), len(unwritten))
             hashes = _Hashes(plan)
             write_shards(output, list(plan.shards), fused.read_into, progress, memory, 1 if threads() == 1 else AHEAD)
-            _add_everything_else(output, plan, recipe, hashes.result())
-            output.publish()
+            left = output.publish(_add_everything_else(output, plan, recipe, hashes.result()))
         except TaskmergeError as error:
             if isinstance(error, MergeError) or not output.finished:
                 output.abandon()
             raise
-    return Written(out, plan.bytes_written, dict(output.finished), resumed)
+    return Written(out, plan.bytes_written, dict(output.finished), resumed, tuple(left))
 
 
-def _add_everything_else(output: OutputFolder, plan: Plan, recipe: Recipe, inputs: Mapping[str, Any]) -> None:
+def _add_everything_else(output: OutputFolder, plan: Plan, recipe: Recipe, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Writes what stands beside the weights; returns the record."""
     add_side_files(output, plan, recipe.output.dtype)
-    record = provenance.describe(plan, recipe.text, recipe.folder, output.final, inputs)
-    record["outputs"] = dict(output.finished)
-    output.add_text(FUSED, provenance.render(record))
     sources = {BASE: recipe.base, **{name: row.adapter or row.model for name, row in recipe.specialists.items()}}
-    output.add_text("README.md", model_card(plan, output.final.name, recipe.text, sources))
-
-
-def describe_inputs(plan: Plan) -> dict[str, Any]:
-    """label -> what was read: the text that named it, commit on the hub, sha256 of each file."""
-    table: dict[str, Any] = {}
-    for label, state_dict in plan.inputs.items():
-        files = {name: sha256_of(file.path) for name, file in state_dict.beside.files.items()}
-        table[label] = {"source": state_dict.label, "files": files}
-        if commit := state_dict.beside.commit:
-            table[label]["commit"] = commit
-    return table
+    output.add_text(CARD, model_card(plan, output.final.name, recipe.text, sources))
+    return provenance.describe(plan, recipe.text, recipe.folder, output.final, inputs)
 
 
 class _Hashes:
@@ -107,7 +96,7 @@ class _Hashes:
     def _run(self, plan: Plan) -> None:
         try:
             provenance.versions()
-            self._table = as_read(describe_inputs(plan))
+            self._table = as_read(described(plan.inputs))
         except BaseException as error:
             self._failure = error
 

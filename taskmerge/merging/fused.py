@@ -75,6 +75,10 @@ class FusedStateDict(StateDict):
         steps = tuple(replace(step, info=stored_format(step.info, dtype)) for step in self.plan.steps)
         return FusedStateDict(replace(self.plan, steps=steps), self.device)
 
+    def sources(self) -> Mapping[str, StateDict]:
+        """See `StateDict.sources`."""
+        return self.plan.inputs
+
     def write_side_files(self, output: Output, dtype: str | None) -> bool:
         """Config, tokenizer and processor of the fused model; see `sides.add_side_files`."""
         add_side_files(output, self.plan, dtype)

@@ -1,4 +1,4 @@
-"""What a fuse depends on: the files behind its inputs, and one text that is equal only for runs that write the same."""
+"""What a fuse depends on: one text that is equal only for runs that write the same."""
 
 from __future__ import annotations
 
@@ -66,11 +66,3 @@ def _origin(method: MergeMethod) -> str:
         return uuid4().hex
     opened(source)  # it ran when the recipe was read
     return fingerprint(source)
-
-
-def input_folders(plan: Plan) -> list[Path]:
-    """The local folders that inputs are read from."""
-    folders = [state_dict.beside.folder for state_dict in plan.inputs.values()]
-    folders += [file.path.parent for state_dict in plan.inputs.values() for file in state_dict.beside.files.values()
-                if file.local]  # fmt: skip
-    return list(dict.fromkeys(folder for folder in folders if folder is not None))

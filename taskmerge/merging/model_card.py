@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taskmerge import __version__
+from taskmerge.checkpoints.output import markdown
 from taskmerge.merging.steps import Plan
 
 
@@ -28,17 +29,15 @@ def model_card(plan: Plan, name: str, recipe: str, sources: Mapping[str, str]) -
     return f"""---
 {header}
 ---
-# {name}
+# {markdown.name(name)}
 
-Fused with taskmerge {__version__} from {", ".join(f"`{text}`" for text in sources.values())}.
+Fused with taskmerge {__version__} from {", ".join(markdown.code(text) for text in sources.values())}.
 
 | component | merged | kept | copied |
 |---|---|---|---|
 {rows}
 
-```yaml
-{recipe.rstrip()}
-```
+{markdown.block(recipe, "yaml")}
 
 `taskmerge.json` holds the hashes of every input and output; `taskmerge verify` re-derives them.
 """

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-from taskmerge import __version__
 from taskmerge.checkpoints.formats.json_files import read_json
-from taskmerge.checkpoints.output.record import FUSED
+from taskmerge.checkpoints.output.record import FILE, Record, new_record, read_record
 from taskmerge.errors import CheckpointError
 from taskmerge.merging.steps import Plan, TensorStep
 
@@ -20,19 +18,20 @@ _LIBRARIES = ("numpy", "numba", "torch", "safetensors", "huggingface_hub")
 
 
 def describe(plan: Plan, recipe: str, recipe_folder: Path, out: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The record as a table for JSON, but for the output's own hashes. inputs: see `describe_inputs`."""
+    """The record as a table for JSON, but for the output's own hashes. inputs: see `record.described`."""
     rules = sorted({sentence(step) for step in plan.steps})
-    return {
-        "taskmerge": __version__,
-        "recipe": recipe,
-        "recipe_folder": os.path.relpath(recipe_folder, out),
-        "seed": plan.seed,
-        "inputs": inputs,
-        "versions": dict(versions()),
-        "rules": rules,
-        "tensors": {step.info.name: rules.index(sentence(step)) for step in plan.steps},
-        "dropped": {f"{drop.source.label}:{drop.source.name}": drop.rule for drop in plan.dropped},
-    }
+    return new_record(
+        "fused",
+        "fuse",
+        inputs,
+        recipe=recipe,
+        recipe_folder=os.path.relpath(recipe_folder, out),
+        seed=plan.seed,
+        versions=dict(versions()),
+        rules=rules,
+        tensors={step.info.name: rules.index(sentence(step)) for step in plan.steps},
+        dropped={f"{drop.source.label}:{drop.source.name}": drop.rule for drop in plan.dropped},
+    )
 
 
 def sentence(step: TensorStep) -> str:
@@ -46,38 +45,27 @@ def sentence(step: TensorStep) -> str:
     return f"{step.method} ({options}) of {shares}: {step.rule}"
 
 
-class _InputRecord(TypedDict):
-    files: dict[str, str]
-
-
-class Record(TypedDict):
-    """What of a taskmerge.json is read back."""
+class FusedRecord(Record):
+    """What of a fused model's record is read back."""
 
     recipe: str
     recipe_folder: str
-    inputs: dict[str, _InputRecord]
-    outputs: dict[str, str]
     tensors: dict[str, int]
     rules: list[str]
 
 
-def read_provenance(folder: Path) -> Record:
-    """The record of a model made by taskmerge. Raises CheckpointError when there is none."""
-    path = folder / FUSED
-    if not path.is_file():
-        raise CheckpointError(f"has no {FUSED}: it was not made by taskmerge fuse", str(folder))
+def read_provenance(folder: Path) -> FusedRecord:
+    """The record of a fused model. Raises CheckpointError when there is none, or it is another kind's."""
+    if (kind := read_record(folder)["kind"]) != "fused":
+        raise CheckpointError(f"a folder of kind {kind!r}, which no recipe says how to derive", str(folder))
+    path = folder / FILE
     move = "without its record the model cannot be verified; fuse it again"
-    record: Record = read_json(path, Record, move)
+    record: FusedRecord = read_json(path, FusedRecord, move)
     if not all(0 <= number < len(record["rules"]) for number in record["tensors"].values()):
         raise CheckpointError("tensors name rules that are not there", str(path), move)
-    if any("\0" in text for text in (record["recipe_folder"], *record["outputs"])):
-        raise CheckpointError("names files with a zero byte", str(path), move)
+    if "\0" in record["recipe_folder"]:
+        raise CheckpointError("names a folder with a zero byte", str(path), move)
     return record
-
-
-def render(record: Mapping[str, Any]) -> str:
-    """The file's text: the same record gives the same bytes."""
-    return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 @cache

@@ -14,6 +14,15 @@ from taskmerge.checkpoints.state_dict import Output
 from taskmerge.merging.steps import Plan
 
 
+def side_bytes(plan: Plan) -> int:
+    """What the files beside the weights take, from above: a file that two folders have is counted once."""
+    sizes: dict[str, int] = {}
+    for folder in plan.side_folders:
+        for name in side_files(folder, plan.beside.module_folders.values()):
+            sizes[name] = max(sizes.get(name, 0), (folder / name).stat().st_size)
+    return sum(sizes.values()) + sum(len(text.encode()) for text in plan.texts.values())
+
+
 def add_side_files(output: Output, plan: Plan, dtype: str | None) -> None:
     """Copies the side files of the plan's folders, the first folder's before the next's, and writes what the merge
     changes: config.json, the joined tokenizer, a processor whose parts come from several inputs.

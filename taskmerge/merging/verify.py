@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,26 +11,36 @@ import numpy as np
 
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.hashing import sha256_of
+from taskmerge.checkpoints.output.record import FILE, changed_files
 from taskmerge.checkpoints.output.saving import CHUNK
 from taskmerge.errors import Problem, RecipeError
 from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.plan import plan
-from taskmerge.merging.provenance import Record, read_provenance, sentence
+from taskmerge.merging.provenance import FusedRecord, read_provenance, sentence
 from taskmerge.merging.steps import Plan
 from taskmerge.recipes import loads
+from taskmerge.words.named_objects import not_the_users
 
 
-def verify(folder: Path, rederive: bool = True, recipe_folder: Path | None = None) -> list[str]:
+def verify(
+    folder: Path, rederive: bool = True, recipe_folder: Path | None = None, methods: Sequence[str] = ()
+) -> list[str]:
     """Every difference between the model in `folder` and its record, as sentences; empty when there is none.
 
-    rederive: also run the recorded recipe again and compare tensor by tensor (reads all inputs). recipe_folder: where
-    the recipe's relative paths start; None: where it lay, seen from `folder`, which fails when that was moved alone.
+    Args:
+        folder: a fused model.
+        rederive: also run the recorded recipe again and compare tensor by tensor (reads all inputs).
+        recipe_folder: where the recipe's relative paths start; None: where it lay, seen from `folder`, which fails when
+            that was moved alone.
+        methods: `file.py:name` of the user's own that the recorded recipe may use; no other code that it names is run.
+
     Raises CheckpointError without a record, and what planning raises when inputs are gone.
     """
     record = read_provenance(folder)
-    findings = _output_hashes(folder, record)
+    findings = changed_files(folder)
     start = folder / record["recipe_folder"] if recipe_folder is None else recipe_folder
-    recipe = loads(record["recipe"], str(folder / "taskmerge.json"), start)
+    with not_the_users(str(folder / FILE), methods):
+        recipe = loads(record["recipe"], str(folder / FILE), start)
     try:
         decided = plan(recipe)
     except RecipeError as error:
@@ -45,35 +56,17 @@ def verify(folder: Path, rederive: bool = True, recipe_folder: Path | None = Non
     return findings
 
 
-def changed_outputs(folder: Path) -> list[str]:
-    """Weight files of a fused model that are not the recorded ones, as sentences. Raises CheckpointError."""
-    return _output_hashes(folder, read_provenance(folder))
-
-
-def _output_hashes(folder: Path, record: Record) -> list[str]:
-    findings = []
-    for name, digest in record["outputs"].items():
-        path = folder / name
-        if not path.resolve().is_relative_to(folder.resolve()):
-            findings.append(f"{name}: lies outside the folder")
-        elif not path.is_file():
-            findings.append(f"{name}: missing")
-        elif sha256_of(path) != digest:
-            findings.append(f"{name}: its sha256 is not the recorded one")
-    return findings
-
-
-def _input_hashes(decided: Plan, record: Record) -> list[str]:
+def _input_hashes(decided: Plan, record: FusedRecord) -> list[str]:
     findings = []
     for label, state_dict in decided.inputs.items():
-        recorded = record["inputs"][label]["files"] if label in record["inputs"] else {}
+        recorded = record["inputs"][label].get("files", {}) if label in record["inputs"] else {}
         found = {name: sha256_of(file.path) for name, file in state_dict.beside.files.items()}
         changed = sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
         findings += [f"input {label}: {name} is not the recorded file" for name in changed]
     return findings
 
 
-def _rules(decided: Plan, record: Record) -> list[str]:
+def _rules(decided: Plan, record: FusedRecord) -> list[str]:
     recorded = {name: record["rules"][number] for name, number in record["tensors"].items()}
     planned = {step.info.name: sentence(step) for step in decided.steps}
     return [

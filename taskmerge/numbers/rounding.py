@@ -12,9 +12,10 @@ def decode(stored: np.ndarray, dtype: str) -> np.ndarray:
     """Entries of format `dtype` (BF16 as uint16 bits), any shape -> float64 of the same shape, exact."""
     if not DTYPES[dtype].mergeable:
         raise MergeError(f"{dtype} entries are not floating-point numbers to compute with")
-    if dtype == "BF16":
-        return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
-    return stored.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN like others
+        if dtype == "BF16":
+            return (stored.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
+        return stored.astype(np.float64)
 
 
 def encode(values: np.ndarray, dtype: str) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 from taskmerge.checkpoints.selector import may_name, nearest_names
 from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError, did_you_mean
 from taskmerge.pipeline.foresight import fuse_problems
+from taskmerge.pipeline.outputs import check_outputs
 from taskmerge.pipeline.presence import model_problems
 from taskmerge.pipeline.stages import STAGES
 from taskmerge.pipeline.state import Run
@@ -59,7 +60,8 @@ class Use:
 def check(current: Run, stages: Sequence[str] = STAGES) -> None:
     """Every data source is there and readable, and every stage's model has the parts and takes the modalities.
 
-    stages: those that are to run; only what they read must be there.  Raises RecipeError with every problem.
+    stages: those that are to run; only what they read must be there.  Raises RecipeError with every problem,
+    and OutputError for what stands in the way of an output.
     """
     if error := missing(_needed(current, stages)):
         raise error
@@ -72,6 +74,7 @@ def check(current: Run, stages: Sequence[str] = STAGES) -> None:
     problems = problems or list(fuse_problems(current, stages))
     if problems:
         raise RecipeError(problems)
+    check_outputs(current, stages)
 
 
 def _needed(current: Run, stages: Sequence[str]) -> list[str]:

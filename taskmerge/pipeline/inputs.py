@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from taskmerge.checkpoints.hashing import fingerprint
-from taskmerge.checkpoints.output.record import is_made_here
-from taskmerge.errors import OutputError
 
 _LISTED = "/"  # behind a folder's name: which files lie in it
 _NO_SAY = (".md", ".txt", ".png", ".jpg", ".html", ".lock", ".log")
@@ -73,11 +70,3 @@ def _files(folder: Path) -> Iterator[Path]:
 def _quick(path: Path) -> str:
     stat = path.stat()
     return f"{stat.st_size}:{stat.st_mtime_ns}"
-
-
-def remove_made(path: Path) -> None:
-    """Remove a model folder that a stage made. Raises OutputError for one that was not made here."""
-    if path.is_symlink() or (path.exists() and any(path.iterdir()) and not is_made_here(path)):
-        move = "move it away, or choose another output: path"
-        raise OutputError("is to be replaced, but was not made by taskmerge", str(path), move)
-    shutil.rmtree(path, ignore_errors=True)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.lineage.adapters import is_adapter
-from taskmerge.checkpoints.output.record import is_made_here
 from taskmerge.errors import CheckpointError, RecipeError
 from taskmerge.merging.inputs import row_paths
+from taskmerge.pipeline.outputs import destination
+from taskmerge.pipeline.report_folder import claim_report
 from taskmerge.pipeline.state import NOTE_MOVE, Run, training_settings
 from taskmerge.recipes import Specialize
 from taskmerge.words.json_text import check_json
@@ -39,7 +40,8 @@ def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> d
         encoder = run.encoder(section.graft)
         model = graft(run.base, modality, encoder, section.graft.projector, seed=run.recipe.seed)
     settings = training_settings(section, run, run.work(stage), steps=1000, learning_rate=2e-5)
-    return asdict(train(model, data, section.train, settings, out=out, work=run.work(stage)))
+    place = destination(run, stage, out, **({} if section.graft is None else {"base": run.base}))
+    return asdict(train(model, data, section.train, settings, out=place, work=run.work(stage)))
 
 
 def fuse(run: Run) -> None:
@@ -50,7 +52,9 @@ def fuse(run: Run) -> None:
 
     def make() -> dict[str, Any]:
         decided = plan(recipe)
-        written = execute(decided, recipe, out, fresh=is_made_here(out))
+        written = execute(decided, recipe, out, fresh=destination(run, "fuse", out).fresh)
+        for path in written.left:
+            run.say(f"  left where it was: {path}")
         table = {component: dict(counts) for component, counts in decided.table().items()}
         return {"path": str(out), "bytes": written.bytes, "components": table, "warnings": list(decided.warnings)}
 
@@ -59,7 +63,7 @@ def fuse(run: Run) -> None:
     soups = {name: row_paths(row, recipe.folder) for name, row in recipe.specialists.items() if row.is_soup}
     if soups:  # a checkpoint that was saved since was not opened, and yet the pattern names it
         section["checkpoints"] = {name: [str(path) for path in paths] for name, paths in soups.items()}
-    run.once("fuse", section, [out], make, replaces=True)
+    run.once("fuse", section, [out], make)
 
 
 def diagnose(run: Run) -> None:
@@ -115,7 +119,8 @@ def recover(run: Run) -> None:
         )  # fmt: skip
         report = recover_by_choice(
             run.source(run.places.fused), data, section.train, method=section.method, specialist=specialist,
-            settings=settings, held_out=held_out, out=run.places.recovered, work=run.work("recover"),
+            settings=settings, held_out=held_out, out=destination(run, "recover", run.places.recovered),
+            work=run.work("recover"),
         )  # fmt: skip
         for arm in report.arms:
             run.say(f"  {arm.name}: MRR {arm.scores['mrr']:.3f} ({arm.note})")
@@ -138,11 +143,8 @@ def rehearse(run: Run) -> None:
     def make() -> dict[str, Any]:
         work = run.work("rehearse")
         settings = training_settings(section, run, work, steps=2000, learning_rate=1e-5)
-        return asdict(
-            train(
-                run.source(start), data, section.train, settings, held_out=held_out, out=run.places.rehearsed, work=work
-            )
-        )
+        place = destination(run, "rehearse", run.places.rehearsed)
+        return asdict(train(run.source(start), data, section.train, settings, held_out=held_out, out=place, work=work))
 
     run.once("rehearse", run.prompted(section), [run.places.rehearsed], make)
 
@@ -226,6 +228,7 @@ def report(run: Run) -> dict[str, Any]:
         "models": {name: str(path) for name, path in variants(run).items()},
         "stages": run.results,
     }
+    claim_report(run.places.report)
     lead = ", ".join(run.recipe.specialists) + f" fused by {run.recipe.merge.method}."
     write_report(run.places.report / "report.html", run.places.fused.name, _sections(run), table, lead)
     return table

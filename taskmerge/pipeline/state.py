@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,14 +16,18 @@ from typing import Any, TypedDict
 from taskmerge import __version__
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import local_folder
+from taskmerge.checkpoints.output.replacing import absolute
 from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import RecipeError
 from taskmerge.opened import recording
-from taskmerge.pipeline.inputs import Inputs, remove_made
+from taskmerge.pipeline.inputs import Inputs
+from taskmerge.pipeline.report_folder import claim_report
 from taskmerge.recipes import Graft, Lora, Recipe, Training
 from taskmerge.recipes.writing import dump
+from taskmerge.training.work import clear_work
 from taskmerge.words.json_text import as_read
 from taskmerge.words.places import output_path, parse_place
+from taskmerge.words.system_errors import writing
 
 Say = Callable[[str], None]
 
@@ -39,7 +42,7 @@ class Places:
     def of(cls, recipe: Recipe, out: Path | None = None) -> Places:
         """Raises RecipeError when neither the recipe nor `out` names the output."""
         if out is not None:
-            return cls(output_path(out))
+            return cls(output_path(out) if output_path(out).name not in ("", "..") else absolute(out))
         if recipe.output.path is None:
             raise RecipeError("no output folder", recipe.place, "give --out FOLDER, or output: {path: ...}")
         return cls(output_path(recipe.output.path, recipe.folder))
@@ -62,8 +65,8 @@ class Places:
         return self.beside("report")
 
 
-REPORT = "report.json"
-"""Beside the notes: the report's twin for programs, which is written and never read."""
+_NOTED = ("fuse", "diagnose", "recover", "rehearse", "evaluate")
+"""Stages with one note; each specialist has its own."""
 
 
 class Note(TypedDict, total=False):
@@ -91,12 +94,14 @@ NOTE_MOVE = "remove this file: the stage then runs again"
 
 @dataclass
 class Run:
-    """One run of a recipe. device: where models run.  results: stage -> plain data for the report."""
+    """One run of a recipe. device: where models run.  fresh: whether models that are no earlier results of this recipe,
+    but were made here, may be replaced.  results: stage -> plain data for the report."""
 
     recipe: Recipe
     places: Places
     say: Say = print
     device: str | None = None
+    fresh: bool = False
     results: dict[str, Any] = field(default_factory=dict)
     downloaded: dict[str, Path] = field(default_factory=dict)
 
@@ -155,16 +160,17 @@ class Run:
             return self.path(said)
         return self.base if said == "base" else self.model(said)
 
-    def once(
-        self, stage: str, section: Any, outputs: Iterable[Path], make: Callable[[], Any], *, replaces: bool = False
-    ) -> None:
+    def note_of(self, stage: str) -> Path:
+        """Where a stage's note lies."""
+        return self.places.report / f"{stage}.json"
+
+    def once(self, stage: str, section: Any, outputs: Iterable[Path], make: Callable[[], Any]) -> None:
         """Runs `make` unless the stage's note says that it was made from the same; keeps what it returns.
 
-        section: what the recipe says of it. outputs: what it leaves; they are removed first when an earlier run left
-        them unfinished, or made from something else, unless `make` replaces them itself.
+        section: what the recipe says of it. outputs: what it leaves; `make` puts each in its place once it is whole.
         """
         outputs = list(outputs)
-        place = self.places.report / f"{stage}.json"
+        place = self.note_of(stage)
         known = read_note(place) if place.exists() else {}
         said = self._said(section)
         unchanged = known.get("section") == said and self._inputs.same(known.get("inputs", {}))
@@ -173,11 +179,8 @@ class Run:
             self.say(f"{stage}: unchanged, skipped" + ("" if made_by == __version__ else f" (made by {made_by})"))
             self.results[stage] = known["result"]
             return
-        if known:  # what a killed run left half written, or made from something else; checkpoints of the same are kept
-            for path in () if replaces else outputs:
-                remove_made(path)
-            if not unchanged:
-                shutil.rmtree(self.work(stage), ignore_errors=True)
+        if known and not unchanged:  # checkpoints of the same are gone on from
+            clear_work(self.work(stage))
         self.say(f"{stage}: running")
         note: Note = {"section": said, "inputs": {}, "version": __version__, "done": False}
         self._write(place, note)
@@ -195,7 +198,7 @@ class Run:
     def recall(self) -> None:
         """Takes in the results of finished stages that this run did not touch, so that the report is whole."""
         for note in sorted(self.places.report.glob("*.json")):
-            if note.name == REPORT:
+            if note.stem not in _NOTED and not note.stem.startswith("specialize-"):
                 continue
             known = read_note(note)
             if known.get("done") and "result" in known:
@@ -215,10 +218,11 @@ class Run:
         return hashlib.sha256(f"{text}:{self.recipe.seed}".encode()).hexdigest()
 
     def _write(self, path: Path, table: Mapping[str, Any]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        claim_report(path.parent)
         scratch = path.with_suffix(".new")
-        scratch.write_text(json.dumps(table, indent=1, allow_nan=True) + "\n", "utf-8")
-        scratch.replace(path)
+        with writing(path):
+            scratch.write_text(json.dumps(table, indent=1, allow_nan=True) + "\n", "utf-8")
+            scratch.replace(path)
 
 
 def training_settings(section: Training, run: Run, work: Path, **defaults: Any) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
+from taskmerge.checkpoints.formats.folders import is_model_folder
 from taskmerge.declarations import At, Between, Doc, Section, place_field
 from taskmerge.errors import Problem, RecipeError
 from taskmerge.recipes.document import Document, parse_documents, read_documents
@@ -26,6 +28,7 @@ from taskmerge.recipes.sections import (
     Specialize,
 )
 from taskmerge.recipes.stacking import stack_problems
+from taskmerge.words.named_objects import check_users_own, names_code, not_the_users
 from taskmerge.words.numerals import is_whole
 
 
@@ -102,7 +105,13 @@ class Recipe:
 
 def load(path: str | Path) -> Recipe:
     """Read a recipe file, ours or mergekit's. Raises RecipeError with every problem in it, each with file and line."""
-    return _from_documents(read_documents(path))
+    with _of_user_or_model(Path(path)):
+        return _from_documents(read_documents(path))
+
+
+def _of_user_or_model(path: Path) -> AbstractContextManager[None]:
+    """A recipe beside a model's files, or in the hub's cache, came with the model: no code that it names runs."""
+    return not_the_users(str(path)) if is_model_folder(path.resolve().parent) else nullcontext()
 
 
 def load_all(path: str | Path, intermediate: str | Path) -> list[Recipe]:
@@ -111,6 +120,11 @@ def load_all(path: str | Path, intermediate: str | Path) -> list[Recipe]:
     A document's `name` is how later ones call its result, which is written to the folder `intermediate`/name. Raises
     RecipeError with every problem in the first document that has one.
     """
+    with _of_user_or_model(Path(path)):
+        return _load_all(path, intermediate)
+
+
+def _load_all(path: str | Path, intermediate: str | Path) -> list[Recipe]:
     documents = read_documents(path)
     if len(documents) == 1:
         return [_from_documents(documents)]
@@ -190,6 +204,8 @@ def _read(
     object.__setattr__(recipe, "text", text)
     object.__setattr__(recipe, "notes", tuple(notes))
     assert isinstance(recipe, Recipe)
+    if recipe.embedder is not None and names_code(recipe.embedder):
+        check_users_own(recipe.embedder, "the embedder")
     return recipe
 
 

@@ -117,6 +117,9 @@ class Output:
         Doc("number format; left out: each tensor's own in the base"),
     ] = None
     shard_size: Annotated[int, Size(), Doc("most bytes of one file")] = 5_000_000_000
+    keep_previous: Annotated[
+        bool, Doc("keep a model that a stage replaces, as `NAME-previous`; the one kept there before goes")
+    ] = False
     tokenizer: Annotated[
         str,
         EntryOf("specialists", ("base", "union")),

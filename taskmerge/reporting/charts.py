@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from html import escape
 from itertools import pairwise
 
 from taskmerge.reporting.content import Line, LineChart, RangeChart, Span
+from taskmerge.reporting.escaping import escape
 
 WIDTH = 640
 LEFT, RIGHT, TOP, BOTTOM = 56, 132, 14, 40
@@ -126,7 +126,7 @@ def _x_axis(low: float, high: float, label: str) -> list[str]:
 
 
 def _svg(height: float, title: str, parts: Sequence[str]) -> str:
-    head = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title, quote=True)}">'
+    head = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'
     return head + "".join(parts) + "</svg>"
 
 

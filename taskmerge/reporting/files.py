@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from taskmerge.checkpoints.output.record import is_made_here
 from taskmerge.errors import OutputError
 from taskmerge.measuring.drift.report import plain_data
 from taskmerge.reporting.content import Section
-from taskmerge.reporting.page import render
+from taskmerge.reporting.page import GENERATOR, render
 from taskmerge.words.places import output_path
+from taskmerge.words.system_errors import writing
 
 
 def write_report(
@@ -20,16 +22,31 @@ def write_report(
     """Write `path` (HTML) and the same name with .json; returns both.
 
     data: what the sections were made of, as plain data; numbers that are none become null.
-    Raises OutputError when the folder cannot be written to.
+    Pages of ours are replaced, and what stands beside them; nothing else is. Raises OutputError for that, and when the
+    folder cannot be written to.
     """
     page = output_path(path)
     if page.suffix not in (".html", ".htm"):
         page = page.with_name(page.name + ".html")
     twin = page.with_suffix(".json")
-    try:
+    _check_free(page, twin)
+    with writing(page):
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(render(title, lead, sections), encoding="utf-8")
         twin.write_text(json.dumps(plain_data(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"the report cannot be written: {error.strerror}", str(page)) from None
     return page, twin
+
+
+def _check_free(page: Path, twin: Path) -> None:
+    ours = is_made_here(page.parent, "report") or _is_page(page)
+    for path in (page, twin):
+        if path.is_symlink() or (path.exists() and not ours):
+            what = "would be written over by the report, and is none of taskmerge's"
+            raise OutputError(what, str(path), "give the page another name")
+
+
+def _is_page(page: Path) -> bool:
+    try:
+        return GENERATOR in page.read_text("utf-8", errors="replace")[:1000]
+    except OSError:
+        return False

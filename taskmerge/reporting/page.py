@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 from taskmerge.reporting.charts import line_chart, range_chart
 from taskmerge.reporting.content import Banner, Block, Cell, LineChart, Section, Table
+from taskmerge.reporting.escaping import escape
 
 MARKS = {"good": "✓", "bad": "✕", "open": "?", "plain": "·"}
+
+GENERATOR = '<meta name="generator" content="taskmerge">'
+"""By which a page of ours is known."""
 
 STYLE = """
 :root { color-scheme: light dark; --page: #f9f9f7; --card: #ffffff; --ink: #0b0b0b; --soft: #52514e; --faint: #dddcd6;
@@ -54,6 +57,7 @@ def render(title: str, lead: str, sections: Sequence[Section]) -> str:
     body = "".join(_section(section) for section in sections if section.blocks)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"{GENERATOR}"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
         f'<body><main><h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>{body}</main></body></html>\n'

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from taskmerge.printable import printable, printable_line
 from taskmerge.reporting.content import Banner, Block, LineChart, RangeChart, Section, Table
 from taskmerge.reporting.page import MARKS
 
@@ -20,7 +21,7 @@ def show(sections: Sequence[Section], console: Console | None = None) -> None:
     """Print the sections. console: default: standard output."""
     from rich.console import Console
 
-    console = console or Console()
+    console = console or Console(markup=False, highlight=False, emoji=False)
     for section in sections:
         for block in section.blocks:
             (_draw if console.is_terminal else _write)(block, console)
@@ -31,22 +32,23 @@ def _draw(block: Block, console: Console) -> None:
     from rich.text import Text
 
     if isinstance(block, Banner):
-        head = Text(_head(block), COLORS[block.tone])
-        console.print(Panel(Text(block.text), title=head, title_align="left"))
+        head = Text(printable_line(_head(block)), COLORS[block.tone])
+        console.print(Panel(Text(printable(block.text)), title=head, title_align="left"))
     else:
         table = _tabular(block)
         console.print(_table(table))
         if table.note:
-            console.print(Text(table.note, "dim"))
+            console.print(Text(printable(table.note), "dim"))
 
 
 def _write(block: Block, console: Console) -> None:
     if isinstance(block, Banner):
-        lines = [_head(block), block.text]
+        lines = [printable_line(_head(block)), printable(block.text)]
     else:
         table = _tabular(block)
-        lines = [table.title, *("\t".join(map(str, row)) for row in (table.columns, *table.rows))]
-        lines += [table.note] if table.note else []
+        rows = (table.columns, *table.rows)
+        lines = [printable_line(table.title), *("\t".join(printable_line(str(cell)) for cell in row) for row in rows)]
+        lines += [printable(table.note)] if table.note else []
     print("\n".join(lines), end="\n\n", file=console.file)
 
 
@@ -64,11 +66,13 @@ def _table(table: Table) -> RichTable:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    drawn = RichTable(title=table.title, title_justify="left")
+    drawn = RichTable(title=Text(printable_line(table.title)), title_justify="left")
     for number, column in enumerate(table.columns):
-        drawn.add_column(column, justify="left" if number == 0 else "right")
+        drawn.add_column(Text(printable_line(column)), justify="left" if number == 0 else "right")
     for row in table.rows:
-        drawn.add_row(*(Text(str(cell), "bold" if getattr(cell, "strong", False) else "") for cell in row))
+        drawn.add_row(
+            *(Text(printable_line(str(cell)), "bold" if getattr(cell, "strong", False) else "") for cell in row)
+        )
     return drawn
 
 

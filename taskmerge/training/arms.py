@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from taskmerge.checkpoints.output.record import RECOVERED
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs
 from taskmerge.embedders.sources import ModelSource
-from taskmerge.errors import OutputError, UsageError
-from taskmerge.training.publishing import publish
+from taskmerge.errors import UsageError
+from taskmerge.training.publishing import Destination, publish
 from taskmerge.training.settings import TrainingSettings
-from taskmerge.words.places import output_path
+from taskmerge.training.work import check_work
 
 How = Literal["auto", "gradient", "closed_form"]
 LEAVE = "leave it"
@@ -54,7 +52,7 @@ def recover_by_choice(
     specialist: str | Path | ModelSource | None = None,
     settings: TrainingSettings | None = None,
     held_out: Any = None,
-    out: str | Path,
+    out: str | Path | Destination,
     work: str | Path | None = None,
 ) -> RecoveryReport:
     """Tries the ways of recovering a projector, measures each on the same held-out pairs, saves the best to `out`.
@@ -66,9 +64,10 @@ def recover_by_choice(
     """
     from taskmerge.training.stages import named_sets, split_sets
 
-    out = output_path(out)
-    if Path(out).exists() and any(Path(out).iterdir()):
-        raise OutputError("the folder is not empty", str(out), "choose another or remove it")
+    place = Destination.of(out)
+    place.check([fused, specialist])
+    if work is not None:
+        check_work(Path(work))
     settings = settings or TrainingSettings(steps=300, learning_rate=1e-3, evaluate_every=25, patience=4)
     sets = named_sets(data)
     if held_out is None:
@@ -78,7 +77,10 @@ def recover_by_choice(
     trial = _Trial(fused, sets, held, list(train), settings, specialist, Path(work) if work else None)
     best, arms = trial.run(method)
     report = RecoveryReport(tuple(arms), max(arms, key=lambda arm: arm.scores["mrr"]).name)
-    publish(best, Path(out), {RECOVERED: json.dumps(report.as_dict(), indent=2) + "\n"})
+    from taskmerge.training.components import select
+
+    trained = [] if report.kept == LEAVE else select(best, list(train))
+    publish(best, place, "recovered", "recover", {"model": fused, "specialist": specialist}, trained, report.as_dict())
     return report
 
 

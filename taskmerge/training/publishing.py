@@ -1,39 +1,80 @@
-"""A trained model's folder: there whole, with the record of what made it, or not at all."""
+"""A trained model's folder: there whole, with its card and the record of what made it, or not at all."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from taskmerge.checkpoints.formats.reading import open_stored
+from taskmerge.checkpoints.output.library_saves import publish_saved
+from taskmerge.checkpoints.output.record import Kind, Source, described, new_record
+from taskmerge.checkpoints.output.replacing import absolute, site
 from taskmerge.embedders.interface import Embedder
-from taskmerge.errors import OutputError
-
-_MARK = "taskmerge-saving"
+from taskmerge.embedders.sources import ModelSource
 
 
-def publish(embedder: Embedder, out: Path, records: Mapping[str, str]) -> None:
-    """Save a model to a new folder in one rename.
+@dataclass(frozen=True)
+class Destination:
+    """Where a trained model goes. fresh: a model made here may be replaced; it stays until the new one stands. keep: it
+    is kept as `NAME-previous`. inputs: folders that are read. made_from: what the model that training starts from was
+    made from, where it has no file of its own."""
+
+    path: Path
+    fresh: bool = False
+    keep: bool = False
+    inputs: tuple[Path, ...] = ()
+    made_from: Mapping[str, Path] | None = None
+
+    @classmethod
+    def of(cls, out: str | Path | Destination) -> Destination:
+        """One for a plain path, where nothing is replaced."""
+        return out if isinstance(out, Destination) else cls(absolute(out))
+
+    def check(self, read: Iterable[Any] = ()) -> None:
+        """Refuses what stands in the way, before anything is computed. read: the models. Raises OutputError."""
+        folders = [Path(str(one)) for one in read if isinstance(one, str | Path | ModelSource)]
+        site(self.path, self.fresh, [*self.inputs, *(path for path in folders if path.exists())], keep=self.keep)
+
+
+def publish(
+    embedder: Embedder,
+    out: Destination,
+    kind: Kind,
+    stage: str,
+    models: Mapping[str, Any],
+    trained: Iterable[str],
+    report: Mapping[str, Any],
+) -> None:
+    """Save a model to its folder in one rename.
 
     Args:
         embedder: what to save.
-        out: where; nothing, or an empty folder, may be there.
-        records: file name -> text, written beside it.
+        out: where.
+        kind, stage: what its record says it is, and what made it.
+        models: label -> what it was made from: a path, a `ModelSource`, or a model in memory.
+        trained: names of the tensors that may differ from those of the first of them.
+        report: plain data: what the stage did.
 
     Raises:
         OutputError: when something of somebody else's is in the way.
     """
-    scratch = out.with_name(f".{out.name}.saving")
-    if scratch.exists() and not (scratch / _MARK).is_file():
-        raise OutputError("stands where the model is put together, and was not made here", str(scratch), "move it away")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    (scratch / _MARK).touch()
-    embedder.save(scratch / "model")
-    for name, text in records.items():
-        (scratch / "model" / name).write_text(text, encoding="utf-8")
-    try:
-        (scratch / "model").rename(out)
-    except OSError as error:
-        raise OutputError(f"cannot be made: {error.strerror}", str(out), "choose another folder") from error
-    shutil.rmtree(scratch, ignore_errors=True)
+    sources = _sources({**models, **(out.made_from or {})}, out.path)
+    record = new_record(kind, stage, sources, trained=sorted(trained), report=dict(report))
+    publish_saved(embedder.save, out.path, record, fresh=out.fresh, inputs=out.inputs, keep=out.keep)
+
+
+def _sources(models: Mapping[str, Any], out: Path) -> dict[str, Source]:
+    """What a model was made from, for its record: a folder as seen from `out`, one in memory by its name alone."""
+    found: dict[str, Source] = {}
+    for label, model in models.items():
+        if isinstance(model, str | Path | ModelSource):
+            stored = open_stored(str(model))
+            found[label] = described({label: stored})[label]
+            if not stored.beside.commit:
+                found[label]["source"] = os.path.relpath(Path(str(model)).resolve(), out.resolve())
+        elif model is not None:
+            found[label] = {"source": str(getattr(model, "label", type(model).__name__)) + " (in memory)"}
+    return found

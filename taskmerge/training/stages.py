@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -12,16 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from taskmerge.checkpoints.output.record import TRAINED
 from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
-from taskmerge.errors import OutputError, UsageError
-from taskmerge.training.publishing import publish
+from taskmerge.errors import UsageError
+from taskmerge.training.publishing import Destination, publish
 from taskmerge.training.settings import TrainingSettings
+from taskmerge.training.work import check_work, claim_work, clear_work
 from taskmerge.words.modalities import tower_of
-from taskmerge.words.places import output_path
 
 HELD_OUT_SHARE = 0.1
 CHECKPOINTS = ".checkpoints"
@@ -58,7 +55,7 @@ def specialize(
     settings: TrainingSettings | None = None,
     *,
     held_out: Any = None,
-    out: str | Path | None = None,
+    out: str | Path | Destination | None = None,
     work: str | Path | None = None,
 ) -> StageReport:
     """Train a modality specialist from the base: InfoNCE both ways with in-batch negatives.
@@ -71,9 +68,10 @@ def specialize(
     """
     sets = named_sets(data)
     settings = settings or TrainingSettings()
+    place = _place(out, model, work)
     embedder = open_embedder(model, device=settings.device)
     train = list(train) if train is not None else ["backbone", *_tower_globs(embedder, sets)]
-    return _run("specialize", embedder, sets, train, settings, held_out, out, work)
+    return _run("specialize", model, embedder, sets, train, settings, held_out, place, work)
 
 
 def recover(
@@ -83,7 +81,7 @@ def recover(
     settings: TrainingSettings | None = None,
     *,
     held_out: Any = None,
-    out: str | Path | None = None,
+    out: str | Path | Destination | None = None,
     work: str | Path | None = None,
 ) -> StageReport:
     """Projector Recovery: full-parameter training of projectors, everything else frozen and proven bit-identical.
@@ -96,8 +94,9 @@ def recover(
     settings = settings or TrainingSettings(steps=300, learning_rate=1e-3, evaluate_every=25, patience=4)
     if held_out is None:
         sets, held_out = split_sets(sets, settings.seed)
+    place = _place(out, model, work)
     embedder = open_embedder(model, device=settings.device)
-    return _run("recover", embedder, sets, list(train), settings, held_out, out, work)
+    return _run("recover", model, embedder, sets, list(train), settings, held_out, place, work)
 
 
 def rehearse(
@@ -107,7 +106,7 @@ def rehearse(
     settings: TrainingSettings | None = None,
     *,
     held_out: Any = None,
-    out: str | Path | None = None,
+    out: str | Path | Destination | None = None,
     work: str | Path | None = None,
 ) -> StageReport:
     """Balanced rehearsal over all modalities: one modality per batch, drawn by `settings.balance`.
@@ -119,39 +118,57 @@ def rehearse(
     settings = settings or TrainingSettings(steps=2000, learning_rate=1e-5)
     if held_out is None:
         sets, held_out = split_sets(sets, settings.seed)
+    place = _place(out, model, work)
     embedder = open_embedder(model, device=settings.device)
-    return _run("rehearse", embedder, sets, list(train), settings, held_out, out, work)
+    return _run("rehearse", model, embedder, sets, list(train), settings, held_out, place, work)
+
+
+def _place(out: str | Path | Destination | None, model: Any, work: str | Path | None) -> Destination | None:
+    """Where the model goes, once nothing stands in the way of it, nor of its checkpoints."""
+    if work is not None:
+        check_work(Path(work))
+    if out is None:
+        return None
+    place = Destination.of(out)
+    place.check([model])
+    if work is None:
+        check_work(_checkpoints(place))
+    return place
+
+
+def _checkpoints(place: Destination) -> Path:
+    return place.path.with_name(place.path.name + CHECKPOINTS)
 
 
 def _run(
     stage: str,
+    model: Any,
     embedder: Embedder,
     sets: dict[str, Pairs],
     train: list[str],
     settings: TrainingSettings,
     held_out: Any,
-    out: str | Path | None,
+    out: Destination | None,
     work: str | Path | None,
 ) -> StageReport:
     from tempfile import TemporaryDirectory
 
     from taskmerge.training.session import Session
 
-    out = None if out is None else output_path(out)
-    _check_output(out, settings)
     held = named_sets(held_out) if held_out is not None else {}
     embedder = embedder.prompted(settings.prompts)
     with TemporaryDirectory() as temporary:
-        beside = None if out is None else Path(out).with_name(Path(out).name + CHECKPOINTS)
+        beside = None if out is None else _checkpoints(out)
         folder = Path(work) if work is not None else beside or Path(temporary)
         session = Session(embedder, sets, held, train, settings, folder)
+        claim_work(folder)
         started = time.monotonic()
         outcome = session.run()
     report = StageReport(stage, seconds=time.monotonic() - started, settings=asdict(settings), **outcome)
     if out is not None and session.is_main:
-        publish(embedder, Path(out), {TRAINED: json.dumps(asdict(report), indent=2) + "\n"})
+        publish(embedder, out, "trained", stage, {"model": model}, session.trained, asdict(report))
         if work is None and beside is not None:
-            shutil.rmtree(beside, ignore_errors=True)
+            clear_work(beside)
     return report
 
 
@@ -185,10 +202,3 @@ def split_sets(sets: Mapping[str, Pairs], seed: int) -> tuple[dict[str, Pairs], 
         order = np.random.default_rng(seed).permutation(len(pairs)).tolist()
         held[name], kept[name] = pairs.take(sorted(order[:count])), pairs.take(sorted(order[count:]))
     return kept, held
-
-
-def _check_output(out: str | Path | None, settings: TrainingSettings) -> None:
-    if out is None or settings.resume or not Path(out).exists():
-        return
-    if any(Path(out).iterdir()):
-        raise OutputError("the folder is not empty", str(out), "choose another, remove it, or resume")

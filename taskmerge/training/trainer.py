@@ -21,8 +21,8 @@ from taskmerge.training.items import TrainingItems, tagged, untagged
 from taskmerge.training.masters import MasterAdamW
 from taskmerge.training.sampling import balanced_sampler
 from taskmerge.training.settings import TrainingSettings
-
-TRAINED_FILE = "trained.safetensors"
+from taskmerge.training.work import TRAINED_FILE
+from taskmerge.words.system_errors import writing
 
 
 class StageTrainer(SentenceTransformerTrainer):
@@ -41,9 +41,10 @@ class StageTrainer(SentenceTransformerTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir or ".")
-        folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._trained().items()}
-        save_file(tensors, folder / TRAINED_FILE)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file(tensors, folder / TRAINED_FILE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         saved = load_file(Path(resume_from_checkpoint) / TRAINED_FILE)

@@ -1,13 +1,17 @@
 """Python objects that the user names: `path/to/file.py:name`, or `package.module:name` of an installed package.
 
-A file or package named here is executed: it is the user's own code. Nothing else ever is.
+A file or package named here is executed: it is the user's own code. Nothing else ever is: what a recipe names that came
+with a model is no wish of the user's, see `not_the_users`.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +19,59 @@ from typing import Any
 
 from taskmerge.errors import UsageError, clipped, did_you_mean, first_line
 from taskmerge.opened import opened
+
+
+@dataclass(frozen=True)
+class _Foreign:
+    """A text that came with somebody's model. place: where. own: what the user has named himself, by its last part."""
+
+    place: str
+    own: dict[str, Path]
+
+
+_foreign: ContextVar[_Foreign | None] = ContextVar("_foreign", default=None)
+
+
+@contextmanager
+def not_the_users(place: str, named: Sequence[str] = ()) -> Iterator[None]:
+    """Inside the block, names come from a text that the user did not write: none of them leads to code.
+
+    Args:
+        place: the text's file, for messages.
+        named: `path/to/file.py:name` that the user has named himself, relative to the working directory; where the text
+            names code of the same file name and name, his file is run.
+    """
+    own = {Path(text).name: Path(text.rpartition(":")[0]).resolve() for text in named}
+    before = _foreign.set(_Foreign(place, own))
+    try:
+        yield
+    finally:
+        _foreign.reset(before)
+
+
+def names_code(text: str) -> bool:
+    """Whether a name means a file or a module, not an entry point of an installed package."""
+    return ":" in text or ".py" in text
+
+
+def check_users_own(text: str, what: str) -> None:
+    """Raises UsageError for code that a foreign text names, before it is looked for. what: for messages."""
+    _users_own(text, Path(text), what)
+
+
+def _users_own(text: str, path: Path | None, what: str) -> Path | None:
+    """The file to run for a name: `path`, or in a foreign text the one that the user named. Raises UsageError."""
+    foreign = _foreign.get()
+    if foreign is None:
+        return path
+    if path is not None and (own := foreign.own.get(Path(text).name)) is not None:
+        return own
+    raise UsageError(
+        f"{what} {text!r} is code that {foreign.place} names, which came with a model: nothing of it was run",
+        foreign.place,
+        f"if you have the code and trust it, name it yourself: `verify --method YOUR/{Path(text).name}`, "
+        "or copy the recipe into a folder of your own and fuse it there",
+    )
 
 
 def is_in_file(text: str) -> bool:
@@ -56,7 +113,8 @@ def module_of_file(text: str, folder: Path, what: str, around: AbstractContextMa
         raise UsageError(
             f"{what} {text!r} does not say what in the file is meant", next_move="write path/to/file.py:name"
         )
-    path = (folder / path_text).resolve()
+    path = _users_own(text, (folder / path_text).resolve(), what)
+    assert path is not None
     if not path.is_file():
         raise UsageError(f"no file {path_text!r} for {what} {text!r}", next_move=f"looked for {path}")
     opened(path)
@@ -81,6 +139,7 @@ def module_of_file(text: str, folder: Path, what: str, around: AbstractContextMa
 
 
 def _installed(module: str, text: str, what: str) -> ModuleType:
+    _users_own(text, None, what)
     try:
         return import_module(module)
     except Exception as error:  # an installed package's own code

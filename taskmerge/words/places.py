@@ -92,7 +92,23 @@ def output_path(text: str | os.PathLike[str], folder: Path | None = None) -> Pat
             f"{clipped(repr(place.text), 200)}: hf:// cannot be written to",
             next_move="write to a folder of this disk, then `taskmerge push FOLDER owner/name`",
         )
-    return place.path if folder is None else folder / place.path
+    return _named(place.path if folder is None else folder / place.path)
+
+
+def _named(path: Path) -> Path:
+    """A path whose last part is a name, since things are put together beside it: "." and ".." become what they are."""
+    if path.name not in ("", ".."):
+        return path
+    try:
+        whole = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow links)
+    except FileNotFoundError:
+        what = f"{clipped(repr(str(path)), 200)}: the folder you are in is not there any more"
+        raise UsageError(what, next_move="change to another folder, or write the whole path") from None
+    if not whole.name:
+        raise UsageError(
+            f"{clipped(repr(str(path)), 200)} is a whole disk", next_move="write the name of a folder on it"
+        )
+    return whole
 
 
 def _scheme(text: str) -> str | None:

@@ -20,9 +20,9 @@ from taskmerge import Checkpoint, recipes
 from taskmerge.checkpoints.formats.header import read_file_header
 from taskmerge.checkpoints.formats.reading import local_folder, open_stored
 from taskmerge.checkpoints.hub import HubPlace, locate
+from taskmerge.checkpoints.output.record import described as describe_inputs
 from taskmerge.errors import CheckpointError
 from taskmerge.merging import execute, plan
-from taskmerge.merging.execute import describe_inputs
 from taskmerge.merging.identity import identity
 
 NAME = "model.layers.0.norm.weight"
@@ -253,7 +253,7 @@ def test_a_merge_from_the_hub_downloads_when_it_runs(hub: Hub, tmp_path: Path) -
     before = identity(decided, recipe)
     written = execute(decided, recipe, tmp_path / "out")
     assert open_stored(written.path).read(NAME).tobytes() == bytes_of(random_model(1, near=random_model(0))[NAME])
-    described = describe_inputs(decided)["base"]
+    described = describe_inputs(decided.inputs)["base"]
     assert described["source"] == "owner/name" and described["commit"] == COMMIT
     assert identity(plan(recipe), recipe) == before, "an interrupted run goes on after its download"
 

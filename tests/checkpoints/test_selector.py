@@ -113,13 +113,14 @@ def test_every_place_reads_a_pattern_alike(kind: str) -> None:
         if expected & set(vector.shapes):
             assert set(vector.only(pattern).shapes) == expected & set(vector.shapes)
         if expected & trained:
-            embedder: Any = SimpleNamespace(state_dict=held, parameter_names=lambda: [*trained])
+            embedder: Any = SimpleNamespace(state_dict=held, components={}, parameter_names=lambda: [*trained])
             assert set(select(embedder, [pattern])) == expected & trained
 
 
 def embedder(held: MemoryStateDict, trained: set[str]) -> Any:
     """What training asks of an embedder here."""
-    return SimpleNamespace(state_dict=held, parameter_names=lambda: [name for name in held.tensors if name in trained])
+    names = [name for name in held.tensors if name in trained]
+    return SimpleNamespace(state_dict=held, components={}, parameter_names=lambda: names)
 
 
 def test_names_of_a_tower_do_not_reach_another() -> None:

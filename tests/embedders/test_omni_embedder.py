@@ -181,7 +181,7 @@ def test_frames_are_read_one_by_one(model: Any) -> None:
         ({"array": tone(440), "sampling_rate": 12}, "sampling rate of 12 Hz"),
         ({"audio": {"array": tone(440), "sampling_rate": None}}, "no sampling rate"),
         ({"array": np.full(1000, np.nan, np.float32), "sampling_rate": 16000}, "NaN"),
-        ({"audio": "nowhere.wav"}, "no audio file 'nowhere.wav'"),
+        ({"audio": "nowhere.wav"}, "'nowhere.wav' cannot be read: No such file"),
         ({"image": "nowhere.png"}, "nowhere.png"),
         ({"video": []}, "no frames"),
         ({"role": "user", "content": "hello"}, "chat messages"),

@@ -107,3 +107,22 @@ def cached(cache: Path, repo: str, files: dict[str, bytes], revision: str = "mai
         depth = "../" * (2 + name.count("/"))
         path.symlink_to(f"{depth}blobs/{number:040d}")
     return snapshot
+
+
+def prepare(folder: Path, layers: int, size: int) -> Path:
+    """Models of `layers` matrices, and a recipe that writes each into a shard of its own."""
+    rng = np.random.default_rng(0)
+    names = [f"model.layers.{i}.mlp.weight" for i in range(layers)]
+    for label in ("base", "image", "audio"):
+        held = {name: torch.from_numpy(rng.standard_normal((size, size))).bfloat16() for name in names}
+        write_model(folder / label, held)
+    (folder / "base" / "tokenizer.json").write_text("{}")
+    write_recipe(
+        folder,
+        base="base",
+        specialists={"image": "image", "audio": {"model": "audio", "weight": 0.5}},
+        merge={"method": "dare_ties", "density": 0.4},
+        output={"path": "out", "shard_size": size * size * 2},
+        seed=3,
+    )
+    return folder

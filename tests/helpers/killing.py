@@ -21,6 +21,7 @@ from typing import Any
 from checkpoint_files import digests
 
 from taskmerge import recipes
+from taskmerge.checkpoints.output.writing import OutputFolder
 from taskmerge.kernels.compiled import backend as _backend  # noqa: F401
 from taskmerge.merging import Written, execute, plan
 from taskmerge.merging import fused as _fused  # noqa: F401 (imported before forking)
@@ -133,8 +134,9 @@ def at_every_change(folder: Path) -> dict[str, int]:
     out = folder / "replaced" / "out"
     counts = {"killed": 0, "before": 0, "absent": 0, "whole": 0}
     for event in range(1, 1000):
-        out.mkdir(parents=True)
-        (out / "old.txt").write_text("what was there before")
+        with OutputFolder(out, identity="") as older:
+            older.add_text("old.txt", "what was there before")
+            older.publish()
         before = digests(out)
         if in_child(killed_at(event, lambda: fuse(folder, out, fresh=True))) is not None:
             break

@@ -12,11 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 import yaml
-from checkpoint_files import digests, write_model, write_recipe
+from checkpoint_files import digests, prepare, write_recipe
 from places import HELPERS
 
 from taskmerge import recipes
@@ -25,25 +23,6 @@ from taskmerge.errors import OutputError
 from taskmerge.merging import Written, execute, plan
 
 HERE = HELPERS
-
-
-def prepare(folder: Path, layers: int, size: int) -> Path:
-    """Models of `layers` matrices, and a recipe that writes each into a shard of its own."""
-    rng = np.random.default_rng(0)
-    names = [f"model.layers.{i}.mlp.weight" for i in range(layers)]
-    for label in ("base", "image", "audio"):
-        held = {name: torch.from_numpy(rng.standard_normal((size, size))).bfloat16() for name in names}
-        write_model(folder / label, held)
-    (folder / "base" / "tokenizer.json").write_text("{}")
-    write_recipe(
-        folder,
-        base="base",
-        specialists={"image": "image", "audio": {"model": "audio", "weight": 0.5}},
-        merge={"method": "dare_ties", "density": 0.4},
-        output={"path": "out", "shard_size": size * size * 2},
-        seed=3,
-    )
-    return folder
 
 
 def environment() -> dict[str, str]:
@@ -181,10 +160,14 @@ def test_an_existing_output_is_refused_and_fresh_replaces_it(tmp_path: Path) -> 
     (tmp_path / "out" / "notes.txt").write_text("mine")
     message = refused(tmp_path)
     assert "out: the output folder already exists" in message
-    assert "--fresh replaces it, --out writes elsewhere" in message
+    assert "it was not made by taskmerge" in message
+    with pytest.raises(OutputError, match="it was not made by taskmerge"):
+        run(tmp_path, fresh=True)
     assert digests(tmp_path / "out").keys() == {"notes.txt"}
+    (tmp_path / "out" / "notes.txt").unlink()
+    run(tmp_path)
+    assert "--fresh replaces it, --out writes elsewhere" in refused(tmp_path)
     run(tmp_path, fresh=True)
-    assert "notes.txt" not in digests(tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from taskmerge.numbers.dtypes import DTYPES
 from taskmerge.numbers.rounding import decode, encode
 
 
@@ -42,3 +43,16 @@ def test_round_trip_and_specials(dtype: str) -> None:
     back = decode(encode(values, dtype), dtype)
     assert np.array_equal(back, values) and np.array_equal(np.signbit(back), np.signbit(values))
     assert np.isnan(decode(encode(np.array([np.nan]), dtype), dtype)[0])
+
+
+@pytest.mark.parametrize(
+    ("bits", "storage", "dtype"), [(0x7F800001, "u4", "F32"), (0x7F81, "u2", "BF16"), (0x7C01, "u2", "F16")]
+)
+def test_a_signalling_nan_is_a_nan_like_others(bits: int, storage: str, dtype: str) -> None:
+    """No warning of NumPy's, which would reach the terminal."""
+    import warnings
+
+    stored = np.array([bits], storage).view(DTYPES[dtype].storage)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isnan(decode(stored, dtype)).all()

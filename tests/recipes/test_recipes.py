@@ -150,6 +150,8 @@ def whole() -> dict[str, Any]:
     """FULL as plain values, with every key that it leaves out filled in."""
     loaded: dict[str, Any] = yaml.safe_load(FULL.replace("1e-3", "0.001").replace("2e-5", "0.00002"))
     fill(Section(Recipe), loaded)
+    for specialist in filter(lambda row: isinstance(row, dict), loaded["specialists"].values()):
+        specialist["model"] = "run/checkpoint-*"  # `last` and `ema` are for checkpoints of one run
     return loaded
 
 

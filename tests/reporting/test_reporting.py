@@ -256,7 +256,7 @@ def test_the_best_of_each_set_is_strong() -> None:
 
 def test_a_folder_that_refuses_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="the report cannot be written"):
+    with pytest.raises(OutputError, match="cannot be written"):
         write_report(tmp_path / "file" / "report.html", "t", [], {})
 
 

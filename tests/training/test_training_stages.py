@@ -57,8 +57,9 @@ def test_recovery_trains_the_projector_alone(
     assert report.trained == 4 and report.frozen == len(tensors(start)) - 4
     texts = ["sound of dog", "a cat"]
     np.testing.assert_array_equal(open_embedder(start).encode(texts), open_embedder(tmp_path / "out").encode(texts))
-    saved = json.loads((tmp_path / "out" / "taskmerge_training.json").read_text())
-    assert saved["stage"] == "recover" and len(saved["curves"]) == 2
+    saved = json.loads((tmp_path / "out" / "taskmerge.json").read_text())
+    assert (saved["kind"], saved["stage"]) == ("trained", "recover") and len(saved["report"]["curves"]) == 2
+    assert saved["trained"] == sorted(names)
     assert capfd.readouterr().out == ""  # standard output belongs to results: `taskmerge run --json | jq`
 
 

@@ -24,7 +24,7 @@ from taskmerge.checkpoints.lineage.grafts import grafted_config
 from taskmerge.embedders.grafting import graft
 from taskmerge.embedders.pairs import read_pairs
 from taskmerge.errors import UsageError
-from taskmerge.measuring.evaluation.mteb_adapter import letter_of
+from taskmerge.words.modalities import letter_of
 from taskmerge.pipeline.checks import Parts
 from taskmerge.training.components import on_the_way
 

@@ -26,6 +26,8 @@ _BELOW = ("pytorch_model_fsdp_[0-9]*", "dist_ckpt", "model")
 _CONFIGS = "huggingface"
 _LONGEST_NAME = 255
 """Bytes of a file's name, on the disks that there are."""
+_OWN = ("config.json", "adapter_config.json", "modules.json", "taskmerge.json")
+"""Files that only a model's own folder has."""
 _AGAIN = "get the file again; or remove it, when the folder holds one weight file alone"
 
 
@@ -55,11 +57,23 @@ def module_folders(folder: Path) -> dict[str, str]:
         return {"": ""}
     listing = folder / "modules.json"
     parts = {"": _inside(rows[0]["path"], listing)}
+    check_link(folder / parts[""], folder)
     for row in rows[1:]:
         inside = _inside(row["path"], listing)
         if inside and (folder / inside).is_dir():
+            check_link(folder / inside, folder)
             parts[inside] = inside
     return parts
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether a folder is a model's own: its config and weights lie right in it, or it is in the hub's cache."""
+    if folder.parent.name == "snapshots" and (folder.parent.parent / "blobs").is_dir():
+        return True
+    if not any((folder / name).is_file() for name in _OWN):
+        return False
+    names = [path.name for path in folder.iterdir()]
+    return (folder / "modules.json").is_file() or any(_is_of(row, name) for row in READABLE for name in names)
 
 
 def modules_of(folder: Path) -> list[Placed] | None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from taskmerge.errors import CheckpointError
 
 
 def check_link(path: Path, folder: Path) -> None:
-    """A symbolic link may stay inside its folder or point into the hub cache's blobs, nowhere else."""
-    if not path.is_symlink():
+    """A symbolic link may stay inside its folder or point into the hub cache's blobs, nowhere else.
+
+    path: a file or folder in `folder`; any part of the way to it may be the link.
+    """
+    if not _has_link(path, folder):
         return
     try:
         target, home = path.resolve(), folder.resolve()
@@ -20,3 +24,26 @@ def check_link(path: Path, folder: Path) -> None:
         raise CheckpointError(
             f"a link to a file outside the folder: {target}", str(path), "copy the file in, or name it"
         )
+
+
+def check_links(folder: Path, modules: Iterable[str]) -> None:
+    """As `check_link`, for all that a library may read of a model's folder: its files, and all in its module folders.
+
+    Raises CheckpointError for the first link that leads out.
+    """
+    for inside in {"", "additional_chat_templates", *modules}:
+        here = folder / inside
+        if not here.is_dir():
+            continue
+        check_link(here, folder)
+        for path in sorted(here.rglob("*") if inside else here.iterdir()):
+            if path.is_symlink() and (inside or not path.is_dir()) and path.suffix != ".md":
+                check_link(path, folder)
+
+
+def _has_link(path: Path, folder: Path) -> bool:
+    try:
+        inside = path.relative_to(folder).parts
+    except ValueError:
+        return True
+    return any(folder.joinpath(*inside[: count + 1]).is_symlink() for count in range(len(inside)))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.formats.json_files import read_json
-from taskmerge.errors import CheckpointError, clipped
-from taskmerge.words.expressions import ExpressionError, expression
+from taskmerge.errors import CheckpointError
+from taskmerge.words.regular import RegularError, regular
 
 # Fields that say how it was trained or which modules were chosen; the tensors themselves tell the rest.
 _SILENT = frozenset(
@@ -23,6 +23,7 @@ _SILENT = frozenset(
         *("ensure_weight_tying", "target_parameters", "trainable_token_indices", "token_indices", "init_weights"),
     }
 )
+_MERGE_WITH_PEFT = "merge it into its base with peft (merge_and_unload) and name the result"
 # Initialisations that leave the base's weights alone; the others subtract something from them, which is not saved.
 _INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -61,14 +62,14 @@ def read_config(path: Path) -> AdapterConfig:
         raise CheckpointError(
             f"peft_type {table.get('peft_type')!r} is not known here, only 'LORA' and 'TRAINABLE_TOKENS'",
             str(path),
-            "merge it into its base with peft (merge_and_unload) and name the result",
+            _MERGE_WITH_PEFT,
         )
     for key, value in table.items():
         if key not in _SILENT and value not in (None, False, [], {}):
             raise CheckpointError(
                 f"{key}: {value!r} is not known here",
                 str(path),
-                "merge it into its base with peft (merge_and_unload) and name the result",
+                _MERGE_WITH_PEFT,
             )
     if table.get("init_lora_weights") not in _INITIALISATIONS:
         raise CheckpointError(
@@ -92,9 +93,13 @@ def read_config(path: Path) -> AdapterConfig:
 def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
     """peft's rule: the first pattern that matches the end of the module's path, from a dot on."""
     for pattern, value in patterns.items():
-        if expression(pattern).matches(module, from_dot=True):
+        if regular(_anywhere(pattern)).fullmatch(module):
             return value
     return default
+
+
+def _anywhere(pattern: str) -> str:
+    return rf"(?:.*\.)?(?:{pattern})"
 
 
 def _number(table: Mapping[str, Any], key: str, path: Path, default: float) -> float:
@@ -137,7 +142,8 @@ def _patterns(table: Mapping[str, Any], key: str, path: Path) -> dict[str, float
         raise CheckpointError(f"{key}: {given!r} is no table from module names to numbers", str(path))
     for pattern in given:
         try:
-            expression(pattern)
-        except ExpressionError as error:
-            raise CheckpointError(f"{key}: {clipped(repr(pattern), 200)} {error}", str(path)) from None
+            regular(pattern)
+            regular(_anywhere(pattern))  # flags such as (?i) may stand at the beginning only
+        except RegularError as error:
+            raise CheckpointError(f"{key}: {error.problems[0].what}", str(path), _MERGE_WITH_PEFT) from None
     return {pattern: _checked_number(value, f"{key}: {pattern}", path) for pattern, value in given.items()}

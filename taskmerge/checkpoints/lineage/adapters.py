@@ -70,7 +70,10 @@ def adapted(base: StateDict, adapter: str | Path, relative_to: Path | None = Non
     prompts = read_prompts(folder / PROMPTS)
     model = AdaptedStateDict(base, file, own.factors, own.replaced, label, tokenizer, prompts, own.rows)
     beside = folder / TRAINED_BESIDE
-    return overlaid(model, [beside]) if beside.is_file() else model
+    if not beside.is_file():
+        return model
+    check_link(beside, folder)
+    return overlaid(model, [beside])
 
 
 def _open(adapter: str | Path, relative_to: Path | None) -> tuple[Path, WeightFile]:

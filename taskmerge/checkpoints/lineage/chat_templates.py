@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.formats.links import check_link
 from taskmerge.errors import MergeError, clipped, did_you_mean
 
 FILE, CONFIG, OF_PROCESSOR = "chat_template.jinja", "tokenizer_config.json", "chat_template.json"
@@ -57,6 +58,7 @@ def template_of(folder: Path | None) -> str | None:
     if folder is None:
         return None
     if (folder / FILE).is_file():
+        check_link(folder / FILE, folder)
         return _text(folder / FILE)
     if not (folder / CONFIG).is_file():
         return None

@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 import numpy as np
 
 from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.formats.links import check_link
 from taskmerge.checkpoints.lineage.token_sources import GivenRow, Vocabularies, given_rows, new_to
 from taskmerge.errors import CheckpointError, MergeError
 
@@ -98,6 +99,7 @@ def read_vocabulary(folder: Path | None) -> Vocabulary | None:
     for name in ("vocab.json", "vocab.txt"):
         path = folder / name
         if path.is_file():
+            check_link(path, folder)
             ids: Any = read_json(path, dict[str, int]) if name.endswith("json") else _from_lines(path)
             extra = folder / "added_tokens.json"
             added = _checked_ids(read_json(extra, dict[str, int]), extra) if extra.is_file() else {}

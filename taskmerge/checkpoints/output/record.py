@@ -1,15 +1,189 @@
-"""The records that say that a folder was made here: nothing without one is ever replaced or removed."""
+"""taskmerge.json, the record in every folder made here: what made it, from what, and the sha256 of each file.
+
+A folder without one was not made here: nothing in it is ever replaced or removed, and of a folder with one only the
+files that are as the record says.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple, TypedDict
 
-FUSED = "taskmerge.json"
-TRAINED = "taskmerge_training.json"
-RECOVERED = "taskmerge_recovery.json"
-RECORDS = (FUSED, TRAINED, RECOVERED)
+from taskmerge import __version__
+from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.formats.links import check_link
+from taskmerge.checkpoints.hashing import sha256_of
+from taskmerge.checkpoints.state_dict import StateDict
+from taskmerge.errors import CheckpointError
+
+FILE = "taskmerge.json"
+CARD = "README.md"
+"""The model card: written once, and the user's to edit from then on."""
+FORMER = ("taskmerge_training.json", "taskmerge_recovery.json")
+"""Records of trained models before there was one record for all; they do not say which files are theirs."""
+LOCK = ".lock"
+LOCK_MARK = b"taskmerge\n"
+"""What a lock of ours begins with; the names of files that were begun follow, one JSON text a line."""
+
+Kind = Literal["fused", "model", "trained", "recovered", "grafted", "task vector", "adapter", "report", "demo", "work"]
 
 
-def is_made_here(folder: Path) -> bool:
-    """Whether a folder carries one of our records."""
-    return any((folder / name).is_file() for name in RECORDS)
+class Source(TypedDict, total=False):
+    """Something a folder was made from. source: as the user named it. files: name -> sha256. commit: on the hub."""
+
+    source: str
+    files: dict[str, str]
+    commit: str
+
+
+class Record(TypedDict):
+    """What every record holds; what else one kind of folder has to say stands beside it.
+
+    taskmerge: version. stage: what made it (fuse, recover, extract, …). inputs: label -> what it was made from.
+    outputs: every file of the folder but the record itself, relative name -> sha256.
+    """
+
+    taskmerge: str
+    kind: Kind
+    stage: str
+    inputs: dict[str, Source]
+    outputs: dict[str, str]
+
+
+def new_record(kind: Kind, stage: str, inputs: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    """The record of a folder, but for its files. more: what this kind of folder has to say."""
+    return {"taskmerge": __version__, "kind": kind, "stage": stage, "inputs": dict(inputs or {}), "outputs": {}, **more}
+
+
+def render(record: Mapping[str, Any]) -> str:
+    """The file's text: the same record gives the same bytes."""
+    return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n"
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a folder made here. Raises CheckpointError when there is none, or it makes no sense."""
+    path = folder / FILE
+    if not path.is_file():
+        older = next((name for name in FORMER if (folder / name).is_file()), None)
+        what = f"has no {FILE}: it was not made by taskmerge"
+        if older:
+            what = f"has {older} of an older taskmerge and no {FILE}, which says what each file is"
+        raise CheckpointError(what, str(folder))
+    move = "without its record nobody can say whether the folder is as it was made; make it again"
+    check_link(path, folder)
+    record: Record = read_json(path, Record, move, own=True)
+    if any("\0" in name for name in record["outputs"]):
+        raise CheckpointError("names files with a zero byte", str(path), move)
+    return record
+
+
+def is_made_here(folder: Path, *kinds: Kind) -> bool:
+    """Whether a folder, and no link to one, carries our record; kinds: of one of these kinds."""
+    try:
+        return not folder.is_symlink() and (read_record(folder)["kind"] in kinds or not kinds)
+    except (CheckpointError, OSError):
+        return False
+
+
+def described(inputs: Mapping[str, StateDict]) -> dict[str, Source]:
+    """label -> what was read: the text that named it, commit on the hub, sha256 of each file."""
+    table: dict[str, Source] = {}
+    for label, state_dict in inputs.items():
+        files = {name: sha256_of(file.path) for name, file in state_dict.beside.files.items()}
+        table[label] = {"source": state_dict.label, "files": files}
+        if commit := state_dict.beside.commit:
+            table[label]["commit"] = commit
+    return table
+
+
+class Contents(NamedTuple):
+    """What lies in a folder made here. own: names of what its record says and what is still so, the record among them.
+    others: what is not ours: files the record does not name, files changed since, links, folders, mount points."""
+
+    own: dict[str, os.stat_result]
+    others: list[str]
+
+
+def contents(folder: Path) -> Contents:
+    """Tells the files that were written here, and are as they were, from everything else in a folder.
+
+    Raises CheckpointError for a folder without a record.
+    """
+    outputs = read_record(folder)["outputs"]
+    parents = {str(parent) for name in outputs for parent in PurePosixPath(name).parents}
+    own: dict[str, os.stat_result] = {}
+    others: list[str] = []
+    for name, entry in _entries(folder, parents):
+        if entry is not None and _is_own(folder, name, outputs):
+            own[name] = entry
+        else:
+            others.append(f"{name} (changed since)" if entry is not None and name in outputs else name)
+    return Contents(own, sorted(others))
+
+
+def _is_own(folder: Path, name: str, outputs: Mapping[str, str]) -> bool:
+    if name == FILE or (name == LOCK and is_lock(folder / name)):
+        return True
+    return name in outputs and sha256_of(folder / name) == outputs[name]
+
+
+def _entries(folder: Path, parents: set[str], inside: str = "") -> Iterator[tuple[str, os.stat_result | None]]:
+    """Every regular file below a folder, with its state; links, folders of no file of ours and the like with None."""
+    home = folder.stat().st_dev
+    with os.scandir(folder) as found:
+        rows = sorted(found, key=lambda row: row.name)
+    for row in rows:
+        name, state = inside + row.name, row.stat(follow_symlinks=False)
+        if stat.S_ISREG(state.st_mode):
+            yield name, state
+        elif stat.S_ISDIR(state.st_mode) and name in parents and state.st_dev == home:
+            yield from _entries(Path(row.path), parents, name + "/")
+        else:
+            yield name + "/" * stat.S_ISDIR(state.st_mode), None
+
+
+def is_lock(path: Path) -> bool:
+    """Whether a file is a lock of ours, or one that was made and not yet written to."""
+    try:
+        state = path.lstat()
+        if not stat.S_ISREG(state.st_mode):
+            return False
+        with path.open("rb") as file:
+            start = file.read(len(LOCK_MARK))
+        return start == LOCK_MARK[: state.st_size]
+    except OSError:
+        return False
+
+
+def add_to_record(folder: Path, name: str) -> None:
+    """Says of a file that was written into a folder made here that it is ours too; of any other folder nothing."""
+    if not is_made_here(folder):
+        return
+    record: dict[str, Any] = read_json(folder / FILE, dict[str, Any])
+    record["outputs"][name] = sha256_of(folder / name)
+    unfinished = folder / f"{FILE}.new"
+    unfinished.write_text(render(record), "utf-8")
+    unfinished.replace(folder / FILE)
+
+
+def changed_files(folder: Path, names: Iterable[str] | None = None) -> list[str]:
+    """Files of a folder made here that are not as its record says, as sentences; the card may have been edited.
+
+    names: which of the record's files to look at. Raises CheckpointError without a record.
+    """
+    findings, outputs = [], read_record(folder)["outputs"]
+    for name in outputs if names is None else names:
+        path = folder / name
+        if name == CARD:
+            continue
+        if not path.resolve().is_relative_to(folder.resolve()):
+            findings.append(f"{name}: lies outside the folder")
+        elif not path.is_file():
+            findings.append(f"{name}: missing")
+        elif sha256_of(path) != outputs[name]:
+            findings.append(f"{name}: its sha256 is not the recorded one")
+    return findings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,6 +13,7 @@ from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import PROMPTS
 from taskmerge.checkpoints.output.ahead import in_order
 from taskmerge.checkpoints.output.layout import ShardLayout, index_files, lay_out
+from taskmerge.checkpoints.output.record import Kind, described, new_record
 from taskmerge.checkpoints.output.segments import Part, Produce, segments
 from taskmerge.checkpoints.output.shard_writer import BUFFER
 from taskmerge.checkpoints.output.side_files import side_files, tokenizer_files
@@ -49,18 +50,21 @@ def output_dtype(name: str) -> str:
 
 def save_state_dict(
     state_dict: StateDict,
-    path: Path,
+    path: str | Path,
     *,
     dtype: str | None = None,
     shard_size: int | str = SHARD_SIZE,
     fresh: bool = False,
     extra: Mapping[str, str | Callable[[], str]] | None = None,
+    made: tuple[Kind, str] = ("model", "save"),
+    sources: Mapping[str, StateDict] | None = None,
 ) -> Path:
     """Writes `state_dict` into folder `path`, whole or not at all; a failure leaves nothing behind.
 
-    Side files come from ``state_dict.write_side_files``, or else from the folder beside the weights.
-    extra: file name -> text of further files, or what makes it once the weights are written. Returns the path. Raises
-    OutputError, UsageError, and what reading raises.
+    Side files come from ``state_dict.write_side_files``, or else from the folder beside the weights. fresh: replace
+    what was made here. extra: file name -> text of further files, or what makes it once the weights are written. made:
+    what kind of folder its record says this is, and what made it. sources: what it is made of, where the state dict
+    does not say. Returns the path. Raises OutputError, UsageError, and what reading raises.
     """
     if dtype is not None:
         state_dict = state_dict.in_dtype(dtype)
@@ -70,20 +74,29 @@ def save_state_dict(
     def produce(name: str, start: int, stop: int, out: np.ndarray) -> None:
         out[:] = converted(state_dict.read(name, start, stop), state_dict.tensors[name].dtype, infos[name].dtype)
 
-    folder = state_dict.beside.folder
-    check_space(path, sum(shard.size for shard in shards))
-    with OutputFolder(path, identity="", fresh=fresh, inputs=[folder] if folder else ()) as output:
+    sources = state_dict.sources() if sources is None else sources
+    output = OutputFolder(path, identity="", fresh=fresh, inputs=folders_of((state_dict, *sources.values())))
+    check_space(output.final, sum(shard.size for shard in shards) + bytes_beside(state_dict.beside), len(shards))
+    with output:
         try:
             write_shards(output, shards, produce)
             if not state_dict.write_side_files(output, dtype):
                 add_side_files(output, state_dict.beside, dtype)
             for name, text in (extra or {}).items():
                 output.add_text(name, text if isinstance(text, str) else text())
-            output.publish()
+            output.publish(new_record(*made, described(sources)))
         except BaseException:
             output.abandon()
             raise
-    return path
+    return Path(path)
+
+
+def folders_of(state_dicts: Iterable[StateDict]) -> list[Path]:
+    """The local folders that these are read from."""
+    folders: list[Path | None] = []
+    for one in state_dicts:
+        folders += [one.beside.folder, *(file.path.parent for file in one.beside.files.values() if file.local)]
+    return list(dict.fromkeys(folder for folder in folders if folder is not None))
 
 
 def converted(stored: np.ndarray, dtype: str, target: str) -> np.ndarray:
@@ -125,6 +138,12 @@ def write_shards(
                     progress(count)
     for name, text in index_files(shards).items():
         output.add_text(name, text)
+
+
+def bytes_beside(beside: Beside) -> int:
+    """Of the files that `add_side_files` copies."""
+    names = side_files(beside.folder, beside.module_folders.values()) if beside.folder is not None else []
+    return sum((beside.folder / name).stat().st_size for name in names) if beside.folder is not None else 0
 
 
 def add_side_files(output: OutputFolder, beside: Beside, dtype: str | None) -> None:

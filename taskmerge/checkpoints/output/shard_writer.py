@@ -20,9 +20,11 @@ import numpy as np
 
 from taskmerge.checkpoints.output.layout import ShardLayout
 from taskmerge.errors import OutputError
+from taskmerge.words.system_errors import as_output_error
 
 BUFFER = 8 << 20
 BUFFERS = 7
+AGAIN = "run the same command again: it goes on from its finished files"
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -44,7 +46,7 @@ class ShardWriter:
         try:
             self._file = _StraightFile(path, layout.size)
         except OSError as error:
-            raise self._failed(f"no room for {layout.size:,} bytes: {error.strerror}") from None
+            raise self._failed(error, f"no room for {layout.size:,} bytes") from None
         self._writing = _Consumer(self._write_out)
         self._hashing = _Consumer(self._hash_more)
 
@@ -56,7 +58,7 @@ class ShardWriter:
         """Appends the first `count` bytes of a buffer; only the file's last may be less than full."""
         for consumer in (self._hashing, self._writing):
             if consumer.failure is not None:
-                raise self._failed(f"writing failed: {consumer.failure}")
+                raise self._failed(consumer.failure)
         self._taken += count
         self._hashing.queue.put(buffer[:count])
 
@@ -90,8 +92,8 @@ class ShardWriter:
         finally:
             self._free.put(data.base)  # type: ignore[arg-type]
 
-    def _failed(self, what: str) -> OutputError:
-        return OutputError(what, str(self._path), "free space, then run it again: it goes on from its finished files")
+    def _failed(self, error: BaseException, what: str = "writing failed") -> OutputError:
+        return as_output_error(error, self._path, what) or OutputError(f"{what}: {error}", str(self._path), AGAIN)
 
     def finish(self) -> str:
         """Waits for the last byte to be on disk; the file's sha256."""
@@ -99,13 +101,14 @@ class ShardWriter:
             self.put(self._filling, self._filled)
         failures = [self._hashing.stop(), self._writing.stop()]
         try:
-            if any(failures):
-                raise self._failed(f"writing failed: {next(filter(None, failures))}")
+            for failure in filter(None, failures):
+                raise self._failed(failure)
             if self._taken != self._layout.size:
-                raise self._failed(f"wrote {self._taken:,} bytes of {self._layout.size:,}")
+                what = f"wrote {self._taken:,} bytes of {self._layout.size:,}"
+                raise OutputError(what, str(self._path), AGAIN)
             self._file.finish()
         except OSError as error:
-            raise self._failed(f"writing failed: {error}") from None
+            raise self._failed(error) from None
         return self._hash.hexdigest()
 
     def close(self) -> None:

@@ -29,6 +29,7 @@ def side_files(folder: Path, modules: Iterable[str]) -> list[str]:
     names: set[str] = set()
     for inside in {"", *modules}:
         here = folder / inside
+        check_link(here, folder)
         for pattern in _PATTERNS:
             for path in here.glob(pattern):
                 if path.is_file() and not any(path.match(skip) for skip in _NOT_OURS):
@@ -38,7 +39,10 @@ def side_files(folder: Path, modules: Iterable[str]) -> list[str]:
                     names.add(str(path.relative_to(folder)))
         extra = here / "additional_chat_templates"
         if extra.is_dir():
-            names |= {str(path.relative_to(folder)) for path in extra.glob("*.jinja")}
+            check_link(extra, folder)
+            for path in extra.glob("*.jinja"):
+                check_link(path, folder)
+                names.add(str(path.relative_to(folder)))
     return sorted(names)
 
 
@@ -52,6 +56,7 @@ def tokenizer_files(folder: Path, inside: str) -> dict[str, Path | None]:
     for name in FILES:
         path, place = folder / name, str(PurePosixPath(inside, name))
         if path.is_file():
+            check_link(path, folder)
             files[place] = path
         elif name != "chat_template.jinja":
             files[place] = None

@@ -12,48 +12,60 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.hashing import sha256_of
 from taskmerge.checkpoints.output.layout import ShardLayout
+from taskmerge.checkpoints.output.record import FILE, LOCK, LOCK_MARK, new_record, render
+from taskmerge.checkpoints.output.replacing import absolute, put_in_place, site, sync
 from taskmerge.checkpoints.output.shard_writer import BUFFER, ShardWriter
-from taskmerge.errors import CheckpointError, OutputError
-from taskmerge.words.places import output_path
-
-JOURNAL = ".taskmerge-journal.json"
-LOCK = ".lock"
+from taskmerge.checkpoints.output.staging import JOURNAL, SAVED, begun_in, check_staging, files_below, is_ours
+from taskmerge.errors import CheckpointError, OutputError, few
+from taskmerge.words.system_errors import as_output_error, writing
 
 
 class OutputFolder:
     """Collects the files of one output and publishes them in one rename.
 
     final: the folder to make. identity: text that is equal only for runs that would write the same bytes; "" for a run
-    that cannot be gone on with. fresh: replace an existing output and throw away an unfinished one. inputs: folders
-    that are being read, which `final` must not replace.
+    that cannot be gone on with. fresh: replace an output made here and throw away an unfinished one. inputs: folders
+    and files that are being read, which `final` must not replace. keep: keep what is replaced as `NAME-previous`.
 
-    Raises OutputError when `final` exists (without fresh) or holds an input, when an unfinished run with another
-    identity lies there, or when another process is writing.
+    Raises OutputError for what `replacing.site` refuses, when an unfinished run with another identity or something of
+    somebody else's lies where the files are collected, or when another process is writing.
     """
 
-    def __init__(self, final: Path, identity: str, fresh: bool = False, inputs: Iterable[Path] = ()) -> None:
-        self.final = Path.cwd() / output_path(final)
-        self.staging = self.final.parent / f".{self.final.name}.partial"
+    def __init__(
+        self,
+        final: str | Path,
+        identity: str,
+        fresh: bool = False,
+        inputs: Iterable[Path] = (),
+        *,
+        keep: bool = False,
+    ) -> None:
+        self.final = absolute(final)
         self.identity = identity
         self.fresh = fresh
+        self.keep = keep
+        self.inputs = tuple(inputs)
         self.finished: dict[str, str] = {}
+        self._begun: set[str] = set()
         self._made: list[Path] = []
         self._unsynced: list[Path] = []
-        check_free(self.final, fresh)
-        check_apart(self.final, inputs)
+        self.site = site(self.final, fresh, self.inputs, keep=keep)
+        self.staging = self.site.staging
 
     def __enter__(self) -> OutputFolder:
         try:
             self._made = [folder for folder in self.final.parents if not folder.exists()]
             self.staging.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.staging / LOCK).open("w")
+            handle = os.open(self.staging / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
+            self._lock = os.fdopen(handle, "r+b", buffering=0)
         except OSError as error:
             self._remove_made()
             raise OutputError(
@@ -63,12 +75,16 @@ class OutputFolder:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             held = os.fstat(self._lock.fileno())
             if not os.path.samestat(held, (self.staging / LOCK).stat()):  # published since it was opened
-                raise OSError
-        except OSError:
+                raise FileNotFoundError
+        except OSError as error:
             self._lock.close()
+            if not isinstance(error, BlockingIOError | PermissionError | FileNotFoundError):  # EIO, no locks there
+                raise as_output_error(error, self.staging, "cannot be locked") or error from None
             raise OutputError("another process is writing this output", str(self.final), "wait for it to end") from None
         try:
-            self._take_up_journal()
+            with writing(self.staging):
+                self._take_up_names(held.st_size)
+                self._take_up_journal()
         except BaseException:
             self._lock.close()
             raise
@@ -77,94 +93,141 @@ class OutputFolder:
     def __exit__(self, *_: object) -> None:
         self._lock.close()
 
+    def _take_up_names(self, size: int) -> None:
+        """The lock file also says which files were begun: whatever a kill leaves, these are ours."""
+        known = os.pread(self._lock.fileno(), size, 0)
+        self._begun = begun_in(known)
+        if not known.startswith(LOCK_MARK):
+            self._lock.truncate(0)
+            self._lock.write(LOCK_MARK)
+        elif not known.endswith(b"\n"):
+            self._lock.write(b"\n")
+
+    def _begin(self, name: str) -> None:
+        if name not in self._begun:
+            self._begun.add(name)
+            self._lock.write(json.dumps(name).encode() + b"\n")
+
     def _take_up_journal(self) -> None:
+        check_staging(self.staging)  # again: now nobody else of ours writes here
         journal = self.staging / JOURNAL
-        if self.fresh:
+        known = _journal(journal) if journal.exists() and not self.fresh else None
+        if known is None or known["identity"] == "":
             self._clear()
-        elif journal.exists():
-            table = _journal(journal)
-            if table["identity"] == "":
-                self._clear()
-            elif table["identity"] != self.identity:
-                raise OutputError(
-                    "an unfinished run with another recipe, other inputs or another version lies here",
-                    str(self.staging),
-                    "--fresh throws it away",
-                )
-            self.finished = {
-                name: digest for name, digest in table["finished"].items() if (self.staging / name).exists()
-            }
+        elif known["identity"] != self.identity:
+            raise OutputError(
+                "an unfinished run with another recipe, other inputs or another version lies here",
+                str(self.staging),
+                "--fresh throws it away",
+            )
         else:
-            self._clear()
+            self.finished = {
+                name: digest for name, digest in known["finished"].items() if (self.staging / name).exists()
+            }
         self._write_journal()
 
     def _clear(self) -> None:
-        for path in self.staging.iterdir():
-            if path.name != LOCK:
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        """Removes what was collected, and nothing that somebody else has put there."""
+        for name in files_below(self.staging):
+            if name not in (LOCK, JOURNAL) and is_ours(name, self._begun):
+                (self.staging / name).unlink()
+        for folder, _, _ in os.walk(self.staging, topdown=False):
+            if Path(folder) != self.staging:
+                with contextlib.suppress(OSError):
+                    Path(folder).rmdir()
 
     def _write_journal(self) -> None:
         table = {"identity": self.identity, "finished": self.finished}
         path = self.staging / f"{JOURNAL}.new"
         path.write_text(json.dumps(table), "utf-8")
         if self.finished:  # before that there is nothing to go on from
-            _sync(path)
+            sync(path)
         path.replace(self.staging / JOURNAL)
 
     def path(self, name: str) -> Path:
         """Where the file `name` is being collected; makes its folders."""
+        self._begin(name)
         path = self.staging / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+    def saved(self) -> Path:
+        """A folder, not made yet, for a library to save a model in; `take_over` takes what it wrote."""
+        return self.staging / SAVED
+
+    def take_over(self) -> None:
+        """Takes the files that a library saved into the output."""
+        with writing(self.final):
+            for name in files_below(self.saved()):
+                (self.saved() / name).replace(self.path(name))
+                self._unsynced.append(self.staging / name)
+            shutil.rmtree(self.saved())
 
     @contextlib.contextmanager
     def shard(self, layout: ShardLayout, size: int = BUFFER) -> Iterator[ShardWriter]:
         """A writer for one weight file, with buffers of `size` bytes; on a clean exit the file is complete, synced and
         noted as finished."""
-        path = self.path(layout.file + ".unfinished")
+        with writing(self.final / layout.file):
+            path = self.path(layout.file + ".unfinished")
         writer = ShardWriter(path, layout, size)
         try:
             yield writer
             digest = writer.finish()
         finally:
             writer.close()
-        path.replace(self.path(layout.file))
-        self.finished[layout.file] = digest
-        self._write_journal()
+        with writing(self.final / layout.file):
+            path.replace(self.path(layout.file))
+            self.finished[layout.file] = digest
+            self._write_journal()
 
     def add_text(self, name: str, text: str) -> None:
         """Writes a small file; on disk for sure once published."""
-        path = self.path(name)
-        path.write_bytes(text.encode("utf-8"))
+        with writing(self.final / name):
+            path = self.path(name)
+            path.write_bytes(text.encode("utf-8"))
         self._unsynced.append(path)
 
     def add_copy(self, name: str, source: Path) -> None:
         """Copies a side file (contents, not links)."""
-        target = self.path(name)
-        shutil.copyfile(source, target)
+        with writing(self.final / name):
+            target = self.path(name)
+            shutil.copyfile(source, target)
         self._unsynced.append(target)
 
-    def publish(self) -> None:
-        """Moves the finished folder to its final place."""
-        check_free(self.final, self.fresh)
-        folders = [Path(folder) for folder, _, _ in os.walk(self.staging)]
-        with ThreadPoolExecutor(8) as threads:  # at once: a file system commits what is asked for together
-            list(threads.map(_sync, [*self._unsynced, *folders]))
-        old = self.final.parent / f".{self.final.name}.replaced"
-        if self.final.exists():
-            if old.exists():
-                shutil.rmtree(old)
-            self.final.replace(old)
-        (self.staging / JOURNAL).unlink()
-        self.staging.replace(self.final)
-        (self.final / LOCK).unlink()
-        _sync(self.final.parent)
-        if old.exists():
-            shutil.rmtree(old)
+    def publish(self, record: Mapping[str, Any] | None = None) -> list[str]:
+        """Writes the record and moves the finished folder to its final place.
+
+        record: see `record.new_record`. Returns what turned up in the older folder meanwhile, and was left there.
+        """
+        place = site(self.final, self.fresh, self.inputs, keep=self.keep)
+        names = sorted(name for name in files_below(self.staging) if name not in (LOCK, JOURNAL, FILE))
+        if strange := [name for name in names if name not in self._begun and name not in self.finished]:
+            what = f"something was put into the unfinished output: {few(strange)}"
+            raise OutputError(what, str(self.staging), "move these out of it, and run the same command again")
+        with writing(self.final):
+            outputs = {name: self.finished.get(name) or sha256_of(self.staging / name) for name in names}
+            self.add_text(FILE, render({**(record or new_record("model", "save")), "outputs": outputs}))
+            folders = [Path(folder) for folder, _, _ in os.walk(self.staging)]
+            with ThreadPoolExecutor(8) as threads:  # at once: a file system commits what is asked for together
+                list(threads.map(sync, [*self._unsynced, *folders]))
+            (self.staging / JOURNAL).unlink()
+            try:
+                put_in_place(self.staging, place)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    self._write_journal()  # so that the next run goes on from here
+                raise
+        with contextlib.suppress(OSError):  # it stands, whole
+            (self.final / LOCK).unlink()
+        return place.left
 
     def abandon(self) -> None:
         """Removes everything written: the run has failed for good and there is nothing worth going on from."""
-        shutil.rmtree(self.staging, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._clear()
+            (self.staging / JOURNAL).unlink(missing_ok=True)
+            (self.staging / LOCK).unlink()
+            self.staging.rmdir()
         self._remove_made()
 
     def _remove_made(self) -> None:
@@ -190,37 +253,28 @@ def _journal(path: Path) -> _Journal:
     return journal
 
 
-def check_free(final: Path, fresh: bool) -> None:
-    """Refuses an existing output, unless it is an empty folder or is to be replaced."""
-    if final.is_symlink() or (final.exists() and not final.is_dir()):
-        raise OutputError("exists and is no folder", str(final), "choose another output path")
-    if final.exists() and any(final.iterdir()) and not fresh:
-        raise OutputError("the output folder already exists", str(final), "--fresh replaces it, --out writes elsewhere")
+_SIDES = 16
+"""Files that a model has besides its weights, at most, more or less."""
 
 
-def check_apart(final: Path, inputs: Iterable[Path]) -> None:
-    """Refuses an output that would take the place of an input, or of a folder that an input lies in."""
-    for folder in inputs:
-        if folder.resolve().is_relative_to(final.resolve()):
-            raise OutputError(f"the output would replace an input: {folder}", str(final), "choose another output path")
+def check_space(final: Path, needed: int, files: int = 1) -> None:
+    """Refuses to start when the disk cannot hold `needed` more bytes, or so many more files of weights.
 
-
-def check_space(final: Path, needed: int) -> None:
-    """Refuses to start when the disk cannot hold `needed` more bytes."""
+    Raises OutputError.
+    """
     existing = next(parent for parent in (final, *final.parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
+    with writing(final):
+        disk = os.statvfs(existing)
+    free = disk.f_frsize * disk.f_bavail
+    if disk.f_files and disk.f_favail < files + _SIDES:  # some file systems count none
+        raise OutputError(
+            f"the output needs {files + _SIDES:,} files, the disk has room for {disk.f_favail:,} (`df -i`)",
+            str(final),
+            "remove files or choose another disk",
+        )
     if needed > free:
         raise OutputError(
             f"the output needs {needed:,} bytes, the disk has {free:,} free",
             str(final),
             "free space or choose another disk",
         )
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -16,6 +16,8 @@ from taskmerge.checkpoints.formats.header import build_header
 from taskmerge.checkpoints.formats.table import SAFETENSORS
 from taskmerge.checkpoints.lineage.conversion import memory_modules
 from taskmerge.checkpoints.output.layout import METADATA, ShardLayout
+from taskmerge.checkpoints.output.record import described, new_record
+from taskmerge.checkpoints.output.saving import folders_of
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
@@ -61,16 +63,19 @@ def extract_lora(
     seed: int = 0,
     base_name: str | None = None,
     fresh: bool = False,
+    sources: Mapping[str, StateDict] | None = None,
 ) -> Extraction:
     """Writes the deltas as the PEFT adapter folder `out`, to be loaded on the base.
 
     read_delta: (name, start, stop) -> float64 entries. Matrices, convolutions and token tables become factors of at
     most `rank` (`low_rank_factors`); vectors (norms, biases) are saved whole; unchanged tensors are left away. One
-    matrix at a time is held in memory. base_name: what adapter_config.json calls the base. Raises UsageError for a rank
-    below 1, OutputError as writing does.
+    matrix at a time is held in memory. base_name: what adapter_config.json calls the base. sources: what the deltas are
+    made of; the base by default. Raises UsageError for a rank below 1, OutputError as writing does.
     """
     if rank < 1:
         raise UsageError(f"rank {rank} is below 1", next_move="--lora 16 is a usual choice")
+    sources = {base.label: base} if sources is None else sources
+    output = OutputFolder(out, identity="", fresh=fresh, inputs=folders_of(sources.values()))
     squares = {name: _square(read_delta, name, math.prod(shape)) for name, shape in shapes.items()}
     changed = [name for name in shapes if squares[name] > 0]
     memory = memory_modules(base.tensors, base.config)
@@ -89,7 +94,7 @@ def extract_lora(
         what = f"no delta is one that an adapter can carry; left out: {few(left_out)}"
         raise UsageError(what, next_move="write a task vector: leave --lora out")
     _name_biases(adapter)
-    size = _write(out, adapter, _config(adapter, base, rank, base_name), fresh)
+    size = _write(output, adapter, _config(adapter, base, rank, base_name), sources)
     total = sum(squares.values())
     errors = {name: math.sqrt(lost[name] / squares[name]) for name in changed}
     return Extraction(out, size, math.sqrt(sum(lost.values()) / total) if total else 0.0, errors, tuple(left_out))
@@ -165,15 +170,15 @@ def _config(adapter: _Adapter, base: StateDict, rank: int, base_name: str | None
     }
 
 
-def _write(out: Path, adapter: _Adapter, config: Mapping[str, Any], fresh: bool) -> int:
+def _write(output: OutputFolder, adapter: _Adapter, config: Mapping[str, Any], sources: Mapping[str, StateDict]) -> int:
     infos = [TensorInfo(_PREFIX + name, "F32", values.shape) for name, values in sorted(adapter.stored.items())]
     header, entries = build_header(infos, METADATA)
     layout = ShardLayout(SAFETENSORS.adapter, header, entries, tuple(info.name for info in infos))
-    check_space(out, layout.size)
-    with OutputFolder(out, identity="", fresh=fresh) as output:
+    check_space(output.final, layout.size)
+    with output:
         with output.shard(layout) as writer:
             for name in layout.names:
                 writer.write(np.ascontiguousarray(adapter.stored[name.removeprefix(_PREFIX)]).reshape(-1))
         output.add_text("adapter_config.json", json.dumps(config, indent=2) + "\n")
-        output.publish()
+        output.publish(new_record("adapter", "extract", described(sources)))
     return layout.size

@@ -15,6 +15,7 @@ from taskmerge.measuring.drift.null_band import Band
 from taskmerge.measuring.drift.verdict import Verdict
 from taskmerge.metrics.bootstrap import Interval
 from taskmerge.words.json_text import check_json
+from taskmerge.words.system_errors import writing
 
 EXIT_DRIFTED = 3
 EXIT_CANNOT_TELL = 4
@@ -97,7 +98,8 @@ class DriftReport:
 
     def save(self, path: str | Path) -> None:
         """Write the report as JSON."""
-        Path(path).write_text(json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        with writing(path):
+            Path(path).write_text(json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
         lines = [" ".join([f"{name}: {found.verdict}", *found.notes]) for name, found in self.modalities.items()]

@@ -25,6 +25,7 @@ from taskmerge.metrics.ranking import mean_scores, ranking_scores
 from taskmerge.metrics.retrieval import normalized
 from taskmerge.words.modalities import NAMES, TEXT
 from taskmerge.words.places import output_path
+from taskmerge.words.system_errors import writing
 
 Suite = Literal["image", "video", "visdoc"]
 MAIN_SCORE: Mapping[Suite, str] = {"image": "hit@1", "video": "hit@1", "visdoc": "ndcg_linear@5"}
@@ -260,10 +261,8 @@ class _Arrays(pickle.Unpickler):
 
 
 def _write(path: Path, data: bytes) -> None:
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_name(f".{path.name}.new")
         scratch.write_bytes(data)
         scratch.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot be written: {error.strerror}", str(path)) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from taskmerge.embedders.media import load_frames, load_picture
+from taskmerge.embedders.media_files import read_picture
 from taskmerge.errors import UsageError
-from taskmerge.words.extras import require
 
 Side = Literal["query", "cand"]
 _PLACEHOLDERS = re.compile(r"(<\|image_pad\|>|<\|video_pad\|>|<\|image_\d+\|>|<image>|<video>|<audio>)[ \n]?")
@@ -125,10 +124,4 @@ def _media(visual: Any, number: int) -> dict[str, Any]:
 
 
 def _opened(data: bytes) -> Any:
-    require("PIL")
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        return Image.open(io.BytesIO(data))
-    except UnidentifiedImageError as error:
-        raise UsageError(f"picture cannot be read: {error}") from error
+    return read_picture(data, "in the data")

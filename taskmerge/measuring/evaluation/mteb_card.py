@@ -35,7 +35,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     opened(Path(path))
     try:
         table = yaml.safe_load(Path(path).read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"cannot be read: {first_line(error)}", str(path)) from None
     if not isinstance(table, Mapping):
         raise UsageError("holds no mapping of fields", str(path), "release_date: 2026-11-26")
@@ -56,7 +56,7 @@ def _front_matter(folder: Path | None) -> Mapping[str, Any]:
         return {}
     try:
         table = yaml.safe_load(parts[1])
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none, a hundred thousand brackets
         return {}
     return table if isinstance(table, Mapping) else {}
 

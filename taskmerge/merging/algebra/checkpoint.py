@@ -27,7 +27,6 @@ from taskmerge.errors import MergeError, UsageError, did_you_mean
 from taskmerge.merging.algebra.sums import Term, joined, plan_sum, same
 from taskmerge.merging.algebra.task_vector import TaskVector
 from taskmerge.merging.fused import FusedStateDict
-from taskmerge.words.places import output_path
 
 if TYPE_CHECKING:
     import torch
@@ -138,7 +137,7 @@ class Checkpoint:
         dtype: torch name ("bfloat16") for all floating-point tensors; None keeps each tensor's own. shard_size: bytes,
         or text such as "500MB". fresh: replace an existing folder. Raises OutputError, MergeError.
         """
-        return save_state_dict(self.underlying, output_path(path), dtype=dtype, shard_size=shard_size, fresh=fresh)
+        return save_state_dict(self.underlying, path, dtype=dtype, shard_size=shard_size, fresh=fresh)
 
 
 class MovedCheckpoint(Checkpoint):

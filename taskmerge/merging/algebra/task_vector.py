@@ -19,6 +19,7 @@ import numpy as np
 
 from taskmerge.checkpoints.components import component_map
 from taskmerge.checkpoints.lineage.adapters import adapted, is_adapter
+from taskmerge.checkpoints.output.record import Kind
 from taskmerge.checkpoints.output.saving import output_dtype, save_state_dict
 from taskmerge.checkpoints.selector import Selector
 from taskmerge.checkpoints.state_dict import Beside, Output, StateDict
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     import torch
 
 CHUNK = 1 << 20
+_MADE: tuple[Kind, str] = ("task vector", "extract")
 
 
 class HasNumbers(Protocol):
@@ -214,14 +216,15 @@ class TaskVector:
             raise self._cannot_grow(f"the form {form}")
         if form == "dense":
             extra = {VECTOR_FILE: json.dumps(marks) + "\n"}
-            return save_state_dict(_Deltas(self, output_dtype(dtype)), output_path(path), fresh=fresh, extra=extra)
+            dense = _Deltas(self, output_dtype(dtype))
+            return save_state_dict(dense, path, fresh=fresh, extra=extra, made=_MADE, sources=self._plan.inputs)
         small = CompressedDeltas(
             self.read, self.shapes, cast(Form, form), self.own, density, rank,
             dtype=output_dtype(dtype), label=self.label, beside=self.beside,
         )  # fmt: skip
         marks["shapes"] = {name: list(shape) for name, shape in self.shapes.items()}
         written = {VECTOR_FILE: lambda: json.dumps(marks | {"report": small.report()}) + "\n"}
-        return save_state_dict(small, output_path(path), fresh=fresh, extra=written)
+        return save_state_dict(small, path, fresh=fresh, extra=written, made=_MADE, sources=self._plan.inputs)
 
     def save_lora(
         self, path: str | Path, rank: int, *, seed: int = 0, base_name: str | None = None, fresh: bool = False
@@ -236,8 +239,9 @@ class TaskVector:
         if self.grown:
             raise self._cannot_grow("an adapter")
         return extract_lora(
-            self.base, self.read, self.shapes, output_path(path), rank, seed=seed, base_name=base_name, fresh=fresh
-        )
+            self.base, self.read, self.shapes, output_path(path), rank,
+            seed=seed, base_name=base_name, fresh=fresh, sources=self._plan.inputs,
+        )  # fmt: skip
 
     @classmethod
     def load(cls, path: str | Path, base: HasNumbers) -> TaskVector:

@@ -170,8 +170,7 @@ BAD_FIELDS = {
     "flag that is none": ({"use_rslora": "yes"}, "use_rslora: 'yes' is neither true nor false"),
     "pattern that is no table": ({"rank_pattern": ["q_proj"]}, "rank_pattern"),
     "broken pattern": ({"alpha_pattern": {"q_proj(": 3}}, "is no regular expression"),
-    "pattern that looks around": ({"alpha_pattern": {"(?=q)q": 3}}, "not matched here"),
-    "endless pattern": ({"alpha_pattern": {"(?:(?:q?){60}){60}": 3}}, "is too costly to match"),
+    "endless pattern": ({"alpha_pattern": {"(q+)+$": 3}}, "too costly a pattern"),
     "dora without magnitudes": ({"use_dora": True}, "has no lora_magnitude_vector"),
 }
 

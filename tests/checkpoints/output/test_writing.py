@@ -121,7 +121,7 @@ def test_files_follow_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "out").iterdir()}
-    assert modes == dict.fromkeys(("config.json", "model.safetensors", "tokenizer.json"), 0o640)
+    assert modes == dict.fromkeys(("config.json", "model.safetensors", "tokenizer.json", "taskmerge.json"), 0o640)
     assert stat.S_IMODE((tmp_path / "out").stat().st_mode) == 0o750
 
 
@@ -135,7 +135,7 @@ def test_side_files_travel_and_the_rest_stays(tmp_path: Path) -> None:
     (base / "modules.json").write_text('[{"path": ""}, {"path": "sub"}]')
     (base / "sub" / "other.json").unlink()
     saved = Checkpoint.open(base).save(tmp_path / "out", dtype="bfloat16")
-    assert digests(saved).keys() == {*travels, "modules.json", "config.json", "model.safetensors"}
+    assert digests(saved).keys() == {*travels, "modules.json", "config.json", "model.safetensors", "taskmerge.json"}
     assert json.loads((saved / "config.json").read_text()) == {"model_type": "llama", "torch_dtype": "bfloat16"}
     assert same_text(base, Checkpoint.open(base).save(tmp_path / "same"), "config.json")
 
@@ -210,7 +210,7 @@ def test_a_killed_save_is_no_obstacle(tmp_path: Path) -> None:
     with OutputFolder(tmp_path / "out", identity="") as killed:
         killed.add_text("rubbish.json", "{}")
     Checkpoint.open({"a": np.ones(3)}).save(tmp_path / "out")
-    assert digests(tmp_path / "out").keys() == {"model.safetensors"}
+    assert digests(tmp_path / "out").keys() == {"model.safetensors", "taskmerge.json"}
     with OutputFolder(tmp_path / "other", identity="a fuse"):
         pass
     with pytest.raises(OutputError, match="an unfinished run"):

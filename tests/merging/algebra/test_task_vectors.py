@@ -188,7 +188,7 @@ def test_the_least_entry_kept_is_exact(values: np.ndarray, share: float, size: i
     vector = Checkpoint.open({"w": values}) - Checkpoint.open({"w": np.zeros(len(values))})
     rank = max(1, math.floor(share * len(values)))
     sizes = np.abs(values).astype(np.float32)
-    want = np.where(sizes >= np.sort(sizes)[::-1][rank - 1], values, 0.0)
+    want = np.where(sizes >= np.sort(sizes)[::-1][rank - 1], values, 0.0) if share else np.zeros(len(values))
     kept = vector.sparsify(share)
     found = [kept.read("w", start, min(start + size, len(values))) for start in range(0, len(values), size)]
     assert np.array_equal(np.concatenate(found), want)
@@ -204,7 +204,7 @@ def test_sparsify_by_magnitude_keeps_the_largest_and_all_ties(density: float, mo
         if delta.size == 0:
             continue
         sizes = np.abs(delta).astype(np.float32)
-        least = np.sort(sizes)[::-1][max(1, math.floor(density * delta.size)) - 1]
+        least = np.sort(sizes)[::-1][max(1, math.floor(density * delta.size)) - 1] if density else np.inf
         assert np.array_equal(kept, np.where(sizes >= least, delta, 0.0)), name
 
 

@@ -1,0 +1,88 @@
+"""Whether a folder made here is what its record says: all its files, and what a training did not touch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple, TypedDict
+
+from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.formats.reading import StoredStateDict, open_stored
+from taskmerge.checkpoints.hashing import sha256_of
+from taskmerge.checkpoints.output.record import FILE, Source, changed_files, contents, read_record
+from taskmerge.checkpoints.output.saving import CHUNK
+from taskmerge.errors import TaskmergeError, few
+
+
+class Checked(NamedTuple):
+    """differences: from the record, as sentences. said: what was looked at, and what could not be."""
+
+    differences: list[str]
+    said: list[str]
+
+
+class _Trained(TypedDict):
+    trained: list[str]
+
+
+def check_made(folder: Path) -> Checked:
+    """Compare a folder with its record: every file, what it was made from, and the tensors that training left alone.
+
+    Those of the model that was trained are compared entry by entry where it is still at hand. Raises CheckpointError
+    without a record.
+    """
+    record = read_record(folder)
+    differences = changed_files(folder)
+    said = [f"{len(record['outputs']):,} files, by their sha256"]
+    strange = [name for name in contents(folder).others if name.partition(" ")[0] not in record["outputs"]]
+    if strange:
+        said.append(f"not in the record, and not looked at: {few(strange)}")
+    at_hand = {}
+    for label, source in record["inputs"].items():
+        stored = _opened(folder, source)
+        if stored is None:
+            said.append(f"{label}: not at hand, and not looked at: {source.get('source', '')}")
+            continue
+        changed = list(_changed(stored, source))
+        differences += [f"input {label}: {name} is not the recorded file" for name in changed]
+        if not changed:
+            at_hand[label] = stored
+            said.append(f"{label}: the recorded files")
+    if record["kind"] in ("trained", "recovered") and "model" in at_hand:
+        trained: _Trained = read_json(folder / FILE, _Trained, own=True)
+        counted, moved = _frozen(open_stored(folder), at_hand["model"], frozenset(trained["trained"]))
+        differences += moved
+        said.append(f"{counted:,} tensors that were not trained, entry by entry with those of the model before")
+    return Checked(differences, said)
+
+
+def _opened(folder: Path, source: Source) -> StoredStateDict | None:
+    """What a folder was made from, where it is still on this disk."""
+    place = folder / source.get("source", "")
+    if not source.get("files") or not place.exists():
+        return None
+    try:
+        return open_stored(place)
+    except TaskmergeError:
+        return None
+
+
+def _changed(stored: StoredStateDict, source: Source) -> Iterator[str]:
+    recorded = source.get("files", {})
+    found = {name: sha256_of(file.path) for name, file in stored.beside.files.items()}
+    yield from sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
+
+
+def _frozen(now: StoredStateDict, before: StoredStateDict, trained: frozenset[str]) -> tuple[int, list[str]]:
+    """Number of tensors compared, and those that differ though they were not trained."""
+    counted, differences = 0, []
+    for name, info in now.tensors.items():
+        if name in trained or before.tensors.get(name) != info:
+            continue
+        counted += 1
+        for start in range(0, info.count, CHUNK):
+            stop = min(start + CHUNK, info.count)
+            if now.read(name, start, stop).tobytes() != before.read(name, start, stop).tobytes():
+                differences.append(f"tensor {name}: was not trained, and differs from the model before")
+                break
+    return counted, differences

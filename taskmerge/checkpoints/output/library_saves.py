@@ -1,0 +1,38 @@
+"""A model that another library saves, in a folder of ours: there whole, with card and record, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from taskmerge.checkpoints.output.card import card
+from taskmerge.checkpoints.output.record import CARD
+from taskmerge.checkpoints.output.writing import OutputFolder
+from taskmerge.words.system_errors import writing
+
+
+def publish_saved(
+    save: Callable[[Path], Any],
+    out: str | Path,
+    record: Mapping[str, Any],
+    *,
+    fresh: bool = False,
+    inputs: Iterable[Path] = (),
+    keep: bool = False,
+) -> list[str]:
+    """Have `save` write a model, and move it to its place in one rename.
+
+    save: is given a folder that is not there yet. record: see `record.new_record`. The rest as for `OutputFolder`.
+    Returns what turned up in a folder that was replaced, and stays. Raises OutputError, and what `save` raises.
+    """
+    with OutputFolder(out, "", fresh, inputs, keep=keep) as output:
+        try:
+            with writing(output.final):
+                save(output.saved())
+            output.take_over()
+            output.add_text(CARD, card(output.final.name, record))
+            return output.publish(record)
+        except BaseException:
+            output.abandon()
+            raise

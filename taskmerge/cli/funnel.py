@@ -1,0 +1,159 @@
+"""The one place where exceptions end: what a user sees of each, and the exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeGuard
+
+from taskmerge import __version__
+from taskmerge.cli.output import report_error
+from taskmerge.errors import OutputError, TaskmergeError, clipped, first_line
+from taskmerge.words.extras import explained
+from taskmerge.words.system_errors import MOVES, as_output_error
+
+INTERRUPTED = 130
+FAULT = 70
+_PACKAGE = Path(__file__).parents[1]
+_UNSHOWN = "cannot be written to: what was to be shown is lost; what was to be saved is saved"
+_MEMORY = "close other programs, give --memory less, take smaller batches, or use a machine with more memory"
+
+
+def funnel(run: Callable[[], object]) -> int:
+    """Run a command; whatever it raises becomes a short message on stderr.
+
+    Args:
+        run: the command; its output goes to sys.stdout, which is flushed here.
+
+    Returns:
+        The exit code: 0; of a `TaskmergeError` its own; 1 for what the system refuses; `INTERRUPTED`; `FAULT` for what
+        nobody foresaw, whose trace is kept in a file that the message names.
+    """
+    sys.unraisablehook = lambda _: None  # what fails while an object is thrown away is nobody's next move
+    try:
+        prepare_streams()
+        code = _code(run)
+        sys.stdout.flush()
+        return code
+    except BaseException as error:
+        return _ended(error)
+    finally:
+        _silence_unwritable()
+
+
+def told(error: BaseException) -> TaskmergeError:
+    """Return what an exception means for the user: its own words where it was foreseen, else a fault of taskmerge."""
+    if isinstance(error, TaskmergeError):
+        return error
+    if isinstance(error, ImportError) and (missing := explained(error)):
+        return missing
+    if isinstance(error, MemoryError) or _is_out_of_memory(error):
+        return TaskmergeError(f"not enough memory: {clipped(first_line(error), 300)}", next_move=_MEMORY)
+    return as_output_error(error) or _fault(error)
+
+
+def prepare_streams() -> None:
+    """Make the standard streams safe: none is closed, and none refuses a character that it cannot show."""
+    for number in range(3):  # a closed one would be the number of the next file opened, which then gets our messages
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (stays open)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _code(run: Callable[[], object]) -> int:
+    try:
+        run()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:  # typer has turned Ctrl-C into this
+            return _interrupted()
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    return 0
+
+
+def _ended(error: BaseException) -> int:
+    try:
+        if isinstance(error, KeyboardInterrupt):
+            return _interrupted()
+        if isinstance(error, BrokenPipeError):  # whoever read our output wants no more of it
+            return 1
+        meant = (
+            OutputError(_UNSHOWN, "standard output", MOVES.get(error.errno or 0)) if _unshown(error) else told(error)
+        )
+        report_error(meant)
+        return FAULT if isinstance(meant, Fault) else meant.exit_code
+    except Exception:  # stderr itself cannot be written to: the exit code says it
+        return 1
+
+
+def _unshown(error: BaseException) -> TypeGuard[OSError]:
+    """Whether it was our own output that nobody took: raised where something is printed, it names no file."""
+    if not isinstance(error, OSError) or error.filename is not None:
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and (
+        Path(frames[-1].filename).parent == Path(__file__).parent or "click" in Path(frames[-1].filename).parent.name
+    )
+
+
+def _interrupted() -> int:
+    print("interrupted; run the same command again to go on", file=sys.stderr)
+    return INTERRUPTED
+
+
+class Fault(TaskmergeError):
+    """Nobody foresaw this: a fault of taskmerge itself."""
+
+
+def _fault(error: BaseException) -> Fault:
+    what = f"a fault of taskmerge {__version__} itself: {type(error).__name__}: {clipped(first_line(error), 500)}"
+    kept = _keep_trace(error)
+    where = f"the whole trace is in {kept}" if kept else "the trace could not be kept"
+    return Fault(what, _last_place(error), f"please report it; {where}. What was finished before is kept")
+
+
+def _last_place(error: BaseException) -> str | None:
+    """The last line of this package that was being run."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename).is_relative_to(_PACKAGE)]
+    return f"{Path(own[-1].filename).relative_to(_PACKAGE.parent)}:{own[-1].lineno}" if own else None
+
+
+def _keep_trace(error: BaseException) -> str | None:
+    text = "".join(traceback.format_exception(error))
+    words = f"taskmerge {__version__}, Python {sys.version}\n{sys.argv}\n\n{text}"
+    try:
+        number, path = tempfile.mkstemp(prefix="taskmerge-fault-", suffix=".txt")
+        with os.fdopen(number, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(words)
+        return path
+    except OSError:
+        return None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch says so: on a GPU by a class of its own, on the CPU in words."""
+    return type(error).__name__ == "OutOfMemoryError" or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _silence_unwritable() -> None:
+    """Python flushes both streams once more at its end, and complains of what cannot be written then."""
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            sink = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(sink, number)
+            os.close(sink)

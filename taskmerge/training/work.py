@@ -1,0 +1,50 @@
+"""The folder of a training's own checkpoints: used, and cleared, only as far as it was made here."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+from taskmerge.errors import OutputError, few
+from taskmerge.words.system_errors import writing
+
+MARK = ".taskmerge-work"
+TRAINED_FILE = "trained.safetensors"
+"""In every checkpoint of ours: the tensors that were trained."""
+_CHECKPOINTS, _LOGS = "checkpoint-*", "runs"
+
+
+def check_work(folder: Path) -> None:
+    """Refuses a folder whose checkpoints the trainer would remove, though they are somebody else's.
+
+    Raises OutputError naming them.
+    """
+    move = "move them away, or choose another folder"
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise OutputError("is to hold checkpoints, and is no folder", str(folder), move)
+    if (folder / MARK).is_file():
+        return
+    strange = [path.name for path in sorted(folder.glob(_CHECKPOINTS)) if not (path / TRAINED_FILE).is_file()]
+    if strange:
+        raise OutputError(f"holds checkpoints that taskmerge did not write: {few(strange)}", str(folder), move)
+
+
+def claim_work(folder: Path) -> None:
+    """Makes the folder, or takes one that `check_work` lets pass, and marks it."""
+    check_work(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARK).touch()
+
+
+def clear_work(folder: Path) -> None:
+    """Removes the checkpoints of a marked folder, and the folder when nothing else lies in it."""
+    if folder.is_symlink() or not (folder / MARK).is_file():
+        return
+    for path in [*folder.glob(_CHECKPOINTS), folder / _LOGS]:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+    (folder / MARK).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
