@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-text test test-slow check install clean
+.PHONY: demo demo-text test test-slow fuzz check install clean
 
 demo: $(VENV)/.installed
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/taskmerge demo --out .demo
@@ -16,6 +16,10 @@ test: check
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# five thousand generated cases and more, the disk's faults, two hundred kills: half an hour
+fuzz: $(VENV)/.installed
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests:tests/helpers $(BIN)/python -m fuzz --cases 5500 --points 140 --kills 200
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -47,7 +47,7 @@ def extract(
     if form != "dense":
         marks: VectorMarks = read_json(path / VECTOR_FILE, VectorMarks)
         report = marks["report"]
-        share = report["bytes"] / report["dense_bytes"]
+        share = report["bytes"] / max(report["dense_bytes"], 1)
         note(f"{report['bytes']:,} bytes ({share:.1%} of float32), relative error {report['relative_error']:.3g}")
     say(path)
 

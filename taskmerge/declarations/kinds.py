@@ -152,9 +152,10 @@ class Number(Kind):
         if not self.accepts(value):
             return self.refuse(value, at, problems)
         try:
-            number = value if self.integer else float(value)
+            number = float(value)
         except OverflowError:
             return self.refuse(value, at, problems)
+        number = value if self.integer else number
         return number if self.inside(number) else self.refuse(value, at, problems)
 
     def hint(self, value: Any) -> str | None:

@@ -17,6 +17,7 @@ from taskmerge.embedders.interface import EMBEDDING, Embedder, Features
 from taskmerge.embedders.items import GraftedItems, PreparedItems
 from taskmerge.embedders.opening import quiet
 from taskmerge.embedders.prompts import Role
+from taskmerge.errors import CheckpointError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -125,7 +126,13 @@ class SentenceEmbedder(Embedder):
         return str(self.module.similarity_fn_name or "cosine")
 
     def embed(self, features: Features) -> Tensor:
-        return self.module(self.placed(features))[EMBEDDING][..., : self.module.truncate_dim]
+        found = self.module(self.placed(features)).get(EMBEDDING)
+        if found is None:
+            parts = ", ".join(type(part).__name__ for part in self.module)
+            raise CheckpointError(
+                f"its modules make no sentence embedding: {parts}", self.label, "its modules.json lacks a Pooling"
+            )
+        return found[..., : self.module.truncate_dim]
 
     def trainable(self) -> SentenceTransformer:
         return self.module

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import repeat
@@ -26,6 +27,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from taskmerge.errors import CheckpointError, TaskmergeError, clipped, few
 
+_ENDLESS = re.compile(r"[0-9]{300}")
 DEEPEST = 100
 """Tables and lists inside one another."""
 Shape = TypeVar("Shape")
@@ -77,7 +79,7 @@ def load(text: str | bytes) -> Any:
     """Return the value that a text holds. Raises JsonError."""
     try:
         words = text.decode("utf-8") if isinstance(text, bytes) else text
-        value = json.loads(words, object_pairs_hook=_unique)
+        value = json.loads(words, object_pairs_hook=_unique, parse_int=_bounded if _ENDLESS.search(words) else None)
     except JsonError:
         raise
     except RecursionError:
@@ -97,6 +99,13 @@ def load(text: str | bytes) -> Any:
 def checked(value: Any, shape: Any) -> Any:
     """Return a value read from JSON as the declaration has it. Raises JsonError naming the key that does not fit."""
     return _fitted(value, shape, "", False)
+
+
+def _bounded(digits: str) -> int:
+    """An integer that is also a number for whoever calculates with it: no larger than a float64 can be."""
+    if math.isinf(float(digits)):
+        raise JsonError(f"not valid JSON: {clipped(digits, 40)} is too large for a number")
+    return int(digits)
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

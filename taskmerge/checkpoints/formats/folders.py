@@ -18,12 +18,14 @@ from taskmerge.checkpoints.formats.table import (
     format_called,
     is_training_state,
 )
-from taskmerge.errors import CheckpointError, few
+from taskmerge.errors import CheckpointError, clipped, few
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<total>[0-9]{5})\.[a-z]+")
 _BELOW = ("pytorch_model_fsdp_[0-9]*", "dist_ckpt", "model")
 """Folders in a checkpoint in which trainers save sharded weights (accelerate, verl, …)."""
 _CONFIGS = "huggingface"
+_LONGEST_NAME = 255
+"""Bytes of a file's name, on the disks that there are."""
 _OWN = ("config.json", "adapter_config.json", "modules.json", "taskmerge.json")
 """Files that only a model's own folder has."""
 _AGAIN = "get the file again; or remove it, when the folder holds one weight file alone"
@@ -218,5 +220,7 @@ def check_index(folder: Path, files: Mapping[str, WeightFile]) -> None:
 def _inside(text: str, listing: Path) -> str:
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text:
-        raise CheckpointError(f"names a folder outside: {text!r}", str(listing))
+        raise CheckpointError(f"names a folder outside: {clipped(repr(text), 200)}", str(listing))
+    if any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
+        raise CheckpointError(f"names a folder that no disk can hold: {clipped(repr(text), 200)}", str(listing))
     return "" if str(path) == "." else str(path)
