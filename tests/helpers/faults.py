@@ -19,6 +19,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import traceback
 from collections import Counter
 from functools import cache
@@ -72,18 +73,16 @@ class Disk:
 
     def __init__(self, folder: Path, number: int) -> None:
         self.folder, self.home, self.number = folder, folder / "in", number
-        self.inputs = digests(self.home)
+        self.inputs = steady(digests(self.home), False)
+        self.pristine = Path(tempfile.mkdtemp(prefix="pristine-", dir=folder.parent)) / "in"
+        shutil.copytree(self.home, self.pristine, symlinks=True)
         self.calls = ctypes.CDLL(None)
         self.calls.faults_calls.restype = ctypes.c_long
 
     def clean(self) -> None:
-        """Only the inputs are left."""
-        for path in sorted(self.home.rglob("*"), reverse=True):
-            if path.is_dir() and not path.is_symlink():
-                if not any(path.iterdir()):
-                    path.rmdir()
-            elif str(path.relative_to(self.home)) not in self.inputs:
-                path.unlink()
+        """Only the inputs are left, as they were."""
+        shutil.rmtree(self.home)
+        shutil.copytree(self.pristine, self.home, symlinks=True)
 
     def made(self) -> dict[str, str]:
         return {name: digest for name, digest in digests(self.home).items() if name not in self.inputs}

@@ -153,7 +153,7 @@ def strangers_embedders(rng: Random, room: Path) -> list[Command]:
         command("evaluate", "model", "--retrieval", "a=sounds.jsonl"),
         command("evaluate", "model", "--retrieval", "a=texts.jsonl", "--json"),
         command("verify", "model"),
-        command("stats", "model", "--probes", "texts.jsonl", writes=["model/statistics", "model/taskmerge_statistics"]),
+        command("stats", "model", "--probes", "texts.jsonl", writes=["model/statistics", "model/taskmerge.json"]),
         command(
             "diagnose-drift", "--fused", "model", "--specialist", "model", "--base", "model", "--probes", "sounds.jsonl"
         ),
