@@ -105,7 +105,8 @@ def _decides(name: str) -> bool:
 
 def _unknown(folder: Path, record: FusedRecord) -> list[str]:
     known = {*record["outputs"], FILE, CARD}
-    paths = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if not path.is_dir())
+    below = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    paths = (path.relative_to(folder) for path in below)
     return [str(path) for path in paths if str(path) not in known and not any(part[0] == "." for part in path.parts)]
 
 

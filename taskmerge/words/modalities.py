@@ -15,7 +15,7 @@ from typing import Literal
 
 Media = Literal["text", "sound", "picture", "film"]
 TEXT = "text"
-_VERSION = re.compile(r"(2vec|v?\d+)+$")
+_VERSION = re.compile(r"(2vec|v?\d)+$")
 
 
 @dataclass(frozen=True)

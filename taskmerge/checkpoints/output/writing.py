@@ -145,6 +145,7 @@ class OutputFolder:
             )
         else:
             self._keep_what_is_whole(known["finished"])
+        self._begun = set(self.finished)  # what a run before began and did not finish is gone: it would be a stranger's
         self._write_journal()
 
     def _keep_what_is_whole(self, finished: Mapping[str, str]) -> None:

@@ -58,7 +58,8 @@ class ProjectorControl:
 
     outputs: vectors seen; 0 when no projector of the modality was found, or none ran.  identical: whether all are
     bit-equal; None: not checked, because nothing was seen.  tensors, changed: how many tensors the modality's encoder
-    and projector have by name, and how many of them differ between the models.
+    and projector have by name, and how many of them differ between the models, both rounded to the narrower format.
+    rounded: whether some are stored in two formats: their outputs differ then though nothing was changed.
     relative_change: mean ‖difference‖ / mean ‖output‖.  norm_against_tokens, shift_against_tokens: for each backbone
     the mean length of the outputs over that of its token embeddings, and the Fréchet distance of the two distributions
     over the token embeddings' variance: what that backbone is being fed, against what it was made to read. None without
@@ -72,11 +73,14 @@ class ProjectorControl:
     shift_against_tokens: dict[str, float] | None
     tensors: int = 0
     changed: int = 0
+    rounded: bool = False
 
     @property
     def passed(self) -> bool | None:
         """Whether the projector was left as it was; None: not checked."""
-        return False if self.changed else self.identical
+        if self.changed:
+            return False
+        return True if self.rounded and self.outputs else self.identical
 
 
 @dataclass(frozen=True)
@@ -123,20 +127,27 @@ def compare(
         for side, rows in zip((reference, other), probes, strict=True)
     ]
     tensors = tower_tensors(reference, other, tower_of(pairs.modality))
-    control = replace(projector.control(anatomies), tensors=tensors[0], changed=tensors[1])
+    control = replace(projector.control(anatomies), tensors=tensors[0], changed=tensors[1], rounded=tensors[2])
     return Comparison(right, embedded[0], embedded[1], control, layers.changes())
 
 
-def tower_tensors(reference: Embedder, other: Embedder, tower: str) -> tuple[int, int]:
-    """(tensors of a tower's encoder and projector that both have, those of them that differ)."""
+def tower_tensors(reference: Embedder, other: Embedder, tower: str) -> tuple[int, int, bool]:
+    """(tensors of a tower's encoder and projector that both have, those of them that differ once both are rounded to
+    the narrower format, whether any had to be)."""
     import torch
 
     own, theirs = reference.state_dict, other.state_dict
     parts = components_of(own, reference.components)
     wanted = {f"{tower}_encoder", f"{tower}_projector"}
     shared = [name for name in own.values if parts.home(name) in wanted and name in theirs.values]
-    changed = [name for name in shared if not torch.equal(own.values[name].cpu(), theirs.values[name].cpu())]
-    return len(shared), len(changed)
+    changed, rounded = 0, False
+    for name in shared:
+        one, two = own.values[name].cpu(), theirs.values[name].cpu()
+        if one.dtype != two.dtype:
+            narrower = min(one.dtype, two.dtype, key=lambda dtype: dtype.itemsize)
+            one, two, rounded = one.to(narrower), two.to(narrower), True
+        changed += not torch.equal(one, two)
+    return len(shared), changed, rounded
 
 
 def embed_pairs(embedder: Embedder, pairs: Pairs, batch_size: int = 32) -> Embedded:

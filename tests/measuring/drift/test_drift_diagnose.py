@@ -249,3 +249,18 @@ def test_half_precision_is_read_exactly() -> None:
     first = forecast_drift(*(MemoryStateDict(part) for part in halves))
     second = forecast_drift(*(MemoryStateDict(part) for part in exact))
     assert first == second
+
+
+def test_a_projector_that_was_only_rounded_was_left_as_it_was(tmp_path: Path) -> None:
+    """A bfloat16 fuse of a float32 specialist: the projector's output moves by rounding, which is not blamed on it."""
+    from taskmerge import open_embedder
+
+    specialist = open_embedder(tiny_grafted(tmp_path))
+    fused = specialist.copied().to(dtype=torch.bfloat16)
+    control = diagnose_drift(fused, specialist, probes=sounds(12)).modalities["audio"].control
+    assert control.rounded and not control.identical and control.passed
+    with torch.no_grad():
+        fused.state_dict.values["audio_projector.layers.0.weight"].mul_(2)
+    report = diagnose_drift(fused, specialist, probes=sounds(12))
+    assert report.modalities["audio"].control.passed is False
+    assert "The encoder or the projector itself differs" in str(report)
