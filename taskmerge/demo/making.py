@@ -29,7 +29,6 @@ def make(folder: Path, say: Callable[[str], None], steps: float = 1.0) -> None:
     """
     from taskmerge.embedders import graft
 
-    speech.check_speaker()
     for name, maker in (("image", pictures.make), ("audio", speech.make)):
         for split, rows in maker(SEED).items():
             _write_rows(folder / "data" / f"{name}_{split}.parquet", rows)

@@ -12,6 +12,7 @@ from typing import Any
 
 from taskmerge.checkpoints.output.record import FILE, is_made_here, new_record, render
 from taskmerge.demo.findings import FINDINGS
+from taskmerge.demo.speech import check_speaker
 from taskmerge.demo.unpacking import SHIPPED, base_model, check_libraries, specialist_model
 from taskmerge.errors import OutputError
 from taskmerge.pipeline import BY_NAME, Places, Run, check
@@ -49,6 +50,8 @@ def tell(out: Path, say: Say = print, *, from_scratch: bool = False) -> tuple[di
     OutputError when `out` holds something else, before anything is written.
     """
     check_libraries(from_scratch)
+    if from_scratch:
+        check_speaker()
     _check_folder(out, from_scratch)
     began = time.monotonic()
     if not is_made_here(out, "demo"):

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from taskmerge.checkpoints.hashing import fingerprint
+from taskmerge.checkpoints.output.record import FILE as RECORD
 
 _LISTED = "/"  # behind a folder's name: which files lie in it
 _NO_SAY = (".md", ".txt", ".png", ".jpg", ".html", ".lock", ".log")
-"""Files of a folder that decide nothing: its cards and pictures; `tokenizer`'s merges.txt and vocab.txt do."""
+"""Files of a folder that decide nothing, like its record: cards and pictures. merges.txt and vocab.txt do."""
 _SAY = ("merges.txt", "vocab.txt")
 
 
@@ -30,7 +31,7 @@ class Inputs:
         own = [place.resolve() for place in (self.report, *outputs)]
         found: dict[str, str] = {}
         for path in paths:
-            if any(path.resolve().is_relative_to(place) for place in own) or not path.exists():
+            if any(path.resolve().is_relative_to(place) for place in own) or not path.exists() or path.name == RECORD:
                 continue
             if path.is_dir():
                 files = list(_files(path))
@@ -63,7 +64,7 @@ def _files(folder: Path) -> Iterator[Path]:
         inside = path.relative_to(folder).parts
         if any(part.startswith(".") or part.endswith(".partial") for part in inside) or not path.is_file():
             continue
-        if path.suffix not in _NO_SAY or path.name in _SAY:
+        if path.name != RECORD and (path.suffix not in _NO_SAY or path.name in _SAY):
             yield path
 
 

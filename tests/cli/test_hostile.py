@@ -385,7 +385,7 @@ DAMAGES: dict[str, Damage] = {
     "adapter rank a text": adapter(r="2"),
     "adapter rank of another": adapter(r=3),
     "adapter alpha nan": adapter(lora_alpha=float("nan")),
-    "adapter with a costly pattern": adapter(rank_pattern={"(a+)+$": 2}),
+    "adapter with a pattern that looks back": adapter(rank_pattern={"(?<=a)q": 2}),
     "adapter with a broken pattern": adapter(alpha_pattern={"(": 2}),
     "adapter that says dora": adapter(use_dora=True),
     "adapter of the future": adapter(use_time_travel=True),

@@ -212,7 +212,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_table_and_models(tmp_pa
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (("data: audio.jsonl, graft", "data: gone.jsonl, graft"), "recipe.yaml:6: specialize: audio: no file '.*gone"),
+        (("data: audio.jsonl, graft", "data: gone.jsonl, graft"), "yaml:6: specialize: audio: gone.jsonl: no file"),
         (("probes: audio.jsonl", "probes: none.jsonl"), "recipe.yaml:9: drift: probes: .*none.jsonl: holds no pairs"),
         (("probes: audio.jsonl", "probes: no_text.jsonl"), "row 1: no text beside its audio: None"),
         (("probes: audio.jsonl", "probes: one_text.jsonl"), "one_text.jsonl have the same text: nothing can be ranked"),

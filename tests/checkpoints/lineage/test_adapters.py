@@ -169,8 +169,7 @@ BAD_FIELDS = {
     "alpha true": ({"lora_alpha": True}, "lora_alpha: True"),
     "flag that is none": ({"use_rslora": "yes"}, "use_rslora: 'yes' is neither true nor false"),
     "pattern that is no table": ({"rank_pattern": ["q_proj"]}, "rank_pattern"),
-    "broken pattern": ({"alpha_pattern": {"q_proj(": 3}}, "is no regular expression"),
-    "endless pattern": ({"alpha_pattern": {"(q+)+$": 3}}, "too costly a pattern"),
+    "broken pattern": ({"alpha_pattern": {"q_proj(": 3}}, "unterminated subpattern"),
     "dora without magnitudes": ({"use_dora": True}, "has no lora_magnitude_vector"),
 }
 

@@ -273,7 +273,11 @@ def test_a_task_vector_is_saved_and_loaded(tmp_path: Path) -> None:
     loaded = TaskVector.load(path, start)
     assert equal(loaded, vector) and set(loaded.own) == set(vector.own)
     direct, indirect = (start + vector).save(tmp_path / "direct"), (start + loaded).save(tmp_path / "indirect")
-    assert digests(direct) == digests(indirect)
+    apart = {"taskmerge.json"}  # it says what each was made from
+    files = [
+        {name: digest for name, digest in digests(path).items() if name not in apart} for path in (direct, indirect)
+    ]
+    assert files[0] == files[1]
     assert all(same_bits(tensor, audio[name]) for name, tensor in read_model(indirect).items())
     with pytest.raises(CheckpointError, match="a checkpoint, but no task vector") as caught:
         TaskVector.load(tmp_path / "base", start)
