@@ -7,35 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
 import yaml
-from checkpoint_files import write_model, write_recipe
+from checkpoint_files import write_recipe
 from places import HELPERS
 
 from taskmerge import recipes
 from taskmerge.errors import OutputError
 from taskmerge.merging import Written, execute, plan
-
-
-def prepare(folder: Path, layers: int, size: int) -> Path:
-    """Models of `layers` matrices, and a recipe that writes each into a shard of its own."""
-    rng = np.random.default_rng(0)
-    names = [f"model.layers.{i}.mlp.weight" for i in range(layers)]
-    for label in ("base", "image", "audio"):
-        held = {name: torch.from_numpy(rng.standard_normal((size, size))).bfloat16() for name in names}
-        write_model(folder / label, held)
-    (folder / "base" / "tokenizer.json").write_text("{}")
-    write_recipe(
-        folder,
-        base="base",
-        specialists={"image": "image", "audio": {"model": "audio", "weight": 0.5}},
-        merge={"method": "dare_ties", "density": 0.4},
-        output={"path": "out", "shard_size": size * size * 2},
-        seed=3,
-    )
-    return folder
 
 
 def environment() -> dict[str, str]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_files import digests, write_model, write_recipe
-from disturbed_runs import Once, StopsAfter, environment, prepare, refused, run
+from checkpoint_files import digests, prepare, write_model, write_recipe
+from disturbed_runs import Once, StopsAfter, environment, refused, run
 
 from taskmerge import recipes
 from taskmerge.errors import CheckpointError

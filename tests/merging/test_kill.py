@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_files import digests
-from disturbed_runs import StopsAfter, change_recipe, environment, prepare, refused, run
+from checkpoint_files import digests, prepare
+from disturbed_runs import StopsAfter, change_recipe, environment, refused, run
 from places import HELPERS
 
 from taskmerge import recipes
