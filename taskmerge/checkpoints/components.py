@@ -54,6 +54,7 @@ __all__ = [
     "layer_index",
     "numbered",
     "with_layer",
+    "with_overrides",
 ]
 
 
@@ -127,7 +128,6 @@ def component_map(
     raise MergeError when an override names nothing; of one input of several, it may.
     """
     config = config or {}
-    overrides = overrides or {}
     layout = Layout.of(tensors, config)
     placed = layout.placed(tensors)
     homes = {name: at.component for name, at in placed.items()}
@@ -148,7 +148,7 @@ def component_map(
             homes = {name: BACKBONE if home in alone else home for name, home in homes.items()}
     assigned = {name: BUFFERS if is_buffer(name, info) else homes[name] for name, info in tensors.items()}
     components = Components(assigned, homes, inferred, towers)
-    return _overridden(components, overrides, strict) if overrides else components
+    return with_overrides(components, overrides, strict)
 
 
 def _inside_a_graft(tensors: Mapping[str, HasHeader], config: Mapping[str, Any]) -> dict[str, str]:
@@ -175,8 +175,10 @@ def _root(names: Sequence[str]) -> str:
     return ".".join(shared)
 
 
-def _overridden(found: Components, overrides: Mapping[str, Sequence[str]], strict: bool) -> Components:
-    """The components with some tensors given to others by the user."""
+def with_overrides(found: Components, overrides: Mapping[str, Sequence[str]] | None, strict: bool = True) -> Components:
+    """The components with some tensors given to others by a recipe's `components`; arguments as for `component_map`."""
+    if not overrides:
+        return found
     selector = Selector(found)
     problems: list[Problem] = []
     for component, patterns in overrides.items():

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from taskmerge.checkpoints.components import BACKBONE, Components, component_map
-from taskmerge.checkpoints.selector import Selector, selected
+from taskmerge.checkpoints.components import BACKBONE, Components, component_map, with_overrides
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import UsageError
 from taskmerge.words.modalities import NAMES, TEXT, tower_of
@@ -79,28 +78,14 @@ def components_of(state_dict: StateDict, overrides: Mapping[str, Sequence[str]] 
 
     Args:
         state_dict: the model.
-        overrides: a recipe's `components`; see `with_overrides`.
+        overrides: a recipe's `components`. They speak of all its models: patterns may name nothing in this one.
     """
     found = component_map(state_dict.tensors, state_dict.config)
     if state_dict.config.get("model_type") == MODEL_TYPE:
         homes = {name: found.home(name) for name in found}
         first = {name: home if home.endswith(_OF_A_TOWER) else name.partition(".")[0] for name, home in homes.items()}
         found = Components(first, first)
-    return with_overrides(found, overrides)
-
-
-def with_overrides(found: Components, overrides: Mapping[str, Sequence[str]] | None) -> Components:
-    """Components with some tensors given to others by a recipe's `components` (component -> patterns).
-
-    These speak of all models of the recipe: patterns that name nothing in this one are left out.
-    """
-    if not overrides:
-        return found
-    selector = Selector(found)
-    here = {part: [glob for glob in globs if selector.names([glob])] for part, globs in overrides.items()}
-    said = {name: own for name in found if (own := selected(here, selector, name)) is not None}
-    assigned = {name: said.get(name, component) for name, component in found.items()}
-    return Components(assigned, {name: said.get(name, found.home(name)) for name in found})
+    return with_overrides(found, overrides, strict=False)
 
 
 def backbone_layers(network: nn.Module, homes: Mapping[str, str]) -> tuple[nn.Module, ...]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from taskmerge.checkpoints.components import BACKBONE, component_map
 from taskmerge.checkpoints.covariances import InputCovariances
 from taskmerge.checkpoints.selector import Selector
-from taskmerge.embedders.anatomy import with_overrides
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
@@ -81,7 +80,7 @@ class _Sums:
     def __init__(self, embedder: Embedder, components: Sequence[str]) -> None:
         self._embedder = embedder
         held = embedder.state_dict
-        parts = with_overrides(component_map(held.tensors, held.config), embedder.components)
+        parts = component_map(held.tensors, held.config, embedder.components, strict=False)
         linear = embedder.linear_layers()
         self._layers = {name: linear[name] for name in Selector(parts).names(components, linear)}
         if not self._layers:

@@ -141,31 +141,11 @@ def mergekit(folder: Path) -> None:
     save_models(folder)
 
 
-STAGES = """\
-base: base
-specialists:
-  audio: {model: specialist-audio, weight: 0.5}
-  text: {model: specialist-text, weight: 0.5}
-specialize:
-  audio: {data: audio.jsonl, graft: {encoder: log_mel, projector: linear}, steps: 3, batch_size: 4, lr: 1e-3}
-  text: {data: text.jsonl, train: [backbone], steps: 2, batch_size: 4}
-output: {path: out}
-drift: {specialist: audio, probes: audio.jsonl}
-recover: {train: [audio_projector], data: audio.jsonl, held_out: audio.jsonl, method: gradient, steps: 2, batch_size: 4}
-rehearse:
-  train: [backbone]
-  data: {audio: audio.jsonl, text: text.jsonl}
-  held_out: {audio: audio.jsonl}
-  steps: 2
-  batch_size: 4
-evaluate: {retrieval: {audio: audio.jsonl}}
-"""
-
-
 def project(folder: Path) -> None:
     """A recipe with every stage, its base and its data; nothing of it trained yet."""
     hearing(folder)
     shutil.rmtree(folder / "model")
+    import pipeline_projects
     from omni_models import tiny_backbone
 
     from taskmerge.embedders import graft
@@ -175,7 +155,8 @@ def project(folder: Path) -> None:
     (folder / "texts.jsonl").rename(folder / "text.jsonl")
     for path in (*folder.glob("*.png"), *folder.glob("*.parquet"), folder / "pictures.jsonl"):
         path.unlink()
-    (folder / "recipe.yaml").write_text(STAGES)
+    stages = pipeline_projects.RECIPE.replace("held.jsonl", "audio.jsonl").replace("path: fused", "path: out")
+    (folder / "recipe.yaml").write_text(stages)
 
 
 def repaired(folder: Path) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 from taskmerge.checkpoints.components import BACKBONE, component_map, layer_index
 from taskmerge.checkpoints.lineage.names import align
 from taskmerge.checkpoints.state_dict import StateDict
-from taskmerge.embedders.anatomy import with_overrides
 from taskmerge.errors import MergeError
 from taskmerge.numbers.rounding import decode
 from taskmerge.words.modalities import tower_of
@@ -80,7 +79,7 @@ def forecast_drift(
     A specialist whose backbone is the base's (it trained a projector alone) is moved by the others only; see
     `Forecast.unit`. Raises MergeError when the three share no backbone tensors.
     """
-    parts = with_overrides(component_map(base.tensors, base.config), components)
+    parts = component_map(base.tensors, base.config, components, strict=False)
     sides = [align(base, side, components).state_dict for side in (specialist, fused)]
     subspace = _written_subspace(specialist, modality, components)
     sums: dict[int | None, _Sums] = {}
@@ -160,7 +159,7 @@ def _written_subspace(
     specialist: StateDict, modality: str, components: Mapping[str, list[str]] | None
 ) -> np.ndarray | None:
     """(width, r) orthonormal: where the projector's last matrix (width, inputs) puts 90 % of its energy."""
-    parts = with_overrides(component_map(specialist.tensors, specialist.config), components)
+    parts = component_map(specialist.tensors, specialist.config, components, strict=False)
     tower = tower_of(modality)
     matrices = [
         name
