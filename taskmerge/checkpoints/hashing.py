@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from taskmerge.checkpoints.formats.json_files import read_json
@@ -24,17 +25,38 @@ def sha256_of(path: Path) -> str:
     when anything differs. Its name says nothing: the hub's cache names files by their hash, and so can anybody.
     """
     real = path.resolve()
-    stat = real.stat()
-    key = f"{real}:{stat.st_size}:{stat.st_ino}:{stat.st_mtime_ns}:{stat.st_ctime_ns}"
+    state = real.stat()
+    key = _key(real, state)
     known = _load()
     if key not in known:
         digest = content_sha256(real)
-        after = real.stat()
-        if (after.st_size, after.st_mtime_ns, after.st_ctime_ns) != (stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns):
-            return digest
-        _remember(key, digest)
+        if _key(real, real.stat()) == key:
+            remember([(real, state, digest)])
         return digest
     return known[key]
+
+
+def remember(files: Sequence[tuple[Path, os.stat_result, str]]) -> None:
+    """Have `sha256_of` know files that need not be read again; a cache that cannot be written is no reason to fail.
+
+    Args:
+        files: path, state when its bytes were last known, and their sha256 in hex. A file that has changed since then
+            has another state, and is read.
+    """
+    path = _cache()
+    if path is None or not files:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = {_key(file.resolve(), state): digest for file, state, digest in files}
+        places = {key.rsplit(":", 4)[0] for key in new}
+        table = {key: digest for key, digest in _load().items() if key.rsplit(":", 4)[0] not in places}
+        table = dict([*table.items(), *new.items()][-_MOST_REMEMBERED:])
+        scratch = path.with_suffix(f".{os.getpid()}")
+        scratch.write_text(json.dumps(table), "utf-8")
+        scratch.replace(path)
+    except OSError:
+        return
 
 
 def fingerprint(path: Path) -> str:
@@ -80,17 +102,5 @@ def _load() -> dict[str, str]:
     return {key: digest for key, digest in table.items() if _SHA256.fullmatch(digest)}
 
 
-def _remember(key: str, digest: str) -> None:
-    """Adds one line to the cache; a cache that cannot be written is no reason to fail."""
-    path = _cache()
-    if path is None:
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        table = {known: value for known, value in _load().items() if known.split(":")[0] != key.split(":")[0]}
-        table = dict([*table.items(), (key, digest)][-_MOST_REMEMBERED:])
-        scratch = path.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps(table), "utf-8")
-        scratch.replace(path)
-    except OSError:
-        return
+def _key(real: Path, state: os.stat_result) -> str:
+    return f"{real}:{state.st_size}:{state.st_ino}:{state.st_mtime_ns}:{state.st_ctime_ns}"

@@ -13,7 +13,9 @@ def main() -> None:
     gc.set_threshold(100_000, 20, 100)  # imports make many objects that live to the end: do not look through them
     from taskmerge.cli.funnel import funnel
 
-    sys.exit(funnel(_run))
+    code = funnel(_run)
+    gc.freeze()  # as it ends, the interpreter would look through every object that there is
+    sys.exit(code)
 
 
 def _run() -> None:

@@ -19,7 +19,7 @@ from typing import Any, TypedDict
 
 from taskmerge.checkpoints.formats.held import using
 from taskmerge.checkpoints.formats.json_files import read_json
-from taskmerge.checkpoints.hashing import content_sha256
+from taskmerge.checkpoints.hashing import content_sha256, remember
 from taskmerge.checkpoints.output.layout import ShardLayout
 from taskmerge.checkpoints.output.record import FILE, LOCK, LOCK_MARK, new_record, render
 from taskmerge.checkpoints.output.replacing import absolute, put_in_place, site, sync
@@ -69,6 +69,7 @@ class OutputFolder:
         self.inputs = tuple(inputs)
         self.finished: dict[str, str] = {}
         self.remade: list[str] = []
+        self._states: dict[str, os.stat_result] = {}
         self._begun: set[str] = set()
         self._made: list[Path] = []
         self._unsynced: list[Path] = []
@@ -217,6 +218,7 @@ class OutputFolder:
         with writing(self.final / layout.file):
             path.replace(self.path(layout.file))
             self.finished[layout.file] = digest
+            self._states[layout.file] = self.path(layout.file).stat()
             self._write_journal()
 
     def add_text(self, name: str, text: str) -> None:
@@ -260,6 +262,7 @@ class OutputFolder:
                 raise
         with contextlib.suppress(OSError):  # it stands, whole
             (self.final / LOCK).unlink()
+        remember([(self.final / name, state, self.finished[name]) for name, state in self._states.items()])
         return place.left
 
     def abandon(self) -> None:
