@@ -3,9 +3,9 @@
     git worktree add ../before COMMIT
     python benchmarks/against_commit.py .bench --before ../before
 
-Writes benchmarks/results/against_commit.json and .md, after every method. Both run as whole processes on the same
-inputs, made when they are not there, with kernels and sha256 of inputs in a cache of their own that a first run fills.
-Only ratios count: the clock of a machine changes from minute to minute.
+Writes against_commit.json and .md into --results, after every method; --limit makes it a gate. Both run as whole
+processes on the same inputs, made when they are missing, with kernels and sha256 of inputs in a cache of their own that
+a first run fills. Only ratios count: the clock of a machine changes from minute to minute.
 """
 
 from __future__ import annotations
@@ -33,7 +33,12 @@ def main() -> None:
     parser.add_argument("--billions", type=float, default=0.494)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--methods", nargs="+", default=HEADLINE)
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for what was measured")
+    parser.add_argument(
+        "--limit", type=float, help="fail when the best run takes more than this times as long"
+    )
     given = parser.parse_args()
+    given.results.mkdir(parents=True, exist_ok=True)
     inputs = make(given.work / "inputs", "qwen2", given.billions, 3)
     checkouts = {"before": given.before.resolve(), "now": HERE.parent.resolve()}
     rows = []
@@ -42,6 +47,9 @@ def main() -> None:
         rows.append(row(given.work.resolve(), method, costs))
         write(rows, {name: revision(path) for name, path in checkouts.items()}, given)
         print(rows[-1], flush=True)
+    slower = [r["method"] for r in rows if given.limit and float(str(r["ratio_of_best"])) > given.limit]
+    if slower:
+        raise SystemExit(f"slower than {given.limit} x the other commit: {', '.join(map(str, slower))}")
 
 
 def measured(
@@ -95,9 +103,8 @@ def revision(checkout: Path) -> str:
 
 
 def write(rows: list[dict[str, object]], revisions: dict[str, str], given: argparse.Namespace) -> None:
-    results = HERE / "results"
     head = {"machine": machine(), "commits": revisions, "billions": given.billions, "rounds": given.rounds}
-    (results / "against_commit.json").write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+    (given.results / "against_commit.json").write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
     lines = [
         f"Processor seconds of a whole `fuse`, {given.billions} B x 3 bf16 specialists, median of {given.rounds} "
         f"alternating runs; before: {revisions['before']}, now: {revisions['now']}.",
@@ -110,7 +117,7 @@ def write(rows: list[dict[str, object]], revisions: dict[str, str], given: argpa
             for r in rows
         ),
     ]
-    (results / "against_commit.md").write_text("\n".join(lines) + "\n")
+    (given.results / "against_commit.md").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
