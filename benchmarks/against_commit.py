@@ -34,9 +34,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--methods", nargs="+", default=HEADLINE)
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for what was measured")
-    parser.add_argument(
-        "--limit", type=float, help="fail when the best run takes more than this times as long"
-    )
+    parser.add_argument("--limit", type=float, help="fail when the best run takes more than this times as long")
     given = parser.parse_args()
     given.results.mkdir(parents=True, exist_ok=True)
     inputs = make(given.work / "inputs", "qwen2", given.billions, 3)

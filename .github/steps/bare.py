@@ -26,7 +26,12 @@ def main() -> None:
         Path(name).mkdir()
         save_file({"layer.weight": tensor}, f"{name}/model.safetensors")
     specialists = {"a": {"model": "a", "weight": 0.3}, "b": {"model": "b", "weight": 0.5}}
-    recipe = {"base": "base", "specialists": specialists, "merge": {"method": "task_arithmetic"}, "output": {"path": "out"}}
+    recipe = {
+        "base": "base",
+        "specialists": specialists,
+        "merge": {"method": "task_arithmetic"},
+        "output": {"path": "out"},
+    }
     Path("merge.yaml").write_text(json.dumps(recipe))
     command("fuse", "merge.yaml")
     base, a, b = (tensor.double() for tensor in models.values())
