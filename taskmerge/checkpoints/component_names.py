@@ -143,8 +143,8 @@ class Layout:
         """The layout of one checkpoint, from headers and config."""
         sole = _sole_modality(tensors, config)
         outside = set()
-        for parts in {tuple(_unnumbered(name)) for name in tensors}:
-            tower = _tower(parts)
+        for parts, leaf in {(tuple(_unnumbered(name)), _is_leaf(name)) for name in tensors}:
+            tower = _tower(parts, leaf)
             for part in parts[:tower] if tower is not None else parts:
                 if _PROJECTOR.fullmatch(part):
                     outside.add(_modality(parts) or f"*{sole or ''}")
@@ -156,10 +156,11 @@ class Layout:
 
     def placed(self, names: Iterable[str]) -> dict[str, Placed]:
         """Where each name belongs; names that differ only after their first number share it."""
-        known: dict[tuple[str, bool], Placed] = {}
+        known: dict[tuple[str, bool, bool], Placed] = {}
         found = {}
         for name in names:
-            key = "/".join(_unnumbered(name)) if "/" not in name else name, is_token_table(name)
+            path = "/".join(_unnumbered(name)) if "/" not in name else name
+            key = path, _is_leaf(name), is_token_table(name)
             if key not in known:
                 known[key] = self.place(name)
             found[name] = known[key]
@@ -173,7 +174,7 @@ class Layout:
         inside = parts[len(self.prefix) :] if tuple(parts[: len(self.prefix)]) == self.prefix else parts
         if inside and inside[0] in self.exceptions:
             return Placed(self.exceptions[inside[0]])
-        tower = _tower(parts)
+        tower = _tower(parts, _is_leaf(name))
         for at, part in enumerate(parts[:tower] if tower is not None else parts):
             if _PROJECTOR.fullmatch(part):
                 said = _modality(parts) or ("text" if "text" in part.split("_") else None)
@@ -216,16 +217,21 @@ def _unnumbered(name: str) -> list[str]:
     return parts[:stop]
 
 
+def _is_leaf(name: str) -> bool:
+    """Whether `_unnumbered` ends with the tensor itself: no number stands in its name."""
+    return not any(is_whole(part) for part in name.replace("/", ".").split("."))
+
+
 def _modality(parts: Iterable[str]) -> str | None:
     return modalities.tower_in(word for part in parts for word in part.split("_"))
 
 
-def _tower(parts: Sequence[str]) -> int | None:
-    """Place of the path component that opens a modality's tower."""
+def _tower(parts: Sequence[str], leaf: bool = True) -> int | None:
+    """Place of the path component that opens a modality's tower. leaf: the last is a tensor, which holds nothing."""
     for place, part in enumerate(parts):
         if part in ("language_model", "text_model"):
             return None
-        if _modality([part]) and not _PROJECTOR.fullmatch(part) and place < len(parts) - (parts[-1] == part):
+        if _modality([part]) and not _PROJECTOR.fullmatch(part) and place < len(parts) - leaf:
             return place
     return None
 
@@ -259,7 +265,7 @@ def _backbone(
     free = [
         stack
         for stack in found
-        if _tower(stack.path) is None and not any(_PROJECTOR.fullmatch(part) for part in stack.path)
+        if _tower(stack.path, leaf=False) is None and not any(_PROJECTOR.fullmatch(part) for part in stack.path)
         and not any(_SPEECH_DECODER.fullmatch(part) or part in exceptions for part in stack.path[:2])
     ]  # fmt: skip
     return max(free, key=rank, default=None)
@@ -275,7 +281,7 @@ def _base_prefix(names: Sequence[str]) -> tuple[str, ...]:
     for name in names:
         parts = name.split(".")
         index = layer_index(name)
-        if index is None or _tower(_unnumbered(name)) is not None:
+        if index is None or _tower(_unnumbered(name), leaf=False) is not None:
             continue
         if any(_PROJECTOR.fullmatch(part) for part in parts):  # its own numbered layers are not the backbone's
             continue

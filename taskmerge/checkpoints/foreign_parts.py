@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskmerge.checkpoints.component_names import Layout, Placed, joined
-from taskmerge.checkpoints.structure import HasHeader, Path, Stack, common, outside_layers, raw_input, under
+from taskmerge.checkpoints.structure import (
+    HasHeader,
+    Path,
+    Stack,
+    common,
+    inside_of,
+    outside_layers,
+    raw_input,
+    under,
+)
 
 
 @dataclass
@@ -47,7 +56,8 @@ class Parts:
         config: Mapping[str, Any],
         backbone: Stack,
     ) -> None:
-        self.tensors, self.placed, self.layout, self.config, self.backbone = tensors, placed, layout, config, backbone
+        self.tensors, self.layout, self.config, self.backbone = tensors, layout, config, backbone
+        self.placed = dict(placed)
         self.towers: list[Tower] = []
         self.components: dict[str, str] = {}
         self.inferred: list[Inferred] = []
@@ -67,7 +77,11 @@ class Parts:
 
     def raw(self, root: Path) -> str | None:
         """The kind of raw input that is taken below a path; see `structure.raw_input`."""
-        return raw_input(self.loose(root))
+        found = raw_input(self.loose(root))
+        for stack in self.layout.stacks:
+            if found is None and stack.layers == 1 and stack.path[: len(root)] == root:
+                found = raw_input(inside_of(stack, self.tensors))
+        return found
 
     def at(self, path: Path) -> Placed:
         """Where names place the tensors below a path."""
@@ -90,6 +104,13 @@ class Parts:
                 self.components[name] = joined(component.removesuffix("encoder").rstrip("_") or None)
             else:
                 self.components[name] = component
+
+    def rename(self, root: Path, component: str, reason: str) -> None:
+        """Place all below a path, whatever its name says."""
+        self.inferred.append(Inferred(root, component, reason))
+        for name in self.under(root):
+            self.placed[name] = Placed(component, True, root)
+            self.components[name] = component
 
 
 def widths(found: Iterable[Stack]) -> frozenset[int]:

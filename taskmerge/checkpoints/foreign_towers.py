@@ -21,6 +21,7 @@ class Towers:
         """Fills `parts.towers`."""
         self.parts.towers += self._named_towers()
         self._find_towers()
+        self._find_misnamed()
 
     def add(self, root: Path, found: Sequence[Stack]) -> None:
         """One more tower, that no name tells. found: its layers; none for one of convolutions alone."""
@@ -60,6 +61,19 @@ class Towers:
             if not self._leads_out_of_another(root):
                 for own_root, own in self._split(root, found):
                     self.add(own_root, own)
+
+    def _find_misnamed(self) -> None:
+        """Modules that are called projectors and hold layers and what takes raw input: towers all the same."""
+        roots = {at.root for at in self.parts.placed.values() if at.root and at.component.endswith("projector")}
+        for root in sorted(roots):
+            own = [stack for stack in self.parts.layout.stacks if stack.path[: len(root)] == root]
+            raw, takes = self.parts.raw(root), Leading.of(self.parts.loose(root)).takes
+            modality = _tower_named(raw.partition(":")[0]) if raw else None
+            fed = any(tower.root[: len(root)] == root or tower.widths & takes for tower in self.parts.towers)
+            if own and raw is not None and modality is not None and not fed:
+                tower = Tower(root, widths(own), modality, True, tuple(own))
+                self.parts.towers.append(tower)
+                self.parts.rename(root, tower.component, f"holds layers, and {raw.partition(': ')[2]}")
 
     def _leads_out_of_another(self, root: Path) -> bool:
         """Whether layers take what another tower puts out, and lead on: a projector of many layers."""

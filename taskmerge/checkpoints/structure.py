@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,15 +49,49 @@ class Stack:
 
 
 def stacks(tensors: Mapping[str, HasHeader]) -> list[Stack]:
-    """Every stack of layers, each named by the outermost number in its tensors' names."""
-    found: dict[Path, dict[int, list[tuple[str, tuple[int, ...]]]]] = {}
-    for name, info in tensors.items():
-        parts = name.split(".")
-        place = next((at for at, part in enumerate(parts) if is_whole(part)), None)
+    """Every stack of layers, each named by the outermost number in its tensors' names that counts layers.
+
+    A number counts layers when those that it tells apart have something alike in them; else it tells modules apart, an
+    encoder and what follows it, and the next number is looked at.
+    """
+    found = [(tuple(name.split(".")), info.shape) for name, info in tensors.items()]
+    return list(_stacks(found, 1))
+
+
+def inside_of(stack: Stack, tensors: Mapping[str, HasHeader]) -> dict[str, HasHeader]:
+    """What stands in the only layer of a stack, outside further layers: it may be a list of one module."""
+    before = (*stack.path, "")
+    own = {name: info for name, info in tensors.items() if name.startswith(".".join(before))}
+    names = [(tuple(name.split(".")), info.shape) for name, info in own.items()]
+    return outside_layers(own, _stacks(names, len(before)))
+
+
+_Layers = dict[int, list[tuple[str, tuple[int, ...]]]]
+
+
+def _stacks(tensors: Iterable[tuple[Path, tuple[int, ...]]], start: int) -> Iterator[Stack]:
+    """Of the tensors' names from part `start` on."""
+    groups: dict[Path, list[tuple[Path, tuple[int, ...]]]] = {}
+    for parts, shape in tensors:
+        place = next((at for at, part in enumerate(parts) if at >= start and is_whole(part)), None)
         if place:
-            layers = found.setdefault(tuple(parts[:place]), {})
-            layers.setdefault(int(parts[place]), []).append((".".join(parts[place + 1 :]), info.shape))
-    return [_stack(path, layers) for path, layers in found.items() if _is_stack(layers)]
+            groups.setdefault(parts[:place], []).append((parts, shape))
+    for path, own in groups.items():
+        layers: _Layers = {}
+        for parts, shape in own:
+            layers.setdefault(int(parts[len(path)]), []).append((".".join(parts[len(path) + 1 :]), shape))
+        if _are_modules(layers):
+            yield from _stacks(own, len(path) + 1)
+        elif _is_stack(layers):
+            yield _stack(path, layers)
+
+
+def _are_modules(layers: Mapping[int, Sequence[tuple[str, tuple[int, ...]]]]) -> bool:
+    """Whether the largest of several has no tensor of a name that any other has: these are no layers of one stack."""
+    largest = max(layers, key=lambda number: sum(is_matrix(shape) for _, shape in layers[number]))
+    own = {name for name, _ in layers[largest]}
+    others = {name for number, layer in layers.items() if number != largest for name, _ in layer}
+    return bool(others) and not own & others
 
 
 def _is_stack(layers: Mapping[int, Sequence[tuple[str, tuple[int, ...]]]]) -> bool:

@@ -194,6 +194,11 @@ LAYOUTS: tuple[Foreign, ...] = (
     Foreign("eyes as wide", "vision", "", "seeing", "to_words", "wide eyes"),
     Foreign("eyes in the model", "vision", "", "model.sight", "model.sight_proj", "eyes"),
     Foreign("visual alone", "vision", "", "visual.trunk", "visual.head", "open_clip", "linear"),
+    Foreign("a list of one", "audio", "", "encoders.0", "projectors.0", "wav2vec2", "linear"),
+    Foreign("called a projector", "audio", "", "embed_audio.tower", "embed_audio.proj", "wide ears", "linear"),
+    Foreign("in sequence", "vision", "", "model.image_encoder.0", "model.image_encoder.1", "eyes", "linear"),
+    Foreign("called a perceiver", "vision", "transformer.", "perceiver", "to_lm", "eyes"),
+    Foreign("hyphens", "audio", "", "acoustic-model", "acoustic-adapter", "ears"),
     Foreign("config tells", "audio", "", "trunk", "joint", "ears", config={"audio_config": {"hidden_size": 16}}),
 )  # fmt: skip
 BY_NAME = {layout.name: layout for layout in LAYOUTS}
