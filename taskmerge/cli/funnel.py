@@ -12,6 +12,7 @@ from typing import TypeGuard
 
 from taskmerge import __version__
 from taskmerge.cli.output import report_error
+from taskmerge.cli.verbosity import verbosity
 from taskmerge.errors import OutputError, TaskmergeError, clipped, first_line
 from taskmerge.words.extras import explained
 from taskmerge.words.system_errors import MOVES, as_output_error
@@ -90,6 +91,8 @@ def _ended(error: BaseException) -> int:
         meant = (
             OutputError(_UNSHOWN, "standard output", MOVES.get(error.errno or 0)) if _unshown(error) else told(error)
         )
+        if verbosity.verbose:
+            traceback.print_exception(error)
         report_error(meant)
         return FAULT if isinstance(meant, Fault) else meant.exit_code
     except Exception:  # stderr itself cannot be written to: the exit code says it

@@ -12,10 +12,10 @@ from taskmerge.words.places import output_path
 
 _WRITTEN: dict[str, Any] = {"parser": output_path, "metavar": "<path>"}
 
-OUT = typer.Option(None, "--out", help="Output folder; overrides the recipe's output.path.", **_WRITTEN)
-OUT_FOLDER = typer.Option(..., "--out", help="Folder to write.", **_WRITTEN)
-OUT_FILE = typer.Option(None, "--out", help="File to write; stdout by default.", **_WRITTEN)
-OUT_DEMO = typer.Option("taskmerge-demo", "--out", help="Folder for data, models and the report.", **_WRITTEN)
+OUT = typer.Option(None, "-o", "--out", help="Output folder; overrides the recipe's output.path.", **_WRITTEN)
+OUT_FOLDER = typer.Option(..., "-o", "--out", help="Folder to write.", **_WRITTEN)
+OUT_FILE = typer.Option(None, "-o", "--out", help="File to write; stdout by default.", **_WRITTEN)
+OUT_DEMO = typer.Option("taskmerge-demo", "-o", "--out", help="Folder for data, models and the report.", **_WRITTEN)
 HTML = typer.Option(None, "--html", help="Also write a page (and its JSON twin) here.", **_WRITTEN)
 PLOT = typer.Option(None, "--plot", help="Also draw heat maps: .png, .svg or .pdf (extra [plots]).", **_WRITTEN)
 DEVICE = typer.Option("cpu", "--device", help="Where the arithmetic runs: cpu, cuda, cuda:1, mps.")

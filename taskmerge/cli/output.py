@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from taskmerge.cli.verbosity import verbosity
 from taskmerge.errors import TaskmergeError
 from taskmerge.printable import printable, printable_json, printable_line
 from taskmerge.words.sizes import show_bytes
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _PLAIN_INTERVAL = 5.0
+_WARNING = "warning: "
 
 
 def report_error(error: TaskmergeError) -> None:
@@ -32,8 +34,9 @@ def report_error(error: TaskmergeError) -> None:
 
 
 def note(text: str) -> None:
-    """A line for the reader, not for machines."""
-    print(printable(text), file=sys.stderr)
+    """A line for the reader, not for machines. A quiet command prints only those that begin with "warning: "."""
+    if not verbosity.quiet or text.startswith(_WARNING):
+        print(printable(text), file=sys.stderr)
 
 
 def say(text: object) -> None:
@@ -50,7 +53,7 @@ def announce_notes(here: bool = True) -> None:
     def say(text: str) -> None:
         if text not in said:
             said.add(text)
-            note(f"warning: {text}")
+            note(f"{_WARNING}{text}")
 
     on_note(say if here else lambda text: None)
 
@@ -113,7 +116,7 @@ def _cell(value: Any) -> str:
 @contextlib.contextmanager
 def progress(total: int, title: str, quiet: bool = False) -> Iterator[Callable[[int], None]]:
     """A callable to be told of bytes done: a bar with rate and remaining time, or a line every few seconds."""
-    if quiet:
+    if quiet or verbosity.quiet:
         yield lambda _: None
     elif sys.stderr.isatty():
         with _bar(total, title) as advance:
