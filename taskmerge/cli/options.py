@@ -15,6 +15,7 @@ _WRITTEN: dict[str, Any] = {"parser": output_path, "metavar": "<path>"}
 OUT = typer.Option(None, "-o", "--out", help="Output folder; overrides the recipe's output.path.", **_WRITTEN)
 OUT_FOLDER = typer.Option(..., "-o", "--out", help="Folder to write.", **_WRITTEN)
 OUT_FILE = typer.Option(None, "-o", "--out", help="File to write; stdout by default.", **_WRITTEN)
+OUT_RECIPE = typer.Option("merge.yaml", "-o", "--out", help="The recipe to write.", **_WRITTEN)
 OUT_DEMO = typer.Option("taskmerge-demo", "-o", "--out", help="Folder for data, models and the report.", **_WRITTEN)
 HTML = typer.Option(None, "--html", help="Also write a page (and its JSON twin) here.", **_WRITTEN)
 PLOT = typer.Option(None, "--plot", help="Also draw heat maps: .png, .svg or .pdf (extra [plots]).", **_WRITTEN)

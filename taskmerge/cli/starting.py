@@ -1,0 +1,59 @@
+"""init."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+import typer
+
+from taskmerge.cli.options import OUT_RECIPE
+from taskmerge.cli.output import note, say
+from taskmerge.errors import UsageError
+
+
+def init(
+    base: str = typer.Argument(None, help="The base model: path, hub id[@revision] or hf:// uri."),
+    specialists: list[str] = typer.Argument(None, help="Models trained from it, adapters, task vectors; or name=path."),
+    out: Path = OUT_RECIPE,
+) -> None:
+    """Propose a commented recipe for a base and its specialists.
+
+    Headers are read, no tensor is. The recipe is planned before it is written: what does not fit is told now. On a
+    terminal, what is not given is asked for.
+    """
+    from taskmerge.pipeline.proposal import propose
+
+    given = list(specialists or [])
+    if base is None or not given:
+        base, given = _asked(base, given)
+    if out.exists():
+        raise UsageError("exists already", str(out), "name another file with --out, or remove it first")
+    found = propose(base, given, out.absolute().parent)
+    try:
+        with out.open("x", encoding="utf-8") as file:
+            file.write(found.text)
+    except OSError as error:
+        raise UsageError(f"cannot be written: {error.strerror}", str(out), "choose another file with --out") from None
+    counts = Counter(step.action for step in found.plan.steps)
+    said = f"{counts['merge']} tensors merged, {counts['copy']} copied from one specialist, {counts['keep']} kept"
+    note(f"it plans: {said}")
+    for line in found.plan.notes:
+        note(line)
+    note(f"next: taskmerge fuse {out} --dry-run")
+    say(out)
+
+
+def _asked(base: str | None, specialists: list[str]) -> tuple[str, list[str]]:
+    if not sys.stdin.isatty():
+        what = f"{'the base' if base is None else 'a specialist'} is missing, and there is no terminal to ask on"
+        raise UsageError(what, next_move="taskmerge init BASE SPECIALIST…")
+    base = base or str(typer.prompt("Base model (path or hub id)", err=True))
+    specialists = specialists or [str(typer.prompt("A specialist trained from it", err=True))]
+    while more := str(typer.prompt("Another one (empty: no more)", default="", show_default=False, err=True)):
+        specialists.append(more)
+    return base, specialists
+
+
+COMMANDS = (init,)
