@@ -32,6 +32,7 @@ class StageReport:
     before, after: scores on the held-out pairs ({} without any).  curves: the same at every look.
     trained, frozen: numbers of tensors; the frozen ones are hashed before and after and were bit-identical.
     moved: how many of the trained ones training changed at all.
+    losses: [step, mean loss since the step before], at most 200 of them.
     kept: False when nothing beat the model as it came, or nothing moved; that model is then what was saved.
     """
 
@@ -43,6 +44,7 @@ class StageReport:
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
     curves: list[dict[str, float]] = field(default_factory=list)
+    losses: list[tuple[int, float]] = field(default_factory=list)
     kept: bool = True
     moved: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -160,7 +162,7 @@ def _run(
     with TemporaryDirectory() as temporary:
         beside = None if out is None else _checkpoints(out)
         folder = Path(work) if work is not None else beside or Path(temporary)
-        session = Session(embedder, sets, held, train, settings, folder)
+        session = Session(embedder, sets, held, train, settings, folder, stage)
         claim_work(folder)
         started = time.monotonic()
         outcome = session.run()
