@@ -88,6 +88,10 @@ class PreparedItems:
     def encode(self, keeping: Keeping | None = None) -> None:
         """From now on run items through their frozen encoder once, where the embedder can stop and go on there."""
 
+    def encoders(self) -> list[Any]:
+        """The modules that run by themselves when a batch is made."""
+        return []
+
     def features(self, numbers: Sequence[int], texts: Sequence[str] = (), noise: float = 0.0) -> dict[str, Any]:
         """One batch: these items, then these texts, all as the items' role.
 
@@ -168,6 +172,9 @@ class GraftedItems(PreparedItems):
             like = self.graft.projector(tower).norm.weight
             identity = identity_of(encoder.state_dict(), encoder.modules(), [encoder.kind, encoder.options])
             self._encodings[tower] = keeping.open(identity, like.dtype)
+
+    def encoders(self) -> list[Any]:
+        return [self.graft.encoder(tower) for tower in self._encodings or ()]
 
     def _own(self, part: _Set) -> bool:
         return part.pairs.modality in self.graft.tower_of

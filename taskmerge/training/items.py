@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,7 +49,7 @@ class TrainingItems:
     sets: {name: Pairs}. A sample of every set is decoded and prepared when this is made, so that bad data is told
     before training starts; the rest is checked when a batch needs it. Prompts that the recipe has for a set's name
     stand before its items and texts. input_noise: on prepared values, while training. keeping: where encodings are
-    kept; None: in the user's cache folder.
+    kept; None: in the user's cache folder. run: what embeds features, where the model is inside of something else.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class TrainingItems:
         self.keeping = keeping or Keeping()
         self.prepared = embedder.prepared_items()
         self.prompted = {name: embedder.prompted(None, task=name) for name in self.sets}
+        self.run: Callable[[Features], Tensor] = embedder.embed
         self._texts: Encodings | None = None
         self._numbers: dict[str, range] = {}
         for name, pairs in self.sets.items():
@@ -201,7 +202,7 @@ class TrainingItems:
 
     def _embed(self, batches: Iterable[Features]) -> Tensor:
         with self.embedder.inference():
-            rows = [self.embedder.embed(features).float().cpu() for features in batches]
+            rows = [self.run(features).float().cpu() for features in batches]
         return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from taskmerge.embedders.anatomy import components_of
-from taskmerge.embedders.interface import Embedder
+from taskmerge.embedders.interface import EMBEDDING, Embedder
 from taskmerge.embedders.pairs import Pairs
 from taskmerge.errors import UsageError
 from taskmerge.training.components import (
@@ -132,12 +132,17 @@ class Session:
         adapters = self._adapters()
         loss, labels = self._loss(model)
         collator, sampler = self._batches(labels)
-        trainer = build_trainer(model, loss, collator, sampler, self.held_out, self.settings, self.folder, layers)
+        trainer = build_trainer(
+            model, loss, collator, sampler, self.held_out, self.settings, self.folder, layers,
+            self.items.prepared.encoders(),
+        )  # fmt: skip
         self.is_main = trainer.is_world_process_zero()
         trainer.first = self._look
         resumed = last_checkpoint(self.folder) if self.settings.resume else None
         with ExitStack() as around:
             around.enter_context(plain_again(self.embedder.module))
+            if sharded and self.held_out is not None:  # what is sharded runs from its outermost module
+                self.held_out.items.run = lambda features: model(dict(features))[EMBEDDING]
             if self.settings.gradient_checkpointing:
                 around.enter_context(recomputed(self.embedder))
             done = 0 if resumed is None else resumed[0]
@@ -145,6 +150,8 @@ class Session:
             trainer.train(resume_from_checkpoint=None if resumed is None else resumed[1])
             trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # bf16: it would go on in autocast
             self._look()
+        if self.held_out is not None:
+            self.held_out.items.run = self.embedder.embed
         if adapters is not None:
             adapters.merge_and_unload()
         model.zero_grad(set_to_none=True)

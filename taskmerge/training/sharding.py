@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from taskmerge.embedders.interface import Embedder
 from taskmerge.errors import UsageError
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs")
+_HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
+    "_state_dict_hooks", "_state_dict_pre_hooks", "_load_state_dict_pre_hooks",
+)  # fmt: skip
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -20,6 +23,7 @@ def whole(tensor: Tensor) -> Tensor:
     found = tensor.detach()
     if hasattr(found, "full_tensor"):
         found = found.full_tensor()
+        found = found.wait() if hasattr(found, "wait") else found  # on its way still
     return found.cpu().contiguous()
 
 

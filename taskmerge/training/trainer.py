@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,16 +38,36 @@ class StageTrainer(SentenceTransformerTrainer):
     A checkpoint holds whole tensors by name, so that any number of processes can go on from it.
 
     Attributes:
+        apart: frozen parts that are run by themselves: they are not sharded.
         first: called once the model is where it trains and as it came, before anything is learnt or taken up.
         step_losses: of every step of this run, the mean over processes.
         told: the progress.
     """
 
+    apart: Sequence[torch.nn.Module] = ()
     first: Callable[[], None] | None = None
     told: Work | None = None
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """No model card while training: the stages write their own."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As transformers does. accelerate forgets a plugin of FSDP where no accelerator is: it is handed in again."""
+        super().create_accelerator_and_postprocess()
+        if not self.args.fsdp:
+            return
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.ignored_modules = self.apart
+            return
+        from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+        state: Any = self.accelerator.state
+        plugin = FullyShardedDataParallelPlugin(**(self.args.fsdp_plugin_args or {}))
+        if state.mixed_precision != "no":
+            plugin.set_mixed_precision(state.mixed_precision)
+        state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin
+        plugin.ignored_modules = self.apart
+        self.is_fsdp_enabled = True
 
     def get_optimizer_cls_and_kwargs(self, args: Any, model: Any = None) -> tuple[Any, Any]:  # type: ignore[override]
         """The optimizer that transformers would take, AdamW with float32 masters."""
@@ -193,10 +213,11 @@ def build_trainer(
     settings: TrainingSettings,
     folder: Path,
     layers: list[str],
+    apart: Sequence[torch.nn.Module] = (),
 ) -> StageTrainer:
     """A trainer ready to run.
 
-    collator: of the items.  sampler: of their numbers.  folder: for checkpoints.  layers: classes to shard by.
+    collator: of the items.  sampler: of their numbers.  folder: for checkpoints.  layers: classes to shard by.  apart: what is not sharded.
     """
     assert collator.items is not None
     arguments = _arguments(settings, folder, sampler, held_out is not None, layers)
@@ -204,7 +225,8 @@ def build_trainer(
     callbacks: list[TrainerCallback] = [telling]
     if held_out is not None and settings.patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
-    trainer = StageTrainer(
+    kind = type("StageTrainer", (StageTrainer,), {"apart": list(apart)})  # it is asked for while a trainer is made
+    trainer: StageTrainer = kind(
         model=model,
         args=arguments,
         train_dataset=DatasetDict(item_rows(collator.items)),

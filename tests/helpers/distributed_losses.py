@@ -13,7 +13,7 @@ from training_sets import shades
 
 from taskmerge.embedders import open_embedder
 from taskmerge.embedders.encodings import Keeping
-from taskmerge.training import TrainingSettings, recover, rehearse
+from taskmerge.training import LoraSettings, TrainingSettings, recover, rehearse
 from taskmerge.words.progress import Progress, Said, watching
 
 
@@ -22,7 +22,10 @@ def main() -> None:
     stage, start, sounds, work = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
     said: dict[str, Any] = json.loads(sys.argv[5])
     torch.set_num_threads(1)
+    stop = said.pop("stop", 0)
     dtype = getattr(torch, said.pop("dtype", "float32"))
+    if said.get("lora"):
+        said["lora"] = LoraSettings(**said["lora"])
     settings = TrainingSettings(**{"warmup": 2, "encodings": Keeping(limit=0), "device": "cpu", **said})
     embedder = open_embedder(start, dtype=dtype)
     held_out = {"audio": sounds / "held_out" / "pairs.jsonl"}
@@ -30,10 +33,12 @@ def main() -> None:
     losses: list[tuple[int, float]] = []
 
     def hear(told: Progress | Said) -> None:
-        if isinstance(told, Progress) and told.unit == "steps" and not told.over and "held_out" not in told.facts:
-            losses.append((told.done, told.facts["loss"]))
-        elif isinstance(told, Progress) and told.unit == "steps" and losses[-1][0] != told.done:
-            losses.append((told.done, told.facts["loss"]))
+        if isinstance(told, Progress) and told.unit == "steps" and "loss" in told.facts and not told.over:
+            if not losses or losses[-1][0] != told.done:
+                losses.append((told.done, told.facts["loss"]))
+            if told.done == stop:
+                print(f"found {json.dumps({'losses': losses})}", flush=True)
+                sys.exit(0)
 
     with watching(hear):
         if stage == "recover":
