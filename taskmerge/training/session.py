@@ -28,6 +28,7 @@ from taskmerge.training.held_out import METRIC, HeldOutRetrieval
 from taskmerge.training.items import TrainingItems
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.training.usable import check_batches, check_rates, check_ways, drawn, last_checkpoint, looked_at
+from taskmerge.words.processes import process_count
 from taskmerge.words.progress import work
 
 
@@ -48,8 +49,6 @@ class Session:
         folder: Path,
         stage: str = "training",
     ) -> None:
-        from taskmerge.training.trainer import process_count
-
         self.embedder, self.settings, self.folder, self.stage = embedder, settings, folder, stage
         self.trained = select(embedder, train)
         self.components = components_of(embedder.state_dict, embedder.components)

@@ -39,6 +39,15 @@ def like(value: Tensor, parameter: Tensor) -> Tensor:
     return placed
 
 
+def in_pieces(module: nn.Module) -> None:
+    """Let go of what a forward pass has put together: the pieces are what optimizers and checkpoints know."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def layer_classes(embedder: Embedder) -> list[str]:
     """Names of the classes that parameters are sharded by: the backbone's layers, and those of encoders.
 
@@ -60,6 +69,7 @@ def plain_again(module: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        in_pieces(module)
         if any(hasattr(parameter, "full_tensor") for parameter in module.parameters()):
             _gather(module)
             for part, kind, hooks in before:

@@ -19,6 +19,7 @@ from taskmerge.training.publishing import Destination, publish
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.training.work import check_work, claim_work, clear_work
 from taskmerge.words.modalities import tower_of
+from taskmerge.words.processes import say_to_all
 
 HELD_OUT_SHARE = 0.1
 CHECKPOINTS = ".checkpoints"
@@ -65,7 +66,8 @@ def specialize(
     model: what `open_embedder` takes; a loaded model is trained in place.  data: pairs, as `read_pairs` takes them,
     or {set name: pairs} for joint training.  train: components or globs; default: the backbone and the data's towers.
     held_out: pairs to look at, {set name: pairs} for several; default: none.  out: folder for the result.
-    work: folder for checkpoints; default: beside out while it trains, else temporary.
+    work: folder for checkpoints; default: beside out while it trains, else temporary. They are removed when the stage
+    is done, unless `settings.keep_checkpoints`.
     Raises UsageError about data, components and settings before training starts.
     """
     sets = named_sets(data)
@@ -161,16 +163,16 @@ def _run(
     embedder = embedder.prompted(settings.prompts)
     with TemporaryDirectory() as temporary:
         beside = None if out is None else _checkpoints(out)
-        folder = Path(work) if work is not None else beside or Path(temporary)
+        folder = Path(say_to_all(str(work or beside or temporary)))  # one for all processes
         session = Session(embedder, sets, held, train, settings, folder, stage)
         claim_work(folder)
         started = time.monotonic()
         outcome = session.run()
-    report = StageReport(stage, seconds=time.monotonic() - started, settings=asdict(settings), **outcome)
-    if out is not None and session.is_main:
-        publish(embedder, out, "trained", stage, {"model": model}, session.trained, asdict(report))
-        if work is None and beside is not None:
-            clear_work(beside)
+        report = StageReport(stage, seconds=time.monotonic() - started, settings=asdict(settings), **outcome)
+        if out is not None:
+            publish(embedder, out, "trained", stage, {"model": model}, session.trained, asdict(report))
+        if session.is_main and not settings.keep_checkpoints:
+            clear_work(folder)
     return report
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,8 +22,9 @@ from taskmerge.training.items import TrainingItems
 from taskmerge.training.masters import MasterAdamW
 from taskmerge.training.sampling import BalancedSampler
 from taskmerge.training.settings import TrainingSettings
-from taskmerge.training.sharding import like, load_optimizer_state, optimizer_state, whole
+from taskmerge.training.sharding import in_pieces, like, load_optimizer_state, optimizer_state, whole
 from taskmerge.training.work import TRAINED_FILE
+from taskmerge.words.processes import process_count
 from taskmerge.words.progress import Work
 from taskmerge.words.system_errors import writing
 
@@ -103,6 +103,7 @@ class StageTrainer(SentenceTransformerTrainer):
             call()
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
+        in_pieces(self.model)
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
@@ -199,11 +200,6 @@ class ColumnCollator(SentenceTransformerDataCollator):
         return batch
 
 
-def process_count() -> int:
-    """Processes of this launch."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
-
-
 def build_trainer(
     model: Any,
     loss: Any,
@@ -217,7 +213,8 @@ def build_trainer(
 ) -> StageTrainer:
     """A trainer ready to run.
 
-    collator: of the items.  sampler: of their numbers.  folder: for checkpoints.  layers: classes to shard by.  apart: what is not sharded.
+    collator: of the items.  sampler: of their numbers.  folder: for checkpoints.  layers: classes to shard by.
+    apart: what is not sharded.
     """
     assert collator.items is not None
     arguments = _arguments(settings, folder, sampler, held_out is not None, layers)
