@@ -23,10 +23,12 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 def hashes_forgotten_afterwards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Remembered sha256 of files that end with the run go nowhere else."""
     from taskmerge.checkpoints import hashing
+    from taskmerge.embedders import encodings
 
     path = tmp_path_factory.mktemp("hashes") / "sha256.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hashing, "_cache", lambda: path)
+        patch.setattr(encodings, "cache_folder", lambda: path.parent)
         yield
 
 

@@ -29,6 +29,12 @@ EMBEDDER = typer.Option(
 TRAINING_DEVICE = typer.Option(
     None, "--device", help="Where models train: cpu, cuda, mps; by default the first GPU if there is one."
 )
+PROCESSES = typer.Option(1, "--processes", min=1, help="Processes that train together, on this machine.")
+KEEP_CHECKPOINTS = typer.Option(False, "--keep-checkpoints", help="Leave the checkpoints of training that is done.")
+ENCODINGS = typer.Option(
+    None, "--encodings", help="Folder of what frozen encoders put out; by default in the user's cache folder."
+)
+ENCODINGS_LIMIT = typer.Option("50GiB", "--encodings-limit", help="Most that is kept there; 0 keeps none.")
 FRESH = typer.Option(False, "--fresh", help="Replace an existing folder that taskmerge made.")
 JSON = typer.Option(False, "--json", help="Print JSON for machines.")
 

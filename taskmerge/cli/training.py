@@ -2,13 +2,32 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import typer
 
-from taskmerge.cli.options import FRESH, JSON, MODEL_DEVICE, OUT, OUT_FOLDER, TRAINING_DEVICE
+from taskmerge.cli.options import (
+    ENCODINGS,
+    ENCODINGS_LIMIT,
+    FRESH,
+    JSON,
+    KEEP_CHECKPOINTS,
+    MODEL_DEVICE,
+    OUT,
+    OUT_FOLDER,
+    PROCESSES,
+    TRAINING_DEVICE,
+)
 from taskmerge.cli.output import announce_notes, announce_preparing, note, print_json, say
+from taskmerge.cli.watching import show_work
 from taskmerge.errors import UsageError
+from taskmerge.words.sizes import parse_size
+
+if TYPE_CHECKING:
+    from taskmerge.recipes import Recipe
 
 RECIPE = typer.Argument(help="The recipe.")
 FRESH_STAGE = typer.Option(
@@ -36,10 +55,18 @@ def graft(
 
 
 def specialize(
-    recipe: Path = RECIPE, device: str = TRAINING_DEVICE, fresh: bool = FRESH_STAGE, as_json: bool = JSON
+    recipe: Path = RECIPE,
+    device: str = TRAINING_DEVICE,
+    fresh: bool = FRESH_STAGE,
+    processes: int = PROCESSES,
+    keep_checkpoints: bool = KEEP_CHECKPOINTS,
+    encodings: Path | None = ENCODINGS,
+    encodings_limit: str = ENCODINGS_LIMIT,
+    as_json: bool = JSON,
 ) -> None:
     """Train the specialists that the recipe has a `specialize` section for."""
-    _stage(recipe, "specialize", None, device, fresh, as_json)
+    how = _How(device, fresh, processes, keep_checkpoints, encodings, encodings_limit, as_json)
+    _stage(recipe, "specialize", None, how)
 
 
 def recover(
@@ -47,10 +74,15 @@ def recover(
     out: Path = OUT,
     device: str = TRAINING_DEVICE,
     fresh: bool = FRESH_STAGE,
+    processes: int = PROCESSES,
+    keep_checkpoints: bool = KEEP_CHECKPOINTS,
+    encodings: Path | None = ENCODINGS,
+    encodings_limit: str = ENCODINGS_LIMIT,
     as_json: bool = JSON,
 ) -> None:
     """Repair drifted projectors of the fused model, everything else frozen."""
-    _stage(recipe, "recover", out, device, fresh, as_json)
+    how = _How(device, fresh, processes, keep_checkpoints, encodings, encodings_limit, as_json)
+    _stage(recipe, "recover", out, how)
 
 
 def rehearse(
@@ -58,22 +90,66 @@ def rehearse(
     out: Path = OUT,
     device: str = TRAINING_DEVICE,
     fresh: bool = FRESH_STAGE,
+    processes: int = PROCESSES,
+    keep_checkpoints: bool = KEEP_CHECKPOINTS,
+    encodings: Path | None = ENCODINGS,
+    encodings_limit: str = ENCODINGS_LIMIT,
     as_json: bool = JSON,
 ) -> None:
     """Train the fused (or recovered) model on all modalities in balance."""
-    _stage(recipe, "rehearse", out, device, fresh, as_json)
+    how = _How(device, fresh, processes, keep_checkpoints, encodings, encodings_limit, as_json)
+    _stage(recipe, "rehearse", out, how)
 
 
-def _stage(path: Path, stage: str, out: Path | None, device: str | None, fresh: bool, as_json: bool) -> None:
+class _How(NamedTuple):
+    """What all commands that train can be told."""
+
+    device: str | None
+    fresh: bool
+    processes: int
+    keep_checkpoints: bool
+    encodings: Path | None
+    limit: str
+    as_json: bool
+
+    def run(self, recipe: Recipe, **stages: Any) -> dict[str, Any] | None:
+        """The run's table; None where other processes did it all, or this is one of the others."""
+        from taskmerge.embedders.encodings import Keeping
+        from taskmerge.pipeline import run as run_all
+        from taskmerge.words.processes import is_first, start
+
+        limit = 0 if self.limit.strip() == "0" else parse_size(self.limit)
+        if self.processes > 1:
+            words = _without_processes(sys.argv[1:])
+            raise typer.Exit(start(self.processes, words))
+        keeping = Keeping(None if self.encodings is None else str(self.encodings.absolute()), limit)
+        with show_work(quiet=not is_first()):
+            table = run_all(
+                recipe, **stages, say=note, device=self.device, fresh=self.fresh,
+                keep_checkpoints=self.keep_checkpoints, encodings=keeping,
+            )  # fmt: skip
+        return table if is_first() else None
+
+
+def _without_processes(words: Sequence[str]) -> list[str]:
+    """The same command for one process."""
+    found, skip = [], False
+    for word in words:
+        if not skip and not word.startswith("--processes"):
+            found.append(word)
+        skip = word == "--processes"
+    return found
+
+
+def _stage(path: Path, stage: str, out: Path | None, how: _How) -> None:
     announce_notes()
-    from taskmerge.pipeline import run
     from taskmerge.recipes import load
 
     recipe = load(path)
     if getattr(recipe, stage) is None:
         raise UsageError(f"the recipe has no `{stage}` section", str(path), "`taskmerge schema` describes it")
-    table = run(recipe, out=out, start=stage, until=stage, say=note, device=device, fresh=fresh)
-    if as_json:
+    table = how.run(recipe, out=out, start=stage, until=stage)
+    if how.as_json and table is not None:
         print_json(table)
 
 
@@ -84,21 +160,28 @@ def run(
     until: str = typer.Option(None, "--until", help="Last stage to run."),
     device: str = MODEL_DEVICE,
     fresh: bool = FRESH_STAGE,
+    processes: int = PROCESSES,
+    keep_checkpoints: bool = KEEP_CHECKPOINTS,
+    encodings: Path | None = ENCODINGS,
+    encodings_limit: str = ENCODINGS_LIMIT,
     as_json: bool = JSON,
 ) -> None:
     """Run all stages of a recipe: specialize, fuse, diagnose, recover, rehearse, evaluate. Resumable.
 
     A stage is skipped while its part of the recipe, the models and data it reads, and the sounds and pictures that
-    .jsonl and .parquet data name (by size and time of change) are as they were when it ran.
+    .jsonl and .parquet data name (by size and time of change) are as they were when it ran. Several processes
+    (--processes, or `accelerate launch -m taskmerge run recipe.yaml`) take part in the stages that train.
     """
     from taskmerge.pipeline import Places
-    from taskmerge.pipeline import run as run_all
     from taskmerge.recipes import load
 
     said = load(recipe)
     announce_preparing()
     announce_notes()
-    table = run_all(said, out=out, start=start, until=until, say=note, device=device, fresh=fresh)
+    how = _How(device, fresh, processes, keep_checkpoints, encodings, encodings_limit, as_json)
+    table = how.run(said, out=out, start=start, until=until)
+    if table is None:
+        return
     if as_json:
         print_json(table)
         return

@@ -20,7 +20,6 @@ from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
-    from sentence_transformers import SentenceTransformer
     from torch import Tensor, nn
 
     from taskmerge.checkpoints.memory import MemoryStateDict
@@ -280,12 +279,6 @@ class Embedder(ABC):
         embeddings: Tensor = torch.func.functional_call(_running(self), swapped, (features,))[EMBEDDING]
         return embeddings
 
-    def trainable(self) -> SentenceTransformer:
-        """The model as the trainer takes it: what it returns for features has the embeddings under `EMBEDDING`."""
-        from sentence_transformers import SentenceTransformer
-
-        return SentenceTransformer(modules=[_running(self)], device=str(self.device))
-
     def parameter_names(self) -> dict[str, str]:
         """Name in the file -> name in `module`, of every parameter."""
         by_identity = {id(parameter): name for name, parameter in self.module.named_parameters()}
@@ -304,10 +297,10 @@ class Embedder(ABC):
         return {names[id(layer.weight)]: layer for layer in linear if id(layer.weight) in names}
 
     def prepared_items(self) -> PreparedItems:
-        """A store for items that are prepared once and run many times."""
+        """A store for the items of training sets."""
         from taskmerge.embedders.items import PreparedItems
 
-        return PreparedItems(self.prepare)
+        return PreparedItems()
 
     def check_takes(self, modality: str, source: str) -> None:
         """Raises UsageError when it does not embed items of this modality. source: what holds them."""

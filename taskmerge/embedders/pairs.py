@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +13,20 @@ import numpy as np
 
 from taskmerge.embedders.media import load_audio, load_frames, load_picture
 from taskmerge.embedders.media_files import read_film, read_picture, read_sound
+from taskmerge.embedders.packed import PackedTexts
 from taskmerge.embedders.prompts import Role
-from taskmerge.errors import Problem, UsageError, clipped, first_line
+from taskmerge.embedders.rows import open_rows
+from taskmerge.errors import Problem, UsageError, clipped
 from taskmerge.metrics.retrieval import collapse
 from taskmerge.opened import opened
-from taskmerge.words.extras import require
-from taskmerge.words.json_text import parse_json
 from taskmerge.words.modalities import COLUMNS, TEXT, media_of, modality_of_column
 
 ITEM_COLUMNS = (*(column for column in COLUMNS if column != TEXT), "query")
 """Columns that hold the item of a pair; `query` is a text that is to find the text beside it."""
 SAMPLING_RATE = 16_000
 SHOWN = 5
-MOST_BYTES = 8 << 30
-"""Of a file of pairs, and of what is unpacked from one."""
-_FEWER = "split it, or keep sounds and pictures in files of their own"
 _ROW = "each row is an item and its text"
+_NEGATIVE = re.compile(r"negative(_[0-9]+)?")
 _CLOSING = ".,;:!?…。、！？"
 
 
@@ -37,12 +36,14 @@ class Pairs:
 
     source: what messages call the set.  column: one of `ITEM_COLUMNS`.  texts: one a pair, not empty.
     items: one a pair, as they came: a path (made absolute), an array, a picture, a dict, a text.
+    negatives: columns of texts, one a pair, that are not the item's though they look so.
     """
 
     source: str
     column: str
     texts: Sequence[str]
     items: Sequence[Any]
+    negatives: tuple[Sequence[str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -68,6 +69,11 @@ class Pairs:
             first.setdefault(place, text)
         return list(first.values()), index
 
+    def spellings(self) -> np.ndarray:
+        """Which texts are one, of the pairs and of their negatives: (pairs, 1 + negatives) int64."""
+        written = [spelling(text) for column in (self.texts, *self.negatives) for text in column]
+        return collapse(written)[1].reshape(1 + len(self.negatives), len(self)).T.copy()
+
     def load(self, start: int = 0, stop: int | None = None, *, sampling_rate: int = SAMPLING_RATE) -> list[Any]:
         """Items [start, stop) decoded as encoders take them.
 
@@ -83,7 +89,10 @@ class Pairs:
 
     def take(self, rows: Sequence[int]) -> Pairs:
         """The pairs at `rows`, in that order."""
-        return Pairs(self.source, self.column, [self.texts[row] for row in rows], [self.items[row] for row in rows])
+        texts = PackedTexts(self.texts[row] for row in rows)
+        stored = self.items.take(rows) if isinstance(self.items, StoredItems) else [self.items[row] for row in rows]
+        negatives = tuple(PackedTexts(column[row] for row in rows) for column in self.negatives)
+        return replace(self, texts=texts, items=stored, negatives=negatives)
 
     def files(self) -> list[Path]:
         """The files that items lie in, those of a folder of frames one by one; none for items in memory."""
@@ -93,10 +102,19 @@ class Pairs:
                 found += sorted(item.iterdir()) if item.is_dir() else [item]
         return found
 
-    def check(self) -> Pairs:
-        """Decodes every item once and throws it away; raises one UsageError that names every broken pair."""
+    def sample(self, most: int) -> list[int]:
+        """Rows to look at before all are: all when there are no more than `most`, else as many at random, in order."""
+        if len(self) <= most:
+            return list(range(len(self)))
+        return sorted(np.random.default_rng(0).choice(len(self), most, replace=False).tolist())
+
+    def check(self, most: int | None = None) -> Pairs:
+        """Decodes items and throws them away; raises one UsageError that names every broken pair.
+
+        most: how many are looked at; the others are checked when they are used. None: all.
+        """
         problems: list[Problem] = []
-        for row in range(len(self)):
+        for row in range(len(self)) if most is None else self.sample(most):
             try:
                 self.load(row, row + 1)
             except UsageError as error:
@@ -118,43 +136,111 @@ def read_pairs(source: Any, column: str | None = None) -> Pairs:
     """Pairs from a .jsonl or .parquet file, a `datasets` folder, object or id, a list of dicts, or `Pairs` already.
 
     Each row holds "text" and one item column ("audio", "image", "document", "video" or "query"); column says which when
-    there are several. Relative paths are relative to the file that names them. Raises UsageError with every problem
-    found in the rows; decodes nothing (see `Pairs.check`).
+    there are several. "negative", "negative_1", … are texts that look right and are wrong. Relative paths are relative
+    to the file that names them. A data set's id may name its split, NAME:train, and be streamed, NAME:train:streaming.
+    Raises UsageError with every problem found in the rows; decodes nothing (see `Pairs.check`), and holds no more of a
+    file than its texts.
     """
     if isinstance(source, Pairs):
         return source
-    label, rows, folder = _rows(source)
+    label, rows, folder = open_rows(source)
     if not len(rows):
         raise UsageError("holds no pairs", label)
-    if isinstance(rows[0], Mapping):
-        column = _column(rows[0], column, label)
-    problems: list[Problem] = []
-    texts: list[str] = []
-    items: list[Any] = []
-    for number, row in enumerate(rows):
-        place = f"{label}: row {number + 1}"
-        if not isinstance(row, Mapping):
-            raise UsageError(f"is no table of columns: {clipped(repr(row), 80)}", place, _ROW)
-        text, item = row.get("text"), row.get(column)
-        if isinstance(item, Mapping) and item.get("bytes", b"") is None and item.get("path"):
-            item = item["path"]
-        if not isinstance(text, str) or not text.strip():
-            problems.append(Problem(f"no text beside its {column}: {text!r}", place, _ROW))
-        if item is None or (isinstance(item, str) and not item.strip()):
-            problems.append(Problem(f"no {column} beside the text {text!r}", place, f"found: {', '.join(row)}"))
-        elif isinstance(item, str | Path) and column != "query":
-            item = folder / item
-            if not _exists(item):
-                problems.append(Problem(f"{str(item)!r} does not exist", place, f"paths are relative to {folder}"))
-        texts.append(text or "")
-        items.append(item)
-    if problems:
-        more = len(problems) - SHOWN
-        shown = problems[:SHOWN]
+    first = rows[0]
+    negatives = tuple(name for name in first if _NEGATIVE.fullmatch(name)) if isinstance(first, Mapping) else ()
+    scan = _Scan(label, folder, _column(first, column, label) if isinstance(first, Mapping) else "", negatives)
+    texts = PackedTexts(scan.texts(rows))
+    if scan.count:
+        more = scan.count - SHOWN
+        shown = scan.problems[:SHOWN]
         raise UsageError([*shown, Problem(f"and {more} more problems", label)] if more > 0 else shown)
-    pairs = Pairs(label, column, texts, items)
-    opened(*pairs.files(), media=True)
+    against = tuple(PackedTexts(row[name] for row in rows) for name in negatives)
+    pairs = Pairs(label, scan.column, texts, StoredItems(rows, scan.column, folder), against)
+    if scan.files:
+        opened(*pairs.files(), media=True)
     return pairs
+
+
+@dataclass
+class _Scan:
+    """One look at every row. count: of problems, of which the first few are kept. files: whether some items are."""
+
+    label: str
+    folder: Path
+    column: str
+    negatives: tuple[str, ...]
+    problems: list[Problem] = field(default_factory=list)
+    count: int = 0
+    files: bool = False
+
+    def texts(self, rows: Sequence[Any]) -> Iterator[str]:
+        for number, row in enumerate(rows):
+            place = f"{self.label}: row {number + 1}"
+            if not isinstance(row, Mapping):
+                raise UsageError(f"is no table of columns: {clipped(repr(row), 80)}", place, _ROW)
+            for problem in self._problems(row, place):
+                self.count += 1
+                if len(self.problems) < SHOWN:
+                    self.problems.append(problem)
+            text = row.get("text")
+            yield text if isinstance(text, str) else ""
+
+    def _problems(self, row: Mapping[str, Any], place: str) -> Iterator[Problem]:
+        text, item = row.get("text"), _item(row.get(self.column), self.column, self.folder)
+        self.files = self.files or isinstance(item, Path)
+        if not isinstance(text, str) or not text.strip():
+            yield Problem(f"no text beside its {self.column}: {text!r}", place, _ROW)
+        if item is None or (isinstance(item, str) and not item.strip()):
+            yield Problem(f"no {self.column} beside the text {text!r}", place, f"found: {', '.join(row)}")
+        elif isinstance(item, Path) and not _exists(item):
+            yield Problem(f"{str(item)!r} does not exist", place, f"paths are relative to {self.folder}")
+        for name in self.negatives:
+            wrong = row.get(name)
+            if not isinstance(wrong, str) or not wrong.strip():
+                yield Problem(f"no {name} beside the text {text!r}: {wrong!r}", place, "every row has one, or none has")
+            elif isinstance(text, str) and spelling(wrong) == spelling(text):
+                yield Problem(f"its {name} is its text: {text!r}", place, "what is right cannot be wrong too")
+
+
+class StoredItems(Sequence[Any]):
+    """The items of rows, each read where it lies when it is asked for."""
+
+    def __init__(self, rows: Sequence[Any], column: str, folder: Path, numbers: np.ndarray | None = None) -> None:
+        """numbers: of the rows that are meant; None: all."""
+        self._rows, self._column, self._folder, self._numbers = rows, column, folder, numbers
+
+    def __len__(self) -> int:
+        return len(self._rows) if self._numbers is None else len(self._numbers)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, slice):
+            return [self[number] for number in range(*key.indices(len(self)))]
+        number = range(len(self))[key]
+        row = self._rows[number if self._numbers is None else int(self._numbers[number])]
+        return _item(row.get(self._column), self._column, self._folder)
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._numbers is not None:
+            yield from (self[number] for number in range(len(self)))
+            return
+        for row in self._rows:
+            yield _item(row.get(self._column), self._column, self._folder)
+
+    def take(self, rows: Sequence[int]) -> StoredItems:
+        """Those at `rows`, in that order."""
+        chosen = np.asarray(rows, dtype=np.int64)
+        return StoredItems(
+            self._rows, self._column, self._folder, chosen if self._numbers is None else self._numbers[chosen]
+        )
+
+
+def _item(item: Any, column: str, folder: Path) -> Any:
+    """An item of a row as `Pairs` holds it: what names a file becomes its path."""
+    if isinstance(item, Mapping) and item.get("bytes", b"") is None and item.get("path"):
+        item = item["path"]
+    if isinstance(item, str | Path) and column != "query" and str(item).strip():
+        return folder / item
+    return item
 
 
 def _exists(path: Path) -> bool:
@@ -162,102 +248,6 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # a name that is too long, a folder that may not be read
         return False
-
-
-def _rows(source: Any) -> tuple[str, Sequence[Mapping[str, Any]], Path]:
-    """Label, rows and the folder that relative paths start from."""
-    if isinstance(source, str | Path):
-        path = Path(source)
-        if path.exists():
-            opened(path)
-        if path.suffix in (".jsonl", ".json"):
-            return str(source), _jsonl(path), path.parent
-        if path.suffix == ".parquet":
-            return str(source), _parquet(path), path.parent
-        return str(source), _dataset(_open_dataset(str(source))), Path()
-    if hasattr(source, "column_names") and hasattr(source, "cast_column"):
-        return "data set in memory", _dataset(source), Path()
-    if isinstance(source, Sequence):
-        return "pairs in memory", source, Path()
-    raise UsageError(
-        f"{type(source).__name__} is no set of pairs",
-        next_move="a .jsonl or .parquet file, a data set, or a list of dicts",
-    )
-
-
-def _jsonl(path: Path) -> Sequence[Mapping[str, Any]]:
-    _check_file(path)
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", str(path)) from None
-    rows: list[Mapping[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        move = f'a line reads {{"audio": path, "text": ...}}, not {clipped(repr(line)[1:], 80)}'
-        rows.append(parse_json(line, dict[str, Any], f"{path}:{number}", move, UsageError))
-    return rows
-
-
-def _check_file(path: Path) -> None:
-    if not path.is_file():
-        raise UsageError("is not a file" if path.exists() else f"no file {str(path)!r}", str(path))
-    if (size := path.stat().st_size) > MOST_BYTES:
-        raise UsageError(f"{size:,} bytes are too much for pairs, at most {MOST_BYTES:,} are read", str(path), _FEWER)
-
-
-def _parquet(path: Path) -> Sequence[Mapping[str, Any]]:
-    """Rows, piece by piece: a few bytes may stand for very many."""
-    require("pyarrow")
-    import pyarrow.parquet
-
-    _check_file(path)
-    rows: list[Mapping[str, Any]] = []
-    size = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for piece in file.iter_batches(batch_size=256):
-                size += piece.nbytes
-                if size > MOST_BYTES:
-                    raise UsageError(f"holds more than {MOST_BYTES:,} bytes of pairs", str(path), _FEWER)
-                rows += piece.to_pylist()
-    except UsageError:
-        raise
-    except Exception as error:  # what the library raises for a file that makes no sense has no bounds
-        what = f"is not a parquet file that can be read: {clipped(first_line(error), 300)}"
-        raise UsageError(what, str(path), "get or write the file again") from None
-    return rows
-
-
-def _open_dataset(name: str) -> Any:
-    require("datasets")
-    import datasets
-
-    if Path(name).is_dir():
-        found = datasets.load_from_disk(name)
-    else:
-        try:
-            found = datasets.load_dataset(name)
-        except Exception as error:  # the library raises its own, hub and OS errors; all mean the same to the user
-            raise UsageError(f"cannot be opened as a file or data set: {error}", name) from error
-    if isinstance(found, datasets.DatasetDict):
-        splits = list(found)
-        if "test" not in splits and len(splits) > 1:
-            raise UsageError(f"has several splits and none is test: {', '.join(splits)}", name)
-        found = found["test"] if "test" in splits else found[splits[0]]
-    return found
-
-
-def _dataset(found: Any) -> Any:
-    """The data set with sound and pictures left encoded: decoding audio there needs libraries we do not require."""
-    require("datasets")
-    import datasets
-
-    for name, feature in found.features.items():
-        if isinstance(feature, datasets.Audio | datasets.Image):
-            found = found.cast_column(name, type(feature)(decode=False))
-    return found
 
 
 def _column(row: Mapping[str, Any], wanted: str | None, label: str) -> str:

@@ -134,9 +134,6 @@ class SentenceEmbedder(Embedder):
             )
         return found[..., : self.module.truncate_dim]
 
-    def trainable(self) -> SentenceTransformer:
-        return self.module
-
     def anatomy(self) -> Anatomy:
         parts = components_of(self.state_dict, self.components)
         names = self.network.state_dict()
@@ -171,7 +168,7 @@ class GraftedEmbedder(SentenceEmbedder):
         return Anatomy(own.layers, {**own.projectors, **grafted}, {**own.placeholders, **tokens}, own.token_table)
 
     def prepared_items(self) -> PreparedItems:
-        return GraftedItems(self.prepare, self.graft, self.prompt)
+        return GraftedItems(self.graft)
 
 
 def _config_of(part: Any) -> dict[str, Any]:

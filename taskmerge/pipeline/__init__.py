@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from taskmerge.embedders.encodings import Keeping
 from taskmerge.errors import UsageError, did_you_mean
 from taskmerge.pipeline.checks import check
 from taskmerge.pipeline.stages import BY_NAME, report
 from taskmerge.pipeline.state import Places, Run, Say
-from taskmerge.pipeline.steps import STAGES, STEPS, lost_stages
+from taskmerge.pipeline.steps import STAGES, STEPS, TRAINED, lost_stages
 from taskmerge.recipes import Recipe
+from taskmerge.words.processes import is_first, say_to_all
 
 __all__ = ["BY_NAME", "STAGES", "Places", "Run", "check", "run"]
 
@@ -24,19 +26,27 @@ def run(
     say: Say = print,
     device: str | None = None,
     fresh: bool = False,
+    keep_checkpoints: bool = False,
+    encodings: Keeping | None = None,
 ) -> dict[str, Any]:
     """All stages that the recipe has, from `start` to `until` (both included); returns their results and the paths.
 
     device: where models run; default: the CPU, and for training the first GPU if there is one. fresh: replace models
-    made here that no earlier run of this recipe has left. What the stages read that will run is checked before the
-    first of them does. A stage before `start` whose model is gone is run again. Raises UsageError for an unknown stage,
-    RecipeError for stages that contradict each other, OutputError for what stands in the way of an output, and what the
-    stages raise.
+    made here that no earlier run of this recipe has left. keep_checkpoints: leave those of training stages that are
+    done. encodings: where outputs of frozen encoders are kept. Of several processes (`accelerate launch`), the first
+    does everything, and the others take part in training; they return nothing.
+
+    What the stages read that will run is checked before the first of them does. A stage before `start` whose model is
+    gone is run again. Raises UsageError for an unknown stage, RecipeError for stages that contradict each other,
+    OutputError for what stands in the way of an output, and what the stages raise.
     """
     for name in (start, until):
         if name is not None and name not in STAGES:
             raise UsageError(f"no stage {name!r}", next_move=did_you_mean(name, STAGES))
-    current = Run(recipe, Places.of(recipe, out), say, device, fresh)
+    current = Run(recipe, Places.of(recipe, out), say, device, fresh, keep_checkpoints, encodings or Keeping())
+    if not is_first():
+        _follow(current)
+        return {}
     first = STAGES.index(start) if start else 0
     last = STAGES.index(until) if until else len(STAGES) - 1
     wanted = STAGES[first : last + 1]
@@ -47,5 +57,20 @@ def run(
     check(current, wanted)
     for name in wanted:
         BY_NAME[name](current)
+    say_to_all(None)
     current.recall(step for name in STAGES for step in STEPS[name](current))
     return report(current)
+
+
+def _follow(current: Run) -> None:
+    """Takes part in every training stage that the first process begins."""
+    current.say = _nothing
+    while (step := say_to_all(None)) is not None:
+        stage = step.partition("-")[0]
+        if stage in TRAINED:
+            current.followed = step
+            BY_NAME[stage](current)
+
+
+def _nothing(_: str) -> None:
+    """The first process speaks."""

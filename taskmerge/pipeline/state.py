@@ -17,6 +17,7 @@ from taskmerge import __version__
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import local_folder
 from taskmerge.checkpoints.output.replacing import absolute
+from taskmerge.embedders.encodings import Keeping
 from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import RecipeError
 from taskmerge.opened import recording
@@ -27,6 +28,7 @@ from taskmerge.recipes.writing import dump
 from taskmerge.training.work import clear_work
 from taskmerge.words.json_text import as_read
 from taskmerge.words.places import output_path, parse_place
+from taskmerge.words.processes import say_to_all
 from taskmerge.words.system_errors import writing
 
 Say = Callable[[str], None]
@@ -103,18 +105,25 @@ NOTE_MOVE = "remove this file: the stage then runs again"
 
 @dataclass
 class Run:
-    """One run of a recipe. device: where models run.  fresh: whether models that are no earlier results of this recipe,
-    but were made here, may be replaced.  results: stage -> plain data for the report.  outdated: stages whose results
-    are no longer of this recipe."""
+    """One run of a recipe.
+
+    device: where models run.  fresh: whether models that are no earlier results of this recipe, but were made here, may
+    be replaced.  keep_checkpoints: whether stages that are done leave their checkpoints.  encodings: where what is
+    encoded once is kept.  results: stage -> plain data for the report.  outdated: stages whose results are no longer of
+    this recipe.  followed: in a process that is not the first, the stage that the first has begun.
+    """
 
     recipe: Recipe
     places: Places
     say: Say = print
     device: str | None = None
     fresh: bool = False
+    keep_checkpoints: bool = False
+    encodings: Keeping = field(default_factory=Keeping)
     results: dict[str, Any] = field(default_factory=dict)
     outdated: list[str] = field(default_factory=list)
     downloaded: dict[str, Path] = field(default_factory=dict)
+    followed: str | None = None
 
     def path(self, text: str) -> Path:
         """A path of the recipe: relative to its folder."""
@@ -193,6 +202,9 @@ class Run:
 
         `make` puts each of the stage's outputs in its place once it is whole.
         """
+        if self.followed is not None:
+            self.follow(step, make)
+            return
         stage, said, outputs = step.name, self._said(step.section), list(step.outputs)
         place, known = self.note_of(stage), self._note(step)
         if self.is_done(step):
@@ -203,6 +215,7 @@ class Run:
         if known and not self._unchanged(step, known):  # checkpoints of the same are gone on from
             clear_work(self.work(stage))
         self.say(f"{stage}: running")
+        say_to_all(stage)
         note: Note = {"section": said, "inputs": {}, "version": __version__, "done": False}
         self._write(place, note)
 
@@ -215,6 +228,13 @@ class Run:
             note["result"] = self.results[stage] = as_read(make())  # as a later run will have it
         note["done"] = True
         self._write(place, note)
+        if not self.keep_checkpoints:
+            clear_work(self.work(stage))
+
+    def follow(self, step: Step, make: Callable[[], Any]) -> None:
+        """What `once` is in a process that is not the first: takes part in the stage that the first one has begun."""
+        if step.name == self.followed:
+            make()
 
     def recall(self, steps: Iterable[Step]) -> None:
         """Takes in the results of finished stages that this run did not touch, where their notes still hold; names
@@ -287,6 +307,12 @@ def training_settings(section: Training, run: Run, work: Path, **defaults: Any) 
         seed=run.recipe.seed % 2**32,
         prompts=run.prompts,
         device=run.device,
+        accumulation=section.accumulation,
+        gradient_checkpointing=section.gradient_checkpointing,
+        fsdp=section.fsdp,
+        dimensions=section.dimensions,
+        encodings=run.encodings,
+        keep_checkpoints=run.keep_checkpoints,
         resume=work.is_dir(),
         **settings,
     )

@@ -77,6 +77,8 @@ STEPS: dict[str, Callable[[Run], list[Step]]] = {
     "evaluate": evaluate_steps,
 }
 STAGES = tuple(STEPS)
+TRAINED = ("specialize", "recover", "rehearse")
+"""Stages in which several processes take part."""
 
 
 def stages_to_run(run: Run, stages: Iterable[str]) -> list[str]:

@@ -25,7 +25,7 @@ from taskmerge.words.places import is_pattern, output_path
 GradedNumber = float | tuple[float, ...]
 """A number, or a gradient over depth."""
 Sources = str | Mapping[str, str]
-"""One data source, or one per modality: a path (jsonl, parquet) or a `datasets` id."""
+"""One data source, or several by name: a path (jsonl, parquet) or a `datasets` id, NAME:SPLIT, NAME:SPLIT:streaming."""
 
 SpecialistName = Annotated[str, EntryOf("specialists")]
 BaseOrSpecialist = Annotated[str, EntryOf("specialists", ("base",))]
@@ -190,7 +190,8 @@ class Prompts(RolePrompts):
         default_factory=dict
     )
     tasks: Annotated[
-        Mapping[str, RolePrompts], Doc("before items of one of `evaluate`'s sets or mteb tasks, by its name")
+        Mapping[str, RolePrompts],
+        Doc("before items of one set, by its name: of `evaluate`, of a training stage's `data`, or an mteb task"),
     ] = field(default_factory=dict)
 
     def problems(self) -> Iterator[Problem]:
@@ -230,6 +231,17 @@ class Training:
     gradient_cache: Annotated[
         int | None, Between(1, None), Doc("pairs embedded at once, for batches that do not fit in memory")
     ] = None
+    accumulation: Annotated[
+        int, Between(1, None), Doc("batches whose gradients are summed for one step; negatives are those of one batch")
+    ] = 1
+    gradient_checkpointing: Annotated[
+        bool, Doc("compute layers again in the backward pass instead of keeping what they put out")
+    ] = False
+    fsdp: Annotated[bool, Doc("shard parameters over the processes (FSDP2); what is trained is float32 then")] = False
+    dimensions: Annotated[
+        tuple[Annotated[int, Between(1, 65536)], ...],
+        Doc("lengths that embeddings are cut to, each with a loss of its own beside the whole ones' (Matryoshka)"),
+    ] = ()
     report_to: Annotated[str, Doc("where losses are logged: none, tensorboard, wandb, …")] = "none"
 
 
@@ -265,7 +277,7 @@ class Rehearse(Training):
     """Balanced training of the fused model over all modalities."""
 
     train: Annotated[tuple[NamePattern, ...], Doc("components or name patterns to train; everything else stays frozen")]
-    data: Annotated[Mapping[str, str], Doc("pairs of each modality")]
+    data: Annotated[Mapping[str, str], Doc("pairs by name: of each modality, or several sets of one")]
     held_out: Annotated[Mapping[str, str] | None, Doc("pairs for learning curves; left out: a tenth of the data")] = (
         None
     )
@@ -276,7 +288,7 @@ class Rehearse(Training):
     def problems(self) -> Iterator[Problem]:
         for name in self.balance.shares:
             if name not in self.data:
-                what = f"balance: shares: {name!r} is no modality of `data`"
+                what = f"balance: shares: {name!r} is no set of `data`"
                 yield Problem(what, self.balance.place, did_you_mean(name, self.data))
 
 
@@ -293,7 +305,7 @@ class Graft:
 class Specialize(Training):
     """How one specialist is trained from the base."""
 
-    data: Annotated[str, Doc("pairs: path (jsonl, parquet) or `datasets` id")]
+    data: Annotated[Sources, Doc("pairs: path (jsonl, parquet) or `datasets` id; or several sets by name")]
     modality: Annotated[str | None, Doc("what the pairs hold besides text; left out: told from the data")] = None
     graft: Annotated[Graft | None, Doc("encoder and projector to attach first, for a modality the base lacks")] = None
     train: Annotated[tuple[NamePattern, ...] | None, Doc("components or name patterns to train; left out: all")] = None

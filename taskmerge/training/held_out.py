@@ -55,4 +55,4 @@ class HeldOutRetrieval(BaseEvaluator):
         self.fixed_texts = {name: self._gallery(name, texts) for name, (texts, _) in self.galleries.items()}
 
     def _gallery(self, name: str, texts: list[str]) -> Tensor:
-        return self.items.embed_texts(texts, self.items.sets[name].roles[1])
+        return self.items.embed_texts(texts, self.items.sets[name].roles[1], name=name)

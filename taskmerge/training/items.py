@@ -1,116 +1,219 @@
-"""The items of training sets: prepared once, encoded once where the encoder is frozen, handed out as batches."""
+"""The items and texts of training sets: decoded when a batch needs them, encoded once where nothing there learns."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from taskmerge.embedders.anatomy import components_of
+from taskmerge.embedders.byte_files import TemporaryFolder
+from taskmerge.embedders.content import identity_of, item_key
+from taskmerge.embedders.encodings import Encodings, Keeping, text_key
 from taskmerge.embedders.interface import Embedder, Features
+from taskmerge.embedders.items import CHECKED
 from taskmerge.embedders.pairs import Pairs, spelling
-from taskmerge.embedders.prompts import Role
-from taskmerge.errors import Problem, UsageError
+from taskmerge.embedders.prompts import ROLES, Role
+from taskmerge.errors import UsageError
 from taskmerge.metrics.retrieval import collapse
+from taskmerge.training.components import on_the_way
+from taskmerge.words.modalities import TEXT
+from taskmerge.words.progress import tell, work
+
+HELD_BYTES = 1 << 30
+"""A bank of more is mapped from the disk, not held."""
+_TEXTS = 128
+_SHOWN = 10
 
 
-def tagged(role: Role, text: str) -> str:
-    """A text that carries its role through a data set and its collator, where a batch is one set's."""
-    return f"{role}:{text}"
+@dataclass(frozen=True)
+class Bank:
+    """Every distinct text of some sets in its role, embedded.
 
+    rows: (texts, width) float32 of length 1.  labels: set -> row of each pair's text, then of its negatives, (pairs,
+    1 + negatives) int64.  temporary: keeps the file that rows are mapped from.
+    """
 
-def untagged(text: str) -> tuple[Role, str]:
-    """(role, text) of a tagged text."""
-    role, _, rest = text.partition(":")
-    return cast("Role", role), rest
+    rows: np.ndarray
+    labels: Mapping[str, np.ndarray]
+    temporary: Any = field(default=None, repr=False)
 
 
 class TrainingItems:
     """All items of one or more sets of pairs, numbered through.
 
-    sets: {name: Pairs}.  Every item is decoded and prepared when this is made, so that bad data is told before
-    training starts; `encode` replaces prepared items by their encoder's output.  input_noise: on prepared values, while
-    training.
+    sets: {name: Pairs}. A sample of every set is decoded and prepared when this is made, so that bad data is told
+    before training starts; the rest is checked when a batch needs it. Prompts that the recipe has for a set's name
+    stand before its items and texts. input_noise: on prepared values, while training. keeping: where encodings are
+    kept; None: in the user's cache folder. run: what embeds features, where the model is inside of something else.
     """
 
-    def __init__(self, embedder: Embedder, sets: Mapping[str, Pairs], input_noise: float = 0.0) -> None:
+    def __init__(
+        self,
+        embedder: Embedder,
+        sets: Mapping[str, Pairs],
+        input_noise: float = 0.0,
+        keeping: Keeping | None = None,
+    ) -> None:
         self.embedder = embedder
         self.sets = dict(sets)
         self.input_noise = input_noise
+        self.keeping = keeping or Keeping()
         self.prepared = embedder.prepared_items()
-        self.first: dict[str, int] = {}
-        problems: list[Problem] = []
+        self.prompted = {name: embedder.prompted(None, task=name) for name in self.sets}
+        self.run: Callable[[Features], Tensor] = embedder.embed
+        self._texts: Encodings | None = None
+        self._numbers: dict[str, range] = {}
         for name, pairs in self.sets.items():
-            self.first[name] = len(self.prepared)
-            self._add(name, pairs, problems)
-        if problems:
-            raise UsageError(problems[:10])
-
-    def _add(self, name: str, pairs: Pairs, problems: list[Problem]) -> None:
-        for number in range(len(pairs)):
-            try:
-                self.prepared.add(pairs.load(number, number + 1)[0], pairs.modality, pairs.roles[0])
-            except UsageError as error:
-                place = f"{name}, pair {number + 1} of {pairs.source}"
-                problems += [Problem(found.what, place, found.next_move) for found in error.problems]
+            self._numbers[name] = self.prepared.add(name, pairs, self.prompted[name])
+        if problems := self.prepared.check():
+            raise UsageError(problems[:_SHOWN])
+        for name, pairs in self.sets.items():
+            if len(pairs) > CHECKED:
+                looked = f"looked at {CHECKED} of {len(pairs):,} items"
+                tell(f"{name}: {looked}; the others are checked when they are used")
 
     def __len__(self) -> int:
         return len(self.prepared)
 
     def numbers(self, name: str) -> range:
         """The numbers of a set's items, in the order of its pairs."""
-        return range(self.first[name], self.first[name] + len(self.sets[name]))
+        return self._numbers[name]
 
     def encode(self) -> None:
-        """Run every item through its frozen encoder, once; see `PreparedItems.encode`."""
-        self.prepared.encode()
+        """From now on run every item through its frozen encoder at most once; see `PreparedItems.encode`."""
+        self.prepared.encode(self.keeping)
 
-    def batch(self, numbers: Sequence[int], training: bool = False, beside: Sequence[str] = ()) -> Features:
-        """Features of these items, then of the texts `beside`; with noise on prepared values when training."""
-        return self.prepared.features(numbers, beside, self.input_noise if training else 0.0)
+    def batch(self, numbers: Sequence[int], training: bool = False) -> Features:
+        """Features of these items; with noise on prepared values when training."""
+        return self.prepared.features(numbers, noise=self.input_noise if training else 0.0)
 
-    def collate(self, inputs: Sequence[Any], prompt: str | None = None, task: str | None = None) -> Features:
-        """What the trainer's collator calls: item numbers, or tagged texts, to features."""
-        if isinstance(inputs[0], str):
-            texts = [untagged(text) for text in inputs]
-            return self.embedder.prepare([text for _, text in texts], "text", texts[0][0])
-        return self.batch([int(number) for number in inputs], training=True)
+    def columns(self, numbers: Sequence[int], texts: bool) -> dict[str, Features]:
+        """Column -> features, of items of one set: "item", and if `texts`: "text", "negative_1", … .
+
+        Prepared values have their noise.
+        """
+        found = {"item": self.batch(numbers, training=True)}
+        if texts:
+            name, rows = self.rows(numbers)
+            pairs, embedder = self.sets[name], self.prompted[name]
+            written = {"text": pairs.texts}
+            written |= {f"negative_{place}": column for place, column in enumerate(pairs.negatives, start=1)}
+            for column, values in written.items():
+                found[column] = embedder.prepare([values[row] for row in rows], TEXT, pairs.roles[1])
+        return found
+
+    def rows(self, numbers: Sequence[int]) -> tuple[str, list[int]]:
+        """The set that items of one batch are of, and their rows in it."""
+        name = next(name for name, range_ in self._numbers.items() if numbers[0] in range_)
+        first = self._numbers[name].start
+        return name, [number - first for number in numbers]
 
     def embed(self, numbers: Sequence[int], size: int = 64) -> Tensor:
         """Embeddings (items, width) float32 on the CPU, of length 1, without noise or dropout."""
         return self._embed(self.batch(numbers[start : start + size]) for start in range(0, len(numbers), size))
 
-    def embed_texts(self, texts: Sequence[str], role: Role, size: int = 128) -> Tensor:
-        """Embeddings (texts, width) float32 on the CPU, of length 1. role: what the texts are."""
-        starts = range(0, len(texts), size)
-        return self._embed(self.embedder.prepare(texts[start : start + size], "text", role) for start in starts)
+    def embed_texts(self, texts: Sequence[str], role: Role, size: int = _TEXTS, name: str | None = None) -> Tensor:
+        """Embeddings (texts, width) float32 on the CPU, of length 1.
 
-    def bank(self) -> tuple[Tensor, dict[str, list[int]]]:
-        """Every distinct text of all sets in its role, embedded, (texts, width); set -> row of each of its pairs.
+        role: what the texts are.  name: of the set whose prompts stand before them; None: the model's.
+        """
+        embedder = self.embedder if name is None else self.prompted[name]
+        starts = range(0, len(texts), size)
+        return self._embed(embedder.prepare(texts[start : start + size], TEXT, role) for start in starts)
+
+    def freeze_texts(self) -> None:
+        """From now on run every text of a bank once: nothing that texts pass through learns."""
+        embedder = self.embedder
+        parts = components_of(embedder.state_dict, embedder.components)
+        tensors = {name: tensor for name, tensor in embedder.state_dict.values.items() if on_the_way(parts[name], TEXT)}
+        seen = [item_key(_plain(embedder.prepare(["a word, a dog."], TEXT, role)), TEXT).hex() for role in ROLES]
+        identity = identity_of(tensors, [*embedder.module.modules(), embedder], [embedder.settings(), seen])
+        self._texts = self.keeping.open(identity, torch.float32)
+
+    def bank(self) -> Bank:
+        """Every distinct text of all sets in its role and behind its prompts, negatives too.
 
         Which texts are one is what `Pairs.distinct` says.
         """
-        sets = self.sets.items()
-        written = [(pairs.roles[1], text) for _, pairs in sets for text in pairs.texts]
-        _, places = collapse([(role, spelling(text)) for role, text in written])
-        first: dict[int, tuple[Role, str]] = {}
-        for place, key in zip(places.tolist(), written, strict=True):
-            first.setdefault(place, key)
-        keys = list(first.values())
-        rows: Tensor | None = None
-        for role in dict.fromkeys(role for role, _ in keys):
-            own = [number for number, (one, _) in enumerate(keys) if one == role]
-            embedded = self.embed_texts([keys[number][1] for number in own], role)
-            rows = embedded.new_empty(len(keys), embedded.shape[1]) if rows is None else rows
-            rows[own] = embedded
+        keys: list[tuple[str, Role, str]] = []
+        for name, pairs in self.sets.items():
+            prompt = self.prompted[name].prompt(pairs.roles[1], TEXT) or ""
+            for column in (pairs.texts, *pairs.negatives):
+                keys += [(prompt, pairs.roles[1], spelling(text)) for text in column]
+        distinct, places = collapse(keys)
+        del keys
+        count = len(distinct)
+        del distinct
+        first = np.zeros(count, dtype=np.int64)
+        first[places[::-1]] = np.arange(len(places))[::-1]  # where each is written first
+        labels, start = {}, 0
+        for name, pairs in self.sets.items():
+            columns = 1 + len(pairs.negatives)
+            part = places[start : start + columns * len(pairs)]
+            labels[name] = part.reshape(columns, len(pairs)).T.copy()
+            start += columns * len(pairs)
+        return self._embedded(first, labels)
+
+    def _embedded(self, first: np.ndarray, labels: Mapping[str, np.ndarray]) -> Bank:
+        rows: np.ndarray | None = None
+        temporary = None
+        with work("embedding texts", len(first), "texts") as told:
+            for block, texts, role, name in self._blocks(first):
+                embedded = self._known(texts, role, name)
+                if rows is None:
+                    rows, temporary = _matrix(len(first), embedded.shape[1])
+                rows[block] = embedded.numpy()
+                told.advance(len(block))
         assert rows is not None
-        stops = np.cumsum([len(pairs) for _, pairs in sets])[:-1]
-        parts = np.split(places, stops)
-        return rows, {name: part.tolist() for (name, _), part in zip(sets, parts, strict=True)}
+        return Bank(rows, labels, temporary)
+
+    def _blocks(self, first: np.ndarray) -> Iterable[tuple[np.ndarray, list[str], Role, str]]:
+        """(rows of the bank, their texts, role, set) of each block; every block is of one set."""
+        start = 0
+        order = np.argsort(first, kind="stable")
+        for name, pairs in self.sets.items():
+            for column in (pairs.texts, *pairs.negatives):
+                low, high = np.searchsorted(first[order], [start, start + len(pairs)])
+                own = order[low:high]
+                for at in range(0, len(own), _TEXTS * 8):
+                    block = own[at : at + _TEXTS * 8]
+                    yield block, [column[int(place) - start] for place in first[block]], pairs.roles[1], name
+                start += len(pairs)
+
+    def _known(self, texts: list[str], role: Role, name: str) -> Tensor:
+        """Embeddings of texts, kept ones from where they are kept."""
+        if self._texts is None:
+            return self.embed_texts(texts, role, name=name)
+        prompt = f"{role}:{self.prompted[name].prompt(role, TEXT)}"
+        keys = [text_key(prompt, text) for text in texts]
+        found = self._texts.find(keys)
+        missing = [place for place, row in enumerate(found) if row is None]
+        if missing:
+            made = self.embed_texts([texts[place] for place in missing], role, name=name)
+            self._texts.add([keys[place] for place in missing], [row[None] for row in made])
+            for place, row in zip(missing, made, strict=True):
+                found[place] = row[None]
+        return torch.cat([row for row in found if row is not None])
 
     def _embed(self, batches: Iterable[Features]) -> Tensor:
         with self.embedder.inference():
-            rows = [self.embedder.embed(features).float().cpu() for features in batches]
+            rows = [self.run(features).float().cpu() for features in batches]
         return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
+
+
+def _plain(features: Features) -> dict[str, Any]:
+    """Features as plain data."""
+    return {name: value.cpu().numpy() if isinstance(value, Tensor) else value for name, value in features.items()}
+
+
+def _matrix(rows: int, width: int) -> tuple[np.ndarray, Any]:
+    """(rows, width) float32 in memory, or in a file that is mapped, beside what keeps the file."""
+    if rows * width * 4 <= HELD_BYTES:
+        return np.empty((rows, width), np.float32), None
+    temporary = TemporaryFolder("bank")
+    return np.memmap(temporary.path / "bank", np.float32, "w+", shape=(rows, width)), temporary

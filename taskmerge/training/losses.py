@@ -1,126 +1,206 @@
-"""InfoNCE in both directions: within a batch, or against a frozen bank of texts."""
+"""InfoNCE in both directions: within a batch, or against a frozen bank of texts. Of one process or of several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
+import torch.distributed
 import torch.nn.functional as F
 from sentence_transformers.base.losses.gradcache import CachedLossMixin
-from sentence_transformers.sentence_transformer.losses import (
-    CachedMultipleNegativesRankingLoss,
-    MultipleNegativesRankingLoss,
-)
+from sentence_transformers.util.distributed import all_gather_with_grad
 from torch import Tensor, nn
 
-from taskmerge.embedders.interface import EMBEDDING
-from taskmerge.errors import UsageError
+from taskmerge.training.columns import COLUMNS
+
+if TYPE_CHECKING:
+    from taskmerge.training.items import Bank
+
+MOST_TEXTS = 1 << 16
+"""Texts of a bank that every item is compared with; of a larger bank so many at random, and the batch's own."""
 
 
-class OneForwardInfoNCE(MultipleNegativesRankingLoss):
-    """Items and texts come as one batch, items first, so that the model runs once a step.
+@dataclass(frozen=True)
+class LossSettings:
+    """temperature: of the softmax.  dimensions: lengths that embeddings are cut to, each with a loss of its own beside
+    the whole ones' (Kusupati et al., arXiv 2205.13147).  gradient_cache: items embedded at once (Gao et al., arXiv
+    2101.06983); None: the whole batch."""
 
-    DistributedDataParallel allows no second forward when some parameters get no gradient, which is what happens in
-    rehearsal: a batch of sounds leaves the eyes idle.
+    temperature: float = 0.02
+    dimensions: tuple[int, ...] = ()
+    gradient_cache: int | None = None
+
+
+class _Contrast(nn.Module):
+    """The model, run on all columns of a batch in one call: data parallel training allows no second one."""
+
+    def __init__(self, model: Any, settings: LossSettings) -> None:
+        super().__init__()
+        self.model = model
+        self.settings = settings
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
+        """sentence_features: of the items, then of each column of texts. labels: of a bank, (batch, columns)."""
+        return self.compare(self.model({COLUMNS: list(sentence_features)})[COLUMNS], labels)
+
+    def compare(self, embeddings: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        """The loss from the embeddings of each column, (batch, width) each."""
+        columns = [column.float() for column in embeddings]
+        width = columns[0].shape[1]
+        lengths = [width, *(length for length in self.settings.dimensions if length < width)]
+        return torch.stack([self.at(length, columns, labels) for length in lengths]).mean()
+
+    def at(self, length: int, columns: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        """The loss of embeddings cut to a length."""
+        raise NotImplementedError
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """For sentence-transformers' logs."""
+        return {"temperature": self.settings.temperature, "dimensions": list(self.settings.dimensions)}
+
+
+class InBatch(_Contrast):
+    """Symmetric InfoNCE with in-batch negatives, of all processes (van den Oord et al., arXiv 1807.03748).
+
+    An item is compared with all texts of the batch and with all their hard negatives, a text with all items.
     """
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
-        (features,) = sentence_features
-        embeddings = self.model(features)[EMBEDDING]
-        pairs = len(embeddings) // 2
-        return self.compute_loss_from_embeddings([embeddings[:pairs], embeddings[pairs:]], labels)
+    def at(self, length: int, columns: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        items, *texts = (F.normalize(column[:, :length], dim=-1) for column in columns)
+        everybody, *candidates = (_gathered(column) for column in (items, *texts))
+        own = _own_rows(len(items), items.device)
+        temperature = self.settings.temperature
+        to_text = F.cross_entropy(items @ torch.cat(candidates).T / temperature, own)
+        to_item = F.cross_entropy(texts[0] @ everybody.T / temperature, own)
+        return (to_text + to_item) / 2
 
 
-def in_batch(model: Any, temperature: float, gradient_cache: int | None, processes: int = 1) -> nn.Module:
-    """Symmetric InfoNCE with in-batch negatives, gathered across processes (van den Oord et al., arXiv 1807.03748).
-
-    gradient_cache: pairs embedded at once; None embeds the whole batch at once. Raises UsageError for a gradient cache
-    with several processes: the towers' gradients would not be summed across them.
-    """
-    options: dict[str, Any] = {
-        "scale": 1.0 / temperature,
-        "directions": ("query_to_doc", "doc_to_query"),
-        "partition_mode": "per_direction",
-        "gather_across_devices": processes > 1,
-    }
-    _check_processes(gradient_cache, processes)
-    if processes > 1:
-        return OneForwardInfoNCE(model, **options)
-    if gradient_cache is None:
-        return MultipleNegativesRankingLoss(model, **options)
-    return CachedMultipleNegativesRankingLoss(model, mini_batch_size=gradient_cache, **options)
-
-
-def _check_processes(gradient_cache: int | None, processes: int) -> None:
-    if processes > 1 and gradient_cache is not None:
-        raise UsageError(
-            f"gradient_cache {gradient_cache} with {processes} processes",
-            next_move="train with one process, or without gradient_cache and a smaller batch_size",
-        )
-
-
-class BankedInfoNCE(nn.Module):
+class AgainstBank(_Contrast):
     """Symmetric InfoNCE where the texts do not learn: every distinct text of the data is a negative, embedded once.
 
-    Item to text runs over the whole bank. Text to item runs within the batch; items of the same text are no
-    negatives of each other.  bank: (texts, width), length 1.  Labels of a batch are rows of the bank.
+    Item to text runs over the bank; over `MOST_TEXTS` of it and the batch's own texts where it is larger. Text to item
+    runs within the batch of all processes; items of the same text are no negatives of each other. Labels of a batch are
+    rows of the bank: of each item's text, and of its hard negatives.
     """
 
     bank: Tensor
 
-    def __init__(self, model: Any, bank: Tensor, temperature: float) -> None:
-        super().__init__()
-        self.model = model
-        self.temperature = temperature
-        self.register_buffer("bank", bank, persistent=False)
+    def __init__(self, model: Any, bank: Bank, settings: LossSettings, seed: int = 0) -> None:
+        super().__init__(model, settings)
+        self.rows = bank.rows
+        size = len(bank.rows)
+        self.whole = size <= MOST_TEXTS
+        chosen = np.arange(size)
+        if not self.whole:
+            chosen = np.sort(np.random.default_rng(seed).choice(size, MOST_TEXTS, replace=False))
+        self.register_buffer("bank", torch.from_numpy(np.array(bank.rows[chosen])), persistent=False)
+        self.register_buffer("chosen", torch.from_numpy(chosen), persistent=False)
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
-        (features,) = sentence_features
-        return self.compare(self.model(features)[EMBEDDING], labels)
+    def at(self, length: int, columns: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        assert labels is not None
+        items = F.normalize(columns[0][:, :length], dim=-1)
+        labels = labels if labels.ndim > 1 else labels[:, None]
+        everybody, theirs, own = _gathered(items), _gathered(labels), _own_rows(len(items), items.device)
+        if self.whole:
+            candidates, names, targets = self.bank, self.chosen, labels[:, 0]
+        else:
+            names = torch.cat([theirs.T.reshape(-1), self.chosen])
+            drawn = np.ascontiguousarray(self.rows[theirs.T.reshape(-1).cpu().numpy()])
+            candidates = torch.cat([torch.from_numpy(drawn).to(self.bank), self.bank])
+            targets = own
+        texts = Texts(_cut(candidates, length), names, targets)
+        return banked_info_nce(items, everybody, own, texts, theirs[:, 0], self.settings.temperature)
 
-    def compare(self, embeddings: Tensor, labels: Tensor) -> Tensor:
-        """The loss from the batch's embeddings (batch, width)."""
-        return banked_info_nce(F.normalize(embeddings.float(), dim=-1), self.bank, labels, self.temperature)
 
-    def get_config_dict(self) -> dict[str, Any]:
-        return {"temperature": self.temperature, "bank": len(self.bank)}
+class Texts(NamedTuple):
+    """rows: (texts, width) of length 1.  names: (texts,) which text each is; one may stand there twice.  targets:
+    (batch,) the row that is right for each item."""
+
+    rows: Tensor
+    names: Tensor
+    targets: Tensor
 
 
-class CachedBankedInfoNCE(CachedLossMixin, BankedInfoNCE):
-    """The same gradients with `mini_batch_size` items embedded at once (Gao et al., arXiv 2101.06983)."""
+def banked_info_nce(
+    items: Tensor, everybody: Tensor, own: Tensor, texts: Texts, labels: Tensor, temperature: float
+) -> Tensor:
+    """Symmetric InfoNCE of one process's items against texts that do not learn.
 
-    def __init__(self, model: Any, bank: Tensor, temperature: float, mini_batch_size: int) -> None:
-        super().__init__(model, bank, temperature)
-        self.mini_batch_size = mini_batch_size
+    Args:
+        items: (batch, width) of this process, of length 1.
+        everybody: (all, width) of all processes; own: (batch,) where these items stand in it.
+        texts: what items are compared with.
+        labels: (all,) names of everybody's texts.
 
-    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor) -> Tensor:
+    Returns:
+        A scalar: the mean of both directions.
+    """
+    mine = torch.arange(len(items), device=items.device)
+    double = texts.names[None, :] == labels[own][:, None]
+    double[mine, texts.targets] = False
+    scores = (items @ texts.rows.T / temperature).masked_fill(double, float("-inf"))
+    same = labels[own][:, None] == labels[None, :]
+    same[mine, own] = False
+    back = (texts.rows[texts.targets] @ everybody.T / temperature).masked_fill(same, float("-inf"))
+    return (F.cross_entropy(scores, texts.targets) + F.cross_entropy(back, own)) / 2
+
+
+class _Cached(CachedLossMixin, _Contrast):
+    """The same gradients with a few items embedded at once; of several processes too."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.mini_batch_size = int(self.settings.gradient_cache or 1)
+
+    def forward(self, sentence_features: Iterable[dict[str, Tensor]], labels: Tensor | None = None) -> Tensor:
         return self.forward_cached(sentence_features, labels)
 
     def calculate_loss(
         self, reps: list[list[Tensor]], labels: Tensor | None = None, *, with_backward: bool = False
     ) -> Tensor:
-        assert labels is not None
-        loss = self.compare(torch.cat(reps[0]), labels)
+        loss = self.compare([torch.cat(column) for column in reps], labels)
         if with_backward:
             loss.backward()
         return loss.detach() if with_backward else loss
 
 
-def against_bank(
-    model: Any, bank: Tensor, temperature: float, gradient_cache: int | None, processes: int = 1
-) -> nn.Module:
-    """Symmetric InfoNCE against a frozen bank; arguments and errors as for `in_batch`."""
-    _check_processes(gradient_cache, processes)
-    if gradient_cache is None:
-        return BankedInfoNCE(model, bank, temperature)
-    return CachedBankedInfoNCE(model, bank, temperature, gradient_cache)
+class CachedInBatch(_Cached, InBatch):
+    """`InBatch` with a gradient cache."""
 
 
-def banked_info_nce(items: Tensor, bank: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    """items: (batch, width), bank: (texts, width), both of length 1; labels: (batch,) rows of the bank -> scalar."""
-    to_text = F.cross_entropy(items @ bank.T / temperature, labels)
-    scores = bank[labels] @ items.T / temperature
-    same = (labels[:, None] == labels[None, :]) & ~torch.eye(len(items), dtype=torch.bool, device=items.device)
-    to_item = F.cross_entropy(scores.masked_fill(same, float("-inf")), torch.arange(len(items), device=items.device))
-    return (to_text + to_item) / 2
+class CachedAgainstBank(_Cached, AgainstBank):
+    """`AgainstBank` with a gradient cache."""
+
+
+def in_batch(model: Any, settings: LossSettings) -> nn.Module:
+    """The loss where texts learn. model: as `columns.trainable` makes it."""
+    return InBatch(model, settings) if settings.gradient_cache is None else CachedInBatch(model, settings)
+
+
+def against_bank(model: Any, bank: Bank, settings: LossSettings, seed: int = 0) -> nn.Module:
+    """The loss where texts do not learn. seed: of the texts that stand for a large bank."""
+    kind = AgainstBank if settings.gradient_cache is None else CachedAgainstBank
+    return kind(model, bank, settings, seed)
+
+
+def _gathered(rows: Tensor) -> Tensor:
+    """Rows of all processes, in their order; gradients flow back to each."""
+    found: Tensor = all_gather_with_grad(rows) if _several() else rows
+    return found
+
+
+def _own_rows(count: int, device: Any) -> Tensor:
+    """Where this process's rows stand among those of all."""
+    first = torch.distributed.get_rank() * count if _several() else 0
+    return torch.arange(first, first + count, device=device)
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _cut(texts: Tensor, length: int) -> Tensor:
+    return texts if length >= texts.shape[1] else F.normalize(texts[:, :length], dim=-1)

@@ -14,6 +14,7 @@ from taskmerge.checkpoints.output.record import Kind, Source, described, new_rec
 from taskmerge.checkpoints.output.replacing import absolute, site
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.sources import ModelSource
+from taskmerge.words.processes import is_first
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def publish(
     trained: Iterable[str],
     report: Mapping[str, Any],
 ) -> None:
-    """Save a model to its folder in one rename.
+    """Save a model to its folder in one rename; of several processes, the first does.
 
     Args:
         embedder: what to save.
@@ -61,6 +62,8 @@ def publish(
     Raises:
         OutputError: when something of somebody else's is in the way.
     """
+    if not is_first():
+        return
     sources = _sources({**models, **(out.made_from or {})}, out.path)
     record = new_record(kind, stage, sources, trained=sorted(trained), report=dict(report))
     publish_saved(embedder.save, out.path, record, fresh=out.fresh, inputs=out.inputs, keep=out.keep)

@@ -1,12 +1,20 @@
-"""Batches that balance the modalities: one data set per batch, drawn by temperature and share."""
+"""Batches that balance the sets: one set per batch, drawn by temperature and share, the same for any process count."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from sentence_transformers.base.sampler import MultiDatasetDefaultBatchSampler
+
+from taskmerge.errors import UsageError
+
+_LOOKED_BACK = 16
+"""Rows put aside that are tried again for a batch, over the size of the batch."""
 
 
 def draw_probabilities(sizes: Sequence[int], balance: float, shares: Sequence[float]) -> torch.Tensor:
@@ -15,44 +23,95 @@ def draw_probabilities(sizes: Sequence[int], balance: float, shares: Sequence[fl
     return weights / weights.sum()
 
 
-class BalancedSampler(MultiDatasetDefaultBatchSampler):
-    """Draws `steps` times one data set and a batch of it per process; sets that run out start again, reshuffled.
+def passes(size: int, count: int, seed: Sequence[int], texts: np.ndarray | None = None) -> Iterator[list[int]]:
+    """Batches of `count` rows out of `size` without end: all rows in random order, then again in another.
 
-    accelerate deals batches to the processes in turn, so all processes work on the same modality in a step.
+    Rows that do not fill a last batch are left out of a pass.  texts: (rows, columns) ids; no id twice in a batch,
+    as a text would be its own negative. A row that does not fit waits for the next batch.
+    """
+    turn = 0
+    while True:
+        order = np.random.default_rng((*seed, turn)).permutation(size)
+        turn += 1
+        whole = (order[start : start + count].tolist() for start in range(0, size - count + 1, count))
+        empty = True
+        for batch in whole if texts is None else _without_doubles(order, count, texts):
+            empty = False
+            yield batch
+        if empty:
+            raise UsageError(f"no batch of {count} different texts can be put together", next_move="make it smaller")
+
+
+def _without_doubles(order: np.ndarray, count: int, texts: np.ndarray) -> Iterator[list[int]]:
+    fresh, waiting = iter(order.tolist()), deque[int]()
+    while True:
+        batch: list[int] = []
+        seen: set[int] = set()
+        again: list[int] = []
+
+        def take(row: int, into: list[int], seen: set[int] = seen, batch: list[int] = batch) -> None:
+            own = set(texts[row].tolist())
+            if seen.isdisjoint(own):
+                seen |= own
+                batch.append(row)
+            else:
+                into.append(row)
+
+        for row in list(islice(waiting, _LOOKED_BACK * count)):
+            waiting.popleft()
+            if len(batch) < count:
+                take(row, again)
+            else:
+                again.append(row)
+        while len(batch) < count and (row := next(fresh, -1)) >= 0:
+            take(row, again)
+        waiting.extend(again)
+        if len(batch) < count:
+            return
+        yield batch
+
+
+class BalancedSampler(MultiDatasetDefaultBatchSampler):
+    """Draws `draws` times one set and a batch of it for all processes, dealt to them in slices.
+
+    accelerate deals batches to the processes in turn: what is learnt in a step does not depend on how many there are.
     sentence-transformers' own samplers stop at the smallest set or follow size.
     """
 
-    balance: float = 1.0
-    shares: Sequence[float] = ()
-    steps: int = 0
+    probabilities: torch.Tensor
+    texts: Sequence[np.ndarray | None] = ()
+    draws: int = 0
+    size: int = 0
     processes: int = 1
 
     def __iter__(self) -> Iterator[list[int]]:
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        seed = (self.seed or 0) + self.epoch
+        generator = torch.Generator().manual_seed(seed)
         parts: list[Any] = list(self.dataset.datasets)
         sizes = [len(part) for part in parts]
-        offsets = [sum(sizes[:index]) for index in range(len(sizes))]
-        probabilities = draw_probabilities(sizes, self.balance, self.shares)
-        iterators = [iter(sampler) for sampler in self.batch_samplers]
-        rounds = [0] * len(sizes)
-        for number in range(len(self)):
-            if number % self.processes == 0:
-                chosen = int(torch.multinomial(probabilities, 1, generator=generator))
-            batch = next(iterators[chosen], None)
-            if batch is None:
-                rounds[chosen] += 1
-                sampler = self.batch_samplers[chosen]
-                if hasattr(sampler, "set_epoch"):
-                    sampler.set_epoch(self.epoch + rounds[chosen])
-                iterators[chosen] = iter(sampler)
-                batch = next(iterators[chosen])
-            yield [index + offsets[chosen] for index in batch]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        count = self.size * self.processes
+        streams = [
+            passes(size, count, (seed, number), self.texts[number] if self.texts else None)
+            for number, size in enumerate(sizes)
+        ]
+        for _ in range(self.draws):
+            chosen = int(torch.multinomial(self.probabilities, 1, generator=generator))
+            rows = [int(starts[chosen]) + row for row in next(streams[chosen])]
+            for first in range(0, count, self.size):
+                yield rows[first : first + self.size]
 
     def __len__(self) -> int:
-        return self.steps * self.processes
+        return self.draws * self.processes
 
 
-def balanced_sampler(balance: float, shares: Sequence[float], steps: int, processes: int) -> type[BalancedSampler]:
-    """A sampler class with these settings, as the trainer's arguments take it. shares: one per data set."""
-    settings = {"balance": balance, "shares": tuple(shares), "steps": steps, "processes": processes}
+def balanced_sampler(
+    probabilities: torch.Tensor, texts: Sequence[np.ndarray | None], draws: int, size: int, processes: int
+) -> type[BalancedSampler]:
+    """A sampler class with these settings, as the trainer's arguments take it.
+
+    probabilities: of the sets.  texts: for each set what `passes` takes.  draws: of a set and a batch of it.  size: of
+    the batch of one process.
+    """
+    settings = {"probabilities": probabilities, "texts": texts, "draws": draws, "size": size, "processes": processes}
     return type("BalancedSampler", (BalancedSampler,), settings)

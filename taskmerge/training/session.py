@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
-from taskmerge.checkpoints.formats.json_files import read_json
+import numpy as np
+
 from taskmerge.embedders.anatomy import components_of
-from taskmerge.embedders.interface import Embedder
+from taskmerge.embedders.interface import EMBEDDING, Embedder
 from taskmerge.embedders.pairs import Pairs
-from taskmerge.errors import CheckpointError, Problem, UsageError
+from taskmerge.errors import UsageError
 from taskmerge.training.components import (
     adaptable_layers,
     assert_unchanged,
@@ -18,22 +20,23 @@ from taskmerge.training.components import (
     freeze_all_but,
     frozen_hashes,
     inject_lora,
-    on_the_way,
     passed,
     select,
     texts_learn,
 )
 from taskmerge.training.held_out import METRIC, HeldOutRetrieval
 from taskmerge.training.items import TrainingItems
-from taskmerge.training.losses import against_bank, in_batch
-from taskmerge.training.settings import TrainingSettings, batch_problems
+from taskmerge.training.settings import TrainingSettings
+from taskmerge.training.usable import check_batches, check_rates, check_ways, drawn, last_checkpoint, looked_at
+from taskmerge.words.processes import process_count
+from taskmerge.words.progress import work
 
 
 class Session:
-    """Everything is checked and prepared when a Session is made; `run` only trains.
+    """Everything is checked when a Session is made; `run` only trains.
 
     embedder: trained in place.  sets, held_out: {name: Pairs}.  train: components or globs.  folder: for checkpoints.
-    Raises UsageError for data that cannot be used and components that do not exist.
+    stage: what the progress is called. Raises UsageError for data that cannot be used and components that do not exist.
     """
 
     def __init__(
@@ -44,23 +47,28 @@ class Session:
         train: Sequence[str],
         settings: TrainingSettings,
         folder: Path,
+        stage: str = "training",
     ) -> None:
-        self.embedder, self.settings, self.folder = embedder, settings, folder
+        self.embedder, self.settings, self.folder, self.stage = embedder, settings, folder, stage
         self.trained = select(embedder, train)
-        self.model = embedder.trainable()
         self.components = components_of(embedder.state_dict, embedder.components)
         components = {self.components[name] for name in self.trained}
         self.text_is_frozen = not texts_learn(components)
-        _check_ways(sets, components)
+        check_ways(sets, components)
         self.trained = passed(self.trained, self.components, (pairs.modality for pairs in sets.values()))
-        _check_batches(sets, settings.batch_size, not self.text_is_frozen)
-        if not self.text_is_frozen:
-            _check_one_prompt(embedder, sets)
-        self.items = TrainingItems(embedder, sets, settings.input_noise)
-        self.held_out = HeldOutRetrieval(TrainingItems(embedder, held_out)) if held_out else None
+        self.processes = process_count()
+        batch = settings.batch_size * self.processes
+        check_batches(sets, batch, not self.text_is_frozen)
+        check_rates(settings, [embedder.parameter_names()[name] for name in self.trained])
+        self.sizes = [len(pairs) for pairs in sets.values()]
+        sets = drawn(sets, settings.steps * settings.accumulation * batch, batch, settings.seed)
+        self.items = TrainingItems(embedder, sets, settings.input_noise, settings.encodings)
+        self.held_out: HeldOutRetrieval | None = None
+        if looked := looked_at(held_out, settings.seed):
+            self.held_out = HeldOutRetrieval(TrainingItems(embedder, looked, keeping=settings.encodings))
         self.is_main = True
-        _check_rates(settings, [self.embedder.parameter_names()[name] for name in self.trained])
-        if not any(name.endswith("_encoder") for name in components) and not settings.input_noise:
+        self.encoders_learn = any(name.endswith("_encoder") for name in components)
+        if not self.encoders_learn and not settings.input_noise:
             self.items.encode()
             if self.held_out is not None:
                 self.held_out.items.encode()
@@ -70,16 +78,15 @@ class Session:
         import torch
 
         before_hashes = frozen_hashes(self.embedder, self.trained)
-        if self.held_out is not None and self.text_is_frozen:
-            self.held_out.freeze_texts()
-        before = self.held_out.scores() if self.held_out is not None else {}
+        self.scores: list[dict[str, float]] = []
         values = self.embedder.state_dict.values
-        original = {name: values[name].detach().clone() for name in self.trained}
+        original = {name: values[name].detach().to("cpu", copy=True) for name in self.trained}
         with dropout_set_to(self.embedder.module, self.settings.dropout):
-            steps = self._train()
+            steps, losses = self._train()
+        before, after = self.scores if self.held_out is not None else ({}, {})
         assert_unchanged(before_hashes, frozen_hashes(self.embedder, self.trained))
-        after = self.held_out.scores() if self.held_out is not None else {}
-        moved = sum(not torch.equal(values[name], tensor) for name, tensor in original.items())
+        values = self.embedder.state_dict.values
+        moved = sum(not torch.equal(values[name].cpu(), tensor) for name, tensor in original.items())
         kept = moved > 0 and (not before or after[METRIC] > before[METRIC])
         if not kept:
             self._restore(original)
@@ -91,8 +98,17 @@ class Session:
             "before": before,
             "after": after if kept else before,
             "curves": self.held_out.history if self.held_out is not None else [],
+            "losses": losses,
             "kept": kept,
         }
+
+    def _look(self) -> None:
+        """Score the held-out pairs: once before anything is learnt, once at the end."""
+        if self.held_out is None:
+            return
+        if self.text_is_frozen and not self.scores:
+            self.held_out.freeze_texts()
+        self.scores.append(self.held_out.scores())
 
     def _restore(self, original: Mapping[str, Any]) -> None:
         import torch
@@ -102,25 +118,45 @@ class Session:
             for name, tensor in original.items():
                 values[name].copy_(tensor)
 
-    def _train(self) -> int:
+    def _train(self) -> tuple[int, list[tuple[int, float]]]:
+        from taskmerge.training.columns import trainable
+        from taskmerge.training.recomputing import recomputed
+        from taskmerge.training.sharding import layer_classes, plain_again
         from taskmerge.training.trainer import build_trainer
 
+        sharded = self.settings.fsdp and self.processes > 1
         freeze_all_but(self.embedder, self.trained)
-        model = self.model
+        model = trainable(self.embedder)
+        layers = layer_classes(self.embedder) if sharded else []
         adapters = self._adapters()
-        loss, data = self._loss_and_data()
+        loss, labels = self._loss(model)
+        collator, sampler = self._batches(labels)
         trainer = build_trainer(
-            model, loss, data, self.items, self.held_out, self.settings, self.folder, not self.text_is_frozen
-        )
+            model, loss, collator, sampler, self.held_out, self.settings, self.folder, layers,
+            self.items.prepared.encoders(),
+        )  # fmt: skip
         self.is_main = trainer.is_world_process_zero()
-        trainer.train(resume_from_checkpoint=self._last_checkpoint())
-        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # bf16: it would go on in autocast
+        trainer.first = self._look
+        resumed = last_checkpoint(self.folder) if self.settings.resume else None
+        with ExitStack() as around:
+            around.enter_context(plain_again(self.embedder.module))
+            if sharded and self.held_out is not None:  # what is sharded runs from its outermost module
+                self.held_out.items.run = lambda features: model(dict(features))[EMBEDDING]
+            if self.settings.gradient_checkpointing:
+                around.enter_context(recomputed(self.embedder))
+            done = 0 if resumed is None else resumed[0]
+            trainer.told = around.enter_context(work(self.stage, self.settings.steps, "steps", done))
+            trainer.train(resume_from_checkpoint=None if resumed is None else resumed[1])
+            trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # bf16: it would go on in autocast
+            self._look()
+        if self.held_out is not None:
+            self.held_out.items.run = self.embedder.embed
         if adapters is not None:
             adapters.merge_and_unload()
         model.zero_grad(set_to_none=True)
         model.requires_grad_(True)
         model.eval()
-        return int(trainer.state.global_step)
+        return int(trainer.state.global_step), _thinned(trainer.step_losses, done)
 
     def _adapters(self) -> Any:
         """LoRA on the linear layers it is wanted for; other trained tensors of those components stay frozen."""
@@ -144,82 +180,41 @@ class Session:
             parameter.requires_grad_(".lora_" in name or name in full)
         return adapters
 
-    def _loss_and_data(self) -> tuple[Any, Any]:
-        from datasets import DatasetDict
+    def _loss(self, model: Any) -> tuple[Any, Mapping[str, np.ndarray] | None]:
+        """The loss, and the rows of its bank that are each set's texts; None where texts learn."""
+        from taskmerge.training.losses import LossSettings, against_bank, in_batch
 
-        from taskmerge.training.trainer import labelled_rows, pair_rows, process_count
-
-        temperature, cache = self.settings.temperature, self.settings.gradient_cache
+        settings = self.settings
+        how = LossSettings(settings.temperature, settings.dimensions, settings.gradient_cache)
         if not self.text_is_frozen:
-            data = {name: pair_rows(self.items, name) for name in self.items.sets}
-            loss = in_batch(self.model, temperature, cache, process_count())
-            return loss, DatasetDict(data)
-        bank, labels = self.items.bank()
-        data = {name: labelled_rows(self.items, name, rows) for name, rows in labels.items()}
-        return against_bank(self.model, bank, temperature, cache, process_count()), DatasetDict(data)
+            return in_batch(model, how), None
+        self.items.freeze_texts()
+        bank = self.items.bank()
+        return against_bank(model, bank, how, settings.seed), bank.labels
 
-    def _last_checkpoint(self) -> str | None:
-        if not self.settings.resume:
-            return None
-        if not self.folder.is_dir():
-            raise UsageError(f"nothing to resume in {str(self.folder)!r}")
-        return last_whole_checkpoint(self.folder)
+    def _batches(self, labels: Mapping[str, np.ndarray] | None) -> tuple[Any, Any]:
+        """What makes batches of numbers, and what draws the numbers."""
+        from taskmerge.training.sampling import balanced_sampler, draw_probabilities
+        from taskmerge.training.trainer import ColumnCollator
 
-
-class _TrainerState(TypedDict):
-    global_step: int
-
-
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end: the trainer's state comes last."""
-    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-
-    whole = []
-    for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
-        try:
-            reached: _TrainerState = read_json(state, _TrainerState)
-        except CheckpointError:  # killed while writing it
-            continue
-        whole.append((reached["global_step"], str(state.parent)))
-    return max(whole)[1] if whole else None
+        settings, sets = self.settings, self.items.sets
+        shares = [settings.shares.get(name, 1.0) for name in sets]
+        probabilities = draw_probabilities(self.sizes, settings.balance, shares)
+        texts = [None if self.text_is_frozen else pairs.spellings() for pairs in sets.values()]
+        draws = settings.steps * settings.accumulation
+        sampler = balanced_sampler(probabilities, texts, draws, settings.batch_size, self.processes)
+        collator = ColumnCollator(preprocess_fn=_unused, items=self.items, labels=labels)
+        return collator, sampler
 
 
-def _check_ways(sets: Mapping[str, Pairs], components: set[str]) -> None:
-    for name, pairs in sets.items():
-        if not any(on_the_way(component, pairs.modality) for component in components):
-            raise UsageError(
-                f"{name}: nothing that {pairs.modality} passes through is trained",
-                pairs.source,
-                f"trained: {', '.join(sorted(components))}",
-            )
+def _unused(*_: Any, **__: Any) -> None:
+    raise UsageError("items are prepared by their own collator")
 
 
-def _check_batches(sets: Mapping[str, Pairs], batch_size: int, unique_texts: bool) -> None:
-    problems: list[Problem] = []
-    for name, pairs in sets.items():
-        problems += batch_problems(name, pairs.texts, batch_size, unique_texts)
-    if problems:
-        raise UsageError(problems)
-
-
-def _check_one_prompt(embedder: Embedder, sets: Mapping[str, Pairs]) -> None:
-    """Several processes run items and texts as one batch, before which one prompt stands."""
-    from taskmerge.training.trainer import process_count
-
-    for name, pairs in sets.items():
-        before = [embedder.prompt(role, kind) for role, kind in zip(pairs.roles, (pairs.modality, "text"), strict=True)]
-        if process_count() > 1 and before[0] != before[1]:
-            raise UsageError(
-                f"{name}: the prompt of its items, {before[0]!r}, is not that of its texts, {before[1]!r}",
-                pairs.source,
-                "train with one process, or with the same prompt for both (`prompts:` in the recipe)",
-            )
-
-
-def _check_rates(settings: TrainingSettings, trained: Sequence[str]) -> None:
-    for pattern in settings.learning_rates:
-        if not any(pattern in name for name in trained):
-            parts = sorted({name.partition(".")[0] for name in trained})
-            raise UsageError(
-                f"learning_rates: {pattern!r} is in no trained tensor's name", next_move=f"trained: {', '.join(parts)}"
-            )
+def _thinned(losses: Sequence[float], done: int, most: int = 200) -> list[tuple[int, float]]:
+    """(step, mean loss since the point before), at most `most` points."""
+    if not losses:
+        return []
+    parts = np.array_split(np.asarray(losses, dtype=np.float64), min(most, len(losses)))
+    ends = done + np.cumsum([len(part) for part in parts])
+    return [(int(end), float(part.mean())) for end, part in zip(ends, parts, strict=True)]

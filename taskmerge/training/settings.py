@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from taskmerge.embedders.encodings import Keeping
 from taskmerge.errors import Problem, UsageError, did_you_mean
 from taskmerge.words.devices import device_or_default
 
@@ -33,12 +34,18 @@ class TrainingSettings:
     lora: adapters instead of full training.  balance, shares: rehearsal draws a set with p ~ share * size ** (1 /
     balance), a set's share being 1 unless `shares` says otherwise; a large balance makes the sets' sizes irrelevant.
     bf16: autocast.  gradient_cache: pairs embedded at once when the batch does not fit (Gao et al., arXiv 2101.06983).
+    accumulation: batches whose gradients are summed for one step; negatives are those of one batch, of all processes.
+    gradient_checkpointing: compute layers again in the backward pass instead of keeping what they put out.
+    fsdp: shard parameters over the processes (FSDP2); what is trained is float32 then.
+    dimensions: lengths that embeddings are cut to, each with a loss of its own (Matryoshka, arXiv 2205.13147).
     dropout: of all layers; None leaves what the backbone's config says.  input_noise: standard deviation of Gaussian
     noise on the prepared items while training.
     evaluate_every: steps between looks at the held-out pairs.  patience: looks without improvement before it stops,
     None: never early.  prompts: instead of the model's own, see `Embedder.prompted`.
     report_to: "none", "tensorboard", "wandb", ...  resume: go on from the last checkpoint.
     device: where it trains: "cpu", "cuda", "mps"; None: on the first GPU if there is one, else on the CPU.
+    encodings: where outputs of frozen encoders and embeddings of frozen texts are kept, and how many bytes.
+    keep_checkpoints: leave the last checkpoints in `work` when the stage is done.
     """
 
     steps: int = 200
@@ -53,6 +60,10 @@ class TrainingSettings:
     shares: Mapping[str, float] = field(default_factory=dict)
     bf16: bool = False
     gradient_cache: int | None = None
+    accumulation: int = 1
+    gradient_checkpointing: bool = False
+    fsdp: bool = False
+    dimensions: tuple[int, ...] = ()
     dropout: float | None = 0.0
     input_noise: float = 0.0
     evaluate_every: int = 50
@@ -62,9 +73,11 @@ class TrainingSettings:
     resume: bool = False
     seed: int = 0
     device: str | None = None
+    encodings: Keeping = field(default_factory=Keeping)
+    keep_checkpoints: bool = False
 
     def __post_init__(self) -> None:
-        lowest = {"steps": 1, "batch_size": 2, "evaluate_every": 1, "warmup": 0, "input_noise": 0}
+        lowest = {"steps": 1, "batch_size": 2, "accumulation": 1, "evaluate_every": 1, "warmup": 0, "input_noise": 0}
         problems = [
             Problem(f"{name} is {getattr(self, name)}", next_move=f"at least {least}")
             for name, least in lowest.items()
@@ -72,6 +85,7 @@ class TrainingSettings:
         ]
         positive = ("learning_rate", "temperature", "max_gradient_norm", "balance")
         problems += [Problem(f"{name} is {getattr(self, name)}") for name in positive if not getattr(self, name) > 0]
+        problems += [Problem(f"dimensions: {one}", next_move="at least 1") for one in self.dimensions if one < 1]
         problems += [Problem(f"share of {name} is {share}") for name, share in self.shares.items() if not share > 0]
         if self.lora is not None and self.lora.rank < 1:
             problems.append(Problem(f"lora rank is {self.lora.rank}", next_move="at least 1"))

@@ -19,6 +19,7 @@ from taskmerge.training.publishing import Destination, publish
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.training.work import check_work, claim_work, clear_work
 from taskmerge.words.modalities import tower_of
+from taskmerge.words.processes import say_to_all
 
 HELD_OUT_SHARE = 0.1
 CHECKPOINTS = ".checkpoints"
@@ -32,6 +33,7 @@ class StageReport:
     before, after: scores on the held-out pairs ({} without any).  curves: the same at every look.
     trained, frozen: numbers of tensors; the frozen ones are hashed before and after and were bit-identical.
     moved: how many of the trained ones training changed at all.
+    losses: [step, mean loss since the step before], at most 200 of them.
     kept: False when nothing beat the model as it came, or nothing moved; that model is then what was saved.
     """
 
@@ -43,6 +45,7 @@ class StageReport:
     before: dict[str, float] = field(default_factory=dict)
     after: dict[str, float] = field(default_factory=dict)
     curves: list[dict[str, float]] = field(default_factory=list)
+    losses: list[tuple[int, float]] = field(default_factory=list)
     kept: bool = True
     moved: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
@@ -63,7 +66,8 @@ def specialize(
     model: what `open_embedder` takes; a loaded model is trained in place.  data: pairs, as `read_pairs` takes them,
     or {set name: pairs} for joint training.  train: components or globs; default: the backbone and the data's towers.
     held_out: pairs to look at, {set name: pairs} for several; default: none.  out: folder for the result.
-    work: folder for checkpoints; default: beside out while it trains, else temporary.
+    work: folder for checkpoints; default: beside out while it trains, else temporary. They are removed when the stage
+    is done, unless `settings.keep_checkpoints`.
     Raises UsageError about data, components and settings before training starts.
     """
     sets = named_sets(data)
@@ -159,16 +163,16 @@ def _run(
     embedder = embedder.prompted(settings.prompts)
     with TemporaryDirectory() as temporary:
         beside = None if out is None else _checkpoints(out)
-        folder = Path(work) if work is not None else beside or Path(temporary)
-        session = Session(embedder, sets, held, train, settings, folder)
+        folder = Path(say_to_all(str(work or beside or temporary)))  # one for all processes
+        session = Session(embedder, sets, held, train, settings, folder, stage)
         claim_work(folder)
         started = time.monotonic()
         outcome = session.run()
-    report = StageReport(stage, seconds=time.monotonic() - started, settings=asdict(settings), **outcome)
-    if out is not None and session.is_main:
-        publish(embedder, out, "trained", stage, {"model": model}, session.trained, asdict(report))
-        if work is None and beside is not None:
-            clear_work(beside)
+        report = StageReport(stage, seconds=time.monotonic() - started, settings=asdict(settings), **outcome)
+        if out is not None:
+            publish(embedder, out, "trained", stage, {"model": model}, session.trained, asdict(report))
+        if session.is_main and not settings.keep_checkpoints:
+            clear_work(folder)
     return report
 
 

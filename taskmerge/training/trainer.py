@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -17,36 +18,124 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from taskmerge.errors import TaskmergeError
 from taskmerge.training.held_out import METRIC, HeldOutRetrieval
-from taskmerge.training.items import TrainingItems, tagged, untagged
+from taskmerge.training.items import TrainingItems
 from taskmerge.training.masters import MasterAdamW
-from taskmerge.training.sampling import balanced_sampler
+from taskmerge.training.sampling import BalancedSampler
 from taskmerge.training.settings import TrainingSettings
+from taskmerge.training.sharding import in_pieces, like, load_optimizer_state, optimizer_state, whole
 from taskmerge.training.work import TRAINED_FILE
+from taskmerge.words.processes import process_count
+from taskmerge.words.progress import Work
 from taskmerge.words.system_errors import writing
+
+OPTIMIZER_FILE, SCHEDULER_FILE = "optimizer.pt", "scheduler.pt"
+_BETWEEN = "|"  # column and name of a feature
 
 
 class StageTrainer(SentenceTransformerTrainer):
-    """Saves and restores only tensors that require gradients: a checkpoint is as large as what it trains."""
+    """Saves and restores only tensors that require gradients: a checkpoint is as large as what it trains.
+
+    A checkpoint holds whole tensors by name, so that any number of processes can go on from it.
+
+    Attributes:
+        apart: frozen parts that are run by themselves: they are not sharded.
+        first: called once the model is where it trains and as it came, before anything is learnt or taken up.
+        step_losses: of every step of this run, the mean over processes.
+        told: the progress.
+    """
+
+    apart: Sequence[torch.nn.Module] = ()
+    first: Callable[[], None] | None = None
+    told: Work | None = None
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """No model card while training: the stages write their own."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As transformers does. accelerate forgets a plugin of FSDP where no accelerator is: it is handed in again."""
+        super().create_accelerator_and_postprocess()
+        if not self.args.fsdp:
+            return
+        if self.is_fsdp_enabled:
+            self.accelerator.state.fsdp_plugin.ignored_modules = self.apart
+            return
+        from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+        state: Any = self.accelerator.state
+        plugin = FullyShardedDataParallelPlugin(**(self.args.fsdp_plugin_args or {}))
+        if state.mixed_precision != "no":
+            plugin.set_mixed_precision(state.mixed_precision)
+        state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin
+        plugin.ignored_modules = self.apart
+        self.is_fsdp_enabled = True
 
     def get_optimizer_cls_and_kwargs(self, args: Any, model: Any = None) -> tuple[Any, Any]:  # type: ignore[override]
         """The optimizer that transformers would take, AdamW with float32 masters."""
         kind, options = super().get_optimizer_cls_and_kwargs(args, model)
         return (MasterAdamW if kind is torch.optim.AdamW else kind), options
 
-    def _trained(self) -> dict[str, torch.Tensor]:
+    def collect_features(self, inputs: dict[str, Any]) -> tuple[list[dict[str, Any]], torch.Tensor | None]:
+        """Columns of a batch in their order, whatever a model calls its features."""
+        columns: dict[str, dict[str, Any]] = {}
+        for key, value in inputs.items():
+            column, between, name = key.partition(_BETWEEN)
+            if between:
+                columns.setdefault(column, {})[name] = value
+        return list(columns.values()), inputs.get("label")
+
+    def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
+        """One batch, whose loss is noted."""
+        loss = super().training_step(*arguments, **options)
+        self.step_losses[-1] += self._mean(loss)
+        return loss
+
+    def _mean(self, loss: torch.Tensor) -> float:
+        mean = loss.detach().float().clone()
+        if process_count() > 1:
+            torch.distributed.all_reduce(mean)
+            mean /= process_count()
+        return float(mean)
+
+    def look_first(self) -> None:
+        """Calls `first`, once."""
+        if self.first is not None:
+            self.first, call = None, self.first
+            call()
+
+    def _trained(self) -> dict[str, torch.nn.Parameter]:
+        in_pieces(self.model)
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The trained tensors, gathered from all processes and written by one."""
+        tensors = {name: whole(tensor) for name, tensor in self._trained().items()}
         folder = Path(output_dir or self.args.output_dir or ".")
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self._trained().items()}
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, folder / TRAINED_FILE)
+        if self.args.should_save:
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                save_file(tensors, folder / TRAINED_FILE)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        state = optimizer_state(self._bare_optimizer(), self._trained())
+        if self.args.should_save:
+            with writing(Path(output_dir)):
+                torch.save(state, Path(output_dir) / OPTIMIZER_FILE)
+                torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_FILE)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        state = torch.load(Path(checkpoint) / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
+        load_optimizer_state(self._bare_optimizer(), state, self._trained())
+        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
+        for group, rate in zip(self._bare_optimizer().param_groups, self.lr_scheduler.get_last_lr(), strict=True):
+            group["lr"] = rate
+
+    def _bare_optimizer(self) -> Any:
+        return getattr(self.optimizer, "optimizer", self.optimizer)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.look_first()
         saved = load_file(Path(resume_from_checkpoint) / TRAINED_FILE)
         trained = self._trained()
         if saved.keys() != trained.keys():
@@ -58,83 +147,107 @@ class StageTrainer(SentenceTransformerTrainer):
             )
         with torch.no_grad():
             for name, tensor in saved.items():
-                trained[name].copy_(tensor)
+                trained[name].copy_(like(tensor, trained[name]))
 
     def _load_best_model(self) -> None:
         if self.state.best_model_checkpoint:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
+class Telling(TrainerCallback):
+    """Tells how far training is, and that the model is ready to be looked at."""
+
+    trainer: StageTrainer
+    pairs: int
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **options: Any) -> None:
+        """Before the first step of this run."""
+        self.trainer.look_first()
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **options: Any) -> None:
+        """Before a step."""
+        self.trainer.step_losses.append(0.0)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **options: Any) -> None:
+        """After a step."""
+        if self.trainer.told is not None:
+            self.trainer.told.advance(1, loss=self.trainer.step_losses[-1], pairs=float(self.pairs))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **options: Any) -> None:
+        """After a look."""
+        if self.trainer.told is not None and metrics and f"eval_{METRIC}" in metrics:
+            self.trainer.told.advance(0, held_out=float(metrics[f"eval_{METRIC}"]))
+
+
 @dataclass
-class PairCollator(SentenceTransformerDataCollator):
-    """Items and texts as one batch, for `OneForwardInfoNCE`."""
+class ColumnCollator(SentenceTransformerDataCollator):
+    """From numbers of items to features of all columns, and the items' rows of a bank.
+
+    labels: set -> rows of a bank (pairs, columns); None: texts are embedded with the items.
+    """
 
     items: TrainingItems | None = None
+    labels: Mapping[str, Any] | None = None
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         assert self.items is not None
-        texts = [untagged(row["text"])[1] for row in features]
-        batch = self.items.batch([row["item"] for row in features], True, texts)
-        return {f"pair_{name}": value for name, value in batch.items()}
-
-
-def process_count() -> int:
-    """Processes of this launch."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+        numbers = [int(row["item"]) for row in features]
+        columns = self.items.columns(numbers, texts=self.labels is None)
+        batch = {f"{name}{_BETWEEN}{key}": value for name, column in columns.items() for key, value in column.items()}
+        if self.labels is not None:
+            name, rows = self.items.rows(numbers)
+            batch["label"] = torch.from_numpy(self.labels[name][rows])
+        return batch
 
 
 def build_trainer(
     model: Any,
     loss: Any,
-    data: DatasetDict,
-    items: TrainingItems,
+    collator: ColumnCollator,
+    sampler: type[BalancedSampler],
     held_out: HeldOutRetrieval | None,
     settings: TrainingSettings,
     folder: Path,
-    unique_texts: bool,
+    layers: list[str],
+    apart: Sequence[torch.nn.Module] = (),
 ) -> StageTrainer:
-    """A trainer ready to run. data: {set: Dataset(item numbers, text or label)}; folder: for checkpoints.
+    """A trainer ready to run.
 
-    unique_texts: no text twice in a batch, for losses with in-batch negatives.
+    collator: of the items.  sampler: of their numbers.  folder: for checkpoints.  layers: classes to shard by.
+    apart: what is not sharded.
     """
-    arguments = _arguments(settings, folder, data, held_out is not None, unique_texts)
-    callbacks: list[TrainerCallback] = []
+    assert collator.items is not None
+    arguments = _arguments(settings, folder, sampler, held_out is not None, layers)
+    telling = Telling()
+    callbacks: list[TrainerCallback] = [telling]
     if held_out is not None and settings.patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
-    trainer = StageTrainer(
+    kind = type("StageTrainer", (StageTrainer,), {"apart": list(apart)})  # it is asked for while a trainer is made
+    trainer: StageTrainer = kind(
         model=model,
         args=arguments,
-        train_dataset=data,
+        train_dataset=DatasetDict(item_rows(collator.items)),
         loss=loss,
         evaluator=held_out,
-        data_collator=_collator(items, unique_texts),
+        data_collator=collator,
         callbacks=callbacks,
     )
+    trainer.step_losses = []
+    telling.trainer, telling.pairs = trainer, settings.batch_size * settings.accumulation * process_count()
     trainer.remove_callback(PrinterCallback)  # it prints every look on standard output, which belongs to results
     return trainer
 
 
-def _collator(items: TrainingItems, unique_texts: bool) -> SentenceTransformerDataCollator:
-    if unique_texts and process_count() > 1:
-        return PairCollator(preprocess_fn=items.collate, items=items)
-    return SentenceTransformerDataCollator(preprocess_fn=items.collate)
-
-
 def _arguments(
-    settings: TrainingSettings, folder: Path, data: DatasetDict, looks: bool, unique_texts: bool
+    settings: TrainingSettings, folder: Path, sampler: type[BalancedSampler], looks: bool, layers: list[str]
 ) -> SentenceTransformerTrainingArguments:
-    processes = process_count()
     on_cpu = settings.device is not None and settings.device.startswith("cpu")
     on_gpu = torch.cuda.is_available() and not on_cpu
-    strategy = "steps" if looks else "no"
-    shares = [settings.shares.get(name, 1.0) for name in data]
-    distributed: dict[str, Any] = {}
-    if processes > 1:  # rehearsal leaves the other modalities' towers without gradients: without this it hangs
-        distributed = {"ddp_find_unused_parameters": True, "ddp_backend": "nccl" if on_gpu else "gloo"}
     return SentenceTransformerTrainingArguments(
         output_dir=str(folder),
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
         learning_rate=settings.learning_rate,
         learning_rate_mapping={re.escape(part): rate for part, rate in settings.learning_rates.items()},
         lr_scheduler_type="cosine",
@@ -146,7 +259,7 @@ def _arguments(
         report_to=settings.report_to,
         logging_steps=settings.evaluate_every,
         disable_tqdm=True,
-        eval_strategy=strategy,
+        eval_strategy="steps" if looks else "no",
         eval_steps=settings.evaluate_every,
         save_strategy="steps",
         save_steps=settings.evaluate_every,
@@ -154,21 +267,30 @@ def _arguments(
         load_best_model_at_end=looks,
         metric_for_best_model=f"eval_{METRIC}",
         greater_is_better=True,
-        batch_sampler="no_duplicates" if unique_texts else "batch_sampler",
-        multi_dataset_batch_sampler=balanced_sampler(settings.balance, shares, settings.steps, processes),
+        multi_dataset_batch_sampler=sampler,
         dataloader_drop_last=True,
         dataloader_pin_memory=on_gpu,
-        **distributed,
+        **_distributed(settings, on_gpu, layers),
     )
 
 
-def pair_rows(items: TrainingItems, name: str) -> Dataset:
-    """Rows {item, text} of one set, for losses with in-batch negatives."""
-    pairs = items.sets[name]
-    texts = [tagged(pairs.roles[1], text) for text in pairs.texts]
-    return Dataset.from_dict({"item": list(items.numbers(name)), "text": texts})
+def _distributed(settings: TrainingSettings, on_gpu: bool, layers: list[str]) -> Mapping[str, Any]:
+    """What several processes need, sharded or not."""
+    if process_count() == 1:
+        return {}
+    # rehearsal leaves the other modalities' towers without gradients: without finding these it hangs
+    found: dict[str, Any] = {"ddp_backend": "nccl" if on_gpu else "gloo"}
+    if not settings.fsdp:
+        return {**found, "ddp_find_unused_parameters": True}
+    config = {
+        "version": 2,
+        "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+        "transformer_layer_cls_to_wrap": layers,
+        "reshard_after_forward": True,
+    }
+    return {**found, "fsdp": True, "fsdp_config": config}
 
 
-def labelled_rows(items: TrainingItems, name: str, labels: list[int]) -> Dataset:
-    """Rows {item, label} of one set, for losses against a bank."""
-    return Dataset.from_dict({"item": list(items.numbers(name)), "label": labels})
+def item_rows(items: TrainingItems) -> dict[str, Dataset]:
+    """Rows {item} of every set: the numbers of its items."""
+    return {name: Dataset.from_dict({"item": list(items.numbers(name))}) for name in items.sets}

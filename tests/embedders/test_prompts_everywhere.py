@@ -19,8 +19,7 @@ from taskmerge.measuring.covariances import collect_covariances
 from taskmerge.measuring.drift import diagnose_drift
 from taskmerge.recipes import loads
 from taskmerge.training import TrainingSettings, recover, specialize
-from taskmerge.training.items import TrainingItems, tagged
-from taskmerge.training.trainer import pair_rows
+from taskmerge.training.items import TrainingItems
 
 SAID = {"query": "red cat ", "document": "blue dog ", "modalities": {"audio": {"query": "high tone "}}}
 
@@ -62,13 +61,11 @@ def test_training_prepares_items_and_texts_in_their_roles(prompted: Embedder) ->
     pairs = read_pairs(sounds(3))
     items = TrainingItems(prompted, {"audio": pairs})
     assert same(items.batch([0, 1]), prompted.prepare(pairs.load(0, 2), "audio", "query"))
-    assert same(
-        items.collate(pair_rows(items, "audio")["text"][:2]), prompted.prepare(pairs.texts[:2], "text", "document")
-    )
-    bank, rows = items.bank()
+    assert same(items.columns([0, 1], texts=True)["text"], prompted.prepare(pairs.texts[:2], "text", "document"))
+    bank = items.bank()
     wanted = prompted.encode(items.sets["audio"].texts, "text", "document")
     wanted /= np.linalg.norm(wanted, axis=1, keepdims=True)
-    np.testing.assert_allclose(bank[rows["audio"]], wanted, atol=1e-6)
+    np.testing.assert_allclose(bank.rows[bank.labels["audio"][:, 0]], wanted, atol=1e-6)
     assert np.abs(wanted - prompted.encode(pairs.texts, "text", "query")).max() > 1e-3
 
 
@@ -85,10 +82,10 @@ def test_a_page_is_looked_for(tmp_path: Path) -> None:
     items = TrainingItems(embedder, {"document": pages, "image": pictures})
     assert same(items.batch([0]), embedder.prepare(pages.load(0, 1), "image", "document"))
     assert same(items.batch([3]), embedder.prepare(pictures.load(0, 1), "image", "query"))
-    assert same(items.collate([tagged("query", "a dog: red")]), embedder.prepare(["a dog: red"], "text", "query"))
-    bank, rows = items.bank()  # the same texts in two roles are two texts
-    assert len(bank) == 6
-    assert rows == {"document": [0, 1, 2], "image": [3, 4, 5]}
+    assert same(items.columns([0], texts=True)["text"], embedder.prepare(["dog 0"], "text", "query"))
+    bank = items.bank()  # the same texts in two roles are two texts
+    assert len(bank.rows) == 6
+    assert bank.labels["document"].tolist() == [[0], [1], [2]] and bank.labels["image"].tolist() == [[3], [4], [5]]
 
 
 def test_trained_with_prompts_is_not_trained_without(model: Any, tmp_path: Path) -> None:

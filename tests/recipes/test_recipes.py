@@ -86,7 +86,7 @@ def test_the_whole_grammar_is_read() -> None:
 
 def test_a_share_is_of_a_modality_that_is_rehearsed() -> None:
     (problem,) = problems_of(FULL.replace("shares: {audio: 2}", "shares: {audoi: 2}"))
-    assert problem.what == "balance: shares: 'audoi' is no modality of `data`"
+    assert problem.what == "balance: shares: 'audoi' is no set of `data`"
     assert problem.place is not None and problem.place.startswith("merge.yaml:")
     assert problem.next_move is not None and "audio" in problem.next_move
 

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import BatchSampler, ConcatDataset, SequentialSampler, TensorDataset
 
-from taskmerge.training.losses import banked_info_nce
-from taskmerge.training.sampling import balanced_sampler, draw_probabilities
-from taskmerge.training.session import last_whole_checkpoint
+from taskmerge.errors import UsageError
+from taskmerge.training.losses import Texts, banked_info_nce
+from taskmerge.training.sampling import balanced_sampler, draw_probabilities, passes
+from taskmerge.training.usable import last_checkpoint
 
 
 def oracle(items: np.ndarray, bank: np.ndarray, labels: np.ndarray, temperature: float) -> float:
@@ -37,7 +38,9 @@ def test_banked_info_nce(batch: int, texts: int, temperature: float, seed: int) 
     items /= np.linalg.norm(items, axis=1, keepdims=True)
     bank /= np.linalg.norm(bank, axis=1, keepdims=True)
     labels = rng.integers(0, texts, batch)
-    got = banked_info_nce(torch.tensor(items), torch.tensor(bank), torch.tensor(labels), temperature)
+    rows = torch.arange(batch)
+    told = Texts(torch.tensor(bank), torch.arange(texts), torch.tensor(labels))
+    got = banked_info_nce(torch.tensor(items), torch.tensor(items), rows, told, torch.tensor(labels), temperature)
     assert float(got) == pytest.approx(oracle(items, bank, labels, temperature), rel=1e-9, abs=1e-9)
 
 
@@ -48,12 +51,12 @@ def test_draw_probabilities() -> None:
     np.testing.assert_allclose(draw_probabilities([100, 900], 2.0, [6, 1]), [2 / 3, 1 / 3])
 
 
-def sampler(sizes: list[int], batch: int, steps: int, balance: float, processes: int = 1) -> Any:
+def sampler(sizes: list[int], batch: int, draws: int, balance: float, processes: int = 1, texts: Any = None) -> Any:
     parts = [TensorDataset(torch.zeros(size)) for size in sizes]
     inner = [BatchSampler(SequentialSampler(part), batch, drop_last=True) for part in parts]
-    return balanced_sampler(balance, [1.0] * len(sizes), steps, processes)(
-        dataset=ConcatDataset(parts), batch_samplers=inner, seed=3
-    )
+    chances = draw_probabilities(sizes, balance, [1.0] * len(sizes))
+    kind = balanced_sampler(chances, texts or [None] * len(sizes), draws, batch, processes)
+    return kind(dataset=ConcatDataset(parts), batch_samplers=inner, seed=3)
 
 
 def owner(batch: list[int], sizes: list[int]) -> int:
@@ -73,18 +76,38 @@ def test_small_sets_are_drawn_as_often_and_start_again() -> None:
     assert np.mean([owner(batch, sizes) for batch in by_size]) > 0.95
 
 
-def test_all_processes_work_on_one_modality_in_a_step() -> None:
-    sizes = [40, 40, 40]
-    batches = [owner(batch, sizes) for batch in sampler(sizes, 4, 50, 1.0, processes=2)]
-    assert len(batches) == 100
-    assert batches[0::2] == batches[1::2]
-    assert len(set(batches)) == 3
+def test_processes_share_the_batch_of_one(rows: int = 40) -> None:
+    sizes = [rows, rows, rows]
+    whole = list(sampler(sizes, 8, 50, 1.0))
+    dealt = list(sampler(sizes, 4, 50, 1.0, processes=2))
+    assert [first + second for first, second in zip(dealt[0::2], dealt[1::2], strict=True)] == whole
+    assert len({owner(batch, sizes) for batch in whole}) == 3
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10**6), st.integers(2, 6), st.integers(0, 2))
+def test_no_text_is_twice_in_a_batch_and_none_is_lost(seed: int, count: int, negatives: int) -> None:
+    rng = np.random.default_rng(seed)
+    texts = np.concatenate([np.arange(60)[:, None] % 20, 100 + rng.integers(0, 30, (60, negatives))], axis=1)
+    batches = passes(60, count, (seed, 0), texts)
+    drawn: list[int] = []
+    for _ in range(400 // count):
+        batch = next(batches)
+        own = [set(texts[row].tolist()) for row in batch]
+        assert len(batch) == count and sum(map(len, own)) == len(set().union(*own))
+        drawn += batch
+    assert len(set(drawn)) > 50
+
+
+def test_what_fills_no_batch_is_refused_not_waited_for() -> None:
+    with pytest.raises(UsageError, match="no batch of 3 different texts"):
+        next(passes(9, 3, (0, 0), np.array([[0], [1]] * 4 + [[0]])))
 
 
 def test_training_goes_on_from_the_last_checkpoint_written_to_its_end(tmp_path: Path) -> None:
-    assert last_whole_checkpoint(tmp_path) is None
+    assert last_checkpoint(tmp_path) is None
     for step, state in ((9, '{"global_step": 9}'), (10, '{"global_step": 10}'), (15, '{"glob'), (20, None)):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if state is not None:
             (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert last_whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-10")
+    assert last_checkpoint(tmp_path) == (10, str(tmp_path / "checkpoint-10"))

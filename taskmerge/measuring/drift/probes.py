@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from taskmerge.embedders.identity import item_digest
+from taskmerge.embedders.content import item_digest
 from taskmerge.embedders.pairs import Pairs, read_pairs, spelling
 from taskmerge.metrics.retrieval import best_rows
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
-from taskmerge.embedders.identity import REVISION_LENGTH, item_digest
+from taskmerge.embedders.content import REVISION_LENGTH, item_digest
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import Problem, UsageError, nearest
 from taskmerge.words.extras import require

@@ -1,0 +1,106 @@
+"""Whether sets of pairs can be trained on, which of their pairs a run draws, and what it goes on from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+
+from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.embedders.pairs import Pairs
+from taskmerge.errors import CheckpointError, Problem, UsageError
+from taskmerge.training.components import on_the_way
+from taskmerge.training.settings import TrainingSettings, batch_problems
+from taskmerge.words.progress import tell
+
+FEWEST_DRAWN = 10_000
+"""Pairs of a set that are always there to draw from."""
+LOOKED_AT = 2000
+"""Held-out pairs of a set that are looked at while training."""
+
+
+def check_ways(sets: Mapping[str, Pairs], components: set[str]) -> None:
+    """Raises UsageError for a set whose items pass through nothing that is trained."""
+    for name, pairs in sets.items():
+        if not any(on_the_way(component, pairs.modality) for component in components):
+            raise UsageError(
+                f"{name}: nothing that {pairs.modality} passes through is trained",
+                pairs.source,
+                f"trained: {', '.join(sorted(components))}",
+            )
+
+
+def check_batches(sets: Mapping[str, Pairs], size: int, texts_learn: bool) -> None:
+    """Raises UsageError for sets that do not fill a batch of all processes."""
+    problems: list[Problem] = []
+    for name, pairs in sets.items():
+        problems += batch_problems(name, pairs.texts, size, texts_learn)
+    if problems:
+        raise UsageError(problems)
+
+
+def check_rates(settings: TrainingSettings, trained: Sequence[str]) -> None:
+    """Raises UsageError for a learning rate of nothing."""
+    for pattern in settings.learning_rates:
+        if not any(pattern in name for name in trained):
+            parts = sorted({name.partition(".")[0] for name in trained})
+            raise UsageError(
+                f"learning_rates: {pattern!r} is in no trained tensor's name", next_move=f"trained: {', '.join(parts)}"
+            )
+
+
+def drawn(sets: Mapping[str, Pairs], most: int, batch: int, seed: int) -> dict[str, Pairs]:
+    """Of every large set no more pairs than a run can draw, at random: the others would be embedded for nothing.
+
+    most: that are drawn.  batch: of all processes; what is left has as many different texts.
+    """
+    found: dict[str, Pairs] = {}
+    most = max(most, FEWEST_DRAWN)
+    for number, (name, pairs) in enumerate(sets.items()):
+        found[name] = pairs
+        if len(pairs) > most:
+            rows = np.sort(np.random.default_rng((seed, number)).choice(len(pairs), most, replace=False))
+            chosen = pairs.take(rows.tolist())
+            if len(set(chosen.texts)) >= batch:
+                found[name] = chosen
+                tell(f"{name}: {most:,} of {len(pairs):,} pairs are drawn, more than the steps take")
+    return found
+
+
+def looked_at(held_out: Mapping[str, Pairs], seed: int) -> dict[str, Pairs]:
+    """Of every held-out set no more pairs than are worth looking at again and again."""
+    found: dict[str, Pairs] = {}
+    for name, pairs in held_out.items():
+        found[name] = pairs
+        if len(pairs) > LOOKED_AT:
+            rows = np.random.default_rng(seed).choice(len(pairs), LOOKED_AT, replace=False)
+            found[name] = pairs.take(np.sort(rows).tolist())
+            tell(f"{name}: {LOOKED_AT:,} of {len(pairs):,} held-out pairs are looked at")
+    return found
+
+
+class _TrainerState(TypedDict):
+    global_step: int
+
+
+def last_checkpoint(folder: Path) -> tuple[int, str] | None:
+    """(step, folder) of the newest checkpoint that was written to its end: the trainer's state comes last.
+
+    Raises UsageError when there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"nothing to resume in {str(folder)!r}")
+    return max(_whole_checkpoints(folder), default=None)
+
+
+def _whole_checkpoints(folder: Path) -> Iterator[tuple[int, str]]:
+    from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+    for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
+        try:
+            reached: _TrainerState = read_json(state, _TrainerState)
+        except CheckpointError:  # killed while writing it
+            continue
+        yield reached["global_step"], str(state.parent)
