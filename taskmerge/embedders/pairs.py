@@ -22,6 +22,8 @@ from taskmerge.words.modalities import COLUMNS, TEXT, media_of, modality_of_colu
 
 ITEM_COLUMNS = (*(column for column in COLUMNS if column != TEXT), "query")
 """Columns that hold the item of a pair; `query` is a text that is to find the text beside it."""
+GROUP = "group"
+"""Column that says what items have in common besides their text: a speaker, a camera."""
 SAMPLING_RATE = 16_000
 SHOWN = 5
 MOST_BYTES = 8 << 30
@@ -37,12 +39,14 @@ class Pairs:
 
     source: what messages call the set.  column: one of `ITEM_COLUMNS`.  texts: one a pair, not empty.
     items: one a pair, as they came: a path (made absolute), an array, a picture, a dict, a text.
+    groups: one a pair, or none: what pairs may have in common besides their text, a speaker or a camera.
     """
 
     source: str
     column: str
     texts: Sequence[str]
     items: Sequence[Any]
+    groups: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -83,7 +87,8 @@ class Pairs:
 
     def take(self, rows: Sequence[int]) -> Pairs:
         """The pairs at `rows`, in that order."""
-        return Pairs(self.source, self.column, [self.texts[row] for row in rows], [self.items[row] for row in rows])
+        texts, items = [self.texts[row] for row in rows], [self.items[row] for row in rows]
+        return Pairs(self.source, self.column, texts, items, [self.groups[row] for row in rows if self.groups])
 
     def files(self) -> list[Path]:
         """The files that items lie in, those of a folder of frames one by one; none for items in memory."""
@@ -118,8 +123,8 @@ def read_pairs(source: Any, column: str | None = None) -> Pairs:
     """Pairs from a .jsonl or .parquet file, a `datasets` folder, object or id, a list of dicts, or `Pairs` already.
 
     Each row holds "text" and one item column ("audio", "image", "document", "video" or "query"); column says which when
-    there are several. Relative paths are relative to the file that names them. Raises UsageError with every problem
-    found in the rows; decodes nothing (see `Pairs.check`).
+    there are several. "group" may say whose the item is, a speaker's say. Relative paths are relative to the file that
+    names them. Raises UsageError with every problem found in the rows; decodes nothing (see `Pairs.check`).
     """
     if isinstance(source, Pairs):
         return source
@@ -152,9 +157,21 @@ def read_pairs(source: Any, column: str | None = None) -> Pairs:
         more = len(problems) - SHOWN
         shown = problems[:SHOWN]
         raise UsageError([*shown, Problem(f"and {more} more problems", label)] if more > 0 else shown)
-    pairs = Pairs(label, column, texts, items)
+    pairs = Pairs(label, column, texts, items, _groups(rows, label))
     opened(*pairs.files(), media=True)
     return pairs
+
+
+def _groups(rows: Sequence[Mapping[str, Any]], label: str) -> list[str]:
+    """The group of every row; none where no row has one. Raises UsageError where only some have."""
+    found = [row.get(GROUP) for row in rows]
+    without = [number for number, group in enumerate(found, start=1) if group is None or not str(group).strip()]
+    if len(without) == len(found):
+        return []
+    if without:
+        what = f"{len(without)} of {len(found)} rows have no {GROUP}"
+        raise UsageError(what, f"{label}: row {without[0]}", "give every row one, or none")
+    return [str(group) for group in found]
 
 
 def _exists(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -26,17 +26,19 @@ class BalancedSampler(MultiDatasetDefaultBatchSampler):
     shares: Sequence[float] = ()
     steps: int = 0
     processes: int = 1
+    follows: Callable[[int], Sequence[float]] | None = None
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
         parts: list[Any] = list(self.dataset.datasets)
         sizes = [len(part) for part in parts]
         offsets = [sum(sizes[:index]) for index in range(len(sizes))]
-        probabilities = draw_probabilities(sizes, self.balance, self.shares)
         iterators = [iter(sampler) for sampler in self.batch_samplers]
         rounds = [0] * len(sizes)
         for number in range(len(self)):
             if number % self.processes == 0:
+                shares = self._shares(number // self.processes)
+                probabilities = draw_probabilities(sizes, self.balance, shares)
                 chosen = int(torch.multinomial(probabilities, 1, generator=generator))
             batch = next(iterators[chosen], None)
             if batch is None:
@@ -51,8 +53,24 @@ class BalancedSampler(MultiDatasetDefaultBatchSampler):
     def __len__(self) -> int:
         return self.steps * self.processes
 
+    def _shares(self, draw: int) -> Sequence[float]:
+        if self.follows is None:
+            return self.shares
+        return [own * missing for own, missing in zip(self.shares, self.follows(draw), strict=True)]
 
-def balanced_sampler(balance: float, shares: Sequence[float], steps: int, processes: int) -> type[BalancedSampler]:
-    """A sampler class with these settings, as the trainer's arguments take it. shares: one per data set."""
-    settings = {"balance": balance, "shares": tuple(shares), "steps": steps, "processes": processes}
+
+def balanced_sampler(
+    balance: float,
+    shares: Sequence[float],
+    steps: int,
+    processes: int,
+    follows: Callable[[int], Sequence[float]] | None = None,
+) -> type[BalancedSampler]:
+    """A sampler class with these settings, as the trainer's arguments take it.
+
+    shares: one per data set.  follows: number of a draw, from 0 -> what the shares are multiplied by then.
+    """
+    settings: dict[str, Any] = {"balance": balance, "shares": tuple(shares), "steps": steps, "processes": processes}
+    if follows is not None:
+        settings["follows"] = staticmethod(follows)
     return type("BalancedSampler", (BalancedSampler,), settings)

@@ -23,10 +23,14 @@ from taskmerge.training.components import (
     select,
     texts_learn,
 )
-from taskmerge.training.held_out import METRIC, HeldOutRetrieval
+from taskmerge.training.held_out import HeldOutRetrieval
 from taskmerge.training.items import TrainingItems
 from taskmerge.training.losses import against_bank, in_batch
 from taskmerge.training.settings import TrainingSettings, batch_problems
+from taskmerge.training.watching import DECIDES, Watch
+
+STATE = "trainer_state.json"
+"""What the trainer writes last into a checkpoint."""
 
 
 class Session:
@@ -44,6 +48,7 @@ class Session:
         train: Sequence[str],
         settings: TrainingSettings,
         folder: Path,
+        watch: Watch | None = None,
     ) -> None:
         self.embedder, self.settings, self.folder = embedder, settings, folder
         self.trained = select(embedder, train)
@@ -57,7 +62,7 @@ class Session:
         if not self.text_is_frozen:
             _check_one_prompt(embedder, sets)
         self.items = TrainingItems(embedder, sets, settings.input_noise)
-        self.held_out = HeldOutRetrieval(TrainingItems(embedder, held_out)) if held_out else None
+        self.held_out = HeldOutRetrieval(TrainingItems(embedder, held_out), sets, watch) if held_out else None
         self.is_main = True
         _check_rates(settings, [self.embedder.parameter_names()[name] for name in self.trained])
         if not any(name.endswith("_encoder") for name in components) and not settings.input_noise:
@@ -72,7 +77,7 @@ class Session:
         before_hashes = frozen_hashes(self.embedder, self.trained)
         if self.held_out is not None and self.text_is_frozen:
             self.held_out.freeze_texts()
-        before = self.held_out.scores() if self.held_out is not None else {}
+        before = self.held_out.begin() if self.held_out is not None else {}
         values = self.embedder.state_dict.values
         original = {name: values[name].detach().clone() for name in self.trained}
         with dropout_set_to(self.embedder.module, self.settings.dropout):
@@ -80,7 +85,7 @@ class Session:
         assert_unchanged(before_hashes, frozen_hashes(self.embedder, self.trained))
         after = self.held_out.scores() if self.held_out is not None else {}
         moved = sum(not torch.equal(values[name], tensor) for name, tensor in original.items())
-        kept = moved > 0 and (not before or after[METRIC] > before[METRIC])
+        kept = moved > 0 and (not before or after[DECIDES] > before[DECIDES])
         if not kept:
             self._restore(original)
         return {
@@ -92,6 +97,8 @@ class Session:
             "after": after if kept else before,
             "curves": self.held_out.history if self.held_out is not None else [],
             "kept": kept,
+            "barred": self.held_out.barred() if self.held_out is not None and not kept else [],
+            "below": self.held_out.fallen(self.held_out.latest) if self.held_out is not None and kept else [],
         }
 
     def _restore(self, original: Mapping[str, Any]) -> None:
@@ -113,7 +120,10 @@ class Session:
             model, loss, data, self.items, self.held_out, self.settings, self.folder, not self.text_is_frozen
         )
         self.is_main = trainer.is_world_process_zero()
-        trainer.train(resume_from_checkpoint=self._last_checkpoint())
+        checkpoint = self._last_checkpoint()
+        if checkpoint is not None and self.held_out is not None:
+            self.held_out.restore(read_json(Path(checkpoint) / STATE, _TrainerState).get("log_history", []))
+        trainer.train(resume_from_checkpoint=checkpoint)
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # bf16: it would go on in autocast
         if adapters is not None:
             adapters.merge_and_unload()
@@ -166,8 +176,9 @@ class Session:
         return last_whole_checkpoint(self.folder)
 
 
-class _TrainerState(TypedDict):
+class _TrainerState(TypedDict, total=False):
     global_step: int
+    log_history: list[dict[str, Any]]
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:
@@ -175,7 +186,7 @@ def last_whole_checkpoint(folder: Path) -> str | None:
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
     whole = []
-    for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
+    for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{STATE}"):
         try:
             reached: _TrainerState = read_json(state, _TrainerState)
         except CheckpointError:  # killed while writing it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from taskmerge.errors import TaskmergeError
-from taskmerge.training.held_out import METRIC, HeldOutRetrieval
+from taskmerge.training.held_out import HeldOutRetrieval
 from taskmerge.training.items import TrainingItems, tagged, untagged
 from taskmerge.training.masters import MasterAdamW
 from taskmerge.training.sampling import balanced_sampler
 from taskmerge.training.settings import TrainingSettings
+from taskmerge.training.watching import DECIDES
 from taskmerge.training.work import TRAINED_FILE
 from taskmerge.words.system_errors import writing
 
@@ -65,6 +67,17 @@ class StageTrainer(SentenceTransformerTrainer):
             self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
+class StopAt(TrainerCallback):
+    """Leaves off after a step; the schedule stays that of all steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= self.step:
+            control.should_training_stop = True
+
+
 @dataclass
 class PairCollator(SentenceTransformerDataCollator):
     """Items and texts as one batch, for `OneForwardInfoNCE`."""
@@ -97,8 +110,8 @@ def build_trainer(
 
     unique_texts: no text twice in a batch, for losses with in-batch negatives.
     """
-    arguments = _arguments(settings, folder, data, held_out is not None, unique_texts)
-    callbacks: list[TrainerCallback] = []
+    arguments = _arguments(settings, folder, data, held_out, unique_texts)
+    callbacks: list[TrainerCallback] = [] if settings.stop_at is None else [StopAt(settings.stop_at)]
     if held_out is not None and settings.patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
     trainer = StageTrainer(
@@ -121,13 +134,15 @@ def _collator(items: TrainingItems, unique_texts: bool) -> SentenceTransformerDa
 
 
 def _arguments(
-    settings: TrainingSettings, folder: Path, data: DatasetDict, looks: bool, unique_texts: bool
+    settings: TrainingSettings, folder: Path, data: DatasetDict, held_out: HeldOutRetrieval | None, unique_texts: bool
 ) -> SentenceTransformerTrainingArguments:
+    looks = held_out is not None
     processes = process_count()
     on_cpu = settings.device is not None and settings.device.startswith("cpu")
     on_gpu = torch.cuda.is_available() and not on_cpu
     strategy = "steps" if looks else "no"
     shares = [settings.shares.get(name, 1.0) for name in data]
+    follows = partial(held_out.shares_at, names=list(data)) if held_out is not None and settings.adaptive else None
     distributed: dict[str, Any] = {}
     if processes > 1:  # rehearsal leaves the other modalities' towers without gradients: without this it hangs
         distributed = {"ddp_find_unused_parameters": True, "ddp_backend": "nccl" if on_gpu else "gloo"}
@@ -152,10 +167,10 @@ def _arguments(
         save_steps=settings.evaluate_every,
         save_total_limit=2,
         load_best_model_at_end=looks,
-        metric_for_best_model=f"eval_{METRIC}",
+        metric_for_best_model=f"eval_{DECIDES}",
         greater_is_better=True,
         batch_sampler="no_duplicates" if unique_texts else "batch_sampler",
-        multi_dataset_batch_sampler=balanced_sampler(settings.balance, shares, settings.steps, processes),
+        multi_dataset_batch_sampler=balanced_sampler(settings.balance, shares, settings.steps, processes, follows),
         dataloader_drop_last=True,
         dataloader_pin_memory=on_gpu,
         **distributed,
