@@ -23,6 +23,8 @@ from taskmerge.words.modalities import COLUMNS, TEXT, media_of, modality_of_colu
 
 ITEM_COLUMNS = (*(column for column in COLUMNS if column != TEXT), "query")
 """Columns that hold the item of a pair; `query` is a text that is to find the text beside it."""
+GROUP = "group"
+"""Column that says what items have in common besides their text: a speaker, a camera."""
 SAMPLING_RATE = 16_000
 SHOWN = 5
 _ROW = "each row is an item and its text"
@@ -37,6 +39,7 @@ class Pairs:
     source: what messages call the set.  column: one of `ITEM_COLUMNS`.  texts: one a pair, not empty.
     items: one a pair, as they came: a path (made absolute), an array, a picture, a dict, a text.
     negatives: columns of texts, one a pair, that are not the item's though they look so.
+    groups: one a pair, or none: what pairs may have in common besides their text, a speaker or a camera.
     """
 
     source: str
@@ -44,6 +47,7 @@ class Pairs:
     texts: Sequence[str]
     items: Sequence[Any]
     negatives: tuple[Sequence[str], ...] = ()
+    groups: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -92,7 +96,8 @@ class Pairs:
         texts = PackedTexts(self.texts[row] for row in rows)
         stored = self.items.take(rows) if isinstance(self.items, StoredItems) else [self.items[row] for row in rows]
         negatives = tuple(PackedTexts(column[row] for row in rows) for column in self.negatives)
-        return replace(self, texts=texts, items=stored, negatives=negatives)
+        groups = [self.groups[row] for row in rows] if self.groups else ()
+        return replace(self, texts=texts, items=stored, negatives=negatives, groups=groups)
 
     def files(self) -> list[Path]:
         """The files that items lie in, those of a folder of frames one by one; none for items in memory."""
@@ -136,10 +141,10 @@ def read_pairs(source: Any, column: str | None = None) -> Pairs:
     """Pairs from a .jsonl or .parquet file, a `datasets` folder, object or id, a list of dicts, or `Pairs` already.
 
     Each row holds "text" and one item column ("audio", "image", "document", "video" or "query"); column says which when
-    there are several. "negative", "negative_1", … are texts that look right and are wrong. Relative paths are relative
-    to the file that names them. A data set's id may name its split, NAME:train, and be streamed, NAME:train:streaming.
-    Raises UsageError with every problem found in the rows; decodes nothing (see `Pairs.check`), and holds no more of a
-    file than its texts.
+    there are several. "negative", "negative_1", … are texts that look right and are wrong; "group" may say whose the
+    item is, a speaker's say. Relative paths are relative to the file that names them. A data set's id may name its
+    split, NAME:train, and be streamed, NAME:train:streaming. Raises UsageError with every problem found in the rows;
+    decodes nothing (see `Pairs.check`), and holds no more of a file than its texts.
     """
     if isinstance(source, Pairs):
         return source
@@ -155,7 +160,7 @@ def read_pairs(source: Any, column: str | None = None) -> Pairs:
         shown = scan.problems[:SHOWN]
         raise UsageError([*shown, Problem(f"and {more} more problems", label)] if more > 0 else shown)
     against = tuple(PackedTexts(row[name] for row in rows) for name in negatives)
-    pairs = Pairs(label, scan.column, texts, StoredItems(rows, scan.column, folder), against)
+    pairs = Pairs(label, scan.column, texts, StoredItems(rows, scan.column, folder), against, scan.groups())
     if scan.files:
         opened(*pairs.files(), media=True)
     return pairs
@@ -172,6 +177,16 @@ class _Scan:
     problems: list[Problem] = field(default_factory=list)
     count: int = 0
     files: bool = False
+    found: list[str] = field(default_factory=list)
+    without: int = 0
+    first_without: int = 0
+
+    def groups(self) -> Sequence[str]:
+        """The group of every row; none where no row has one. Raises UsageError where only some have."""
+        if self.found and self.without:
+            what = f"{self.without} of {len(self.found) + self.without} rows have no {GROUP}"
+            raise UsageError(what, f"{self.label}: row {self.first_without}", "give every row one, or none")
+        return self.found
 
     def texts(self, rows: Sequence[Any]) -> Iterator[str]:
         for number, row in enumerate(rows):
@@ -182,8 +197,17 @@ class _Scan:
                 self.count += 1
                 if len(self.problems) < SHOWN:
                     self.problems.append(problem)
+            self._group(row, number + 1)
             text = row.get("text")
             yield text if isinstance(text, str) else ""
+
+    def _group(self, row: Mapping[str, Any], number: int) -> None:
+        group = row.get(GROUP)
+        if group is not None and str(group).strip():
+            self.found.append(str(group))
+        else:
+            self.first_without = self.first_without or number
+            self.without += 1
 
     def _problems(self, row: Mapping[str, Any], place: str) -> Iterator[Problem]:
         text, item = row.get("text"), _item(row.get(self.column), self.column, self.folder)

@@ -15,7 +15,7 @@ from taskmerge.pipeline.outputs import check_outputs
 from taskmerge.pipeline.presence import model_problems
 from taskmerge.pipeline.state import Run
 from taskmerge.pipeline.steps import STAGES, stages_to_run
-from taskmerge.recipes import Specialize, Training
+from taskmerge.recipes import Recover, Specialize, Training
 from taskmerge.words.extras import TRAINING, missing
 from taskmerge.words.modalities import TEXT, TOWERS, modality_of_column, through, tower_of
 
@@ -245,7 +245,8 @@ def _training_problems(current: Run, use: Use, stage: Training) -> Iterator[Prob
     """Sets that do not fill a batch or cannot spare held-out pairs, and logs that cannot be written."""
     from taskmerge.training.components import texts_learn
     from taskmerge.training.settings import TrainingSettings, batch_problems, reporting_problems
-    from taskmerge.training.stages import named_sets, split_sets
+    from taskmerge.training.splitting import CROSSED, recovery_splits, split_sets
+    from taskmerge.training.stages import named_sets
 
     found = list(reporting_problems(stage.report_to))
     # texts are known to learn only where it is known what is trained
@@ -256,8 +257,12 @@ def _training_problems(current: Run, use: Use, stage: Training) -> Iterator[Prob
     except UsageError:
         sets = {}  # told as a problem of the data
     try:
-        if sets and getattr(stage, "held_out", ()) is None:
-            sets, _ = split_sets(sets, current.recipe.seed % 2**32)
+        if sets and isinstance(stage, Recover) and stage.held_out is None:
+            recovery_splits(sets, current.recipe.seed % 2**32)
+            # these judge in turn, and their batches are as large as they allow
+            sets = {name: pairs for name, pairs in sets.items() if len(pairs) > CROSSED}
+        elif sets and getattr(stage, "held_out", ()) is None:
+            sets, _, _ = split_sets(sets, current.recipe.seed % 2**32)
     except UsageError as error:
         sets, found = {}, [*found, *error.problems]
     if getattr(stage, "method", "") != "closed_form":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -81,7 +81,7 @@ def diagnose(run: Run) -> None:
         raise RecipeError(f"drift: no probes for {', '.join(missing)}", section.place, "probes: {NAME: path, ...}")
 
     said = section.trained_on
-    by_name = (
+    by_name: Mapping[str, Any] = (
         dict.fromkeys(names, said)
         if isinstance(said, str)
         else said or {name: row.data for name, row in (run.recipe.specialize or {}).items() if name in names}

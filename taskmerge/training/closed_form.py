@@ -25,7 +25,10 @@ from taskmerge.metrics.rotation import orthogonal_procrustes
 from taskmerge.training.components import assert_unchanged, frozen_hashes, passed, select
 from taskmerge.training.gauss_newton import InfoNCE, Krylov, Objective, Parameters, SquaredError, moved_by, walk
 from taskmerge.training.items import TrainingItems
+from taskmerge.training.splitting import Split
 
+Rows = tuple[np.ndarray, np.ndarray]
+"""Rows that are fitted on, and rows that judge."""
 FEWEST_ITEMS = 32
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TOWARD_IDENTITY = 1e-3
@@ -96,11 +99,8 @@ def recover_closed_form(
     pairs = _subset(pairs, max_items, seed)
     targets = _targets(model, pairs, specialist, texts, batch_size)
     problem = _Problem(model, pairs, names, targets, batch_size, labelled=specialist is None)
-    with _without_gradients(model.module):
-        fit = _Fit(problem, _folds(pairs.texts, folds, seed), iterations)
-        while len(fit.ridges) < rounds and fit.another(ridges):
-            pass
-    fall = mean_interval(fit.before - fit.errors, groups=pairs.texts)
+    fit = _fitted(problem, _folds(pairs.texts, folds, seed), rounds, iterations, ridges)
+    fall = mean_interval(fit.before - fit.errors, groups=[pairs.texts[row] for row in fit.held])
     applied = bool(fall.low > 0)
     if applied:
         problem.write(fit.parameters)
@@ -108,6 +108,58 @@ def recover_closed_form(
     reason = f"the cross-validated error falls by {fall}" if applied else f"no sure gain on held-out items: {fall}"
     steps = (tuple(fit.ridges), tuple(fit.history))
     return ClosedFormReport(applied, reason, kind, len(pairs), *steps, len(names), len(frozen))
+
+
+@dataclass(frozen=True)
+class CrossFit:
+    """The closed form fitted on all items and, for each split, on what it fits on.
+
+    parameters: projector tensors by name.  without: the same for each split, in their order.  The ridges, which are the
+    same for all, were chosen by the items that judge.
+    """
+
+    parameters: Parameters
+    without: tuple[Parameters, ...]
+    ridges: tuple[float, ...]
+    reason: str
+
+
+def cross_fit(
+    model: Embedder,
+    pairs: Pairs,
+    names: Sequence[str],
+    splits: Sequence[Split],
+    *,
+    specialist: Embedder | None = None,
+    rounds: int = 2,
+    iterations: int = 6,
+    ridges: Sequence[float] = RIDGES,
+    batch_size: int = 32,
+) -> CrossFit:
+    """Fit the projector's tensors `names` in closed form, once for each split and once on all; nothing is changed.
+
+    Arguments as for `recover_closed_form`.
+    """
+    targets = _targets(model, pairs, specialist, None, batch_size)
+    problem = _Problem(model, pairs, names, targets, batch_size, labelled=specialist is None)
+    parts = [(np.asarray(split.fitted), np.asarray(split.held)) for split in splits]
+    fit = _fitted(problem, parts, rounds, iterations, ridges)
+    said = f"{len(fit.ridges)} rounds, error on held-out items {fit.history[0]:.3f} -> {fit.history[-1]:.3f}"
+    return CrossFit(fit.parameters, tuple(fit.without), tuple(fit.ridges), said)
+
+
+def _fitted(
+    problem: _Problem,
+    folds: Sequence[Rows],
+    rounds: int,
+    iterations: int,
+    ridges: Sequence[float],
+) -> _Fit:
+    with _without_gradients(problem.model.module):
+        fit = _Fit(problem, folds, iterations)
+        while len(fit.ridges) < rounds and fit.another(ridges):
+            pass
+    return fit
 
 
 @contextmanager
@@ -191,27 +243,26 @@ class _Problem:
 
 
 class _Fit:
-    """Rounds of Gauss-Newton on all items, and beside them the same rounds without each fold, which judge them.
+    """Rounds of Gauss-Newton on all rows, and beside them the same rounds without each fold, which judge them.
 
-    parameters: fitted on all.  before, errors: every item's error at the start and now, by the fit that never saw its
-    text.  history: their means.  ridges: of the rounds kept.
+    parameters: fitted on all.  held: rows that judge, fold by fold.  before, errors: the error of each at the start and
+    now, by the fit that never saw its text.  history: their means.  ridges: of the rounds kept.
     """
 
-    def __init__(self, problem: _Problem, folds: Sequence[np.ndarray], iterations: int) -> None:
+    def __init__(self, problem: _Problem, folds: Sequence[Rows], iterations: int) -> None:
         self.problem, self.folds, self.iterations = problem, folds, iterations
         self.rows = np.arange(len(problem.labels))
+        self.held = np.concatenate([held for _, held in folds])
         self.parameters: Parameters = problem.start
         self.without: Sequence[Parameters] = [problem.start for _ in folds]
-        self.before = problem.errors(problem.start, self.rows)
+        self.before = problem.errors(problem.start, self.held)
         self.errors = self.before
         self.history = [float(self.before.mean())]
         self.ridges: list[float] = []
 
     def another(self, ridges: Sequence[float]) -> bool:
         """One more round; False when no ridge makes the held-out errors smaller, and then nothing is changed."""
-        walks = [
-            self._walk(own, np.setdiff1d(self.rows, fold)) for own, fold in zip(self.without, self.folds, strict=True)
-        ]
+        walks = [self._walk(own, fitted) for own, (fitted, _) in zip(self.without, self.folds, strict=True)]
         whole = self._walk(self.parameters, self.rows)
         if whole is None or any(krylov is None for krylov in walks):
             return False
@@ -220,9 +271,9 @@ class _Fit:
             moved: list[Parameters] = [
                 moved_by(own, krylov.solve(ridge)) for own, krylov in zip(self.without, walks, strict=True) if krylov
             ]
-            errors = np.empty(len(self.rows))
-            for own, fold in zip(moved, self.folds, strict=True):
-                errors[fold] = self.problem.errors(own, fold)
+            errors = np.concatenate(
+                [self.problem.errors(own, held) for own, (_, held) in zip(moved, self.folds, strict=True)]
+            )
             tried.append((float(errors.mean()), ridge, moved, errors))
         mean, ridge, moved, errors = min(tried, key=lambda attempt: attempt[0])
         if not mean < self.history[-1]:
@@ -260,11 +311,13 @@ def _subset(pairs: Pairs, count: int, seed: int) -> Pairs:
     return pairs.take(sorted(np.random.default_rng(seed).permutation(len(pairs))[:count].tolist()))
 
 
-def _folds(texts: Sequence[str], count: int, seed: int) -> list[np.ndarray]:
-    """Rows of each fold; no text in two of them, unless there are too few texts for that."""
+def _folds(texts: Sequence[str], count: int, seed: int) -> list[Rows]:
+    """(rows fitted on, rows that judge) of each fold; no text in two of them, unless there are too few texts."""
     distinct, index = collapse([spelling(text) for text in texts])
     rng = np.random.default_rng(seed)
     if len(distinct) < 10:
-        return [np.sort(part) for part in np.array_split(rng.permutation(len(texts)), count)]
-    parts = np.array_split(rng.permutation(len(distinct)), count)
-    return [np.flatnonzero(np.isin(index, part)) for part in parts]
+        held = [np.sort(part) for part in np.array_split(rng.permutation(len(texts)), count)]
+    else:
+        parts = np.array_split(rng.permutation(len(distinct)), count)
+        held = [np.flatnonzero(np.isin(index, part)) for part in parts]
+    return [(np.setdiff1d(np.arange(len(texts)), part), part) for part in held]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -83,6 +83,7 @@ class BalancedSampler(MultiDatasetDefaultBatchSampler):
     draws: int = 0
     size: int = 0
     processes: int = 1
+    follows: Callable[[int], Sequence[float]] | None = None
 
     def __iter__(self) -> Iterator[list[int]]:
         seed = (self.seed or 0) + self.epoch
@@ -95,8 +96,8 @@ class BalancedSampler(MultiDatasetDefaultBatchSampler):
             passes(size, count, (seed, number), self.texts[number] if self.texts else None)
             for number, size in enumerate(sizes)
         ]
-        for _ in range(self.draws):
-            chosen = int(torch.multinomial(self.probabilities, 1, generator=generator))
+        for draw in range(self.draws):
+            chosen = int(torch.multinomial(self._at(draw), 1, generator=generator))
             rows = [int(starts[chosen]) + row for row in next(streams[chosen])]
             for first in range(0, count, self.size):
                 yield rows[first : first + self.size]
@@ -104,14 +105,30 @@ class BalancedSampler(MultiDatasetDefaultBatchSampler):
     def __len__(self) -> int:
         return self.draws * self.processes
 
+    def _at(self, draw: int) -> torch.Tensor:
+        """The probabilities of the sets when a batch is drawn."""
+        if self.follows is None:
+            return self.probabilities
+        followed = self.probabilities * torch.tensor(self.follows(draw), dtype=torch.float64)
+        return followed / followed.sum()
+
 
 def balanced_sampler(
-    probabilities: torch.Tensor, texts: Sequence[np.ndarray | None], draws: int, size: int, processes: int
+    probabilities: torch.Tensor,
+    texts: Sequence[np.ndarray | None],
+    draws: int,
+    size: int,
+    processes: int,
+    follows: Callable[[int], Sequence[float]] | None = None,
 ) -> type[BalancedSampler]:
     """A sampler class with these settings, as the trainer's arguments take it.
 
     probabilities: of the sets.  texts: for each set what `passes` takes.  draws: of a set and a batch of it.  size: of
-    the batch of one process.
+    the batch of one process.  follows: number of a draw, from 0 -> what the probabilities are multiplied by then.
     """
-    settings = {"probabilities": probabilities, "texts": texts, "draws": draws, "size": size, "processes": processes}
+    settings: dict[str, Any] = {
+        "probabilities": probabilities, "texts": texts, "draws": draws, "size": size, "processes": processes
+    }  # fmt: skip
+    if follows is not None:
+        settings["follows"] = staticmethod(follows)
     return type("BalancedSampler", (BalancedSampler,), settings)

@@ -24,10 +24,11 @@ from taskmerge.training.components import (
     select,
     texts_learn,
 )
-from taskmerge.training.held_out import METRIC, HeldOutRetrieval
+from taskmerge.training.held_out import HeldOutRetrieval
 from taskmerge.training.items import TrainingItems
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.training.usable import check_batches, check_rates, check_ways, drawn, last_checkpoint, looked_at
+from taskmerge.training.watching import DECIDES, Watch
 from taskmerge.words.processes import process_count
 from taskmerge.words.progress import work
 
@@ -48,6 +49,7 @@ class Session:
         settings: TrainingSettings,
         folder: Path,
         stage: str = "training",
+        watch: Watch | None = None,
     ) -> None:
         self.embedder, self.settings, self.folder, self.stage = embedder, settings, folder, stage
         self.trained = select(embedder, train)
@@ -65,7 +67,8 @@ class Session:
         self.items = TrainingItems(embedder, sets, settings.input_noise, settings.encodings)
         self.held_out: HeldOutRetrieval | None = None
         if looked := looked_at(held_out, settings.seed):
-            self.held_out = HeldOutRetrieval(TrainingItems(embedder, looked, keeping=settings.encodings))
+            own = TrainingItems(embedder, looked, keeping=settings.encodings)
+            self.held_out = HeldOutRetrieval(own, sets, watch)
         self.is_main = True
         self.encoders_learn = any(name.endswith("_encoder") for name in components)
         if not self.encoders_learn and not settings.input_noise:
@@ -87,7 +90,7 @@ class Session:
         assert_unchanged(before_hashes, frozen_hashes(self.embedder, self.trained))
         values = self.embedder.state_dict.values
         moved = sum(not torch.equal(values[name].cpu(), tensor) for name, tensor in original.items())
-        kept = moved > 0 and (not before or after[METRIC] > before[METRIC])
+        kept = moved > 0 and (not before or after[DECIDES] > before[DECIDES])
         if not kept:
             self._restore(original)
         return {
@@ -100,15 +103,18 @@ class Session:
             "curves": self.held_out.history if self.held_out is not None else [],
             "losses": losses,
             "kept": kept,
+            "barred": self.held_out.barred() if self.held_out is not None and not kept else [],
+            "below": self.held_out.fallen(self.held_out.latest) if self.held_out is not None and kept else [],
         }
 
     def _look(self) -> None:
         """Score the held-out pairs: once before anything is learnt, once at the end."""
         if self.held_out is None:
             return
-        if self.text_is_frozen and not self.scores:
+        first = not self.scores
+        if self.text_is_frozen and first:
             self.held_out.freeze_texts()
-        self.scores.append(self.held_out.scores())
+        self.scores.append(self.held_out.begin() if first else self.held_out.scores())
 
     def _restore(self, original: Mapping[str, Any]) -> None:
         import torch
@@ -138,15 +144,17 @@ class Session:
         self.is_main = trainer.is_world_process_zero()
         trainer.first = self._look
         resumed = last_checkpoint(self.folder) if self.settings.resume else None
+        if resumed is not None and self.held_out is not None:
+            self.held_out.restore(resumed.logged)
         with ExitStack() as around:
             around.enter_context(plain_again(self.embedder.module))
             if sharded and self.held_out is not None:  # what is sharded runs from its outermost module
                 self.held_out.items.run = lambda features: model(dict(features))[EMBEDDING]
             if self.settings.gradient_checkpointing:
                 around.enter_context(recomputed(self.embedder))
-            done = 0 if resumed is None else resumed[0]
+            done = 0 if resumed is None else resumed.step
             trainer.told = around.enter_context(work(self.stage, self.settings.steps, "steps", done))
-            trainer.train(resume_from_checkpoint=None if resumed is None else resumed[1])
+            trainer.train(resume_from_checkpoint=None if resumed is None else resumed.folder)
             trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # bf16: it would go on in autocast
             self._look()
         if self.held_out is not None:
@@ -202,9 +210,15 @@ class Session:
         probabilities = draw_probabilities(self.sizes, settings.balance, shares)
         texts = [None if self.text_is_frozen else pairs.spellings() for pairs in sets.values()]
         draws = settings.steps * settings.accumulation
-        sampler = balanced_sampler(probabilities, texts, draws, settings.batch_size, self.processes)
+        follows = self._missing if settings.adaptive and self.held_out is not None else None
+        sampler = balanced_sampler(probabilities, texts, draws, settings.batch_size, self.processes, follows)
         collator = ColumnCollator(preprocess_fn=_unused, items=self.items, labels=labels)
         return collator, sampler
+
+    def _missing(self, draw: int) -> list[float]:
+        """What every set still misses when a batch is drawn, which its share follows."""
+        assert self.held_out is not None
+        return self.held_out.shares_at(draw // self.settings.accumulation, list(self.items.sets))
 
 
 def _unused(*_: Any, **__: Any) -> None:

@@ -33,6 +33,7 @@ class TrainingSettings:
     rise before the cosine fall.  temperature: of InfoNCE.  max_gradient_norm: clipping.
     lora: adapters instead of full training.  balance, shares: rehearsal draws a set with p ~ share * size ** (1 /
     balance), a set's share being 1 unless `shares` says otherwise; a large balance makes the sets' sizes irrelevant.
+    adaptive: shares are multiplied by what a set still misses of its target at the latest look; needs held-out pairs.
     bf16: autocast.  gradient_cache: pairs embedded at once when the batch does not fit (Gao et al., arXiv 2101.06983).
     accumulation: batches whose gradients are summed for one step; negatives are those of one batch, of all processes.
     gradient_checkpointing: compute layers again in the backward pass instead of keeping what they put out.
@@ -41,7 +42,8 @@ class TrainingSettings:
     dropout: of all layers; None leaves what the backbone's config says.  input_noise: standard deviation of Gaussian
     noise on the prepared items while training.
     evaluate_every: steps between looks at the held-out pairs.  patience: looks without improvement before it stops,
-    None: never early.  prompts: instead of the model's own, see `Embedder.prompted`.
+    None: never early.  stop_at: leave off after this step of the schedule.  prompts: instead of the model's own, see
+    `Embedder.prompted`.
     report_to: "none", "tensorboard", "wandb", ...  resume: go on from the last checkpoint.
     device: where it trains: "cpu", "cuda", "mps"; None: on the first GPU if there is one, else on the CPU.
     encodings: where outputs of frozen encoders and embeddings of frozen texts are kept, and how many bytes.
@@ -58,6 +60,7 @@ class TrainingSettings:
     lora: LoraSettings | None = None
     balance: float = 1.0
     shares: Mapping[str, float] = field(default_factory=dict)
+    adaptive: bool = False
     bf16: bool = False
     gradient_cache: int | None = None
     accumulation: int = 1
@@ -68,6 +71,7 @@ class TrainingSettings:
     input_noise: float = 0.0
     evaluate_every: int = 50
     patience: int | None = None
+    stop_at: int | None = None
     report_to: str = "none"
     prompts: Any = None
     resume: bool = False

@@ -8,20 +8,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
+from taskmerge.embedders.overlap import overlap_note
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import UsageError
 from taskmerge.training.publishing import Destination, publish
 from taskmerge.training.settings import TrainingSettings
+from taskmerge.training.splitting import split_sets
+from taskmerge.training.watching import METRIC, Watch
 from taskmerge.training.work import check_work, claim_work, clear_work
 from taskmerge.words.modalities import tower_of
 from taskmerge.words.processes import say_to_all
 
-HELD_OUT_SHARE = 0.1
 CHECKPOINTS = ".checkpoints"
 """Behind the name of the output folder: where training leaves its checkpoints until it is done."""
 
@@ -35,6 +35,10 @@ class StageReport:
     moved: how many of the trained ones training changed at all.
     losses: [step, mean loss since the step before], at most 200 of them.
     kept: False when nothing beat the model as it came, or nothing moved; that model is then what was saved.
+    barred: modalities that lay below what they had at every look that was better in the mean, where there are floors:
+    for their sake the model as it came was kept.  below: modalities that end below what they had, which `may_fall`.
+    targets: modality -> the mean reciprocal rank of its specialist, where specialists were given.
+    notes: what is to be said of the data: pairs that are not used, texts that are on both sides.
     """
 
     stage: str
@@ -49,6 +53,10 @@ class StageReport:
     kept: bool = True
     moved: int | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    barred: list[str] = field(default_factory=list)
+    below: list[str] = field(default_factory=list)
+    targets: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def specialize(
@@ -91,16 +99,15 @@ def recover(
     """Projector Recovery: full-parameter training of projectors, everything else frozen and proven bit-identical.
 
     Texts are embedded once and all of them serve as negatives; items go through their frozen encoder once. A tenth of
-    the texts is held out unless `held_out` says which pairs are. Stops early by `settings.patience`; the best
-    checkpoint is kept, or the model as it came when nothing was better. Arguments as for `specialize`.
+    the texts is held out unless `held_out` says which pairs are, or a fifth of the texts in a fifth of the groups where
+    pairs have a `group`. Stops early by `settings.patience`; the best checkpoint is kept, or the model as it came when
+    nothing was better. Arguments as for `specialize`.
     """
-    sets = named_sets(data)
     settings = settings or TrainingSettings(steps=300, learning_rate=1e-3, evaluate_every=25, patience=4)
-    if held_out is None:
-        sets, held_out = split_sets(sets, settings.seed)
+    sets, held, notes = to_train_and_judge(data, held_out, settings.seed)
     place = _place(out, model, work)
     embedder = open_embedder(model, device=settings.device)
-    return _run("recover", model, embedder, sets, list(train), settings, held_out, place, work)
+    return _run("recover", model, embedder, sets, list(train), settings, held, place, work, notes=notes)
 
 
 def rehearse(
@@ -110,21 +117,55 @@ def rehearse(
     settings: TrainingSettings | None = None,
     *,
     held_out: Any = None,
+    may_fall: Sequence[str] = (),
+    specialists: Mapping[str, Any] | None = None,
     out: str | Path | Destination | None = None,
     work: str | Path | None = None,
 ) -> StageReport:
     """Balanced rehearsal over all modalities: one modality per batch, drawn by `settings.balance`.
 
-    data: {modality: pairs}.  Learning curves of every held-out modality are in the report.
+    No modality ends below what it had on its held-out pairs: a look at which the 95 % bootstrap interval of a
+    modality's change lies below zero is not kept, and when only such looks are better, the model as it came is.
+
+    data: {modality: pairs}.  held_out: as `data`; default: a part of it, see `recover`.  may_fall: modalities without
+    a floor.  specialists: modality -> what `open_embedder` takes; their scores on the held-out pairs are the targets
+    that `settings.adaptive` shares follow.  Learning curves of every held-out modality are in the report.
     Other arguments as for `specialize`.
     """
-    sets = named_sets(data)
     settings = settings or TrainingSettings(steps=2000, learning_rate=1e-5)
-    if held_out is None:
-        sets, held_out = split_sets(sets, settings.seed)
+    sets, held, notes = to_train_and_judge(data, held_out, settings.seed)
+    for name in [*may_fall, *(specialists or {})]:
+        if name not in held:
+            raise UsageError(f"{name!r} has no held-out pairs", next_move=f"there are: {', '.join(held)}")
     place = _place(out, model, work)
+    targets = {
+        name: _score(own, {name: held[name]}, sets, settings)[f"{name}_{METRIC}"]
+        for name, own in (specialists or {}).items()
+    }
     embedder = open_embedder(model, device=settings.device)
-    return _run("rehearse", model, embedder, sets, list(train), settings, held_out, place, work)
+    watch = Watch(floors=True, may_fall=tuple(may_fall), targets=targets)
+    return _run("rehearse", model, embedder, sets, list(train), settings, held, place, work, watch, notes)
+
+
+def _score(
+    model: Any, held: Mapping[str, Pairs], sets: Mapping[str, Pairs], settings: TrainingSettings
+) -> dict[str, float]:
+    """What a model scores on held-out pairs among the texts of all sets."""
+    from taskmerge.training.held_out import HeldOutRetrieval
+    from taskmerge.training.items import TrainingItems
+
+    embedder = open_embedder(model, device=settings.device).prompted(settings.prompts)
+    return HeldOutRetrieval(TrainingItems(embedder, held), sets).scores()
+
+
+def to_train_and_judge(data: Any, held_out: Any, seed: int) -> tuple[dict[str, Pairs], dict[str, Pairs], list[str]]:
+    """(sets to train on, sets to judge by, what is to be said of them); see `splitting.split_sets`."""
+    sets = named_sets(data)
+    if held_out is None:
+        return split_sets(sets, seed)
+    held = named_sets(held_out)
+    notes = [said for name, pairs in held.items() if name in sets and (said := overlap_note(name, pairs, sets[name]))]
+    return sets, held, notes
 
 
 def _place(out: str | Path | Destination | None, model: Any, work: str | Path | None) -> Destination | None:
@@ -154,6 +195,8 @@ def _run(
     held_out: Any,
     out: Destination | None,
     work: str | Path | None,
+    watch: Watch | None = None,
+    notes: Sequence[str] = (),
 ) -> StageReport:
     from tempfile import TemporaryDirectory
 
@@ -164,11 +207,18 @@ def _run(
     with TemporaryDirectory() as temporary:
         beside = None if out is None else _checkpoints(out)
         folder = Path(say_to_all(str(work or beside or temporary)))  # one for all processes
-        session = Session(embedder, sets, held, train, settings, folder, stage)
+        session = Session(embedder, sets, held, train, settings, folder, stage, watch)
         claim_work(folder)
         started = time.monotonic()
         outcome = session.run()
-        report = StageReport(stage, seconds=time.monotonic() - started, settings=asdict(settings), **outcome)
+        report = StageReport(
+            stage,
+            seconds=time.monotonic() - started,
+            settings=asdict(settings),
+            targets=dict(watch.targets or {}) if watch is not None else {},
+            notes=[*notes],
+            **outcome,
+        )
         if out is not None:
             publish(embedder, out, "trained", stage, {"model": model}, session.trained, asdict(report))
         if session.is_main and not settings.keep_checkpoints:
@@ -191,18 +241,3 @@ def _tower_globs(embedder: Embedder, sets: Mapping[str, Pairs]) -> list[str]:
     known = set(components_of(embedder.state_dict, embedder.components).values())
     towers = {tower_of(pairs.modality) for pairs in sets.values()}
     return [f"{tower}_*" for tower in sorted(towers) if known & {f"{tower}_encoder", f"{tower}_projector"}]
-
-
-def split_sets(sets: Mapping[str, Pairs], seed: int) -> tuple[dict[str, Pairs], dict[str, Pairs]]:
-    """A tenth of every set's pairs aside. Raises UsageError for a set too small to split."""
-    kept: dict[str, Pairs] = {}
-    held: dict[str, Pairs] = {}
-    for name, pairs in sets.items():
-        count = round(len(pairs) * HELD_OUT_SHARE)
-        if count < 2:
-            raise UsageError(
-                f"{name}: {len(pairs)} pairs are too few to hold some out", next_move="give held_out pairs"
-            )
-        order = np.random.default_rng(seed).permutation(len(pairs)).tolist()
-        held[name], kept[name] = pairs.take(sorted(order[:count])), pairs.take(sorted(order[count:]))
-    return kept, held

@@ -17,12 +17,13 @@ from sentence_transformers.sentence_transformer.data_collator import SentenceTra
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
 from taskmerge.errors import TaskmergeError
-from taskmerge.training.held_out import METRIC, HeldOutRetrieval
+from taskmerge.training.held_out import HeldOutRetrieval
 from taskmerge.training.items import TrainingItems
 from taskmerge.training.masters import MasterAdamW
 from taskmerge.training.sampling import BalancedSampler
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.training.sharding import in_pieces, like, load_optimizer_state, optimizer_state, whole
+from taskmerge.training.watching import DECIDES, METRIC
 from taskmerge.training.work import TRAINED_FILE
 from taskmerge.words.processes import process_count
 from taskmerge.words.progress import Work
@@ -179,6 +180,17 @@ class Telling(TrainerCallback):
             self.trainer.told.advance(0, held_out=float(metrics[f"eval_{METRIC}"]))
 
 
+class StopAt(TrainerCallback):
+    """Leaves off after a step; the schedule stays that of all steps."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= self.step:
+            control.should_training_stop = True
+
+
 @dataclass
 class ColumnCollator(SentenceTransformerDataCollator):
     """From numbers of items to features of all columns, and the items' rows of a bank.
@@ -220,6 +232,8 @@ def build_trainer(
     arguments = _arguments(settings, folder, sampler, held_out is not None, layers)
     telling = Telling()
     callbacks: list[TrainerCallback] = [telling]
+    if settings.stop_at is not None:
+        callbacks.append(StopAt(settings.stop_at))
     if held_out is not None and settings.patience is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience=settings.patience))
     kind = type("StageTrainer", (StageTrainer,), {"apart": list(apart)})  # it is asked for while a trainer is made
@@ -265,7 +279,7 @@ def _arguments(
         save_steps=settings.evaluate_every,
         save_total_limit=2,
         load_best_model_at_end=looks,
-        metric_for_best_model=f"eval_{METRIC}",
+        metric_for_best_model=f"eval_{DECIDES}",
         greater_is_better=True,
         multi_dataset_batch_sampler=sampler,
         dataloader_drop_last=True,

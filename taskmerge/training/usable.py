@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 
@@ -81,26 +81,35 @@ def looked_at(held_out: Mapping[str, Pairs], seed: int) -> dict[str, Pairs]:
     return found
 
 
-class _TrainerState(TypedDict):
+class _TrainerState(TypedDict, total=False):
     global_step: int
+    log_history: list[dict[str, Any]]
 
 
-def last_checkpoint(folder: Path) -> tuple[int, str] | None:
-    """(step, folder) of the newest checkpoint that was written to its end: the trainer's state comes last.
+class Reached(NamedTuple):
+    """A checkpoint: its step, its folder, and what the trainer had logged by then."""
+
+    step: int
+    folder: str
+    logged: list[dict[str, Any]]
+
+
+def last_checkpoint(folder: Path) -> Reached | None:
+    """The newest checkpoint that was written to its end: the trainer's state comes last.
 
     Raises UsageError when there is no such folder.
     """
     if not folder.is_dir():
         raise UsageError(f"nothing to resume in {str(folder)!r}")
-    return max(_whole_checkpoints(folder), default=None)
+    return max(_whole_checkpoints(folder), key=lambda reached: reached.step, default=None)
 
 
-def _whole_checkpoints(folder: Path) -> Iterator[tuple[int, str]]:
+def _whole_checkpoints(folder: Path) -> Iterator[Reached]:
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
     for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
         try:
             reached: _TrainerState = read_json(state, _TrainerState)
-        except CheckpointError:  # killed while writing it
+            yield Reached(reached["global_step"], str(state.parent), reached.get("log_history", []))
+        except (CheckpointError, KeyError):  # killed while writing it
             continue
-        yield reached["global_step"], str(state.parent)

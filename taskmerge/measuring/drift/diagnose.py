@@ -90,7 +90,7 @@ def diagnose_drift(
             {title: opened(model) for title, model in named_references(given).items()},
             limit=limit,
             batch_size=batch_size,
-            trained_on=seen.get(name),
+            trained_on=seen.get(name, ()),
         )
     return DriftReport(modalities, forecasts)
 
@@ -103,7 +103,7 @@ def diagnose_modality(
     *,
     limit: float = DEFAULT_LIMIT,
     batch_size: int = BATCH_SIZE,
-    trained_on: Pairs | None = None,
+    trained_on: Sequence[Pairs] = (),
 ) -> ModalityDrift:
     """One specialist and its probes against the fused model. See `diagnose_drift`."""
     for model in (fused, specialist, *references.values()):
@@ -215,15 +215,16 @@ def _by_name(specialist: Any, probes: Any) -> tuple[dict[str, Any], dict[str, An
     return {pairs.column: specialist}, {pairs.column: pairs}
 
 
-def _trained_on(said: Any, specialist: Any, pairs: Mapping[str, Pairs]) -> dict[str, Pairs]:
-    """name -> what that specialist was trained on, where it is known."""
+def _trained_on(said: Any, specialist: Any, pairs: Mapping[str, Pairs]) -> dict[str, list[Pairs]]:
+    """name -> what that specialist was trained on, one set or {set name: set}, where it is known."""
     if said is None:
         return {}
     by_name = dict(said) if isinstance(specialist, Mapping) else dict.fromkeys(pairs, said)
     strange = sorted(set(by_name) - set(pairs))
     if strange:
         raise UsageError(f"trained_on: no probes for {strange[0]!r}", next_move=f"there are: {', '.join(pairs)}")
-    return {name: read_pairs(source) for name, source in by_name.items()}
+    sets = {name: source.values() if isinstance(source, Mapping) else [source] for name, source in by_name.items()}
+    return {name: [read_pairs(source) for source in own] for name, own in sets.items()}
 
 
 def _grafted(specialist: Any, base: Any, components: Mapping[str, Any] | None) -> str:

