@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from taskmerge.cli.options import FRESH, JSON, MODEL_DEVICE, OUT, OUT_FOLDER, TRAINING_DEVICE
-from taskmerge.cli.output import announce_notes, announce_preparing, note, print_json, say
+from taskmerge.cli.output import announce_notes, announce_preparing, console, note, print_json, say
 from taskmerge.errors import UsageError
 
 RECIPE = typer.Argument(help="The recipe.")
@@ -114,7 +114,7 @@ def _show_table(table: dict[str, object]) -> None:
     stages = table["stages"]
     assert isinstance(stages, dict)
     if "evaluate" in stages:
-        show(evaluated_sections(check_json(stages["evaluate"], Evaluated, "the evaluation")))
+        show(evaluated_sections(check_json(stages["evaluate"], Evaluated, "the evaluation")), console())
 
 
 COMMANDS = (graft, specialize, recover, rehearse, run)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskmerge.checkpoints.formats.reading import local_folder, open_stored
+from taskmerge.checkpoints.memory import bytes_of
 from taskmerge.checkpoints.output.library_saves import publish_saved
 from taskmerge.checkpoints.output.record import Source, described, new_record
 from taskmerge.checkpoints.output.replacing import absolute, site
@@ -74,7 +75,12 @@ def _save(model: Any, out: Path, fresh: bool, read: Sequence[Path], made_of: Map
             sources[label] = {"source": str(source)}
     record = new_record("grafted", "graft", sources)
     publish_saved(
-        lambda place: model.save_pretrained(str(place), create_model_card=False), out, record, fresh=fresh, inputs=read
+        lambda place: model.save_pretrained(str(place), create_model_card=False),
+        out,
+        record,
+        needed=bytes_of(model.state_dict(keep_vars=True).values()),
+        fresh=fresh,
+        inputs=read,
     )
 
 

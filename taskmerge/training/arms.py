@@ -14,6 +14,7 @@ from taskmerge.embedders.pairs import Pairs
 from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import UsageError
 from taskmerge.training.publishing import Destination, publish
+from taskmerge.training.room import check_room
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.training.work import check_work
 
@@ -62,6 +63,7 @@ def recover_by_choice(
     that decide; default: a tenth of the data, which no arm sees. work: folder for training checkpoints. "leave it" wins
     unless an arm is better than the fused model as it is. Raises UsageError before anything is computed.
     """
+    from taskmerge.training.components import select
     from taskmerge.training.stages import named_sets, split_sets
 
     place = Destination.of(out)
@@ -74,11 +76,9 @@ def recover_by_choice(
         sets, held = split_sets(sets, settings.seed)
     else:
         held = named_sets(held_out)
-    trial = _Trial(fused, sets, held, list(train), settings, specialist, Path(work) if work else None)
+    trial = _Trial(fused, sets, held, list(train), settings, specialist, Path(work) if work else None, place.path)
     best, arms = trial.run(method)
     report = RecoveryReport(tuple(arms), max(arms, key=lambda arm: arm.scores["mrr"]).name)
-    from taskmerge.training.components import select
-
     trained = [] if report.kept == LEAVE else select(best, list(train))
     publish(best, place, "recovered", "recover", {"model": fused, "specialist": specialist}, trained, report.as_dict())
     return report
@@ -93,9 +93,12 @@ class _Trial:
     settings: TrainingSettings
     specialist: str | Path | ModelSource | None
     work: Path | None
+    out: Path
 
     def run(self, method: How) -> tuple[Embedder, list[Arm]]:
         """The best model and every arm; the first of equals is kept, and "leave it" is first."""
+        from taskmerge.training.components import select
+
         ways = {LEAVE: self._leave}
         if method in ("auto", "closed_form"):
             ways["closed form, pairs"] = self._closed_form
@@ -106,6 +109,9 @@ class _Trial:
         best, arms = None, []
         for name, way in ways.items():
             model = self._opened(self.fused)
+            if best is None:
+                work = self.work if "gradient" in ways else None
+                check_room(model, select(model, self.train), self.settings, work, self.out)
             began = time.monotonic()
             note = way(model)
             arms.append(Arm(name, self._scores(model), time.monotonic() - began, note))

@@ -16,6 +16,7 @@ from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import UsageError
 from taskmerge.training.publishing import Destination, publish
+from taskmerge.training.room import check_room
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.training.work import check_work, claim_work, clear_work
 from taskmerge.words.modalities import tower_of
@@ -153,6 +154,7 @@ def _run(
 ) -> StageReport:
     from tempfile import TemporaryDirectory
 
+    from taskmerge.training.components import select
     from taskmerge.training.session import Session
 
     held = named_sets(held_out) if held_out is not None else {}
@@ -160,6 +162,7 @@ def _run(
     with TemporaryDirectory() as temporary:
         beside = None if out is None else _checkpoints(out)
         folder = Path(work) if work is not None else beside or Path(temporary)
+        check_room(embedder, select(embedder, train), settings, folder, None if out is None else out.path)
         session = Session(embedder, sets, held, train, settings, folder)
         claim_work(folder)
         started = time.monotonic()

@@ -21,7 +21,7 @@ from taskmerge.training.items import TrainingItems, tagged, untagged
 from taskmerge.training.masters import MasterAdamW
 from taskmerge.training.sampling import balanced_sampler
 from taskmerge.training.settings import TrainingSettings
-from taskmerge.training.work import TRAINED_FILE
+from taskmerge.training.work import CHECKPOINTS_KEPT, TRAINED_FILE
 from taskmerge.words.system_errors import writing
 
 
@@ -45,6 +45,10 @@ class StageTrainer(SentenceTransformerTrainer):
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             save_file(tensors, folder / TRAINED_FILE)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with writing(self._get_output_dir(trial=trial)):  # optimizer, random state and more are the library's to write
+            super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         saved = load_file(Path(resume_from_checkpoint) / TRAINED_FILE)
@@ -150,7 +154,7 @@ def _arguments(
         eval_steps=settings.evaluate_every,
         save_strategy="steps",
         save_steps=settings.evaluate_every,
-        save_total_limit=2,
+        save_total_limit=CHECKPOINTS_KEPT,
         load_best_model_at_end=looks,
         metric_for_best_model=f"eval_{METRIC}",
         greater_is_better=True,
