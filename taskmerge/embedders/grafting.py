@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from taskmerge.checkpoints.formats.folders import module_folders
+from taskmerge.checkpoints.formats.links import check_links
 from taskmerge.checkpoints.formats.reading import local_folder, open_stored
 from taskmerge.checkpoints.memory import bytes_of
 from taskmerge.checkpoints.output.library_saves import publish_saved
@@ -118,7 +120,9 @@ def _attached(
         raise UsageError(f"no modality {modality!r}", next_move=did_you_mean(modality, with_tower()))
     if isinstance(encoder, str) and (problems := list(encoder_problems(encoder, modality_of_column(modality)))):
         raise UsageError(problems)
-    opened = _open_backbone(local_folder(backbone), pooling, normalize, on_meta)
+    folder = local_folder(backbone)
+    check_links(folder, module_folders(folder).values())
+    opened = _open_backbone(folder, pooling, normalize, on_meta)
     network, old, name = opened.network, opened.old, tower_of(modality)
     _check_modality(opened, modality, str(backbone))
     taken = {tower.placeholder for tower in old.towers.values()} if old is not None else set()
