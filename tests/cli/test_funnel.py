@@ -29,19 +29,10 @@ from taskmerge.reporting.plots import plot_comparison
 from taskmerge.words.system_errors import MOVES, number_of, writing
 
 NASTY = "[red]w[/o]*[link=http://x]\x1b]8;;http://x\x07\x1b[31m\x9b2J\u202e<b>&|`$a_b$"
-PIPES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "config.json",
-    "model.safetensors.index.json",
-    "chat_template.jinja",
-)
 ORDERS = ("\x1b", "\x07", "\x9b", "\u202e")
 
 
-def command(
-    arguments: str, folder: Path, timeout: float | None = None, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def command(arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """What a shell makes of `taskmerge ARGUMENTS`."""
     line = f"{sys.executable} -m taskmerge {arguments}"
     around: dict[str, Any] = {"cwd": folder, "env": {**os.environ, "PYTHONPATH": str(ROOT), **environment}}
@@ -53,7 +44,6 @@ def command(
         text=True,
         errors="replace",
         check=False,
-        timeout=timeout,
         **around,
     )
 
@@ -64,22 +54,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("base", "[models]"):
         write_model(folder / name, {"model.layers.0.mlp.weight": torch.zeros(4, 4)})
     os.mkfifo(folder / "pipe.safetensors")
-    for name in PIPES:
-        write_model(folder / f"with {name}", {"model.layers.0.mlp.weight": torch.zeros(4, 4)})
-        (folder / f"with {name}" / name).unlink(missing_ok=True)
-        os.mkfifo(folder / f"with {name}" / name)
     return folder
-
-
-@pytest.mark.parametrize("name", PIPES)
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
-def test_a_pipe_where_a_file_of_a_model_should_be_is_not_waited_for(models: Path, name: str) -> None:
-    """Reading one waits until somebody writes into it: for ever."""
-    recipe = f"base: base\nspecialists: {{one: 'with {name}'}}\nmerge: {{method: task_arithmetic}}\n"
-    (models / "pipes.yaml").write_text(recipe)
-    for words in (f"inspect 'with {name}'", "fuse pipes.yaml --out out --fresh", f"check-model 'with {name}'"):
-        done = command(words, models, timeout=120)
-        assert done.returncode in (0, 1, 2) and "Traceback" not in done.stderr, done
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,9 @@ def kill(session: Path, name: str, kills: int, rng: Random, counts: Counter[str]
             killed += 1
             counts[f"{name}, in {stage_of(room)}" if name == "run" else name] += 1
             findings += [f"kill {killed}: {what}" for what in half_made(writer, outcome(room), before, whole)]
+            if writer.outputs and not others(outcome(room), whole):  # killed when all was done
+                code = 0
+                break
         if code is None:
             code, said = taskmerge(writer.words, room)
         counts["killed"] += killed - began
