@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fuzz.disturbing import WRITERS
 from places import ROOT, TESTS
 
 CASES = 240
@@ -23,7 +24,7 @@ def fuzz(*words: str) -> str:
 
 
 def test_generated_inputs(tmp_path: Path) -> None:
-    table = fuzz("fuzz", "--cases", str(CASES), "--seed", "7", "--unknown").splitlines()
+    table = fuzz("fuzz", "--cases", str(CASES), "--seed", "7").splitlines()
     names = [line.split()[0] for line in table[1:-2]]
     whole = table[-2].split()
     assert len(names) >= 30 and names == list(dict.fromkeys(names))
@@ -31,12 +32,35 @@ def test_generated_inputs(tmp_path: Path) -> None:
     assert cases >= CASES and commands > cases and accepted > commands // 10 and compared > accepted // 10
 
 
+QUICK = ("fuse", "fuse --fresh", "extract", "apply", "soup")
+
+
+def only(*names: str) -> list[str]:
+    return [word for name in names for word in ("--only", name)]
+
+
 def test_a_disk_that_fails() -> None:
-    told = json.loads(fuzz("fuzz.disk", "--points", "28", "--slow-points", "0", "--unknown"))
-    assert "skipped" in told or sum(told["counts"].values()) == 28
+    told = json.loads(fuzz("fuzz.disk", "--points", "4", *only(*QUICK)))
+    assert "skipped" in told or told["counts"]["refused"] >= 3 * len(QUICK)
+
+
+def test_kills_of_what_takes_tenths_of_a_second() -> None:
+    told = json.loads(fuzz("fuzz.kills", "--kills", "20", *only(*QUICK)))
+    assert told["counts"]["killed"] >= 20 and all(told["counts"][name] for name in QUICK)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["fuse", "extract", "apply", "recover", "run"])
+def test_fifty_faults_of_each_kind(command: str) -> None:
+    told = json.loads(fuzz("fuzz.disk", "--points", "50", *only(command)))
+    if "skipped" not in told:
+        assert told["counts"][f"{command}: ENOSPC"] == told["counts"][f"{command}: EIO"] == 50
+        assert told["counts"]["refused"] >= 60
 
 
 @pytest.mark.slow
 def test_kills_in_every_stage() -> None:
-    told = json.loads(fuzz("fuzz.kills", "--kills", "20"))
-    assert told["counts"]["killed"] >= 20 and told["counts"]["finished"] == told["counts"]["runs"]
+    told = json.loads(fuzz("fuzz.kills", "--kills", "60"))
+    counts = told["counts"]
+    assert counts["killed"] >= 60
+    assert all(any(name.startswith(stage) for name in counts) for stage in WRITERS)

@@ -65,8 +65,11 @@ class InputCovariances(Mapping[str, np.ndarray]):
         unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(stored, unfinished, metadata=header)
-            unfinished.replace(path)
+            try:
+                save_file(stored, unfinished, metadata=header)
+                unfinished.replace(path)
+            finally:
+                unfinished.unlink(missing_ok=True)
             add_to_record(Path(folder), str(FILE))
         return path
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,6 +51,11 @@ class MemoryStateDict(StateDict):
             raise CheckpointError(f"{name!r} has no values: it is on the meta device", self.label, "load the weights")
         flat = value.detach().reshape(-1)[start:stop].cpu().contiguous()
         return flat.view(_same_size_integer(flat)).numpy().view(storage)
+
+
+def bytes_of(tensors: Iterable[Any]) -> int:
+    """Of arrays or tensors, each counted once: tied ones are stored once."""
+    return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values())
 
 
 def _describe(name: str, value: Any, label: str) -> TensorInfo:

@@ -21,4 +21,4 @@ def main() -> None:
 def _run() -> None:
     from taskmerge.cli.app import app
 
-    app()
+    sys.exit(app(standalone_mode=False) or 0)  # what typer would print itself ends in the funnel too

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from taskmerge.cli.options import OUT_DEMO
-from taskmerge.cli.output import note, say
+from taskmerge.cli.output import console, note, say
 
 
 def demo(
@@ -53,7 +53,7 @@ def _show_end(table: dict[str, Any]) -> None:
         if isinstance(block, Banner)
     ]
     evaluated = EvaluationTable.from_dict(table["stages"]["evaluate"]["retrieval"])
-    show([Section("Verdict", verdicts), evaluation_section(evaluated, ["recall_at_1"])])
+    show([Section("Verdict", verdicts), evaluation_section(evaluated, ["recall_at_1"])], console())
 
 
 COMMANDS = (demo,)

@@ -8,12 +8,13 @@ import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from taskmerge import __version__
 from taskmerge.cli.output import report_error
+from taskmerge.cli.streams import safe_streams
 from taskmerge.cli.verbosity import verbosity
-from taskmerge.errors import OutputError, TaskmergeError, clipped, first_line
+from taskmerge.errors import OutputError, TaskmergeError, UsageError, clipped, first_line
 from taskmerge.words.extras import explained
 from taskmerge.words.system_errors import MOVES, as_output_error
 
@@ -35,21 +36,21 @@ def funnel(run: Callable[[], object]) -> int:
         nobody foresaw, whose trace is kept in a file that the message names.
     """
     sys.unraisablehook = lambda _: None  # what fails while an object is thrown away is nobody's next move
-    try:
-        prepare_streams()
-        code = _code(run)
-        sys.stdout.flush()
-        return code
-    except BaseException as error:
-        return _ended(error)
-    finally:
-        _silence_unwritable()
+    with safe_streams():
+        try:
+            code = _code(run)
+            sys.stdout.flush()
+            return code
+        except BaseException as error:
+            return _ended(error)
 
 
 def told(error: BaseException) -> TaskmergeError:
     """Return what an exception means for the user: its own words where it was foreseen, else a fault of taskmerge."""
     if isinstance(error, TaskmergeError):
         return error
+    if (misread := _of_the_command_line(error)) is not None:
+        return misread
     if isinstance(error, ImportError) and (missing := explained(error)):
         return missing
     if isinstance(error, MemoryError) or _is_out_of_memory(error):
@@ -57,19 +58,17 @@ def told(error: BaseException) -> TaskmergeError:
     return as_output_error(error) or _fault(error)
 
 
-def prepare_streams() -> None:
-    """Make the standard streams safe: none is closed, and none refuses a character that it cannot show."""
-    for number in range(3):  # a closed one would be the number of the next file opened, which then gets our messages
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (stays open)
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+def _of_the_command_line(error: BaseException) -> UsageError | None:
+    """What typer says of words that it cannot read, as an error of ours: its own printing shows them as they are."""
+    if "typer" not in sys.modules:
+        return None
+    import typer
+
+    if not isinstance(error, typer.BadParameter.__mro__[2]):  # click's own base, which typer has under another name
+        return None
+    said: Any = error
+    command = getattr(getattr(said, "ctx", None), "command_path", "taskmerge")
+    return UsageError(said.format_message(), command, f"`{command} --help` says what it takes")
 
 
 def _code(run: Callable[[], object]) -> int:
@@ -84,8 +83,11 @@ def _code(run: Callable[[], object]) -> int:
 
 def _ended(error: BaseException) -> int:
     try:
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
             return _interrupted()
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error, file=sys.stderr)
+            return UsageError.exit_code
         if isinstance(error, BrokenPipeError):  # whoever read our output wants no more of it
             return 1
         meant = (
@@ -149,14 +151,3 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return type(error).__name__ == "OutOfMemoryError" or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
-
-
-def _silence_unwritable() -> None:
-    """Python flushes both streams once more at its end, and complains of what cannot be written then."""
-    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
-        try:
-            stream.flush()
-        except (OSError, ValueError, AttributeError):
-            sink = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(sink, number)
-            os.close(sink)

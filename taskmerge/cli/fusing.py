@@ -169,16 +169,17 @@ def verify(
             raise UsageError(f"{option} is of a model's own record", next_move="leave it out, or --base and --recipe")
         _judge(model, base, recipe, (adapter, specialist, weight), device, as_json)
         return
+    from taskmerge.checkpoints.output.checking import check_made
     from taskmerge.checkpoints.output.record import read_record
     from taskmerge.merging.verify import verified
 
-    if read_record(Path(model))["kind"] != "fused":
-        _show_checked(Path(model), as_json)
-        return
-    found = verified(Path(model), rederive=not hashes_only, recipe_folder=recipe_folder, methods=method)
+    folder = Path(model)
+    if read_record(folder)["kind"] == "fused":
+        found = verified(folder, rederive=not hashes_only, recipe_folder=recipe_folder, methods=method)
+    else:
+        found = check_made(folder)
     if as_json:
-        print_json({"path": model, "same": not found.differences, "differences": list(found.differences),
-                    "checked": list(found.checked), "unchecked": list(found.unchecked)})  # fmt: skip
+        print_json({"path": model, "same": not found.differences, **found._asdict()})
     else:
         for line in found.differences:
             say(line)
@@ -218,25 +219,6 @@ def _judge(
         say(f"text path {found.text_path}")
         say(found.sentence)
     if not found.fits:
-        raise typer.Exit(1)
-
-
-def _show_checked(out: Path, as_json: bool) -> None:
-    """Of a folder that no recipe derives: every file, what it was made from, and what training left alone."""
-    from taskmerge.checkpoints.output.checking import check_made
-
-    found = check_made(out)
-    if as_json:
-        print_json(
-            {"path": str(out), "same": not found.differences, "differences": found.differences, "checked": found.said}
-        )
-    else:
-        for line in found.differences:
-            say(line)
-        for line in found.said:
-            note(f"looked at: {line}" if not line.startswith("not ") else line)
-        note("differs from its record" if found.differences else "as recorded")
-    if found.differences:
         raise typer.Exit(1)
 
 

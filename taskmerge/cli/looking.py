@@ -118,13 +118,15 @@ def compare(
     from taskmerge.merging.algebra.comparison import compare_task_vectors
 
     announce_notes(here=False)
+    if plot is not None:
+        from taskmerge.reporting.plots import check_plot, plot_comparison
+
+        check_plot(plot)
     named = dict(_named(model) for model in models)
     result = compare_task_vectors(base, named)
     for line in () if as_json else result["warnings"]:
         note(f"warning: {line}")
     if plot is not None:
-        from taskmerge.reporting.plots import plot_comparison
-
         note(f"drawn: {plot_comparison(result, plot)}")
     if as_json:
         print_json(result)

@@ -84,10 +84,14 @@ def _library(name: str, use: str) -> Row:
 
 
 def _import_works(name: str) -> Row:
-    """Imports a library in a process of its own: one built for another torch fails there."""
+    """Imports a library in a process of its own: one built for another torch fails there.
+
+    Without the current folder, whose files Python would take for libraries.
+    """
     from importlib.metadata import version
 
-    found = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True, check=False)
+    code = f"import sys; sys.path.remove(''); import {name}"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if found.returncode == 0:
         return name, version(name), "ok", "not needed by taskmerge"
     last = found.stderr.strip().splitlines()[-1:] or ["it ended without a word"]

@@ -17,7 +17,7 @@ from taskmerge.cli.options import (
     dimensions_of,
     prompts_of,
 )
-from taskmerge.cli.output import announce_notes, note, print_json, say
+from taskmerge.cli.output import announce_notes, console, note, print_json, say
 from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def diagnose_drift(
     Exit 3 when a modality drifted beyond its limit, 4 when none did but of one it cannot be told.
     """
     announce_notes()
+    _check_page(html)
     paths = {"--fused": fused, "--specialist": specialist, "--base": base, "--probes": probes}
     more = {"--trained-on": trained_on, "--query-prompt": query_prompt, "--document-prompt": document_prompt,
             "--embedder": embedder}  # fmt: skip
@@ -114,6 +115,14 @@ def _by_paths(
     return diagnose(merged, own, given, probes, **limits, **options)
 
 
+def _check_page(html: Path | None) -> None:
+    """Refuses a page that may not be written before hours of measuring, not after."""
+    if html is not None:
+        from taskmerge.reporting import check_page
+
+        check_page(html)
+
+
 def _show(found: DriftReport, html: Path | None, as_json: bool) -> None:
     from taskmerge.reporting import drift_sections, show, write_report
 
@@ -123,7 +132,7 @@ def _show(found: DriftReport, html: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(found.as_dict())
     else:
-        show(drift_sections(found))
+        show(drift_sections(found), console())
 
 
 def evaluate(
@@ -150,6 +159,7 @@ def evaluate(
     mteb's results are kept as each task ends; the same command goes on where it was stopped.
     """
     announce_notes()
+    _check_page(html)
     from taskmerge.embedders import ModelSource
     from taskmerge.measuring.evaluation import Evaluated
     from taskmerge.reporting import evaluated_sections, show, write_report
@@ -174,7 +184,7 @@ def evaluate(
     if as_json:
         print_json(result)
     else:
-        show(sections)
+        show(sections, console())
 
 
 def _by_evaluate_section(path: str, device: str | None) -> dict[str, Any]:
@@ -204,8 +214,10 @@ def _by_model(
     result: dict[str, Any] = {}
     if mteb:
         from taskmerge.measuring.evaluation.mteb_adapter import check_tasks
+        from taskmerge.measuring.evaluation.mteb_card import read_meta
 
         check_tasks(mteb)
+        meta = read_meta(model_meta) if model_meta is not None else None
     if retrieval:
         from taskmerge.measuring.evaluation import evaluate_retrieval
 
@@ -213,9 +225,7 @@ def _by_model(
         result["retrieval"] = evaluate_retrieval(variants, sets, **options).as_dict()
     if mteb:
         from taskmerge.measuring.evaluation.mteb_adapter import run_mteb
-        from taskmerge.measuring.evaluation.mteb_card import read_meta
 
-        meta = read_meta(model_meta) if model_meta is not None else None
         found = run_mteb(variants, mteb, results=results, meta=meta, say=note, **options)
         if not any(found.scores.values()):
             raise UsageError(

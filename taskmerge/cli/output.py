@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from taskmerge.cli.streams import unwashed
 from taskmerge.cli.verbosity import verbosity
 from taskmerge.errors import TaskmergeError
 from taskmerge.printable import printable, printable_json, printable_line
@@ -104,7 +105,8 @@ def console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     colors = "NO_COLOR" in os.environ or None
-    return Console(stderr=stderr, no_color=colors, markup=False, highlight=False, emoji=False)
+    file = unwashed(sys.stderr if stderr else sys.stdout)
+    return Console(file=file, no_color=colors, markup=False, highlight=False, emoji=False)
 
 
 def _cell(value: Any) -> str:

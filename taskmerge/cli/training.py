@@ -21,7 +21,7 @@ from taskmerge.cli.options import (
     PROCESSES,
     TRAINING_DEVICE,
 )
-from taskmerge.cli.output import announce_notes, announce_preparing, note, print_json, say
+from taskmerge.cli.output import announce_notes, announce_preparing, console, note, print_json, say
 from taskmerge.cli.watching import show_work
 from taskmerge.errors import UsageError
 from taskmerge.words.sizes import parse_size
@@ -197,7 +197,7 @@ def _show_table(table: dict[str, object]) -> None:
     stages = table["stages"]
     assert isinstance(stages, dict)
     if "evaluate" in stages:
-        show(evaluated_sections(check_json(stages["evaluate"], Evaluated, "the evaluation")))
+        show(evaluated_sections(check_json(stages["evaluate"], Evaluated, "the evaluation")), console())
 
 
 COMMANDS = (graft, specialize, recover, rehearse, run)

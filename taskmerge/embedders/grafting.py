@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from taskmerge.checkpoints.formats.folders import module_folders
+from taskmerge.checkpoints.formats.links import check_links
 from taskmerge.checkpoints.formats.reading import local_folder, open_stored
+from taskmerge.checkpoints.memory import bytes_of
 from taskmerge.checkpoints.output.library_saves import publish_saved
 from taskmerge.checkpoints.output.record import Source, described, new_record
 from taskmerge.checkpoints.output.replacing import absolute, site
@@ -74,7 +77,12 @@ def _save(model: Any, out: Path, fresh: bool, read: Sequence[Path], made_of: Map
             sources[label] = {"source": str(source)}
     record = new_record("grafted", "graft", sources)
     publish_saved(
-        lambda place: model.save_pretrained(str(place), create_model_card=False), out, record, fresh=fresh, inputs=read
+        lambda place: model.save_pretrained(str(place), create_model_card=False),
+        out,
+        record,
+        needed=bytes_of(model.state_dict(keep_vars=True).values()),
+        fresh=fresh,
+        inputs=read,
     )
 
 
@@ -112,7 +120,9 @@ def _attached(
         raise UsageError(f"no modality {modality!r}", next_move=did_you_mean(modality, with_tower()))
     if isinstance(encoder, str) and (problems := list(encoder_problems(encoder, modality_of_column(modality)))):
         raise UsageError(problems)
-    opened = _open_backbone(local_folder(backbone), pooling, normalize, on_meta)
+    folder = local_folder(backbone)
+    check_links(folder, module_folders(folder).values())
+    opened = _open_backbone(folder, pooling, normalize, on_meta)
     network, old, name = opened.network, opened.old, tower_of(modality)
     _check_modality(opened, modality, str(backbone))
     taken = {tower.placeholder for tower in old.towers.values()} if old is not None else set()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from einops import rearrange
 
-from taskmerge.embedders.media_files import check_film, check_picture, read_film, read_picture, read_sound
+from taskmerge.embedders.media_files import check_film, check_picture, check_sound, read_film, read_picture, read_sound
 from taskmerge.errors import UsageError, clipped, first_line
 from taskmerge.words.extras import require
 
@@ -52,6 +52,7 @@ def load_audio(item: Any, sampling_rate: int) -> np.ndarray:
             next_move=f"rates from {LOWEST_SAMPLING_RATE} to 400000 Hz are resampled to the encoder's {sampling_rate}",
         )
     if float(rate) != float(sampling_rate):
+        check_sound(int(len(wave) * float(sampling_rate) / float(rate)), f"audio {name} at {sampling_rate} Hz")
         require("soxr")
         import soxr
 

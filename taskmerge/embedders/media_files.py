@@ -44,7 +44,7 @@ def read_sound(source: Path | bytes, name: str) -> tuple[np.ndarray, int]:
     what = f"audio {name}"
     move = "WAV, FLAC, OGG/Opus and MP3 are read"
     with _stream(source, what) as stream, _reading(what, move), soundfile.SoundFile(stream) as sound:
-        _check(max(int(sound.frames), 0) * sound.channels, MOST_SAMPLES, what, "samples")
+        check_sound(max(int(sound.frames), 0) * sound.channels, what)
         return sound.read(dtype="float32", always_2d=False), int(sound.samplerate)
 
 
@@ -67,6 +67,11 @@ def read_film(source: Path | bytes, name: str) -> list[Any]:
     with _stream(source, what) as stream, _picture(stream, what, move) as film:
         check_film(film.width * film.height * getattr(film, "n_frames", 1), what)
         return [frame.copy() for frame in ImageSequence.Iterator(film)]
+
+
+def check_sound(samples: int, what: str) -> None:
+    """Raise UsageError for more samples than a sound may have."""
+    _check(samples, MOST_SAMPLES, what, "samples")
 
 
 def check_film(pixels: int, what: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from taskmerge.checkpoints.covariances import FILE as COVARIANCES
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.formats.table import is_weight_file
 from taskmerge.checkpoints.hashing import content_sha256
+from taskmerge.checkpoints.output.checking import Checked, card_unchecked, files_checked
 from taskmerge.checkpoints.output.record import CARD, FILE, changed_files
 from taskmerge.checkpoints.output.saving import CHUNK
 from taskmerge.errors import Problem, RecipeError, few
@@ -26,16 +26,6 @@ from taskmerge.recipes import loads
 from taskmerge.words.named_objects import not_the_users
 
 
-@dataclass(frozen=True)
-class Verified:
-    """differences: every one between a model and its record. checked: what was compared, and how. unchecked: what lies
-    there or is recorded, and was not."""
-
-    differences: tuple[str, ...]
-    checked: tuple[str, ...]
-    unchecked: tuple[str, ...]
-
-
 def verify(
     folder: Path, rederive: bool = True, recipe_folder: Path | None = None, methods: Sequence[str] = ()
 ) -> list[str]:
@@ -45,7 +35,7 @@ def verify(
 
 def verified(
     folder: Path, rederive: bool = True, recipe_folder: Path | None = None, methods: Sequence[str] = ()
-) -> Verified:
+) -> Checked:
     """Compare the model in `folder` with its record.
 
     Args:
@@ -71,14 +61,14 @@ def verified(
         move = "if the model was moved alone, say where the recipe's paths start: verify --recipe-folder FOLDER"
         raise RecipeError([*error.problems, Problem(looked, str(folder / FILE), move)]) from None
     differences += [*_changed_inputs(decided, record), *_rules(decided, record)]
-    inputs, hashed = every_input(decided), [name for name in record["outputs"] if name != CARD]
+    inputs = every_input(decided)
     checked = [
-        f"{len(hashed)} files of the model: sha256 of all bytes",
+        *files_checked(record),
         f"{sum(len(one.beside.files) for one in inputs.values())} weight files of {len(inputs)} inputs: sha256 of all "
         "bytes",
         f"{len(decided.steps)} tensors: what the recipe plans for each",
     ]
-    unchecked = [f"{CARD}: the card is the user's to edit"] if CARD in record["outputs"] else []
+    unchecked = card_unchecked(record)
     if others := _others(folder, record):
         unchecked.append(f"files that are not in the record: {few(others)}")
     if rederive:
@@ -86,7 +76,7 @@ def verified(
         checked.append(f"{len(decided.steps)} tensors: merged again, every bit compared")
     else:
         unchecked.append("tensors: not merged again (--hashes-only)")
-    return Verified(tuple(differences), tuple(checked), tuple(unchecked))
+    return Checked(tuple(differences), tuple(checked), tuple(unchecked))
 
 
 def _unrecorded(folder: Path, record: FusedRecord) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from taskmerge.checkpoints.selector import may_name, nearest_names
 from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError, did_you_mean
 from taskmerge.pipeline.foresight import fuse_problems
-from taskmerge.pipeline.outputs import check_outputs
+from taskmerge.pipeline.outputs import check_outputs, check_room
 from taskmerge.pipeline.presence import model_problems
 from taskmerge.pipeline.state import Run
 from taskmerge.pipeline.steps import STAGES, stages_to_run
@@ -87,6 +87,7 @@ def check(current: Run, stages: Sequence[str] = STAGES) -> None:
     if problems:
         raise RecipeError(problems)
     check_outputs(current, stages)
+    check_room(current, stages)
 
 
 def _needed(current: Run, stages: Sequence[str]) -> list[str]:

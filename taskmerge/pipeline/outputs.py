@@ -7,9 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.hub import locate
 from taskmerge.checkpoints.output.record import is_made_here, read_record
 from taskmerge.checkpoints.output.replacing import absolute
+from taskmerge.checkpoints.output.writing import check_space
 from taskmerge.errors import OutputError, Problem, TaskmergeError
 from taskmerge.pipeline.report_folder import check_report
 from taskmerge.pipeline.state import Run
@@ -70,6 +72,19 @@ def check_outputs(run: Run, stages: Sequence[str]) -> None:
         problems += error.problems
     if problems:
         raise OutputError(problems)
+
+
+def check_room(run: Run, stages: Sequence[str]) -> None:
+    """The disk holds the models that these stages will make, each at least of the base's size.
+
+    What training and a fuse need exactly is known, and looked at, when each begins. Raises OutputError.
+    """
+    made = [(stage, out) for stage, out in _outputs(run, stages) if not out.exists()]
+    if run.recipe.output.dtype is not None:  # what is fused, and trained from that, may be smaller than the base
+        made = [row for row in made if row[0].startswith("specialize-")]
+    if made:
+        size = sum(info.nbytes for info in open_stored(str(run.base)).tensors.values())
+        check_space(absolute(made[-1][1]), len(made) * size, len(made), f"this run ({len(made)} models)")
 
 
 def _told(stage: str, told: Problem) -> Problem:

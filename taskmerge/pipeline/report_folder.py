@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from taskmerge.checkpoints.output.record import FILE, is_made_here, new_record, render
+from taskmerge.checkpoints.output.record import UNFINISHED, is_made_here, new_record, write_record
 from taskmerge.checkpoints.output.replacing import ELSEWHERE
 from taskmerge.errors import OutputError
 from taskmerge.words.system_errors import writing
-
-_UNFINISHED = f"{FILE}.new"
 
 
 def check_report(folder: Path) -> None:
@@ -17,7 +15,7 @@ def check_report(folder: Path) -> None:
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError("is to hold the report, exists, and is no folder", str(folder), ELSEWHERE)
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if there - {_UNFINISHED} and not is_made_here(folder, "report"):
+    if there - {UNFINISHED} and not is_made_here(folder, "report"):
         raise OutputError("is to hold the report, and was not made by taskmerge", str(folder), ELSEWHERE)
 
 
@@ -28,5 +26,4 @@ def claim_report(folder: Path) -> None:
     check_report(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _UNFINISHED).write_text(render(new_record("report", "run")), "utf-8")
-        (folder / _UNFINISHED).replace(folder / FILE)
+        write_record(folder, new_record("report", "run"))

@@ -17,6 +17,7 @@ from taskmerge import __version__
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import local_folder
 from taskmerge.checkpoints.output.replacing import absolute
+from taskmerge.checkpoints.output.whole_files import write_whole
 from taskmerge.embedders.encodings import Keeping
 from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import RecipeError
@@ -266,10 +267,8 @@ class Run:
 
     def _write(self, path: Path, table: Mapping[str, Any]) -> None:
         claim_report(path.parent)
-        scratch = path.with_suffix(".new")
         with writing(path):
-            scratch.write_text(json.dumps(table, indent=1, allow_nan=True) + "\n", "utf-8")
-            scratch.replace(path)
+            write_whole(path, json.dumps(table, indent=1, allow_nan=True) + "\n")
 
 
 def training_settings(section: Training, run: Run, work: Path, **defaults: Any) -> Any:

@@ -25,11 +25,7 @@ def write_report(
     Pages of ours are replaced, and what stands beside them; nothing else is. Raises OutputError for that, and when the
     folder cannot be written to.
     """
-    page = output_path(path)
-    if page.suffix not in (".html", ".htm"):
-        page = page.with_name(page.name + ".html")
-    twin = page.with_suffix(".json")
-    _check_free(page, twin)
+    page, twin = check_page(path)
     with writing(page):
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(render(title, lead, sections), encoding="utf-8")
@@ -37,16 +33,22 @@ def write_report(
     return page, twin
 
 
-def _check_free(page: Path, twin: Path) -> None:
+def check_page(path: str | Path) -> tuple[Path, Path]:
+    """Return where a page and its twin go. Raises OutputError when one would be written over what is not ours."""
+    page = output_path(path)
+    if page.suffix not in (".html", ".htm"):
+        page = page.with_name(page.name + ".html")
+    twin = page.with_suffix(".json")
     ours = is_made_here(page.parent, "report") or _is_page(page)
-    for path in (page, twin):
-        if path.is_symlink() or (path.exists() and not ours):
+    for one in (page, twin):
+        if one.is_symlink() or (one.exists() and not (ours and one.is_file())):
             what = "would be written over by the report, and is none of taskmerge's"
-            raise OutputError(what, str(path), "give the page another name")
+            raise OutputError(what, str(one), "give the page another name")
+    return page, twin
 
 
 def _is_page(page: Path) -> bool:
     try:
-        return GENERATOR in page.read_text("utf-8", errors="replace")[:1000]
+        return page.is_file() and GENERATOR in page.read_text("utf-8", errors="replace")[:1000]
     except OSError:
         return False

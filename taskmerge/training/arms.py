@@ -7,11 +7,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import UsageError
 from taskmerge.metrics.bootstrap import Interval
 from taskmerge.training.choosing import LEAVE, choose
 from taskmerge.training.publishing import Destination, publish
+from taskmerge.training.room import check_room
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.training.work import check_work
 
@@ -89,6 +91,10 @@ def recover_by_choice(
         raise UsageError(f"unknown way to recover {method!r}", next_move="auto, gradient or closed_form")
     settings = settings or TrainingSettings(steps=300, learning_rate=1e-3, evaluate_every=25, patience=4)
     trial = trial_of(fused, data, list(train), settings, specialist, held_out, Path(work) if work else None)
+    model = open_embedder(fused, device=settings.device)
+    folder = Path(work) if work and method != "closed_form" else None
+    check_room(model, select(model, list(train)), settings, folder, place.path)
+    del model
     report = try_all(trial, method)
     best = trial.final(report.kept)
     trained = [] if report.kept == LEAVE else select(best, list(train))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.formats.reading import open_stored
+from taskmerge.checkpoints.memory import bytes_of
 from taskmerge.checkpoints.output.library_saves import publish_saved
 from taskmerge.checkpoints.output.record import Kind, Source, described, new_record
 from taskmerge.checkpoints.output.replacing import absolute, site
@@ -66,7 +67,8 @@ def publish(
         return
     sources = _sources({**models, **(out.made_from or {})}, out.path)
     record = new_record(kind, stage, sources, trained=sorted(trained), report=dict(report))
-    publish_saved(embedder.save, out.path, record, fresh=out.fresh, inputs=out.inputs, keep=out.keep)
+    needed = bytes_of(embedder.state_dict.values.values())
+    publish_saved(embedder.save, out.path, record, needed=needed, fresh=out.fresh, inputs=out.inputs, keep=out.keep)
 
 
 def _sources(models: Mapping[str, Any], out: Path) -> dict[str, Source]:

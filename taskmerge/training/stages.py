@@ -15,6 +15,7 @@ from taskmerge.embedders.overlap import overlap_note
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import UsageError
 from taskmerge.training.publishing import Destination, publish
+from taskmerge.training.room import check_room
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.training.splitting import split_sets
 from taskmerge.training.watching import METRIC, Watch
@@ -200,6 +201,7 @@ def _run(
 ) -> StageReport:
     from tempfile import TemporaryDirectory
 
+    from taskmerge.training.components import select
     from taskmerge.training.session import Session
 
     held = named_sets(held_out) if held_out is not None else {}
@@ -207,6 +209,7 @@ def _run(
     with TemporaryDirectory() as temporary:
         beside = None if out is None else _checkpoints(out)
         folder = Path(say_to_all(str(work or beside or temporary)))  # one for all processes
+        check_room(embedder, select(embedder, train), settings, folder, None if out is None else out.path)
         session = Session(embedder, sets, held, train, settings, folder, stage, watch)
         claim_work(folder)
         started = time.monotonic()

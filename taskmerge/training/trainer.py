@@ -24,7 +24,7 @@ from taskmerge.training.sampling import BalancedSampler
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.training.sharding import in_pieces, like, load_optimizer_state, optimizer_state, whole
 from taskmerge.training.watching import DECIDES, METRIC
-from taskmerge.training.work import TRAINED_FILE
+from taskmerge.training.work import CHECKPOINTS_KEPT, TRAINED_FILE
 from taskmerge.words.processes import process_count
 from taskmerge.words.progress import Work
 from taskmerge.words.system_errors import writing
@@ -134,6 +134,10 @@ class StageTrainer(SentenceTransformerTrainer):
 
     def _bare_optimizer(self) -> Any:
         return getattr(self.optimizer, "optimizer", self.optimizer)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        with writing(self._get_output_dir(trial=trial)):  # optimizer, random state and more are the library's to write
+            super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.look_first()
@@ -277,7 +281,7 @@ def _arguments(
         eval_steps=settings.evaluate_every,
         save_strategy="steps",
         save_steps=settings.evaluate_every,
-        save_total_limit=2,
+        save_total_limit=CHECKPOINTS_KEPT,
         load_best_model_at_end=looks,
         metric_for_best_model=f"eval_{DECIDES}",
         greater_is_better=True,

@@ -12,7 +12,10 @@ from taskmerge.words.system_errors import writing
 MARK = ".taskmerge-work"
 TRAINED_FILE = "trained.safetensors"
 """In every checkpoint of ours: the tensors that were trained."""
-_CHECKPOINTS, _LOGS = "checkpoint-*", ("runs", "eval")
+CHECKPOINTS = "checkpoint-*"
+CHECKPOINTS_KEPT = 2
+"""By the trainer: the latest, and the best."""
+_LOGS = ("runs", "eval")
 
 
 def check_work(folder: Path) -> None:
@@ -25,7 +28,7 @@ def check_work(folder: Path) -> None:
         raise OutputError("is to hold checkpoints, and is no folder", str(folder), move)
     if (folder / MARK).is_file():
         return
-    strange = [path.name for path in sorted(folder.glob(_CHECKPOINTS)) if not (path / TRAINED_FILE).is_file()]
+    strange = [path.name for path in sorted(folder.glob(CHECKPOINTS)) if not (path / TRAINED_FILE).is_file()]
     if strange:
         raise OutputError(f"holds checkpoints that taskmerge did not write: {few(strange)}", str(folder), move)
 
@@ -42,7 +45,7 @@ def clear_work(folder: Path) -> None:
     """Removes the checkpoints of a marked folder, and the folder when nothing else lies in it."""
     if folder.is_symlink() or not (folder / MARK).is_file():
         return
-    for path in [*folder.glob(_CHECKPOINTS), *(folder / name for name in _LOGS)]:
+    for path in [*folder.glob(CHECKPOINTS), *(folder / name for name in _LOGS)]:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
     (folder / MARK).unlink(missing_ok=True)

@@ -92,7 +92,10 @@ def output_path(text: str | os.PathLike[str], folder: Path | None = None) -> Pat
             f"{clipped(repr(place.text), 200)}: hf:// cannot be written to",
             next_move="write to a folder of this disk, then `taskmerge push FOLDER owner/name`",
         )
-    return _named(place.path if folder is None else folder / place.path)
+    path = _named(place.path if folder is None else folder / place.path)
+    if str(path).startswith("~"):  # a folder of that name, said as ./~: read once more it would be the home folder
+        return Path.cwd() / path
+    return path
 
 
 def _named(path: Path) -> Path:

@@ -26,7 +26,7 @@ else:
     import sre_parse as parser
 
 LONGEST = 1_000
-MOST_STATES = 20_000
+MOST_STATES = 6_000
 _REMEMBERED = 10_000
 _FLAGS = re.IGNORECASE | re.DOTALL | re.UNICODE | re.ASCII | re.VERBOSE
 

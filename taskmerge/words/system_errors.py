@@ -36,6 +36,9 @@ MOVES: dict[int, str] = {
     errno.ENOMEM: "close other programs, or use a machine with more memory",
     errno.ESTALE: f"the network disk has lost the file: mount it again, {AGAIN}",
 }
+UNTOLD = "the disk is full, or does not do what it is told"
+"""What is said of a failure to write whose number a library has lost."""
+_TORCH_WRITES = re.compile(r"PytorchStreamWriter failed|inline_container\.cc")
 _NUMBER = re.compile(r"\[Errno ([0-9]{1,3})\]|\bcode: ([0-9]{1,3})\b|\bos error ([0-9]{1,3})\b")
 
 
@@ -69,14 +72,14 @@ def as_output_error(
             that the error itself names.  what: what could not be done: "cannot be written".
     """
     number = number_of(error)
-    if number is None:
+    if number is None and not (isinstance(error, RuntimeError) and _TORCH_WRITES.search(str(error))):
         return None
+    said, move = (UNTOLD, _FULL) if number is None else (os.strerror(number), MOVES.get(number))
     if path is None:
-        said = getattr(error, "filename2", None) or getattr(error, "filename", None)
-        path = said if isinstance(said, str | bytes) else None
+        named = getattr(error, "filename2", None) or getattr(error, "filename", None)
+        path = named if isinstance(named, str | bytes) else None
     place = None if path is None else os.fsdecode(path)
-    text = f"{what}: {os.strerror(number)}" if what else os.strerror(number)
-    return OutputError(text, place, MOVES.get(number, AGAIN.removeprefix("then ")))
+    return OutputError(f"{what}: {said}" if what else said, place, move or AGAIN.removeprefix("then "))
 
 
 @contextlib.contextmanager

@@ -70,6 +70,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("extract base base --out /", "is a whole disk"),
         ("extract base base --out /proc/x/y", "the disk has 0 free"),
         ("inspect $'nowhere\\x1b[31m\\xff'", "nowhere\\x1b[31m"),
+        ("inspect base --js", "taskmerge inspect: No such option: --js"),
+        ("inspect", "taskmerge inspect: Missing argument"),
+        ("inspekt base", "No such command 'inspekt'"),
+        ("inspect base $'--\\x1b[31m'", "No such option: --\\x1b[31m"),
+        ("$'\\x1b[2J'", "No such command '\\x1b[2J'"),
+        ("soup 'b*' --out o --last $'\\x1b]0;title\\a'", "'\\x1b]0;title\\x07' is not a valid"),
+        ("inspect base --" + "x" * 9000, "No such option: --xxx"),
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="these devices are Linux's")

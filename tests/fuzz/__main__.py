@@ -14,7 +14,6 @@ from collections import Counter
 from pathlib import Path
 
 from fuzz.cases import GENERATORS, Case, choose
-from fuzz.known import is_known
 
 
 def main() -> int:
@@ -26,9 +25,8 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--findings", type=Path, help="file for what was found, one JSON line each")
     parser.add_argument("--keep", metavar="TITLE", help="write the --case down as a kept one")
-    parser.add_argument("--unknown", action="store_true", help="end with 0 when all that is found is in known.txt")
-    parser.add_argument("--kills", type=int, default=0, help="afterwards so many kills of whole runs")
-    parser.add_argument("--points", type=int, default=0, help="afterwards so many faults of the disk")
+    parser.add_argument("--kills", type=int, default=0, help="afterwards so many kills over all commands that write")
+    parser.add_argument("--points", type=int, default=0, help="afterwards so many faults of each kind in each of them")
     parser.add_argument("--folder", type=Path, help="where to work; kept afterwards")
     options = parser.parse_args()
     import fuzz.generators  # noqa: F401
@@ -50,14 +48,13 @@ def main() -> int:
             make(folder / "templates", {GENERATORS[cases[0].generator].template})
             print(keep(cases[0], options.keep, folder / "kept", folder / "templates"))
             return 0
-        results = run_session(cases, folder, options.workers)
-        code = report(results, cases, options.findings, options.unknown, time.monotonic())
+        code = report(run_session(cases, folder, options.workers), cases, options.findings, time.monotonic())
     finally:
         if options.folder is None:
             os.chdir("/")
             shutil.rmtree(folder, ignore_errors=True)
     if options.points:
-        code |= besides("fuzz.disk", "--points", options.points, "--seed", options.seed)
+        code |= besides("fuzz.disk", "--points", options.points)
     if options.kills:
         code |= besides("fuzz.kills", "--kills", options.kills, "--seed", options.seed)
     return code
@@ -69,29 +66,24 @@ def besides(module: str, *words: object) -> int:
     return subprocess.run([sys.executable, "-m", module, *map(str, words)], check=False).returncode
 
 
-def report(results, cases: list[Case], path: Path | None, only_unknown: bool, began: float) -> int:  # type: ignore[no-untyped-def]
+def report(results, cases: list[Case], path: Path | None, began: float) -> int:  # type: ignore[no-untyped-def]
     counts: dict[str, Counter[str]] = {case.generator: Counter() for case in cases}
-    found = old = 0
     for case, result in results:
         row = counts[case.generator]
         row.update(cases=1, commands=result.commands, accepted=result.accepted, compared=result.compared)
         row.update(findings=len(result.findings))
         for what in result.findings:
-            found += 1
-            if is_known(what):
-                old += 1
-                if only_unknown:
-                    continue
             print(f"{case} (seed {case.seed}): {what}\n", file=sys.stderr, flush=True)
             if path is not None:
                 with path.open("a") as file:
                     file.write(json.dumps({"case": str(case), "seed": case.seed, "finding": what}) + "\n")
     columns = ("cases", "commands", "accepted", "compared", "findings")
     print(f"{'generator':32}" + "".join(f"{name:>10}" for name in columns))
-    for name, row in (*counts.items(), ("all", sum(counts.values(), Counter()))):
+    whole = sum(counts.values(), Counter())
+    for name, row in (*counts.items(), ("all", whole)):
         print(f"{name:32}" + "".join(f"{row[column]:>10,}" for column in columns))
-    print(f"{len(counts)} generators, {time.monotonic() - began:.0f} s, {found} findings, {old} of them known")
-    return 1 if found - (old if only_unknown else 0) else 0
+    print(f"{len(counts)} generators, {time.monotonic() - began:.0f} s, {whole['findings']} findings")
+    return int(whole["findings"] > 0)
 
 
 if __name__ == "__main__":

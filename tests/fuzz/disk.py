@@ -1,7 +1,7 @@
-"""A full or failing disk at every write of a command, in turn: `python -m fuzz.disk --points 120`. Prints JSON.
+"""A full or failing disk at any write of a command: `python -m fuzz.disk --points 50`. Prints JSON.
 
-Each time: a message and no traceback; nothing outside the output touched; no output, or the whole one; and the same
-command ends well when the disk is well, with the undisturbed result's bytes.
+Each time: a message with a next move and no traceback; nothing that was there touched; every output absent, or whole,
+or what it was before; and the same command ends well when the disk is well, with the undisturbed result's bytes.
 """
 
 from __future__ import annotations
@@ -15,33 +15,21 @@ import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from random import Random
 
+from fuzz.disturbing import ENDED_WELL, WRITERS, Writer, others, outcome, taskmerge, undisturbed
 from fuzz.judging import MOST_CHARACTERS, MOST_LINES, prepare
-from fuzz.known import is_known
-from fuzz.surroundings import Snapshot, differences, snapshot
-from fuzz.system_calls import Disk, can_watch, run_in_child
+from fuzz.kills import half_made
+from fuzz.system_calls import Disk, can_watch
+from taskmerge.words.system_errors import UNTOLD
 
-COMMANDS = {
-    "fuse": ("tiny", "fuse recipe.yaml"),
-    "fuse --fresh": ("fused", "fuse recipe.yaml --fresh"),
-    "extract": ("tiny", "extract base one --out out"),
-    "extract sign": ("tiny", "extract base one --out out --form sign"),
-    "extract lora": ("tiny", "extract base one --out out --lora 2"),
-    "apply": ("vectors", "apply base dense --out out"),
-    "soup": ("tiny", "soup [bo]*e --out out"),
-    "recover": ("repaired", "recover recipe.yaml"),
-    "run": ("project", "run recipe.yaml"),
-}
-SLOW = ("recover", "run")
+ERRORS = (errno.ENOSPC, errno.EIO)
+_TRACES = ("Traceback", "Exception ignored", "a fault of taskmerge", "Exception in thread")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="fuzz.disk", description=__doc__)
-    parser.add_argument("--points", type=int, default=120, help="faults, over all commands and both errors")
-    parser.add_argument("--slow-points", type=int, default=24, help="of them in `recover` and `run`")
-    parser.add_argument("--unknown", action="store_true", help="leave out what is in known.txt")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--points", type=int, default=50, help="of each error, in each command")
+    parser.add_argument("--only", action="append", default=[], choices=WRITERS, help="these commands; repeatable")
     options = parser.parse_args()
     if not can_watch():
         print(json.dumps({"skipped": "this system has no seccomp notifications"}))
@@ -51,128 +39,72 @@ def main() -> int:
 
     load()
     session = Path(tempfile.mkdtemp(prefix="taskmerge-disk-"))
-    commands = [name for name in COMMANDS if options.slow_points or name not in SLOW]
-    make(session / "templates", {COMMANDS[name][0] for name in commands})
+    wanted = [name for name in WRITERS if not options.only or name in options.only]
+    make(session / "templates", {WRITERS[name].template for name in wanted})
     counts: Counter[str] = Counter()
     findings: list[str] = []
-    fast = len([name for name in commands if name not in SLOW])
-    for name in commands:
-        share = options.slow_points // len(SLOW) if name in SLOW else (options.points - options.slow_points) // fast
-        try:
-            disturb(session, name, share, Random(f"{options.seed}/{name}"), counts, findings)
-        except Exception as error:
-            findings.append(f"{name}: the fuzzer itself: {error!r}")
-    os.chdir("/")
-    shutil.rmtree(session)
-    if options.unknown:
-        findings = [what for what in findings if not is_known(what)]
+    try:
+        for name in wanted:
+            for error in ERRORS:
+                findings += disturb(session, name, error, options.points, counts)
+    finally:
+        os.chdir("/")
+        shutil.rmtree(session, ignore_errors=True)
     print(json.dumps({"counts": counts, "findings": findings}, indent=1))
     return 1 if findings else 0
 
 
-def disturb(session: Path, name: str, points: int, rng: Random, counts: Counter[str], findings: list[str]) -> None:
-    """So many faults in one command, spread over its writes."""
-    template, words = COMMANDS[name]
-    sandbox = session / "sandbox"
-    room = prepare(sandbox, session / "templates" / template)
-    before = snapshot(sandbox)
-    whole = Disk(sandbox)
-    code, said = once(words, room, whole)
-    assert code in (0, 3, 4), said
-    expected = results(snapshot(sandbox), before)
+def disturb(session: Path, name: str, error: int, points: int, counts: Counter[str]) -> list[str]:
+    """So many faults of one kind in one command, spread over its writes; returns what was wrong."""
+    writer, disk = WRITERS[name], session / "disk"
+    sandbox, template = disk / "sandbox", session / "templates" / writer.template
+    undisturbed(writer, prepare(sandbox, template))  # whatever is built once is there from now on
+    room, whole = prepare(sandbox, template), Disk(disk, number=error)
+    before = outcome(room)
+    undisturbed(writer, room, disk=whole)
+    expected = outcome(room)
+    every = [(point, sticky) for sticky in (True, False) for point in range(1, whole.seen + 1)]
+    findings: list[str] = []
     for number in range(points):
-        point = 1 + (number * whole.seen // points + rng.randrange(max(1, whole.seen // points))) % whole.seen
-        error = errno.ENOSPC if number % 2 else errno.EIO
-        sticky = rng.random() < 0.6
-        disk = Disk(sandbox, point, error, sticky)
-        room = prepare(sandbox, session / "templates" / template)
-        code, said = once(words, room, disk)
+        point, sticky = every[number * len(every) // points]
+        failing = Disk(disk, point, error, sticky)
+        room = prepare(sandbox, template)
+        code, said = taskmerge(writer.words, room, failing)
         counts[f"{name}: {errno.errorcode[error]}"] += 1
+        counts["refused" if code else "ended well"] += 1
         when = f"{'from' if sticky else 'at'} write {point} of {whole.seen}"
-        told = f"{name}: {errno.errorcode[error]} {when} ({(disk.failed or ['not reached'])[0]})"
-        for what in judged(code, said, sandbox, before, expected, disk):
-            findings.append(f"{told}: {what}")
-        if code in (0, 3, 4):
-            continue
-        again, said = once(words, room, None)
-        if again not in (0, 3, 4):
-            findings.append(f"{told}: the same command on a disk that is well ends with {again}: {said[-600:]}")
-        elif other := differences(expected, results(snapshot(sandbox), before)):
-            findings.append(f"{told}: afterwards another result: {dict(list(other.items())[:5])}")
+        told = f"{name}: {errno.errorcode[error]} {when} ({(failing.failed or ['not reached'])[0]})"
+        wrong = judged(code, said, failing) + half_made(writer, outcome(room), before, expected)
+        if code not in ENDED_WELL:
+            wrong += again(writer, room, expected)
+        elif other := others(outcome(room), expected):
+            wrong.append(f"ends with {code} and another result: {other[:5]}")
+        findings += [f"{told}: {what}" for what in wrong]
+    return findings
 
 
-def once(words: str, room: Path, disk: Disk | None) -> tuple[int | None, str]:
-    output = room.parent.parent / "output.txt"
-
-    def action() -> int:
-        import taskmerge.cli
-
-        os.chdir(room)
-        os.environ |= {
-            "HOME": str(room.parent.parent / "home"),
-            "XDG_CACHE_HOME": str(room.parent.parent / "cache"),
-            "TMPDIR": str(room.parent / "temporary"),
-        }
-        tempfile.tempdir = str(room.parent / "temporary")
-        sys.argv = ["taskmerge", *words.split()]
-        try:
-            taskmerge.cli.main()
-        except SystemExit as ended:
-            return ended.code if isinstance(ended.code, int) else 0
-        except BaseException:
-            import traceback
-
-            traceback.print_exc()
-            return 98
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-        return 0
-
-    code = run_in_child(action, disk, output)
-    return code, output.read_text("utf-8", "replace")
+def again(writer: Writer, room: Path, expected: dict[str, str]) -> list[str]:
+    """What is wrong with the same command on a disk that is well."""
+    code, said = taskmerge(writer.words, room)
+    if code not in ENDED_WELL:
+        return [f"the same command on a disk that is well ends with {code}: {said[-600:]}"]
+    other = others(outcome(room), expected)
+    return [f"on a disk that is well another result: {other[:5]}"] if other else []
 
 
-_VOLATILE = ("-report/", ".lock", "temporary/", "taskmerge_training.json", "taskmerge_recovery.json")
-"""What holds times, and what is no result."""
-
-
-def results(after: Snapshot, before: Snapshot) -> Snapshot:
-    """The models that a command made: path -> what is there. Reports hold times and are left out."""
-    made = {path: state for path, state in after.items() if before.get(path) != state}
-    return {path: state for path, state in made.items() if not any(part in f"{path}/" for part in _VOLATILE)}
-
-
-def judged(code: int | None, said: str, sandbox: Path, before: Snapshot, expected: Snapshot, disk: Disk) -> list[str]:
-    found = []
-    if code is None:
-        found.append("died by a signal")
-    if "Traceback" in said or code in (98, 99):
-        found.append(f"traceback: {said[-1200:]}")
-    if code == 0 and disk.failed and not disk.sticky:
-        return found  # what failed was not needed: a cache, a lock
-    if code == 0 and disk.failed:
-        after = results(snapshot(sandbox), before)
-        if differences(expected, after):
-            found.append("ends with 0 and another result")
+def judged(code: int | None, said: str, disk: Disk) -> list[str]:
+    """What is wrong with how a command told of its failure."""
+    found = ["died by a signal"] if code is None else []
+    found += [f"printed {trace!r}: {said[-1200:]}" for trace in _TRACES if trace in said]
+    if code in ENDED_WELL:
         return found
-    text = said[max(said.find("taskmerge:"), 0) :]
-    if disk.failed and (len(text.splitlines()) > MOST_LINES or len(text) > MOST_CHARACTERS or not text.strip()):
+    text = said[max(said.rfind("taskmerge:"), 0) :]
+    if not text.strip() or len(text.splitlines()) > MOST_LINES or len(text) > MOST_CHARACTERS:
         found.append(f"no message, or a long one: {text[:200]!r}")
-    after = snapshot(sandbox)
-    room = "room/"
-    for path, how in differences(before, after).items():
-        if how == "changed" and path in expected:
-            if after[path] != expected[path]:
-                found.append(f"{path} is neither what it was nor the new one")
-        elif how != "made":
-            found.append(f"{how}: {path}")
-        elif (
-            path.startswith(room + "out/")
-            and path.endswith((".safetensors", "config.json"))
-            and after[path] != expected.get(path)
-        ):
-            found.append(f"half an output lies there: {path}")
+    elif code != 1 or (os.strerror(disk.number) not in text and UNTOLD not in text):
+        found.append(f"exit code {code}, and the message does not name the error: {text[:600]!r}")
+    elif not text.rstrip().splitlines()[-1].startswith("    "):
+        found.append(f"no next move: {text[:600]!r}")
     return found
 
 

@@ -142,7 +142,8 @@ def _touched(one: Command, ended: Ended, sandbox: Path, before: Snapshot, watche
     """Files that were made, changed or removed though the command had no business there."""
     after = snapshot(sandbox)
     room = sandbox / "room"
-    outputs = [(room / name) for name in one.writes]
+    outputs = [room / name for name in one.writes]
+    outputs += [Path(os.path.realpath(out.parent)) / out.name for out in outputs]  # the user's path goes through a link
     for path, how in sorted(differences(before, after).items()):
         if Path(path).name == CANARY:
             yield f"canary: {path} was made"
@@ -154,13 +155,12 @@ def _touched(one: Command, ended: Ended, sandbox: Path, before: Snapshot, watche
         str(sandbox / "temporary"),
         str(sandbox.parent / "home"),
         str(sandbox.parent.parent / "cache"),
-        "/dev/",
-        "/proc/self/",
+        *("/dev/", "/proc/", "/sys/"),  # the kernel makes no file there, whoever asks
     )
     for path in sorted(watched.written):
         # gone again by the end, or outside the sandbox
-        inside = any(_belongs(Path(path), Path(os.path.realpath(out)), None) for out in outputs)
-        if not path.startswith(kept) and not inside and "__pycache__" not in path:
+        inside = any(_belongs(Path(path), out, None) for out in outputs)
+        if not f"{path}/".replace("//", "/").startswith(kept) and not inside and "__pycache__" not in path:
             yield f"wrote outside the output: {path}"
 
 

@@ -1,40 +1,39 @@
-"""Kills a whole run, stage after stage: `python -m fuzz.kills --kills 200`. Prints JSON.
+"""Kills every command that writes, at all its stages: `python -m fuzz.kills --kills 200`. Prints JSON.
 
-Each child goes on from what the one before left, and is killed before a change that it makes to the file system, or at
-a random moment (native code writes too). After each kill every model is absent or whole; what is resumed in the end has
-the hashes of a run that nobody disturbed, training on one thread of the CPU included, and so have the scores.
+A child is killed before a change that it makes to the file system, or at a random moment (native code writes too), and
+so are those that go on from what it left. After each kill every model is absent, or whole, or what it was before; what
+is resumed in the end has the hashes of a run that nobody disturbed, training on one thread of the CPU included.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import contextlib
 import json
 import os
 import shutil
 import signal
 import sys
 import tempfile
-import time
+import threading
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from fuzz.disk import once
+from fuzz.disturbing import ENDED_WELL, WRITERS, Writer, of_output, others, outcome, taskmerge, undisturbed
 from fuzz.judging import prepare
-from fuzz.system_calls import run_in_child
 
-STAGES = ("specialize-audio", "specialize-text", "fuse", "diagnose", "recover", "rehearse", "evaluate")
-MODELS = ("specialist-audio", "specialist-text", "out", "out-recovered", "out-rehearsed")
-_TIMES = ("taskmerge_training.json", "taskmerge_recovery.json", ".lock")
-"""Files of a model that say how long it took, and no result."""
 _WATCHED = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink")
+_SHARES = {"run": 4, "specialize": 2, "recover": 2, "rehearse": 2}
+_MOST_IN_A_ROW = 12
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="fuzz.kills", description=__doc__)
-    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--kills", type=int, default=200, help="over all commands")
+    parser.add_argument("--only", action="append", default=[], choices=WRITERS, help="of these commands; repeatable")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     from fuzz.session import load
@@ -42,9 +41,16 @@ def main() -> int:
 
     load()
     session = Path(tempfile.mkdtemp(prefix="taskmerge-kills-"))
-    make(session / "templates", {"project"})
+    wanted = [name for name in WRITERS if not options.only or name in options.only]
+    make(session / "templates", {WRITERS[name].template for name in wanted})
+    counts: Counter[str] = Counter()
+    findings: list[str] = []
     try:
-        counts, findings = kill_runs(session, options.kills, Random(options.seed))
+        whole = sum(_SHARES.get(name, 1) for name in wanted)
+        for name in wanted:
+            kills = -(-options.kills * _SHARES.get(name, 1) // whole)
+            found = kill(session, name, kills, Random(f"{options.seed}/{name}"), counts)
+            findings += [f"{name}: {what}" for what in found]
     finally:
         os.chdir("/")
         shutil.rmtree(session, ignore_errors=True)
@@ -52,143 +58,101 @@ def main() -> int:
     return 1 if findings else 0
 
 
-def kill_runs(session: Path, kills: int, rng: Random) -> tuple[Counter[str], list[str]]:
-    sandbox, template = session / "sandbox", session / "templates" / "project"
-    room = prepare(sandbox, template)
-    began = time.monotonic()
-    code, said = once("run recipe.yaml", room, None)
-    usual = time.monotonic() - began
-    assert code in (0, 3, 4), said
-    whole, scores = models(room), scored(room)
-    assert whole.keys() == set(MODELS), whole.keys()
-    counts: Counter[str] = Counter()
+def kill(session: Path, name: str, kills: int, rng: Random, counts: Counter[str]) -> list[str]:
+    """So many kills of one command, spread over the changes that it makes; returns what was wrong."""
+    writer = WRITERS[name]
+    sandbox, template = session / "disk" / "sandbox", session / "templates" / writer.template
+    undisturbed(writer, prepare(sandbox, template))  # whatever is built once is there from now on
+    room, noted = prepare(sandbox, template), session / "changes.txt"
+    before = outcome(room)
+    usual = undisturbed(writer, room, first=lambda: count_changes(noted))
+    changes, whole = int(noted.read_text()), outcome(room)
     findings: list[str] = []
-    while counts["killed"] < kills:
-        room = prepare(sandbox, template)
-        counts["runs"] += 1
-        for _ in range(60):
-            before = stage_of(room)
-            code, said = attempt(session, room, rng, usual)
+    killed = 0
+    while killed < kills:
+        room, began = prepare(sandbox, template), killed
+        code, said = None, ""
+        for _ in range(_MOST_IN_A_ROW):
+            if killed == kills or (killed > began and rng.random() < 0.4):
+                break
+            change = 1 + killed * changes // kills if killed == began else rng.randint(1, changes)
+            code, said = taskmerge(writer.words, room, first=_death(rng, change, usual))
             if code is not None:
                 break
-            counts["killed"] += 1
-            stage = stage_of(room)
-            counts[f"killed in {stage if stage != 'done' else before}"] += 1
-            findings += [f"kill {counts['killed']} in {stage}: {what}" for what in half_made(room, whole)]
+            killed += 1
+            counts[f"{name}, in {stage_of(room)}" if name == "run" else name] += 1
+            findings += [f"kill {killed}: {what}" for what in half_made(writer, outcome(room), before, whole)]
+            if writer.outputs and not others(outcome(room), whole):  # killed when all was done
+                code = 0
+                break
+        if code is None:
+            code, said = taskmerge(writer.words, room)
+        counts["killed"] += killed - began
+        counts["runs that ended"] += 1
+        if code not in ENDED_WELL:
+            findings.append(f"after kill {killed} the command ends with {code}: {said[-1500:]}")
+        elif other := others(outcome(room), whole):
+            findings.append(f"after kill {killed} another result than the undisturbed one: {other[:5]}")
+    return findings
+
+
+def half_made(writer: Writer, found: dict[str, str], before: dict[str, str], whole: dict[str, str]) -> list[str]:
+    """Models that are there and neither the whole ones nor what was there before; other files of which that is so."""
+    wrong = []
+    for name in writer.outputs:
+        there = of_output(found, name)
+        if there and there not in (of_output(whole, name), of_output(before, name)):
+            wrong.append(f"{name} is there and not whole: {others(there, of_output(whole, name))[:4]}")
+    made = tuple(f"{name}/" for name in writer.outputs)
+    for path in sorted(before.keys() | (whole.keys() & found.keys())):
+        if not path.startswith(made) and found.get(path) not in (before.get(path), whole.get(path)):
+            wrong.append(f"{path} is neither what it was nor the new one")
+    return wrong
+
+
+def _death(rng: Random, change: int, usual: float) -> Callable[[], None]:
+    """What kills the process that calls it: before one of its changes, or at some moment."""
+    moment = rng.uniform(0.05, 1.0) * usual if rng.random() < 0.3 else None
+
+    def begin() -> None:
+        if moment is None:
+            _watch(lambda seen: os.kill(os.getpid(), signal.SIGKILL) if seen == change else None)
         else:
-            code, said = once("run recipe.yaml", room, None)
-        if code not in (0, 3, 4):
-            findings.append(f"run {counts['runs']}: ends with {code}: {said[-1500:]}")
-            continue
-        counts["finished"] += 1
-        for name, other in models(room).items():
-            if changed := sorted(
-                path for path in whole[name].keys() | other.keys() if whole[name].get(path) != other.get(path)
-            ):
-                findings.append(f"run {counts['runs']}: {name} is not the undisturbed one: {changed[:4]}")
-        if scored(room) != scores:
-            findings.append(f"run {counts['runs']}: other scores than the undisturbed run's")
-        left = [path.name for path in room.iterdir() if path.name.startswith(".")]
-        if left:
-            findings.append(f"run {counts['runs']}: left {left}")
-    return counts, findings
-
-
-def attempt(session: Path, room: Path, rng: Random, usual: float) -> tuple[int | None, str]:
-    """One child: killed before one of its changes, or at a random moment, or not at all. Code None: it was killed."""
-    by_event = rng.random() < 0.6
-    event, moment = (
-        rng.randint(1, rng.choice((5, 15, 40, 100))),
-        rng.uniform(0.2, 1.0) * usual * rng.choice((0.2, 0.5, 1.0)),
-    )
-    output = session / "output.txt"
-
-    def action() -> int:
-        if by_event:
-            kill_at(event)
-        else:
-            signal.signal(signal.SIGALRM, signal.SIG_DFL)
-            import threading
-
             threading.Timer(moment, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        import taskmerge.cli
 
-        os.chdir(room)
-        os.environ |= {
-            "HOME": str(session / "home"),
-            "XDG_CACHE_HOME": str(session / "cache"),
-            "TMPDIR": str(room.parent / "temporary"),
-        }
-        sys.argv = ["taskmerge", "run", "recipe.yaml"]
-        try:
-            taskmerge.cli.main()
-        except SystemExit as ended:
-            return ended.code if isinstance(ended.code, int) else 0
-        return 0
-
-    code = run_in_child(action, None, output)
-    return code, output.read_text("utf-8", "replace")
+    return begin
 
 
-def kill_at(event: int) -> None:
-    """Kills this process right before the event-th time that it changes something in the file system."""
+def count_changes(noted: Path) -> None:
+    """Keeps how many changes this process makes in a file; the file itself is none of them."""
+    number = os.open(noted, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    _watch(lambda seen: os.pwrite(number, b"%d" % seen, 0))
+
+
+def _watch(told: Callable[[int], Any]) -> None:
+    """Tells of every change that this process is going to make to the file system: the how manieth it is."""
     seen = 0
 
-    def watch(name: str, arguments: tuple[Any, ...]) -> None:
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal seen
-        if name == "open":
+        if event == "open":
             if not (isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR)):
                 return
-        elif name not in _WATCHED:
+        elif event not in _WATCHED:
             return
         seen += 1
-        if seen == event:
-            os.kill(os.getpid(), signal.SIGKILL)
+        told(seen)
 
-    sys.addaudithook(watch)
+    sys.addaudithook(hook)
 
 
 def stage_of(room: Path) -> str:
-    """The first stage that has left no note yet."""
-    done = {path.stem for path in (room / "out-report").glob("*.json")}
-    return next((stage for stage in STAGES if stage not in done), "done")
-
-
-def models(room: Path) -> dict[str, dict[str, str]]:
-    """Model -> file -> sha256, of those that are there."""
-    return {name: hashes(room / name) for name in MODELS if (room / name).exists()}
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in _TIMES
-    }
-
-
-def half_made(room: Path, whole: dict[str, dict[str, str]]) -> list[str]:
-    """Models that are there after a kill and are not the whole ones."""
-    found = []
-    for name, there in models(room).items():
-        other = sorted(path for path in whole[name].keys() | there.keys() if whole[name].get(path) != there.get(path))
-        if other:
-            found.append(f"{name} is there and not whole: {other[:4]}")
-    return found
-
-
-def scored(room: Path) -> Any:
-    """What the evaluation found, without its times."""
-    table = json.loads((room / "out-report" / "evaluate.json").read_text())
-    return [{key: value for key, value in row.items() if "second" not in key} for row in _rows(table)]
-
-
-def _rows(value: Any) -> list[dict[str, Any]]:
-    """Every row of results in a note, wherever it stands."""
-    if isinstance(value, dict):
-        own = [value] if "variant" in value and "set_name" in value else []
-        return own + [row for one in value.values() for row in _rows(one)]
-    return [row for one in value for row in _rows(one)] if isinstance(value, list) else []
+    """The stage of a run that had begun and was not done."""
+    for path in sorted((room / "out-report").glob("*.json")):
+        with contextlib.suppress(ValueError):
+            if json.loads(path.read_text()).get("done") is False:
+                return path.stem
+    return "checks, or between stages"
 
 
 if __name__ == "__main__":

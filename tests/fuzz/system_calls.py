@@ -45,6 +45,9 @@ _NUMBERS = {
         "linkat": 265,
         "symlink": 88,
         "symlinkat": 266,
+        "unlink": 87,
+        "unlinkat": 263,
+        "rmdir": 84,
     },
     "aarch64": {
         "seccomp": 277,
@@ -64,6 +67,7 @@ _NUMBERS = {
         "renameat2": 276,
         "linkat": 37,
         "symlinkat": 36,
+        "unlinkat": 35,
     },
 }
 _DESCRIPTOR = {
@@ -92,9 +96,13 @@ _PATH = {
     "linkat": (2, 3),
     "symlink": (None, 1),
     "symlinkat": (1, 2),
+    "unlink": (None, 0),
+    "unlinkat": (0, 1),
+    "rmdir": (None, 0),
 }
 """Call -> which arguments are the folder and the path."""
-_SYNCING = ("fsync", "fdatasync")
+_NEED_NO_ROOM = ("fsync", "fdatasync", "unlink", "unlinkat", "rmdir")
+"""Calls that a full disk does not refuse."""
 _RECEIVE, _SEND = 0xC0502100, 0xC0182101
 _ALLOW, _NOTIFY, _CONTINUE = 0x7FFF0000, 0x7FC00000, 1
 _NO_NEW_PRIVILEGES, _SET_FILTER, _NEW_LISTENER = 38, 1, 8
@@ -123,7 +131,7 @@ class Disk:
         place = _place(pid, name, arguments)
         if place is None or not place.startswith(os.fspath(self.root)):
             return 0
-        if name in _SYNCING and self.number == errno.ENOSPC:
+        if name in _NEED_NO_ROOM and self.number == errno.ENOSPC:
             return 0
         self.seen += 1
         if self.point == 0 or not (self.seen >= self.point if self.sticky else self.seen == self.point):

@@ -159,8 +159,8 @@ def project(folder: Path) -> None:
     (folder / "recipe.yaml").write_text(stages)
 
 
-def repaired(folder: Path) -> None:
-    """project, run up to the fuse: what `recover` begins with."""
+def _run_until(stage: str, folder: Path) -> None:
+    """project, run up to a stage, that stage included."""
     import os
 
     from taskmerge import recipes
@@ -168,11 +168,60 @@ def repaired(folder: Path) -> None:
 
     project(folder)
     os.chdir(folder)
-    run(recipes.load(Path("recipe.yaml")), until="diagnose", say=lambda _: None)
+    run(recipes.load(Path("recipe.yaml")), until=stage, say=lambda _: None)
+
+
+def repaired(folder: Path) -> None:
+    """What `recover` begins with."""
+    _run_until("diagnose", folder)
+
+
+def recovered(folder: Path) -> None:
+    """What `rehearse` begins with."""
+    _run_until("recover", folder)
+
+
+def rehearsed(folder: Path) -> None:
+    """What `evaluate` begins with."""
+    _run_until("rehearse", folder)
+
+
+def layers(folder: Path) -> None:
+    """base/, image/ and audio/, merge.yaml that writes four files of weights, and vector/."""
+    from checkpoint_files import prepare
+
+    from taskmerge.merging.algebra import Checkpoint
+
+    prepare(folder, layers=4, size=16)
+    (Checkpoint.open(folder / "image") - Checkpoint.open(folder / "base")).save(folder / "vector")
+
+
+def older(folder: Path) -> None:
+    """layers, with out/ of an older recipe."""
+    import os
+
+    from taskmerge import recipes
+    from taskmerge.merging import execute, plan
+
+    layers(folder)
+    os.chdir(folder)
+    recipe = recipes.loads((folder / "merge.yaml").read_text().replace("0.5", "0.25"), "merge.yaml", folder)
+    execute(plan(recipe), recipe, Path("out"))
+
+
+def grown(folder: Path) -> None:
+    """backbone/: what `graft` begins with."""
+    from omni_models import tiny_backbone
+
+    tiny_backbone(folder / "backbone")
 
 
 TEMPLATES: dict[str, Callable[[Path], None]] = {
-    row.__name__: row for row in (merge, tiny, vectors, fused, hearing, sharded, mergekit, project, repaired)
+    row.__name__: row
+    for row in (
+        *(merge, tiny, vectors, fused, hearing, sharded, mergekit, layers, older, grown),
+        *(project, repaired, recovered, rehearsed),
+    )
 }
 
 

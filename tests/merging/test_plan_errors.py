@@ -297,6 +297,23 @@ def test_no_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert digests(tmp_path) == before and not (tmp_path / "results").exists()
 
 
+def test_no_room_for_so_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk may be full of files while bytes are free; some file systems count none, and say 0 of 0."""
+    recipe = recipes.load(prepare(tmp_path, lambda models: None, {}))
+    before = digests(tmp_path)
+    statvfs = "taskmerge.checkpoints.output.writing.os.statvfs"
+    full = SimpleNamespace(f_frsize=1, f_bavail=10**12, f_files=1000, f_favail=7)
+    monkeypatch.setattr(statvfs, lambda path: full)
+    with pytest.raises(OutputError, match=r"needs \d+ files, the disk has room for 7 \(`df -i`\)") as caught:
+        execute(plan(recipe), recipe, tmp_path / "results" / "out")
+    assert caught.value.problems[0].next_move == "remove files or choose another disk"
+    assert digests(tmp_path) == before and not (tmp_path / "results").exists()
+    uncounted = SimpleNamespace(f_frsize=1, f_bavail=10**12, f_files=0, f_favail=0)
+    monkeypatch.setattr(statvfs, lambda path: uncounted)
+    execute(plan(recipe), recipe, tmp_path / "results" / "out")
+    assert len(list((tmp_path / "results" / "out").iterdir())) <= 16 + len(plan(recipe).shards), "as many as were asked"
+
+
 def test_the_disk_takes_no_more(tmp_path: Path) -> None:
     """The kernel refuses the last, large file; the finished ones stay, and the next run goes on from them."""
 

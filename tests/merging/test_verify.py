@@ -84,7 +84,7 @@ def test_what_is_as_recorded(folder: Path, command: Callable[..., Any]) -> None:
     said = json.loads(ran.out)
     assert (said["path"], said["same"], said["differences"]) == (str(out), True, [])
     assert said["checked"] == [
-        "6 files of the model: sha256 of all bytes",
+        "6 files of the folder: sha256 of all bytes",
         "3 weight files of 3 inputs: sha256 of all bytes",
         "10 tensors: what the recipe plans for each",
     ]

@@ -75,7 +75,14 @@ def test_every_model_has_its_record_and_card(done: Path) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_verify_knows_every_kind(finished: Path, command: Callable[..., Any], name: str) -> None:
-    assert command("verify", finished / name).code == 0
+    files = len([name for name in read_record(finished / name)["outputs"] if name != "README.md"])
+    (finished / name / "config.json notes").write_text("mine")
+    ran = command("verify", finished / name)
+    assert ran.code == 0 and f"\nchecked: {files} files of the folder: sha256 of all bytes\n" in f"\n{ran.err}"
+    assert "\nnot checked: README.md: the card is the user's to edit\n" in ran.err
+    assert "\nnot checked: files that are not in the record: config.json notes\n" in ran.err
+    assert ran.err.endswith("as recorded, in all that was checked\n")
+    (finished / name / "config.json notes").unlink()
     (finished / name / "config_sentence_transformers.json").write_text('{"prompts": {"query": "evil"}}')
     ran = command("verify", finished / name)
     assert ran.code == 1 and "config_sentence_transformers.json: its sha256" in ran.out
@@ -87,7 +94,7 @@ def test_verify_sees_a_frozen_tensor_that_moved(finished: Path) -> None:
 
     folder = finished / "fused-recovered"
     found = check_made(folder)
-    assert not found.differences and any("tensors that were not trained" in line for line in found.said)
+    assert not found.differences and any("tensors that were not trained" in line for line in found.checked)
     path = next(folder.rglob("model.safetensors"))
     tensors = load_file(path)
     name = next(name for name in tensors if "backbone" in name and tensors[name].is_floating_point())

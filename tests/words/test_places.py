@@ -127,3 +127,15 @@ def test_saving_works_without_what_macos_lacks(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ), check=False)
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "a").glob("*.safetensors"))) > 1
+
+
+@pytest.mark.parametrize("text", ["./~", "./~nobody"])
+def test_an_output_called_like_the_home_folder_stays_here(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--out ./~` was read twice, and the second time it was the home folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    once = output_path(text)
+    assert output_path(once) == once and once.is_relative_to(tmp_path) and not once.is_relative_to(tmp_path / "home")
+    assert output_path("~/x") == tmp_path / "home" / "x"

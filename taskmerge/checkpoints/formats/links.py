@@ -29,7 +29,7 @@ def check_link(path: Path, folder: Path) -> None:
 def check_links(folder: Path, modules: Iterable[str]) -> None:
     """As `check_link`, for all that a library may read of a model's folder: its files, and all in its module folders.
 
-    Raises CheckpointError for the first link that leads out.
+    Raises CheckpointError for the first link that leads out, and for a pipe or a device: a library would wait for it.
     """
     for inside in {"", "additional_chat_templates", *modules}:
         here = folder / inside
@@ -39,6 +39,8 @@ def check_links(folder: Path, modules: Iterable[str]) -> None:
         for path in sorted(here.rglob("*") if inside else here.iterdir()):
             if path.is_symlink() and (inside or not path.is_dir()) and path.suffix != ".md":
                 check_link(path, folder)
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise CheckpointError("is not a file", str(path), "remove it: whoever reads it would wait for ever")
 
 
 def _has_link(path: Path, folder: Path) -> bool:

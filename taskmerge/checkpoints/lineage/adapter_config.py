@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.lineage.adapter_patterns import ModuleValues
 from taskmerge.errors import CheckpointError
-from taskmerge.words.regular import RegularError, regular
+from taskmerge.words.regular import RegularError
 
 # Fields that say how it was trained or which modules were chosen; the tensors themselves tell the rest.
 _SILENT = frozenset(
@@ -38,8 +39,8 @@ class AdapterConfig:
 
     rank: int
     alpha: float
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
-    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    rank_pattern: ModuleValues = field(default_factory=lambda: ModuleValues({}))
+    alpha_pattern: ModuleValues = field(default_factory=lambda: ModuleValues({}))
     use_rslora: bool = False
     use_dora: bool = False
     fan_in_fan_out: bool = False
@@ -48,11 +49,11 @@ class AdapterConfig:
 
     def scaling(self, module: str) -> float:
         """The factor of B·A at a module path: alpha / rank, with rsLoRA alpha / sqrt(rank)."""
-        rank, alpha = self.rank_of(module), _by_pattern(self.alpha_pattern, module, self.alpha)
+        rank, alpha = self.rank_of(module), self.alpha_pattern.of(module, self.alpha)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
     def rank_of(self, module: str) -> int:
-        return _by_pattern(self.rank_pattern, module, self.rank)
+        return int(self.rank_pattern.of(module, self.rank))
 
 
 def read_config(path: Path) -> AdapterConfig:
@@ -80,7 +81,7 @@ def read_config(path: Path) -> AdapterConfig:
     return AdapterConfig(
         rank=int(_number(table, "r", path, 8)),
         alpha=_number(table, "lora_alpha", path, 8),
-        rank_pattern={key: int(value) for key, value in _patterns(table, "rank_pattern", path).items()},
+        rank_pattern=_patterns(table, "rank_pattern", path),
         alpha_pattern=_patterns(table, "alpha_pattern", path),
         use_rslora=_flag(table, "use_rslora", path),
         use_dora=_flag(table, "use_dora", path),
@@ -88,18 +89,6 @@ def read_config(path: Path) -> AdapterConfig:
         target_parameters=_texts(table, "target_parameters", path),
         trained_tokens=_token_rows(table, path),
     )
-
-
-def _by_pattern(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
-    """peft's rule: the first pattern that matches the end of the module's path, from a dot on."""
-    for pattern, value in patterns.items():
-        if regular(_anywhere(pattern)).fullmatch(module):
-            return value
-    return default
-
-
-def _anywhere(pattern: str) -> str:
-    return rf"(?:.*\.)?(?:{pattern})"
 
 
 def _number(table: Mapping[str, Any], key: str, path: Path, default: float) -> float:
@@ -136,14 +125,13 @@ def _flag(table: Mapping[str, Any], key: str, path: Path) -> bool:
     return value
 
 
-def _patterns(table: Mapping[str, Any], key: str, path: Path) -> dict[str, float]:
+def _patterns(table: Mapping[str, Any], key: str, path: Path) -> ModuleValues:
     given = table.get(key) or {}
     if not isinstance(given, dict):
         raise CheckpointError(f"{key}: {given!r} is no table from module names to numbers", str(path))
-    for pattern in given:
-        try:
-            regular(pattern)
-            regular(_anywhere(pattern))  # flags such as (?i) may stand at the beginning only
-        except RegularError as error:
-            raise CheckpointError(f"{key}: {error.problems[0].what}", str(path), _MERGE_WITH_PEFT) from None
-    return {pattern: _checked_number(value, f"{key}: {pattern}", path) for pattern, value in given.items()}
+    try:
+        return ModuleValues(
+            {pattern: _checked_number(value, f"{key}: {pattern}", path) for pattern, value in given.items()}
+        )
+    except RegularError as error:
+        raise CheckpointError(f"{key}: {error.problems[0].what}", str(path), _MERGE_WITH_PEFT) from None

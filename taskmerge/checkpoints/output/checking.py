@@ -9,16 +9,21 @@ from typing import NamedTuple, TypedDict
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import StoredStateDict, open_stored
 from taskmerge.checkpoints.hashing import content_sha256
-from taskmerge.checkpoints.output.record import FILE, Source, changed_files, contents, read_record
+from taskmerge.checkpoints.output.record import CARD, FILE, Record, Source, changed_files, contents, read_record
 from taskmerge.checkpoints.output.saving import CHUNK
 from taskmerge.errors import TaskmergeError, few
 
 
 class Checked(NamedTuple):
-    """differences: from the record, as sentences. said: what was looked at, and what could not be."""
+    """What was found of a folder made here.
 
-    differences: list[str]
-    said: list[str]
+    differences: from its record, as sentences. checked: what was compared, and how. unchecked: what lies there or is
+    recorded, and was not.
+    """
+
+    differences: tuple[str, ...]
+    checked: tuple[str, ...]
+    unchecked: tuple[str, ...]
 
 
 class _Trained(TypedDict):
@@ -32,28 +37,37 @@ def check_made(folder: Path) -> Checked:
     without a record.
     """
     record = read_record(folder)
-    differences = changed_files(folder)
-    said = [f"{len(record['outputs']):,} files, by their sha256"]
-    strange = [name for name in contents(folder).others if name.partition(" ")[0] not in record["outputs"]]
-    if strange:
-        said.append(f"not in the record, and not looked at: {few(strange)}")
+    differences, checked, unchecked = changed_files(folder), files_checked(record), card_unchecked(record)
+    others = [name.removesuffix(" (changed since)") for name in contents(folder).others]
+    if strange := [name for name in others if name not in record["outputs"]]:
+        unchecked.append(f"files that are not in the record: {few(strange)}")
     at_hand = {}
     for label, source in record["inputs"].items():
         stored = _opened(folder, source)
         if stored is None:
-            said.append(f"{label}: not at hand, and not looked at: {source.get('source', '')}")
+            unchecked.append(f"input {label}: not at hand: {source.get('source', '')}")
             continue
         changed = list(_changed(stored, source))
         differences += [f"input {label}: {name} is not the recorded file" for name in changed]
         if not changed:
             at_hand[label] = stored
-            said.append(f"{label}: the recorded files")
+            checked.append(f"input {label}, {len(stored.beside.files)} weight files: sha256 of all bytes")
     if record["kind"] in ("trained", "recovered") and "model" in at_hand:
         trained: _Trained = read_json(folder / FILE, _Trained, own=True)
         counted, moved = _frozen(open_stored(folder), at_hand["model"], frozenset(trained["trained"]))
         differences += moved
-        said.append(f"{counted:,} tensors that were not trained, entry by entry with those of the model before")
-    return Checked(differences, said)
+        checked.append(f"{counted:,} tensors that were not trained: every bit compared with the model before")
+    return Checked(tuple(differences), tuple(checked), tuple(unchecked))
+
+
+def files_checked(record: Record) -> list[str]:
+    """What `changed_files` compares, in words."""
+    return [f"{len([name for name in record['outputs'] if name != CARD]):,} files of the folder: sha256 of all bytes"]
+
+
+def card_unchecked(record: Record) -> list[str]:
+    """The recorded file that `changed_files` leaves out, in words."""
+    return [f"{CARD}: the card is the user's to edit"] if CARD in record["outputs"] else []
 
 
 def _opened(folder: Path, source: Source) -> StoredStateDict | None:

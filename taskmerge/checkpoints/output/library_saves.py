@@ -8,7 +8,7 @@ from typing import Any
 
 from taskmerge.checkpoints.output.card import card
 from taskmerge.checkpoints.output.record import CARD
-from taskmerge.checkpoints.output.writing import OutputFolder
+from taskmerge.checkpoints.output.writing import OutputFolder, check_space
 from taskmerge.words.system_errors import writing
 
 
@@ -17,16 +17,20 @@ def publish_saved(
     out: str | Path,
     record: Mapping[str, Any],
     *,
+    needed: int = 0,
     fresh: bool = False,
     inputs: Iterable[Path] = (),
     keep: bool = False,
 ) -> list[str]:
     """Have `save` write a model, and move it to its place in one rename.
 
-    save: is given a folder that is not there yet. record: see `record.new_record`. The rest as for `OutputFolder`.
+    save: is given a folder that is not there yet. record: see `record.new_record`. needed: bytes of weights that it
+    will write, for which there must be room. The rest as for `OutputFolder`.
     Returns what turned up in a folder that was replaced, and stays. Raises OutputError, and what `save` raises.
     """
-    with OutputFolder(out, "", fresh, inputs, keep=keep) as output:
+    output = OutputFolder(out, "", fresh, inputs, keep=keep)
+    check_space(output.final, needed)
+    with output:
         try:
             with writing(output.final):
                 save(output.saved())

@@ -17,10 +17,13 @@ from taskmerge import __version__
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.links import check_link
 from taskmerge.checkpoints.hashing import content_sha256, sha256_of
+from taskmerge.checkpoints.output.whole_files import unfinished_of, write_whole
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import CheckpointError
 
 FILE = "taskmerge.json"
+UNFINISHED = unfinished_of(Path(FILE)).name
+"""Its next version, while that is written."""
 CARD = "README.md"
 """The model card: written once, and the user's to edit from then on."""
 FORMER = ("taskmerge_training.json", "taskmerge_recovery.json")
@@ -127,7 +130,7 @@ def contents(folder: Path) -> Contents:
 
 
 def _is_own(folder: Path, name: str, outputs: Mapping[str, str]) -> bool:
-    if name == FILE or (name == LOCK and is_lock(folder / name)):
+    if name in (FILE, UNFINISHED) or (name == LOCK and is_lock(folder / name)):
         return True
     return name in outputs and sha256_of(folder / name) == outputs[name]
 
@@ -166,9 +169,12 @@ def add_to_record(folder: Path, name: str) -> None:
         return
     record: dict[str, Any] = read_json(folder / FILE, dict[str, Any])
     record["outputs"][name] = sha256_of(folder / name)
-    unfinished = folder / f"{FILE}.new"
-    unfinished.write_text(render(record), "utf-8")
-    unfinished.replace(folder / FILE)
+    write_record(folder, record)
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Puts a record into a folder, whole or not at all. Raises OSError."""
+    write_whole(folder / FILE, render(record))
 
 
 def changed_files(folder: Path, names: Iterable[str] | None = None) -> list[str]:

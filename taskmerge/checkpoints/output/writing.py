@@ -301,24 +301,28 @@ _SIDES = 16
 """Files that a model has besides its weights, at most, more or less."""
 
 
-def check_space(final: Path, needed: int, files: int = 1) -> None:
+def check_space(final: Path, needed: int, files: int = 1, what: str = "the output") -> None:
     """Refuses to start when the disk cannot hold `needed` more bytes, or so many more files of weights.
 
-    Raises OutputError.
+    what: it is that needs them, for the message. Raises OutputError.
     """
-    existing = next(parent for parent in (final, *final.parents) if parent.exists())
     with writing(final):
-        disk = os.statvfs(existing)
+        disk = os.statvfs(standing(final))
     free = disk.f_frsize * disk.f_bavail
     if disk.f_files and disk.f_favail < files + _SIDES:  # some file systems count none
         raise OutputError(
-            f"the output needs {files + _SIDES:,} files, the disk has room for {disk.f_favail:,} (`df -i`)",
+            f"{what} needs {files + _SIDES:,} files, the disk has room for {disk.f_favail:,} (`df -i`)",
             str(final),
             "remove files or choose another disk",
         )
     if needed > free:
         raise OutputError(
-            f"the output needs {needed:,} bytes, the disk has {free:,} free",
+            f"{what} needs {needed:,} bytes, the disk has {free:,} free",
             str(final),
             "free space or choose another disk",
         )
+
+
+def standing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there: both lie on one disk."""
+    return next(parent for parent in (path, *path.parents) if parent.exists())

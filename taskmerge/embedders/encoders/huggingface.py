@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from taskmerge.checkpoints.formats.links import check_links
 from taskmerge.embedders.encoders import register_encoder
 from taskmerge.embedders.encoders.base import Encoder
 from taskmerge.embedders.media import load_audio, load_picture
@@ -106,6 +107,8 @@ def _encoder_of(model: Any) -> Any:
 def _pretrained(model: str) -> tuple[Any, Any]:
     from transformers import AutoFeatureExtractor, AutoImageProcessor, AutoModel
 
+    if Path(model).is_dir():
+        check_links(Path(model), [])
     try:
         with whole(model), quiet():
             network = _encoder_of(AutoModel.from_pretrained(model))

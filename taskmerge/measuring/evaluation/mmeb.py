@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.output.whole_files import write_whole
 from taskmerge.embedders.identity import revision_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
@@ -263,6 +264,4 @@ class _Arrays(pickle.Unpickler):
 def _write(path: Path, data: bytes) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.new")
-        scratch.write_bytes(data)
-        scratch.replace(path)
+        write_whole(path, data)

@@ -183,6 +183,12 @@ def odd_outputs(rng: Random, room: Path) -> list[Command]:
         )
     )
     takes = kind[0] not in ("run", "graft")
-    mine = [out] if out.startswith(("new", "base/new")) else ["out"] if kind[0] == "run" and out in ("", " ") else []
+    mine = (
+        [out]
+        if out.startswith(("new", "base/new", "link/new"))
+        else ["out"]
+        if kind[0] == "run" and out in ("", " ")
+        else []
+    )
     mine += [f"{out.strip('/')}-report"] if kind[0] == "run" and out.startswith(("mine", "one", "base")) else []
     return [command(*kind, "--out", out, *(fresh if takes else []), writes=mine)]

@@ -1,0 +1,83 @@
+"""The standard streams as commands have them: open, taking every character, and carrying no orders to the terminal.
+
+What this program prints is washed where it is printed. Other libraries print too (warnings, logs), and quote strangers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from taskmerge.printable import printable
+
+_OF_A_BAR = re.compile(r"\r|(?:\n|\x1b\[A)+\Z")
+"""What libraries draw progress with: back to the beginning of the line before a text, and moves up alone."""
+
+
+class Washed:
+    """A text stream that writes out what would be an order to a terminal. stream: what it goes to."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        """As the stream's own."""
+        bar = _OF_A_BAR.match(text)
+        kept = bar.end() if bar else 0
+        self.stream.write(text[:kept] + printable(text[kept:]))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        """As the stream's own."""
+        for line in lines:
+            self.write(line)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+def unwashed(stream: Any) -> Any:
+    """The stream below, for what draws with orders of its own and washes the texts itself."""
+    return stream.stream if isinstance(stream, Washed) else stream
+
+
+@contextmanager
+def safe_streams() -> Iterator[None]:
+    """Inside the block no standard stream is closed, refuses a character or carries orders."""
+    for number in range(3):  # a closed one would be the number of the next file opened, which then gets our messages
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    before = sys.stdout, sys.stderr
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = Path(os.devnull).open("w")  # noqa: SIM115 (stays open)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, stream if isinstance(stream, Washed) else Washed(stream))
+    try:
+        yield
+    finally:
+        _silence_unwritable()
+        sys.stdout, sys.stderr = before
+
+
+def _silence_unwritable() -> None:
+    """Python flushes both streams once more at its end, and complains of what cannot be written then."""
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            stream.flush()
+        except (OSError, ValueError, AttributeError):
+            sink = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(sink, number)
+            os.close(sink)
