@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from taskmerge import __version__
-from taskmerge.cli import demo, fusing, looking, machine, measuring, reference, soups, training, vectors
+from taskmerge.cli import demo, fusing, looking, machine, measuring, reference, searching, soups, training, vectors
 from taskmerge.cli.output import say
 
 app = typer.Typer(
@@ -31,6 +31,6 @@ def taskmerge(
     """Merge models by task-vector arithmetic, find what the fusion broke, and repair it."""
 
 
-for group in (demo, fusing, looking, vectors, soups, measuring, training, reference, machine):
+for group in (demo, fusing, searching, looking, vectors, soups, measuring, training, reference, machine):
     for command in group.COMMANDS:
         app.command()(command)
