@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.output.replacing import absolute
-from taskmerge.embedders.interface import Embedder
-from taskmerge.embedders.sources import ModelSource
 from taskmerge.merging.bench import MEMORY, Bench
-from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.inputs import Inputs
 from taskmerge.search.concluding import conclude
 from taskmerge.search.folder import SearchFolder, digest, folder_of
-from taskmerge.search.live import LiveModel
+from taskmerge.search.opening import live_model
 from taskmerge.search.outcome import Outcome
 from taskmerge.search.points import Goal
 from taskmerge.search.runner import Runner
@@ -113,7 +110,7 @@ def _search(
     folder.claim()
     with folder.alone():
         folder.begin(_said(setting, bench), fresh)
-        live = _live(setting, bench, own, model, folder, device)
+        live = live_model(setting.recipe, bench, model, folder, device)
     if live.not_run:
         say(f"{len(live.not_run)} tensors of the merge are not run by the model, and not merged in trials")
     scorer = None
@@ -139,20 +136,3 @@ def _said(setting: Setting, bench: Bench) -> str:
     floors = {name: (floor.change, floor.metric) for name, floor in section.floor.items()}
     own = [getattr(one, "__qualname__", repr(one)) for one in (setting.own, setting.own_confirm) if one is not None]
     return digest(bench, bench.recipe, section.vary, section.maximize, [*setting.sources, floors, *own])
-
-
-def _live(setting: Setting, bench: Bench, own: Any, model: Any, folder: SearchFolder, device: str | None) -> LiveModel:
-    """The model that trials are put into. The recipe's own merge is written once where none is given."""
-    from taskmerge.embedders import open_embedder
-
-    if model is not None and (isinstance(model, Embedder) or hasattr(model, "state_dict")):
-        return LiveModel(bench, model, own=False)
-    start = folder.start_model(bench, own)
-    if model is not None:
-        return LiveModel(bench, model(start), own=False)
-    recipe = setting.recipe
-    source = ModelSource(start, recipe.embedder, recipe.components, recipe.folder)
-    embedder = open_embedder(source, device=device).prompted(recipe.prompts)
-    live = LiveModel(bench, embedder, own=True)
-    live.check(FusedStateDict(bench.plan))
-    return live

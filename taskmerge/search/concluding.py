@@ -155,7 +155,7 @@ def _confirm(
     batch_size: int,
 ) -> list[Confirmed]:
     """The best, then the front or the next best, on pairs the search never saw, each against the recipe's own."""
-    if best is None or not (setting.confirm or setting.own_confirm):
+    if best is None or not setting.can_confirm:
         return []
     dev = {name: scored_of(runner, Point(name)) for name in (OWN, *map(alone, setting.section.floor))}
     runner.live.become(runner.bench.plan)
@@ -218,8 +218,8 @@ def _notes(setting: Setting, runner: Runner, points: Sequence[Point]) -> list[st
             f"{store.left_out / 2**20:,.0f} MiB of what trials have in common found no room in --memory, "
             "and was computed again in each"
         )
-    if not setting.confirm and setting.own_confirm is None:
-        notes.append("no pairs were kept back: what the best is worth on other data is not known")
+    if not setting.can_confirm:
+        notes.append("nothing was kept back (`confirm`): what the best is worth on other data is not known")
     if best is not None and best.number is None:
         notes.append(f"{best.name} lies outside of the ranges: nothing is known of what is around it")
     edges = [

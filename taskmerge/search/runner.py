@@ -76,6 +76,7 @@ class Runner:
         if found is None:
             found = self.score(recipe, report)
             found.save(self.folder.point(name))
+        found = found if self.scorer is None else self.scorer.agreed(found)
         self.scored[name], self.recipes[name] = found, recipe
         return found
 
@@ -95,6 +96,8 @@ class Runner:
             for one in specialists:
                 if self.scorer is not None and name == alone(one) and one in found.near:
                     self.scorer.near[one] = found.near[one]
+        if self.scorer is not None:  # those that were looked at first did not know the others yet
+            self.scored = {name: self.scorer.agreed(found) for name, found in self.scored.items()}
         self.goal = self.goal.with_specialists(self.scored, specialists)
         for objective in self.goal.objectives:
             objective.check(self.scored[OWN].values)

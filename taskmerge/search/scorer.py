@@ -97,10 +97,16 @@ class Scorer:
                     raise Stopped
         values = _values({name: one.scores() for name, one in self._sets.items()})
         near = {name: one.neighbours() for name, one in self._sets.items()}
-        for name, rows in near.items():
-            if name in self.near:
-                values[f"{AGREEMENT}.{name}"] = neighbour_overlap(self.near[name], rows)
-        return Scored(values, self.groups, near)
+        return self.agreed(Scored(values, self.groups, near))
+
+    def agreed(self, scored: Scored) -> Scored:
+        """The same with its agreement with every specialist that is known by now."""
+        found = {
+            f"{AGREEMENT}.{name}": neighbour_overlap(self.near[name], rows)
+            for name, rows in scored.near.items()
+            if name in self.near
+        }
+        return Scored({**scored.values, **found}, scored.groups, scored.near)
 
 
 def _values(found: Mapping[str, Mapping[str, DirectionScores]]) -> dict[str, np.ndarray]:

@@ -44,6 +44,11 @@ class Setting:
         assert self.recipe.search is not None
         return self.recipe.search
 
+    @property
+    def can_confirm(self) -> bool:
+        """Whether the objective can be computed on something that the search never saw."""
+        return bool(self.confirm) if self.own is None else self.own_confirm is not None
+
 
 def recipe_of(models: Any) -> tuple[Recipe, Inputs | None]:
     """A recipe from a file, a recipe, or models by name with the base under "base"; the models that are open.
@@ -107,7 +112,7 @@ def decide(recipe: Recipe, own: OwnScore | None, on: Mapping[str, Any] | None, c
     confirming = read_sets(sources_of(held, recipe.folder), "confirm", section.place)
     if pairs and confirming:
         check_apart(pairs, confirming, say)
-    elif pairs:
+    elif pairs and own is None:
         pairs, confirming = kept_back(pairs, recipe.seed, say)
     for name, found in pairs.items():
         if len(found) < FEW:

@@ -104,7 +104,7 @@ def test_the_same_command_again_tries_nothing_anew(searched: tuple[Path, Any, li
 
 
 def test_another_search_in_the_same_folder_is_refused(searched: tuple[Path, Any, list[str]], command: Command) -> None:
-    recipe, found, _ = searched
+    recipe, _, _ = searched
     other = recipe.with_name("other.yaml")
     other.write_text(RECIPE.replace("[0.1, 1.0]", "[0.2, 1.0]"))
     with pytest.raises(OutputError, match="holds a search of other models, ranges, objectives or pairs"):
@@ -137,6 +137,7 @@ search(sys.argv[1], say=print)
 """
 
 
+@pytest.mark.slow
 def test_a_killed_search_ends_as_one_that_was_not(tmp_path: Path) -> None:
     whole = search(new_project(tmp_path / "whole"))
     recipe = new_project(tmp_path / "killed")
@@ -152,6 +153,7 @@ def test_a_killed_search_ends_as_one_that_was_not(tmp_path: Path) -> None:
     assert len(tried) == 4
 
 
+@pytest.mark.slow
 def test_two_processes_share_one_study(tmp_path: Path) -> None:
     recipe = new_project(tmp_path, RECIPE.replace("trials: 4", "trials: 8"))
     command = [sys.executable, "-m", "taskmerge", "search", str(recipe), "--json"]
