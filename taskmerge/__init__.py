@@ -48,6 +48,7 @@ _HOMES = {
     "recover": "taskmerge.training.stages",
     "recover_by_choice": "taskmerge.training.arms",
     "rehearse": "taskmerge.training.stages",
+    "search": "taskmerge.search.api",
     "specialize": "taskmerge.training.stages",
 }
 

@@ -9,7 +9,19 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from taskmerge import __version__
-from taskmerge.cli import demo, fusing, looking, machine, measuring, reference, soups, starting, training, vectors
+from taskmerge.cli import (
+    demo,
+    fusing,
+    looking,
+    machine,
+    measuring,
+    reference,
+    searching,
+    soups,
+    starting,
+    training,
+    vectors,
+)
 from taskmerge.cli.output import say
 from taskmerge.cli.verbosity import be_quiet, be_verbose
 
@@ -61,6 +73,6 @@ def taskmerge(
     """Merge models by task-vector arithmetic, find what the fusion broke, and repair it."""
 
 
-for group in (demo, starting, fusing, looking, vectors, soups, measuring, training, reference, machine):
+for group in (demo, starting, fusing, searching, looking, vectors, soups, measuring, training, reference, machine):
     for command in group.COMMANDS:
         app.command(cls=Command)(command)

@@ -31,17 +31,31 @@ def fuse(
     resume: bool = typer.Option(
         True, "--resume/--no-resume", help="Go on from the finished files of an interrupted run (the default)."
     ),
+    sweep: list[str] = typer.Option(
+        [], "--sweep", help="A grid instead of one merge, as a table: scale=0.1:1.0:0.1, density=0.1,0.2; repeatable."
+    ),
+    keep: str = typer.Option(None, "--keep", help="Of a sweep: `best` writes the model that scores best."),
     as_json: bool = JSON,
 ) -> None:
-    """Fuse the specialists of a recipe into one model."""
+    """Fuse the specialists of a recipe into one model.
+
+    With --sweep every point of a grid is merged in memory and told in a table, scored on the pairs of the recipe's
+    `search` or `evaluate` where it has some; nothing is written without --keep best.
+    """
     from taskmerge.checkpoints.output.replacing import absolute
     from taskmerge.merging import execute, plan
     from taskmerge.recipes import load_all
     from taskmerge.words.devices import parse_device
 
     allowed, device = parse_size(memory), parse_device(device)
+    if sweep or keep is not None:
+        from taskmerge.cli.sweeping import swept
+
+        chosen = swept(recipe, sweep, keep, device, as_json)
+        if chosen is None:
+            return
     place = absolute(out or recipe.with_suffix(""))
-    merges = load_all(recipe, place.parent / f"{place.stem}-documents")
+    merges = [chosen] if sweep else load_all(recipe, place.parent / f"{place.stem}-documents")
     for said in merges:
         decided = plan(said)
         target = _output(out if said is merges[-1] else None, said.output.path, said.folder, recipe)

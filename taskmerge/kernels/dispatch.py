@@ -56,7 +56,7 @@ def measure(
     _check(pair, program, keys)
     if not specialists:
         return None
-    lowest = highest = gram = weights = None
+    lowest = highest = gram = None
     factors: tuple[float | Fraction, ...] | None = None
     if any(isinstance(way, KeepLargest) for way in program.ways) and (thresholds or not program.across_model):
         lowest, highest = _bounds(backend, pair, program, thresholds)
@@ -69,10 +69,9 @@ def measure(
             factors = mass_factors(backend, pair, program, keys)
     if program.from_gram is not None:
         gram = gram_matrix(backend, pair, program)
-        weights = tuple(float(weight) for weight in program.from_gram(gram))
     if lowest is factors is gram is None:
         return None
-    return Measurement(lowest=lowest, highest=highest, factors=factors, gram=gram, weights=weights)
+    return Measurement(lowest=lowest, highest=highest, factors=factors, gram=gram).weighed(program)
 
 
 def measure_model(

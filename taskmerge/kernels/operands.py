@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 
 import numpy as np
+
+from taskmerge.kernels.program import Program
 
 
 @dataclass(frozen=True)
@@ -67,3 +69,9 @@ class Measurement:
     factors: tuple[float | Fraction, ...] | None = None
     gram: np.ndarray | None = None
     weights: tuple[float, ...] | None = None
+
+    def weighed(self, program: Program) -> Measurement:
+        """The same with the weights that the program finds from the Gram matrix, where it does."""
+        if program.from_gram is None or self.gram is None:
+            return self
+        return replace(self, weights=tuple(float(weight) for weight in program.from_gram(self.gram)))

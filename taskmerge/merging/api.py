@@ -13,7 +13,7 @@ from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.inputs import Inputs, open_inputs
 from taskmerge.merging.plan import plan
 from taskmerge.methods import MergeMethod
-from taskmerge.recipes import from_dict
+from taskmerge.recipes import Recipe, from_dict
 from taskmerge.words.devices import parse_device
 
 
@@ -52,6 +52,27 @@ def fuse(
     Raises: RecipeError, MergeError or CheckpointError with every problem found.
     """
     device = parse_device(device)
+    recipe, inputs = said_by(
+        base, specialists, method, weights=weights, rules=rules, copy=copy, components=components, dtype=dtype,
+        seed=seed, **options,
+    )  # fmt: skip
+    return Checkpoint(FusedStateDict(plan(recipe, inputs), device))
+
+
+def said_by(
+    base: Any,
+    specialists: Mapping[str, Any],
+    method: str | MergeMethod = "task_arithmetic",
+    *,
+    weights: Any = None,
+    rules: Sequence[Mapping[str, Any]] = (),
+    copy: Mapping[str, Sequence[str]] | None = None,
+    components: Mapping[str, Sequence[str]] | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[Recipe, Inputs]:
+    """What a call of `fuse` says as a recipe, and its models, open. Arguments and errors as there."""
     merge: dict[str, Any] = {"method": method if isinstance(method, str) else method.name, **options}
     numbers = _checked(weights, list(specialists))
     if isinstance(numbers, str):
@@ -75,7 +96,7 @@ def fuse(
     sources = {BASE: base, **specialists}
     in_memory = {label: _opened(source) for label, source in sources.items() if not isinstance(source, str | Path)}
     vectors = {label: frozenset(one.own) for label, one in specialists.items() if isinstance(one, TaskVector)}
-    return Checkpoint(FusedStateDict(plan(recipe, open_inputs(recipe, Inputs(in_memory, deltas=vectors))), device))
+    return recipe, open_inputs(recipe, Inputs(in_memory, deltas=vectors))
 
 
 def _said(source: Any) -> str:

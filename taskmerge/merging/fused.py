@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,12 +15,14 @@ from taskmerge.checkpoints.output.saving import AHEAD, CHUNK, converted, stored_
 from taskmerge.checkpoints.state_dict import Output, StateDict
 from taskmerge.checkpoints.storage_noise import noise_of
 from taskmerge.errors import MergeError
+from taskmerge.merging import common
 from taskmerge.merging.covariances import matrices
 from taskmerge.merging.once import Once
 from taskmerge.merging.operands import Operands
 from taskmerge.merging.sides import add_side_files
 from taskmerge.merging.steps import BASE, Plan, Source, Streamed, TensorStep
 from taskmerge.merging.thresholds import ModelThresholds
+from taskmerge.methods.remembered import Remembered, remembering
 from taskmerge.numbers.randomness import stream_key, uniform_bits
 from taskmerge.numbers.rounding import decode, encode, holds_nan, infinities
 
@@ -28,21 +30,27 @@ if TYPE_CHECKING:
     import torch
 
 
+class _NotFinite(Exception):
+    """A delta has NaN or infinite entries."""
+
+
 class FusedStateDict(StateDict):
     """`StateDict` of a planned merge. device: where the arithmetic runs ("cpu", "cuda", …).
 
+    store: what other merges of the same inputs have found, and will (`merging.bench`); None: each begins anew.
     Elementwise methods work chunk by chunk; others are given whole tensors, one at a time.
     """
 
-    def __init__(self, plan: Plan, device: str = "cpu") -> None:
+    def __init__(self, plan: Plan, device: str = "cpu", store: Remembered | None = None) -> None:
         self.label = "fused"
+        self.store = store
         self.plan = plan
         self.device = device
         self.beside = plan.beside
         self.steps: Mapping[str, TensorStep] = {step.info.name: step for step in plan.steps}
         self.tensors = {step.info.name: step.info for step in plan.steps}
         self.operands = Operands(plan)
-        self._thresholds = ModelThresholds(self.operands, device)
+        self._thresholds = ModelThresholds(self.operands, device, store)
         self._streamed: dict[str, Streamed | None] = {}
         self._measured: Once[str, kernels.Measurement | None] = Once(AHEAD + 1)
         self._whole: Once[str, np.ndarray] = Once(AHEAD + 1)
@@ -73,7 +81,7 @@ class FusedStateDict(StateDict):
     def in_dtype(self, dtype: str) -> FusedStateDict:
         """The same, rounded straight into another format."""
         steps = tuple(replace(step, info=stored_format(step.info, dtype)) for step in self.plan.steps)
-        return FusedStateDict(replace(self.plan, steps=steps), self.device)
+        return FusedStateDict(replace(self.plan, steps=steps), self.device, self.store)
 
     def sources(self) -> Mapping[str, StateDict]:
         """See `StateDict.sources`."""
@@ -138,7 +146,9 @@ class FusedStateDict(StateDict):
             return kernels.measure(base, specialists, streamed.program, keys, thresholds=thresholds,
                                    out_dtype=step.info.dtype, device=self.device)  # fmt: skip
 
-        return self._measured.get(step.info.name, measured)
+        return self._measured.get(
+            step.info.name, lambda: common.measurement(self.store, self.plan, step, streamed, thresholds, measured)
+        )
 
     def _keys(self, step: TensorStep, sources: tuple[Source, ...]) -> list[int]:
         return [stream_key(self.plan.seed, source.label, step.info.name) for source in sources]
@@ -152,30 +162,45 @@ class FusedStateDict(StateDict):
     def _run_method(self, step: TensorStep) -> np.ndarray:
         import torch
 
-        method, shape = self.plan.methods[step.method], step.info.shape
-        stored = self.operands.base(step)
-        base = torch.from_numpy(decode(stored.read(0, stored.count), stored.dtype)).reshape(shape)
-        deltas = torch.empty((len(step.specialists), *shape), dtype=torch.float64)
-        for number, source in enumerate(step.specialists):
-            deltas[number] = torch.from_numpy(self.operands.delta(step, source)).reshape(shape)
-        if not torch.isfinite(deltas).all():
+        try:
+            with remembering(self.store):
+                merged = common.merged_delta(self.store, self.plan, step, partial(self._merged_by, step))
+        except _NotFinite:
             if self._agree(step):
                 return self._taken(step, 0, step.info.count)
-            raise self._nonfinite(step)
-        merged = method.merge(
-            deltas.to(self.device),
-            torch.tensor([float(weight) for weight in step.weights], dtype=torch.float64, device=self.device),
-            step.options,
-            base=base.to(self.device),
-            random_bits=self._random_bits(step) if "random_bits" in method.inputs else None,
-            covariances=self._covariances(step) if "covariances" in method.inputs else None,
-            noise=self._noise(step) if "noise" in method.inputs else None,
-        )
+            raise self._nonfinite(step) from None
+        base = torch.from_numpy(self._whole_base(step)).reshape(step.info.shape)
         merged = merged.cpu() if self.plan.bare else base + merged.cpu()
         out = encode(merged.numpy().reshape(-1), step.info.dtype)
         if not np.isfinite(decode(out, step.info.dtype)).all():
             raise self._nonfinite(step)
         return out
+
+    def _whole_base(self, step: TensorStep) -> np.ndarray:
+        """The base's tensor, float64 (entries,)."""
+        stored = self.operands.base(step)
+        return decode(stored.read(0, stored.count), stored.dtype)
+
+    def _merged_by(self, step: TensorStep, options: Mapping[str, Any]) -> torch.Tensor:
+        """The merged delta, float64, by these options. Raises _NotFinite for deltas that are not."""
+        import torch
+
+        method, shape = self.plan.methods[step.method], step.info.shape
+        deltas = torch.empty((len(step.specialists), *shape), dtype=torch.float64)
+        for number, source in enumerate(step.specialists):
+            deltas[number] = torch.from_numpy(self.operands.delta(step, source)).reshape(shape)
+        if not torch.isfinite(deltas).all():
+            raise _NotFinite
+        base = torch.from_numpy(self._whole_base(step)).reshape(shape) if "base" in method.inputs else None
+        return method.merge(
+            deltas.to(self.device),
+            torch.tensor([float(weight) for weight in step.weights], dtype=torch.float64, device=self.device),
+            options,
+            base=None if base is None else base.to(self.device),
+            random_bits=self._random_bits(step) if "random_bits" in method.inputs else None,
+            covariances=self._covariances(step) if "covariances" in method.inputs else None,
+            noise=self._noise(step) if "noise" in method.inputs else None,
+        )
 
     def _noise(self, step: TensorStep) -> torch.Tensor:
         """Standard deviation of the storage rounding in each delta: (specialists,)."""

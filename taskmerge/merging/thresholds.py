@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 from taskmerge import kernels
 from taskmerge.kernels import KeepLargest, Measurement
 from taskmerge.merging.operands import Operands
 from taskmerge.merging.steps import Source, TensorStep
+from taskmerge.methods.remembered import Remembered
 
 Bounds = Mapping[KeepLargest, tuple[float, float]]
 
@@ -20,9 +21,11 @@ class ModelThresholds:
     of a specialist's entries in all of these tensors.
     """
 
-    def __init__(self, operands: Operands, device: str) -> None:
+    def __init__(self, operands: Operands, device: str, store: Remembered | None = None) -> None:
+        """store: where they are kept for other merges of the same inputs."""
         self._operands = operands
         self._device = device
+        self._store = store
 
     def of(self, step: TensorStep, sources: tuple[Source, ...]) -> Measurement | None:
         """The bounds for one step, one entry per source; None where it does not trim over the model."""
@@ -45,6 +48,16 @@ class ModelThresholds:
     @cached_property
     def _found(self) -> dict[str, Bounds]:
         steps = [(step, ways) for step in self._operands.plan.steps if (ways := self._ways(step)) is not None]
+        if self._store is None:
+            return self._measured(steps)
+        energy = self._operands.plan.protect_energy
+        said = tuple((step.info.name, step.specialists, step.protected, tuple(ways.items())) for step, ways in steps)
+        found: dict[str, Bounds] = self._store.get(
+            ("passes over the model", energy, said), lambda: self._measured(steps)
+        )
+        return found
+
+    def _measured(self, steps: Sequence[tuple[TensorStep, Mapping[str, KeepLargest]]]) -> dict[str, Bounds]:
         labels = list(dict.fromkeys(label for _, ways in steps for label in ways))
         rows = []
         for step, _ in steps:

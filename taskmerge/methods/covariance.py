@@ -14,6 +14,7 @@ from taskmerge.declarations import Between, Doc
 from taskmerge.errors import MergeError
 from taskmerge.methods.footprint import held
 from taskmerge.methods.registry import merge_method
+from taskmerge.methods.remembered import remembered
 from taskmerge.methods.tensors import weighted_sum
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ def regmean(
     return _solve(total, moved) if weights.any() else moved
 
 
+@remembered
 def protected(deltas: Tensor, covariances: Sequence[Tensor | None], energy: float = 0.9) -> Tensor:
     """Each delta without the directions that carry another specialist's inputs; any method may merge what is left.
 
@@ -84,6 +86,7 @@ def protected(deltas: Tensor, covariances: Sequence[Tensor | None], energy: floa
     return torch.stack(shielded)
 
 
+@remembered
 def leading_directions(covariance: Tensor, energy: float) -> Tensor:
     """(inputs, r) orthonormal: the fewest eigenvectors that hold `energy` of a covariance (inputs, inputs)."""
     import torch

@@ -169,15 +169,18 @@ class MergeMethod:
         if self.weighted_by is not None:
             flat = deltas.reshape(deltas.shape[0], -1)
             have["weights"] = torch.as_tensor(self.weighted_by((flat @ flat.T).cpu().numpy()), device=deltas.device)
-        own, shared = self._split(options)
-        merged = self.function(*(have[name] for name in self.inputs), **own)
+        merged = self.function(*(have[name] for name in self.inputs), **self._split(options)[0])
         if tuple(merged.shape) != tuple(deltas.shape[1:]):
             made, wanted = tuple(merged.shape), tuple(deltas.shape[1:])
             raise MergeError(
                 f"the method {self.name!r} made a tensor of shape {made} from deltas of shape {wanted}",
                 next_move="a merge method returns one delta, of the same shape as each that it was given",
             )
-        return merged.double() * shared.get("scale", 1.0)
+        return merged.double() * self.scale(options)
+
+    def scale(self, options: Mapping[str, Any]) -> float:
+        """What the engine multiplies a merged delta by; 1 for a method that declares `scale` itself, and applies it."""
+        return float(self._split(options)[1].get("scale", 1.0))
 
     def program(
         self,
@@ -205,7 +208,7 @@ class MergeMethod:
             program = replace(program, from_gram=partial(_shares_of, self.weighted_by, parts))
         if isinstance(program.sparsify, tuple) and len(program.sparsify) != len(weights):
             raise MergeError(f"{len(program.sparsify)} numbers for {len(weights)} specialists")
-        return replace(program, scale=self._split(options)[1].get("scale", 1.0))
+        return replace(program, scale=self.scale(options))
 
     def peak_bytes(self, specialists: int, shape: tuple[int, ...]) -> int:
         """Bytes held at the peak of `merge`, on one tensor of this shape: deltas, base and result included.

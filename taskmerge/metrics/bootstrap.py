@@ -65,16 +65,7 @@ def mean_intervals(
     if columns.ndim != 2 or not len(columns) or any(np.ndim(row) != 1 for row in values.values()):
         shape = np.shape(next(iter(values.values())))
         raise UsageError(f"an interval needs a non-empty 1-D array of values, got shape {shape}")
-    if groups is None:
-        sums, counts = columns, np.ones(len(columns))
-    else:
-        if len(groups) != len(columns):
-            raise UsageError(f"{len(columns)} values but {len(groups)} group labels")
-        numbers: dict[object, int] = {}
-        index = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
-        counts = np.bincount(index).astype(np.float64)
-        sums = np.stack([np.bincount(index, weights=column) for column in columns.T], axis=1)
-    means = _resampled_means(sums, counts, resamples, np.random.default_rng(seed))
+    means = _resampled_means(*_grouped(columns, groups), resamples, np.random.default_rng(seed))
     tail = 100 * (1 - confidence) / 2
     lows, highs = np.percentile(means, [tail, 100 - tail], axis=0)
     estimates = columns.mean(axis=0)
@@ -82,6 +73,37 @@ def mean_intervals(
         name: Interval(float(estimates[at]), float(lows[at]), float(highs[at]), len(columns), confidence)
         for at, name in enumerate(values)
     }
+
+
+def resampled_means(
+    values: np.ndarray, *, groups: Sequence[object] | None = None, resamples: int = 2000, seed: int = 0
+) -> np.ndarray:
+    """Means of draws with replacement, for statistics that are made of several means: (resamples,) float64.
+
+    values: (n,).  groups: as for `mean_interval`.  Two models' values of the same items get the same draws, so that
+    what is made of their differences is paired.
+    """
+    column = np.asarray(values, dtype=np.float64)[:, None]
+    return _resampled_means(*_grouped(column, groups), resamples, np.random.default_rng(seed))[:, 0]
+
+
+def percentile_interval(estimate: float, draws: np.ndarray, count: int, confidence: float = 0.95) -> Interval:
+    """The interval of a statistic from its values on resampled items. draws: (resamples,); count: items behind it."""
+    tail = 100 * (1 - confidence) / 2
+    low, high = np.percentile(draws, [tail, 100 - tail])
+    return Interval(estimate, float(low), float(high), count, confidence)
+
+
+def _grouped(columns: np.ndarray, groups: Sequence[object] | None) -> tuple[np.ndarray, np.ndarray]:
+    """(sums (groups, statistics), counts (groups,)) of columns (n, statistics)."""
+    if groups is None:
+        return columns, np.ones(len(columns))
+    if len(groups) != len(columns):
+        raise UsageError(f"{len(columns)} values but {len(groups)} group labels")
+    numbers: dict[object, int] = {}
+    index = np.array([numbers.setdefault(group, len(numbers)) for group in groups])
+    counts = np.bincount(index).astype(np.float64)
+    return np.stack([np.bincount(index, weights=column) for column in columns.T], axis=1), counts
 
 
 def _resampled_means(sums: np.ndarray, counts: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:

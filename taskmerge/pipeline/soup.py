@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.soups import Averaged, shares
-from taskmerge.checkpoints.state_dict import StateDict, entries
-from taskmerge.errors import CheckpointError, few
-
-_ENTRIES = 1 << 22
+from taskmerge.checkpoints.state_dict import StateDict
+from taskmerge.embedders.putting import check_covers, put
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,8 @@ def greedy_soup(
 
     def score(places: Sequence[int]) -> float:
         mean = Averaged([members[place] for place in places], shares(len(places)), "a soup")
-        _put(embedder, mean)
+        check_covers(embedder.state_dict.values, mean)
+        put(embedder.state_dict.values, mean)
         return _recall(embedder, pairs)
 
     alone = []
@@ -69,22 +68,3 @@ def _recall(embedder: Any, pairs: Any) -> float:
     table = evaluate_retrieval({"soup": embedder}, {"pairs": pairs})
     found = [table.get("soup", "pairs", direction=direction).estimate for direction in DIRECTIONS]
     return sum(found) / len(found)
-
-
-def _put(embedder: Any, weights: StateDict) -> None:
-    """Writes tensors into a live embedder, each by its name in the file."""
-    import torch
-
-    live = embedder.state_dict.values
-    lacking = [name for name, tensor in live.items() if isinstance(tensor, torch.nn.Parameter)
-               and name not in weights.tensors]  # fmt: skip
-    known = {tensor.data_ptr() for name, tensor in live.items() if name in weights.tensors}
-    if lost := [name for name in lacking if live[name].data_ptr() not in known]:
-        raise CheckpointError(f"lacks {few(lost, 3)} of the model that it should run as", weights.label)
-    with torch.no_grad():
-        for name, tensor in live.items():
-            if name in weights.tensors and weights.tensors[name].format.mergeable:
-                flat = tensor.data.view(-1)
-                for start in range(0, flat.numel(), _ENTRIES):
-                    stop = min(start + _ENTRIES, flat.numel())
-                    flat[start:stop] = torch.from_numpy(entries(weights, name, start, stop))

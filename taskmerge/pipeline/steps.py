@@ -11,7 +11,7 @@ from taskmerge.merging.inputs import row_paths
 from taskmerge.pipeline.state import Run, Step
 from taskmerge.pipeline.variants import variants
 
-_NOT_OF_THE_FUSE = ("specialize", "drift", "recover", "rehearse", "evaluate", "prompts", "embedder")
+_NOT_OF_THE_FUSE = ("specialize", "drift", "recover", "rehearse", "evaluate", "prompts", "embedder", "search")
 
 
 def specialize_steps(run: Run) -> list[Step]:

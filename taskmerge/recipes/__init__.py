@@ -4,6 +4,7 @@ from taskmerge.recipes.depth import Standing, at_depth, layer_depth
 from taskmerge.recipes.merging import Merge, Rule, Settings
 from taskmerge.recipes.recipe import Recipe, from_dict, load, load_all, loads
 from taskmerge.recipes.schema import schema
+from taskmerge.recipes.searching import Floor, Range, Search
 from taskmerge.recipes.sections import (
     Balance,
     Drift,
@@ -28,16 +29,19 @@ __all__ = [
     "Drift",
     "Evaluate",
     "FailAbove",
+    "Floor",
     "Graft",
     "Lora",
     "Merge",
     "Output",
     "Prompts",
+    "Range",
     "Recipe",
     "Recover",
     "Rehearse",
     "RolePrompts",
     "Rule",
+    "Search",
     "Settings",
     "Specialist",
     "Specialize",

@@ -13,6 +13,7 @@ from taskmerge.declarations import At, Between, Doc, Section, place_field
 from taskmerge.errors import Problem, RecipeError
 from taskmerge.recipes.document import Document, parse_documents, read_documents
 from taskmerge.recipes.merging import Merge
+from taskmerge.recipes.searching import Search
 from taskmerge.recipes.sections import (
     BaseOrSpecialist,
     Drift,
@@ -78,6 +79,7 @@ class Recipe:
         Mapping[SpecialistName, Specialize] | None, Doc("how specialists are trained first, by name")
     ] = None
     evaluate: Annotated[Evaluate | None, Doc("what the variants are scored on")] = None
+    search: Annotated[Search | None, Doc("weights and methods to be found by trying (`taskmerge search`)")] = None
     place: str = place_field()
     folder: Path = field(default=Path(), compare=False, repr=False, metadata={"filled": "folder"})
     text: str = field(default="", compare=False, repr=False, metadata={"filled": "text"})

@@ -27,20 +27,21 @@ def line_chart(chart: LineChart) -> str:
         return ""
     xs = [x for line in drawn for x, _ in _known(line)]
     ys = [y for line in drawn for _, y in _known(line)]
+    ys += [edge for line in drawn for interval in line.intervals for edge in interval]
     x_low, x_high = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
-    y_low, y_high = chart.y_range or _padded(min(ys), max(ys))
+    y_low, y_high = chart.y_range or padded(min(ys), max(ys))
     height = TOP + PLOT_HEIGHT + BOTTOM
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
         return across, TOP + (1 - (y - y_low) / (y_high - y_low)) * PLOT_HEIGHT
 
-    parts = [*_grid(y_low, y_high, at, x_low, x_high), *_x_axis(x_low, x_high, chart.x_label)]
+    parts = [*grid_lines(y_low, y_high, at, x_low, x_high), *x_axis(x_low, x_high, chart.x_label)]
     parts.append(f'<text class="axis" x="0" y="{TOP - 2}">{escape(chart.y_label)}</text>')
     ends = _spread([at(*_known(line)[-1])[1] for line in drawn])
     for number, (line, end) in enumerate(zip(drawn, ends, strict=True)):
         parts += _drawn_line(line, number, at, end)
-    return _svg(height, chart.title, parts)
+    return drawing(height, chart.title, parts)
 
 
 def range_chart(chart: RangeChart) -> str:
@@ -48,7 +49,7 @@ def range_chart(chart: RangeChart) -> str:
     if not chart.spans:
         return ""
     edges = [edge for span in chart.spans for edge in (span.low, span.high, span.value, span.band) if edge is not None]
-    low, high = _padded(min(edges), max(edges))
+    low, high = padded(min(edges), max(edges))
     height = TOP + ROW * len(chart.spans) + BOTTOM
 
     def across(value: float) -> float:
@@ -56,15 +57,17 @@ def range_chart(chart: RangeChart) -> str:
 
     bottom = TOP + ROW * len(chart.spans)
     parts = []
-    for tick in _ticks(low, high):
+    for tick in ticks(low, high):
         x = across(tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}"/>')
-        parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{bottom + 18}">{_number(tick)}</text>')
+        parts.append(
+            f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{bottom + 18}">{number_text(tick)}</text>'
+        )
     if low < 0 < high:
         parts.append(f'<line class="zero" x1="{across(0):.1f}" y1="{TOP}" x2="{across(0):.1f}" y2="{bottom}"/>')
     for number, span in enumerate(chart.spans):
         parts += _drawn_span(span, TOP + ROW * number + ROW / 2, across, low, high)
-    return _svg(height, chart.title, parts)
+    return drawing(height, chart.title, parts)
 
 
 def _drawn_span(span: Span, y: float, across: Scale, low: float, high: float) -> list[str]:
@@ -93,9 +96,10 @@ def _drawn_line(line: Line, number: int, at: Place, end: float) -> list[str]:
     color = f"c{number % COLORS}"
     points = [at(x, y) for x, y in _known(line)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    parts = [f'<polyline class="line {color}" points="{path}"/>']
+    parts = [_band(line, color, at)] if line.intervals else []
+    parts.append(f'<polyline class="line {color}" points="{path}"/>')
     for (x, y), (raw_x, raw_y) in zip(points, _known(line), strict=True):
-        words = f"<title>{escape(line.name)} at {_number(raw_x)}: {raw_y:.4g}</title>"
+        words = f"<title>{escape(line.name)} at {number_text(raw_x)}: {raw_y:.4g}</title>"
         parts.append(f'<circle class="dot {color}" cx="{x:.1f}" cy="{y:.1f}" r="4">{words}</circle>')
     x, y = points[-1]
     edge = WIDTH - RIGHT
@@ -105,27 +109,40 @@ def _drawn_line(line: Line, number: int, at: Place, end: float) -> list[str]:
     return parts
 
 
-def _grid(y_low: float, y_high: float, at: Place, x_low: float, x_high: float) -> list[str]:
+def _band(line: Line, color: str, at: Place) -> str:
+    """The intervals around a line."""
+    xs = [x for x, _ in line.points]
+    upper = [at(x, high) for x, (_, high) in zip(xs, line.intervals, strict=True)]
+    lower = [at(x, low) for x, (low, _) in zip(xs, line.intervals, strict=True)]
+    edge = " ".join(f"{x:.1f},{y:.1f}" for x, y in [*upper, *reversed(lower)])
+    return f'<polygon class="around {color}" points="{edge}"/>'
+
+
+def grid_lines(y_low: float, y_high: float, at: Place, x_low: float, x_high: float) -> list[str]:
     parts = []
-    for tick in _ticks(y_low, y_high):
+    for tick in ticks(y_low, y_high):
         (left, y), (right, _) = at(x_low, tick), at(x_high, tick)
         parts.append(f'<line class="grid" x1="{left:.1f}" y1="{y:.1f}" x2="{right:.1f}" y2="{y:.1f}"/>')
-        parts.append(f'<text class="tick" text-anchor="end" x="{left - 8:.1f}" y="{y + 4:.1f}">{_number(tick)}</text>')
+        parts.append(
+            f'<text class="tick" text-anchor="end" x="{left - 8:.1f}" y="{y + 4:.1f}">{number_text(tick)}</text>'
+        )
     return parts
 
 
-def _x_axis(low: float, high: float, label: str) -> list[str]:
+def x_axis(low: float, high: float, label: str) -> list[str]:
     bottom = TOP + PLOT_HEIGHT
     parts = []
-    for tick in _ticks(low, high):
+    for tick in ticks(low, high):
         x = LEFT + (tick - low) / (high - low) * (WIDTH - LEFT - RIGHT)
-        parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{bottom + 18}">{_number(tick)}</text>')
+        parts.append(
+            f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{bottom + 18}">{number_text(tick)}</text>'
+        )
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="axis" text-anchor="middle" x="{middle:.1f}" y="{bottom + 36}">{escape(label)}</text>')
     return parts
 
 
-def _svg(height: float, title: str, parts: Sequence[str]) -> str:
+def drawing(height: float, title: str, parts: Sequence[str]) -> str:
     head = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'
     return head + "".join(parts) + "</svg>"
 
@@ -134,12 +151,12 @@ def _known(line: Line) -> list[tuple[float, float]]:
     return [(x, y) for x, y in line.points if y is not None and math.isfinite(y)]
 
 
-def _padded(low: float, high: float) -> tuple[float, float]:
+def padded(low: float, high: float) -> tuple[float, float]:
     room = 0.06 * (high - low) or 0.1 * abs(high) or 0.1
     return low - room, high + room
 
 
-def _ticks(low: float, high: float, wanted: int = 8) -> list[float]:
+def ticks(low: float, high: float, wanted: int = 8) -> list[float]:
     """Round numbers in [low, high], `wanted` of them at most."""
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
@@ -148,7 +165,7 @@ def _ticks(low: float, high: float, wanted: int = 8) -> list[float]:
     return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def _number(value: float) -> str:
+def number_text(value: float) -> str:
     return f"{value:.3g}".replace("-0", "0") if abs(value) < 1e-12 else f"{value:.3g}"
 
 

@@ -43,10 +43,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of a chart. points: (x, y), y None where nothing was measured."""
+    """One line of a chart. points: (x, y), y None where nothing was measured. intervals: (low, high) of each y."""
 
     name: str
     points: Sequence[tuple[float, float | None]]
+    intervals: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,50 @@ class RangeChart:
     note: str = ""
 
 
-Block = Banner | Table | LineChart | RangeChart
+@dataclass(frozen=True)
+class Dot:
+    """A point of a scatter chart. kind: "front", "corner" (named on the chart) or "plain"."""
+
+    name: str
+    x: float
+    y: float
+    kind: Literal["front", "corner", "plain"] = "plain"
+
+
+@dataclass(frozen=True)
+class ScatterChart:
+    """Points in a plane; those of the front are joined, from left to right."""
+
+    title: str
+    x_label: str
+    y_label: str
+    dots: Sequence[Dot]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A number for each cell of a grid, None where there is none. rows: from the bottom up, of one cell a column."""
+
+    title: str
+    x_label: str
+    y_label: str
+    x_edges: Sequence[float]
+    y_edges: Sequence[float]
+    rows: Sequence[Sequence[float | None]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts to copy, folded up under their names."""
+
+    title: str
+    texts: Sequence[tuple[str, str]]
+    note: str = ""
+
+
+Block = Banner | Table | LineChart | RangeChart | ScatterChart | HeatMap | Texts
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from taskmerge.reporting.charts import line_chart, range_chart
-from taskmerge.reporting.content import Banner, Block, Cell, LineChart, Section, Table
+from taskmerge.reporting.content import (
+    Banner,
+    Block,
+    Cell,
+    HeatMap,
+    LineChart,
+    RangeChart,
+    ScatterChart,
+    Section,
+    Table,
+    Texts,
+)
 from taskmerge.reporting.escaping import escape
+from taskmerge.reporting.planes import heat_map, scatter_chart
 
 MARKS = {"good": "✓", "bad": "✕", "open": "?", "plain": "·"}
 
@@ -39,10 +51,14 @@ tbody tr:last-child td, tbody tr:last-child th { border-bottom: 0; } tbody th { 
 .bar { height: 4px; border-radius: 2px; background: var(--faint); margin-top: .25rem; }
 .bar i { display: block; height: 100%; border-radius: 2px; background: var(--c0); }
 .note { color: var(--soft); font-size: .85rem; margin: .5rem 0 0; }
+summary { cursor: pointer; } pre { overflow-x: auto; font-size: .8rem; }
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
 svg .tick, svg .axis { fill: var(--soft); } .grid { stroke: var(--faint); } .zero { stroke: var(--soft); }
 .leader { stroke: var(--faint); } .line { fill: none; stroke-width: 2; }
 .dot { stroke: var(--card); stroke-width: 1.5; }
+.around { opacity: .18; } .around, .cell { stroke: none; } .cell { fill: var(--c0); }
+.cell.none { fill: none; stroke: var(--faint); } .joined { fill: none; stroke: var(--c1); stroke-width: 2; }
+.dot.plain { fill: var(--soft); opacity: .55; } .dot.front { fill: var(--c1); } .dot.corner { fill: var(--c0); }
 .band { fill: var(--band); } .interval { stroke-width: 2; } .interval.inside { stroke: var(--c0); }
 .interval.outside { stroke: var(--bad); } .mark.inside { fill: var(--c0); } .mark.outside { fill: var(--bad); }
 .line.c0 { stroke: var(--c0); } .line.c1 { stroke: var(--c1); } .line.c2 { stroke: var(--c2); }
@@ -75,8 +91,23 @@ def _block(block: Block) -> str:
         return f'<div class="card banner {block.tone}">{words}</div>'
     if isinstance(block, Table):
         return _card(block.title, f'<div class="scroll">{_table(block)}</div>', block.note)
-    drawn = line_chart(block) if isinstance(block, LineChart) else range_chart(block)
+    if isinstance(block, Texts):
+        return _card(block.title, "".join(_folded(name, text) for name, text in block.texts), block.note)
+    drawn = chart(block)
     return _card(block.title, drawn, block.note) if drawn else ""
+
+
+def chart(block: LineChart | RangeChart | ScatterChart | HeatMap) -> str:
+    """A chart as SVG; "" for one without anything to show."""
+    if isinstance(block, LineChart):
+        return line_chart(block)
+    if isinstance(block, RangeChart):
+        return range_chart(block)
+    return scatter_chart(block) if isinstance(block, ScatterChart) else heat_map(block)
+
+
+def _folded(name: str, text: str) -> str:
+    return f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>"
 
 
 def _card(title: str, inside: str, note: str) -> str:

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from taskmerge.printable import printable, printable_line
-from taskmerge.reporting.content import Banner, Block, LineChart, RangeChart, Section, Table
+from taskmerge.reporting.content import (
+    Banner,
+    Block,
+    HeatMap,
+    LineChart,
+    RangeChart,
+    ScatterChart,
+    Section,
+    Table,
+    Texts,
+)
 from taskmerge.reporting.page import MARKS
 
 if TYPE_CHECKING:
@@ -56,9 +66,16 @@ def _head(banner: Banner) -> str:
     return f"{MARKS[banner.tone]} {banner.headline}"
 
 
-def _tabular(block: Table | RangeChart | LineChart) -> Table:
+def _tabular(block: Table | RangeChart | LineChart | ScatterChart | HeatMap | Texts) -> Table:
     if isinstance(block, RangeChart):
         return _spans(block)
+    if isinstance(block, ScatterChart):
+        rows = [[dot.name, f"{dot.x:.4g}", f"{dot.y:.4g}"] for dot in block.dots]
+        return Table(block.title, ["", block.x_label, block.y_label], rows, block.note)
+    if isinstance(block, HeatMap):
+        return _cells(block)
+    if isinstance(block, Texts):
+        return Table(block.title, [""], [[name] for name, _ in block.texts], block.note)
     return _points(block) if isinstance(block, LineChart) else block
 
 
@@ -82,6 +99,15 @@ def _spans(chart: RangeChart) -> Table:
         edge = "" if span.band is None else f"{'≥' if span.worse_when_low else '≤'} {span.band:.3f}"
         rows.append([span.name, f"{span.value:.3f}", f"{span.low:.3f} to {span.high:.3f}", edge])
     return Table(chart.title, ["statistic", "mean", "95 % interval", "null band"], rows)
+
+
+def _cells(chart: HeatMap) -> Table:
+    """Rows from the top down, each named by its lower edge."""
+    rows = [
+        [f"{edge:.3g}", *("–" if value is None else f"{value:.3g}" for value in row)]
+        for edge, row in reversed(list(zip(chart.y_edges, chart.rows, strict=False)))
+    ]
+    return Table(chart.title, [f"{chart.y_label} \\ {chart.x_label}", *(f"{x:.3g}" for x in chart.x_edges[:-1])], rows)
 
 
 def _points(chart: LineChart) -> Table:

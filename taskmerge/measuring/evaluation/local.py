@@ -126,8 +126,8 @@ def embed_roles(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """direction -> (items (n, d), texts (m, d)); what both roles make the same is embedded once, items decoded once."""
     wanted = [roles_of(direction) for direction in directions]
-    item_roles = _needed(embedder, pairs.load(0, 1), pairs.modality, [roles[0] for roles in wanted])
-    text_roles = _needed(embedder, texts[:1], "text", [roles[1] for roles in wanted])
+    item_roles = needed_roles(embedder, pairs.load(0, 1), pairs.modality, [roles[0] for roles in wanted])
+    text_roles = needed_roles(embedder, texts[:1], "text", [roles[1] for roles in wanted])
     items: dict[Role, list[np.ndarray]] = {role: [] for role in item_roles.values()}
     for batch, _ in pairs.batches(batch_size):
         for role, rows in items.items():
@@ -142,8 +142,8 @@ def embed_roles(
     }
 
 
-def _needed(embedder: Embedder, sample: Sequence[Any], modality: str, roles: Sequence[Role]) -> dict[Role, Role]:
-    """role -> the role that is run for it."""
+def needed_roles(embedder: Embedder, sample: Sequence[Any], modality: str, roles: Sequence[Role]) -> dict[Role, Role]:
+    """role -> the role that is run for it: where a model makes the same of both, one of them."""
     same = len(set(roles)) > 1 and embedder.same_for_both_roles(sample, modality)
     return {role: roles[0] if same else role for role in roles}
 

@@ -19,6 +19,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from taskmerge.methods.remembered import remembered
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -90,6 +92,7 @@ class Triplets(NamedTuple):
         return self._replace(values=self.values * factor)
 
 
+@remembered
 def triplets(matrix: Tensor, noise: Noise = NOISELESS, largest: float | None = None, or_all: bool = True) -> Triplets:
     """The singular triplets that count.
 
@@ -163,6 +166,7 @@ def _leading(matrix: Tensor, noise: Noise) -> Triplets | None:
     return None
 
 
+@remembered
 def denoised(deltas: Tensor, noise: Sequence[float]) -> Tensor:
     """Each delta without the storage noise outside its own directions, where these are few enough for it to matter.
 
@@ -182,6 +186,7 @@ def denoised(deltas: Tensor, noise: Sequence[float]) -> Tensor:
     return cleaned
 
 
+@remembered
 def common_columns(deltas: Tensor, noise: Sequence[float]) -> Tensor:
     """An orthonormal basis of all columns of all deltas, the left singular vectors of [d_1 … d_T] that count.
 

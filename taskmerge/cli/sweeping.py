@@ -1,0 +1,58 @@
+"""fuse --sweep: the table of a grid, and its best point."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from taskmerge.cli.output import announce_preparing, note, print_json, print_table
+from taskmerge.errors import UsageError
+
+if TYPE_CHECKING:
+    from taskmerge.recipes import Recipe
+    from taskmerge.search.sweep import Swept
+
+
+def swept(path: Path, texts: Sequence[str], keep: str | None, device: str, as_json: bool) -> Recipe | None:
+    """Print the table of a sweep. Returns the best point's recipe when that is to be written, else None."""
+    from taskmerge.recipes import load
+    from taskmerge.search.sweep import read_sweeps, sweep
+
+    if keep not in (None, "best"):
+        raise UsageError(f"--keep {keep!r} is nothing that can be kept", next_move="--keep best")
+    if not texts:
+        raise UsageError("--keep is of a sweep", next_move="--sweep scale=0.1:1.0:0.1")
+    recipe = load(path)
+    axes = read_sweeps(recipe, texts)
+    has_pairs = bool((recipe.search and recipe.search.on) or (recipe.evaluate and recipe.evaluate.retrieval))
+    if keep is not None and not has_pairs:
+        what = "--keep best needs pairs to score on, and the recipe names none"
+        raise UsageError(what, str(path), "evaluate: {retrieval: {NAME: PAIRS}}, or search: {on: …, maximize: …}")
+    announce_preparing()
+    found = sweep(recipe, axes, device=device, say=(lambda _: None) if as_json else note)
+    best = max(found, key=lambda one: one.score if one.score is not None else 0.0)
+    if as_json:
+        rows = [{"values": dict(one.values), "length": one.length, "cosines": dict(one.cosines), "score": one.score,
+                 "scores": dict(one.scores)} for one in found]  # fmt: skip
+        print_json({"points": rows, "best": dict(best.values) if has_pairs else None})
+    else:
+        _show(found)
+    if keep is None:
+        return None
+    shown = ", ".join(f"{name} {value}" for name, value in best.values.items())
+    note(f"kept: {shown}, {best.score:.4f} on the pairs that it was chosen by")
+    return best.recipe
+
+
+def _show(found: Sequence[Swept]) -> None:
+    names, labels = list(found[0].values), list(found[0].cosines)
+    scores = [name for name in found[0].scores if not name.startswith("retrieval.") or name.endswith(".mrr")]
+    head = [*names, *(["score"] if found[0].score is not None else []), *scores, "length"]
+    rows = [
+        [*one.values.values(), *([one.score] if one.score is not None else []), *(one.scores[name] for name in scores),
+         one.length, *one.cosines.values()]
+        for one in found
+    ]  # fmt: skip
+    print_table([*head, *(f"cosine with {label}" for label in labels)], rows, "sweep")
+    note("length: of the merged task vector, over the base's; cosines: with each specialist's task vector")

@@ -1,0 +1,188 @@
+"""The `search` section: which numbers and methods are varied, what is maximised, what may not be lost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from taskmerge.declarations import Between, Doc, place_field
+from taskmerge.errors import Problem, UsageError, clipped, did_you_mean
+from taskmerge.metrics.retrieval import METRICS
+from taskmerge.recipes.scores import DEFAULT, parse_objective
+from taskmerge.words.places import output_path
+
+Choice = float | bool | str
+MOST_STEPS = 10_000
+
+
+@dataclass(frozen=True)
+class Range:
+    """What one number, or one word, may be: `[low, high]`, several values, or `low:high:step`."""
+
+    shorthand: ClassVar[str] = "values"
+
+    values: Annotated[
+        tuple[Choice, ...],
+        Doc("`[low, high]` anything between two numbers; three or more numbers, or words: one of them; `0.1:1.0:0.1`"),
+    ] = ()
+    low: Annotated[float | None, Doc("the least")] = None
+    high: Annotated[float | None, Doc("the most")] = None
+    step: Annotated[float | None, Between(0, None, open="low"), Doc("only low, low + step, …; left out: all")] = None
+    log: Annotated[bool, Doc("as many trials between 0.01 and 0.1 as between 0.1 and 1")] = False
+    depth: Annotated[
+        int | None, Between(2, 16), Doc("that many numbers, a gradient over depth from the first layer to the last")
+    ] = None
+    place: str = place_field()
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """(least, most) of numbers; None where one of several values is chosen."""
+        if self.low is not None and self.high is not None:
+            return self.low, self.high
+        if len(self.values) == 2 and all(_is_number(value) for value in self.values):
+            return float(self.values[0]), float(self.values[1])
+        return None
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """The values that one is chosen of; () where `bounds` hold."""
+        return () if self.bounds is not None else self.values
+
+    def problems(self) -> Iterator[Problem]:
+        if self.values and (self.low is not None or self.high is not None):
+            yield Problem("vary: both a list of values and low or high", self.place, "keep one of them")
+        elif not self.values and (self.low is None or self.high is None):
+            yield Problem("vary: a range needs both low and high", self.place, "write [0.1, 1.0], or {low: , high: }")
+        elif len(self.values) == 1 and self._grid() is None:
+            move = "write [low, high], several values, or low:high:step in quotes"
+            yield Problem(f"vary: {self.values[0]!r} is one value: nothing varies", self.place, move)
+        elif len(set(self.values)) < len(self.values):
+            yield Problem("vary: a value stands there twice", self.place)
+        else:
+            yield from self._bound_problems()
+
+    def _bound_problems(self) -> Iterator[Problem]:
+        bounds = self.read().bounds
+        if bounds is None:
+            if self.step is not None or self.log:
+                yield Problem(f"vary: {'log' if self.log else 'step'} is for a range [low, high]", self.place)
+            return
+        low, high = bounds
+        if not low < high:
+            yield Problem(f"vary: the range {low:g} to {high:g} is empty", self.place, f"write [{high:g}, {low:g}]")
+        elif self.log and low <= 0:
+            yield Problem(f"vary: log goes with numbers above 0, not {low:g}", self.place, "begin at 0.001, say")
+        elif self.log and self.read().step is not None:
+            yield Problem("vary: log and step do not go together", self.place, "leave one out")
+        elif (step := self.read().step) is not None and (high - low) / step > MOST_STEPS:
+            yield Problem(f"vary: {low:g} to {high:g} by {step:g} are too many steps", self.place)
+
+    def read(self) -> Range:
+        """The same with `low:high:step` written out."""
+        grid = self._grid()
+        if grid is None:
+            return self
+        low, high, step = grid
+        return replace(self, values=(), low=low, high=high, step=step)
+
+    def _grid(self) -> tuple[float, float, float] | None:
+        lone = self.values[0] if len(self.values) == 1 else None
+        if not isinstance(lone, str):
+            return None
+        try:
+            return parse_grid(lone)
+        except UsageError:
+            return None
+
+
+def parse_grid(text: str) -> tuple[float, float, float]:
+    """(low, high, step) of `0.1:1.0:0.1`. Raises UsageError."""
+    parts = text.split(":")
+    try:
+        low, high, step = (float(part) for part in parts)
+    except ValueError:
+        raise UsageError(f"{clipped(repr(text), 80)} is no low:high:step", next_move="write 0.1:1.0:0.1") from None
+    if not (math.isfinite(low + high + step) and step > 0 and low < high):
+        raise UsageError(f"{text!r} has no steps", next_move="write 0.1:1.0:0.1, from the least to the most")
+    return low, high, step
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class Floor:
+    """What one modality may lose at most."""
+
+    shorthand: ClassVar[str] = "change"
+
+    change: Annotated[
+        float, Between(-1, 1), Doc("the score must be at least that much above its specialist's: -0.02 may be lost")
+    ]
+    metric: Annotated[str, Doc("of which score")] = "mrr"
+    place: str = place_field()
+
+    def problems(self) -> Iterator[Problem]:
+        if self.metric not in METRICS:
+            yield Problem(f"floor: no metric {self.metric!r}", self.place, did_you_mean(self.metric, METRICS))
+
+
+@dataclass(frozen=True)
+class Search:
+    """Weights, methods and their parameters, found by trying."""
+
+    vary: Annotated[
+        Mapping[str, Range],
+        Doc(
+            "what, and within which range: `specialists.*.weight`, `merge.method`, `merge.density`, "
+            "`rules.backbone.layers.{0..5}.*.weight`"
+        ),
+    ]
+    maximize: Annotated[
+        tuple[str, ...], Doc("`mean(retrieval.*.mrr)`, `min(…)`, one score, or several: a Pareto front")
+    ] = (DEFAULT,)
+    on: Annotated[Mapping[str, str], Doc("pairs by name, a modality's under the name of its specialist")] = field(
+        default_factory=dict
+    )
+    floor: Annotated[
+        Mapping[str, Floor], Doc("per set of `on`: what it may lose at most against its specialist, a constraint")
+    ] = field(default_factory=dict)
+    confirm: Annotated[
+        Mapping[str, str] | None,
+        Doc("pairs that the search never sees, by the same names; left out: a third of each set is kept back for it"),
+    ] = None
+    trials: Annotated[int, Between(1, 100_000), Doc("how many, beside the points that are always looked at")] = 60
+    sampler: Annotated[
+        Literal["auto", "tpe", "gp", "cmaes", "random"],
+        Doc("how Optuna proposes; `auto`: a Gaussian process for up to 150 trials of numbers alone, else TPE"),
+    ] = "auto"
+    prune: Annotated[bool, Doc("stop trials early that are known to be worse (one objective, enough pairs)")] = True
+    sensitivity: Annotated[
+        int, Between(0, 50), Doc("points along each number through the best trial, for curves and flat ranges")
+    ] = 5
+    path: Annotated[str | None, Doc("folder of the study and its report; left out: `OUT-search`")] = None
+    place: str = place_field()
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.vary:
+            yield Problem("search: nothing is varied", self.place, "vary: {specialists.*.weight: [0.1, 1.0]}")
+        for text in self.maximize:
+            try:
+                parse_objective(text)
+            except UsageError as error:
+                yield from (Problem(f"maximize: {told.what}", self.place, told.next_move) for told in error.problems)
+        for key, names in (("floor", self.floor), ("confirm", self.confirm or {})):
+            for name in names if self.on else ():
+                if name not in self.on:
+                    yield Problem(f"{key}: {name!r} is no set of `on`", self.place, did_you_mean(name, self.on))
+        if self.confirm is not None and (lost := [name for name in self.on if name not in self.confirm]):
+            what = f"confirm: has no pairs for {', '.join(map(repr, lost))}"
+            yield Problem(what, self.place, "name them, or leave `confirm` out: a third of each set is then kept back")
+        try:
+            if self.path is not None:
+                output_path(self.path)
+        except UsageError as error:
+            yield from (Problem(f"search: path: {told.what}", self.place, told.next_move) for told in error.problems)

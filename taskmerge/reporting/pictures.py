@@ -1,0 +1,37 @@
+"""The charts of a report as SVG files of their own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from taskmerge.reporting.content import Banner, Section, Table, Texts
+from taskmerge.reporting.page import STYLE, chart
+from taskmerge.words.system_errors import writing
+
+
+def write_pictures(folder: Path, sections: Sequence[Section]) -> list[Path]:
+    """Write every chart as an SVG that needs nothing beside it, named by its title. Returns where they lie."""
+    written = []
+    for section in sections:
+        for block in section.blocks:
+            if isinstance(block, Banner | Table | Texts):
+                continue
+            drawn = chart(block)
+            if drawn:
+                path = folder / f"{_name(block.title)}.svg"
+                with writing(path):
+                    path.write_text(_alone(drawn), "utf-8")
+                written.append(path)
+    return written
+
+
+def _name(title: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:80]
+
+
+def _alone(drawn: str) -> str:
+    """A chart of the page with the page's colours in it."""
+    head = '<svg xmlns="http://www.w3.org/2000/svg" '
+    return drawn.replace("<svg ", head, 1).replace(">", f"><style>{STYLE}</style>", 1) + "\n"

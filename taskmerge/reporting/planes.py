@@ -1,0 +1,85 @@
+"""Charts of a plane as inline SVG: points with a front, and heat maps."""
+
+from __future__ import annotations
+
+from taskmerge.reporting.charts import (
+    BOTTOM,
+    LEFT,
+    PLOT_HEIGHT,
+    RIGHT,
+    TOP,
+    WIDTH,
+    drawing,
+    grid_lines,
+    number_text,
+    padded,
+    x_axis,
+)
+from taskmerge.reporting.content import Dot, HeatMap, ScatterChart
+from taskmerge.reporting.escaping import escape
+
+
+def scatter_chart(chart: ScatterChart) -> str:
+    """Points with their names as tooltips; corners are named beside them, the front is joined."""
+    if not chart.dots:
+        return ""
+    x_low, x_high = padded(min(dot.x for dot in chart.dots), max(dot.x for dot in chart.dots))
+    y_low, y_high = padded(min(dot.y for dot in chart.dots), max(dot.y for dot in chart.dots))
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        return across, TOP + (1 - (y - y_low) / (y_high - y_low)) * PLOT_HEIGHT
+
+    parts = [*grid_lines(y_low, y_high, at, x_low, x_high), *x_axis(x_low, x_high, chart.x_label)]
+    parts.append(f'<text class="axis" x="0" y="{TOP - 2}">{escape(chart.y_label)}</text>')
+    front = sorted((dot.x, dot.y) for dot in chart.dots if dot.kind == "front")
+    if len(front) > 1:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*place) for place in front))
+        parts.append(f'<polyline class="joined" points="{path}"/>')
+    for dot in sorted(chart.dots, key=lambda dot: dot.kind == "plain", reverse=True):
+        parts += _drawn(dot, *at(dot.x, dot.y))
+    return drawing(TOP + PLOT_HEIGHT + BOTTOM, chart.title, parts)
+
+
+def _drawn(dot: Dot, x: float, y: float) -> list[str]:
+    words = f"<title>{escape(dot.name)}: {number_text(dot.x)}, {number_text(dot.y)}</title>"
+    parts = [f'<circle class="dot {dot.kind}" cx="{x:.1f}" cy="{y:.1f}" r="5">{words}</circle>']
+    if dot.kind == "corner":
+        parts.append(f'<text class="name" x="{x + 8:.1f}" y="{y + 4:.1f}">{escape(dot.name)}</text>')
+    return parts
+
+
+def heat_map(chart: HeatMap) -> str:
+    """Cells, the darker the higher; empty ones are outlined. Values as tooltips, the ends of the scale below."""
+    known = [value for row in chart.rows for value in row if value is not None]
+    if not known:
+        return ""
+    low, high = min(known), max(known)
+    across = (WIDTH - LEFT - RIGHT) / (len(chart.x_edges) - 1)
+    tall = PLOT_HEIGHT / (len(chart.y_edges) - 1)
+    parts = []
+    for number, row in enumerate(chart.rows):
+        y = TOP + PLOT_HEIGHT - (number + 1) * tall
+        parts.append(
+            f'<text class="tick" text-anchor="end" x="{LEFT - 8}" y="{y + tall:.1f}">'
+            f"{number_text(chart.y_edges[number])}</text>"
+        )
+        for column, value in enumerate(row):
+            place = f'x="{LEFT + column * across:.1f}" y="{y:.1f}" width="{across - 2:.1f}" height="{tall - 2:.1f}"'
+            if value is None:
+                parts.append(f'<rect class="cell none" {place}/>')
+                continue
+            share = (value - low) / (high - low) if high > low else 1.0
+            shade = f'style="opacity:{0.12 + 0.88 * share:.2f}"'
+            parts.append(f'<rect class="cell" {place} {shade}><title>{value:.4f}</title></rect>')
+    for column, edge in enumerate(chart.x_edges):
+        x = LEFT + column * across
+        bottom = TOP + PLOT_HEIGHT + 18
+        parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{bottom}">{number_text(edge)}</text>')
+    middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
+    under = TOP + PLOT_HEIGHT + 36
+    parts.append(f'<text class="axis" text-anchor="middle" x="{middle}" y="{under}">{escape(chart.x_label)}</text>')
+    parts.append(f'<text class="axis" x="0" y="{TOP - 2}">{escape(chart.y_label)}</text>')
+    scale = f"{number_text(low)} (light) to {number_text(high)} (dark)"
+    parts.append(f'<text class="tick" x="{WIDTH - RIGHT + 8}" y="{TOP + 12}">{escape(scale)}</text>')
+    return drawing(TOP + PLOT_HEIGHT + BOTTOM, chart.title, parts)

@@ -1,0 +1,138 @@
+"""`search`: find weights, methods and their parameters by trying, in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from taskmerge.checkpoints.output.replacing import absolute
+from taskmerge.merging.bench import MEMORY, Bench
+from taskmerge.merging.inputs import Inputs
+from taskmerge.search.concluding import conclude
+from taskmerge.search.folder import SearchFolder, digest, folder_of
+from taskmerge.search.opening import live_model
+from taskmerge.search.outcome import Outcome
+from taskmerge.search.points import Goal
+from taskmerge.search.runner import Runner
+from taskmerge.search.scorer import Scorer, directions_of
+from taskmerge.search.setting import Setting, decide, prunable, recipe_of, stripped, with_section
+from taskmerge.search.study import Study
+from taskmerge.words.devices import device_or_default
+from taskmerge.words.extras import require
+
+BATCH_SIZE = 32
+
+
+def search(
+    models: Any,
+    objective: Callable[[Any], Any] | None = None,
+    *,
+    vary: Mapping[str, Any] | None = None,
+    maximize: Sequence[str] | str | None = None,
+    on: Mapping[str, Any] | None = None,
+    floor: Mapping[str, Any] | None = None,
+    confirm: Mapping[str, Any] | Callable[[Any], Any] | None = None,
+    trials: int | None = None,
+    sampler: str | None = None,
+    prune: bool | None = None,
+    sensitivity: int | None = None,
+    model: Any = None,
+    out: str | Path | None = None,
+    fresh: bool = False,
+    device: str | None = None,
+    memory: int = MEMORY,
+    batch_size: int = BATCH_SIZE,
+    say: Callable[[str], None] = lambda _: None,
+) -> Outcome:
+    """Find weights, methods and their parameters by trying.
+
+        found = search("recipe.yaml")
+        found = search({"base": base, "law": law, "code": code}, objective=accuracy, model=copy.deepcopy(base),
+                       vary={"specialists.*.weight": [0.0, 1.0]}, trials=40)
+
+    No model is written in a trial: tensors are merged in place into one live model, the same bits as a fuse writes.
+
+    Args:
+        models: a recipe, its file, or models by name with the base under "base"; whatever `fuse` takes.
+        objective: what scores a model: given the live one, returns a number, or numbers by name of which `maximize`
+            speaks; the higher the better. Left out: retrieval on the pairs of `on`.
+        vary, maximize, on, floor, trials, sampler, prune, sensitivity: as in a recipe's `search`, in place of what it
+            says; `on` takes whatever `read_pairs` takes.
+        confirm: pairs the search never sees, or a second objective on other data.
+        model: what is merged into and scored: a network, or an `Embedder`, of the merge's class, written over; or what
+            makes one of a folder's path. Left out: the recipe's merge is written once and opened as an embedder.
+        out: folder of the study; left out: the recipe's, or a temporary one for models in memory.
+        fresh: forget the trials of another search there.
+        device: where the model runs and merges are computed.
+        memory: bytes kept of what trials have in common.
+        batch_size: items that run at once.
+        say: is told of every trial, and of what is assumed.
+
+    Returns:
+        All points, the best one's recipe, and what it is worth.
+
+    Raises:
+        RecipeError: with everything that is wrong before the first trial.
+        TaskmergeError: when the recipe's own merge cannot be made or scored.
+    """
+    require("optuna", "filelock", "scipy")
+    names = [maximize] if isinstance(maximize, str) else maximize
+    given = {"vary": vary, "maximize": names, "floor": floor, "trials": trials, "sampler": sampler, "prune": prune,
+             "sensitivity": sensitivity}  # fmt: skip
+    recipe, inputs = recipe_of(models)
+    setting = decide(with_section(recipe, given), objective, on, confirm, say)
+    with ExitStack() as stack:
+        if out is None and inputs is not None:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskmerge-search-")))
+        else:
+            place = absolute(folder_of(setting.recipe, None if out is None else Path(out)))
+        return _search(setting, inputs, model, SearchFolder(place), fresh, device, memory, batch_size, say)
+
+
+def _search(
+    setting: Setting,
+    inputs: Inputs | None,
+    model: Any,
+    folder: SearchFolder,
+    fresh: bool,
+    device: str | None,
+    memory: int,
+    batch_size: int,
+    say: Callable[[str], None],
+) -> Outcome:
+    section, own = setting.section, stripped(setting.recipe)
+    bench = Bench(own, inputs, device=str(device_or_default(device) or "cpu"), memory=memory)
+    for line in bench.plan.warnings:
+        say(f"warning: {line}")
+    folder.claim()
+    with folder.alone():
+        folder.begin(_said(setting, bench), fresh)
+        live = live_model(setting.recipe, bench, model, folder, device)
+    if live.not_run:
+        say(f"{len(live.not_run)} tensors of the merge are not run by the model, and not merged in trials")
+    scorer = None
+    if setting.pairs:
+        ways = directions_of(setting.objectives, list(setting.pairs))
+        scorer = Scorer(live, setting.pairs, ways, batch_size)
+    goal = Goal(setting.objectives, section.floor)
+    runner = Runner(bench, setting.axes, goal, live, scorer, setting.own, folder, say)
+    study = Study(folder.path, own, setting.axes, len(setting.objectives), section.sampler, section.trials,
+                  prunable(setting))  # fmt: skip
+    say(f"{len(setting.axes)} numbers vary; {section.trials} trials proposed by {study.sampler}, in {folder.path}")
+    with study.working():
+        with folder.alone():
+            runner.references()
+            runner.teach(study)
+        runner.trials(study)
+        with folder.alone():
+            return conclude(setting, runner, study, batch_size)
+
+
+def _said(setting: Setting, bench: Bench) -> str:
+    section = setting.section
+    floors = {name: (floor.change, floor.metric) for name, floor in section.floor.items()}
+    own = [getattr(one, "__qualname__", repr(one)) for one in (setting.own, setting.own_confirm) if one is not None]
+    return digest(bench, bench.recipe, section.vary, section.maximize, [*setting.sources, floors, *own])

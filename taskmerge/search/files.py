@@ -1,0 +1,49 @@
+"""What a search leaves: best.yaml, the recipes of the front, the report with its JSON and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from taskmerge.recipes import Recipe
+from taskmerge.recipes.moving import moved
+from taskmerge.recipes.varied import with_values
+from taskmerge.reporting import write_report
+from taskmerge.reporting.pictures import write_pictures
+from taskmerge.search.outcome import Outcome
+from taskmerge.search.page import lead, sections
+from taskmerge.search.points import Point
+from taskmerge.search.setting import Setting
+from taskmerge.words.system_errors import writing
+
+BEST = "best.yaml"
+PAGE = "report.html"
+
+
+def write_files(outcome: Outcome, setting: Setting) -> None:
+    """Write everything into the search's folder. A recipe there names the same models as the one that was searched."""
+    folder = outcome.folder
+    if outcome.best is not None and outcome.recipe is not None:
+        _write(folder / BEST, _text(outcome.best, outcome.recipe, setting, folder))
+    if len(outcome.objectives) > 1:
+        for point in outcome.front:
+            recipe = with_values(setting.recipe, setting.axes, point.values)
+            place = folder / "front"
+            _write(place / f"{point.name.replace(' ', '-')}.yaml", _text(point, recipe, setting, place))
+    shown = sections(outcome, setting)
+    write_report(folder / PAGE, "Search", shown, outcome.as_dict(), lead(outcome, setting))
+    write_pictures(folder, shown)
+
+
+def _text(point: Point, recipe: Recipe, setting: Setting, folder: Path) -> str:
+    """A recipe as a file in `folder`."""
+    scores = ", ".join(
+        f"{objective.text} {value:.4f}" for objective, value in zip(setting.objectives, point.results, strict=True)
+    )
+    head = f"# Found by `taskmerge search`: {point.name}, {scores} on the pairs that it was chosen by.\n"
+    return head + moved(recipe, folder).to_yaml()
+
+
+def _write(path: Path, text: str) -> None:
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")

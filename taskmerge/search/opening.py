@@ -1,0 +1,39 @@
+"""Opening the model that trials are put into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from taskmerge.embedders.interface import Embedder
+from taskmerge.embedders.loading import open_embedder
+from taskmerge.embedders.sources import ModelSource
+from taskmerge.merging.bench import Bench
+from taskmerge.merging.fused import FusedStateDict
+from taskmerge.recipes import Recipe
+from taskmerge.search.folder import SearchFolder
+from taskmerge.search.live import LiveModel
+
+
+def live_model(recipe: Recipe, bench: Bench, model: Any, folder: SearchFolder, device: str | None) -> LiveModel:
+    """The model that trials are put into.
+
+    Args:
+        recipe: says how models are run: embedder, components, prompts.
+        bench: what is merged.
+        model: a network or an embedder that is written over, what makes one of a folder's path, or None: the recipe's
+            own merge is written into the folder once and opened.
+        folder: where that is written.
+        device: where it runs.
+
+    Raises:
+        CheckpointError, UsageError, MergeError: for a model that trials cannot be put into.
+    """
+    if model is not None and (isinstance(model, Embedder) or hasattr(model, "state_dict")):
+        return LiveModel(bench, model, own=False)
+    start = folder.start_model(bench, bench.recipe)
+    if model is not None:
+        return LiveModel(bench, model(start), own=False)
+    source = ModelSource(start, recipe.embedder, recipe.components, recipe.folder)
+    live = LiveModel(bench, open_embedder(source, device=device).prompted(recipe.prompts), own=True)
+    live.check(FusedStateDict(bench.plan))
+    return live
