@@ -17,6 +17,8 @@ from taskmerge.words.sizes import parse_size, show_bytes
 
 if TYPE_CHECKING:
     from taskmerge.merging import Plan, Written
+    from taskmerge.merging.parts import Job
+    from taskmerge.words.parts import Part
 
 RECIPE = typer.Argument(help="The recipe: a YAML file (`taskmerge schema` describes it; mergekit's are read too).")
 
@@ -31,17 +33,33 @@ def fuse(
     resume: bool = typer.Option(
         True, "--resume/--no-resume", help="Go on from the finished files of an interrupted run (the default)."
     ),
+    part: str = typer.Option(
+        None,
+        "--part",
+        help="Write this share of the files only: 2/8 is the second of eight. Other processes write the "
+        "others, `--finish` publishes them.",
+    ),
+    measure: bool = typer.Option(
+        False,
+        "--measure",
+        help="With --part: count what is measured over the whole model (`trim: model`), write nothing.",
+    ),
+    finish: bool = typer.Option(False, "--finish", help="Check what all parts have written, and publish it."),
     as_json: bool = JSON,
 ) -> None:
     """Fuse the specialists of a recipe into one model."""
     from taskmerge.checkpoints.output.replacing import absolute
     from taskmerge.merging import execute, plan
+    from taskmerge.merging.parts import Job
     from taskmerge.recipes import load_all
     from taskmerge.words.devices import parse_device
 
     allowed, device = parse_size(memory), parse_device(device)
+    share = _share(part, measure, finish, dry_run, resume)
     place = absolute(out or recipe.with_suffix(""))
     merges = load_all(recipe, place.parent / f"{place.stem}-documents")
+    if len(merges) > 1 and (share is not None or finish):
+        raise UsageError(f"{recipe} holds {len(merges)} merges", next_move="parts are of one: a file for each")
     for said in merges:
         decided = plan(said)
         target = _output(out if said is merges[-1] else None, said.output.path, said.folder, recipe)
@@ -56,10 +74,46 @@ def fuse(
             return
         began = time.monotonic()
         announce_preparing()
+        if share is not None:
+            _fuse_part(Job(decided, said, target, device, fresh), share, measure, allowed, as_json)
+            return
         with progress(decided.bytes_written, "fusing", quiet=as_json) as advance:
             restart = fresh or not resume
-            written = execute(decided, said, target, device=device, fresh=restart, progress=advance, memory=allowed)
+            written = execute(
+                decided, said, target, device=device, fresh=restart, progress=advance, memory=allowed, finish=finish
+            )
         _show_written(written, time.monotonic() - began, decided.notes, as_json)
+
+
+def _share(part: str | None, measure: bool, finish: bool, dry_run: bool, resume: bool) -> Part | None:
+    """What `--part` says. Raises UsageError for options that do not go together."""
+    from taskmerge.words.parts import parse_part
+
+    if measure and part is None:
+        raise UsageError("--measure counts in one part", next_move="say which: --measure --part 1/8")
+    if finish and part is not None:
+        raise UsageError(
+            "--part writes one share, --finish publishes all", next_move="run --finish when all are written"
+        )
+    if (finish or part is not None) and (dry_run or not resume):
+        option = "--dry-run" if dry_run else "--no-resume"
+        raise UsageError(f"{option} is for the whole output", next_move="leave it out, or --part and --finish")
+    return None if part is None else parse_part(part)
+
+
+def _fuse_part(job: Job, part: Part, measure: bool, memory: int, as_json: bool) -> None:
+    from taskmerge.merging.parts import execute_part, measure_part
+
+    if measure:
+        said = measure_part(job, part)
+        print_json({"part": str(part), "next": said}) if as_json else note(f"part {part}: {said}")
+        return
+    began, size = time.monotonic(), sum(shard.size for shard in part.share(job.plan.shards))
+    if not size:
+        note(f"part {part}: nothing to write, there are {len(job.plan.shards)} files (`output: shard_size` makes more)")
+    with progress(size, f"part {part}", quiet=as_json) as advance:
+        written = execute_part(job, part, progress=advance, memory=memory)
+    _show_written(written, time.monotonic() - began, job.plan.notes, as_json, published=False)
 
 
 def _output(given: Path | None, said: str | None, folder: Path, recipe: Path) -> Path:
@@ -110,7 +164,9 @@ def _ways(plan: Plan, component: str) -> str:
     return ways[0] + (f" (and {len(ways) - 1} more)" if len(ways) > 1 else "")
 
 
-def _show_written(written: Written, seconds: float, notes: Sequence[str], as_json: bool) -> None:
+def _show_written(
+    written: Written, seconds: float, notes: Sequence[str], as_json: bool, published: bool = True
+) -> None:
     if as_json:
         table = {
             "path": str(written.path),
@@ -121,6 +177,7 @@ def _show_written(written: Written, seconds: float, notes: Sequence[str], as_jso
             "remade": list(written.remade),
             "notes": list(notes),
             "left": list(written.left),
+            "published": published,
         }
         print_json(table)
         return
@@ -131,7 +188,10 @@ def _show_written(written: Written, seconds: float, notes: Sequence[str], as_jso
     for file in written.resumed:
         note(f"{file}: taken over from the interrupted run")
     note(f"{show_bytes(written.bytes)} in {seconds:.1f} s: {written.path}")
-    say(written.path)
+    if published:
+        say(written.path)
+    else:
+        note("not published yet: `--finish` does when all parts are written")
 
 
 def verify(

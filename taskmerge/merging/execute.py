@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskmerge.checkpoints.output.parts import PartsFolder
 from taskmerge.checkpoints.output.record import CARD, described
 from taskmerge.checkpoints.output.saving import AHEAD, MEMORY, folders_of, write_shards
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
@@ -49,8 +50,11 @@ def execute(
     fresh: bool = False,
     progress: Progress | None = None,
     memory: int = MEMORY,
+    finish: bool = False,
 ) -> Written:
     """Writes the planned model into folder `out`, whole or not at all.
+
+    finish: every weight file was written by a part (`parts.execute_part`): they are checked, what is missing is named.
 
     memory: bytes an elementwise merge stays within, besides mapped input pages; other methods need their largest
     tensor whole. progress: called with the number of bytes written since the last call.
@@ -62,25 +66,27 @@ def execute(
     device = parse_device(device)
     fused = FusedStateDict(plan, device)
     began, read = identity(plan, recipe), [*folders_of(every_input(plan).values()), recipe.folder]
-    with OutputFolder(out, began, fresh, read, keep=recipe.output.keep_previous) as output:
+    folder = PartsFolder(out, began, fresh, read, keep=recipe.output.keep_previous)
+    with folder.expect(plan.shards) if finish else folder as output:
         resumed = tuple(output.finished)
         try:
-            fused.check_integers()
+            if not finish:  # each part has looked at its own
+                fused.check_integers()
             unwritten = [shard for shard in plan.shards if shard.file not in output.finished]
             check_space(out, sum(shard.size for shard in unwritten) + side_bytes(plan), len(unwritten))
             hashes = _Hashes(plan)
             write_shards(output, list(plan.shards), fused.read_into, progress, memory, 1 if threads() == 1 else AHEAD)
             record = _add_everything_else(output, plan, recipe, hashes.result())
-            _check_same(began, plan, recipe)
+            check_same(began, plan, recipe)
             left = output.publish(record)
         except TaskmergeError as error:
-            if isinstance(error, MergeError) or not output.finished:
+            if (isinstance(error, MergeError) or not output.finished) and not finish:
                 output.abandon()
             raise
     return Written(out, plan.bytes_written, dict(output.finished), resumed, tuple(left), tuple(output.remade))
 
 
-def _check_same(began: str, plan: Plan, recipe: Recipe) -> None:
+def check_same(began: str, plan: Plan, recipe: Recipe) -> None:
     """Raises CheckpointError when anything that decided about the result is no longer what it was, read or not."""
     for state_dict in every_input(plan).values():
         for file in state_dict.beside.files.values():

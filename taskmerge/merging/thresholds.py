@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from taskmerge import kernels
-from taskmerge.kernels import KeepLargest, Measurement
+from taskmerge.kernels import KeepLargest, Measurement, ModelSearch
 from taskmerge.merging.operands import Operands
 from taskmerge.merging.steps import Source, TensorStep
 
@@ -23,6 +23,8 @@ class ModelThresholds:
     def __init__(self, operands: Operands, device: str) -> None:
         self._operands = operands
         self._device = device
+        self.measured: ModelSearch | None = None
+        """What several processes have found together, when they have."""
 
     def of(self, step: TensorStep, sources: tuple[Source, ...]) -> Measurement | None:
         """The bounds for one step, one entry per source; None where it does not trim over the model."""
@@ -31,6 +33,28 @@ class ModelThresholds:
             return None
         found = [self._found[source.label][ways[source.label]] for source in sources]
         return Measurement(lowest=tuple(low for low, _ in found), highest=tuple(high for _, high in found))
+
+    @cached_property
+    def steps(self) -> list[TensorStep]:
+        """Those that are trimmed over the model, one a row of `search`."""
+        return [step for step in self._operands.plan.steps if self._ways(step) is not None]
+
+    @cached_property
+    def search(self) -> ModelSearch:
+        """The search for all thresholds, not begun: a row a step, a column a specialist."""
+        steps = [(step, self._ways(step) or {}) for step in self.steps]
+        rows = []
+        for step, _ in steps:
+            by_label = {source.label: source for source in step.specialists}
+            present = [by_label.get(label) for label in self._labels]
+            operands = [None if one is None else self._operands.specialist(step, one) for one in present]
+            rows.append((self._operands.base(step), operands))
+        keeps = [list(dict.fromkeys(ways[label] for _, ways in steps if label in ways)) for label in self._labels]
+        return kernels.model_search(rows, keeps, device=self._device)
+
+    @cached_property
+    def _labels(self) -> list[str]:
+        return list(dict.fromkeys(label for step in self.steps for label in self._ways(step) or ()))
 
     def _ways(self, step: TensorStep) -> dict[str, KeepLargest] | None:
         """Specialist -> how it is trimmed over the model in this step."""
@@ -44,13 +68,5 @@ class ModelThresholds:
 
     @cached_property
     def _found(self) -> dict[str, Bounds]:
-        steps = [(step, ways) for step in self._operands.plan.steps if (ways := self._ways(step)) is not None]
-        labels = list(dict.fromkeys(label for _, ways in steps for label in ways))
-        rows = []
-        for step, _ in steps:
-            by_label = {source.label: source for source in step.specialists}
-            present = [by_label.get(label) for label in labels]
-            operands = [None if one is None else self._operands.specialist(step, one) for one in present]
-            rows.append((self._operands.base(step), operands))
-        keeps = [list(dict.fromkeys(ways[label] for _, ways in steps if label in ways)) for label in labels]
-        return dict(zip(labels, kernels.measure_model(rows, keeps, device=self._device), strict=True))
+        bounds = self.search.find() if self.measured is None else self.measured.bounds()
+        return dict(zip(self._labels, bounds, strict=True))
