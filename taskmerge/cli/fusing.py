@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from taskmerge.cli.options import DEVICE, JSON, OUT
+from taskmerge.cli.options import DEVICE, JSON, OUT_PLACE
 from taskmerge.cli.output import announce_preparing, note, print_json, print_table, progress, say
 from taskmerge.errors import UsageError
-from taskmerge.words.places import output_path
+from taskmerge.words.places import StoreUri, output_place
 from taskmerge.words.sizes import parse_size, show_bytes
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ RECIPE = typer.Argument(help="The recipe: a YAML file (`taskmerge schema` descri
 
 def fuse(
     recipe: Path = RECIPE,
-    out: Path = OUT,
+    out: Path = OUT_PLACE,
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and print the plan; write nothing."),
     device: str = DEVICE,
     memory: str = typer.Option("1GiB", "--memory", help="What an elementwise merge may use besides mapped inputs."),
@@ -56,7 +56,7 @@ def fuse(
 
     allowed, device = parse_size(memory), parse_device(device)
     share = _share(part, measure, finish, dry_run, resume)
-    place = absolute(out or recipe.with_suffix(""))
+    place = absolute(out if isinstance(out, Path) else recipe.with_suffix(""))
     merges = load_all(recipe, place.parent / f"{place.stem}-documents")
     if len(merges) > 1 and (share is not None or finish):
         raise UsageError(f"{recipe} holds {len(merges)} merges", next_move="parts are of one: a file for each")
@@ -116,15 +116,15 @@ def _fuse_part(job: Job, part: Part, measure: bool, memory: int, as_json: bool) 
     _show_written(written, time.monotonic() - began, job.plan.notes, as_json, published=False)
 
 
-def _output(given: Path | None, said: str | None, folder: Path, recipe: Path) -> Path:
+def _output(given: Path | StoreUri | None, said: str | None, folder: Path, recipe: Path) -> Path | StoreUri:
     if given is not None:
         return given
     if said is None:
         raise UsageError("no output folder", str(recipe), "give --out FOLDER, or output: {path: ...} in the recipe")
-    return output_path(said, folder)
+    return output_place(said, folder)
 
 
-def show_plan(plan: Plan, target: Path, memory: int, as_json: bool) -> None:
+def show_plan(plan: Plan, target: Path | StoreUri, memory: int, as_json: bool) -> None:
     """What a fuse would do: per component, and per tensor in JSON."""
     from taskmerge.merging.provenance import sentence
 

