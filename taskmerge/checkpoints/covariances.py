@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from taskmerge.checkpoints.formats.files import WeightFile
-from taskmerge.checkpoints.formats.header import read_file_header
+from taskmerge.checkpoints.formats.header import Header, read_file_header
 from taskmerge.checkpoints.formats.links import check_link
 from taskmerge.checkpoints.output.record import add_to_record
 from taskmerge.checkpoints.state_dict import StateDict
+from taskmerge.checkpoints.stores.mirrors import remote_file
 from taskmerge.errors import CheckpointError, few
 from taskmerge.numbers.rounding import decode
 from taskmerge.words.json_text import parse_json
@@ -85,10 +86,12 @@ class InputCovariances(Mapping[str, np.ndarray]):
             )
         check_link(path, Path(folder))
         try:
-            read = read_file_header(path)
+            remote = remote_file(path)
+            read = read_file_header(path) if remote is None else remote
         except CheckpointError as error:
             raise CheckpointError(f"cannot be read: {error.problems[0].what}", str(path), _ANEW) from None
-        header, stored = read.metadata, {entry.info.name for entry in read.entries}
+        entries = read.entries if isinstance(read, Header) else read.entries.values()
+        header, stored = read.metadata, {entry.info.name for entry in entries}
         if header.get("format") != FORMAT:
             raise CheckpointError("is no file of input covariances", str(path), _ANEW)
         aliases: dict[str, str] = parse_json(header.get("aliases", ""), dict[str, str], f"{path}: aliases", _ANEW)
@@ -115,7 +118,7 @@ class _Stored(Mapping[str, np.ndarray]):
     """Matrices of a file, one read at a time."""
 
     def __init__(self, path: Path) -> None:
-        self._file = WeightFile(path.name, path)
+        self._file = remote_file(path) or WeightFile(path.name, path)
 
     def __getitem__(self, name: str) -> np.ndarray:
         info = self._file.entries[name].info

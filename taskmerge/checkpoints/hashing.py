@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.stores.mirrors import remote_bytes
 from taskmerge.errors import CheckpointError
 from taskmerge.words.places import cache_folder
 
@@ -25,6 +26,8 @@ def sha256_of(path: Path) -> str:
     when anything differs. Its name says nothing: the hub's cache names files by their hash, and so can anybody.
     """
     real = path.resolve()
+    if remote_bytes(real) is not None:
+        return content_sha256(real)
     state = real.stat()
     key = _key(real, state)
     known = _load()
@@ -64,6 +67,8 @@ def fingerprint(path: Path) -> str:
 
     Not a proof of equal content, unlike `sha256_of`; it notices a replaced or edited file without reading it whole.
     """
+    if remote_bytes(path) is not None:
+        return hashlib.sha256(path.read_bytes()).hexdigest()  # its uri, size and version
     stat = path.stat()
     digest = hashlib.sha256(f"{stat.st_size}:{stat.st_mtime_ns}".encode())
     with path.open("rb") as file:
@@ -77,6 +82,10 @@ def fingerprint(path: Path) -> str:
 def content_sha256(path: Path) -> str:
     """The sha256 of the bytes that a file holds now, in hex: all of them are read, nothing is looked up."""
     digest = hashlib.sha256()
+    if (remote := remote_bytes(path)) is not None:
+        for chunk in remote:
+            digest.update(chunk)
+        return digest.hexdigest()
     with path.open("rb", buffering=0) as file:
         buffer = bytearray(_BLOCK)
         view = memoryview(buffer)

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.formats.table import READABLE
+from taskmerge.checkpoints.stores.mirrors import mirror
 from taskmerge.errors import CheckpointError, clipped, first_line
-from taskmerge.words.places import parse_place, repository_of
+from taskmerge.words.places import StoreUri, parse_place, repository_of
 
 _SIDE_FILES = (
     "*.json", "*.txt", "*.model", "*.py", "*.jinja", "*.tiktoken", "*.md", "LICENSE*", "*/config.json",
@@ -34,7 +35,8 @@ class HubPlace:
 
 
 def locate(text: str, relative_to: Path | None = None) -> Path | HubPlace:
-    """What the user's text means. hf:// uris are the hub's; an existing path wins; then ``owner/name[@revision]``.
+    """What the user's text means. hf:// uris are the hub's, those of stores have a folder of this disk that stands for
+    them (`stores.mirrors`); an existing path wins; then ``owner/name[@revision]``.
 
     relative_to: the folder that relative paths start from (the recipe's). Raises CheckpointError when the text is
     neither an existing path nor a possible hub id, UsageError for what no path or uri can be.
@@ -42,6 +44,8 @@ def locate(text: str, relative_to: Path | None = None) -> Path | HubPlace:
     place = parse_place(text, "a model")
     if place.kind == "hub":
         return _parse_uri(place.text)
+    if place.kind == "store":
+        return mirror(StoreUri(place.text))
     path = place.path
     if relative_to is not None and not path.is_absolute() and _exists(relative_to / path):
         return relative_to / path

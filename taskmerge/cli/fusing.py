@@ -9,21 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from taskmerge.cli.options import DEVICE, JSON, OUT
+from taskmerge.cli.options import DEVICE, JSON, OUT_PLACE
 from taskmerge.cli.output import announce_preparing, note, print_json, print_table, progress, say
 from taskmerge.errors import UsageError
-from taskmerge.words.places import output_path
+from taskmerge.words.places import StoreUri, output_place
 from taskmerge.words.sizes import parse_size, show_bytes
 
 if TYPE_CHECKING:
     from taskmerge.merging import Plan, Written
+    from taskmerge.merging.parts import Job
+    from taskmerge.words.parts import Part
 
 RECIPE = typer.Argument(help="The recipe: a YAML file (`taskmerge schema` describes it; mergekit's are read too).")
 
 
 def fuse(
     recipe: Path = RECIPE,
-    out: Path = OUT,
+    out: Path = OUT_PLACE,
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and print the plan; write nothing."),
     device: str = DEVICE,
     memory: str = typer.Option("1GiB", "--memory", help="What an elementwise merge may use besides mapped inputs."),
@@ -35,6 +37,18 @@ def fuse(
         [], "--sweep", help="A grid instead of one merge, as a table: scale=0.1:1.0:0.1, density=0.1,0.2; repeatable."
     ),
     keep: str = typer.Option(None, "--keep", help="Of a sweep: `best` writes the model that scores best."),
+    part: str = typer.Option(
+        None,
+        "--part",
+        help="Write this share of the files only: 2/8 is the second of eight. Other processes write the "
+        "others, `--finish` publishes them.",
+    ),
+    measure: bool = typer.Option(
+        False,
+        "--measure",
+        help="With --part: count what is measured over the whole model (`trim: model`), write nothing.",
+    ),
+    finish: bool = typer.Option(False, "--finish", help="Check what all parts have written, and publish it."),
     as_json: bool = JSON,
 ) -> None:
     """Fuse the specialists of a recipe into one model.
@@ -44,18 +58,24 @@ def fuse(
     """
     from taskmerge.checkpoints.output.replacing import absolute
     from taskmerge.merging import execute, plan
+    from taskmerge.merging.parts import Job
     from taskmerge.recipes import load_all
     from taskmerge.words.devices import parse_device
 
     allowed, device = parse_size(memory), parse_device(device)
+    share = _share(part, measure, finish, dry_run, resume)
     if sweep or keep is not None:
         from taskmerge.cli.sweeping import swept
 
+        if share is not None or finish:
+            raise UsageError("--sweep tries merges, --part writes one", next_move="sweep first, then write the winner")
         chosen = swept(recipe, sweep, keep, device, as_json)
         if chosen is None:
             return
-    place = absolute(out or recipe.with_suffix(""))
+    place = absolute(out if isinstance(out, Path) else recipe.with_suffix(""))
     merges = [chosen] if sweep else load_all(recipe, place.parent / f"{place.stem}-documents")
+    if len(merges) > 1 and (share is not None or finish):
+        raise UsageError(f"{recipe} holds {len(merges)} merges", next_move="parts are of one: a file for each")
     for said in merges:
         decided = plan(said)
         target = _output(out if said is merges[-1] else None, said.output.path, said.folder, recipe)
@@ -70,21 +90,57 @@ def fuse(
             return
         began = time.monotonic()
         announce_preparing()
+        if share is not None:
+            _fuse_part(Job(decided, said, target, device, fresh), share, measure, allowed, as_json)
+            return
         with progress(decided.bytes_written, "fusing", quiet=as_json) as advance:
             restart = fresh or not resume
-            written = execute(decided, said, target, device=device, fresh=restart, progress=advance, memory=allowed)
+            written = execute(
+                decided, said, target, device=device, fresh=restart, progress=advance, memory=allowed, finish=finish
+            )
         _show_written(written, time.monotonic() - began, decided.notes, as_json)
 
 
-def _output(given: Path | None, said: str | None, folder: Path, recipe: Path) -> Path:
+def _share(part: str | None, measure: bool, finish: bool, dry_run: bool, resume: bool) -> Part | None:
+    """What `--part` says. Raises UsageError for options that do not go together."""
+    from taskmerge.words.parts import parse_part
+
+    if measure and part is None:
+        raise UsageError("--measure counts in one part", next_move="say which: --measure --part 1/8")
+    if finish and part is not None:
+        raise UsageError(
+            "--part writes one share, --finish publishes all", next_move="run --finish when all are written"
+        )
+    if (finish or part is not None) and (dry_run or not resume):
+        option = "--dry-run" if dry_run else "--no-resume"
+        raise UsageError(f"{option} is for the whole output", next_move="leave it out, or --part and --finish")
+    return None if part is None else parse_part(part)
+
+
+def _fuse_part(job: Job, part: Part, measure: bool, memory: int, as_json: bool) -> None:
+    from taskmerge.merging.parts import execute_part, measure_part
+
+    if measure:
+        said = measure_part(job, part)
+        print_json({"part": str(part), "next": said}) if as_json else note(f"part {part}: {said}")
+        return
+    began, size = time.monotonic(), sum(shard.size for shard in part.share(job.plan.shards))
+    if not size:
+        note(f"part {part}: nothing to write, there are {len(job.plan.shards)} files (`output: shard_size` makes more)")
+    with progress(size, f"part {part}", quiet=as_json) as advance:
+        written = execute_part(job, part, progress=advance, memory=memory)
+    _show_written(written, time.monotonic() - began, job.plan.notes, as_json, published=False)
+
+
+def _output(given: Path | StoreUri | None, said: str | None, folder: Path, recipe: Path) -> Path | StoreUri:
     if given is not None:
         return given
     if said is None:
         raise UsageError("no output folder", str(recipe), "give --out FOLDER, or output: {path: ...} in the recipe")
-    return output_path(said, folder)
+    return output_place(said, folder)
 
 
-def show_plan(plan: Plan, target: Path, memory: int, as_json: bool) -> None:
+def show_plan(plan: Plan, target: Path | StoreUri, memory: int, as_json: bool) -> None:
     """What a fuse would do: per component, and per tensor in JSON."""
     from taskmerge.merging.provenance import sentence
 
@@ -124,7 +180,9 @@ def _ways(plan: Plan, component: str) -> str:
     return ways[0] + (f" (and {len(ways) - 1} more)" if len(ways) > 1 else "")
 
 
-def _show_written(written: Written, seconds: float, notes: Sequence[str], as_json: bool) -> None:
+def _show_written(
+    written: Written, seconds: float, notes: Sequence[str], as_json: bool, published: bool = True
+) -> None:
     if as_json:
         table = {
             "path": str(written.path),
@@ -135,6 +193,7 @@ def _show_written(written: Written, seconds: float, notes: Sequence[str], as_jso
             "remade": list(written.remade),
             "notes": list(notes),
             "left": list(written.left),
+            "published": published,
         }
         print_json(table)
         return
@@ -145,7 +204,10 @@ def _show_written(written: Written, seconds: float, notes: Sequence[str], as_jso
     for file in written.resumed:
         note(f"{file}: taken over from the interrupted run")
     note(f"{show_bytes(written.bytes)} in {seconds:.1f} s: {written.path}")
-    say(written.path)
+    if published:
+        say(written.path)
+    else:
+        note("not published yet: `--finish` does when all parts are written")
 
 
 def verify(

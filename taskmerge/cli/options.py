@@ -8,11 +8,19 @@ import typer
 
 from taskmerge.errors import UsageError
 from taskmerge.words.numerals import is_whole
-from taskmerge.words.places import output_path
+from taskmerge.words.places import output_path, output_place
 
 _WRITTEN: dict[str, Any] = {"parser": output_path, "metavar": "<path>"}
 
 OUT = typer.Option(None, "-o", "--out", help="Output folder; overrides the recipe's output.path.", **_WRITTEN)
+OUT_PLACE = typer.Option(
+    None,
+    "-o",
+    "--out",
+    help="Output folder or uri of a store (s3://…); overrides the recipe's output.path.",
+    parser=output_place,
+    metavar="<path>",
+)
 OUT_FOLDER = typer.Option(..., "-o", "--out", help="Folder to write.", **_WRITTEN)
 OUT_FILE = typer.Option(None, "-o", "--out", help="File to write; stdout by default.", **_WRITTEN)
 OUT_RECIPE = typer.Option("merge.yaml", "-o", "--out", help="The recipe to write.", **_WRITTEN)

@@ -4,7 +4,7 @@ Compiled by numba for the CPU; the reference, through torch, for other devices, 
 imports neither. README.md beside this file says how it all works.
 """
 
-from taskmerge.kernels.dispatch import combine, interpret, measure, measure_model
+from taskmerge.kernels.dispatch import combine, interpret, measure, measure_model, model_search
 from taskmerge.kernels.operands import Health, Measurement, Operand
 from taskmerge.kernels.preparing import on_prepare
 from taskmerge.kernels.program import (
@@ -17,10 +17,13 @@ from taskmerge.kernels.program import (
     Program,
     Sum,
 )
+from taskmerge.kernels.rounds import Bracket, Counts, ModelSearch
 from taskmerge.kernels.threads import set_threads, threads
 
 __all__ = [
     "Active",
+    "Bracket",
+    "Counts",
     "DropByRank",
     "DropRandom",
     "Elect",
@@ -28,6 +31,7 @@ __all__ = [
     "KeepLargest",
     "Largest",
     "Measurement",
+    "ModelSearch",
     "Operand",
     "Program",
     "Sum",
@@ -35,6 +39,7 @@ __all__ = [
     "interpret",
     "measure",
     "measure_model",
+    "model_search",
     "on_prepare",
     "set_threads",
     "threads",

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from taskmerge.errors import MergeError
-from taskmerge.kernels.measuring import Bounds, find_bounds, gram_matrix, mass_factors
+from taskmerge.kernels.measuring import find_bounds, gram_matrix, mass_factors
 from taskmerge.kernels.operands import Health, Measurement, Operand
 from taskmerge.kernels.pairs import Backend, Job, Pair, combining_size, pieces_of, spread
 from taskmerge.kernels.program import KeepLargest, Program, by_mass
+from taskmerge.kernels.rounds import ModelSearch, check_shapes
 from taskmerge.kernels.threads import map_on_threads
 
 if TYPE_CHECKING:
@@ -94,25 +95,17 @@ def measure_model(
     Raises:
         MergeError: a row has another number of columns than `keeps`, or a tensor another shape than the base's.
     """
-    backend = _backend(device)
-    for base, columns in tensors:
-        if len(columns) != len(keeps):
-            raise MergeError(f"{len(columns)} specialists in a row of a model of {len(keeps)}")
-        _check_shapes(Pair(base, tuple(column for column in columns if column is not None)))
-    whole = [(base, columns) for base, columns in tensors if base.count]
-    trimmed = [i for i, ways in enumerate(keeps) if ways]
-    found: list[Bounds] = [{} for _ in keeps]
-    together = all(columns[i] is not None for _, columns in whole for i in trimmed)
-    for group in [trimmed] if together and trimmed else [[i] for i in trimmed]:
-        pairs = [
-            Pair(base, tuple(present))
-            for base, columns in whole
-            if len(present := [one for i in group if (one := columns[i]) is not None]) == len(group)
-        ]
-        bounds = find_bounds(backend, pairs, [keeps[i] for i in group])
-        for i, rows in zip(group, bounds, strict=True):
-            found[i] = rows
-    return found
+    return model_search(tensors, keeps, device=device).find()
+
+
+def model_search(
+    tensors: Sequence[tuple[Operand, Sequence[Operand | None]]],
+    keeps: Sequence[Sequence[KeepLargest]],
+    *,
+    device: str = "cpu",
+) -> ModelSearch:
+    """As `measure_model`, in rounds that several processes can share; nothing is read yet."""
+    return ModelSearch(_backend(device), tensors, keeps)
 
 
 def combine(
@@ -235,15 +228,7 @@ def _check(pair: Pair, program: Program, keys: Sequence[int]) -> None:
         raise MergeError(f"{len(program.ways)} ways to sparsify for {count} specialists")
     if program.random and len(keys) != count:
         raise MergeError(f"{len(keys)} random keys for {count} specialists")
-    _check_shapes(pair)
-
-
-def _check_shapes(pair: Pair) -> None:
-    if pair.base.is_delta:
-        raise MergeError("the base is given as a task vector")
-    for operand in pair.specialists:
-        if operand.shape != pair.base.shape:
-            raise MergeError(f"a specialist's tensor has shape {operand.shape}, the base's {pair.base.shape}")
+    check_shapes(pair)
 
 
 def _check_found(program: Program, found: Measurement) -> None:

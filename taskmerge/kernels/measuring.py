@@ -9,11 +9,69 @@ import numpy as np
 
 from taskmerge.kernels.pairs import Backend, Pair, Piece, pieces_of, spread
 from taskmerge.kernels.program import KeepLargest, Program
-from taskmerge.kernels.selection import BINS_OF_HALVES, MOST_BINS, Query, find_all, magnitude_of
+from taskmerge.kernels.selection import BINS_OF_HALVES, MOST_BINS, Query, magnitude_of
 
 _LEAST_SAMPLE_BLOCKS, _MOST_SAMPLE_BLOCKS, _SAMPLE_BLOCK = 32, 256, 512
 
 Bounds = dict[KeepLargest, tuple[float, float]]  # way -> the lowest and the highest magnitude that it keeps
+
+
+class Search:
+    """The magnitudes between which each specialist's ways to keep keep, over some tensors together, pass by pass.
+
+    A pass over all tensors may be shared: each of several processes scans some of them, and their counts are added.
+    keeps: one row of ways per specialist of the pairs.
+    """
+
+    def __init__(self, backend: Backend, pairs: Sequence[Pair], keeps: Sequence[Sequence[KeepLargest]]) -> None:
+        self._backend, self._pairs, self._keeps = backend, pairs, keeps
+        self._total = total = sum(pair.base.count for pair in pairs)
+        self._ranks = [{way: way.ranks(total) for way in ways if not way.nothing} if total else {} for ways in keeps]
+        bins = MOST_BINS if any(_wide(pair) for pair in pairs) else BINS_OF_HALVES
+        self.queries = [
+            Query(i, rank, total, most_bins=bins)
+            for i, rows in enumerate(self._ranks)
+            for rank in dict.fromkeys(
+                [last for _, last in rows.values()] + [first for first, _ in rows.values() if first > 1]
+            )
+        ]
+
+    @property
+    def open(self) -> list[Query]:
+        """What is still looked for."""
+        return [query for query in self.queries if query.bits is None]
+
+    def sample(self) -> None:
+        """Bracket every query from a sample of all tensors."""
+        if not self.queries:
+            return
+        samples = _samples(self._backend, self._pairs, self._total)
+        for query in self.queries:
+            query.bracket_from(samples[query.specialist])
+
+    def scan(self, pairs: Sequence[Pair] | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """One pass for what is open, over some of the tensors, or all: see `Backend.scan`."""
+        pairs = self._pairs if pairs is None else pairs
+        pieces = [piece for pair in pairs for piece in pieces_of(pair, self._backend.piece_size)]
+        if not pieces:
+            return np.zeros(len(self.open), np.int64), np.zeros((len(self.open), 0), np.int64)
+        return self._backend.scan(pieces, self.open)
+
+    def narrow(self, above: np.ndarray, histogram: np.ndarray) -> None:
+        """Take in the counts of one pass over all tensors."""
+        for query, count, bins in zip(self.open, above, histogram, strict=True):
+            query.narrow(int(count), bins)
+
+    def bounds(self) -> list[Bounds]:
+        """What was found."""
+        if self._total == 0:
+            return [dict.fromkeys(ways, (0.0, 0.0)) for ways in self._keeps]
+        found = {(query.specialist, query.rank): magnitude_of(query.bits or 0) for query in self.queries}
+        return [
+            {way: (found[i, last], found[i, first] if first > 1 else math.inf) for way, (first, last) in rows.items()}
+            | {way: (math.inf, math.inf) for way in ways if way.nothing}
+            for i, (ways, rows) in enumerate(zip(self._keeps, self._ranks, strict=True))
+        ]
 
 
 def find_bounds(backend: Backend, pairs: Sequence[Pair], keeps: Sequence[Sequence[KeepLargest]]) -> list[Bounds]:
@@ -21,29 +79,11 @@ def find_bounds(backend: Backend, pairs: Sequence[Pair], keeps: Sequence[Sequenc
 
     keeps: one row of ways per specialist of the pairs.
     """
-    total = sum(pair.base.count for pair in pairs)
-    if total == 0:
-        return [dict.fromkeys(ways, (0.0, 0.0)) for ways in keeps]
-    ranks = [{way: way.ranks(total) for way in ways if not way.nothing} for ways in keeps]
-    bins = MOST_BINS if any(_wide(pair) for pair in pairs) else BINS_OF_HALVES
-    queries = [
-        Query(i, rank, total, most_bins=bins)
-        for i, rows in enumerate(ranks)
-        for rank in dict.fromkeys(
-            [last for _, last in rows.values()] + [first for first, _ in rows.values() if first > 1]
-        )
-    ]
-    samples = _samples(backend, pairs, total)
-    for query in queries:
-        query.bracket_from(samples[query.specialist])
-    pieces = [piece for pair in pairs for piece in pieces_of(pair, backend.piece_size)]
-    find_all(queries, lambda open_queries: backend.scan(pieces, open_queries))
-    found = {(query.specialist, query.rank): magnitude_of(query.bits or 0) for query in queries}
-    return [
-        {way: (found[i, last], found[i, first] if first > 1 else math.inf) for way, (first, last) in rows.items()}
-        | {way: (math.inf, math.inf) for way in ways if way.nothing}
-        for i, (ways, rows) in enumerate(zip(keeps, ranks, strict=True))
-    ]
+    search = Search(backend, pairs, keeps)
+    search.sample()
+    while search.open:
+        search.narrow(*search.scan())
+    return search.bounds()
 
 
 def _wide(pair: Pair) -> bool:

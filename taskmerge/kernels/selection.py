@@ -8,7 +8,6 @@ whatever the tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,20 +71,9 @@ class Query:
             from_top = above + np.cumsum(counts[::-1])
             place = counts.size - 1 - int(np.searchsorted(from_top, self.rank))
             low = self.low + (place << self.shift)
-            if histogram[place] < RAGGED:
+            if not histogram[place] & -RAGGED:  # of very many ragged entries the sum is negative
                 self.bits = low
             self.low, self.high = low, min(self.high, low + (1 << self.shift) - 1)
-
-
-Scan = Callable[[Sequence[Query]], tuple[np.ndarray, np.ndarray]]
-
-
-def find_all(queries: Sequence[Query], scan: Scan) -> None:
-    """Repeat passes until all is found. scan: queries -> (above int64 (queries,), histogram int64 (queries, bins))."""
-    while open_queries := [query for query in queries if query.bits is None]:
-        above, histogram = scan(open_queries)
-        for query, count, bins in zip(open_queries, above, histogram, strict=True):
-            query.narrow(int(count), bins)
 
 
 def magnitude_of(bits: int) -> float:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from taskmerge.checkpoints.output.layout import ShardLayout
+from taskmerge.checkpoints.output.parts import PartsFolder
 from taskmerge.checkpoints.output.record import CARD, described
 from taskmerge.checkpoints.output.saving import AHEAD, MEMORY, folders_of, write_shards
+from taskmerge.checkpoints.output.store_folder import StoreFolder
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
-from taskmerge.errors import CheckpointError, MergeError, TaskmergeError
+from taskmerge.checkpoints.stores.mirrors import mirrored
+from taskmerge.errors import CheckpointError, MergeError, TaskmergeError, UsageError
 from taskmerge.kernels import threads
 from taskmerge.merging import provenance
 from taskmerge.merging.fused import FusedStateDict
@@ -22,6 +26,7 @@ from taskmerge.merging.steps import BASE, Plan
 from taskmerge.recipes import Recipe
 from taskmerge.words.devices import parse_device
 from taskmerge.words.json_text import as_read
+from taskmerge.words.places import StoreUri
 
 Progress = Callable[[int], None]
 
@@ -32,7 +37,7 @@ class Written:
     was put into the folder that it replaced while it ran, and stays where it is; remade: finished files of the
     interrupted run that were no longer as it had written them."""
 
-    path: Path
+    path: Path | StoreUri
     bytes: int
     sha256: Mapping[str, str]
     resumed: tuple[str, ...] = ()
@@ -43,14 +48,17 @@ class Written:
 def execute(
     plan: Plan,
     recipe: Recipe,
-    out: Path,
+    out: Path | StoreUri,
     *,
     device: str = "cpu",
     fresh: bool = False,
     progress: Progress | None = None,
     memory: int = MEMORY,
+    finish: bool = False,
 ) -> Written:
     """Writes the planned model into folder `out`, whole or not at all.
+
+    finish: every weight file was written by a part (`parts.execute_part`): they are checked, what is missing is named.
 
     memory: bytes an elementwise merge stays within, besides mapped input pages; other methods need their largest
     tensor whole. progress: called with the number of bytes written since the last call.
@@ -62,29 +70,45 @@ def execute(
     device = parse_device(device)
     fused = FusedStateDict(plan, device)
     began, read = identity(plan, recipe), [*folders_of(every_input(plan).values()), recipe.folder]
-    with OutputFolder(out, began, fresh, read, keep=recipe.output.keep_previous) as output:
+    with _output(out, began, fresh, read, recipe.output.keep_previous, plan.shards if finish else ()) as output:
         resumed = tuple(output.finished)
         try:
-            fused.check_integers()
+            if not finish:  # each part has looked at its own
+                fused.check_integers()
             unwritten = [shard for shard in plan.shards if shard.file not in output.finished]
-            check_space(out, sum(shard.size for shard in unwritten) + side_bytes(plan), len(unwritten))
+            if isinstance(out, Path):
+                check_space(out, sum(shard.size for shard in unwritten) + side_bytes(plan), len(unwritten))
             hashes = _Hashes(plan)
             write_shards(output, list(plan.shards), fused.read_into, progress, memory, 1 if threads() == 1 else AHEAD)
             record = _add_everything_else(output, plan, recipe, hashes.result())
-            _check_same(began, plan, recipe)
+            check_same(began, plan, recipe)
             left = output.publish(record)
         except TaskmergeError as error:
-            if isinstance(error, MergeError) or not output.finished:
+            if (isinstance(error, MergeError) or not output.finished) and not finish:
                 output.abandon()
             raise
     return Written(out, plan.bytes_written, dict(output.finished), resumed, tuple(left), tuple(output.remade))
 
 
-def _check_same(began: str, plan: Plan, recipe: Recipe) -> None:
+def _output(
+    out: Path | StoreUri, identity: str, fresh: bool, read: list[Path], keep: bool, expected: Sequence[ShardLayout]
+) -> OutputFolder | StoreFolder:
+    """Where the model goes. expected: what parts must have written already."""
+    if isinstance(out, StoreUri):
+        if keep:
+            what = "`output: keep_previous` keeps a folder of a disk under another name, which stores cannot"
+            raise UsageError(what, str(out), "leave it out, and write to another uri")
+        return StoreFolder(out, identity, fresh, read, expected=expected)
+    return PartsFolder(out, identity, fresh, read, keep=keep).expect(expected)
+
+
+def check_same(began: str, plan: Plan, recipe: Recipe) -> None:
     """Raises CheckpointError when anything that decided about the result is no longer what it was, read or not."""
     for state_dict in every_input(plan).values():
         for file in state_dict.beside.files.values():
             file.check()
+        if (far := mirrored(state_dict.beside.folder)) is not None:
+            far.check()
     if began and identity(plan, recipe) != began:
         raise CheckpointError(
             "configs, tokenizers, covariances or code of the inputs were written to while they were being read",
@@ -93,7 +117,9 @@ def _check_same(began: str, plan: Plan, recipe: Recipe) -> None:
         )
 
 
-def _add_everything_else(output: OutputFolder, plan: Plan, recipe: Recipe, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def _add_everything_else(
+    output: OutputFolder | StoreFolder, plan: Plan, recipe: Recipe, inputs: Mapping[str, Any]
+) -> dict[str, Any]:
     """Writes what stands beside the weights; returns the record."""
     add_side_files(output, plan, recipe.output.dtype)
     sources = {BASE: recipe.base, **{name: row.adapter or row.model for name, row in recipe.specialists.items()}}

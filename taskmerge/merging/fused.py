@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -50,7 +50,7 @@ class FusedStateDict(StateDict):
         self.steps: Mapping[str, TensorStep] = {step.info.name: step for step in plan.steps}
         self.tensors = {step.info.name: step.info for step in plan.steps}
         self.operands = Operands(plan)
-        self._thresholds = ModelThresholds(self.operands, device, store)
+        self.thresholds = ModelThresholds(self.operands, device, store)
         self._streamed: dict[str, Streamed | None] = {}
         self._measured: Once[str, kernels.Measurement | None] = Once(AHEAD + 1)
         self._whole: Once[str, np.ndarray] = Once(AHEAD + 1)
@@ -92,9 +92,10 @@ class FusedStateDict(StateDict):
         add_side_files(output, self.plan, dtype)
         return True
 
-    def check_integers(self) -> None:
-        """Raise MergeError for the first integer or bool tensor that differs: these are never averaged."""
-        for step in self.plan.steps:
+    def check_integers(self, names: Collection[str] | None = None) -> None:
+        """Raise MergeError for the first integer or bool tensor that differs: these are never averaged. names: of those
+        to look at; None for all."""
+        for step in self.plan.steps if names is None else [self.steps[name] for name in names]:
             if step.action == "keep" and step.specialists:
                 self._agreed.get(step.info.name, partial(self._check_agreement, step))
 
@@ -137,7 +138,7 @@ class FusedStateDict(StateDict):
 
     def _measurement(self, step: TensorStep, streamed: Streamed) -> kernels.Measurement | None:
         with self._finding_thresholds:
-            thresholds = self._thresholds.of(step, streamed.sources)
+            thresholds = self.thresholds.of(step, streamed.sources)
 
         def measured() -> kernels.Measurement | None:
             base = self.operands.base(step)

@@ -13,11 +13,14 @@ from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.output.record import FILE, Record, new_record, read_record
 from taskmerge.errors import CheckpointError
 from taskmerge.merging.steps import Plan, TensorStep
+from taskmerge.words.places import StoreUri
 
 _LIBRARIES = ("numpy", "numba", "torch", "safetensors", "huggingface_hub")
 
 
-def describe(plan: Plan, recipe: str, recipe_folder: Path, out: Path, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def describe(
+    plan: Plan, recipe: str, recipe_folder: Path, out: Path | StoreUri, inputs: Mapping[str, Any]
+) -> dict[str, Any]:
     """The record as a table for JSON, but for the output's own hashes. inputs: see `record.described`."""
     rules = sorted({sentence(step) for step in plan.steps})
     return new_record(
@@ -25,7 +28,7 @@ def describe(plan: Plan, recipe: str, recipe_folder: Path, out: Path, inputs: Ma
         "fuse",
         inputs,
         recipe=recipe,
-        recipe_folder=os.path.relpath(recipe_folder, out),
+        recipe_folder="." if isinstance(out, StoreUri) else os.path.relpath(recipe_folder, out),
         seed=plan.seed,
         versions=dict(versions()),
         rules=rules,

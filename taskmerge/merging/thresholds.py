@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 
 from taskmerge import kernels
-from taskmerge.kernels import KeepLargest, Measurement
+from taskmerge.kernels import KeepLargest, Measurement, ModelSearch
 from taskmerge.merging.operands import Operands
 from taskmerge.merging.steps import Source, TensorStep
 from taskmerge.methods.remembered import Remembered
@@ -26,6 +26,8 @@ class ModelThresholds:
         self._operands = operands
         self._device = device
         self._store = store
+        self.measured: ModelSearch | None = None
+        """What several processes have found together, when they have."""
 
     def of(self, step: TensorStep, sources: tuple[Source, ...]) -> Measurement | None:
         """The bounds for one step, one entry per source; None where it does not trim over the model."""
@@ -34,6 +36,28 @@ class ModelThresholds:
             return None
         found = [self._found[source.label][ways[source.label]] for source in sources]
         return Measurement(lowest=tuple(low for low, _ in found), highest=tuple(high for _, high in found))
+
+    @cached_property
+    def steps(self) -> list[TensorStep]:
+        """Those that are trimmed over the model, one a row of `search`."""
+        return [step for step in self._operands.plan.steps if self._ways(step) is not None]
+
+    @cached_property
+    def search(self) -> ModelSearch:
+        """The search for all thresholds, not begun: a row a step, a column a specialist."""
+        steps = [(step, self._ways(step) or {}) for step in self.steps]
+        rows = []
+        for step, _ in steps:
+            by_label = {source.label: source for source in step.specialists}
+            present = [by_label.get(label) for label in self._labels]
+            operands = [None if one is None else self._operands.specialist(step, one) for one in present]
+            rows.append((self._operands.base(step), operands))
+        keeps = [list(dict.fromkeys(ways[label] for _, ways in steps if label in ways)) for label in self._labels]
+        return kernels.model_search(rows, keeps, device=self._device)
+
+    @cached_property
+    def _labels(self) -> list[str]:
+        return list(dict.fromkeys(label for step in self.steps for label in self._ways(step) or ()))
 
     def _ways(self, step: TensorStep) -> dict[str, KeepLargest] | None:
         """Specialist -> how it is trimmed over the model in this step."""
@@ -47,23 +71,15 @@ class ModelThresholds:
 
     @cached_property
     def _found(self) -> dict[str, Bounds]:
-        steps = [(step, ways) for step in self._operands.plan.steps if (ways := self._ways(step)) is not None]
-        if self._store is None:
-            return self._measured(steps)
-        energy = self._operands.plan.protect_energy
-        said = tuple((step.info.name, step.specialists, step.protected, tuple(ways.items())) for step, ways in steps)
-        found: dict[str, Bounds] = self._store.get(
-            ("passes over the model", energy, said), lambda: self._measured(steps)
-        )
-        return found
-
-    def _measured(self, steps: Sequence[tuple[TensorStep, Mapping[str, KeepLargest]]]) -> dict[str, Bounds]:
-        labels = list(dict.fromkeys(label for _, ways in steps for label in ways))
-        rows = []
-        for step, _ in steps:
-            by_label = {source.label: source for source in step.specialists}
-            present = [by_label.get(label) for label in labels]
-            operands = [None if one is None else self._operands.specialist(step, one) for one in present]
-            rows.append((self._operands.base(step), operands))
-        keeps = [list(dict.fromkeys(ways[label] for _, ways in steps if label in ways)) for label in labels]
-        return dict(zip(labels, kernels.measure_model(rows, keeps, device=self._device), strict=True))
+        if self.measured is not None:
+            bounds = self.measured.bounds()
+        elif self._store is None:
+            bounds = self.search.find()
+        else:
+            ways = tuple(
+                (step.info.name, step.specialists, step.protected, tuple((self._ways(step) or {}).items()))
+                for step in self.steps
+            )
+            asked = ("passes over the model", self._operands.plan.protect_energy, ways)
+            bounds = self._store.get(asked, self.search.find)
+        return dict(zip(self._labels, bounds, strict=True))

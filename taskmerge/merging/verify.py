@@ -104,7 +104,7 @@ def _changed_inputs(decided: Plan, record: FusedRecord) -> list[str]:
     findings = []
     for label, state_dict in every_input(decided).items():
         recorded = record["inputs"][label].get("files", {}) if label in record["inputs"] else {}
-        found = {name: content_sha256(file.path) for name, file in state_dict.beside.files.items()}
+        found = {name: file.state or content_sha256(file.path) for name, file in state_dict.beside.files.items()}
         changed = sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
         findings += [f"input {label}: {name} is not the recorded file" for name in changed]
     return findings

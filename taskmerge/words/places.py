@@ -18,27 +18,61 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _FOLDED = re.compile(r"(s3|gs|gcs|r2|oss|az|abfss?|hdfs|dbfs|https?|ftp|hf|file):/", re.IGNORECASE)
 _REPO_ID = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w./-]+))?", re.ASCII)
 
+_SECRET = re.compile(r"[^/@]*:[^/@]*@")
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
+"""Schemes of stores that hold objects; other schemes are fsspec's."""
+_UNWRITABLE = ("http", "https", "hf", "github", "zip", "tar", "git", "data", "reference")
+
 _LOCAL = "write to a folder of this disk, then copy it there"
 
 
 @dataclass(frozen=True)
-class Reference:
-    """What a text names. path: of kind "path", with ~ replaced. text: as written; of kind "hub", an hf:// uri."""
+class StoreUri:
+    """A folder or file that a store holds: s3://bucket/folder. text: without a slash at its end."""
 
-    kind: Literal["path", "hub"]
+    text: str
+
+    @property
+    def scheme(self) -> str:
+        return self.text.partition("://")[0].lower()
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self.text.rpartition("/")[2]
+
+    @property
+    def parent(self) -> StoreUri:
+        """The folder that holds it."""
+        return StoreUri(self.text.rpartition("/")[0])
+
+    def is_below(self, other: StoreUri) -> bool:
+        """Whether it is `other`, or lies in it."""
+        return f"{self.text}/".startswith(f"{other.text}/")
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a text names. path: of kind "path", with ~ replaced. text: as written; of kind "hub" an hf:// uri, of kind
+    "store" that of an object store or another file system that fsspec knows."""
+
+    kind: Literal["path", "hub", "store"]
     text: str
     path: Path = Path()
 
 
 def parse_place(text: str | os.PathLike[str], what: str = "a path") -> Reference:
-    """Return what a text names: a path of this disk (also as file://) or an hf:// uri.
+    """Return what a text names: a path of this disk (also as file://), an hf:// uri, or one of a store (s3://).
 
     Args:
         text: as the user wrote it.  what: what it should be, for messages.
 
     Raises:
-        UsageError: for an empty text, a scheme that nothing here reads (s3://), a file:// of another machine, and `~`
-            where there is no home folder.
+        UsageError: for an empty text, a scheme that nothing here reads, a file:// of another machine, a password in a
+            uri, and `~` where there is no home folder.
     """
     text = os.fspath(text)
     shown = clipped(repr(text), 200)
@@ -48,14 +82,37 @@ def parse_place(text: str | os.PathLike[str], what: str = "a path") -> Reference
         if scheme == "hf":  # a Path has folded its slashes into one
             return Reference("hub", text if "://" in text else text.replace(":/", "://", 1))
         if scheme != "file":
-            move = "copy it to this disk and name the folder; paths, hub ids and hf:// uris can be read"
-            raise UsageError(f"{shown}: {scheme}:// cannot be opened", next_move=move)
+            return Reference("store", _store_uri(text, scheme).text)
         after = text.partition(":")[2]
         host, _, rest = after[2:].partition("/") if after.startswith("//") else ("", "", after[1:])
         if host not in ("", "localhost"):
             raise UsageError(f"{shown} names another machine ({host})", next_move="write file:///folder, or the path")
         return Reference("path", text, Path(unquote("/" + rest)))
     return Reference("path", text, _expanded(text))
+
+
+def _store_uri(text: str, scheme: str) -> StoreUri:
+    rest = text.partition(":")[2].lstrip("/") if "://" not in text else text.partition("://")[2]
+    if _SECRET.match(rest) or "?" in rest:
+        raise UsageError(
+            f"a {scheme}:// uri with a password or a signed query",
+            next_move="leave it out: credentials are taken as the store's own tools take them (environment, roles)",
+        )
+    if not _is_known(scheme):
+        move = "paths, hub ids, hf:// uris, and what fsspec knows (s3://, gs://, az://, …) can be read"
+        raise UsageError(f"{clipped(repr(text), 200)}: {scheme}:// cannot be opened", next_move=move)
+    if not rest.strip("/"):
+        raise UsageError(f"{clipped(repr(text), 200)} names no folder", next_move=f"write {scheme}://bucket/folder")
+    return StoreUri(f"{scheme}://{rest.rstrip('/')}")
+
+
+def _is_known(scheme: str) -> bool:
+    """Whether there may be something that opens it; `checkpoints.stores` says what is missing."""
+    if scheme in OBJECT_STORES:
+        return True
+    from fsspec.registry import known_implementations, registry
+
+    return scheme in known_implementations or scheme in registry
 
 
 def is_pattern(text: str) -> bool:
@@ -76,17 +133,34 @@ def output_path(text: str | os.PathLike[str], folder: Path | None = None) -> Pat
         text: as the user wrote it.  folder: what a relative path starts from; None: the current folder.
 
     Raises:
-        UsageError: for what `parse_place` refuses, and for the hub, which nothing here writes to directly.
+        UsageError: for what `parse_place` refuses, for stores, and for the hub, which nothing here writes to directly.
     """
+    place = output_place(text, folder)
+    if isinstance(place, StoreUri):
+        what = f"{clipped(repr(os.fspath(text)), 200)}: {place.scheme}:// cannot be written to by this"
+        raise UsageError(what, next_move=_LOCAL)
+    return place
+
+
+def output_place(text: str | os.PathLike[str] | StoreUri, folder: Path | None = None) -> Path | StoreUri:
+    """As `output_path`, for what can also be written to a store."""
+    if isinstance(text, StoreUri):
+        return text
     try:
         place = parse_place(text, "an output path")
     except UsageError as error:
         scheme = _scheme(os.fspath(text))
-        if scheme in (None, "file"):
+        if scheme in (None, "file") or "cannot be opened" not in str(error):
             raise
         raise UsageError(
             f"{clipped(repr(os.fspath(text)), 200)}: {scheme}:// cannot be written to", next_move=_LOCAL
         ) from error
+    if place.kind == "store":
+        uri = StoreUri(place.text)
+        if uri.scheme in _UNWRITABLE:
+            what = f"{clipped(repr(os.fspath(text)), 200)}: {uri.scheme}:// cannot be written to"
+            raise UsageError(what, next_move=_LOCAL)
+        return uri
     if place.kind == "hub":
         raise UsageError(
             f"{clipped(repr(place.text), 200)}: hf:// cannot be written to",

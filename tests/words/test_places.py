@@ -18,7 +18,7 @@ from taskmerge.merging.algebra import Checkpoint
 from taskmerge.words.places import cache_folder, output_path, parse_place
 
 UNWRITABLE = [
-    "s3://bucket/out", "gs://bucket/out", "https://host/out", "hf://owner/name", "S3://bucket", "foo://bar/baz",
+    "https://host/out", "s3://", "s3://user:secret@bucket/out", "hf://owner/name", "S3://bucket", "foo://bar/baz",
     "file://otherhost/out", "", "   ", "a\0b",
 ]  # fmt: skip
 
@@ -34,11 +34,13 @@ def test_outputs_that_nobody_can_write_to(text: str, tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["fuse", "apply", "extract", "graft", "schema", "run", "recover", "demo"])
-@pytest.mark.parametrize("out", ["s3://bucket/out", "foo://bar/baz"])
+@pytest.mark.parametrize("command", ["apply", "extract", "graft", "schema", "run", "recover", "demo", "fuse"])
+@pytest.mark.parametrize("out", ["s3://bucket/out", "foo://bar/baz", "https://host/out"])
 def test_no_command_makes_a_folder_of_a_uri(
     command: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if command == "fuse" and out.startswith("s3"):
+        pytest.skip("it writes there")
     monkeypatch.chdir(tmp_path)
     model = Checkpoint.open({"w": torch.ones(4)})
     model.save(tmp_path / "base")
@@ -53,9 +55,9 @@ def test_no_command_makes_a_folder_of_a_uri(
 
 
 def test_a_recipe_says_so_before_any_work(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text("base: base\nspecialists: {a: base}\noutput: {path: 's3://bucket/out'}\n")
+    (tmp_path / "r.yaml").write_text("base: base\nspecialists: {a: base}\noutput: {path: 'https://host/out'}\n")
     told = CliRunner().invoke(app, ["fuse", str(tmp_path / "r.yaml")])
-    assert "r.yaml:3: output: path: 's3://bucket/out': s3:// cannot be written to" in str(told.exception)
+    assert "r.yaml:3: output: path: 'https://host/out': https:// cannot be written to" in str(told.exception)
 
 
 def test_a_path_that_has_folded_the_slashes() -> None:
@@ -74,7 +76,7 @@ def test_a_file_uri_is_its_path(text: str, tmp_path: Path) -> None:
     assert output_path(text.format(quoted)) == folder
 
 
-@pytest.mark.parametrize("text", ["", " ", "s3://b/x", "file://host/x", "no/such/place/at/all", "x" * 5000, "a\0b"])
+@pytest.mark.parametrize("text", ["", " ", "foo://b/x", "s3://a:b@c/d", "s3://", "file://host/x", "no/such/place/at/all", "x" * 5000, "a\0b"])
 def test_inputs_that_are_none(text: str) -> None:
     with pytest.raises((UsageError, CheckpointError)) as told:
         locate(text)

@@ -84,6 +84,12 @@ class WeightFile(Checked):
         return f"{self._snapshot.place.repo}@{self._snapshot.commit}/{self._snapshot.place.folder}/{self.name}"
 
     @property
+    def state(self) -> str | None:
+        """What a store calls this version of it, where its sha256 would need a whole read; None for a file of which a
+        disk has all bytes."""
+        return None
+
+    @property
     def local(self) -> bool:
         """Whether reading needs no download."""
         return self._path is not None

@@ -21,6 +21,7 @@ from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.table import READABLE, advice, open_file, open_files
 from taskmerge.checkpoints.hub import HubPlace, Snapshot, locate, open_snapshot
 from taskmerge.checkpoints.state_dict import Beside, StateDict
+from taskmerge.checkpoints.stores.mirrors import mirrored
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import CheckpointError
 from taskmerge.opened import opened
@@ -133,7 +134,8 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
         return _open_hub(place, label)
     if not place.is_dir():
         return StoredStateDict(label, place.parent, {"": ""}, [("", open_file(place.name, place))])
-    opened(place)
+    if mirrored(place) is None:
+        opened(place)
     modules = module_folders(place)
     files: list[tuple[str, WeightFile]] = []
     notes: tuple[str, ...] = ()
@@ -153,6 +155,8 @@ def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
     Raises CheckpointError as `open_stored`, for a local folder only when it is not there.
     """
     place = locate(str(text), relative_to)
+    if isinstance(place, Path) and mirrored(place) is not None:
+        raise CheckpointError("lies in a store, and this needs a folder of this disk", str(text), "copy it here first")
     if isinstance(place, Path):
         return place
     stored = _open_hub(place, str(text))

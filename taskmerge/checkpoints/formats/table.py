@@ -19,6 +19,7 @@ from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.fsdp import join_ranks
 from taskmerge.checkpoints.formats.pickles import PickleFile
 from taskmerge.checkpoints.formats.wrappers import SAVE_ANEW
+from taskmerge.checkpoints.stores.mirrors import remote_file
 from taskmerge.errors import CheckpointError, few
 from taskmerge.opened import opened
 
@@ -184,6 +185,8 @@ def open_file(name: str, path: Path) -> WeightFile:
 
     Raises CheckpointError for a format that is not read, named and with what to do instead, and what the reader raises.
     """
+    if (remote := remote_file(path, name)) is not None:
+        return remote
     row = format_of(path)
     if row is None:
         raise CheckpointError(f"{path.name!r} is no safetensors file", str(path), advice(path.parent))

@@ -83,7 +83,7 @@ def _opened(folder: Path, source: Source) -> StoredStateDict | None:
 
 def _changed(stored: StoredStateDict, source: Source) -> Iterator[str]:
     recorded = source.get("files", {})
-    found = {name: content_sha256(file.path) for name, file in stored.beside.files.items()}
+    found = {name: file.state or content_sha256(file.path) for name, file in stored.beside.files.items()}
     yield from sorted(name for name in recorded.keys() | found.keys() if recorded.get(name) != found.get(name))
 
 

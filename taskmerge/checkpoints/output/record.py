@@ -36,7 +36,8 @@ Kind = Literal["fused", "model", "trained", "recovered", "grafted", "task vector
 
 
 class Source(TypedDict, total=False):
-    """Something a folder was made from. source: as the user named it. files: name -> sha256. commit: on the hub."""
+    """Something a folder was made from. source: as the user named it. files: name -> sha256, of a
+    file in a store its version there (`etag:…`). commit: on the hub."""
 
     source: str
     files: dict[str, str]
@@ -97,7 +98,7 @@ def described(inputs: Mapping[str, StateDict]) -> dict[str, Source]:
     """label -> what was read: the text that named it, commit on the hub, sha256 of each file."""
     table: dict[str, Source] = {}
     for label, state_dict in inputs.items():
-        files = {name: sha256_of(file.path) for name, file in state_dict.beside.files.items()}
+        files = {name: file.state or sha256_of(file.path) for name, file in state_dict.beside.files.items()}
         table[label] = {"source": state_dict.label, "files": files}
         if commit := state_dict.beside.commit:
             table[label]["commit"] = commit

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import numpy as np
 
@@ -15,10 +17,10 @@ from taskmerge.checkpoints.output.ahead import in_order
 from taskmerge.checkpoints.output.layout import ShardLayout, index_files, lay_out
 from taskmerge.checkpoints.output.record import Kind, described, new_record
 from taskmerge.checkpoints.output.segments import Part, Produce, segments
-from taskmerge.checkpoints.output.shard_writer import BUFFER
+from taskmerge.checkpoints.output.shard_writer import BUFFER, ShardWriter
 from taskmerge.checkpoints.output.side_files import side_files, tokenizer_files
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
-from taskmerge.checkpoints.state_dict import Beside, StateDict
+from taskmerge.checkpoints.state_dict import Beside, Output, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import UsageError, did_you_mean
 from taskmerge.numbers.dtypes import OUTPUT_DTYPES
@@ -105,14 +107,41 @@ def converted(stored: np.ndarray, dtype: str, target: str) -> np.ndarray:
 
 
 def write_shards(
-    output: OutputFolder,
+    output: NewFolder,
     shards: list[ShardLayout],
     produce: Produce,
     progress: Progress | None = None,
     memory: int = MEMORY,
     ahead: int = AHEAD,
 ) -> None:
-    """Writes every shard that is not finished yet, buffer after buffer, then the indexes.
+    """Writes every shard that is not finished yet, then the indexes; see `write_weights`."""
+    write_weights(output, shards, produce, progress, memory, ahead)
+    for name, text in index_files(shards).items():
+        output.add_text(name, text)
+
+
+class Shards(Protocol):
+    """Where weight files go."""
+
+    @property
+    def finished(self) -> Mapping[str, str]: ...
+
+    def shard(self, layout: ShardLayout, size: int = BUFFER) -> AbstractContextManager[ShardWriter]: ...
+
+
+class NewFolder(Shards, Output, Protocol):
+    """Where a model goes, whole."""
+
+
+def write_weights(
+    output: Shards,
+    shards: Iterable[ShardLayout],
+    produce: Produce,
+    progress: Progress | None = None,
+    memory: int = MEMORY,
+    ahead: int = AHEAD,
+) -> None:
+    """Writes every shard that is not finished yet, buffer after buffer.
 
     produce: see `Produce`; called from several threads. progress: called with bytes written. memory: bytes to stay
     within; seven buffers are under way at once, and what fills them needs some too. ahead: buffers filled at a time.
@@ -136,8 +165,6 @@ def write_shards(
                 writer.put(buffer, count)
                 if progress:
                     progress(count)
-    for name, text in index_files(shards).items():
-        output.add_text(name, text)
 
 
 def bytes_beside(beside: Beside) -> int:

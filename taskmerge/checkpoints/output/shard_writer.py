@@ -15,11 +15,13 @@ import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from taskmerge.checkpoints.output.layout import ShardLayout
-from taskmerge.errors import OutputError
+from taskmerge.errors import OutputError, TaskmergeError
+from taskmerge.words.places import StoreUri
 from taskmerge.words.system_errors import as_output_error
 
 BUFFER = 8 << 20
@@ -28,14 +30,33 @@ AGAIN = "run the same command again: it goes on from its finished files"
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
+class Sink(Protocol):
+    """What takes the bytes of one new file in order, whole or not at all."""
+
+    def append(self, data: np.ndarray) -> None:
+        """Take bytes, uint8; they are free again afterwards."""
+        ...
+
+    def finish(self) -> None:
+        """Return once all of it is kept. Raises OSError or OutputError."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the file; of one that is not finished nothing is kept."""
+        ...
+
+
 class ShardWriter:
     """Takes the bytes of one file in order; nothing is sure before `finish`. Raises OutputError if the disk refuses.
 
     Either `write` is given everything after the header, or buffers are had from `take`, filled by any thread and
     handed over by `put` in the order of the file, header included. size: bytes of one buffer, a multiple of the page.
+    file: what takes the bytes; left out: a new file of this disk.
     """
 
-    def __init__(self, path: Path, layout: ShardLayout, size: int = BUFFER) -> None:
+    def __init__(
+        self, path: Path | StoreUri, layout: ShardLayout, size: int = BUFFER, file: Sink | None = None
+    ) -> None:
         self._path, self._layout, self._size = path, layout, size
         self._taken = self._filled = 0
         self._filling: np.ndarray | None = None
@@ -44,7 +65,7 @@ class ShardWriter:
         for buffer in _aligned(BUFFERS, size):
             self._free.put(buffer)
         try:
-            self._file = _StraightFile(path, layout.size)
+            self._file: Sink = _StraightFile(Path(str(path)), layout.size) if file is None else file
         except OSError as error:
             raise self._failed(error, f"no room for {layout.size:,} bytes") from None
         self._writing = _Consumer(self._write_out)
@@ -93,7 +114,9 @@ class ShardWriter:
             self._free.put(data.base)  # type: ignore[arg-type]
 
     def _failed(self, error: BaseException, what: str = "writing failed") -> OutputError:
-        return as_output_error(error, self._path, what) or OutputError(f"{what}: {error}", str(self._path), AGAIN)
+        if isinstance(error, TaskmergeError):  # says itself what it means
+            return OutputError(error.problems)
+        return as_output_error(error, str(self._path), what) or OutputError(f"{what}: {error}", str(self._path), AGAIN)
 
     def finish(self) -> str:
         """Waits for the last byte to be on disk; the file's sha256."""

@@ -1,0 +1,133 @@
+"""What processes that write parts of one output tell each other: small JSON texts beside its files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol, TypedDict
+
+from taskmerge.errors import OutputError
+from taskmerge.words.json_text import Shape, parse_json
+from taskmerge.words.system_errors import writing
+
+IDENTITY = "run.json"
+FILES = "files"
+
+
+class Run(TypedDict):
+    """What all parts of one output are parts of. identity: see `merging.identity`."""
+
+    identity: str
+
+
+class FileNote(TypedDict):
+    """A weight file that is finished. part: who wrote it ("2/8"). state: what the store calls this version of it, ""
+    on a disk."""
+
+    sha256: str
+    size: int
+    part: str
+    state: str
+
+
+class Notes(Protocol):
+    """Texts by name, where every process of one output sees them."""
+
+    @property
+    def place(self) -> str:
+        """What messages call the place."""
+        ...
+
+    def read(self, name: str) -> bytes | None:
+        """One text; None where there is none."""
+        ...
+
+    def write(self, name: str, text: str) -> None:
+        """Write one, whole or not at all, over an older one."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """The names in a folder of notes: `files/…`."""
+        ...
+
+
+def read_note(notes: Notes, name: str, shape: type[Shape] | Any) -> Shape | None:
+    """Return what a note says; None where it is not there. Raises CheckpointError for one that makes no sense."""
+    text = notes.read(name)
+    if text is None:
+        return None
+    move = "remove the unfinished output and run all parts again"
+    found: Shape = parse_json(text, shape, f"{notes.place}/{name}", move)
+    return found
+
+
+def write_note(notes: Notes, name: str, value: Any) -> None:
+    """Write a note as JSON."""
+    notes.write(name, json.dumps(value))
+
+
+def join_run(notes: Notes, identity: str, discard: str) -> None:
+    """Say which run the notes are of; whoever comes first decides.
+
+    discard: how what is there can be thrown away. Raises OutputError for a run that cannot be told from others, and
+    when the parts there are of another run.
+    """
+    if not identity:
+        what = "inputs in memory, or code without a file: nobody can say whether all parts are of the same"
+        raise OutputError(what, notes.place, "write it whole, without --part")
+    known: Run | None = read_note(notes, IDENTITY, Run)
+    if known is None:
+        write_note(notes, IDENTITY, {"identity": identity})
+        known = read_note(notes, IDENTITY, Run)
+    if known is None or known["identity"] != identity:
+        what = "parts with another recipe, other inputs or another version lie here"
+        raise OutputError(what, notes.place, discard)
+
+
+def note_name(file: str) -> str:
+    """The note about a weight file; those of module folders lie in a folder."""
+    return f"{FILES}/{file.replace('/', '%2F')}.json"
+
+
+def file_of(name: str) -> str:
+    """The weight file that a note is about."""
+    return name.rpartition("/")[2].removesuffix(".json").replace("%2F", "/")
+
+
+class LocalNotes:
+    """Notes in a folder of this disk. begin: called with the name of every file before it is made."""
+
+    def __init__(self, folder: Path, begin: Callable[[Path], None]) -> None:
+        self.folder, self._begin = folder, begin
+        self.place = str(folder)
+
+    def read(self, name: str) -> bytes | None:
+        """See `Notes.read`."""
+        try:
+            return (self.folder / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, text: str) -> None:
+        """See `Notes.write`."""
+        path = self.folder / name
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+            self._begin(unfinished)
+            self._begin(path)
+            with unfinished.open("wb") as file:
+                file.write(text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+
+    def names(self, folder: str) -> list[str]:
+        """See `Notes.names`."""
+        try:
+            rows = sorted((self.folder / folder).iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return [f"{folder}/{path.name}" for path in rows if not path.name.startswith(".") and path.is_file()]
