@@ -40,10 +40,7 @@ class _Set:
     first: int
     prepare: Prepare
     prompt: Callable[[Role | None, str | None], str | None]
-
-    @property
-    def role(self) -> Role:
-        return self.pairs.roles[0]
+    role: Role
 
 
 class PreparedItems:
@@ -66,10 +63,13 @@ class PreparedItems:
     def __len__(self) -> int:
         return self._count
 
-    def add(self, name: str, pairs: Pairs, embedder: Any) -> range:
-        """Takes in a set; returns the numbers of its items. embedder: with the prompts of the set."""
+    def add(self, name: str, pairs: Pairs, embedder: Any, role: Role | None = None) -> range:
+        """Takes in a set; returns the numbers of its items.
+
+        embedder: with the prompts of the set.  role: what items are embedded as; None: as in training.
+        """
         first = self._count
-        self.sets.append(_Set(name, pairs, first, embedder.prepare, embedder.prompt))
+        self.sets.append(_Set(name, pairs, first, embedder.prepare, embedder.prompt, role or pairs.roles[0]))
         self._firsts.append(first)
         self._count += len(pairs)
         return range(first, self._count)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from taskmerge.embedders.identity import item_digest
+from taskmerge.embedders.content import item_digest
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import Problem, RecipeError, UsageError
 from taskmerge.words.places import parse_place

@@ -88,11 +88,9 @@ class RepeatedSet:
         ])  # fmt: skip
 
     def _prepared_items(self, role: Role) -> Any:
-        """All items, decoded and prepared once, through their frozen encoder where there is one."""
+        """All items, through their frozen encoder once where there is one."""
         found = self.embedder.prepared_items()
-        for start in range(0, len(self.pairs), self.batch_size):
-            for item in self.pairs.load(start, start + self.batch_size):
-                found.add(item, self.pairs.modality, role)
+        found.add(self.pairs.source, self.pairs, self.embedder, role)
         if self.encoded:
             with self.embedder.inference():
                 found.encode()
