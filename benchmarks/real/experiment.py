@@ -46,7 +46,7 @@ BASE_STEPS = 50
 SPECIALIST_STEPS = {"image": 60, "document": 80, "audio": 250}
 JOINT_SHARE = 2 / 3
 """Steps of a joint model as a share of what its specialists take together."""
-REPAIR_PAIRS = 200
+REPAIR_PAIRS = 100
 RECOVERY = TrainingSettings(
     steps=60, batch_size=24, learning_rate=1e-3, warmup=10, evaluate_every=15, patience=2, temperature=0.02
 )  # fmt: skip

@@ -20,7 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from experiment import EVEN_WEIGHTS, PAPER_WEIGHTS, Seed
 from table import write_table
-from trials import run_trials, write_trials
+from trials import run_trials
 
 RESULTS = Path(__file__).parent / "results"
 FUSIONS = {
@@ -87,12 +87,10 @@ def main() -> None:
             run_seed(number, arguments.work)
             print(write_table(RESULTS))
     if arguments.only != "rows":
-        found = []
-        for number in arguments.seeds:
-            seed = Seed(number, arguments.work, _say)
+        seeds = [Seed(number, arguments.work, _say) for number in arguments.seeds]
+        for seed in seeds:
             seed.fused("sum", FUSIONS["sum"])
-            found += run_trials(seed, "sum", arguments.draws)
-            print(write_trials(found, RESULTS))
+        run_trials(seeds, "sum", arguments.draws, RESULTS)
 
 
 if __name__ == "__main__":

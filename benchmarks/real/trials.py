@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,11 @@ from taskmerge.metrics.bootstrap import mean_interval
 from taskmerge.metrics.retrieval import score_queries
 from taskmerge.training.arms import try_all
 from taskmerge.training.choosing import LEAVE
-from taskmerge.training.trying import trial_of
+from taskmerge.training.trying import CLOSED, GRADIENT, WARM, WEIGHTS, trial_of
 
 COUNTS = (16, 32, 64, 200)
+CLOSED_UP_TO = 64
+"""Pairs, up to which the closed form is tried: its time grows with them, that of gradients does not."""
 CAN_WIN = 0.05
 """Recall@1, from which on something could be won."""
 
@@ -61,7 +63,8 @@ def run_trial(seed: Seed, fused: str, count: int, draw: int, test: Test) -> dict
     trial = trial_of(
         seed.folder / fused, pairs, ["audio_projector"], settings, seed.specialist("audio"), None, None
     )  # fmt: skip
-    report = try_all(trial)
+    closed = [CLOSED, WARM] if count <= CLOSED_UP_TO else []
+    report = try_all(trial, ways=[*closed[:1], WEIGHTS, GRADIENT, *closed[1:]])
     left = test.scores(trial.final(LEAVE))
     arms = {
         arm.name: {
@@ -83,10 +86,15 @@ def run_trial(seed: Seed, fused: str, count: int, draw: int, test: Test) -> dict
     return found
 
 
-def run_trials(seed: Seed, fused: str, draws: int) -> list[dict[str, Any]]:
-    """Trials of all counts, draw by draw."""
-    test = Test(read_pairs(seed.path("audio", "test")))
-    return [run_trial(seed, fused, count, draw, test) for draw in range(draws) for count in COUNTS]
+def run_trials(seeds: Sequence[Seed], fused: str, draws: int, folder: Path) -> None:
+    """Trials of all counts, draw by draw and seed by seed; the results are rewritten after each."""
+    tests = {seed.seed: Test(read_pairs(seed.path("audio", "test"))) for seed in seeds}
+    found = []
+    for draw in range(draws):
+        for seed in seeds:
+            for count in COUNTS:
+                found.append(run_trial(seed, fused, count, draw, tests[seed.seed]))
+                write_trials(found, folder)
 
 
 def write_trials(results: list[dict[str, Any]], folder: Path) -> str:
