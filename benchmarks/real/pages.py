@@ -14,7 +14,7 @@ TRAIN_FONTS = (
 )  # fmt: skip
 TEST_FONTS = ("DejaVuSerif-Bold", "LiberationSerif-Bold", "Carlito-Bold", "Dosis-Medium")
 HEIGHT, CELL = 32, 8
-LONGEST = 24
+LONGEST = 16
 """Letters of a caption that is set; longer ones make no page."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-SECONDS, FULL = 4, 30
+SECONDS, FULL = 3, 30
 """Of the cut window, and of Whisper's own."""
 POSITIONS = 50
 """Of the encoder, a second."""

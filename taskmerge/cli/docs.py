@@ -22,7 +22,7 @@ Data goes to stdout, progress and messages to stderr; tables are drawn on a term
 | 0 | done |
 | 1 | failed: unreadable or unfitting inputs, a full disk; `diff` and `verify`: a difference was found |
 | 2 | a mistake in the command line or the recipe; nothing was done |
-| 3 | drifted beyond the limit |
+| 3 | drifted beyond the limit; `rehearse`, `run`: left as it came, as a modality would have ended below what it had |
 | 4 | `diagnose-drift`: nothing drifted beyond the limit, but of a modality it cannot be told |
 | 70 | a fault of taskmerge itself; the message names the file that holds the whole trace |
 | 130 | interrupted; the same command goes on from the finished files |

@@ -151,6 +151,7 @@ def _stage(path: Path, stage: str, out: Path | None, how: _How) -> None:
     table = how.run(recipe, out=out, start=stage, until=stage)
     if how.as_json and table is not None:
         print_json(table)
+    _end(table)
 
 
 def run(
@@ -184,9 +185,16 @@ def run(
         return
     if as_json:
         print_json(table)
-        return
-    _show_table(table)
-    say(Places.of(said, out).report / "report.html")
+    else:
+        _show_table(table)
+        say(Places.of(said, out).report / "report.html")
+    _end(table)
+
+
+def _end(table: dict[str, Any]) -> None:
+    """Ends with 3 where rehearsal had to leave the model as it came, so that no modality would end below its floor."""
+    if table["stages"].get("rehearse", {}).get("barred"):
+        raise typer.Exit(3)
 
 
 def _show_table(table: dict[str, object]) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 
 from taskmerge.errors import RecipeError
 from taskmerge.pipeline.outputs import destination
+from taskmerge.pipeline.overlaps import overlap_notes
 from taskmerge.pipeline.report_folder import claim_report
 from taskmerge.pipeline.state import NOTE_MOVE, Run, training_settings
 from taskmerge.pipeline.steps import (
     diagnose_steps,
     evaluate_steps,
+    followed,
     fuse_steps,
     recover_steps,
     rehearse_steps,
@@ -125,8 +127,12 @@ def recover(run: Run) -> None:
             work=run.work("recover"),
         )  # fmt: skip
         for arm in report.arms:
-            run.say(f"  {arm.name}: MRR {arm.scores['mrr']:.3f} ({arm.note})")
-        run.say(f"  kept: {report.kept}")
+            gain = "" if arm.gain is None else f", gain {arm.gain}"
+            run.say(f"  {arm.name}: MRR {arm.scores['mrr']:.3f}{gain} ({arm.note})")
+        run.say(f"  kept: {report.kept}: {report.reason}")
+        report.notes.extend(overlap_notes(run, "recover", held_out or data))
+        for note in report.notes:
+            run.say(f"  {note}")
         return report.as_dict()
 
     (step,) = recover_steps(run)
@@ -147,7 +153,13 @@ def rehearse(run: Run) -> None:
         work = run.work("rehearse")
         settings = training_settings(section, run, work, steps=2000, learning_rate=1e-5)
         place = destination(run, "rehearse", run.places.rehearsed)
-        return asdict(train(run.source(start), data, section.train, settings, held_out=held_out, out=place, work=work))
+        told = train(
+            run.source(start), data, section.train, settings, held_out=held_out, may_fall=section.may_fall,
+            specialists={name: run.source(run.specialist(name)) for name in followed(run)}, out=place, work=work,
+        )  # fmt: skip
+        for line in [*told.notes, *told.verdict()]:
+            run.say(f"  {line}")
+        return asdict(told)
 
     (step,) = rehearse_steps(run)
     run.once(step, make)
@@ -169,6 +181,8 @@ def evaluate(run: Run) -> None:
 
     def make() -> dict[str, Any]:
         result: dict[str, Any] = {}
+        for note in overlap_notes(run, "evaluate", sets, ("specialize", "recover", "rehearse")):
+            run.say(f"  {note}")
         if sets:
             result["retrieval"] = evaluate_retrieval(sources, sets, against=against(sources), **own).as_dict()
         if section.mteb:

@@ -296,7 +296,8 @@ def training_settings(section: Training, run: Run, work: Path, **defaults: Any) 
         settings["lora"] = LoraSettings(rank=lora.rank, scale=scale)
     balance = getattr(section, "balance", None)
     if balance is not None:
-        settings |= {"balance": balance.temperature, "shares": balance.shares}
+        settings |= {"balance": balance.temperature or 1.0, "shares": balance.shares}
+        settings["adaptive"] = balance.follows == "adaptive"
     return TrainingSettings(
         temperature=section.temperature,
         input_noise=section.input_noise,

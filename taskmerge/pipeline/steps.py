@@ -57,7 +57,16 @@ def rehearse_steps(run: Run) -> list[Step]:
     if run.recipe.rehearse is None:
         return []
     start = "recovered" if run.recipe.recover else "fused"
-    return [_step(run, "rehearse", run.recipe.rehearse, [run.places.rehearsed], start=start)]
+    models = {"followed": {name: run.recipe.specialists[name].model for name in followed(run)}} if followed(run) else {}
+    return [_step(run, "rehearse", run.recipe.rehearse, [run.places.rehearsed], start=start, **models)]
+
+
+def followed(run: Run) -> list[str]:
+    """The specialists whose scores adaptive shares of the rehearsal follow: those called as its data is."""
+    section = run.recipe.rehearse
+    if section is None or section.balance.follows != "adaptive":
+        return []
+    return [name for name, row in run.recipe.specialists.items() if name in section.data and not row.made_of_parts]
 
 
 def evaluate_steps(run: Run) -> list[Step]:

@@ -262,14 +262,30 @@ class Recover(Training):
 class Balance:
     """How batches are shared among modalities."""
 
+    shorthand: ClassVar[str] = "follows"
+
+    follows: Annotated[
+        Literal["size", "adaptive"],
+        Doc(
+            "what shares follow: the sizes of the sets, or (`adaptive`) what each modality still misses on its "
+            "held-out pairs of what its specialist scores there"
+        ),
+    ] = "size"
     temperature: Annotated[
-        float, Positive, Doc("a modality's share of batches goes with its size ** (1 / temperature)")
-    ] = 1.0
+        float | None,
+        Positive,
+        Doc("a modality's share of batches goes with its size ** (1 / temperature); left out: 1, or not at all"),
+    ] = None
     shares: Annotated[
         Mapping[str, Annotated[float, Positive]],
         Doc("what a modality's share is multiplied by: `{document: 2}` draws documents twice as often"),
     ] = field(default_factory=dict)
     place: str = place_field()
+
+    def problems(self) -> Iterator[Problem]:
+        if self.follows == "adaptive" and self.temperature is not None:
+            what = f"balance: temperature: {self.temperature:g} is of sizes, which adaptive shares do not follow"
+            yield Problem(what, self.place, "leave temperature out, or follow size")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,9 +299,17 @@ class Rehearse(Training):
     )
     lora: Annotated[Lora | None, Doc("train low-rank updates instead of the weights themselves")] = None
     balance: Annotated[Balance, Doc("how batches are shared among modalities")] = field(default_factory=Balance)
+    may_fall: Annotated[
+        tuple[str, ...],
+        Doc("modalities that may end below what they had; no other may, by a 95 % interval on its held-out pairs"),
+    ] = ()
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
+        for name in self.may_fall:
+            if name not in self.data:
+                what = f"may_fall: {name!r} is no modality of `data`"
+                yield Problem(what, self.place, did_you_mean(name, self.data))
         for name in self.balance.shares:
             if name not in self.data:
                 what = f"balance: shares: {name!r} is no set of `data`"

@@ -152,12 +152,11 @@ def recovery_section(report: RecoveryReport) -> Section:
         scores = [Cell(statistic(name).shown(arm.scores[name]), share=arm.scores[name], strong=kept) for name in names]
         decides = Cell(statistic("mrr").shown(arm.scores["mrr"]), strong=kept)
         name, seconds = Cell(arm.name, "kept" if kept else "", strong=kept), f"{arm.seconds:.0f}\u00a0s"
-        rows.append([name, *scores, decides, seconds, arm.note])
-    columns = ["arm", *(title_of(name) for name in names)]
-    return Section(
-        "Recovery: every arm, measured on the same held-out pairs",
-        (Table("Arms", [*columns, f"mean {title_of('mrr')} (decides)", "time", ""], rows),),
-    )
+        rows.append([name, *scores, decides, "" if arm.gain is None else str(arm.gain), seconds, arm.note])
+    columns = ["arm", *(title_of(name) for name in names), f"mean {title_of('mrr')}", "gain (decides)", "time", ""]
+    note = " ".join([f"Kept: {report.kept}: {report.reason}." if report.reason else "", *report.notes]).strip()
+    title = "Recovery: every arm, measured on the same pairs, which it was not fitted on"
+    return Section(title, (Table("Arms", columns, rows, note),))
 
 
 def training_section(report: StageReport) -> Section:
@@ -174,6 +173,8 @@ def training_section(report: StageReport) -> Section:
         lines,
         note=f"{report.steps} steps in {report.seconds:.0f} s; {report.trained} tensors trained, "
         f"{report.frozen} proven unchanged."
-        + ("" if report.kept else " Nothing beat the model as it came, which was kept."),
+        + "".join(f" {said}." for said in report.verdict())
+        + ("" if report.kept or report.barred else " Nothing beat the model as it came, which was kept.")
+        + "".join(f" {said}" for said in report.notes),
     )
     return Section(f"Training: {report.stage}", (chart,) if lines else ())

@@ -102,14 +102,14 @@ def recover_by_choice(
     return report
 
 
-def try_all(trial: Any, method: How = "auto") -> RecoveryReport:
-    """Measure every way that the method allows. trial: of `taskmerge.training.trying`."""
+def try_all(trial: Any, method: How = "auto", ways: Sequence[str] | None = None) -> RecoveryReport:
+    """Measure every way that the method allows, or those named. trial: of `taskmerge.training.trying`."""
     from taskmerge.training.choosing import gain_of
 
     left = trial.measured(LEAVE)
     arms = [Arm(LEAVE, left.scores, left.seconds, left.note)]
     gains = {}
-    for name in trial.ways(method):
+    for name in trial.ways(method) if ways is None else ways:
         found = trial.measured(name)
         gains[name] = gain_of(found.ranks, left.ranks, trial.labels)
         arms.append(Arm(name, found.scores, found.seconds, found.note, gains[name].sure))

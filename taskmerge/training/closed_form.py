@@ -132,7 +132,7 @@ def cross_fit(
     *,
     specialist: Embedder | None = None,
     rounds: int = 2,
-    iterations: int = 6,
+    iterations: int = 4,
     ridges: Sequence[float] = RIDGES,
     batch_size: int = 32,
 ) -> CrossFit:

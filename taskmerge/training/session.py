@@ -207,7 +207,8 @@ class Session:
 
         settings, sets = self.settings, self.items.sets
         shares = [settings.shares.get(name, 1.0) for name in sets]
-        probabilities = draw_probabilities(self.sizes, settings.balance, shares)
+        counted = [1] * len(sets) if settings.adaptive else self.sizes
+        probabilities = draw_probabilities(counted, settings.balance, shares)
         texts = [None if self.text_is_frozen else pairs.spellings() for pairs in sets.values()]
         draws = settings.steps * settings.accumulation
         follows = self._missing if settings.adaptive and self.held_out is not None else None

@@ -33,7 +33,8 @@ class TrainingSettings:
     rise before the cosine fall.  temperature: of InfoNCE.  max_gradient_norm: clipping.
     lora: adapters instead of full training.  balance, shares: rehearsal draws a set with p ~ share * size ** (1 /
     balance), a set's share being 1 unless `shares` says otherwise; a large balance makes the sets' sizes irrelevant.
-    adaptive: shares are multiplied by what a set still misses of its target at the latest look; needs held-out pairs.
+    adaptive: instead of with its size, a set's share goes with what it still misses of its target at the latest look at
+    the held-out pairs.
     bf16: autocast.  gradient_cache: pairs embedded at once when the batch does not fit (Gao et al., arXiv 2101.06983).
     accumulation: batches whose gradients are summed for one step; negatives are those of one batch, of all processes.
     gradient_checkpointing: compute layers again in the backward pass instead of keeping what they put out.

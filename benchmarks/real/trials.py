@@ -1,0 +1,151 @@
+"""Recovery with few pairs, many times: is what the tool keeps ever worse than leaving the model as it is, and does it
+keep something where something could be won?
+
+A trial draws `count` recordings of captions that no specialist was trained on, lets the tool choose a way as
+`recover_by_choice` does, and scores every way, fitted on all of these pairs, on the test's captions, which no way saw.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from experiment import RECOVERY, Seed
+
+from taskmerge.embedders.pairs import Pairs, read_pairs
+from taskmerge.metrics.bootstrap import mean_interval
+from taskmerge.metrics.retrieval import score_queries
+from taskmerge.training.arms import try_all
+from taskmerge.training.choosing import LEAVE
+from taskmerge.training.trying import CLOSED, GRADIENT, WARM, WEIGHTS, trial_of
+
+COUNTS = (16, 32, 64, 200)
+CLOSED_UP_TO = 64
+"""Pairs, up to which the closed form is tried: its time grows with them, that of gradients does not."""
+CAN_WIN = 0.05
+"""Recall@1, from which on something could be won."""
+
+
+class Test:
+    """The test's recordings: what a model finds of each."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.pairs = pairs
+        self.texts, self.right = pairs.distinct()
+        self.items = pairs.load()
+
+    def scores(self, model: Any) -> dict[str, np.ndarray]:
+        queries = model.encode(self.items, self.pairs.modality, "query", batch_size=64)
+        gallery = model.encode(self.texts, "text", "document", batch_size=64)
+        found = score_queries(queries, gallery, [[int(row)] for row in self.right])
+        return {metric: found[metric] for metric in ("recall_at_1", "mrr")}
+
+    def gain(self, own: Mapping[str, np.ndarray], left: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Difference of two models by metric, with its interval over captions."""
+        return {
+            metric: mean_interval(own[metric] - left[metric], groups=self.right.tolist()).as_dict() for metric in own
+        }
+
+
+def run_trial(seed: Seed, fused: str, count: int, draw: int, test: Test) -> dict[str, Any]:
+    """One trial, plain data; kept in the seed's folder and not run again."""
+    kept = seed.folder / "trials" / f"{fused}_{count}_{draw}.json"
+    if kept.is_file():
+        return dict(json.loads(kept.read_text()))
+    began, worked = time.monotonic(), time.process_time()
+    pairs = seed.repair_pairs(count, draw)
+    settings = replace(RECOVERY, seed=seed.seed, batch_size=min(RECOVERY.batch_size, max(8, count // 4)))
+    trial = trial_of(
+        seed.folder / fused, pairs, ["audio_projector"], settings, seed.specialist("audio"), None, None
+    )  # fmt: skip
+    closed = [CLOSED, WARM] if count <= CLOSED_UP_TO else []
+    report = try_all(trial, ways=[*closed[:1], WEIGHTS, GRADIENT, *closed[1:]])
+    left = test.scores(trial.final(LEAVE))
+    arms = {
+        arm.name: {
+            "judged": None if arm.gain is None else arm.gain.as_dict(),
+            "test": test.gain(test.scores(trial.final(arm.name)), left),
+            "note": arm.note,
+        }
+        for arm in report.arms
+        if arm.name != LEAVE
+    }
+    found = {
+        "seed": seed.seed, "fused": fused, "count": count, "draw": draw, "kept": report.kept, "reason": report.reason,
+        "left": {metric: float(values.mean()) for metric, values in left.items()}, "arms": arms,
+        "seconds": time.monotonic() - began, "cpu_seconds": time.process_time() - worked,
+    }  # fmt: skip
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text(json.dumps(found, indent=1))
+    seed.say(f"seed {seed.seed}: {count} pairs, draw {draw}: kept {report.kept} ({report.reason})")
+    return found
+
+
+def run_trials(seeds: Sequence[Seed], fused: str, draws: int, folder: Path) -> None:
+    """Trials of all counts, draw by draw and seed by seed; the results are rewritten after each."""
+    tests = {seed.seed: Test(read_pairs(seed.path("audio", "test"))) for seed in seeds}
+    found = []
+    for draw in range(draws):
+        for seed in seeds:
+            for count in COUNTS:
+                found.append(run_trial(seed, fused, count, draw, tests[seed.seed]))
+                write_trials(found, folder)
+
+
+def write_trials(results: list[dict[str, Any]], folder: Path) -> str:
+    """trials.json and trials.md of all trials there are."""
+    lines = [
+        "Recovery of the sum's audio projector from few pairs; gains over \"leave it\" in R@1 on the test's captions, "
+        "which no way was fitted on, with 95 % intervals over captions.",
+        "",
+        "| seed | pairs | draw | leave it | " + " | ".join(_ways(results)) + " | kept | gain of what was kept |",
+        "|---" * (6 + len(_ways(results))) + "|",
+    ]
+    for row in results:
+        cells = [_gain(row["arms"].get(way)) for way in _ways(results)]
+        own = _gain(row["arms"].get(row["kept"])) or "0"
+        lines.append(
+            f"| {row['seed']} | {row['count']} | {row['draw']} | {row['left']['recall_at_1']:.3f} | "
+            + " | ".join(cells)
+            + f" | {row['kept']} | {own} |"
+        )
+    lines += ["", *summary(results)]
+    text = "\n".join(lines) + "\n"
+    folder.mkdir(exist_ok=True)
+    (folder / "trials.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / "trials.md").write_text(text)
+    return text
+
+
+def summary(results: list[dict[str, Any]]) -> list[str]:
+    """What was asked: ever significantly worse, and kept where something could be won."""
+    worse = [row for row in results if _interval(row, "high") is not None and _interval(row, "high") < 0]
+    best = {id(row): max(arm["test"]["recall_at_1"]["estimate"] for arm in row["arms"].values()) for row in results}
+    could = [row for row in results if best[id(row)] >= CAN_WIN]
+    did = [row for row in could if row["kept"] != LEAVE]
+    return [
+        f"{len(results)} trials. What was kept was significantly worse than leaving it (interval of R@1 below zero) in "
+        f"{len(worse)}.",
+        f"A way could win {100 * CAN_WIN:g} points or more in {len(could)}; in {len(did)} of these one was kept.",
+    ]
+
+
+def _interval(row: Mapping[str, Any], side: str) -> float | None:
+    arm = row["arms"].get(row["kept"])
+    return None if arm is None else float(arm["test"]["recall_at_1"][side])
+
+
+def _ways(results: list[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in results for name in row["arms"]))
+
+
+def _gain(arm: Mapping[str, Any] | None) -> str:
+    if arm is None:
+        return ""
+    gain = arm["test"]["recall_at_1"]
+    return f"{gain['estimate']:+.3f} ({gain['low']:+.3f} to {gain['high']:+.3f})"
