@@ -56,7 +56,7 @@ class TwoProjectors(Seed):
             model = graft(self.base(), modality, ENCODERS[modality], "linear", seed=self.seed)
             rates = RATES if modality == "audio" else {**RATES, "vision_encoder": 1e-3}
             settings = self._settings(
-                steps=2 * SPECIALIST_STEPS[modality], batch_size=SPECIALIST_BATCH[modality], learning_rates=rates
+                steps=SPECIALIST_STEPS[modality], batch_size=SPECIALIST_BATCH[modality], learning_rates=rates
             )
             tower = PROJECTORS["audio"] if modality == "audio" else "vision_*"
             return specialize(model, self.data(modality, "train"), [BACKBONE, tower], settings, out=out)

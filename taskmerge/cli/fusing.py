@@ -16,16 +16,18 @@ from taskmerge.words.places import StoreUri, output_place
 from taskmerge.words.sizes import parse_size, show_bytes
 
 if TYPE_CHECKING:
+    from taskmerge.checkpoints.output.checking import Checked
     from taskmerge.merging import Plan, Written
     from taskmerge.merging.parts import Job
     from taskmerge.words.parts import Part
 
+ON = typer.Option(None, "--on", help="ray, or ray:ADDRESS: have a Ray cluster do it, one task a file (extra [ray]).")
 RECIPE = typer.Argument(help="The recipe: a YAML file (`taskmerge schema` describes it; mergekit's are read too).")
 
 
 def fuse(
     recipe: Path = RECIPE,
-    out: Path = OUT_PLACE,
+    out: Any = OUT_PLACE,
     dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and print the plan; write nothing."),
     device: str = DEVICE,
     memory: str = typer.Option("1GiB", "--memory", help="What an elementwise merge may use besides mapped inputs."),
@@ -49,6 +51,7 @@ def fuse(
         help="With --part: count what is measured over the whole model (`trim: model`), write nothing.",
     ),
     finish: bool = typer.Option(False, "--finish", help="Check what all parts have written, and publish it."),
+    on: str = ON,
     as_json: bool = JSON,
 ) -> None:
     """Fuse the specialists of a recipe into one model.
@@ -58,6 +61,7 @@ def fuse(
     """
     from taskmerge.checkpoints.output.replacing import absolute
     from taskmerge.merging import execute, plan
+    from taskmerge.merging.on_ray import parse_launcher
     from taskmerge.merging.parts import Job
     from taskmerge.recipes import load_all
     from taskmerge.words.devices import parse_device
@@ -72,6 +76,10 @@ def fuse(
         chosen = swept(recipe, sweep, keep, device, as_json)
         if chosen is None:
             return
+    if on is not None:
+        parse_launcher(on)
+        if share is not None or finish:
+            raise UsageError("--on writes all parts and publishes them", next_move="leave out --part and --finish")
     place = absolute(out if isinstance(out, Path) else recipe.with_suffix(""))
     merges = [chosen] if sweep else load_all(recipe, place.parent / f"{place.stem}-documents")
     if len(merges) > 1 and (share is not None or finish):
@@ -90,13 +98,22 @@ def fuse(
             return
         began = time.monotonic()
         announce_preparing()
+        if on is not None:
+            _write_on_ray(Job(decided, said, target, device, fresh), on, allowed, as_json)
         if share is not None:
             _fuse_part(Job(decided, said, target, device, fresh), share, measure, allowed, as_json)
             return
         with progress(decided.bytes_written, "fusing", quiet=as_json) as advance:
             restart = fresh or not resume
             written = execute(
-                decided, said, target, device=device, fresh=restart, progress=advance, memory=allowed, finish=finish
+                decided,
+                said,
+                target,
+                device=device,
+                fresh=restart,
+                progress=advance,
+                memory=allowed,
+                finish=finish or on is not None,
             )
         _show_written(written, time.monotonic() - began, decided.notes, as_json)
 
@@ -117,12 +134,20 @@ def _share(part: str | None, measure: bool, finish: bool, dry_run: bool, resume:
     return None if part is None else parse_part(part)
 
 
+def _write_on_ray(job: Job, on: str, memory: int, as_json: bool) -> None:
+    from taskmerge.merging.on_ray import parse_launcher, write_parts
+
+    address = parse_launcher(on)
+    with progress(job.plan.bytes_written, "fusing on Ray", quiet=as_json) as advance:
+        write_parts(job, address, memory=memory, done=advance)
+
+
 def _fuse_part(job: Job, part: Part, measure: bool, memory: int, as_json: bool) -> None:
     from taskmerge.merging.parts import execute_part, measure_part
 
     if measure:
-        said = measure_part(job, part)
-        print_json({"part": str(part), "next": said}) if as_json else note(f"part {part}: {said}")
+        done, said = measure_part(job, part)
+        print_json({"part": str(part), "done": done, "next": said}) if as_json else note(f"part {part}: {said}")
         return
     began, size = time.monotonic(), sum(shard.size for shard in part.share(job.plan.shards))
     if not size:
@@ -226,6 +251,10 @@ def verify(
     weight: list[float] = typer.Option(
         [], "--weight", help="Of each adapter, then of each specialist; one for all; 1 by default."
     ),
+    part: str = typer.Option(
+        None, "--part", help="Look at this share of the files only (2/8); all is as recorded when every part says so."
+    ),
+    on: str = ON,
     device: str = DEVICE,
     as_json: bool = JSON,
 ) -> None:
@@ -240,18 +269,25 @@ def verify(
     proved by comparing its bytes. Exit 0: exact, within rounding, or as recorded; 1: anything else.
     """
     if base or recipe or adapter or specialist or weight:
-        if hashes_only or recipe_folder or method:
-            option = "--hashes-only" if hashes_only else "--recipe-folder" if recipe_folder else "--method"
+        options = {"--hashes-only": hashes_only, "--recipe-folder": recipe_folder, "--method": method, "--part": part,
+                   "--on": on}  # fmt: skip
+        if option := next((name for name, value in options.items() if value), None):
             raise UsageError(f"{option} is of a model's own record", next_move="leave it out, or --base and --recipe")
         _judge(model, base, recipe, (adapter, specialist, weight), device, as_json)
         return
     from taskmerge.checkpoints.output.checking import check_made
     from taskmerge.checkpoints.output.record import read_record
-    from taskmerge.merging.verify import verified
+    from taskmerge.merging.verify import model_folder
+    from taskmerge.words.parts import parse_part
 
-    folder = Path(model)
+    share = None if part is None else parse_part(part)
+    if part is not None and on is not None:
+        raise UsageError("--on looks at all parts", next_move="leave out --part")
+    folder = model_folder(model)
     if read_record(folder)["kind"] == "fused":
-        found = verified(folder, rederive=not hashes_only, recipe_folder=recipe_folder, methods=method)
+        found = _verified(model, folder, on, (not hashes_only, recipe_folder, method), share, as_json)
+    elif share is not None or on is not None:
+        raise UsageError(f"{model} is no fused model: it is looked at whole", next_move="leave out --part and --on")
     else:
         found = check_made(folder)
     if as_json:
@@ -266,6 +302,29 @@ def verify(
         note("differs from its record" if found.differences else "as recorded, in all that was checked")
     if found.differences:
         raise typer.Exit(1)
+
+
+def _verified(
+    model: str,
+    folder: Path,
+    on: str | None,
+    said: tuple[bool, Path | None, list[str]],
+    part: Part | None,
+    as_json: bool,
+) -> Checked:
+    from taskmerge.checkpoints.formats.table import is_weight_file
+    from taskmerge.checkpoints.output.record import read_record
+    from taskmerge.merging.verify import verified
+
+    if on is None:
+        return verified(folder, *said, part)
+    from taskmerge.merging.on_ray import parse_launcher, verify_parts
+
+    address = parse_launcher(on)
+    files = sum(map(is_weight_file, read_record(folder)["outputs"]))
+    place = model if folder != Path(model) else str(folder.absolute())
+    with progress(files, "verifying on Ray", quiet=as_json) as advance:
+        return verify_parts(address, files, place, *said, done=lambda: advance(1))
 
 
 def _judge(

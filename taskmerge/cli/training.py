@@ -149,7 +149,9 @@ def _stage(path: Path, stage: str, out: Path | None, how: _How) -> None:
     if getattr(recipe, stage) is None:
         raise UsageError(f"the recipe has no `{stage}` section", str(path), "`taskmerge schema` describes it")
     table = how.run(recipe, out=out, start=stage, until=stage)
-    if how.as_json and table is not None:
+    if table is None:
+        return
+    if how.as_json:
         print_json(table)
     _end(table)
 

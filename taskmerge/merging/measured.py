@@ -7,7 +7,7 @@ takes the sum in and goes on to the next state. All of them come to the same.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from taskmerge.checkpoints.output.notes import Notes, read_note, write_note
 from taskmerge.errors import OutputError, few
@@ -27,6 +27,13 @@ class Round(TypedDict):
     brackets: list[Bracket]
 
 
+class Measured(NamedTuple):
+    """Whether all that is measured over the whole model is known, and what is to be done next, as a sentence."""
+
+    done: bool
+    said: str
+
+
 class Measuring:
     """The thresholds of one planned merge, found by several processes. notes: what they share."""
 
@@ -39,8 +46,8 @@ class Measuring:
         """Whether anything is measured over the whole model."""
         return bool(self._thresholds.steps)
 
-    def count(self, part: Part, tensors: Collection[str]) -> str:
-        """Count in some of the output's tensors, unless that was done; what is to be done next, as a sentence.
+    def count(self, part: Part, tensors: Collection[str]) -> Measured:
+        """Count in some of the output's tensors, unless that was done.
 
         Raises OutputError when the rounds that were begun are for another number of parts.
         """
@@ -57,11 +64,11 @@ class Measuring:
             write_note(self._notes, name, search.scan(rows))
         now = self._state(part)
         if self._searching(now).done:
-            return "everything that is measured over the whole model is known: write the parts"
+            return Measured(True, "everything that is measured over the whole model is known: write the parts")
         if now["number"] > state["number"]:
-            return f"round {now['number']} is needed: measure every part once more"
+            return Measured(False, f"round {now['number']} is needed: measure every part once more")
         missing = self._missing(now)
-        return f"measured; still to be measured: part {few(f'{number}/{part.of}' for number in missing)}"
+        return Measured(False, f"measured; still to do: part {few(f'{number}/{part.of}' for number in missing)}")
 
     def take(self) -> None:
         """Use what was found. Raises OutputError while it is not known, and says whose counts are missing."""

@@ -14,7 +14,7 @@ from taskmerge.kernels import threads
 from taskmerge.merging.execute import Progress, Written, check_same
 from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.identity import every_input, identity
-from taskmerge.merging.measured import Measuring
+from taskmerge.merging.measured import Measured, Measuring
 from taskmerge.merging.steps import Plan
 from taskmerge.recipes import Recipe
 from taskmerge.words.devices import parse_device
@@ -46,8 +46,8 @@ def measures_the_model(plan: Plan) -> bool:
     return bool(FusedStateDict(plan).thresholds.steps)
 
 
-def measure_part(job: Job, part: Part) -> str:
-    """Count what is measured over the whole model in a part's tensors; what is to be done next, as a sentence.
+def measure_part(job: Job, part: Part) -> Measured:
+    """Count what is measured over the whole model in a part's tensors.
 
     Raises what `execute_part` raises.
     """
@@ -55,7 +55,7 @@ def measure_part(job: Job, part: Part) -> str:
     with job.output(part) as output:
         measuring = Measuring(fused, output.notes)
         if not measuring.needed:
-            return "nothing is measured over the whole model: write the parts"
+            return Measured(True, "nothing is measured over the whole model: write the parts")
         names = {name for shard in part.share(job.plan.shards) for name in shard.names}
         return measuring.count(part, names)
 

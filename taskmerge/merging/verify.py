@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ from taskmerge.checkpoints.covariances import FILE as COVARIANCES
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.formats.table import is_weight_file
 from taskmerge.checkpoints.hashing import content_sha256
+from taskmerge.checkpoints.hub import locate
 from taskmerge.checkpoints.output.checking import Checked, card_unchecked, files_checked
+from taskmerge.checkpoints.output.layout import natural
 from taskmerge.checkpoints.output.record import CARD, FILE, changed_files
 from taskmerge.checkpoints.output.saving import CHUNK
+from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import Problem, RecipeError, few
 from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.identity import every_input
@@ -24,6 +27,8 @@ from taskmerge.merging.provenance import FusedRecord, read_provenance, sentence
 from taskmerge.merging.steps import Plan
 from taskmerge.recipes import loads
 from taskmerge.words.named_objects import not_the_users
+from taskmerge.words.parts import Part
+from taskmerge.words.places import parse_place
 
 
 def verify(
@@ -33,8 +38,20 @@ def verify(
     return list(verified(folder, rederive, recipe_folder, methods).differences)
 
 
+def model_folder(text: str) -> Path:
+    """The folder that `verify` looks at; of a uri of a store the one that stands for it. Raises CheckpointError."""
+    if parse_place(text, "a model").kind != "store":
+        return Path(text)
+    place = locate(text)
+    return place if isinstance(place, Path) else Path(text)
+
+
 def verified(
-    folder: Path, rederive: bool = True, recipe_folder: Path | None = None, methods: Sequence[str] = ()
+    folder: Path,
+    rederive: bool = True,
+    recipe_folder: Path | None = None,
+    methods: Sequence[str] = (),
+    part: Part | None = None,
 ) -> Checked:
     """Compare the model in `folder` with its record.
 
@@ -44,11 +61,18 @@ def verified(
         recipe_folder: where the recipe's relative paths start; None: where it lay, seen from `folder`, which fails when
             that was moved alone.
         methods: `file.py:name` of the user's own that the recorded recipe may use; no other code that it names is run.
+        part: look at this share of the weight files and their tensors only; what is not of one file (inputs, rules, the
+            small files) is looked at by the first part.
 
     Raises: CheckpointError without a record, and what planning raises when inputs are gone.
     """
     record = read_provenance(folder)
-    differences = [*changed_files(folder), *_unrecorded(folder, record)]
+    first = part is None or part.number == 1
+    hashed = [name for name in record["outputs"] if name != CARD]
+    if part is not None:
+        own = set(part.share(sorted((name for name in hashed if is_weight_file(name)), key=natural)))
+        hashed = [name for name in hashed if name in own or (first and not is_weight_file(name))]
+    differences = [*changed_files(folder, hashed), *(_unrecorded(folder, record) if first else ())]
     start = folder / record["recipe_folder"] if recipe_folder is None else recipe_folder
     with not_the_users(str(folder / FILE), methods):
         recipe = loads(record["recipe"], str(folder / FILE), start)
@@ -60,23 +84,36 @@ def verified(
         looked = f"seen from the model, the recipe lay in {os.path.normpath(start)}"
         move = "if the model was moved alone, say where the recipe's paths start: verify --recipe-folder FOLDER"
         raise RecipeError([*error.problems, Problem(looked, str(folder / FILE), move)]) from None
-    differences += [*_changed_inputs(decided, record), *_rules(decided, record)]
     inputs = every_input(decided)
-    checked = [
-        *files_checked(record),
+    steps = decided.steps
+    checked = files_checked(hashed)
+    if first:
+        differences += [*_changed_inputs(decided, record), *_rules(decided, record)]
+        checked += _looked_at(decided, inputs)
+    names = None
+    if part is not None:
+        names = {name for shard in decided.shards if shard.file in hashed for name in shard.names}
+        steps = tuple(step for step in steps if step.info.name in names)
+    unchecked = card_unchecked(record) if first else []
+    if part is not None:
+        unchecked.append(f"what is not of part {part}")
+    if first and (others := _others(folder, record)):
+        unchecked.append(f"files that are not in the record: {few(others)}")
+    if rederive:
+        differences += _tensors(folder, decided, names)
+        checked.append(f"{len(steps)} tensors: merged again, every bit compared")
+    else:
+        unchecked.append("tensors: not merged again (--hashes-only)")
+    return Checked(tuple(differences), tuple(checked), tuple(unchecked))
+
+
+def _looked_at(decided: Plan, inputs: Mapping[str, StateDict]) -> list[str]:
+    """What was compared besides the model's own files."""
+    return [
         f"{sum(len(one.beside.files) for one in inputs.values())} weight files of {len(inputs)} inputs: sha256 of all "
         "bytes",
         f"{len(decided.steps)} tensors: what the recipe plans for each",
     ]
-    unchecked = card_unchecked(record)
-    if others := _others(folder, record):
-        unchecked.append(f"files that are not in the record: {few(others)}")
-    if rederive:
-        differences += _tensors(folder, decided)
-        checked.append(f"{len(decided.steps)} tensors: merged again, every bit compared")
-    else:
-        unchecked.append("tensors: not merged again (--hashes-only)")
-    return Checked(tuple(differences), tuple(checked), tuple(unchecked))
 
 
 def _unrecorded(folder: Path, record: FusedRecord) -> list[str]:
@@ -120,10 +157,12 @@ def _rules(decided: Plan, record: FusedRecord) -> list[str]:
     ]
 
 
-def _tensors(folder: Path, decided: Plan) -> list[str]:
+def _tensors(folder: Path, decided: Plan, names: Collection[str] | None = None) -> list[str]:
+    """Differences of tensors, or of those of these names."""
     stored, fused = open_stored(folder), FusedStateDict(decided)
     findings = []
-    for name in sorted(stored.tensors.keys() | fused.tensors.keys()):
+    every = stored.tensors.keys() | fused.tensors.keys()
+    for name in sorted(every if names is None else every & set(names)):
         if name not in stored.tensors or name not in fused.tensors:
             findings.append(f"tensor {name}: {'missing' if name in fused.tensors else 'not planned'}")
         elif stored.tensors[name] != fused.tensors[name]:

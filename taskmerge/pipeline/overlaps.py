@@ -26,7 +26,7 @@ def overlap_notes(run: Run, title: str, judging: Any, stages: Sequence[str] = ("
 
 def _sources(run: Run, stages: Sequence[str]) -> list[Any]:
     recipe = run.recipe
-    said = {
+    said: dict[str, list[Any]] = {
         "specialize": [row.data for row in (recipe.specialize or {}).values()],
         "recover": [recipe.recover.data] if recipe.recover else [],
         "rehearse": [recipe.rehearse.data] if recipe.rehearse else [],

@@ -44,6 +44,12 @@ def in_store(server: S3, folder: Path, bucket: str = "bucket") -> Path:
     return path
 
 
+def local_job(folder: Path, out: str = "parts", **options: Any) -> Job:
+    """The merge of a folder's recipe, to be shared by parts."""
+    recipe = recipes.load(folder / "merge.yaml")
+    return Job(plan(recipe), recipe, folder / out, **options)
+
+
 def store_job(recipe: Path, out: str = "s3://bucket/out", **options: Any) -> Job:
     loaded = recipes.load(recipe)
     return Job(plan(loaded), loaded, StoreUri(out), **options)

@@ -17,22 +17,17 @@ import pytest
 import torch
 from checkpoint_files import digests, prepare
 from disturbed_runs import change_recipe, environment, run
+from store_runs import local_job
 
-from taskmerge import recipes
 from taskmerge.checkpoints.output.parts import NOTES, LocalParts
 from taskmerge.errors import OutputError, UsageError
-from taskmerge.merging import execute, plan
-from taskmerge.merging.parts import Job, execute_part, measure_part
+from taskmerge.merging import execute
+from taskmerge.merging.parts import execute_part, measure_part
 from taskmerge.words.parts import Part, parse_part
 
 
-def job(folder: Path, out: str = "parts", **options: Any) -> Job:
-    recipe = recipes.load(folder / "merge.yaml")
-    return Job(plan(recipe), recipe, folder / out, **options)
-
-
 def finish(folder: Path, out: str = "parts", **options: Any) -> None:
-    one = job(folder, out)
+    one = local_job(folder, out)
     execute(one.plan, one.recipe, one.out, finish=True, **options)
 
 
@@ -41,7 +36,7 @@ def test_the_parts_are_the_whole(of: int, tmp_path: Path) -> None:
     prepare(tmp_path, layers=5, size=48)
     run(tmp_path)
     for number in random.Random(of).sample(range(1, of + 1), of):
-        execute_part(job(tmp_path), Part(number, of))
+        execute_part(local_job(tmp_path), Part(number, of))
     assert not (tmp_path / "parts").exists()
     finish(tmp_path)
     whole, parts = digests(tmp_path / "out"), digests(tmp_path / "parts")
@@ -68,12 +63,12 @@ def test_thresholds_over_the_model_are_measured_in_parts(wide: bool, tmp_path: P
             }
             write_model(tmp_path / label, held)
     run(tmp_path)
-    one = job(tmp_path)
+    one = local_job(tmp_path)
     with pytest.raises(OutputError, match="was not measured yet"):
         execute_part(one, Part(1, 3))
     for turn in itertools.count():
         said = [measure_part(one, Part(number, 3)) for number in (2, 1, 3)]
-        if said[-1].endswith("write the parts"):
+        if said[-1].done:
             break
         assert turn < 4, said
     with pytest.raises(OutputError, match="begun in 3 parts, not 2"):
@@ -90,44 +85,44 @@ def test_thresholds_over_the_model_are_measured_in_parts(wide: bool, tmp_path: P
 def test_a_lost_part_is_named(tmp_path: Path) -> None:
     prepare(tmp_path, layers=5, size=32)
     for number in (1, 3):
-        execute_part(job(tmp_path), Part(number, 3))
+        execute_part(local_job(tmp_path), Part(number, 3))
     with pytest.raises(OutputError) as told:
         finish(tmp_path)
     assert "2 of 5 files were not written: model-00002" in str(told.value) and "part 2/3 again" in str(told.value)
-    execute_part(job(tmp_path), Part(2, 3))
+    execute_part(local_job(tmp_path), Part(2, 3))
     changed = tmp_path / ".parts.partial" / "model-00003-of-00005.safetensors"
     changed.write_bytes(changed.read_bytes()[:-1] + b"\0")
     with pytest.raises(OutputError, match=r"no longer what was written: model-00003.*\n.*part 3/3 again"):
         finish(tmp_path)
     assert not (tmp_path / "parts").exists()
-    assert execute_part(job(tmp_path), Part(3, 3)).remade == ("model-00003-of-00005.safetensors",)
+    assert execute_part(local_job(tmp_path), Part(3, 3)).remade == ("model-00003-of-00005.safetensors",)
     finish(tmp_path)
 
 
 def test_a_part_twice_does_nothing_the_second_time(tmp_path: Path) -> None:
     prepare(tmp_path, layers=3, size=32)
-    first = execute_part(job(tmp_path), Part(1, 2))
+    first = execute_part(local_job(tmp_path), Part(1, 2))
     file = tmp_path / ".parts.partial" / "model-00001-of-00003.safetensors"
     before = file.stat()
-    second = execute_part(job(tmp_path), Part(1, 2))
+    second = execute_part(local_job(tmp_path), Part(1, 2))
     assert second.resumed == tuple(first.sha256) and file.stat().st_ino == before.st_ino
     assert second.sha256 == first.sha256
 
 
 def test_parts_of_another_recipe_do_not_mix(tmp_path: Path) -> None:
     prepare(tmp_path, layers=3, size=32)
-    execute_part(job(tmp_path), Part(1, 2))
+    execute_part(local_job(tmp_path), Part(1, 2))
     change_recipe(tmp_path, seed=4)
     with pytest.raises(OutputError, match="parts with another recipe"):
-        execute_part(job(tmp_path), Part(2, 2))
+        execute_part(local_job(tmp_path), Part(2, 2))
     with pytest.raises(OutputError, match="parts with another recipe"):
         finish(tmp_path)
 
 
 def test_a_whole_fuse_goes_on_from_parts(tmp_path: Path) -> None:
     prepare(tmp_path, layers=3, size=32)
-    execute_part(job(tmp_path), Part(2, 3))
-    one = job(tmp_path)
+    execute_part(local_job(tmp_path), Part(2, 3))
+    one = local_job(tmp_path)
     written = execute(one.plan, one.recipe, one.out)
     assert written.resumed == ("model-00002-of-00003.safetensors",)
     assert NOTES not in {path.name for path in (tmp_path / "parts").iterdir()}
@@ -135,16 +130,16 @@ def test_a_whole_fuse_goes_on_from_parts(tmp_path: Path) -> None:
 
 def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
     prepare(tmp_path, layers=2, size=32)
-    one = job(tmp_path)
+    one = local_job(tmp_path)
     layout = one.plan.shards[0]
     with one.output(Part(1, 2)) as output:
         assert isinstance(output, LocalParts)
         with output.shard(layout) as writer:
             with pytest.raises(OutputError, match="another process is writing model-00001"):
-                execute_part(job(tmp_path), Part(1, 2))
+                execute_part(local_job(tmp_path), Part(1, 2))
             with pytest.raises(OutputError, match="another process is writing this output"):
                 execute(one.plan, one.recipe, one.out)
-            execute_part(job(tmp_path), Part(2, 2))
+            execute_part(local_job(tmp_path), Part(2, 2))
             for name, entry in zip(layout.names, layout.entries, strict=True):
                 del entry
                 writer.write(one.plan.base.read(name))
@@ -161,11 +156,10 @@ def test_what_is_no_part(text: str) -> None:
 KILLED = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[3])
-from test_parts import job
+from store_runs import local_job
 from taskmerge.merging.parts import execute_part
 from taskmerge.words.parts import parse_part
-one = job(Path(sys.argv[1]))
+one = local_job(Path(sys.argv[1]))
 print("planned", flush=True)
 execute_part(one, parse_part(sys.argv[2]))
 """
@@ -175,12 +169,12 @@ def test_a_worker_that_is_killed_costs_its_own_files_only(tmp_path: Path) -> Non
     prepare(tmp_path, layers=8, size=640)
     run(tmp_path)
     whole = digests(tmp_path / "out")
-    execute_part(job(tmp_path), Part(2, 2))
+    execute_part(local_job(tmp_path), Part(2, 2))
     staging = tmp_path / ".parts.partial"
     others = {path.name: path.stat().st_mtime_ns for path in staging.glob("*.safetensors")}
     assert len(others) == 4
     killed = 0
-    words = [sys.executable, "-c", KILLED, str(tmp_path), "1/2", str(Path(__file__).parent)]
+    words = [sys.executable, "-c", KILLED, str(tmp_path), "1/2"]
     paths = os.pathsep.join([*sys.path, environment()["PYTHONPATH"]])
     for moment in range(6):
         with subprocess.Popen(
@@ -191,7 +185,7 @@ def test_a_worker_that_is_killed_costs_its_own_files_only(tmp_path: Path) -> Non
             process.kill()
         killed += process.returncode == -signal.SIGKILL
     assert killed >= 3
-    execute_part(job(tmp_path), Part(1, 2))
+    execute_part(local_job(tmp_path), Part(1, 2))
     now = {path.name: path.stat().st_mtime_ns for path in staging.glob("*.safetensors")}
     assert {name: now[name] for name in others} == others
     finish(tmp_path)

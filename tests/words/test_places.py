@@ -76,7 +76,9 @@ def test_a_file_uri_is_its_path(text: str, tmp_path: Path) -> None:
     assert output_path(text.format(quoted)) == folder
 
 
-@pytest.mark.parametrize("text", ["", " ", "foo://b/x", "s3://a:b@c/d", "s3://", "file://host/x", "no/such/place/at/all", "x" * 5000, "a\0b"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "foo://b/x", "s3://a:b@c/d", "s3://", "file://host/x", "no/such/place/at/all", "x" * 5000, "a\0b"]
+)
 def test_inputs_that_are_none(text: str) -> None:
     with pytest.raises((UsageError, CheckpointError)) as told:
         locate(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
@@ -37,7 +37,7 @@ def check_made(folder: Path) -> Checked:
     without a record.
     """
     record = read_record(folder)
-    differences, checked, unchecked = changed_files(folder), files_checked(record), card_unchecked(record)
+    differences, checked, unchecked = changed_files(folder), files_checked(record["outputs"]), card_unchecked(record)
     others = [name.removesuffix(" (changed since)") for name in contents(folder).others]
     if strange := [name for name in others if name not in record["outputs"]]:
         unchecked.append(f"files that are not in the record: {few(strange)}")
@@ -60,9 +60,9 @@ def check_made(folder: Path) -> Checked:
     return Checked(tuple(differences), tuple(checked), tuple(unchecked))
 
 
-def files_checked(record: Record) -> list[str]:
-    """What `changed_files` compares, in words."""
-    return [f"{len([name for name in record['outputs'] if name != CARD]):,} files of the folder: sha256 of all bytes"]
+def files_checked(names: Iterable[str]) -> list[str]:
+    """What `changed_files` compares of these files, in words."""
+    return [f"{len([name for name in names if name != CARD]):,} files of the folder: sha256 of all bytes"]
 
 
 def card_unchecked(record: Record) -> list[str]:
