@@ -51,6 +51,15 @@ def test_recipe_and_commands(models: Path) -> None:
         assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
 
 
+def test_the_first_merge(models: Path) -> None:
+    """Base and specialists are named as the reader would name his own."""
+    (lines,) = [text for text in blocks("") if "taskmerge init" in text]
+    for line in lines.replace("BASE SPECIALIST SPECIALIST", "models/base models/image models/audio").splitlines():
+        result = CliRunner().invoke(app, shlex.split(line, comments=True)[1:])
+        assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
+    assert "image: {model: models/image" in Path("merge.yaml").read_text()
+
+
 def test_programs(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))  # what a program registers ends with it
     programs = blocks("python")
