@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-text test test-slow fuzz check install clean
+.PHONY: demo demo-text test test-slow fuzz check docs install clean
 
 demo: $(VENV)/.installed
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/taskmerge demo --out .demo
@@ -26,6 +26,12 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# the documentation as a site that works from a disk: site/index.html
+docs: $(VENV)/.installed
+	$(BIN)/python -m taskmerge.recipes.docs docs
+	$(BIN)/python -m taskmerge.cli.docs > docs/commands.md
+	$(BIN)/zensical build --clean --strict
+
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -35,4 +41,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .demo .demo-text .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .cache .demo .demo-text .pytest_cache .mypy_cache .ruff_cache .hypothesis

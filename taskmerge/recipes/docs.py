@@ -111,8 +111,8 @@ def section_of(kind: Kind) -> type | None:
 
 def method_sections(methods: Sequence[MergeMethod]) -> Iterator[str]:
     for method in methods:
-        names = " ".join(f"(also `{alias}`)" for alias in method.aliases)
-        yield f"### `{method.name}` {names}".rstrip()
+        yield f"### `{method.name}`"
+        yield f"Also called {', '.join(f'`{alias}`' for alias in method.aliases)}." if method.aliases else ""
         yield f"Source: {method.source}." if method.source else ""
         yield method.doc
         yield table(method.recipe_parameters) if method.parameters else "No parameters."
