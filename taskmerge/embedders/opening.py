@@ -11,6 +11,8 @@ from taskmerge.embedders.processors import without_torchvision
 from taskmerge.embedders.whole import whole
 from taskmerge.errors import CheckpointError, TaskmergeError, clipped, first_line
 
+_WHOLE = "a model of transformers or sentence-transformers opens, with its config, tokenizer or processor beside it"
+
 
 @contextmanager
 def opening(source: str | Path, what: str) -> Iterator[None]:
@@ -31,7 +33,8 @@ def opening(source: str | Path, what: str) -> Iterator[None]:
     except Exception as error:  # what libraries raise for a folder that makes no sense has no bounds
         kind = "" if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: "
         said = f"no {what} can be loaded: {kind}{clipped(first_line(error), 500)}"
-        raise CheckpointError(said, str(source)) from error
+        move = "install the library that it names" if isinstance(error, ImportError) else _WHOLE
+        raise CheckpointError(said, str(source), move) from error
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -120,7 +121,8 @@ def others(one: dict[str, str], two: dict[str, str]) -> list[str]:
 def _digest(path: Path) -> str:
     data = path.read_bytes()
     if path.name == "taskmerge.json":
-        data = json.dumps(_timeless(json.loads(data)), sort_keys=True).encode()
+        with contextlib.suppress(ValueError):  # half written, in an unfinished output
+            data = json.dumps(_timeless(json.loads(data)), sort_keys=True).encode()
     return hashlib.sha256(data).hexdigest()
 
 

@@ -129,7 +129,7 @@ class Disk:
     def answer(self, pid: int, name: str, arguments: tuple[int, ...]) -> int:
         """0 to go on, or an error number."""
         place = _place(pid, name, arguments)
-        if place is None or not place.startswith(os.fspath(self.root)):
+        if place is None or not place.startswith(f"{self.root}{os.sep}"):
             return 0
         if name in _NEED_NO_ROOM and self.number == errno.ENOSPC:
             return 0

@@ -21,7 +21,7 @@ from fuzz.judging import Result, prepare, run, run_case
 LONGEST = 10.0
 """Seconds that one command may take: of the processor's time, so that a busy machine is no finding."""
 _WAITING = 30.0
-"""Seconds for one that waits for something."""
+"""Seconds without using the processor at all: it waits for something. What a busy machine starves uses a little."""
 WARM = "warming up"
 _MEMORY = 4 << 30
 _LARGEST_FILE = 1 << 30
@@ -48,8 +48,10 @@ class Worker:
     sandbox: Path
     case: Case | None = None
     doing: str = ""
-    since: float = field(default_factory=time.monotonic)
     cpu: float = 0.0
+    latest: float = 0.0
+    moved: float = field(default_factory=time.monotonic)
+    """cpu: what it had used of the processor when it began; latest: now; moved: when that last grew."""
 
     @property
     def stack(self) -> Path:
@@ -85,9 +87,14 @@ def run_all(cases: Sequence[Case], session: Path, count: int = 2) -> Iterator[tu
 
 def _give(worker: Worker, waiting: list[Case]) -> None:
     worker.case = waiting.pop() if waiting else None
-    worker.since, worker.cpu = time.monotonic(), _seconds(worker.process.pid)
+    _begins(worker)
     if worker.case is not None:
         worker.pipe.send(worker.case)
+
+
+def _begins(worker: Worker) -> None:
+    worker.cpu = worker.latest = _seconds(worker.process.pid)
+    worker.moved = time.monotonic()
 
 
 def _seconds(pid: int) -> float:
@@ -105,7 +112,8 @@ def _listen(worker: Worker) -> Result | None:
         while worker.pipe.poll():
             said = worker.pipe.recv()
             if isinstance(said, str):
-                worker.doing, worker.since, worker.cpu = said, time.monotonic(), _seconds(worker.process.pid)
+                worker.doing = said
+                _begins(worker)
             else:
                 return Result(**said)
     except (EOFError, OSError):
@@ -117,8 +125,11 @@ def _trouble(worker: Worker) -> str | None:
     code = worker.process.exitcode
     if code is not None:
         return f"the process died by signal {-code}" if code < 0 else f"the process ended with code {code}"
-    waited, worked = time.monotonic() - worker.since, _seconds(worker.process.pid) - worker.cpu
-    if waited < (_WARM if worker.doing == WARM else LONGEST if worked >= LONGEST else _WAITING):
+    now, seconds = time.monotonic(), _seconds(worker.process.pid)
+    if seconds > worker.latest:
+        worker.latest, worker.moved = seconds, now
+    warming = worker.doing == WARM
+    if seconds - worker.cpu < (_WARM if warming else LONGEST) and now - worker.moved < _WAITING:
         return None
     os.kill(worker.process.pid, signal.SIGUSR1)  # says where it is
     time.sleep(0.3)

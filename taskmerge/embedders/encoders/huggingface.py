@@ -13,9 +13,8 @@ from taskmerge.checkpoints.formats.links import check_links
 from taskmerge.embedders.encoders import register_encoder
 from taskmerge.embedders.encoders.base import Encoder
 from taskmerge.embedders.media import load_audio, load_picture
-from taskmerge.embedders.opening import quiet
-from taskmerge.embedders.whole import whole
-from taskmerge.errors import UsageError, first_line
+from taskmerge.embedders.opening import opening
+from taskmerge.errors import UsageError
 
 #: The name a model's main input has in its preprocessor's output.
 _INPUTS = ("input_features", "input_values", "pixel_values")
@@ -109,16 +108,12 @@ def _pretrained(model: str) -> tuple[Any, Any]:
 
     if Path(model).is_dir():
         check_links(Path(model), [])
-    try:
-        with whole(model), quiet():
-            network = _encoder_of(AutoModel.from_pretrained(model))
+    with opening(model, "encoder"):
+        network = _encoder_of(AutoModel.from_pretrained(model))
         try:
             preprocessor: Any = AutoImageProcessor.from_pretrained(model)
         except (ValueError, OSError):
             preprocessor = AutoFeatureExtractor.from_pretrained(model)
-    except (ValueError, OSError) as error:
-        where = "folder" if Path(model).exists() else "hub id or folder"
-        raise UsageError(f"encoder {where} {model!r} cannot be loaded: {first_line(error)}") from error
     return network, preprocessor
 
 
