@@ -143,8 +143,8 @@ def summary(results: list[dict[str, Any]]) -> list[str]:
     kept = [row for row in results if row["kept"] != LEAVE]
     worse = [row for row in kept if any(row["arms"][row["kept"]]["test"][metric]["high"] < 0 for metric in METRICS)]
     lines = [
-        f"{len(results)} trials; something was kept in {len(kept)}. What was kept was significantly worse than leaving it "
-        f"(an interval of R@1, R@10 or MRR below zero) in {len(worse)}.",
+        f"{len(results)} trials; something was kept in {len(kept)}. What was kept was significantly worse than leaving "
+        f"it (an interval of R@1, R@10 or MRR below zero) in {len(worse)}.",
     ]
     for metric in METRICS:
         could = [
@@ -153,8 +153,8 @@ def summary(results: list[dict[str, Any]]) -> list[str]:
         ]  # fmt: skip
         did = [row for row in could if row["kept"] != LEAVE]
         lines.append(
-            f"Some way won {100 * CAN_WIN:g} points or more of {metric} in {len(could)}; something was kept in {len(did)} "
-            "of these."
+            f"Some way won {100 * CAN_WIN:g} points or more of {metric} in {len(could)}; something was kept in "
+            f"{len(did)} of these."
         )
     return lines
 
