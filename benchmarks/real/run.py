@@ -88,9 +88,7 @@ def main() -> None:
             print(write_table(RESULTS))
     if arguments.only != "rows":
         seeds = [Seed(number, arguments.work, _say) for number in arguments.seeds]
-        for seed in seeds:
-            seed.fused("sum", FUSIONS["sum"])
-        run_trials(seeds, "sum", arguments.draws, RESULTS)
+        run_trials(seeds, arguments.draws, RESULTS)
 
 
 if __name__ == "__main__":

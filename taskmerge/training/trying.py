@@ -243,6 +243,10 @@ class CrossedTrial(Trial):
         return fitted, {name: self.sets[name].take(cut.held) for name, cut in cuts.items()}
 
     def _measure(self, name: str) -> tuple[Ranks, dict[str, float], str]:
+        if name == WARM and not self._closed(CLOSED).ridges:
+            found = self.measured(GRADIENT)
+            self._stop[WARM] = self._stop[GRADIENT]
+            return found.ranks, dict(found.scores), "as gradient: the closed form changes nothing"
         if name in (GRADIENT, WARM):
             return self._measure_gradient(name)
         note = "the fused model as it is" if name == LEAVE else self._closed(name).reason

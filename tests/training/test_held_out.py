@@ -120,15 +120,13 @@ def test_nothing_missing_means_even_shares() -> None:
 
 
 def test_batches_are_drawn_by_what_is_missing() -> None:
-    from taskmerge.training.sampling import balanced_sampler
+    from taskmerge.training.sampling import balanced_sampler, draw_probabilities
 
     def follows(draw: int) -> list[float]:
         return [1.0, 9.0] if draw < 500 else [9.0, 1.0]
 
-    sampler = balanced_sampler(1e9, (1.0, 1.0), 1000, 1, follows)
-    parts = [list(range(40)), list(range(40))]
+    sampler = balanced_sampler(draw_probabilities([1, 1], 1.0, [1.0, 1.0]), [None, None], 1000, 1, 1, follows)
     own = sampler.__new__(sampler)
-    own.dataset, own.seed, own.epoch = SimpleNamespace(datasets=parts), 0, 0
-    own.batch_samplers = [[[row] for row in part] for part in parts]
+    own.dataset, own.seed, own.epoch = SimpleNamespace(datasets=[range(40), range(40)]), 0, 0
     drawn = np.array([batch[0] >= 40 for batch in own])
     assert 0.85 < drawn[:500].mean() < 0.95 and 0.05 < drawn[500:].mean() < 0.15
