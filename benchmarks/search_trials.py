@@ -1,7 +1,7 @@
 """Trials of a search an hour, on models of MiniLM's size: merging in place alone, and with probes.
 
 `python benchmarks/search_trials.py` writes benchmarks/results/search_trials.json and .md. Weights differ in every
-trial, so that every tensor is merged again; "through the disk" is `execute` into a folder and opening it, for comparison.
+trial, so that every tensor is merged again; "through the disk" is `execute` into a folder and opening it, to compare.
 Seconds of processor are told beside those on the clock: the machine may have other work.
 """
 

@@ -153,3 +153,39 @@ def test_what_finds_no_room_is_said_and_computed_again(models: Path, decompositi
     first = len(decompositions)
     merged(bench, recipe_of(models, (0.3, 0.5), {"method": "iso_c", "scale": 0.5}))
     assert len(decompositions) == 2 * first and bench.store.left_out > 0
+
+
+def test_layers_that_no_adapter_touches_are_left_alone(tmp_path: Path) -> None:
+    """Of LoRA specialists under a sum only adapted layers are written, with the bits of a fuse."""
+    import peft
+    import zoo
+
+    kind = zoo.BY_NAME["Qwen3"]
+    zoo.save(kind.build(), tmp_path / "base")
+    for seed, name in enumerate(SPECIALISTS, start=1):
+        model = peft.get_peft_model(kind.build(), peft.LoraConfig(r=2, target_modules=["q_proj"]))
+        generator = torch.Generator().manual_seed(seed)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = torch.randn(parameter.shape, generator=generator)
+        model.save_pretrained(tmp_path / name)
+
+    def recipe(one: float, two: float) -> Any:
+        rows = {name: {"model": "base", "adapter": name, "weight": weight}
+                for name, weight in zip(SPECIALISTS, (one, two), strict=True)}  # fmt: skip
+        return from_dict({"base": "base", "specialists": rows}, tmp_path)
+
+    bench = Bench(recipe(0.3, 0.5))
+    live = dict(bench_tensors(bench, bench.plan))
+    decided = bench.planned(recipe(0.7, 0.1))
+    names = changed(bench.plan, decided, bench.unmoved)
+    assert names and all("q_proj" in name for name in names)
+    put(live, bench.fused(decided), names)
+    execute(plan(recipe(0.7, 0.1)), recipe(0.7, 0.1), tmp_path / "written")
+    written = read_model(tmp_path / "written")
+    assert all(same_bits(live[name], written[name]) for name in written)
+
+
+def bench_tensors(bench: Bench, decided: Any) -> dict[str, torch.Tensor]:
+    fused = bench.fused(decided)
+    return {name: torch.from_numpy(fused.read(name).copy()).reshape(info.shape) for name, info in fused.tensors.items()}
