@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
 
 from taskmerge.checkpoints.lineage.alignment import align_all
 from taskmerge.checkpoints.output.saving import CHUNK
@@ -11,7 +15,7 @@ from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.inputs import Inputs, open_inputs
 from taskmerge.merging.never_merged import check_packing
 from taskmerge.merging.plan import plan_aligned
-from taskmerge.merging.steps import Plan, TensorStep
+from taskmerge.merging.steps import BASE, Plan, TensorStep
 from taskmerge.merging.tokenizer import vocabularies
 from taskmerge.methods.remembered import Remembered
 from taskmerge.recipes import Recipe, runs_of
@@ -54,6 +58,17 @@ class Bench:
         self._device = device
         self.plan = self.planned(recipe)
 
+    @cached_property
+    def unmoved(self) -> frozenset[str]:
+        """Tensors in which no specialist differs from the base, where all are adapters: layers that none adapts.
+
+        Adding any multiple of nothing to the base leaves it, so that trials need not.
+        """
+        plan = self.plan
+        steps = [step for step in plan.steps if step.action == "merge" and
+                 all(source.label in plan.adapters for source in step.specialists)]  # fmt: skip
+        return frozenset(step.info.name for step in steps if _is_unmoved(plan, step))
+
     def planned(self, recipe: Recipe) -> Plan:
         """The plan of a recipe over these models. Raises as `plan` does."""
         return plan_aligned(recipe, self.inputs, self._alignment)
@@ -83,15 +98,36 @@ def squared_lengths(fused: FusedStateDict) -> dict[str, float]:
     return found
 
 
-def changed(before: Plan, after: Plan) -> list[str]:
-    """The tensors that two plans over the same models do not make alike, in output order."""
+def _is_unmoved(plan: Plan, step: TensorStep) -> bool:
+    base = plan.base.read(step.source.name)
+    return all(
+        plan.inputs[source.label].delta(source.name) is None
+        and np.array_equal(base, plan.inputs[source.label].read(source.name))
+        for source in step.specialists
+    )
+
+
+def changed(before: Plan, after: Plan, unmoved: Collection[str] = ()) -> list[str]:
+    """The tensors that two plans over the same models do not make alike, in output order.
+
+    unmoved: those in which no specialist differs from the base, see `Bench.unmoved`.
+    """
     old = {step.info.name: step for step in before.steps}
     over_model = _trimmed_over_model(before) != _trimmed_over_model(after)
     return [
         step.info.name
         for step in after.steps
-        if not _alike(old.get(step.info.name), step, before, after) or (over_model and _is_over_model(after, step))
+        if (not _alike(old.get(step.info.name), step, before, after) or (over_model and _is_over_model(after, step)))
+        and not (step.info.name in unmoved and _adds(before, old[step.info.name]) and _adds(after, step))
     ]
+
+
+def _adds(plan: Plan, step: TensorStep) -> bool:
+    """Whether a step gives the base where nothing is added to it."""
+    if step.action == "keep":
+        return step.source.label == BASE
+    program = plan.program(step) if step.action == "merge" else None
+    return program is not None and program.base == "added"
 
 
 def _alike(one: TensorStep | None, two: TensorStep, before: Plan, after: Plan) -> bool:

@@ -67,7 +67,11 @@ class LiveModel:
         Raises:
             MergeError: NaN, infinities, or what a method refuses; the model is mended by the next call.
         """
-        names = [step.info.name for step in plan.steps] if self._holds is None else changed(self._holds, plan)
+        names = (
+            [step.info.name for step in plan.steps]
+            if self._holds is None
+            else changed(self._holds, plan, self.bench.unmoved)
+        )
         wanted = [name for name in dict.fromkeys([*names, *sorted(self._torn)]) if name in self._shared]
         fused = self.bench.fused(plan)
         written = [name for name in wanted if fused.tensors[name].format.mergeable or self._holds is None]
