@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -27,7 +29,7 @@ from taskmerge.merging.notes import notes, pattern_of
 from taskmerge.merging.steps import Action, Dropped, Plan, Source, TensorStep
 from taskmerge.merging.tokenizer import tokenizer_texts, vocabularies
 from taskmerge.methods import MergeMethod
-from taskmerge.recipes import Recipe, Rule, Standing, layer_depth, runs_of
+from taskmerge.recipes import Recipe, Rule, Settings, Standing, layer_depth, runs_of
 
 _MOST_PROBLEMS = 50
 _QUOTE = "'"
@@ -44,6 +46,23 @@ def plan(recipe: Recipe, inputs: Inputs | Mapping[str, StateDict] | None = None)
 
     Raises: RecipeError, MergeError or CheckpointError with every problem found.
     """
+    with _uncollected():
+        return _planned(recipe, inputs)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Nothing that a plan makes is garbage before it is done: looking for some takes a third of its time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _planned(recipe: Recipe, inputs: Inputs | Mapping[str, StateDict] | None) -> Plan:
     if inputs is None:
         inputs = open_inputs(recipe)
     elif not isinstance(inputs, Inputs):
@@ -86,6 +105,10 @@ class _Planner:
     copied: dict[str, tuple[str, str]] = field(default_factory=dict)
     fixed: Mapping[str, str] = field(default_factory=dict)
     protected: tuple[str, ...] = ()
+    settled: dict[tuple[int, tuple[str, ...], Standing], tuple[Settings, Weighting, Mapping[str, Any]]] = field(
+        default_factory=dict
+    )
+    tried: set[tuple[int, int, int, int]] = field(default_factory=set)
     contested: dict[tuple[tuple[str, ...], str], list[str]] = field(default_factory=dict)
 
     @cached_property
@@ -292,16 +315,12 @@ class _Planner:
         return replace(step, as_is=named)
 
     def _merged(self, name: str, rule: Rule | None) -> TensorStep | None:
-        settings = self.recipe.merge.settings(rule)
         reason = _reason(rule)
-        standing = self._standing(name)
         having = self._having(name)
         if not having:
             lacking = self.census.absence(self.census.specialists[0], name) or "no task vector moves it"
             return self._unmoved(name, f"{reason}; {lacking}")
-        weights = settings.weights(self.recipe.specialists, standing)
-        shares = tuple(weights[label] for label in having)
-        options = settings.resolved(having, standing)
+        settings, shares, options = self._settings(rule, tuple(having), self._standing(name))
         if not any(shares) and not self.bare and not self._sums_models(settings.method, shares, options, name):
             return self._unmoved(name, f"{reason}; every weight is 0")
         self.methods[settings.method.name] = settings.method
@@ -311,6 +330,18 @@ class _Planner:
         if settings.method.decomposes_matrices and self._is_token_table(name) and len(shape) == 2:
             self.warnings.append(settings.method.token_table_note(name, shape))
         return self._step(name, "merge", reason, Source(BASE, name), sources, shares, settings.method.name, options)
+
+    def _settings(
+        self, rule: Rule | None, having: tuple[str, ...], standing: Standing
+    ) -> tuple[Settings, Weighting, Mapping[str, Any]]:
+        """Method, weights and options of a tensor; found once for all that stand alike, which may be very many."""
+        key = id(rule), having, standing
+        if key not in self.settled:
+            settings = self.recipe.merge.settings(rule)
+            weights = settings.weights(self.recipe.specialists, standing)
+            shares = tuple(weights[label] for label in having)
+            self.settled[key] = settings, shares, settings.resolved(having, standing)
+        return self.settled[key]
 
     def _sums_models(self, method: MergeMethod, shares: Weighting, options: Mapping[str, Any], name: str) -> bool:
         """Whether the result is Σ w x even where every weight is 0: not the base, then."""
@@ -336,6 +367,10 @@ class _Planner:
         place: str,
     ) -> None:
         """Notes, once, what the method has against these weights and options."""
+        key = id(method), id(shares), id(options), len(self.census.base.tensors[name].shape)
+        if key in self.tried:  # what `_settings` found is kept, so that its id is
+            return
+        self.tried.add(key)
         try:
             method.program(shares, options, self.census.base.tensors[name].shape)
         except MergeError as error:
