@@ -23,6 +23,7 @@ from taskmerge.checkpoints.state_dict import BASE, Beside, StateDict, adopted
 from taskmerge.errors import MergeError, Problem, RecipeError, few
 from taskmerge.merging.agreement import Layers, settings
 from taskmerge.merging.covariances import missing, protected_specialists
+from taskmerge.merging.few_bits import check_quantized, packed_as_base
 from taskmerge.merging.inputs import Inputs, open_inputs
 from taskmerge.merging.never_merged import check_packing, never_merged
 from taskmerge.merging.notes import notes, pattern_of
@@ -68,6 +69,8 @@ def _planned(recipe: Recipe, inputs: Inputs | Mapping[str, StateDict] | None) ->
     elif not isinstance(inputs, Inputs):
         inputs = Inputs({label: adopted(state_dict) for label, state_dict in inputs.items()})
     check_packing(inputs.state_dicts)
+    if recipe.output.quantized:
+        check_quantized(inputs.state_dicts[BASE], recipe)
     alignment = align_all(
         inputs.state_dicts, recipe.components, vocabularies(recipe.output), inputs.own_bases, runs_of(recipe.stack)
     )
@@ -145,7 +148,7 @@ class _Planner:
         texts, warnings = tokenizer_texts(recipe, census.inputs, self.rows, beside)
         self.warnings += warnings
         told = notes(census, self.alignment.heads, steps, self.dropped, beside.config)
-        return Plan(
+        decided = Plan(
             inputs=census.inputs,
             steps=tuple(steps),
             dropped=tuple(self.dropped),
@@ -163,6 +166,7 @@ class _Planner:
             own_bases=self.alignment.own_bases,
             bare=self.bare,
         )
+        return packed_as_base(decided, recipe, self.inputs.state_dicts[BASE]) if recipe.output.quantized else decided
 
     def _say_notes(self) -> None:
         """What was assumed when the inputs were opened; what stands beside several (a base under adapters), once."""
