@@ -102,15 +102,13 @@ def _layer_place(parts: Sequence[str]) -> int | None:
 
 def numbered(name: str) -> tuple[str, int | None]:
     """The path before the first number in a tensor's name, whatever holds it, and that number."""
-    parts = name.split(".")
-    place = next((at for at, part in enumerate(parts) if at and is_whole(part)), None)
-    return (name, None) if place is None else (".".join(parts[:place]), int(parts[place]))
+    number = _LATER_NUMBER.search(name)
+    return (name, None) if number is None else (name[: number.start() - 1], int(number[0]))
 
 
 def is_token_table(name: str) -> bool:
     """Whether a tensor is a table with one row per token of the vocabulary."""
-    parts = name.split(".")
-    return len(parts) > 1 and parts[-1] == "weight" and _TOKEN_TABLE.fullmatch(parts[-2]) is not None
+    return name.endswith(".weight") and _TOKEN_TABLE.fullmatch(name[:-7].rpartition(".")[2]) is not None
 
 
 @dataclass(frozen=True)
@@ -205,6 +203,12 @@ class Layout:
         return Placed(f"{modality}_encoder", True, root)
 
 
+_FIRST_NUMBER = re.compile(r"(?<![^.])[0-9]{1,18}(?![^.])")
+
+
+_LATER_NUMBER = re.compile(r"(?<=[.])[0-9]{1,18}(?![^.])")
+
+
 def joined(modality: str | None) -> str:
     """What the projector of a modality is called, "projector" where it is of several or of nobody knows which."""
     return f"{modality}_projector" if modality else "projector"
@@ -212,9 +216,11 @@ def joined(modality: str | None) -> str:
 
 def _unnumbered(name: str) -> list[str]:
     """Path components up to the first number: towers and projectors are named before their layers are counted."""
-    parts = name.replace("/", ".").split(".")
-    stop = next((place for place, part in enumerate(parts) if is_whole(part)), len(parts))
-    return parts[:stop]
+    name = name.replace("/", ".")
+    number = _FIRST_NUMBER.search(name)
+    if number is None:
+        return name.split(".")
+    return name[: number.start() - 1].split(".") if number.start() else []
 
 
 def _is_leaf(name: str) -> bool:

@@ -18,6 +18,7 @@ from taskmerge.checkpoints.stores.mirrors import mirrored
 from taskmerge.errors import CheckpointError, MergeError, TaskmergeError, UsageError
 from taskmerge.kernels import threads
 from taskmerge.merging import provenance
+from taskmerge.merging.few_bits import result_of
 from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.identity import every_input, identity
 from taskmerge.merging.model_card import model_card
@@ -79,7 +80,9 @@ def execute(
             if isinstance(out, Path):
                 check_space(out, sum(shard.size for shard in unwritten) + side_bytes(plan), len(unwritten))
             hashes = _Hashes(plan)
-            write_shards(output, list(plan.shards), fused.read_into, progress, memory, 1 if threads() == 1 else AHEAD)
+            write_shards(
+                output, list(plan.shards), result_of(fused).read_into, progress, memory, 1 if threads() == 1 else AHEAD
+            )
             record = _add_everything_else(output, plan, recipe, hashes.result())
             check_same(began, plan, recipe)
             left = output.publish(record)

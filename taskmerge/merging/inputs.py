@@ -13,6 +13,7 @@ from taskmerge.checkpoints.hub import locate
 from taskmerge.checkpoints.lineage.adapters import adapted, base_of, is_adapter
 from taskmerge.checkpoints.lineage.inside_factors import factor_names, folded
 from taskmerge.checkpoints.lineage.overlay import overlaid
+from taskmerge.checkpoints.repacking import unpacked
 from taskmerge.checkpoints.soups import Averaged, checkpoints_of, shares
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.checkpoints.vectors.folder import StoredDeltas, is_task_vector, open_task_vector
@@ -57,12 +58,12 @@ def open_inputs(recipe: Recipe, given: Inputs | None = None) -> Inputs:
                 problems.append(Problem(what, place, problem.next_move))
 
     def open_base() -> None:
-        plain = _open(recipe.base, recipe.folder)
+        plain = _open(recipe.base, recipe.folder, recipe.output.quantized)
         opened[BASE] = adapted(plain, recipe.base_adapter, recipe.folder) if recipe.base_adapter else plain
 
     def open_specialist(name: str, specialist: Specialist) -> None:
         if specialist.base is not None:
-            own_bases[name] = _open(specialist.base, recipe.folder)
+            own_bases[name] = _open(specialist.base, recipe.folder, recipe.output.quantized)
         opened[name], kinds[name] = _open_specialist(specialist, recipe, opened.get(BASE), own_bases.get(name))
 
     if BASE not in opened:
@@ -181,7 +182,7 @@ def _open_one(
         return base, "model"
     # With an adapter in the base, the base's own path is the model without it.
     same_model = specialist.model == BASE or (specialist.model == recipe.base and recipe.base_adapter is None)
-    model = base if same_model and base is not None else _open(specialist.model, recipe.folder)
+    model = base if same_model and base is not None else _open(specialist.model, recipe.folder, recipe.output.quantized)
     if start is not None and not factor_names(start.tensors):
         model = folded(model)
     if specialist.adapter is None:
@@ -190,8 +191,10 @@ def _open_one(
     return adapted(model, specialist.adapter, recipe.folder), kind
 
 
-def _open(text: str, folder: Path) -> StateDict:
-    """A whole model; of an adapter's folder, the adapter over the model that it names as its base."""
+def _open(text: str, folder: Path, in_few_bits: bool = False) -> StateDict:
+    """A whole model; of an adapter's folder, the adapter over the model that it names as its base.
+
+    in_few_bits: the output is to be stored as the base is, so that packed weights are numbers too."""
     place = locate(text, folder)
     if isinstance(place, Path) and place.is_dir() and is_adapter(place):
         named = base_of(place)
@@ -200,8 +203,9 @@ def _open(text: str, folder: Path) -> StateDict:
                 f"{text!r} is an adapter, and does not say of which model",
                 next_move="name the model it was trained on as base_model_name_or_path in its adapter_config.json",
             )
-        model = _open(named, place)
+        model = _open(named, place, in_few_bits)
         said = f"{text} is an adapter: laid over {named}, which it names as its base"
         model.beside = replace(model.beside, notes=(*model.beside.notes, said))
         return adapted(model, place)
-    return dequantized(open_stored(text, relative_to=folder), keep_packed=True)
+    stored = open_stored(text, relative_to=folder)
+    return unpacked(stored) if in_few_bits else dequantized(stored, keep_packed=True)

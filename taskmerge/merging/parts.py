@@ -12,6 +12,7 @@ from taskmerge.checkpoints.output.store_folder import StoreFolder
 from taskmerge.checkpoints.output.writing import check_space
 from taskmerge.kernels import threads
 from taskmerge.merging.execute import Progress, Written, check_same
+from taskmerge.merging.few_bits import result_of, steps_in
 from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.identity import every_input, identity
 from taskmerge.merging.measured import Measured, Measuring
@@ -56,8 +57,8 @@ def measure_part(job: Job, part: Part) -> Measured:
         measuring = Measuring(fused, output.notes)
         if not measuring.needed:
             return Measured(True, "nothing is measured over the whole model: write the parts")
-        names = {name for shard in part.share(job.plan.shards) for name in shard.names}
-        return measuring.count(part, names)
+        shards = part.share(job.plan.shards)
+        return measuring.count(part, steps_in(job.plan, (name for shard in shards for name in shard.names)))
 
 
 def execute_part(job: Job, part: Part, *, progress: Progress | None = None, memory: int = MEMORY) -> Written:
@@ -78,9 +79,9 @@ def execute_part(job: Job, part: Part, *, progress: Progress | None = None, memo
         unwritten = [shard for shard in shards if shard.file not in output.finished]
         if isinstance(job.out, Path):
             check_space(job.out, sum(shard.size for shard in unwritten), len(unwritten))
-        fused.check_integers({name for shard in shards for name in shard.names})
+        fused.check_integers(steps_in(job.plan, (name for shard in shards for name in shard.names)))
         ahead = 1 if threads() == 1 else AHEAD
-        write_weights(output, shards, fused.read_into, progress, memory, ahead)
+        write_weights(output, shards, result_of(fused).read_into, progress, memory, ahead)
         check_same(began, job.plan, job.recipe)
         finished = dict(output.finished)
     return Written(job.out, sum(shard.size for shard in shards), finished, resumed, (), tuple(output.remade))

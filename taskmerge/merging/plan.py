@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import cached_property
@@ -21,13 +23,14 @@ from taskmerge.checkpoints.state_dict import BASE, Beside, StateDict, adopted
 from taskmerge.errors import MergeError, Problem, RecipeError, few
 from taskmerge.merging.agreement import Layers, settings
 from taskmerge.merging.covariances import missing, protected_specialists
+from taskmerge.merging.few_bits import check_quantized, packed_as_base
 from taskmerge.merging.inputs import Inputs, open_inputs
 from taskmerge.merging.never_merged import check_packing, never_merged
 from taskmerge.merging.notes import notes, pattern_of
 from taskmerge.merging.steps import Action, Dropped, Plan, Source, TensorStep
 from taskmerge.merging.tokenizer import tokenizer_texts, vocabularies
 from taskmerge.methods import MergeMethod
-from taskmerge.recipes import Recipe, Rule, Standing, layer_depth, runs_of
+from taskmerge.recipes import Recipe, Rule, Settings, Standing, layer_depth, runs_of
 
 _MOST_PROBLEMS = 50
 _QUOTE = "'"
@@ -44,11 +47,30 @@ def plan(recipe: Recipe, inputs: Inputs | Mapping[str, StateDict] | None = None)
 
     Raises: RecipeError, MergeError or CheckpointError with every problem found.
     """
+    with _uncollected():
+        return _planned(recipe, inputs)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Nothing that a plan makes is garbage before it is done: looking for some takes a third of its time."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
+
+
+def _planned(recipe: Recipe, inputs: Inputs | Mapping[str, StateDict] | None) -> Plan:
     if inputs is None:
         inputs = open_inputs(recipe)
     elif not isinstance(inputs, Inputs):
         inputs = Inputs({label: adopted(state_dict) for label, state_dict in inputs.items()})
     check_packing(inputs.state_dicts)
+    if recipe.output.quantized:
+        check_quantized(inputs.state_dicts[BASE], recipe)
     alignment = align_all(
         inputs.state_dicts, recipe.components, vocabularies(recipe.output), inputs.own_bases, runs_of(recipe.stack)
     )
@@ -86,6 +108,10 @@ class _Planner:
     copied: dict[str, tuple[str, str]] = field(default_factory=dict)
     fixed: Mapping[str, str] = field(default_factory=dict)
     protected: tuple[str, ...] = ()
+    settled: dict[tuple[int, tuple[str, ...], Standing], tuple[Settings, Weighting, Mapping[str, Any]]] = field(
+        default_factory=dict
+    )
+    tried: set[tuple[int, int, int, int]] = field(default_factory=set)
     contested: dict[tuple[tuple[str, ...], str], list[str]] = field(default_factory=dict)
 
     @cached_property
@@ -122,7 +148,7 @@ class _Planner:
         texts, warnings = tokenizer_texts(recipe, census.inputs, self.rows, beside)
         self.warnings += warnings
         told = notes(census, self.alignment.heads, steps, self.dropped, beside.config)
-        return Plan(
+        decided = Plan(
             inputs=census.inputs,
             steps=tuple(steps),
             dropped=tuple(self.dropped),
@@ -140,6 +166,7 @@ class _Planner:
             own_bases=self.alignment.own_bases,
             bare=self.bare,
         )
+        return packed_as_base(decided, recipe, self.inputs.state_dicts[BASE]) if recipe.output.quantized else decided
 
     def _say_notes(self) -> None:
         """What was assumed when the inputs were opened; what stands beside several (a base under adapters), once."""
@@ -292,16 +319,12 @@ class _Planner:
         return replace(step, as_is=named)
 
     def _merged(self, name: str, rule: Rule | None) -> TensorStep | None:
-        settings = self.recipe.merge.settings(rule)
         reason = _reason(rule)
-        standing = self._standing(name)
         having = self._having(name)
         if not having:
             lacking = self.census.absence(self.census.specialists[0], name) or "no task vector moves it"
             return self._unmoved(name, f"{reason}; {lacking}")
-        weights = settings.weights(self.recipe.specialists, standing)
-        shares = tuple(weights[label] for label in having)
-        options = settings.resolved(having, standing)
+        settings, shares, options = self._settings(rule, tuple(having), self._standing(name))
         if not any(shares) and not self.bare and not self._sums_models(settings.method, shares, options, name):
             return self._unmoved(name, f"{reason}; every weight is 0")
         self.methods[settings.method.name] = settings.method
@@ -311,6 +334,18 @@ class _Planner:
         if settings.method.decomposes_matrices and self._is_token_table(name) and len(shape) == 2:
             self.warnings.append(settings.method.token_table_note(name, shape))
         return self._step(name, "merge", reason, Source(BASE, name), sources, shares, settings.method.name, options)
+
+    def _settings(
+        self, rule: Rule | None, having: tuple[str, ...], standing: Standing
+    ) -> tuple[Settings, Weighting, Mapping[str, Any]]:
+        """Method, weights and options of a tensor; found once for all that stand alike, which may be very many."""
+        key = id(rule), having, standing
+        if key not in self.settled:
+            settings = self.recipe.merge.settings(rule)
+            weights = settings.weights(self.recipe.specialists, standing)
+            shares = tuple(weights[label] for label in having)
+            self.settled[key] = settings, shares, settings.resolved(having, standing)
+        return self.settled[key]
 
     def _sums_models(self, method: MergeMethod, shares: Weighting, options: Mapping[str, Any], name: str) -> bool:
         """Whether the result is Σ w x even where every weight is 0: not the base, then."""
@@ -336,6 +371,10 @@ class _Planner:
         place: str,
     ) -> None:
         """Notes, once, what the method has against these weights and options."""
+        key = id(method), id(shares), id(options), len(self.census.base.tensors[name].shape)
+        if key in self.tried:  # what `_settings` found is kept, so that its id is
+            return
+        self.tried.add(key)
         try:
             method.program(shares, options, self.census.base.tensors[name].shape)
         except MergeError as error:

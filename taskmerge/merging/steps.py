@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from taskmerge.checkpoints.output.layout import ShardLayout
+from taskmerge.checkpoints.repacking import Unpacked
 from taskmerge.checkpoints.state_dict import BASE, Beside, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.kernels.program import Program
@@ -78,7 +79,8 @@ class Plan:
     of random drops. notes: what was decided without the user, one line each.
     protect_energy: share of energy that `protected` holds. deltas: specialists that are task vectors themselves.
     adapters: specialists that are the base with an adapter. own_bases: of specialists that were fine-tuned from
-    another model. bare: the output is the merged task vector, without the base.
+    another model. bare: the output is the merged task vector, without the base. packing: the base, where
+    the output stores weights in few bits as it does.
     """
 
     inputs: Mapping[str, StateDict]
@@ -97,6 +99,7 @@ class Plan:
     adapters: frozenset[str] = frozenset()
     own_bases: Mapping[str, StateDict] = field(default_factory=dict)
     bare: bool = False
+    packing: Unpacked | None = None
 
     @property
     def base(self) -> StateDict:

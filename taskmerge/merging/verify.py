@@ -20,6 +20,7 @@ from taskmerge.checkpoints.output.record import CARD, FILE, changed_files
 from taskmerge.checkpoints.output.saving import CHUNK
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import Problem, RecipeError, few
+from taskmerge.merging.few_bits import result_of, steps_in
 from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.identity import every_input
 from taskmerge.merging.plan import plan
@@ -93,7 +94,8 @@ def verified(
     names = None
     if part is not None:
         names = {name for shard in decided.shards if shard.file in hashed for name in shard.names}
-        steps = tuple(step for step in steps if step.info.name in names)
+        own_steps = steps_in(decided, names)
+        steps = tuple(step for step in steps if step.info.name in own_steps)
     unchecked = card_unchecked(record) if first else []
     if part is not None:
         unchecked.append(f"what is not of part {part}")
@@ -159,7 +161,7 @@ def _rules(decided: Plan, record: FusedRecord) -> list[str]:
 
 def _tensors(folder: Path, decided: Plan, names: Collection[str] | None = None) -> list[str]:
     """Differences of tensors, or of those of these names."""
-    stored, fused = open_stored(folder), FusedStateDict(decided)
+    stored, fused = open_stored(folder), result_of(FusedStateDict(decided))
     findings = []
     every = stored.tensors.keys() | fused.tensors.keys()
     for name in sorted(every if names is None else every & set(names)):

@@ -116,6 +116,14 @@ class Output:
         Literal["bfloat16", "float16", "float32", "float64"] | None,
         Doc("number format; left out: each tensor's own in the base"),
     ] = None
+    quantized: Annotated[
+        bool,
+        Doc(
+            "store weights in few bits as the base does (FP8 with scales, 4 bits of compressed-tensors): byte for byte "
+            "where no specialist moves them; left out: FP8 becomes the format the model was trained in, packed tensors "
+            "are copied"
+        ),
+    ] = False
     shard_size: Annotated[int, Size(), Doc("most bytes of one file")] = 5_000_000_000
     keep_previous: Annotated[
         bool, Doc("keep a model that a stage replaces, as `NAME-previous`; the one kept there before goes")
@@ -146,6 +154,9 @@ class Output:
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
+        if self.quantized and self.dtype is not None:
+            move = "leave one of them out"
+            yield Problem("output: quantized keeps the base's formats, and dtype names another", self.place, move)
         try:
             if self.path is not None:
                 output_place(self.path)

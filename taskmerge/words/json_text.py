@@ -147,6 +147,8 @@ def _fitted(value: Any, shape: Any, at: str, ours: bool) -> Any:
         return _built(value, shape, at)
     if shape is dict or origin in (dict, Mapping):
         entry = arguments[1] if arguments else Any
+        if entry is str and type(value) is dict and all(type(one) is str for one in value.values()):
+            return dict(value)  # the index of a model: very many
         return {key: _fitted(one, entry, _inside(at, key), ours) for key, one in _mapping(value, at).items()}
     if shape is list or origin in (list, tuple):
         if not isinstance(value, list):

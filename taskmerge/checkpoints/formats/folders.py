@@ -19,6 +19,7 @@ from taskmerge.checkpoints.formats.table import (
     is_training_state,
 )
 from taskmerge.errors import CheckpointError, clipped, few
+from taskmerge.opened import opened
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<total>[0-9]{5})\.[a-z]+")
 _BELOW = ("pytorch_model_fsdp_[0-9]*", "dist_ckpt", "model")
@@ -186,12 +187,38 @@ def _filled(path: Path) -> bool:
     return path.is_file() and path.stat().st_size > 0
 
 
+_MOST_INDEXES = 8
+_indexes: dict[Path, tuple[tuple[int, ...], Index]] = {}
+
+
 def read_index(path: Path) -> Index:
-    """An index, its file names checked: all inside its folder. Raises CheckpointError."""
+    """An index, its file names checked: all inside its folder. Raises CheckpointError.
+
+    One of a hundred thousand tensors takes a second: the last ones are remembered while the file stays as it is.
+    """
+    try:
+        found = path.stat()
+        state = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+    except OSError:
+        return _read_index(path)
+    known = _indexes.get(path)
+    if known is not None and known[0] == state:
+        opened(path)
+        return known[1]
+    index = _read_index(path)
+    _indexes.pop(path, None)
+    _indexes[path] = state, index
+    for old in list(_indexes)[:-_MOST_INDEXES]:
+        del _indexes[old]
+    return index
+
+
+def _read_index(path: Path) -> Index:
     move = "no weight_map from tensor names to file names: " + _AGAIN
     index: Index = read_json(path, Index, move)
-    for tensor, name in index["weight_map"].items():
+    for name in sorted(set(index["weight_map"].values())):
         if name != PurePosixPath(name).name or name in ("", ".", "..") or "\\" in name or "\0" in name:
+            tensor = next(tensor for tensor, where in index["weight_map"].items() if where == name)
             raise CheckpointError(f"{tensor!r} is said to lie outside the folder: {name!r}", str(path))
     return index
 

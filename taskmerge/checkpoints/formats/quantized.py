@@ -22,7 +22,7 @@ from taskmerge.numbers.rounding import decode, encode
 
 _SCALES = ("_scale_inv", "_scale")
 # What goes with quantised arithmetic alone and means nothing to plain weights.
-_BYPRODUCTS = ("input_scale", "input_scale_ub", "activation_scale", "k_scale", "v_scale", "output_scale")
+BYPRODUCTS = ("input_scale", "input_scale_ub", "activation_scale", "k_scale", "v_scale", "output_scale")
 _PACKED = (
     "qweight",
     "qzeros",
@@ -39,7 +39,7 @@ _PACKED = (
 
 
 @dataclass(frozen=True)
-class _Scaled:
+class Scaled:
     """Where a weight's scale is. block: rows and columns that share one entry of the scale."""
 
     scale: str
@@ -76,7 +76,7 @@ def dequantized(state_dict: StateDict, *, keep_packed: bool = False) -> StateDic
     if not _is_quantized(state_dict):
         return state_dict
     small = [name for name, info in state_dict.tensors.items() if info.format.kind == "small_float"]
-    scaled = {name: found for name in small if (found := _scaled(state_dict, name)) is not None}
+    scaled = scaled_weights(state_dict)
     if small and not scaled and not state_dict.config.get("quantization_config"):
         return state_dict
     packed = next((name for name in state_dict.tensors if name.endswith(_PACKED)), None)
@@ -95,7 +95,7 @@ def dequantized(state_dict: StateDict, *, keep_packed: bool = False) -> StateDic
 class Dequantized(StateDict):
     """`StateDict` over scaled 8-bit floats, to be written in the format the model was trained in."""
 
-    def __init__(self, source: StateDict, scaled: Mapping[str, _Scaled]) -> None:
+    def __init__(self, source: StateDict, scaled: Mapping[str, Scaled]) -> None:
         self.source = source
         self.label = source.label
         config = {key: value for key, value in source.config.items() if key != "quantization_config"}
@@ -106,7 +106,7 @@ class Dequantized(StateDict):
         self.tensors = {
             name: replace(info, dtype="F32") if name in scaled else info
             for name, info in source.tensors.items()
-            if name not in gone and not name.endswith(_BYPRODUCTS)
+            if name not in gone and not name.endswith(BYPRODUCTS)
         }
 
     def stored_name(self, name: str) -> str | None:
@@ -157,14 +157,20 @@ def _is_quantized(state_dict: StateDict) -> bool:
     return small or bool(state_dict.config.get("quantization_config"))
 
 
-def _scaled(state_dict: StateDict, name: str) -> _Scaled | None:
+def scaled_weights(state_dict: StateDict) -> dict[str, Scaled]:
+    """Weight -> its scale, of those that are stored as 8-bit floats with scales."""
+    small = [name for name, info in state_dict.tensors.items() if info.format.kind == "small_float"]
+    return {name: found for name in small if (found := _scaled(state_dict, name)) is not None}
+
+
+def _scaled(state_dict: StateDict, name: str) -> Scaled | None:
     info = state_dict.tensors[name]
     scale = next((name + ending for ending in _SCALES if name + ending in state_dict.tensors), None)
     if info.dtype not in ("F8_E4M3", "F8_E5M2") or scale is None or len(info.shape) != 2:
         return None
     shape = state_dict.tensors[scale].shape
     if math.prod(shape) == 1:
-        return _Scaled(scale, info.shape)
+        return Scaled(scale, info.shape)
     block = (1, info.shape[1])
     if scale.endswith("_scale_inv"):
         said = dict(state_dict.config.get("quantization_config") or {}).get("weight_block_size") or [128, 128]
@@ -177,4 +183,4 @@ def _scaled(state_dict: StateDict, name: str) -> _Scaled | None:
             f"scales of shape {list(shape)} for {list(info.shape)}, expected {list(expected)}",
             f"{state_dict.label}: {scale}",
         )
-    return _Scaled(scale, block)
+    return Scaled(scale, block)

@@ -199,6 +199,10 @@ WRAPPERS = frozenset(("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_
 
 def unwrapped(names: Iterable[str]) -> dict[str, str]:
     """Name in a file -> the same without `WRAPPERS`; all as they are where two would be one then."""
+    names = list(names)
+    together = "\n".join(names)
+    if not any(wrapper in together for wrapper in WRAPPERS):  # nearly always, and names may be very many
+        return {name: name for name in names}
     plain = {name: ".".join(part for part in name.split(".") if part not in WRAPPERS) for name in names}
     return plain if len(set(plain.values())) == len(plain) else {name: name for name in plain}
 

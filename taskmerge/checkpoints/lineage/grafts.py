@@ -33,17 +33,19 @@ def naming(inputs: Mapping[str, StateDict], overrides: Mapping[str, Sequence[str
     Qwen2, a class of somebody's own): only its class can hold them. Of several such, the one that brings most tensors.
     """
     base = inputs[BASE]
+    others = [label for label in inputs if label != BASE and of_another_class(inputs[label].config, base.config)]
+    if not others:
+        return Naming()
     base_parts = component_map(base.tensors, base.config, overrides, strict=False)
     bring: dict[str, int] = {}
-    for label, state_dict in inputs.items():
-        if label != BASE and of_another_class(state_dict.config, base.config):
-            parts = component_map(state_dict.tensors, state_dict.config, overrides, strict=False)
-            modules = {parts.home(name) for name in parts} - {base_parts.home(name) for name in base_parts} - _SHARED
-            heads = [name for name in parts.names(HEAD) if not (ordinary_head(name) or "/" in name or _in(name, base))]
-            if modules or len(parts.towers) > len(base_parts.towers):
-                bring[label] = sum(parts.home(name) not in _SHARED for name in parts)
-            elif heads:  # such as ColQwen2's, which no class of the base's has
-                bring[label] = len(heads)
+    for label in others:
+        parts = component_map(inputs[label].tensors, inputs[label].config, overrides, strict=False)
+        modules = {parts.home(name) for name in parts} - {base_parts.home(name) for name in base_parts} - _SHARED
+        heads = [name for name in parts.names(HEAD) if not (ordinary_head(name) or "/" in name or _in(name, base))]
+        if modules or len(parts.towers) > len(base_parts.towers):
+            bring[label] = sum(parts.home(name) not in _SHARED for name in parts)
+        elif heads:  # such as ColQwen2's, which no class of the base's has
+            bring[label] = len(heads)
     if not bring:
         return Naming()
     chosen = max(bring, key=lambda label: bring[label])
