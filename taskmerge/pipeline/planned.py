@@ -103,6 +103,9 @@ def _trained(
     trained = Selector(Components(components, components)).names(present, list(components)) if present else []
     parts = {components[one] for one in trained}
     learn = texts_learn(parts)
+    towers = [one.rpartition("_")[0] for one in sorted(parts) if one.endswith(("_encoder", "_projector"))]
+    if modalities == [TEXT] and towers:  # the data is not here, and its name says nothing
+        modalities = ["audio" if tower == "audio" else "image" for tower in towers]
     apart = sorted({one for one in components.values() if one.endswith("_encoder") and one not in parts})
     way = sorted({one for one in components.values() if not one.endswith(("_encoder", "_projector"))} | parts)
     width = 2 if settings.bf16 or all(tensor.size == 2 for tensor in tensors.values()) else 4
@@ -222,7 +225,7 @@ class _Shapes:
         from taskmerge.checkpoints.formats.reading import open_stored
 
         folder = self.current.path(text)
-        if (folder / "config.json").exists() and not any(folder.glob("*.safetensors")):
+        if folder.is_dir() and (folder / "config.json").exists() and not any(folder.glob("*.safetensors")):
             return self._from_config(folder)
         return self._described(open_stored(text, self.current.recipe.folder))
 
@@ -264,7 +267,9 @@ class _Shapes:
             output, tensors = encoder.output_size, encoder.state_dict()
         else:
             folder = Path(said)
-            found = {one: tensor for one, tensor in self._of(str(folder)).items() if ".decoder." not in f".{one}"}
+            found = {
+                one: tensor for one, tensor in self._of(str(folder.absolute())).items() if ".decoder." not in f".{one}"
+            }
             output = max((tensor.shape[0] for tensor in found.values() if len(tensor.shape) == 1), default=0)
             yield from ((f"{tower}_encoder.{one}", _moved(tensor, f"{tower}_encoder")) for one, tensor in found.items())
             tensors = {}
