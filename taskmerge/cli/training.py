@@ -22,6 +22,7 @@ from taskmerge.cli.options import (
     TRAINING_DEVICE,
 )
 from taskmerge.cli.output import announce_notes, announce_preparing, console, note, print_json, say
+from taskmerge.cli.planning import show_run_plan
 from taskmerge.cli.watching import show_work
 from taskmerge.errors import UsageError
 from taskmerge.words.sizes import parse_size
@@ -161,6 +162,10 @@ def run(
     out: Path = OUT,
     start: str = typer.Option(None, "--from", help="First stage to run."),
     until: str = typer.Option(None, "--until", help="Last stage to run."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Print what every stage will take; run nothing."),
+    assume: str = typer.Option(
+        None, "--assume", help="With --dry-run: devices to plan for: 4x80GB, 4x80GB@400 (TFLOP/s)."
+    ),
     device: str = MODEL_DEVICE,
     fresh: bool = FRESH_STAGE,
     processes: int = PROCESSES,
@@ -179,6 +184,11 @@ def run(
     from taskmerge.recipes import load
 
     said = load(recipe)
+    if assume is not None and not dry_run:
+        raise UsageError("--assume without --dry-run", next_move="taskmerge run --dry-run --assume 4x80GB RECIPE")
+    if dry_run:
+        show_run_plan(said, out, assume, processes, as_json)
+        return
     announce_preparing()
     announce_notes()
     how = _How(device, fresh, processes, keep_checkpoints, encodings, encodings_limit, as_json)

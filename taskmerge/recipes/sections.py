@@ -248,7 +248,7 @@ class Training:
     gradient_checkpointing: Annotated[
         bool, Doc("compute layers again in the backward pass instead of keeping what they put out")
     ] = False
-    fsdp: Annotated[bool, Doc("shard parameters over the processes (FSDP2); what is trained is float32 then")] = False
+    fsdp: Annotated[bool, Doc("shard parameters over the processes (FSDP2), where one cannot hold them")] = False
     dimensions: Annotated[
         tuple[Annotated[int, Between(1, 65536)], ...],
         Doc("lengths that embeddings are cut to, each with a loss of its own beside the whole ones' (Matryoshka)"),

@@ -25,18 +25,14 @@ class MasterAdamW(torch.optim.AdamW):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        held = [(parameter, parameter.data) for parameter in self._half() if parameter.grad is not None]
-        for parameter, stored in held:
-            gradient = parameter.grad
-            assert gradient is not None
-            parameter.grad = None
-            parameter.data = self.state[parameter].get("master", stored.float())
-            parameter.grad = gradient.float()
+        held = self._with_masters()
         super().step()
-        for parameter, stored in held:
+        for group, place, parameter, master in held:
+            own = self.state.pop(master)
+            self.state[parameter] = {**own, "master": master.data}
+            group["params"][place] = parameter
+            parameter.copy_(master.data)
             parameter.grad = None
-            self.state[parameter]["master"] = parameter.data
-            parameter.data = stored.copy_(parameter.data)
         return loss
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -49,6 +45,22 @@ class MasterAdamW(torch.optim.AdamW):
                 if isinstance(value, Tensor) and value.is_floating_point() and name != "step":
                     self.state[parameter][name] = value.to(parameter.device, copy=True)
 
-    def _half(self) -> list[torch.nn.Parameter]:
-        every = (parameter for group in self.param_groups for parameter in group["params"])
-        return [parameter for parameter in every if parameter.is_floating_point() and parameter.element_size() < 4]
+    def _with_masters(self) -> list[tuple[dict[str, Any], int, torch.nn.Parameter, torch.nn.Parameter]]:
+        """Puts masters in the place of half-precision parameters with gradients; says of which group and place.
+
+        A parameter's own data is not exchanged: autograd would forget what data parallel training hooked to it.
+        """
+        held = []
+        for group in self.param_groups:
+            for place, parameter in enumerate(group["params"]):
+                half = parameter.is_floating_point() and parameter.element_size() < 4
+                if not half or parameter.grad is None:
+                    continue
+                own = dict(self.state.pop(parameter, {}))
+                master = torch.nn.Parameter(own.pop("master") if "master" in own else parameter.detach().float())
+                master.grad = parameter.grad.float()
+                if own:
+                    self.state[master] = own
+                group["params"][place] = master
+                held.append((group, place, parameter, master))
+        return held

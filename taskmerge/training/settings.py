@@ -38,7 +38,7 @@ class TrainingSettings:
     bf16: autocast.  gradient_cache: pairs embedded at once when the batch does not fit (Gao et al., arXiv 2101.06983).
     accumulation: batches whose gradients are summed for one step; negatives are those of one batch, of all processes.
     gradient_checkpointing: compute layers again in the backward pass instead of keeping what they put out.
-    fsdp: shard parameters over the processes (FSDP2); what is trained is float32 then.
+    fsdp: shard parameters over the processes (FSDP2). Frozen encoders are whole in each.
     dimensions: lengths that embeddings are cut to, each with a loss of its own (Matryoshka, arXiv 2205.13147).
     dropout: of all layers; None leaves what the backbone's config says.  input_noise: standard deviation of Gaussian
     noise on the prepared items while training.

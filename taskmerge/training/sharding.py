@@ -66,12 +66,13 @@ def plain_again(module: nn.Module) -> Iterator[None]:
     torch has no way back from `fully_shard`: classes and hooks are put back as they were, parameters are gathered.
     """
     before = [(part, part.__class__, {name: dict(getattr(part, name)) for name in _HOOKS}) for part in module.modules()]
+    formats = {name: parameter.dtype for name, parameter in module.named_parameters()}
     try:
         yield
     finally:
         in_pieces(module)
         if any(hasattr(parameter, "full_tensor") for parameter in module.parameters()):
-            _gather(module)
+            _gather(module, formats)
             for part, kind, hooks in before:
                 part.__class__ = kind
                 for name, held in hooks.items():
@@ -80,15 +81,17 @@ def plain_again(module: nn.Module) -> Iterator[None]:
                     found.update(held)
 
 
-def _gather(module: nn.Module) -> None:
+def _gather(module: nn.Module, formats: Mapping[str, torch.dtype]) -> None:
+    """Whole parameters, in the number formats that they had: under autocast, what is trained is float32 meanwhile."""
     known: dict[int, nn.Parameter] = {}
-    for part in module.modules():
+    for inside, part in module.named_modules():
         for name, parameter in list(part._parameters.items()):
             if parameter is None:
                 continue
             if id(parameter) not in known:
-                device = parameter.device
-                known[id(parameter)] = nn.Parameter(whole(parameter).to(device), requires_grad=parameter.requires_grad)
+                full = f"{inside}.{name}" if inside else name
+                value = whole(parameter).to(parameter.device, formats.get(full, parameter.dtype))
+                known[id(parameter)] = nn.Parameter(value, requires_grad=parameter.requires_grad)
             part._parameters[name] = known[id(parameter)]
 
 
