@@ -24,6 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 from experiment import BACKBONE, RATES, RECOVERY, SPECIALIST_BATCH, SPECIALIST_STEPS, Seed
 
 from taskmerge.embedders import graft
+from taskmerge.measuring.evaluation.local import evaluate_retrieval
 from taskmerge.merging import execute, plan
 from taskmerge.recipes import from_dict
 from taskmerge.training import recover, specialize
@@ -85,6 +86,19 @@ class TwoProjectors(Seed):
 
         return self._made(name, make)
 
+    def recalls(self, name: str) -> dict[str, Any]:
+        """Modality -> recall@1 of one model with its bootstrap interval, measured once."""
+        kept = self.folder / f"{name}.scores.json"
+        if not kept.is_file():
+            own = [modality for modality in ENCODERS if name in ("sum", *ROWS, f"specialist_{modality}")]
+            table = evaluate_retrieval(
+                {name: self.folder / name}, self.sets(own, "test"), batch_size=64, directions=("to_text",)
+            )
+            found = {row.set_name: row.intervals["recall_at_1"].as_dict() for row in table.results}
+            kept.write_text(json.dumps(found))
+            self.say(f"seed {self.seed}: {name}: {found}")
+        return dict(json.loads(kept.read_text()))
+
 
 def models(seed: TwoProjectors) -> Iterator[str]:
     """Make every row's model in turn; yields its name."""
@@ -100,11 +114,7 @@ def models(seed: TwoProjectors) -> Iterator[str]:
 
 def scores_of(seed: TwoProjectors) -> dict[str, dict[str, Any]]:
     """{model: {modality: recall@1 with its bootstrap interval}}."""
-    scores = {}
-    for name in models(seed):
-        own = [name.removeprefix("specialist_")] if name.startswith("specialist_") else list(ENCODERS)
-        rows = [row for row in seed.scores(name).results if row.set_name in own]
-        scores[name] = {row.set_name: row.intervals["recall_at_1"].as_dict() for row in rows}
+    scores = {name: seed.recalls(name) for name in models(seed)}
     scores["specialists"] = {name: scores.pop(f"specialist_{name}")[name] for name in ENCODERS}
     return scores
 
