@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -155,7 +154,7 @@ class SplitTrial(Trial):
             CLOSED: lambda own: self._solved(own, None),
             LABEL_FREE: lambda own: self._solved(own, self.source.opened(self.source.specialist)),
             WEIGHTS: self._mapped,
-            GRADIENT: lambda own: self._trained(own, "gradient"),
+            GRADIENT: lambda own: self._trained(own, self.source.work),
             WARM: self._warm,
         }
         note = ways[name](model)
@@ -186,11 +185,11 @@ class SplitTrial(Trial):
     def _warm(self, model: Embedder) -> str:
         self.measured(CLOSED)
         write(model, self._fitted[CLOSED])
-        return self._trained(model, "warm")
+        return self._trained(model, None)
 
-    def _trained(self, model: Embedder, folder: str) -> str:
+    def _trained(self, model: Embedder, work: Path | None) -> str:
+        """Gradient descent. work: for checkpoints that a run which was stopped goes on from: of one way alone."""
         source = self.source
-        work = source.work / folder if source.work is not None else None
         settings = replace(source.settings, resume=source.settings.resume and work is not None and work.is_dir())
         report = recover(model, self.sets, source.train, settings, held_out=self.held, work=work)
         return f"{report.steps} steps, {report.frozen} tensors proven unchanged"
@@ -302,8 +301,7 @@ class CrossedTrial(Trial):
         least = min(len(pairs) for pairs in fitted.values())
         every = min(settings.evaluate_every, settings.steps)
         settings = replace(settings, resume=False, batch_size=min(settings.batch_size, least), evaluate_every=every)
-        place = self.source.work
-        with TemporaryDirectory() if place is None else nullcontext(str(place / "parts")) as folder:
+        with TemporaryDirectory() as folder:
             session = Session(self._model, fitted, held, self.source.train, settings, Path(folder))
             session.run()
         return session.held_out
