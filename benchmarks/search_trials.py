@@ -30,8 +30,8 @@ from taskmerge.kernels import threads
 from taskmerge.merging import execute, plan
 from taskmerge.merging.bench import Bench
 from taskmerge.recipes import Recipe, from_dict
-from taskmerge.search.live import LiveModel
-from taskmerge.search.scorer import Scorer
+from taskmerge.searching.live import LiveModel
+from taskmerge.searching.scorer import Scorer
 
 RESULTS = Path(__file__).parent / "results"
 ASKED = {"sum": 5000, "ties": 2000}

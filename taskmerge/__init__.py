@@ -48,7 +48,7 @@ _HOMES = {
     "recover": "taskmerge.training.stages",
     "recover_by_choice": "taskmerge.training.arms",
     "rehearse": "taskmerge.training.stages",
-    "search": "taskmerge.search.api",
+    "search": "taskmerge.searching.api",
     "specialize": "taskmerge.training.stages",
 }
 

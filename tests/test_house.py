@@ -22,7 +22,7 @@ FLOORS: dict[str, int] = {
     "methods": 3,
     "recipes": 4, "embedders": 4,
     "omni": 5, "merging": 5, "training": 5, "measuring": 5,
-    "pipeline": 6, "reporting": 6, "demo": 6, "search": 6,
+    "pipeline": 6, "reporting": 6, "demo": 6, "searching": 6,
     "cli": 7, "__main__": 7,
 }  # fmt: skip
 HEAVY = (

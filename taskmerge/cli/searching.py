@@ -13,7 +13,7 @@ from taskmerge.words.places import output_path
 from taskmerge.words.sizes import parse_size
 
 if TYPE_CHECKING:
-    from taskmerge.search.outcome import Outcome
+    from taskmerge.searching.outcome import Outcome
 
 _SHOWN = 12
 
@@ -34,7 +34,7 @@ def search(
     A killed search goes on with the same command; started several times at once, all work on one study. At the end the
     best is told on pairs that the search never saw, and best.yaml is an ordinary recipe.
     """
-    from taskmerge.search.api import search as run
+    from taskmerge.searching.api import search as run
 
     announce_preparing()
     found = run(recipe, out=out, trials=trials, device=device, fresh=fresh, memory=parse_size(memory), say=note)

@@ -11,13 +11,13 @@ from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
     from taskmerge.recipes import Recipe
-    from taskmerge.search.sweep import Swept
+    from taskmerge.searching.sweep import Swept
 
 
 def swept(path: Path, texts: Sequence[str], keep: str | None, device: str, as_json: bool) -> Recipe | None:
     """Print the table of a sweep. Returns the best point's recipe when that is to be written, else None."""
     from taskmerge.recipes import load
-    from taskmerge.search.sweep import read_sweeps, sweep
+    from taskmerge.searching.sweep import read_sweeps, sweep
 
     if keep not in (None, "best"):
         raise UsageError(f"--keep {keep!r} is nothing that can be kept", next_move="--keep best")

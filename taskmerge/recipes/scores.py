@@ -22,6 +22,7 @@ Reduction = Literal["mean", "min", "max", "geometric_mean"]
 REDUCTIONS: tuple[Reduction, ...] = ("mean", "min", "max", "geometric_mean")
 DIRECTIONS = ("to_text", "from_text")
 RETRIEVAL, AGREEMENT = "retrieval", "agreement"
+FAMILIES = (RETRIEVAL, AGREEMENT)
 DEFAULT = "mean(retrieval.*.mrr)"
 _CALL = re.compile(r"([A-Za-z_]\w*)\s*\((.*)\)\Z", re.DOTALL)
 _SPLIT = re.compile(r",(?![^{]*\})")
@@ -59,7 +60,7 @@ class Objective:
             raise UsageError(f"{self.text!r} names {len(found)} scores", next_move=f"write mean({self.text})")
 
 
-def parse_objective(text: str, families: Sequence[str] = (RETRIEVAL, AGREEMENT)) -> Objective:
+def parse_objective(text: str, families: Sequence[str] = FAMILIES) -> Objective:
     """Read an objective.
 
     Args:

@@ -11,7 +11,7 @@ from taskmerge.metrics.bootstrap import Interval
 from taskmerge.metrics.correlation import spearman
 from taskmerge.recipes.axes import Axis
 from taskmerge.recipes.scores import AGREEMENT, RETRIEVAL, Objective
-from taskmerge.search.points import Point
+from taskmerge.searching.points import Point
 
 
 @dataclass(frozen=True)

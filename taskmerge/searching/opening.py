@@ -10,8 +10,8 @@ from taskmerge.embedders.sources import ModelSource
 from taskmerge.merging.bench import Bench
 from taskmerge.merging.fused import FusedStateDict
 from taskmerge.recipes import Recipe
-from taskmerge.search.folder import SearchFolder
-from taskmerge.search.live import LiveModel
+from taskmerge.searching.folder import SearchFolder
+from taskmerge.searching.live import LiveModel
 
 
 def live_model(recipe: Recipe, bench: Bench, model: Any, folder: SearchFolder, device: str | None) -> LiveModel:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.recipes import Recipe
-from taskmerge.search.findings import Confirmed, Correlation, Curve
-from taskmerge.search.points import Point
+from taskmerge.searching.findings import Confirmed, Correlation, Curve
+from taskmerge.searching.points import Point
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from taskmerge.measuring.evaluation.local import Groups
 from taskmerge.measuring.evaluation.repeated import DirectionScores, RepeatedSet
 from taskmerge.metrics.retrieval import METRICS
 from taskmerge.recipes.scores import AGREEMENT, DIRECTIONS, Objective, retrieval_name
-from taskmerge.search.live import LiveModel
-from taskmerge.search.scored import Scored
+from taskmerge.searching.live import LiveModel
+from taskmerge.searching.scored import Scored
 from taskmerge.training.components import on_the_way
 from taskmerge.words.modalities import TEXT, tower_of
 

@@ -18,11 +18,11 @@ from taskmerge.recipes import Range, Recipe
 from taskmerge.recipes.axes import Axis, axes_of, steps
 from taskmerge.recipes.scores import DEFAULT, Objective, parse_objective
 from taskmerge.recipes.varied import with_values
-from taskmerge.search.folder import SearchFolder
-from taskmerge.search.opening import live_model
-from taskmerge.search.pairs import read_sets, sources_of
-from taskmerge.search.scorer import Scorer, directions_of
-from taskmerge.search.setting import stripped
+from taskmerge.searching.folder import SearchFolder
+from taskmerge.searching.opening import live_model
+from taskmerge.searching.pairs import read_sets, sources_of
+from taskmerge.searching.scorer import Scorer, directions_of
+from taskmerge.searching.setting import stripped
 
 MOST_POINTS = 1000
 

@@ -9,10 +9,10 @@ from taskmerge.recipes.moving import moved
 from taskmerge.recipes.varied import with_values
 from taskmerge.reporting import write_report
 from taskmerge.reporting.pictures import write_pictures
-from taskmerge.search.outcome import Outcome
-from taskmerge.search.page import lead, sections
-from taskmerge.search.points import Point
-from taskmerge.search.setting import Setting
+from taskmerge.searching.outcome import Outcome
+from taskmerge.searching.page import lead, sections
+from taskmerge.searching.points import Point
+from taskmerge.searching.setting import Setting
 from taskmerge.words.system_errors import writing
 
 BEST = "best.yaml"

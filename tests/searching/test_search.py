@@ -20,7 +20,7 @@ from taskmerge import recipes
 from taskmerge.errors import OutputError, RecipeError, UsageError
 from taskmerge.measuring.evaluation import evaluate_retrieval
 from taskmerge.merging import execute, plan
-from taskmerge.search.api import search
+from taskmerge.searching.api import search
 
 Command = Callable[..., Any]
 
@@ -124,8 +124,8 @@ def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
 
 SCRIPT = """
 import os, sys
-from taskmerge.search import runner
-from taskmerge.search.api import search
+from taskmerge.searching import runner
+from taskmerge.searching.api import search
 trial, left = runner.Runner._trial, [int(sys.argv[2])]
 def counted(self, study, proposed):
     if left[0] == 0:

@@ -10,15 +10,15 @@ from taskmerge.errors import TaskmergeError, UsageError
 from taskmerge.recipes import Recipe
 from taskmerge.recipes.scores import retrieval_name
 from taskmerge.recipes.varied import with_values
-from taskmerge.search.findings import Confirmed, Curve, CurvePoint, best_of, correlations
-from taskmerge.search.outcome import Outcome
-from taskmerge.search.points import Goal, Point, front
-from taskmerge.search.references import OWN, alone
-from taskmerge.search.runner import Runner
-from taskmerge.search.scored import Scored
-from taskmerge.search.scorer import Scorer, directions_of
-from taskmerge.search.setting import Setting
-from taskmerge.search.study import Study
+from taskmerge.searching.findings import Confirmed, Curve, CurvePoint, best_of, correlations
+from taskmerge.searching.outcome import Outcome
+from taskmerge.searching.points import Goal, Point, front
+from taskmerge.searching.references import OWN, alone
+from taskmerge.searching.runner import Runner
+from taskmerge.searching.scored import Scored
+from taskmerge.searching.scorer import Scorer, directions_of
+from taskmerge.searching.setting import Setting
+from taskmerge.searching.study import Study
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -66,7 +66,7 @@ def conclude(setting: Setting, runner: Runner, study: Study, batch_size: int) ->
         folder=runner.folder.path,
         recipes={name: recipe.to_yaml() for name, recipe in recipes.items()},
     )
-    from taskmerge.search.files import write_files
+    from taskmerge.searching.files import write_files
 
     write_files(outcome, setting)
     if best is None:

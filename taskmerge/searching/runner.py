@@ -12,13 +12,13 @@ from taskmerge.recipes import Recipe
 from taskmerge.recipes.axes import Axis
 from taskmerge.recipes.scores import RETRIEVAL
 from taskmerge.recipes.varied import with_values
-from taskmerge.search.folder import SearchFolder
-from taskmerge.search.live import LiveModel
-from taskmerge.search.points import Goal, Point
-from taskmerge.search.references import OWN, alone, on_axes, references
-from taskmerge.search.scored import Scored
-from taskmerge.search.scorer import Report, Scorer, Stopped, asked
-from taskmerge.search.study import Proposed, Study
+from taskmerge.searching.folder import SearchFolder
+from taskmerge.searching.live import LiveModel
+from taskmerge.searching.points import Goal, Point
+from taskmerge.searching.references import OWN, alone, on_axes, references
+from taskmerge.searching.scored import Scored
+from taskmerge.searching.scorer import Report, Scorer, Stopped, asked
+from taskmerge.searching.study import Proposed, Study
 
 Say = Callable[[str], None]
 MOST_AXES = 8

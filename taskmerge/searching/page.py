@@ -21,11 +21,11 @@ from taskmerge.reporting.content import (
     Texts,
     Tone,
 )
-from taskmerge.search.findings import Curve, cells
-from taskmerge.search.outcome import Outcome
-from taskmerge.search.points import Point
-from taskmerge.search.references import OWN
-from taskmerge.search.setting import Setting
+from taskmerge.searching.findings import Curve, cells
+from taskmerge.searching.outcome import Outcome
+from taskmerge.searching.points import Point
+from taskmerge.searching.references import OWN
+from taskmerge.searching.setting import Setting
 
 COPIED = 40
 """Recipes to copy from the page; the JSON has those of all points."""

@@ -21,7 +21,7 @@ from taskmerge.merging.identity import identity
 from taskmerge.pipeline.report_folder import claim_report
 from taskmerge.recipes import Recipe
 from taskmerge.recipes.writing import dump
-from taskmerge.search.study import JOURNAL
+from taskmerge.searching.study import JOURNAL
 from taskmerge.words.places import output_path
 from taskmerge.words.system_errors import writing
 

@@ -11,15 +11,15 @@ from typing import Any
 from taskmerge.checkpoints.output.replacing import absolute
 from taskmerge.merging.bench import MEMORY, Bench
 from taskmerge.merging.inputs import Inputs
-from taskmerge.search.concluding import conclude
-from taskmerge.search.folder import SearchFolder, digest, folder_of
-from taskmerge.search.opening import live_model
-from taskmerge.search.outcome import Outcome
-from taskmerge.search.points import Goal
-from taskmerge.search.runner import Runner
-from taskmerge.search.scorer import Scorer, directions_of
-from taskmerge.search.setting import Setting, decide, prunable, recipe_of, stripped, with_section
-from taskmerge.search.study import Study
+from taskmerge.searching.concluding import conclude
+from taskmerge.searching.folder import SearchFolder, digest, folder_of
+from taskmerge.searching.opening import live_model
+from taskmerge.searching.outcome import Outcome
+from taskmerge.searching.points import Goal
+from taskmerge.searching.runner import Runner
+from taskmerge.searching.scorer import Scorer, directions_of
+from taskmerge.searching.setting import Setting, decide, prunable, recipe_of, stripped, with_section
+from taskmerge.searching.study import Study
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.extras import require
 

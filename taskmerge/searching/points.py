@@ -9,8 +9,8 @@ from typing import Any, Literal
 from taskmerge.errors import RecipeError, UsageError
 from taskmerge.recipes.scores import Objective, retrieval_name
 from taskmerge.recipes.searching import Floor
-from taskmerge.search.references import alone
-from taskmerge.search.scored import Scored
+from taskmerge.searching.references import alone
+from taskmerge.searching.scored import Scored
 
 State = Literal["scored", "stopped early", "failed"]
 

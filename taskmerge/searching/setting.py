@@ -16,7 +16,7 @@ from taskmerge.recipes.axes import Axis
 from taskmerge.recipes.scores import RETRIEVAL, Objective, parse_objective, score_names
 from taskmerge.recipes.varied import checked_axes
 from taskmerge.recipes.writing import plain
-from taskmerge.search.pairs import FEW, check_apart, kept_back, read_sets, sources_of
+from taskmerge.searching.pairs import FEW, check_apart, kept_back, read_sets, sources_of
 
 Say = Callable[[str], None]
 OwnScore = Callable[[Any], Any]
