@@ -19,9 +19,9 @@ from taskmerge.checkpoints.tensors import TensorInfo
 SHARD = 5_000_000_000
 
 
-def mixture(layers: int, experts: int, hidden: int, width: int, dtype: str = "BF16", scales: bool = False) -> Iterator[
-    TensorInfo
-]:
+def mixture(
+    layers: int, experts: int, hidden: int, width: int, dtype: str = "BF16", scales: bool = False
+) -> Iterator[TensorInfo]:
     """The tensors of a mixture of experts as DeepSeek-V3 names them. scales: with one beside every expert's matrix."""
     yield TensorInfo("model.embed_tokens.weight", "BF16", (129_280, hidden))
     yield TensorInfo("lm_head.weight", "BF16", (129_280, hidden))
