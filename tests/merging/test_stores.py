@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 import torch
 from checkpoint_files import digests, prepare, write_recipe
 from disturbed_runs import change_recipe, run
+from places import HELPERS
 from s3_server import S3, at_random, serving
 from safetensors.torch import save_file
 from store_runs import forget, in_store, local_weights, store_job, upload, weights
@@ -287,3 +291,30 @@ def test_the_stages_of_a_run_say_that_they_need_a_disk(server: S3, tmp_path: Pat
     told = CliRunner().invoke(app, ["run", str(recipe)])
     assert isinstance(told.exception, TaskmergeError)
     assert "lies in a store" in str(told.exception)
+
+
+@pytest.mark.slow
+def test_a_worker_killed_thirty_times_costs_its_own_files(server: S3, tmp_path: Path) -> None:
+    prepare(tmp_path, layers=8, size=640)
+    run(tmp_path)
+    recipe = in_store(server, tmp_path)
+    execute_part(store_job(recipe), Part(2, 2))
+    others = {key: one.etag for key, one in server.objects.items() if key.startswith("bucket/out/model")}
+    times = {key: server.objects[key].when for key in others}
+    assert len(others) == 4
+    server.fault = lambda method, key: "slow" if "bucket/out/model" in key else None
+    script = [sys.executable, str(HELPERS / "killing_parts.py"), str(recipe), "s3://bucket/out", "1/2", "30"]
+    paths = os.pathsep.join([*sys.path, str(HELPERS)])
+    done = subprocess.run(
+        script,
+        capture_output=True,
+        text=True,
+        timeout=550,
+        env={**os.environ, "PYTHONPATH": paths, "TASKMERGE_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["killed"] >= 30 and found["ended"] == 0, (found, done.stderr)
+    assert {key: server.objects[key].when for key in others} == times
+    whole(store_job(recipe), finish=True)
+    assert weights(server) == local_weights(digests(tmp_path / "out"))
