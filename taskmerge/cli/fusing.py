@@ -115,7 +115,8 @@ def fuse(
                 memory=allowed,
                 finish=finish or on is not None,
             )
-        _show_written(written, time.monotonic() - began, decided.notes, as_json)
+        by_parts = finish or on is not None
+        _show_written(written, time.monotonic() - began, decided.notes, as_json, by_parts=by_parts)
 
 
 def _share(part: str | None, measure: bool, finish: bool, dry_run: bool, resume: bool) -> Part | None:
@@ -206,7 +207,12 @@ def _ways(plan: Plan, component: str) -> str:
 
 
 def _show_written(
-    written: Written, seconds: float, notes: Sequence[str], as_json: bool, published: bool = True
+    written: Written,
+    seconds: float,
+    notes: Sequence[str],
+    as_json: bool,
+    published: bool = True,
+    by_parts: bool = False,
 ) -> None:
     if as_json:
         table = {
@@ -226,7 +232,9 @@ def _show_written(
         note(f"{file}: no longer what the interrupted run had written; made again")
     for path in written.left:
         note(f"left where it was: {path}")
-    for file in written.resumed:
+    if by_parts:
+        note(f"{len(written.resumed):,} files, as their parts have written them")
+    for file in () if by_parts else written.resumed:
         note(f"{file}: taken over from the interrupted run")
     note(f"{show_bytes(written.bytes)} in {seconds:.1f} s: {written.path}")
     if published:

@@ -6,6 +6,7 @@ task whose worker dies, or that meets a store that fails, is run again; what was
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -108,7 +109,7 @@ class Cluster:
 
         self._ray = ray
         try:
-            ray.init(self.address, ignore_reinit_error=True, log_to_driver=False, logging_level="error")
+            ray.init(self.address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
             move = "start it (`ray start --head`), or leave the address out for a cluster of this machine"
             raise UsageError(f"no Ray cluster at {self.address}: {error}", next_move=move) from None

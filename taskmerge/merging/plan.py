@@ -148,7 +148,7 @@ class _Planner:
         texts, warnings = tokenizer_texts(recipe, census.inputs, self.rows, beside)
         self.warnings += warnings
         told = notes(census, self.alignment.heads, steps, self.dropped, beside.config)
-        whole = Plan(
+        made = Plan(
             inputs=census.inputs,
             steps=tuple(steps),
             dropped=tuple(self.dropped),
@@ -166,7 +166,7 @@ class _Planner:
             own_bases=self.alignment.own_bases,
             bare=self.bare,
         )
-        return packed_as_base(whole, recipe, self.inputs.state_dicts[BASE]) if recipe.output.quantized else whole
+        return packed_as_base(made, recipe, self.inputs.state_dicts[BASE]) if recipe.output.quantized else made
 
     def _say_notes(self) -> None:
         """What was assumed when the inputs were opened; what stands beside several (a base under adapters), once."""

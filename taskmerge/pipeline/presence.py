@@ -9,6 +9,7 @@ from taskmerge.errors import Problem, TaskmergeError
 from taskmerge.merging.inputs import row_paths
 from taskmerge.pipeline.state import Run
 from taskmerge.recipes import Specialist
+from taskmerge.words.places import parse_place
 
 
 def model_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
@@ -47,6 +48,10 @@ def _absent(current: Run, name: str, text: str, place: str) -> Iterator[Problem]
         yield Problem(f"{name}: {text!r} is not trained yet", place, "`taskmerge specialize` trains it")
         return
     try:
+        if parse_place(text, "a model").kind == "store":
+            what = f"{name}: {text!r} lies in a store, and stages of `run` watch and run models of this disk"
+            yield Problem(what, place, "`taskmerge fuse` reads it there; or copy it to this disk")
+            return
         found = locate(text, current.recipe.folder)
         if isinstance(found, HubPlace):
             open_snapshot(found)

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoint_files import digests, prepare
+import torch
+from checkpoint_files import digests, prepare, write_recipe
 from disturbed_runs import change_recipe, run
+from places import HELPERS
 from s3_server import S3, at_random, serving
-from store_runs import forget, in_store, local_weights, store_job, weights
+from safetensors.torch import save_file
+from store_runs import forget, in_store, local_weights, store_job, upload, weights
+from typer.testing import CliRunner
 
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.hub import locate
+from taskmerge.cli.app import app
 from taskmerge.errors import CheckpointError, OutputError, TaskmergeError, UsageError
 from taskmerge.merging import execute
+from taskmerge.merging.algebra import Checkpoint
 from taskmerge.merging.parts import Job, execute_part, measure_part
 from taskmerge.merging.verify import verified
 from taskmerge.words.parts import Part
@@ -239,3 +248,73 @@ def test_any_other_file_system(tmp_path: Path) -> None:
         assert hashlib.sha256(memory.cat(f"/m/out/{name}")).hexdigest() == expected[name]
     assert not memory.find("/m/out/.taskmerge-unfinished")
     memory.rm("/m", recursive=True)
+
+
+def test_adapters_and_task_vectors_in_a_store(server: S3, tmp_path: Path) -> None:
+    prepare(tmp_path, layers=2, size=32)
+    (tmp_path / "lora").mkdir()
+    start = "base_model.model.model.layers.1.mlp"
+    held = {f"{start}.lora_A.weight": torch.randn(2, 32), f"{start}.lora_B.weight": torch.randn(32, 2)}
+    save_file(held, tmp_path / "lora" / "adapter_model.safetensors")
+    said = {"peft_type": "LORA", "r": 2, "lora_alpha": 4, "target_modules": ["mlp"]}
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(said))
+    (Checkpoint.open(tmp_path / "image") - Checkpoint.open(tmp_path / "base")).save(tmp_path / "vector")
+    rows = {"a": {"model": "base", "adapter": "lora"}, "b": {"model": "vector", "weight": 0.5}}
+    write_recipe(tmp_path, base="base", specialists=rows, output={"path": "out"})
+    run(tmp_path)
+    for label in ("base", "lora", "vector"):
+        upload(server, tmp_path / label, f"bucket/{label}")
+    remote = {"a": {"model": "s3://bucket/base", "adapter": "s3://bucket/lora"},
+              "b": {"model": "s3://bucket/vector", "weight": 0.5}}  # fmt: skip
+    (tmp_path / "far").mkdir()
+    write_recipe(tmp_path / "far", base="s3://bucket/base", specialists=remote, output={})
+    whole(store_job(tmp_path / "far" / "merge.yaml"))
+    assert weights(server) == local_weights(digests(tmp_path / "out"))
+
+
+def test_what_cannot_be_read_in_ranges_is_named(server: S3, tmp_path: Path) -> None:
+    server.put("bucket/old/pytorch_model.bin", b"PK\x03\x04" + bytes(100))
+    server.put("bucket/old/config.json", b"{}")
+    with pytest.raises(CheckpointError, match="only safetensors can be read in ranges"):
+        open_stored("s3://bucket/old")
+    with pytest.raises(CheckpointError, match="nothing lies there"):
+        open_stored("s3://bucket/nowhere")
+    server.put("bucket/model/model.safetensors", b"\xff" * 50)
+    with pytest.raises(CheckpointError, match="not a valid safetensors file"):
+        open_stored("s3://bucket/model")
+    assert not any(server.read[key] for key in server.read if key.endswith(".bin"))
+
+
+def test_the_stages_of_a_run_say_that_they_need_a_disk(server: S3, tmp_path: Path) -> None:
+    prepare(tmp_path, layers=2, size=32)
+    recipe = in_store(server, tmp_path)
+    told = CliRunner().invoke(app, ["run", str(recipe)])
+    assert isinstance(told.exception, TaskmergeError)
+    assert "lies in a store" in str(told.exception)
+
+
+@pytest.mark.slow
+def test_a_worker_killed_thirty_times_costs_its_own_files(server: S3, tmp_path: Path) -> None:
+    prepare(tmp_path, layers=8, size=640)
+    run(tmp_path)
+    recipe = in_store(server, tmp_path)
+    execute_part(store_job(recipe), Part(2, 2))
+    others = {key: one.etag for key, one in server.objects.items() if key.startswith("bucket/out/model")}
+    times = {key: server.objects[key].when for key in others}
+    assert len(others) == 4
+    server.fault = lambda method, key: "slow" if "bucket/out/model" in key else None
+    script = [sys.executable, str(HELPERS / "killing_parts.py"), str(recipe), "s3://bucket/out", "1/2", "30"]
+    paths = os.pathsep.join([*sys.path, str(HELPERS)])
+    done = subprocess.run(
+        script,
+        capture_output=True,
+        text=True,
+        timeout=550,
+        env={**os.environ, "PYTHONPATH": paths, "TASKMERGE_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["killed"] >= 30 and found["ended"] == 0, (found, done.stderr)
+    assert {key: server.objects[key].when for key in others} == times
+    whole(store_job(recipe), finish=True)
+    assert weights(server) == local_weights(digests(tmp_path / "out"))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import numpy as np
 
 from taskmerge.checkpoints.components import component_map
+from taskmerge.checkpoints.hub import locate
 from taskmerge.checkpoints.lineage.adapters import adapted, is_adapter
 from taskmerge.checkpoints.output.record import Kind
 from taskmerge.checkpoints.output.saving import output_dtype, save_state_dict
@@ -249,7 +250,8 @@ class TaskVector:
 
         Raises CheckpointError when it is neither.
         """
-        if is_adapter(Path(path)):
+        place = locate(str(path))
+        if isinstance(place, Path) and place.is_dir() and is_adapter(place):
             term = Term(adapted(base.numbers, path), base.numbers, Fraction(1), str(path), adapter=True)
         else:
             stored = open_task_vector(path)
