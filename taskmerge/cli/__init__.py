@@ -20,5 +20,7 @@ def main() -> None:
 
 def _run() -> None:
     from taskmerge.cli.app import app
+    from taskmerge.cli.watching import show_work
 
-    sys.exit(app(standalone_mode=False) or 0)  # what typer would print itself ends in the funnel too
+    with show_work():
+        sys.exit(app(standalone_mode=False) or 0)  # what typer would print itself ends in the funnel too

@@ -23,7 +23,6 @@ from taskmerge.cli.options import (
 )
 from taskmerge.cli.output import announce_notes, announce_preparing, console, note, print_json, say
 from taskmerge.cli.planning import show_run_plan
-from taskmerge.cli.watching import show_work
 from taskmerge.errors import UsageError
 from taskmerge.words.sizes import parse_size
 
@@ -124,11 +123,10 @@ class _How(NamedTuple):
             words = _without_processes(sys.argv[1:])
             raise typer.Exit(start(self.processes, words))
         keeping = Keeping(None if self.encodings is None else str(self.encodings.absolute()), limit)
-        with show_work(quiet=not is_first()):
-            table = run_all(
-                recipe, **stages, say=note, device=self.device, fresh=self.fresh,
-                keep_checkpoints=self.keep_checkpoints, encodings=keeping,
-            )  # fmt: skip
+        table = run_all(
+            recipe, **stages, say=note, device=self.device, fresh=self.fresh,
+            keep_checkpoints=self.keep_checkpoints, encodings=keeping,
+        )  # fmt: skip
         return table if is_first() else None
 
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from taskmerge.cli.output import console, note
+from taskmerge.words.processes import is_first
 from taskmerge.words.progress import Progress, Said, watching
 
 SHORT = 2.0
@@ -17,25 +18,17 @@ _FACTS = {"loss": "loss {:.4g}", "held_out": "held out {:.3f}"}
 
 
 @contextmanager
-def show_work(quiet: bool = False) -> Iterator[None]:
-    """Show what work inside the block tells, on stderr. quiet: nothing but what is assumed."""
-    if quiet:
-        with watching(_said):
-            yield
-        return
-    if not sys.stderr.isatty():
-        with watching(_Lines()):
-            yield
-        return
-    from rich import progress
-
-    columns = (
-        progress.TextColumn("{task.description}", markup=False),
-        progress.BarColumn(),
-        progress.TextColumn("{task.fields[words]}", markup=False),
-    )
-    with progress.Progress(*columns, console=console(stderr=True), transient=True) as bar, watching(_Bars(bar)):
+def show_work() -> Iterator[None]:
+    """Show what work inside the block tells, on stderr. Of several processes, the first does."""
+    if not is_first():
         yield
+        return
+    shown = _Bars() if sys.stderr.isatty() else _Lines()
+    try:
+        with watching(shown):
+            yield
+    finally:
+        shown.close()
 
 
 def words(told: Progress) -> str:
@@ -62,11 +55,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def _said(told: Progress | Said) -> None:
-    if isinstance(told, Said):
-        note(told.text)
-
-
 class _Lines:
     """For a log: a line when something turns out to take long, one a minute, one at the end."""
 
@@ -87,12 +75,15 @@ class _Lines:
         if due:
             note(f"{told.title}: {words(told)}")
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 class _Bars:
-    """For a terminal: a bar for each piece of work; a line stays of each that is done."""
+    """For a terminal: a bar for each piece of work that takes long; a line stays of each that is done."""
 
-    def __init__(self, bar: Any) -> None:
-        self.bar = bar
+    def __init__(self) -> None:
+        self.bar: Any = None
         self.tasks: dict[str, Any] = {}
 
     def __call__(self, told: Progress | Said) -> None:
@@ -104,8 +95,29 @@ class _Bars:
         if told.over:
             if told.title in self.tasks:
                 self.bar.remove_task(self.tasks.pop(told.title))
+            if not self.tasks:
+                self.close()
             note(f"{told.title}: {words(told)}")
             return
         if told.title not in self.tasks:
-            self.tasks[told.title] = self.bar.add_task(told.title, total=told.total, words="")
+            self.tasks[told.title] = self._open().add_task(told.title, total=told.total, words="")
         self.bar.update(self.tasks[told.title], completed=told.done, words=words(told))
+
+    def _open(self) -> Any:
+        if self.bar is None:
+            from rich import progress
+
+            columns = (
+                progress.TextColumn("{task.description}", markup=False),
+                progress.BarColumn(),
+                progress.TextColumn("{task.fields[words]}", markup=False),
+            )
+            self.bar = progress.Progress(*columns, console=console(stderr=True), transient=True)
+            self.bar.start()
+        return self.bar
+
+    def close(self) -> None:
+        """Take the bars off the screen."""
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None

@@ -17,6 +17,7 @@ import numpy as np
 
 from taskmerge.embedders.prompts import ROLES, Prompts, Role
 from taskmerge.errors import UsageError
+from taskmerge.words.progress import work
 
 if TYPE_CHECKING:
     import torch
@@ -259,8 +260,13 @@ class Embedder(ABC):
             (items, d) float32, float64 for a model in float64.
         """
         with self.inference():
-            batches = (items[start : start + batch_size] for start in range(0, len(items), batch_size))
-            return np.concatenate([as_array(self.embed(self.prepare(batch, modality, role))) for batch in batches])
+            found = []
+            with work(f"embedding {modality or 'items'}", len(items)) as told:
+                for start in range(0, len(items), batch_size):
+                    batch = items[start : start + batch_size]
+                    found.append(as_array(self.embed(self.prepare(batch, modality, role))))
+                    told.advance(len(batch))
+            return np.concatenate(found)
 
     def embed_with(self, parameters: Mapping[str, Tensor], features: Features) -> Tensor:
         """`embed`, with other values for some parameters.

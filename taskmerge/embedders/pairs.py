@@ -20,6 +20,7 @@ from taskmerge.errors import Problem, UsageError, clipped
 from taskmerge.metrics.retrieval import collapse
 from taskmerge.opened import opened
 from taskmerge.words.modalities import COLUMNS, TEXT, media_of, modality_of_column
+from taskmerge.words.progress import work
 
 ITEM_COLUMNS = (*(column for column in COLUMNS if column != TEXT), "query")
 """Columns that hold the item of a pair; `query` is a text that is to find the text beside it."""
@@ -87,9 +88,12 @@ class Pairs:
         return [_decode(item, self.modality, sampling_rate) for item in self.items[start:stop]]
 
     def batches(self, size: int) -> Iterator[tuple[list[Any], list[str]]]:
-        """Decoded items and their texts, `size` pairs at a time."""
-        for start in range(0, len(self), size):
-            yield self.load(start, start + size), list(self.texts[start : start + size])
+        """Decoded items and their texts, `size` pairs at a time; how far they are used is told."""
+        with work(f"items of {self.source}", len(self)) as told:
+            for start in range(0, len(self), size):
+                texts = list(self.texts[start : start + size])
+                yield self.load(start, start + size), texts
+                told.advance(len(texts))
 
     def take(self, rows: Sequence[int]) -> Pairs:
         """The pairs at `rows`, in that order."""

@@ -223,6 +223,7 @@ def _part_problems(use: Use) -> Iterator[Problem]:
 
 
 def _data_problems(current: Run, use: Use) -> list[Problem]:
+    from taskmerge.embedders.items import CHECKED
     from taskmerge.embedders.pairs import read_pairs
 
     found: list[Problem] = []
@@ -234,7 +235,9 @@ def _data_problems(current: Run, use: Use) -> list[Problem]:
             if use.ranked and len(set(pairs.texts)) < 2:
                 what = f"{use.title}: all items of {source} have the same text: nothing can be ranked"
                 found.append(Problem(what, use.place))
-            pairs.check()
+            pairs.check(CHECKED)
+            if len(pairs) > CHECKED:
+                current.say(f"{use.title}: looked at {CHECKED} of {len(pairs):,} items of {source}")
         except UsageError as error:
             for told in error.problems:
                 where = f"{use.title}: {told.place}" if told.place else use.title

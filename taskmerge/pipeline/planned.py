@@ -260,7 +260,8 @@ class _Shapes:
         assert section.graft is not None
         said = self.current.encoder(section.graft)
         tower = tower_of(_modality(self.current, section, name, str(section.data)))
-        hidden = _width(base)
+        own = {one: tensor for one, tensor in base.items() if not tensor.component.endswith(("_encoder", "_projector"))}
+        hidden = _width(own)
         if said in encoder_kinds():
             with torch.device("meta"):
                 encoder = build_encoder({"kind": said})
@@ -270,7 +271,7 @@ class _Shapes:
             found = {
                 one: tensor for one, tensor in self._of(str(folder.absolute())).items() if ".decoder." not in f".{one}"
             }
-            output = max((tensor.shape[0] for tensor in found.values() if len(tensor.shape) == 1), default=0)
+            output = _width(found)
             yield from ((f"{tower}_encoder.{one}", _moved(tensor, f"{tower}_encoder")) for one, tensor in found.items())
             tensors = {}
         for one, value in tensors.items():
@@ -287,9 +288,9 @@ def _moved(tensor: Tensor, component: str) -> Tensor:
 
 
 def _width(tensors: Mapping[str, Tensor]) -> int:
-    """Of a backbone: the inner length that most of its matrices have."""
+    """Of a transformer: the inner length that most of its matrices have."""
     counts: dict[int, int] = {}
     for tensor in tensors.values():
-        if len(tensor.shape) == 2 and not tensor.component.endswith(("_encoder", "_projector")):
+        if len(tensor.shape) == 2:
             counts[tensor.shape[1]] = counts.get(tensor.shape[1], 0) + 1
     return max(counts, key=lambda length: counts[length], default=0)

@@ -177,4 +177,7 @@ def training_section(report: StageReport) -> Section:
         + ("" if report.kept or report.barred else " Nothing beat the model as it came, which was kept.")
         + "".join(f" {said}" for said in report.notes),
     )
-    return Section(f"Training: {report.stage}", (chart,) if lines else ())
+    losses = [Line("loss", [(float(step), loss) for step, loss in report.losses])]
+    fell = LineChart(f"{report.stage}: loss", "step", "loss", losses, note="InfoNCE, mean since the point before.")
+    charts = ((chart,) if lines else ()) + ((fell,) if report.losses else ())
+    return Section(f"Training: {report.stage}", charts)

@@ -180,7 +180,14 @@ class Telling(TrainerCallback):
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **options: Any) -> None:
         """After a look."""
-        if self.trainer.told is not None and metrics and f"eval_{METRIC}" in metrics:
+        if not metrics or f"eval_{METRIC}" not in metrics:
+            return
+        looks = self.trainer.evaluator
+        if not state.is_world_process_zero and not self.trainer.is_fsdp_enabled:
+            # not sharded, the first process looks alone; what the others draw follows what it saw
+            seen = {name.removeprefix("eval_"): value for name, value in metrics.items() if name.startswith("eval_")}
+            looks.history.append({"step": float(state.global_step), **seen})
+        if self.trainer.told is not None:
             self.trainer.told.advance(0, held_out=float(metrics[f"eval_{METRIC}"]))
 
 

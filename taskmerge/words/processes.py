@@ -35,15 +35,14 @@ def say_to_all(words: Any) -> Any:
     """What the first process says, in every process; there is nothing to do with one. Each of them must call it."""
     if process_count() == 1:
         return words
+    import torch
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        import torch
-
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         dist.init_process_group(backend, timeout=_LONGEST)
     held = [words]
-    dist.broadcast_object_list(held, device="cpu")
+    dist.broadcast_object_list(held, device=torch.device("cpu"))
     return held[0]
 
 
