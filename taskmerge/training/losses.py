@@ -87,6 +87,7 @@ class AgainstBank(_Contrast):
     """
 
     bank: Tensor
+    chosen: Tensor
 
     def __init__(self, model: Any, bank: Bank, settings: LossSettings, seed: int = 0) -> None:
         super().__init__(model, settings)

@@ -48,6 +48,7 @@ class StageTrainer(SentenceTransformerTrainer):
     apart: Sequence[torch.nn.Module] = ()
     first: Callable[[], None] | None = None
     told: Work | None = None
+    step_losses: list[float]
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """No model card while training: the stages write their own."""
@@ -99,8 +100,8 @@ class StageTrainer(SentenceTransformerTrainer):
 
     def look_first(self) -> None:
         """Calls `first`, once."""
-        if self.first is not None:
-            self.first, call = None, self.first
+        call, self.first = self.first, None
+        if call is not None:
             call()
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
@@ -119,6 +120,7 @@ class StageTrainer(SentenceTransformerTrainer):
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         state = optimizer_state(self._bare_optimizer(), self._trained())
         if self.args.should_save:
+            assert self.lr_scheduler is not None
             with writing(Path(output_dir)):
                 torch.save(state, Path(output_dir) / OPTIMIZER_FILE)
                 torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_FILE)
@@ -128,6 +130,7 @@ class StageTrainer(SentenceTransformerTrainer):
             return
         state = torch.load(Path(checkpoint) / OPTIMIZER_FILE, map_location="cpu", weights_only=True)
         load_optimizer_state(self._bare_optimizer(), state, self._trained())
+        assert self.lr_scheduler is not None
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
         for group, rate in zip(self._bare_optimizer().param_groups, self.lr_scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
@@ -185,6 +188,7 @@ class Telling(TrainerCallback):
         looks = self.trainer.evaluator
         if not state.is_world_process_zero and not self.trainer.is_fsdp_enabled:
             # not sharded, the first process looks alone; what the others draw follows what it saw
+            assert isinstance(looks, HeldOutRetrieval)
             seen = {name.removeprefix("eval_"): value for name, value in metrics.items() if name.startswith("eval_")}
             looks.history.append({"step": float(state.global_step), **seen})
         if self.trainer.told is not None:
