@@ -164,7 +164,8 @@ class Session:
         model.zero_grad(set_to_none=True)
         model.requires_grad_(True)
         model.eval()
-        return int(trainer.state.global_step), _thinned(trainer.step_losses, done)
+        steps = int(trainer.state.global_step)
+        return steps, _thinned(trainer.step_losses, steps - len(trainer.step_losses))
 
     def _adapters(self) -> Any:
         """LoRA on the linear layers it is wanted for; other trained tensors of those components stay frozen."""

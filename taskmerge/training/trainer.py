@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainerCallback
 
+from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.errors import TaskmergeError
 from taskmerge.training.held_out import HeldOutRetrieval
 from taskmerge.training.items import TrainingItems
@@ -24,12 +26,11 @@ from taskmerge.training.sampling import BalancedSampler
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.training.sharding import in_pieces, like, load_optimizer_state, optimizer_state, whole
 from taskmerge.training.watching import DECIDES, METRIC
-from taskmerge.training.work import CHECKPOINTS_KEPT, TRAINED_FILE
+from taskmerge.training.work import CHECKPOINTS_KEPT, LOSSES_FILE, OPTIMIZER_FILE, SCHEDULER_FILE, TRAINED_FILE
 from taskmerge.words.processes import process_count
 from taskmerge.words.progress import Work
 from taskmerge.words.system_errors import writing
 
-OPTIMIZER_FILE, SCHEDULER_FILE = "optimizer.pt", "scheduler.pt"
 _BETWEEN = "|"  # column and name of a feature
 
 
@@ -41,7 +42,7 @@ class StageTrainer(SentenceTransformerTrainer):
     Attributes:
         apart: frozen parts that are run by themselves: they are not sharded.
         first: called once the model is where it trains and as it came, before anything is learnt or taken up.
-        step_losses: of every step of this run, the mean over processes.
+        step_losses: of every step, the mean over processes; a run that goes on takes up those of the one before.
         told: the progress.
     """
 
@@ -124,6 +125,7 @@ class StageTrainer(SentenceTransformerTrainer):
             with writing(Path(output_dir)):
                 torch.save(state, Path(output_dir) / OPTIMIZER_FILE)
                 torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER_FILE)
+                (Path(output_dir) / LOSSES_FILE).write_text(json.dumps(self.step_losses), "utf-8")
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -132,6 +134,8 @@ class StageTrainer(SentenceTransformerTrainer):
         load_optimizer_state(self._bare_optimizer(), state, self._trained())
         assert self.lr_scheduler is not None
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULER_FILE, weights_only=True))
+        if (losses := Path(checkpoint) / LOSSES_FILE).is_file():
+            self.step_losses[:] = read_json(losses, list[float], own=True)
         for group, rate in zip(self._bare_optimizer().param_groups, self.lr_scheduler.get_last_lr(), strict=True):
             group["lr"] = rate
 
@@ -158,8 +162,8 @@ class StageTrainer(SentenceTransformerTrainer):
                 trained[name].copy_(like(tensor, trained[name]))
 
     def _load_best_model(self) -> None:
-        if self.state.best_model_checkpoint:
-            self._load_from_checkpoint(self.state.best_model_checkpoint)
+        if best := self.state.best_model_checkpoint:  # a path of where the run was begun, which may have moved
+            self._load_from_checkpoint(str(Path(self.args.output_dir or ".") / Path(best).name))
 
 
 class Telling(TrainerCallback):

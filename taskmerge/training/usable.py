@@ -13,6 +13,7 @@ from taskmerge.embedders.pairs import Pairs
 from taskmerge.errors import CheckpointError, Problem, UsageError
 from taskmerge.training.components import on_the_way
 from taskmerge.training.settings import TrainingSettings, batch_problems
+from taskmerge.training.work import OPTIMIZER_FILE, SCHEDULER_FILE, TRAINED_FILE
 from taskmerge.words.progress import tell
 
 FEWEST_DRAWN = 10_000
@@ -83,6 +84,7 @@ def looked_at(held_out: Mapping[str, Pairs], seed: int) -> dict[str, Pairs]:
 
 class _TrainerState(TypedDict, total=False):
     global_step: int
+    best_model_checkpoint: str | None
     log_history: list[dict[str, Any]]
 
 
@@ -95,7 +97,8 @@ class Reached(NamedTuple):
 
 
 def last_checkpoint(folder: Path) -> Reached | None:
-    """The newest checkpoint that was written to its end: the trainer's state comes last.
+    """The newest checkpoint that was written to its end (the trainer's state comes last), and that nobody has begun to
+    remove since: neither its own files nor those of the best one, which it comes back to.
 
     Raises UsageError when there is no such folder.
     """
@@ -110,6 +113,10 @@ def _whole_checkpoints(folder: Path) -> Iterator[Reached]:
     for state in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*/trainer_state.json"):
         try:
             reached: _TrainerState = read_json(state, _TrainerState)
-            yield Reached(reached["global_step"], str(state.parent), reached.get("log_history", []))
+            step = reached["global_step"]
         except (CheckpointError, KeyError):  # killed while writing it
             continue
+        best = folder / Path(reached.get("best_model_checkpoint") or state.parent).name
+        needed = [state.parent / name for name in (TRAINED_FILE, OPTIMIZER_FILE, SCHEDULER_FILE)]
+        if all(path.is_file() for path in (*needed, best / TRAINED_FILE)):
+            yield Reached(step, str(state.parent), reached.get("log_history", []))

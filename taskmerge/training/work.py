@@ -12,6 +12,7 @@ from taskmerge.words.system_errors import writing
 MARK = ".taskmerge-work"
 TRAINED_FILE = "trained.safetensors"
 """In every checkpoint of ours: the tensors that were trained."""
+OPTIMIZER_FILE, SCHEDULER_FILE, LOSSES_FILE = "optimizer.pt", "scheduler.pt", "losses.json"
 CHECKPOINTS = "checkpoint-*"
 CHECKPOINTS_KEPT = 2
 """By the trainer: the latest, and the best."""

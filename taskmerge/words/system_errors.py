@@ -38,7 +38,7 @@ MOVES: dict[int, str] = {
 }
 UNTOLD = "the disk is full, or does not do what it is told"
 """What is said of a failure to write whose number a library has lost."""
-_TORCH_WRITES = re.compile(r"PytorchStreamWriter failed|inline_container\.cc")
+_TORCH_WRITES = re.compile(r"PytorchStreamWriter failed|inline_container\.cc|iostream error")
 _NUMBER = re.compile(r"\[Errno ([0-9]{1,3})\]|\bcode: ([0-9]{1,3})\b|\bos error ([0-9]{1,3})\b")
 
 

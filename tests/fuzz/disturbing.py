@@ -104,7 +104,7 @@ def outcome(room: Path) -> dict[str, str]:
         elif path.is_file() and path.name != ".lock" and "-report/" not in name:
             found[name] = _digest(path)
         elif path.is_file() and name.endswith("-report/evaluate.json"):
-            found[name] = json.dumps(_timeless(json.loads(path.read_text()))["result"], sort_keys=True)
+            found[name] = json.dumps(_timeless(json.loads(path.read_text())).get("result"), sort_keys=True)
     return found
 
 

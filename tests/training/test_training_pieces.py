@@ -104,10 +104,36 @@ def test_what_fills_no_batch_is_refused_not_waited_for() -> None:
         next(passes(9, 3, (0, 0), np.array([[0], [1]] * 4 + [[0]])))
 
 
+FILES = ("trained.safetensors", "optimizer.pt", "scheduler.pt")
+
+
+def checkpoint(folder: Path, step: int, state: str | None, without: str = "") -> None:
+    (folder / f"checkpoint-{step}").mkdir()
+    for name in FILES:
+        if name != without:
+            (folder / f"checkpoint-{step}" / name).touch()
+    if state is not None:
+        (folder / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+
+
 def test_training_goes_on_from_the_last_checkpoint_written_to_its_end(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) is None
     for step, state in ((9, '{"global_step": 9}'), (10, '{"global_step": 10}'), (15, '{"glob'), (20, None)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if state is not None:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert last_checkpoint(tmp_path) == (10, str(tmp_path / "checkpoint-10"))
+        checkpoint(tmp_path, step, state)
+    assert last_checkpoint(tmp_path) == (10, str(tmp_path / "checkpoint-10"), [])
+
+
+@pytest.mark.parametrize("without", FILES)
+def test_a_checkpoint_that_was_being_removed_is_not_gone_on_from(tmp_path: Path, without: str) -> None:
+    """A disk that failed while checkpoints were cleared left some whose files were gone: every later run failed."""
+    checkpoint(tmp_path, 1, '{"global_step": 1}')
+    checkpoint(tmp_path, 2, '{"global_step": 2}', without)
+    assert last_checkpoint(tmp_path) == (1, str(tmp_path / "checkpoint-1"), [])
+
+
+def test_a_checkpoint_whose_best_one_is_gone_is_not_gone_on_from(tmp_path: Path) -> None:
+    state = '{"global_step": 2, "best_model_checkpoint": "somewhere/else/checkpoint-1"}'
+    checkpoint(tmp_path, 2, state)
+    assert last_checkpoint(tmp_path) is None
+    checkpoint(tmp_path, 1, None)
+    assert last_checkpoint(tmp_path) == (2, str(tmp_path / "checkpoint-2"), []), "wherever the folder lay then"

@@ -14,7 +14,7 @@ from training_sets import NAMES, shades, tensors, tones
 
 from taskmerge.embedders import graft, open_embedder
 from taskmerge.errors import OutputError, TaskmergeError, UsageError
-from taskmerge.training import LoraSettings, TrainingSettings, recover, rehearse, specialize
+from taskmerge.training import LoraSettings, StageReport, TrainingSettings, recover, rehearse, specialize
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*", "ignore:.*'repr' attribute.*")
 
@@ -210,17 +210,19 @@ def test_a_stopped_run_resumes_and_ends_the_same(start: Path, sounds: dict[str, 
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(home, "build_trainer", stopping)
-            specialize(
+            reports[name] = specialize(
                 model, sounds["train"], ["backbone.encoder.*", "audio_projector"], replace(FAST, **changes),
                 work=tmp_path / name,
             )  # fmt: skip
         return {key: value.clone() for key, value in model[0].state_dict().items()}
 
+    reports: dict[str, StageReport] = {}
     whole = run("whole", stop=False)
     run("stopped", stop=True)
     resumed = run("stopped", stop=False, resume=True)
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, atol=0, rtol=0, msg=name)
+    assert reports["stopped"].losses == reports["whole"].losses and len(reports["whole"].losses) == FAST.steps
 
 
 @pytest.mark.parametrize(
