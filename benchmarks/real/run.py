@@ -20,7 +20,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from experiment import EVEN_WEIGHTS, PAPER_WEIGHTS, Seed
 from table import write_table
-from trials import run_trials
+from trials import run_trials, there_are, write_trials
+
+from taskmerge.measuring.evaluation.table import EvaluationTable
 
 RESULTS = Path(__file__).parent / "results"
 FUSIONS = {
@@ -54,17 +56,24 @@ def run_seed(number: int, work: Path) -> None:
     """All rows of one seed, and its results file, rewritten after every row."""
     started = time.monotonic()
     seed = Seed(number, work, _say)
-    scores = {}
     for name in models(seed):
-        table = seed.scores(name)
-        scores[name] = {
-            row.set_name: {metric: interval.as_dict() for metric, interval in row.intervals.items()}
-            for row in table.results
-        }
-        result = {"seed": number, "scores": scores, "made": seed.facts()}
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"seed_{number}.json").write_text(json.dumps(result, indent=1) + "\n")
+        seed.scores(name)
+        write_results(seed)
     _say(f"seed {number}: all rows after {time.monotonic() - started:.0f} s")
+
+
+def write_results(seed: Seed) -> None:
+    """The results file of a seed, of the models that were scored."""
+    scores = {
+        path.name.removesuffix(".scores.json"): {
+            row.set_name: {metric: interval.as_dict() for metric, interval in row.intervals.items()}
+            for row in EvaluationTable.from_dict(json.loads(path.read_text())).results
+        }
+        for path in sorted(seed.folder.glob("*.scores.json"))
+    }
+    RESULTS.mkdir(exist_ok=True)
+    found = {"seed": seed.seed, "scores": scores, "made": seed.facts()}
+    (RESULTS / f"seed_{seed.seed}.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def _say(text: str) -> None:
@@ -77,17 +86,24 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".bench/real"), help="folder for downloads, data and models")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--draws", type=int, default=2, help="trials of recovery for each seed and number of pairs")
-    parser.add_argument("--only", choices=("rows", "trials"), help="one half of the work")
+    parser.add_argument(
+        "--only", choices=("rows", "trials", "tables"), help="a part of the work; tables: of what is there"
+    )
     arguments = parser.parse_args()
     import torch
 
     torch.set_num_threads(arguments.threads)
-    for number in arguments.seeds:
-        if arguments.only != "trials":
-            run_seed(number, arguments.work)
-            print(write_table(RESULTS))
+    seeds = [Seed(number, arguments.work, _say) for number in arguments.seeds]
+    if arguments.only == "tables":
+        for seed in seeds:
+            write_results(seed)
+        write_trials(there_are(seeds), RESULTS)
+        print(write_table(RESULTS))
+        return
+    for number in arguments.seeds if arguments.only != "trials" else ():
+        run_seed(number, arguments.work)
+        print(write_table(RESULTS))
     if arguments.only != "rows":
-        seeds = [Seed(number, arguments.work, _say) for number in arguments.seeds]
         run_trials(seeds, arguments.draws, RESULTS)
 
 

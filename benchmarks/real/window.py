@@ -23,7 +23,7 @@ from experiment import STRIDE, Seed
 from hearing import CutWhisper
 
 from taskmerge.embedders import open_embedder
-from taskmerge.embedders.pairs import Pairs, read_pairs
+from taskmerge.embedders.pairs import Pairs, read_pairs, spelling
 from taskmerge.metrics.bootstrap import mean_interval
 from taskmerge.metrics.retrieval import score_queries
 
@@ -68,7 +68,8 @@ def _vectors(encoder: CutWhisper, pairs: Pairs) -> list[torch.Tensor]:
 def _ranks(model: Any, pairs: Pairs, texts: list[str]) -> np.ndarray:
     queries = model.encode(pairs.load(), "audio", "query", batch_size=8)
     gallery = model.encode(texts, "text", "document", batch_size=64)
-    right = [[texts.index(text)] for text in (pairs.distinct()[0][place] for place in pairs.distinct()[1])]
+    places = {spelling(text): place for place, text in enumerate(texts)}
+    right = [[places[spelling(text)]] for text in pairs.texts]
     return np.asarray(score_queries(queries, gallery, right)["mrr"])
 
 
