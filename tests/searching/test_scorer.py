@@ -80,13 +80,11 @@ def test_only_what_moved_runs_again(project: Path, tmp_path: Path, monkeypatch: 
     encoded: list[int] = []
     encode = OmniEmbedder.encode_media
     monkeypatch.setattr(OmniEmbedder, "encode_media", lambda self, *rest: encoded.append(1) or encode(self, *rest))
-    bench, live, scorer = scorer_of(project, tmp_path / "start")
+    _, live, scorer = scorer_of(project, tmp_path / "start")
     embedded: list[tuple[str, ...]] = []
     model = type(live.model)
     embed = model.embed
-    monkeypatch.setattr(
-        model, "embed", lambda self, features: embedded.append(tuple(features)) or embed(self, features)
-    )
+    monkeypatch.setattr(model, "embed", lambda self, given: embedded.append(tuple(given)) or embed(self, given))
 
     def runs(names: list[str]) -> int:
         embedded.clear()
@@ -102,15 +100,3 @@ def test_only_what_moved_runs_again(project: Path, tmp_path: Path, monkeypatch: 
     assert runs([name for name, home in live.homes.items() if home == "backbone"][:1]) == whole
     assert runs([name for name, home in live.homes.items() if home == "vision_projector"]) == 0
     assert len(encoded) == encodings
-
-
-def test_a_set_that_the_model_has_no_encoder_for_is_refused(project: Path, tmp_path: Path) -> None:
-    from taskmerge.errors import UsageError
-
-    bench, live, _ = scorer_of(project, tmp_path / "start")
-    pairs = read_pairs([{"video": str(project / "dog.wav"), "text": "a dog"}, {"video": str(project / "cat.wav"),
-                        "text": "a cat"}])  # fmt: skip
-    if "video" in live.model.modalities:  # type: ignore[union-attr]
-        pytest.skip("the picture tower takes films")
-    with pytest.raises(UsageError, match=r"holds video, for which the model has no encoder"):
-        Scorer(live, {"video": pairs}, ["to_text"], 4)
