@@ -81,7 +81,8 @@ class Axis:
             found = [low + (high - low) * share for share in between]
         if self.range.step is not None:
             found = [low + round((value - low) / self.range.step) * self.range.step for value in found]
-        return list(dict.fromkeys(self.number(float(f"{value:.6g}")) for value in found))
+        rounded = (min(max(float(f"{value:.6g}"), low), high) for value in found)
+        return list(dict.fromkeys(self.number(value) for value in rounded))
 
     def holds(self, value: Any) -> bool:
         """Whether the axis reaches a value."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from taskmerge.declarations import Between, Doc, place_field
 from taskmerge.errors import Problem, UsageError, clipped, did_you_mean
 from taskmerge.metrics.retrieval import METRICS
-from taskmerge.recipes.scores import DEFAULT, FAMILIES, parse_objective
+from taskmerge.recipes.scores import DEFAULT, parse_objective
 from taskmerge.words.places import output_path
 
 Choice = float | bool | str
@@ -171,7 +171,7 @@ class Search:
             yield Problem("search: nothing is varied", self.place, "vary: {specialists.*.weight: [0.1, 1.0]}")
         for text in self.maximize:
             try:
-                parse_objective(text, FAMILIES if self.on else ())
+                parse_objective(text, ())
             except UsageError as error:
                 yield from (Problem(f"maximize: {told.what}", self.place, told.next_move) for told in error.problems)
         for key, names in (("floor", self.floor), ("confirm", self.confirm or {})):

@@ -19,7 +19,7 @@ from taskmerge.searching.points import Goal
 from taskmerge.searching.runner import Runner
 from taskmerge.searching.scorer import Scorer, directions_of
 from taskmerge.searching.setting import Setting, decide, prunable, recipe_of, stripped, with_section
-from taskmerge.searching.study import Study
+from taskmerge.searching.study import JOURNAL, Study
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.extras import require
 
@@ -107,6 +107,8 @@ def _search(
     bench = Bench(own, inputs, device=str(device_or_default(device) or "cpu"), memory=memory)
     for line in bench.plan.warnings:
         say(f"warning: {line}")
+    if inputs is not None and (folder.path / JOURNAL).exists():
+        say("models in memory: nobody can tell whether they are the same ones when this folder is taken up again")
     folder.claim()
     with folder.alone():
         folder.begin(_said(setting, bench), fresh)

@@ -34,7 +34,12 @@ def conclude(setting: Setting, runner: Runner, study: Study, batch_size: int) ->
     Raises:
         UsageError: when no point meets the floors; everything is written nevertheless.
     """
-    while study.running():
+    told = False
+    while running := study.running():
+        if not told:
+            said = ", ".join(f"trial {number} ({worker})" for number, worker in running.items())
+            runner.say(f"waiting for what runs elsewhere: {said}")
+            told = True
         study.bury()
         time.sleep(_WAIT)
     points = points_of(runner, study)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,9 @@ class Scorer:
 
     def _moves(self, modality: str) -> bool:
         """Whether a merge may change the encoder that items of a modality go through."""
-        encoder = f"{tower_of(modality)}_encoder" if modality != TEXT else ""
+        encoder = _encoder(modality)
         merged = (step.info.name for step in self._model.bench.plan.steps if step.action == "merge")
-        return any(self._model.homes.get(name) == encoder for name in merged)
+        return bool(encoder) and any(self._model.homes.get(name) == encoder for name in merged)
 
     @property
     def groups(self) -> dict[str, Groups]:
@@ -75,9 +76,11 @@ class Scorer:
 
     def moved(self, names: Sequence[str]) -> None:
         """Say which tensors of the model were written."""
-        homes = {self._model.homes.get(name, "") for name in names}
+        homes = {self._model.homes.get(name, "backbone") for name in names}
         texts = any(on_the_way(home, TEXT) for home in homes)
-        for one in self._sets.values():
+        for name, one in list(self._sets.items()):
+            if one.encoded and _encoder(one.pairs.modality) in homes:  # what was encoded before is of another encoder
+                one = self._sets[name] = replace(one, encoded=False)
             one.moved(any(on_the_way(home, one.pairs.modality) for home in homes), texts)
 
     def score(self, objective: Objective | None = None, report: Report | None = None) -> Scored:
@@ -107,6 +110,11 @@ class Scorer:
             if name in self.near
         }
         return Scored({**scored.values, **found}, scored.groups, scored.near)
+
+
+def _encoder(modality: str) -> str:
+    """The component that encodes items of a modality; a text has none."""
+    return "" if modality == TEXT else f"{tower_of(modality)}_encoder"
 
 
 def _values(found: Mapping[str, Mapping[str, DirectionScores]]) -> dict[str, np.ndarray]:

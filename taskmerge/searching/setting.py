@@ -129,14 +129,15 @@ def _objectives(
         unsaid = section.maximize == Search.maximize
         return tuple(parse_objective(text, ()) for text in (("score",) if unsaid else section.maximize))
     known = score_names(sets, [name for name in sets if name in recipe.specialists])
-    found = tuple(parse_objective(text) for text in section.maximize)
-    for objective in found:
+    found = []
+    for text in section.maximize:
         try:
-            objective.check(known)
+            found.append(parse_objective(text))
+            found[-1].check(known)
         except UsageError as error:
             told = error.problems[0]
             raise RecipeError(f"search: maximize: {told.what}", section.place or None, told.next_move) from None
-    return found
+    return tuple(found)
 
 
 def prunable(setting: Setting) -> bool:

@@ -77,6 +77,7 @@ class Study:
         self._workers = folder / "workers"
         self._worker = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:8]}"
         self._lock = FileLock(str(self._workers / self._worker))
+        self._proposing = FileLock(str(folder / ".lock-propose"))
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with _quietly():
             self.study = optuna.create_study(
@@ -135,6 +136,10 @@ class Study:
 
     def propose(self) -> Proposed | None:
         """The next trial; None when there are enough, those that still run elsewhere included."""
+        with self._proposing:  # two processes must not both take the last one
+            return self._propose()
+
+    def _propose(self) -> Proposed | None:
         from optuna.trial import TrialState
 
         counted = [
@@ -229,11 +234,11 @@ class Study:
 
         return self._in(TrialState.COMPLETE)
 
-    def running(self) -> list[FrozenTrial]:
-        """Those that run, here or elsewhere."""
+    def running(self) -> dict[int, str]:
+        """Number -> process, of the trials that run, here or elsewhere."""
         from optuna.trial import TrialState
 
-        return self._in(TrialState.RUNNING)
+        return {trial.number: str(trial.user_attrs.get("worker", "?")) for trial in self._in(TrialState.RUNNING)}
 
     def importances(self, objective: int = 0) -> dict[str, float]:
         """Axis -> its share in what tells good trials from bad ones (PED-ANOVA, arXiv 2304.10255)."""

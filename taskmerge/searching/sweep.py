@@ -23,6 +23,7 @@ from taskmerge.searching.opening import live_model
 from taskmerge.searching.pairs import read_sets, sources_of
 from taskmerge.searching.scorer import Scorer, directions_of
 from taskmerge.searching.setting import stripped
+from taskmerge.words.places import output_path
 
 MOST_POINTS = 1000
 
@@ -134,7 +135,7 @@ def sweep(
     found = [Swept(values, one, *row) for values, one, row in zip(grid, recipes, lengths, strict=True)]
     if objective is None:
         return found
-    with tempfile.TemporaryDirectory(prefix="taskmerge-sweep-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=".taskmerge-sweep-", dir=_roomy(recipe)) as scratch:
         folder = SearchFolder(Path(scratch))
         folder.begin("a sweep", fresh=False)
         live = live_model(recipe, bench, None, folder, device)
@@ -148,6 +149,14 @@ def sweep(
             )
             say(f"{', '.join(f'{name} {value}' for name, value in one.values.items())}: {found[number].score:.4f}")
     return found
+
+
+def _roomy(recipe: Recipe) -> Path | None:
+    """Where a model for scoring may lie for a while: on the disk of the output, where that is known."""
+    if recipe.output.path is None:
+        return None
+    place = output_path(recipe.output.path, recipe.folder).parent
+    return next((folder for folder in (place, *place.parents) if folder.is_dir()), None)
 
 
 def _objective(recipe: Recipe) -> tuple[Objective | None, Mapping[str, Any], str]:

@@ -226,15 +226,20 @@ def test_a_floor_that_nobody_can_meet_is_told_before_the_first_trial(tmp_path: P
     assert not [line for line in said if line.startswith("trial ")]
 
 
-def test_floors_that_no_trial_meets_are_told_with_the_nearest(tmp_path: Path, command: Command) -> None:
-    text = RECIPE.replace("[0.1, 1.0]", "[0.01, 0.02]").replace("  trials: 4", "  trials: 2\n  floor: {law: 0.0}")
-    recipe = new_project(tmp_path, text.replace("weight: 0.3", "weight: 0.01").replace("weight: 0.4", "weight: 0.02"))
+def test_floors_that_no_point_meets_are_told_with_the_nearest(tmp_path: Path, command: Command) -> None:
+    """Weights so large that nothing of the specialists is left."""
+    text = RECIPE.replace("specialists.*.weight: [0.1, 1.0]", "merge.scale: [1.0, 1.5]").replace(
+        "  trials: 4", "  trials: 2\n  floor: {law: 0.0, code: 0.0}"
+    )
+    text = text.replace("weight: 0.3", "weight: 40").replace("weight: 0.4", "weight: 45")
+    recipe = new_project(tmp_path, text + "  prune: false\n")
     ran = command("search", recipe)
-    if ran.code == 0:
-        pytest.skip("this random model meets the floor")
-    assert ran.code == 2 and "meets the floors" in ran.err and "lower them (floor: {law: " in ran.err
-    assert (tmp_path / "out" / "fused-search" / "report.html").is_file()
-    assert not (tmp_path / "out" / "fused-search" / "best.yaml").exists()
+    folder = tmp_path / "out" / "fused-search"
+    points = json.loads((folder / "report.json").read_text())["points"]
+    meeting = [point["name"] for point in points if not point["short"] and not point["name"].startswith("only ")]
+    assert not meeting and ran.code == 2, ran.err
+    assert "meets the floors" in ran.err and "comes nearest and misses" in ran.err and "lower them (floor: {" in ran.err
+    assert (folder / "report.html").is_file() and not (folder / "best.yaml").exists()
 
 
 def test_several_objectives_give_a_front(tmp_path: Path) -> None:
