@@ -214,10 +214,19 @@ def test_no_more_is_read_than_is_needed(server: S3, tmp_path: Path) -> None:
     assert written == job.plan.bytes_written
 
 
-@pytest.mark.parametrize("text", ["s3://bucket", "s3://user:password@bucket/x", "s3://b/x?X-Amz-Signature=1", "s3://"])
+def test_a_whole_bucket(server: S3, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing lies there"):
+        locate("s3://empty")
+    prepare(tmp_path, layers=2, size=32)
+    upload(server, tmp_path / "base", "models")
+    assert open_stored("s3://models").tensors == open_stored(tmp_path / "base").tensors
+    file = open_stored("s3://models/model.safetensors")
+    name = next(iter(file.tensors))
+    assert file.read(name).tobytes() == open_stored(tmp_path / "base").read(name).tobytes()
+
+
+@pytest.mark.parametrize("text", ["s3://user:password@bucket/x", "s3://b/x?X-Amz-Signature=1", "s3://"])
 def test_uris_that_are_none(text: str) -> None:
-    if text == "s3://bucket":
-        return
     with pytest.raises(UsageError) as told:
         locate(text)
     assert "password@" not in str(told.value) and "Signature=1" not in str(told.value)
