@@ -27,7 +27,7 @@ def identity(plan: Plan, recipe: Recipe) -> str:
 
 
 def identity_of(plan: Plan, said: str) -> str:
-    """Equal only for runs that would write the same bytes: what was said, steps, state of every file with a say, version.
+    """Equal only for runs that would write the same bytes: what was said, steps, files that have a say, version.
 
     Those are weights, configs, tokenizers, covariances, and files that methods come from. "" when that cannot be known,
     as for inputs in memory.
