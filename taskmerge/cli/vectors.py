@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from taskmerge.cli.options import FRESH, OUT_FOLDER
+from taskmerge.cli.options import FRESH, OUT_FOLDER, OUT_NEW
 from taskmerge.cli.output import announce_notes, announce_preparing, note, say
+from taskmerge.errors import UsageError
+from taskmerge.words.parts import parse_part
+from taskmerge.words.places import StoreUri
+from taskmerge.words.sizes import parse_size
+
+if TYPE_CHECKING:
+    from taskmerge.checkpoints.output.sharing import Saving
+    from taskmerge.words.parts import Part
 
 
 def extract(
     base: str = typer.Argument(help="The base model."),
     specialist: str = typer.Argument(help="The model fine-tuned from it."),
-    out: Path = OUT_FOLDER,
+    out: Any = OUT_NEW,
     only: list[str] = typer.Option([], "--only", help="Components or name globs to take; all by default."),
     dtype: str = typer.Option("float32", "--dtype", help="Format of the deltas."),
     density: float = typer.Option(None, "--density", help="Keep only this share of each delta, the largest."),
     form: str = typer.Option("dense", "--form", help="dense, sparse (--density), low_rank (--rank) or sign (one bit)."),
     rank: int = typer.Option(None, "--rank", help="Rank of the low_rank form."),
     lora: int = typer.Option(None, "--lora", help="Write a PEFT adapter of this rank instead."),
+    shard_size: str = typer.Option("5GB", "--shard-size", help="Most bytes of one file of the dense form."),
+    part: str = typer.Option(None, "--part", help="Write this share of the files only (2/8), of the dense form."),
+    finish: bool = typer.Option(False, "--finish", help="Check what all parts have written, and publish it."),
     fresh: bool = FRESH,
 ) -> None:
     """Write a task vector (specialist - base) as a folder of its own."""
@@ -36,6 +48,15 @@ def extract(
         vector = vector.only(*only)
     if density is not None and form != "sparse":
         vector = vector.sparsify(density)
+    share = None if part is None else parse_part(part)
+    if share is not None and finish:
+        raise UsageError("--part writes one share, --finish publishes all", next_move="run --finish in the end")
+    if share is not None or finish or isinstance(out, StoreUri):
+        if lora is not None or form != "dense":
+            what = "--part, --finish and stores are for the dense form"
+            raise UsageError(what, next_move="leave out --form and --lora, or write to a folder in one go")
+        _shared(vector.shared(out, dtype=dtype, shard_size=parse_size(shard_size), fresh=fresh), share, finish)
+        return
     if lora is not None:
         made = vector.save_lora(out, lora, base_name=base, fresh=fresh)
         left = f", {len(made.left_out)} tensors left out" if made.left_out else ""
@@ -50,6 +71,16 @@ def extract(
         share = report["bytes"] / max(report["dense_bytes"], 1)
         note(f"{report['bytes']:,} bytes ({share:.1%} of float32), relative error {report['relative_error']:.3g}")
     say(path)
+
+
+def _shared(saving: Saving, part: Part | None, finish: bool) -> None:
+    from taskmerge.checkpoints.output.sharing import write_part, write_whole
+
+    if part is not None:
+        note(f"part {part}: {write_part(saving, part)} files; `--finish` publishes when all parts are written")
+        return
+    write_whole(saving, finish)
+    say(saving.place)
 
 
 def apply(

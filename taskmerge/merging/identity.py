@@ -22,13 +22,18 @@ _PACKAGE = Path(__file__).parent.parent
 
 
 def identity(plan: Plan, recipe: Recipe) -> str:
-    """Equal only for runs that would write the same bytes: recipe, steps, state of every file that has a say, version.
+    """As `identity_of`, of what a recipe says."""
+    return identity_of(plan, recipe.to_yaml())
+
+
+def identity_of(plan: Plan, said: str) -> str:
+    """Equal only for runs that would write the same bytes: what was said, steps, files that have a say, version.
 
     Those are weights, configs, tokenizers, covariances, and files that methods come from. "" when that cannot be known,
     as for inputs in memory.
     """
     digest = hashlib.sha256()
-    for part in (__version__, recipe.to_yaml(), repr(plan.steps), repr(plan.seed), repr(sorted(plan.texts.items()))):
+    for part in (__version__, said, repr(plan.steps), repr(plan.seed), repr(sorted(plan.texts.items()))):
         digest.update(part.encode())
     for label, state_dict in every_input(plan).items():
         files = state_dict.beside.files

@@ -96,6 +96,8 @@ def test_inputs_recipes_and_what_holds_them(room: Path, command: Command, name: 
 @pytest.mark.parametrize("name", [*COMMANDS, "graft"])
 def test_places_that_are_none_of_this_disk(room: Path, command: Command, name: str, out: str) -> None:
     """`--out s3://bucket/out` made a folder `s3:` here."""
+    if name in ("fuse", "extract") and not out.startswith("hf"):
+        pytest.skip("these write there: tests/merging/test_stores.py")
     words = COMMANDS.get(name, ("graft", "base", "--modality", "audio", "--encoder", "log_mel"))
     ran = command(*words, "--out", out)
     assert ran.code == 2 and "cannot be written to" in ran.err

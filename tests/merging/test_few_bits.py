@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_files import write_recipe
+from few_bits import BLOCK, FP8, GROUP, INT4, fp8, int4, read_fp8, read_int4
 from safetensors.torch import load_file, save_file
 
 from taskmerge import recipes
@@ -22,7 +23,6 @@ from taskmerge.words.parts import Part
 ATTENTION = "model.layers.0.self_attn.o_proj"
 EXPERTS = [f"model.layers.0.mlp.experts.{i}.up_proj" for i in range(3)]
 SIZES = {ATTENTION: (192, 256), **dict.fromkeys(EXPERTS, (160, 256))}
-BLOCK, GROUP = 64, 32
 
 
 def numbers(seed: int) -> dict[str, torch.Tensor]:
@@ -30,50 +30,6 @@ def numbers(seed: int) -> dict[str, torch.Tensor]:
     return {name: torch.randn(size, generator=generator) * 0.02 for name, size in SIZES.items()}
 
 
-def fp8(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
-    """As DeepSeek stores it: written by torch's own conversion."""
-    rows, columns = value.shape
-    down, across = -(-rows // BLOCK), -(-columns // BLOCK)
-    scale = torch.empty(down, across)
-    stored = torch.empty(rows, columns, dtype=torch.float8_e4m3fn)
-    for i in range(down):
-        for j in range(across):
-            part = value[i * BLOCK : (i + 1) * BLOCK, j * BLOCK : (j + 1) * BLOCK]
-            scale[i, j] = part.abs().max() / 448 * 1.1  # not what we would choose
-            stored[i * BLOCK : (i + 1) * BLOCK, j * BLOCK : (j + 1) * BLOCK] = (part / scale[i, j]).to(stored.dtype)
-    return {f"{name}.weight": stored, f"{name}.weight_scale_inv": scale}
-
-
-def int4(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
-    """As compressed-tensors packs it, written out: eight numbers in a word, the first in its lowest bits."""
-    groups = value.reshape(value.shape[0], -1, GROUP)
-    scale = (groups.abs().amax(2) / 7.4).bfloat16()
-    whole = (groups / scale.float()[..., None]).round().clamp(-8, 7).reshape(value.shape).to(torch.int64) + 8
-    words = sum(whole[:, i::8] << (4 * i) for i in range(8))
-    words = torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
-    shape = torch.tensor(value.shape)
-    return {f"{name}.weight_packed": words, f"{name}.weight_scale": scale, f"{name}.weight_shape": shape}
-
-
-def read_fp8(stored: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    scale = stored[f"{name}.weight_scale_inv"].double()
-    value = stored[f"{name}.weight"].double()
-    spread = scale.repeat_interleave(BLOCK, 0)[: value.shape[0]].repeat_interleave(BLOCK, 1)[:, : value.shape[1]]
-    return value * spread
-
-
-def read_int4(stored: dict[str, torch.Tensor], name: str) -> torch.Tensor:
-    words = stored[f"{name}.weight_packed"].to(torch.int64) & 0xFFFFFFFF
-    whole = torch.stack([words >> 4 * i & 15 for i in range(8)], 2).reshape(words.shape[0], -1) - 8
-    return whole.double() * stored[f"{name}.weight_scale"].double().repeat_interleave(GROUP, 1)
-
-
-FP8 = {"quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK]}
-INT4 = {
-    "quant_method": "compressed-tensors", "format": "pack-quantized",
-    "config_groups": {"group_0": {"targets": ["Linear"], "weights": {
-        "num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": GROUP}}},
-}  # fmt: skip
 KINDS: list[Any] = [
     pytest.param(fp8, read_fp8, FP8, id="fp8"),
     pytest.param(int4, read_int4, INT4, id="int4"),

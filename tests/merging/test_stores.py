@@ -26,7 +26,7 @@ from taskmerge.checkpoints.hub import locate
 from taskmerge.cli.app import app
 from taskmerge.errors import CheckpointError, OutputError, TaskmergeError, UsageError
 from taskmerge.merging import execute
-from taskmerge.merging.algebra import Checkpoint
+from taskmerge.merging.algebra import Checkpoint, TaskVector
 from taskmerge.merging.parts import Job, execute_part, measure_part
 from taskmerge.merging.verify import verified
 from taskmerge.words.parts import Part
@@ -214,10 +214,19 @@ def test_no_more_is_read_than_is_needed(server: S3, tmp_path: Path) -> None:
     assert written == job.plan.bytes_written
 
 
-@pytest.mark.parametrize("text", ["s3://bucket", "s3://user:password@bucket/x", "s3://b/x?X-Amz-Signature=1", "s3://"])
+def test_a_whole_bucket(server: S3, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing lies there"):
+        locate("s3://empty")
+    prepare(tmp_path, layers=2, size=32)
+    upload(server, tmp_path / "base", "models")
+    assert open_stored("s3://models").tensors == open_stored(tmp_path / "base").tensors
+    file = open_stored("s3://models/model.safetensors")
+    name = next(iter(file.tensors))
+    assert file.read(name).tobytes() == open_stored(tmp_path / "base").read(name).tobytes()
+
+
+@pytest.mark.parametrize("text", ["s3://user:password@bucket/x", "s3://b/x?X-Amz-Signature=1", "s3://"])
 def test_uris_that_are_none(text: str) -> None:
-    if text == "s3://bucket":
-        return
     with pytest.raises(UsageError) as told:
         locate(text)
     assert "password@" not in str(told.value) and "Signature=1" not in str(told.value)
@@ -318,3 +327,30 @@ def test_a_worker_killed_thirty_times_costs_its_own_files(server: S3, tmp_path: 
     assert {key: server.objects[key].when for key in others} == times
     whole(store_job(recipe), finish=True)
     assert weights(server) == local_weights(digests(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("far", [False, True])
+def test_a_task_vector_in_parts(far: bool, server: S3, tmp_path: Path, command: Any) -> None:
+    prepare(tmp_path, layers=5, size=32)
+    models = [tmp_path / "base", tmp_path / "image"]
+    whole_one = tmp_path / "whole"
+    assert command("extract", *models, "--out", whole_one, "--shard-size", "5kB").code == 0
+    out = "s3://bucket/vector" if far else tmp_path / "vector"
+    if far:
+        in_store(server, tmp_path)
+        models = [Path("s3://bucket/base"), Path("s3://bucket/image")]
+    said = ["extract", *(str(one).replace("s3:/b", "s3://b") for one in models), "--out", out, "--shard-size", "5kB"]
+    assert command(*said, "--part", "2/2").code == 0
+    told = command(*said, "--finish")
+    assert told.code == 1 and "part 1/2 again" in told.err
+    assert command(*said, "--part", "1/2").code == 0
+    assert command(*said, "--finish").code == 0
+    found = weights(server, "bucket/vector") if far else local_weights(digests(tmp_path / "vector"))
+    assert len(found) == 5
+    one = Checkpoint.open(tmp_path / "base")
+    expected = Checkpoint.open(tmp_path / "image") - one
+    moved = one + TaskVector.load(str(out), one)
+    assert len(expected) == 5
+    for name in expected:
+        assert torch.equal(torch.as_tensor(moved[name]), torch.as_tensor((one + expected)[name]))
+    assert command(*said[:-2], "--form", "sign", "--part", "1/2").code == 2

@@ -39,7 +39,7 @@ def test_outputs_that_nobody_can_write_to(text: str, tmp_path: Path, monkeypatch
 def test_no_command_makes_a_folder_of_a_uri(
     command: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if command == "fuse" and out.startswith("s3"):
+    if command in ("fuse", "extract") and out.startswith("s3"):
         pytest.skip("it writes there")
     monkeypatch.chdir(tmp_path)
     model = Checkpoint.open({"w": torch.ones(4)})

@@ -173,7 +173,7 @@ def bytes_beside(beside: Beside) -> int:
     return sum((beside.folder / name).stat().st_size for name in names) if beside.folder is not None else 0
 
 
-def add_side_files(output: OutputFolder, beside: Beside, dtype: str | None) -> None:
+def add_side_files(output: Output, beside: Beside, dtype: str | None) -> None:
     """Copies config, tokenizer and processor files; writes config.json and prompts where they are not the folder's."""
     folder, modules = beside.folder, beside.module_folders
     inside = modules.get("", "")

@@ -62,7 +62,7 @@ def mirror(uri: StoreUri) -> Path:
     store = open_store(uri)
     names = reading(uri, store.names)
     if not names:
-        folder = mirror_of_file(uri)
+        folder = mirror_of_file(uri) if "/" in uri.text.partition("://")[2] else None
         if folder is None:
             raise CheckpointError("nothing lies there", str(uri), "check bucket and folder")
         return folder

@@ -21,7 +21,8 @@ from taskmerge.checkpoints.components import component_map
 from taskmerge.checkpoints.hub import locate
 from taskmerge.checkpoints.lineage.adapters import adapted, is_adapter
 from taskmerge.checkpoints.output.record import Kind
-from taskmerge.checkpoints.output.saving import output_dtype, save_state_dict
+from taskmerge.checkpoints.output.saving import SHARD_SIZE, output_dtype, save_state_dict
+from taskmerge.checkpoints.output.sharing import Saving
 from taskmerge.checkpoints.selector import Selector
 from taskmerge.checkpoints.state_dict import Beside, Output, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
@@ -34,8 +35,9 @@ from taskmerge.merging.algebra import statistics
 from taskmerge.merging.algebra.sums import Part, Term, joined, plan_sum
 from taskmerge.merging.algebra.trimmed import sparsified
 from taskmerge.merging.fused import FusedStateDict
+from taskmerge.merging.identity import identity_of
 from taskmerge.numbers.rounding import decode
-from taskmerge.words.places import output_path
+from taskmerge.words.places import StoreUri, output_path
 
 if TYPE_CHECKING:
     import torch
@@ -226,6 +228,20 @@ class TaskVector:
         marks["shapes"] = {name: list(shape) for name, shape in self.shapes.items()}
         written = {VECTOR_FILE: lambda: json.dumps(marks | {"report": small.report()}) + "\n"}
         return save_state_dict(small, path, fresh=fresh, extra=written, made=_MADE, sources=self._plan.inputs)
+
+    def shared(
+        self, place: Path | StoreUri, *, dtype: str = "float32", shard_size: int = SHARD_SIZE, fresh: bool = False
+    ) -> Saving:
+        """The dense form, to be written in parts or into a store: see `checkpoints.output.sharing`. Arguments as of
+        `save`."""
+        marks: dict[str, Any] = {"task_vector": 1, "label": self.label, "own": sorted(self.own), "form": "dense"}
+        if self.grown:
+            marks["tables"] = self.grown
+        began = identity_of(self._plan, f"extract {dtype} {shard_size} {self.label}")
+        return Saving(
+            _Deltas(self, output_dtype(dtype)), place, began, shard_size, _MADE, self._plan.inputs,
+            {VECTOR_FILE: json.dumps(marks) + "\n"}, fresh,
+        )  # fmt: skip
 
     def save_lora(
         self, path: str | Path, rank: int, *, seed: int = 0, base_name: str | None = None, fresh: bool = False
