@@ -12,7 +12,7 @@ from taskmerge.pipeline.stages import BY_NAME, report
 from taskmerge.pipeline.state import Places, Run, Say
 from taskmerge.pipeline.steps import STAGES, STEPS, TRAINED, lost_stages
 from taskmerge.recipes import Recipe
-from taskmerge.words.processes import is_first, say_to_all
+from taskmerge.words.processes import is_first, leave, say_to_all
 
 __all__ = ["BY_NAME", "STAGES", "Places", "Run", "check", "run"]
 
@@ -46,6 +46,7 @@ def run(
     current = Run(recipe, Places.of(recipe, out), say, device, fresh, keep_checkpoints, encodings or Keeping())
     if not is_first():
         _follow(current)
+        leave()
         return {}
     first = STAGES.index(start) if start else 0
     last = STAGES.index(until) if until else len(STAGES) - 1
@@ -58,6 +59,7 @@ def run(
     for name in wanted:
         BY_NAME[name](current)
     say_to_all(None)
+    leave()
     current.recall(step for name in STAGES for step in STEPS[name](current))
     return report(current)
 

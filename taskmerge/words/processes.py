@@ -46,6 +46,16 @@ def say_to_all(words: Any) -> Any:
     return held[0]
 
 
+def leave() -> None:
+    """End what the processes of a run have in common; each of them calls it when its part is done."""
+    if process_count() == 1:
+        return
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def start(count: int, words: Sequence[str]) -> int:
     """Run this program `count` times as one run, with these arguments.
 
