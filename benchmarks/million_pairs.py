@@ -219,7 +219,8 @@ def table(result: dict[str, Any]) -> str:
     """The result for a reader."""
     lines = [
         "# One million pairs", "",
-        f"{result['machine']}. {result['pairs']:,} pairs, {result['batch']} a step. 'private' is the peak of memory "
+        f"{result['machine']['processor']}, {result['machine']['cores']} cores. "
+        f"{result['pairs']:,} pairs, {result['batch']} a step. 'private' is the peak of memory "
         "besides mapped files; 'first step' counts from the start of the process.", "",
         "| run | steps | first step s | wall s | pairs/s | private MiB | entries kept | MRR before, after |",
         "|---|---|---|---|---|---|---|---|",

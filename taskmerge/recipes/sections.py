@@ -340,7 +340,7 @@ class Graft:
 class Specialize(Training):
     """How one specialist is trained from the base."""
 
-    data: Annotated[Sources, Doc("pairs: path (jsonl, parquet) or `datasets` id; or several sets by name")]
+    data: Annotated[str, Doc("pairs: path (jsonl, parquet) or `datasets` id, NAME:SPLIT")]
     modality: Annotated[str | None, Doc("what the pairs hold besides text; left out: told from the data")] = None
     graft: Annotated[Graft | None, Doc("encoder and projector to attach first, for a modality the base lacks")] = None
     train: Annotated[tuple[NamePattern, ...] | None, Doc("components or name patterns to train; left out: all")] = None
