@@ -39,6 +39,12 @@ def extract(
     from taskmerge.checkpoints.vectors.folder import VECTOR_FILE, VectorMarks
     from taskmerge.merging.algebra import Checkpoint
 
+    share = None if part is None else parse_part(part)
+    if share is not None and finish:
+        raise UsageError("--part writes one share, --finish publishes all", next_move="run --finish in the end")
+    if (lora is not None or form != "dense") and (share is not None or finish or isinstance(out, StoreUri)):
+        what = f"{out}: only the dense form is written in parts; in another a store cannot be written to"
+        raise UsageError(what, next_move="leave out --form and --lora, or write to a folder in one go")
     announce_preparing()
     announce_notes(here=False)
     vector = Checkpoint.open(specialist) - Checkpoint.open(base)
@@ -48,13 +54,7 @@ def extract(
         vector = vector.only(*only)
     if density is not None and form != "sparse":
         vector = vector.sparsify(density)
-    share = None if part is None else parse_part(part)
-    if share is not None and finish:
-        raise UsageError("--part writes one share, --finish publishes all", next_move="run --finish in the end")
     if share is not None or finish or isinstance(out, StoreUri):
-        if lora is not None or form != "dense":
-            what = "--part, --finish and stores are for the dense form"
-            raise UsageError(what, next_move="leave out --form and --lora, or write to a folder in one go")
         _shared(vector.shared(out, dtype=dtype, shard_size=parse_size(shard_size), fresh=fresh), share, finish)
         return
     if lora is not None:
