@@ -171,6 +171,10 @@ class Seed:
         rows = random.Random(f"{self.seed} {draw}").sample(range(len(pairs)), count)
         return replace(pairs.take(sorted(rows)), groups=())
 
+    def own_pairs(self) -> Pairs:
+        """What the audio specialist was trained on, as if nobody knew who spoke it."""
+        return replace(read_pairs(self.path("audio", "train")), groups=())
+
     def trial(self, name: str) -> Trial:
         """The ways of recovering a fusion, as `recover_by_choice` tries them."""
         settings = replace(RECOVERY, seed=self.seed)

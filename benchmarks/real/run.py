@@ -31,6 +31,11 @@ FUSIONS = {
     "dare": {"method": "dare_linear", "density": 0.2},
     "protect": {"method": "task_arithmetic", "protect": ["audio_projector"]},
 }
+NOTED = (
+    "seconds", "cpu_seconds", "steps", "trained", "frozen", "before", "after", "curves", "targets", "barred", "below",
+    "arms", "kept", "reason",
+)  # fmt: skip
+"""What the results file says of a model, of what its stage reported: no paths."""
 COVARIANCE_FUSIONS = {"regmean": {"method": "regmean"}, "actmat": {"method": "actmat"}}
 
 
@@ -72,7 +77,8 @@ def write_results(seed: Seed) -> None:
         for path in sorted(seed.folder.glob("*.scores.json"))
     }
     RESULTS.mkdir(exist_ok=True)
-    found = {"seed": seed.seed, "scores": scores, "made": seed.facts()}
+    made = {name: {key: facts[key] for key in NOTED if key in facts} for name, facts in seed.facts().items()}
+    found = {"seed": seed.seed, "scores": scores, "made": made}
     (RESULTS / f"seed_{seed.seed}.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
