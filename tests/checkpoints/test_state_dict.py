@@ -29,6 +29,7 @@ from taskmerge.checkpoints.lineage.stacking import StackedStateDict
 from taskmerge.checkpoints.lineage.token_rows import MatchedTokens
 from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.memory import MemoryStateDict
+from taskmerge.checkpoints.repacking import Repacked, Unpacked
 from taskmerge.checkpoints.soups import Averaged
 from taskmerge.checkpoints.state_dict import Adopted, Beside, StateDict, adopted
 from taskmerge.checkpoints.views import ViewedStateDict, whole
@@ -105,6 +106,8 @@ WRAPPERS: dict[str, tuple[Callable[[StateDict, Path], StateDict], set[str]]] = {
     "Overlaid": (lambda w, path: overlaid(w, [projector(path / "projector.safetensors")]), {"files", "notes"}),
     "StackedStateDict": (lambda w, _: StackedStateDict(w, {n: (w, n) for n in w.tensors}, w.config), set()),
     "Averaged": (lambda w, _: Averaged([w, w], (0.5, 0.5), "a soup"), {"files", "notes"}),
+    "Unpacked": (lambda w, _: Unpacked(w, {}), set()),  # without a quantization_config there is none to leave out
+    "Repacked": (lambda w, _: Repacked(w, Unpacked(w, {})), set()),
     "FusedStateDict (of the algebra)": (moved, {"config", "output_dtype", "files", "commit", "notes"}),
     # one commit, one set of files and one tokenizer say nothing of what several models were merged into
     "FusedStateDict": (fused, {"config", "output_dtype", "files", "commit", "notes"}),

@@ -19,6 +19,7 @@ from taskmerge.declarations.parameters import Section
 from taskmerge.errors import Problem, RecipeError
 from taskmerge.methods import all_methods, find_method
 from taskmerge.recipes import Recipe, Rule
+from taskmerge.recipes.searching import Range
 
 FULL = """\
 # yaml-language-server: $schema=./taskmerge.schema.json
@@ -65,6 +66,15 @@ specialize:
           batch_size: 8, temperature: 0.05, graft: {encoder: log_mel, projector: linear}, projector_lr: 1e-3,
           warmup: 40}
 evaluate: {retrieval: {audio: data/audio_test.jsonl}, mteb: ["MAEB(v1)"]}
+search:
+  vary:
+    specialists.image.weight: {low: 0.1, high: 1.0, step: 0.1, log: false, depth: 2}
+    merge.density: {values: [0.1, 0.9]}
+  maximize: mean(retrieval.*.mrr)
+  floor: {audio: {change: -0.02, metric: mrr}}
+  "on": {audio: data/audio_dev.jsonl}
+  confirm: {audio: data/audio_dev2.jsonl}
+  trials: 60
 """
 
 
@@ -176,7 +186,7 @@ def fill(kind: Any, value: Any) -> None:
         fill(alternative, value)
     if isinstance(kind, Section) and isinstance(value, dict):
         for row in fields_of(kind.cls):
-            if row.name not in value and kind.cls is not Rule:
+            if row.name not in value and kind.cls not in (Rule, Range):
                 value[row.name] = some_value(row.kind)
             fill(row.kind, value.get(row.name))
     elif isinstance(kind, (Mapped, Listed)):
@@ -255,14 +265,21 @@ def test_a_typo_in_a_key_is_told_with_line_and_nearest_name(path: tuple[Any, ...
 
 @EVERY_KEY
 def test_a_wrong_type_is_told_with_line_and_what_is_wanted(path: tuple[Any, ...], row: Parameter) -> None:
-    wrong = 987654 if not takes_numbers(row.kind) else "987654x"
+    wrong: Any = 987654 if not takes_numbers(row.kind) else "987654x"
+    if takes_words(row.kind):
+        wrong = {"987654": 1}
     values = whole()
     parent_of(values, path)[row.name] = wrong
     text = yaml.safe_dump(values, sort_keys=False)
-    place = f"merge.yaml:{line_with(text, '987654')}"
+    place = f"merge.yaml:{line_with(text, '987654') - isinstance(wrong, dict)}"  # the line of the key
     found = [problem for problem in problems_of(text) if "987654" in problem.what]
     assert found and all(problem.place == place for problem in found)
     assert any(row.name in problem.what or "rules must be a list" in problem.what for problem in found)
+
+
+def takes_words(kind: Any) -> bool:
+    """Whether a number and a word are both right, alone too: only a table is wrong."""
+    return isinstance(kind, Listed) and isinstance(kind.entry, Either) and takes_numbers(kind.entry)
 
 
 def takes_numbers(kind: Any) -> bool:
