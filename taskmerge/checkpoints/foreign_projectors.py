@@ -41,7 +41,8 @@ class Projectors:
             self._serve(root, holds or self._feeding(self._leads(root), own) or own)
 
     def _serve(self, root: Path, towers: Sequence[Tower]) -> None:
-        """Notes that one of the towers, the nearest of those that wait, has this projector."""
+        """Notes which tower has this projector: the one that holds it, else the nearest of those that wait."""
+        towers = [tower for tower in towers if root[: len(tower.root)] == tower.root] or towers
         if towers:
             waiting = self._waiting(towers) or list(towers)
             nearest = max(waiting, key=lambda tower: (common(root, tower.root), tower.named))

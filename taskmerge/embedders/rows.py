@@ -6,7 +6,7 @@ import shutil
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -17,8 +17,10 @@ from taskmerge.words.extras import require
 from taskmerge.words.json_text import parse_json
 
 Row = Mapping[str, Any]
+MOST_LINE = 256 << 20
+"""Bytes of one line."""
 MOST_BYTES = 8 << 30
-"""Of one line, and of one row of a table."""
+"""Of one piece of a table, unpacked."""
 HELD_BYTES = 64 << 20
 """A table that is unpacked to more than this is kept on the disk, not in memory."""
 _PIECE = 256
@@ -63,7 +65,7 @@ class LineRows(Sequence[Row]):
         position = 0
         try:
             with path.open("rb") as file:
-                for number, line in enumerate(file, start=1):
+                for number, line in _lines(file, path):
                     if line.strip():
                         starts.append(position)
                         numbers.append(number)
@@ -85,7 +87,7 @@ class LineRows(Sequence[Row]):
 
     def __iter__(self) -> Iterator[Row]:
         with self.path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in _lines(file, self.path):
                 if line.strip():
                     yield self._parsed(line, number)
 
@@ -94,6 +96,17 @@ class LineRows(Sequence[Row]):
         move = f'a line reads {{"audio": path, "text": ...}}, not {clipped(repr(line)[1:], 80)}'
         found: Row = parse_json(line, dict[str, Any], f"{self.path}:{number}", move, UsageError)
         return found
+
+
+def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number, line) of every line. Raises UsageError for one that is too long to be held."""
+    number = 0
+    while line := file.readline(MOST_LINE + 1):
+        number += 1
+        if len(line) > MOST_LINE:
+            what = f"the line has more than {MOST_LINE:,} bytes, too many for a pair"
+            raise UsageError(what, f"{path}:{number}", _FEWER)
+        yield number, line
 
 
 class TableRows(Sequence[Row]):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import wave
 import zlib
+from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pyarrow.parquet
 import pytest
 from places import ROOT
 
-from taskmerge.embedders import media_files, pairs
+from taskmerge.embedders import media_files, rows
 from taskmerge.embedders.media import load_audio, load_frames, load_picture
 from taskmerge.embedders.media_files import read_film, read_picture, read_sound
 from taskmerge.embedders.pairs import read_pairs
@@ -138,12 +139,15 @@ def parquet(path: Path, texts: list[str]) -> Path:
 
 
 def test_a_parquet_file_whose_few_bytes_stand_for_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One text, repeated, is stored once; unpacked it is bounded piece by piece."""
+    """One text, repeated, is stored once; unpacked it goes to the disk, as far as that has room."""
     path = parquet(tmp_path / "p.parquet", ["x" * 1000] * 5000)
     assert path.stat().st_size < 30_000
-    assert len(read_pairs(path)) == 5000
-    monkeypatch.setattr(pairs, "MOST_BYTES", 1_000_000)
-    with pytest.raises(UsageError, match="holds more than 1,000,000 bytes of pairs"):
+    monkeypatch.setattr(rows, "HELD_BYTES", 500_000)
+    found = read_pairs(path)
+    assert len(found) == 5000 and set(found.texts) == {"x" * 1000}
+    room = namedtuple("room", "free")
+    monkeypatch.setattr(rows.shutil, "disk_usage", lambda _: room(2_000_000))
+    with pytest.raises(UsageError, match=r"unpacks to more than 1,0.* bytes, and 2,000,000 are free"):
         read_pairs(path)
 
 
@@ -164,11 +168,12 @@ def test_a_broken_parquet_file_is_told(tmp_path: Path, damage: Callable[[bytes],
     assert caught.value.problems[0].place == str(path) and caught.value.problems[0].next_move
 
 
-def test_a_file_of_pairs_that_is_too_large_is_not_read(tmp_path: Path) -> None:
-    for name in ("pairs.jsonl", "pairs.parquet"):
+def test_a_file_that_is_one_endless_line_is_not_read(tmp_path: Path) -> None:
+    for name, what in (("pairs.jsonl", "pairs.jsonl:2: the line has more than"), ("pairs.parquet", "not a parquet")):
         with (tmp_path / name).open("wb") as file:
-            file.truncate(pairs.MOST_BYTES + 1)
-        with pytest.raises(UsageError, match="bytes are too much for pairs"):
+            file.write(b"\n")
+            file.truncate(1 << 40)
+        with pytest.raises(UsageError, match=what):
             read_pairs(tmp_path / name)
 
 
