@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -51,7 +52,8 @@ def test_what_is_asked_for_is_what_training_writes(
 ) -> None:
     model = open_embedder(start)
     model.module.to(dtype)
-    recover(model, sounds, ["*"], FAST, held_out=sounds, out=tmp_path / "out", work=tmp_path / "work")
+    kept = replace(FAST, keep_checkpoints=True)
+    recover(model, sounds, ["*"], kept, held_out=sounds, out=tmp_path / "out", work=tmp_path / "work")
     folders = list((tmp_path / "work").glob("checkpoint-*"))
     written = max(sum(path.stat().st_size for path in folder.iterdir()) for folder in folders)
     written = 3 * written + (tmp_path / "out" / "model.safetensors").stat().st_size
