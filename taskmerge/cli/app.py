@@ -21,6 +21,7 @@ from taskmerge.cli import (
     starting,
     training,
     vectors,
+    verifying,
 )
 from taskmerge.cli.output import say
 from taskmerge.cli.verbosity import be_quiet, be_verbose
@@ -73,6 +74,19 @@ def taskmerge(
     """Merge models by task-vector arithmetic, find what the fusion broke, and repair it."""
 
 
-for group in (demo, starting, fusing, searching, looking, vectors, soups, measuring, training, reference, machine):
+for group in (
+    demo,
+    starting,
+    fusing,
+    verifying,
+    searching,
+    looking,
+    vectors,
+    soups,
+    measuring,
+    training,
+    reference,
+    machine,
+):
     for command in group.COMMANDS:
         app.command(cls=Command)(command)

@@ -1,27 +1,27 @@
-"""fuse, verify."""
+"""fuse."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from taskmerge.cli.options import DEVICE, JSON, OUT_PLACE
+from taskmerge.cli.options import DEVICE, JSON, ON, OUT_PLACE
 from taskmerge.cli.output import announce_preparing, note, print_json, print_table, progress, say
 from taskmerge.errors import UsageError
 from taskmerge.words.places import StoreUri, output_place
 from taskmerge.words.sizes import parse_size, show_bytes
 
 if TYPE_CHECKING:
-    from taskmerge.checkpoints.output.checking import Checked
     from taskmerge.merging import Plan, Written
     from taskmerge.merging.parts import Job
+    from taskmerge.recipes import Recipe
     from taskmerge.words.parts import Part
 
-ON = typer.Option(None, "--on", help="ray, or ray:ADDRESS: have a Ray cluster do it, one task a file (extra [ray]).")
 RECIPE = typer.Argument(help="The recipe: a YAML file (`taskmerge schema` describes it; mergekit's are read too).")
 
 
@@ -60,28 +60,21 @@ def fuse(
     `search` or `evaluate` where it has some; nothing is written without --keep best.
     """
     from taskmerge.checkpoints.output.replacing import absolute
-    from taskmerge.merging import execute, plan
-    from taskmerge.merging.on_ray import parse_launcher
-    from taskmerge.merging.parts import Job
+    from taskmerge.merging import plan
     from taskmerge.recipes import load_all
     from taskmerge.words.devices import parse_device
 
     allowed, device = parse_size(memory), parse_device(device)
     share = _share(part, measure, finish, dry_run, resume)
+    _check_together(share is not None or finish, bool(sweep) or keep is not None, on)
+    chosen = None
     if sweep or keep is not None:
         from taskmerge.cli.sweeping import swept
 
-        if share is not None or finish:
-            raise UsageError("--sweep tries merges, --part writes one", next_move="sweep first, then write the winner")
-        chosen = swept(recipe, sweep, keep, device, as_json)
-        if chosen is None:
+        if (chosen := swept(recipe, sweep, keep, device, as_json)) is None:
             return
-    if on is not None:
-        parse_launcher(on)
-        if share is not None or finish:
-            raise UsageError("--on writes all parts and publishes them", next_move="leave out --part and --finish")
     place = absolute(out if isinstance(out, Path) else recipe.with_suffix(""))
-    merges = [chosen] if sweep else load_all(recipe, place.parent / f"{place.stem}-documents")
+    merges = load_all(recipe, place.parent / f"{place.stem}-documents") if chosen is None else [chosen]
     if len(merges) > 1 and (share is not None or finish):
         raise UsageError(f"{recipe} holds {len(merges)} merges", next_move="parts are of one: a file for each")
     for said in merges:
@@ -96,27 +89,64 @@ def fuse(
             if len(merges) > 1:
                 note(f"{len(merges) - 1} more documents; each is planned when what it is made from is there")
             return
-        began = time.monotonic()
-        announce_preparing()
-        if on is not None:
-            _write_on_ray(Job(decided, said, target, device, fresh), on, allowed, as_json)
-        if share is not None:
-            _fuse_part(Job(decided, said, target, device, fresh), share, measure, allowed, as_json)
+        _write(decided, said, target, _How(device, allowed, fresh, resume, share, measure, finish, on, as_json))
+
+
+@dataclass(frozen=True)
+class _How:
+    """How a planned merge is written, as the options say."""
+
+    device: str
+    memory: int
+    fresh: bool
+    resume: bool
+    share: Part | None
+    measure: bool
+    finish: bool
+    on: str | None
+    as_json: bool
+
+
+def _write(decided: Plan, said: Recipe, target: Path | StoreUri, how: _How) -> None:
+    """Write one planned merge: whole, a part of it, or on a cluster."""
+    from taskmerge.merging import execute
+
+    began = time.monotonic()
+    announce_preparing()
+    if how.on is not None or how.share is not None:
+        from taskmerge.merging.parts import Job
+
+        job = Job(decided, said, target, how.device, how.fresh)
+        if how.share is not None:
+            _fuse_part(job, how.share, how.measure, how.memory, how.as_json)
             return
-        with progress(decided.bytes_written, "fusing", quiet=as_json) as advance:
-            restart = fresh or not resume
-            written = execute(
-                decided,
-                said,
-                target,
-                device=device,
-                fresh=restart,
-                progress=advance,
-                memory=allowed,
-                finish=finish or on is not None,
-            )
-        by_parts = finish or on is not None
-        _show_written(written, time.monotonic() - began, decided.notes, as_json, by_parts=by_parts)
+        _write_on_ray(job, str(how.on), how.memory, how.as_json)
+    by_parts = how.finish or how.on is not None
+    with progress(decided.bytes_written, "fusing", quiet=how.as_json) as advance:
+        written = execute(
+            decided,
+            said,
+            target,
+            device=how.device,
+            fresh=how.fresh or not how.resume,
+            progress=advance,
+            memory=how.memory,
+            finish=by_parts,
+        )
+    _show_written(written, time.monotonic() - began, decided.notes, how.as_json, by_parts=by_parts)
+
+
+def _check_together(by_parts: bool, sweeping: bool, on: str | None) -> None:
+    """Raise UsageError for options that do not go together."""
+    if sweeping and by_parts:
+        raise UsageError("--sweep tries merges, --part writes one", next_move="sweep first, then write the winner")
+    if on is None:
+        return
+    from taskmerge.merging.on_ray import parse_launcher
+
+    parse_launcher(on)
+    if by_parts:
+        raise UsageError("--on writes all parts and publishes them", next_move="leave out --part and --finish")
 
 
 def _share(part: str | None, measure: bool, finish: bool, dry_run: bool, resume: bool) -> Part | None:
@@ -243,126 +273,4 @@ def _show_written(
         note("not published yet: `--finish` does when all parts are written")
 
 
-def verify(
-    model: str = typer.Argument(help="A folder that taskmerge made; with --base or --recipe, anybody's merge."),
-    hashes_only: bool = typer.Option(False, "--hashes-only", help="Compare sha256 and plan; do not merge again."),
-    recipe_folder: Path | None = typer.Option(
-        None, help="Where the recipe's relative paths start, when the model was moved away from it."
-    ),
-    method: list[str] = typer.Option(
-        [], "--method", help="file.py:name of your own that the recorded recipe may use; repeatable."
-    ),
-    base: str = typer.Option(None, "--base", help="What it should have been made from; overrides the recipe's base."),
-    recipe: Path = typer.Option(None, "--recipe", help="The merge that it should be, ours or mergekit's."),
-    adapter: list[str] = typer.Option([], "--adapter", help="An adapter that should be in it, over --base."),
-    specialist: list[str] = typer.Option([], "--specialist", help="A model that should be in it."),
-    weight: list[float] = typer.Option(
-        [], "--weight", help="Of each adapter, then of each specialist; one for all; 1 by default."
-    ),
-    part: str = typer.Option(
-        None, "--part", help="Look at this share of the files only (2/8); all is as recorded when every part says so."
-    ),
-    on: str = ON,
-    device: str = DEVICE,
-    as_json: bool = JSON,
-) -> None:
-    """Say whether a model is the merge that it should be, and what it is instead.
-
-    Without --base or --recipe it is compared with its own record: a fused model is derived again, of any other every
-    file is hashed, and of a trained one the tensors that were not trained are compared with those of the model before.
-    No code that the recorded recipe names is run, but what --method names.
-
-    With them: any model, whoever made it. It is exact; within rounding; the base, nothing applied; the same with other
-    weights; torn, of parts that fit and parts that do not; or another model. Whether the text path was left alone is
-    proved by comparing its bytes. Exit 0: exact, within rounding, or as recorded; 1: anything else.
-    """
-    if base or recipe or adapter or specialist or weight:
-        options = {"--hashes-only": hashes_only, "--recipe-folder": recipe_folder, "--method": method, "--part": part,
-                   "--on": on}  # fmt: skip
-        if option := next((name for name, value in options.items() if value), None):
-            raise UsageError(f"{option} is of a model's own record", next_move="leave it out, or --base and --recipe")
-        _judge(model, base, recipe, (adapter, specialist, weight), device, as_json)
-        return
-    from taskmerge.checkpoints.output.checking import check_made
-    from taskmerge.checkpoints.output.record import read_record
-    from taskmerge.merging.verify import model_folder
-    from taskmerge.words.parts import parse_part
-
-    share = None if part is None else parse_part(part)
-    if part is not None and on is not None:
-        raise UsageError("--on looks at all parts", next_move="leave out --part")
-    folder = model_folder(model)
-    if read_record(folder)["kind"] == "fused":
-        found = _verified(model, folder, on, (not hashes_only, recipe_folder, method), share, as_json)
-    elif share is not None or on is not None:
-        raise UsageError(f"{model} is no fused model: it is looked at whole", next_move="leave out --part and --on")
-    else:
-        found = check_made(folder)
-    if as_json:
-        print_json({"path": model, "same": not found.differences, **found._asdict()})
-    else:
-        for line in found.differences:
-            say(line)
-        for line in found.checked:
-            note(f"checked: {line}")
-        for line in found.unchecked:
-            note(f"not checked: {line}")
-        note("differs from its record" if found.differences else "as recorded, in all that was checked")
-    if found.differences:
-        raise typer.Exit(1)
-
-
-def _verified(
-    model: str,
-    folder: Path,
-    on: str | None,
-    said: tuple[bool, Path | None, list[str]],
-    part: Part | None,
-    as_json: bool,
-) -> Checked:
-    from taskmerge.checkpoints.formats.table import is_weight_file
-    from taskmerge.checkpoints.output.record import read_record
-    from taskmerge.merging.verify import verified
-
-    if on is None:
-        return verified(folder, *said, part)
-    from taskmerge.merging.on_ray import parse_launcher, verify_parts
-
-    address = parse_launcher(on)
-    files = sum(map(is_weight_file, read_record(folder)["outputs"]))
-    place = model if folder != Path(model) else str(folder.absolute())
-    with progress(files, "verifying on Ray", quiet=as_json) as advance:
-        return verify_parts(address, files, place, *said, done=lambda: advance(1))
-
-
-def _judge(
-    model: str,
-    base: str | None,
-    recipe: Path | None,
-    parts: tuple[list[str], list[str], list[float]],
-    device: str,
-    as_json: bool,
-) -> None:
-    from taskmerge.merging.judging.said import as_said
-    from taskmerge.merging.judging.verdict import judge
-    from taskmerge.words.devices import parse_device
-
-    found = judge(model, as_said(base, recipe, *parts), parse_device(device))
-    if as_json:
-        print_json({"path": model, **found.as_dict()})
-    else:
-        statuses = sorted({one.status for one in found.findings})
-        rows = [
-            (component, *(counts[status] or "" for status in statuses))
-            for component, counts in sorted(found.components().items())
-        ]
-        print_table(("component", *statuses), rows, "tensors")
-        for line in found.notes:
-            note(line)
-        say(f"text path {found.text_path}")
-        say(found.sentence)
-    if not found.fits:
-        raise typer.Exit(1)
-
-
-COMMANDS = (fuse, verify)
+COMMANDS = (fuse,)

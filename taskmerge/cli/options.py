@@ -44,6 +44,7 @@ ENCODINGS = typer.Option(
     None, "--encodings", help="Folder of what frozen encoders put out; by default in the user's cache folder."
 )
 ENCODINGS_LIMIT = typer.Option("50GiB", "--encodings-limit", help="Most that is kept there; 0 keeps none.")
+ON = typer.Option(None, "--on", help="ray, or ray:ADDRESS: have a Ray cluster do it, one task a file (extra [ray]).")
 FRESH = typer.Option(False, "--fresh", help="Replace an existing folder that taskmerge made.")
 JSON = typer.Option(False, "--json", help="Print JSON for machines.")
 

@@ -1,0 +1,141 @@
+"""verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from taskmerge.cli.options import DEVICE, JSON, ON
+from taskmerge.cli.output import note, print_json, print_table, progress, say
+from taskmerge.errors import UsageError
+
+if TYPE_CHECKING:
+    from taskmerge.checkpoints.output.checking import Checked
+    from taskmerge.words.parts import Part
+
+
+def verify(
+    model: str = typer.Argument(help="A folder that taskmerge made; with --base or --recipe, anybody's merge."),
+    hashes_only: bool = typer.Option(False, "--hashes-only", help="Compare sha256 and plan; do not merge again."),
+    recipe_folder: Path | None = typer.Option(
+        None, help="Where the recipe's relative paths start, when the model was moved away from it."
+    ),
+    method: list[str] = typer.Option(
+        [], "--method", help="file.py:name of your own that the recorded recipe may use; repeatable."
+    ),
+    base: str = typer.Option(None, "--base", help="What it should have been made from; overrides the recipe's base."),
+    recipe: Path = typer.Option(None, "--recipe", help="The merge that it should be, ours or mergekit's."),
+    adapter: list[str] = typer.Option([], "--adapter", help="An adapter that should be in it, over --base."),
+    specialist: list[str] = typer.Option([], "--specialist", help="A model that should be in it."),
+    weight: list[float] = typer.Option(
+        [], "--weight", help="Of each adapter, then of each specialist; one for all; 1 by default."
+    ),
+    part: str = typer.Option(
+        None, "--part", help="Look at this share of the files only (2/8); all is as recorded when every part says so."
+    ),
+    on: str = ON,
+    device: str = DEVICE,
+    as_json: bool = JSON,
+) -> None:
+    """Say whether a model is the merge that it should be, and what it is instead.
+
+    Without --base or --recipe it is compared with its own record: a fused model is derived again, of any other every
+    file is hashed, and of a trained one the tensors that were not trained are compared with those of the model before.
+    No code that the recorded recipe names is run, but what --method names.
+
+    With them: any model, whoever made it. It is exact; within rounding; the base, nothing applied; the same with other
+    weights; torn, of parts that fit and parts that do not; or another model. Whether the text path was left alone is
+    proved by comparing its bytes. Exit 0: exact, within rounding, or as recorded; 1: anything else.
+    """
+    if base or recipe or adapter or specialist or weight:
+        options = {"--hashes-only": hashes_only, "--recipe-folder": recipe_folder, "--method": method, "--part": part,
+                   "--on": on}  # fmt: skip
+        if option := next((name for name, value in options.items() if value), None):
+            raise UsageError(f"{option} is of a model's own record", next_move="leave it out, or --base and --recipe")
+        _judge(model, base, recipe, (adapter, specialist, weight), device, as_json)
+        return
+    from taskmerge.checkpoints.output.checking import check_made
+    from taskmerge.checkpoints.output.record import read_record
+    from taskmerge.merging.verify import model_folder
+    from taskmerge.words.parts import parse_part
+
+    share = None if part is None else parse_part(part)
+    if part is not None and on is not None:
+        raise UsageError("--on looks at all parts", next_move="leave out --part")
+    folder = model_folder(model)
+    if read_record(folder)["kind"] == "fused":
+        found = _verified(model, folder, on, (not hashes_only, recipe_folder, method), share, as_json)
+    elif share is not None or on is not None:
+        raise UsageError(f"{model} is no fused model: it is looked at whole", next_move="leave out --part and --on")
+    else:
+        found = check_made(folder)
+    if as_json:
+        print_json({"path": model, "same": not found.differences, **found._asdict()})
+    else:
+        for line in found.differences:
+            say(line)
+        for line in found.checked:
+            note(f"checked: {line}")
+        for line in found.unchecked:
+            note(f"not checked: {line}")
+        note("differs from its record" if found.differences else "as recorded, in all that was checked")
+    if found.differences:
+        raise typer.Exit(1)
+
+
+def _verified(
+    model: str,
+    folder: Path,
+    on: str | None,
+    said: tuple[bool, Path | None, list[str]],
+    part: Part | None,
+    as_json: bool,
+) -> Checked:
+    from taskmerge.checkpoints.formats.table import is_weight_file
+    from taskmerge.checkpoints.output.record import read_record
+    from taskmerge.merging.verify import verified
+
+    if on is None:
+        return verified(folder, *said, part)
+    from taskmerge.merging.on_ray import parse_launcher, verify_parts
+
+    address = parse_launcher(on)
+    files = sum(map(is_weight_file, read_record(folder)["outputs"]))
+    place = model if folder != Path(model) else str(folder.absolute())
+    with progress(files, "verifying on Ray", quiet=as_json) as advance:
+        return verify_parts(address, files, place, *said, done=lambda: advance(1))
+
+
+def _judge(
+    model: str,
+    base: str | None,
+    recipe: Path | None,
+    parts: tuple[list[str], list[str], list[float]],
+    device: str,
+    as_json: bool,
+) -> None:
+    from taskmerge.merging.judging.said import as_said
+    from taskmerge.merging.judging.verdict import judge
+    from taskmerge.words.devices import parse_device
+
+    found = judge(model, as_said(base, recipe, *parts), parse_device(device))
+    if as_json:
+        print_json({"path": model, **found.as_dict()})
+    else:
+        statuses = sorted({one.status for one in found.findings})
+        rows = [
+            (component, *(counts[status] or "" for status in statuses))
+            for component, counts in sorted(found.components().items())
+        ]
+        print_table(("component", *statuses), rows, "tensors")
+        for line in found.notes:
+            note(line)
+        say(f"text path {found.text_path}")
+        say(found.sentence)
+    if not found.fits:
+        raise typer.Exit(1)
+
+
+COMMANDS = (verify,)
