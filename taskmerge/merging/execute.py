@@ -6,13 +6,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taskmerge.checkpoints.output.layout import ShardLayout
 from taskmerge.checkpoints.output.parts import PartsFolder
 from taskmerge.checkpoints.output.record import CARD, described
 from taskmerge.checkpoints.output.saving import AHEAD, MEMORY, folders_of, write_shards
-from taskmerge.checkpoints.output.store_folder import StoreFolder
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
 from taskmerge.checkpoints.stores.mirrors import mirrored
 from taskmerge.errors import CheckpointError, MergeError, TaskmergeError, UsageError
@@ -28,6 +27,9 @@ from taskmerge.recipes import Recipe
 from taskmerge.words.devices import parse_device
 from taskmerge.words.json_text import as_read
 from taskmerge.words.places import StoreUri
+
+if TYPE_CHECKING:
+    from taskmerge.checkpoints.output.store_folder import StoreFolder
 
 Progress = Callable[[int], None]
 
@@ -101,6 +103,8 @@ def _output(
         if keep:
             what = "`output: keep_previous` keeps a folder of a disk under another name, which stores cannot"
             raise UsageError(what, str(out), "leave it out, and write to another uri")
+        from taskmerge.checkpoints.output.store_folder import StoreFolder  # loaded where there is a store
+
         return StoreFolder(out, identity, fresh, read, expected=expected)
     return PartsFolder(out, identity, fresh, read, keep=keep).expect(expected)
 

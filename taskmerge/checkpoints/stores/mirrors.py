@@ -15,12 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from taskmerge.checkpoints.stores.interface import UNFINISHED, Stat, Store, reading
-from taskmerge.checkpoints.stores.opening import open_store
-from taskmerge.checkpoints.stores.ranges import RemoteFile
 from taskmerge.errors import CheckpointError, few
 from taskmerge.words.places import StoreUri
+
+if TYPE_CHECKING:
+    from taskmerge.checkpoints.stores.ranges import RemoteFile  # what reads a store is loaded where there is one
 
 _FETCHED = (
     "*.json", "*.txt", "*.model", "*.py", "*.jinja", "*.tiktoken", "*.spm", "*.bpe", "*.vocab", "*.md",
@@ -59,6 +61,8 @@ def mirror(uri: StoreUri) -> Path:
 
     Raises CheckpointError: nothing lies there, it cannot be read, or it is an output that is not finished.
     """
+    from taskmerge.checkpoints.stores.opening import open_store
+
     store = open_store(uri)
     names = reading(uri, store.names)
     if not names:
@@ -74,6 +78,8 @@ def mirror(uri: StoreUri) -> Path:
 
 def mirror_of_file(uri: StoreUri) -> Path | None:
     """The file that stands for one in a store; None where there is none."""
+    from taskmerge.checkpoints.stores.opening import open_store
+
     store = open_store(uri.parent)
     stat = reading(uri, lambda: store.stat(uri.name))
     if stat is None:
@@ -111,6 +117,8 @@ def remote_file(path: Path, name: str | None = None) -> RemoteFile | None:
             "copy it to this disk, or save it as safetensors",
         )  # fmt: skip
     if key not in found.opened:
+        from taskmerge.checkpoints.stores.ranges import RemoteFile
+
         found.opened[key] = RemoteFile(name or key, path, found.store, key, found.files[key])
     return found.opened[key]
 
