@@ -16,7 +16,7 @@ def demo(
     from_scratch: bool = typer.Option(
         False,
         "--from-scratch",
-        help="Speak, draw and train what is shipped anew first (needs espeak-ng; ten minutes).",
+        help="First make the shipped data and models again from scratch (needs espeak-ng; ten minutes).",
     ),
 ) -> None:
     """Tell the whole story on real weights, in minutes: fuse, diagnose, recover, rehearse, evaluate."""

@@ -156,7 +156,7 @@ def evaluate(
     """Score a model, or every variant of a recipe, on retrieval sets and mteb tasks.
 
     A set is searched both ways: what searches stands behind the query prompt, what is found behind the document prompt.
-    mteb's results are kept as each task ends; the same command goes on where it was stopped.
+    mteb's results are kept as each task ends; run the same command again to resume.
     """
     announce_notes()
     _check_page(html)

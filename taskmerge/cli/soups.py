@@ -19,7 +19,7 @@ def soup(
     greedy: str = typer.Option(None, "--greedy", help="Pairs: keep only checkpoints that do not lower R@1 on them."),
     base: str = typer.Option(None, "--base", help="Of checkpoints that are adapters: the model they are for."),
     dtype: str = typer.Option(None, "--dtype", help="Format of the output; the checkpoints' by default."),
-    shard_size: str = typer.Option("5GB", "--shard-size", help="Most bytes of one file."),
+    shard_size: str = typer.Option("5GB", "--shard-size", help="At most this many bytes per file."),
     fresh: bool = FRESH,
 ) -> None:
     """Write the mean of a run's checkpoints as one model."""

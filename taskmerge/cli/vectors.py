@@ -29,7 +29,7 @@ def extract(
     form: str = typer.Option("dense", "--form", help="dense, sparse (--density), low_rank (--rank) or sign (one bit)."),
     rank: int = typer.Option(None, "--rank", help="Rank of the low_rank form."),
     lora: int = typer.Option(None, "--lora", help="Write a PEFT adapter of this rank instead."),
-    shard_size: str = typer.Option("5GB", "--shard-size", help="Most bytes of one file of the dense form."),
+    shard_size: str = typer.Option("5GB", "--shard-size", help="At most this many bytes per file of the dense form."),
     part: str = typer.Option(None, "--part", help="Write this share of the files only (2/8), of the dense form."),
     finish: bool = typer.Option(False, "--finish", help="Check what all parts have written, and publish it."),
     fresh: bool = FRESH,
@@ -89,7 +89,7 @@ def apply(
     out: Path = OUT_FOLDER,
     weight: float = typer.Option(1.0, "--weight", help="What the task vector is multiplied by; -1 takes it away."),
     dtype: str = typer.Option(None, "--dtype", help="Format of the output; the base's by default."),
-    shard_size: str = typer.Option("5GB", "--shard-size", help="Most bytes of one file."),
+    shard_size: str = typer.Option("5GB", "--shard-size", help="At most this many bytes per file."),
     fresh: bool = FRESH,
 ) -> None:
     """Add a task vector to a model."""

@@ -124,7 +124,7 @@ class Output:
             "are copied"
         ),
     ] = False
-    shard_size: Annotated[int, Size(), Doc("most bytes of one file")] = 5_000_000_000
+    shard_size: Annotated[int, Size(), Doc("at most this many bytes per file")] = 5_000_000_000
     keep_previous: Annotated[
         bool, Doc("keep a model that a stage replaces, as `NAME-previous`; the one kept there before goes")
     ] = False

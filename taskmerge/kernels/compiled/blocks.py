@@ -28,7 +28,7 @@ _ONE, _TWO, _THREE, _SIXTEEN, _LOW = np.uint64(1), np.uint64(2), np.uint64(3), n
 @inner
 def random_halves(key: np.uint64, first: np.uint64, count: int, words_at: int) -> int:
     """Where the upper halves of `randomness.uniform_bits` for elements [first, first + count) lie, uint16, made in
-    `words`, uint64 (WORDS,). The state is counted up: 64-bit products are dear."""
+    `words`, uint64 (WORDS,). The state is counted up: 64-bit products are expensive."""
     words = array_at(words_at, (WORDS,), np.uint64)
     state = key + ((first >> _TWO) + _ONE) * _GOLDEN
     for j in range((count + 3) // 4 + 1):
