@@ -106,7 +106,7 @@ WRAPPERS: dict[str, tuple[Callable[[StateDict, Path], StateDict], set[str]]] = {
     "Overlaid": (lambda w, path: overlaid(w, [projector(path / "projector.safetensors")]), {"files", "notes"}),
     "StackedStateDict": (lambda w, _: StackedStateDict(w, {n: (w, n) for n in w.tensors}, w.config), set()),
     "Averaged": (lambda w, _: Averaged([w, w], (0.5, 0.5), "a soup"), {"files", "notes"}),
-    "Unpacked": (lambda w, _: Unpacked(w, {}), set()),  # without a quantization_config there is none to leave out
+    "Unpacked": (lambda w, _: Unpacked(w, {}), {"config"}),  # which no longer says that numbers are in few bits
     "Repacked": (lambda w, _: Repacked(w, Unpacked(w, {})), set()),
     "FusedStateDict (of the algebra)": (moved, {"config", "output_dtype", "files", "commit", "notes"}),
     # one commit, one set of files and one tokenizer say nothing of what several models were merged into
