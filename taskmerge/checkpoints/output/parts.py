@@ -34,11 +34,11 @@ from taskmerge.checkpoints.output.notes import (
 from taskmerge.checkpoints.output.record import LOCK, LOCK_MARK
 from taskmerge.checkpoints.output.replacing import absolute, site, sync
 from taskmerge.checkpoints.output.shard_writer import BUFFER, ShardWriter
-from taskmerge.checkpoints.output.staging import JOURNAL, begun_in, files_below, is_ours
+from taskmerge.checkpoints.output.staging import JOURNAL, begun_in, files_below, is_ours, take_lock
 from taskmerge.checkpoints.output.writing import OutputFolder
 from taskmerge.errors import OutputError, few
 from taskmerge.words.parts import Part
-from taskmerge.words.system_errors import as_output_error, writing
+from taskmerge.words.system_errors import writing
 
 NOTES = ".taskmerge-parts"
 """The folder of notes in ``.NAME.partial``."""
@@ -83,16 +83,9 @@ class LocalParts:
         self._closing.close()
 
     def _share(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            held = os.fstat(self._lock.fileno())
-            if not os.path.samestat(held, (self.staging / LOCK).stat()):
-                raise FileNotFoundError
-        except OSError as error:
-            if not isinstance(error, BlockingIOError | PermissionError | FileNotFoundError):
-                raise as_output_error(error, self.staging, "cannot be locked") or error from None
-            what = "another process is writing this output whole, or publishing it"
-            raise OutputError(what, str(self.final), "wait for it to end") from None
+        what = "another process is writing this output whole, or publishing it"
+        taken = OutputError(what, str(self.final), "wait for it to end")
+        held = take_lock(self._lock, self.staging, fcntl.LOCK_SH, taken)
         if not held.st_size:
             self._lock.write(LOCK_MARK)
         self._begun = begun_in(os.pread(self._lock.fileno(), held.st_size, 0))

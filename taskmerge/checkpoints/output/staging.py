@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 from pathlib import Path
+from typing import IO
 
 from taskmerge.checkpoints.output.record import FILE, LOCK, LOCK_MARK, is_lock, is_made_here
 from taskmerge.errors import OutputError, few
+from taskmerge.words.system_errors import as_output_error
 
 JOURNAL = ".taskmerge-journal.json"
 SAVED = "saved"
 """Folder in which a library saves a model, before its files are taken over."""
 OWN = (LOCK, JOURNAL, f"{JOURNAL}.new", FILE)
+
+
+def take_lock(lock: IO[bytes], staging: Path, mode: int, taken: OutputError) -> os.stat_result:
+    """Lock the lock file of a staging folder, at once or not at all; the state of the file.
+
+    Args:
+        lock: the file, opened.  staging: the folder that it lies in.  mode: `fcntl.LOCK_EX` or `LOCK_SH`.
+        taken: what to raise when another process holds it, or has published the folder since the file was opened.
+    """
+    try:
+        fcntl.flock(lock, mode | fcntl.LOCK_NB)
+        held = os.fstat(lock.fileno())
+        if not os.path.samestat(held, (staging / LOCK).stat()):
+            raise FileNotFoundError
+    except OSError as error:
+        if not isinstance(error, BlockingIOError | PermissionError | FileNotFoundError):  # EIO, no locks there
+            raise as_output_error(error, staging, "cannot be locked") or error from None
+        raise taken from None
+    return held
 
 
 def files_below(folder: Path) -> list[str]:

@@ -32,9 +32,10 @@ from taskmerge.checkpoints.output.staging import (
     files_below,
     is_ours,
     strange_folders,
+    take_lock,
 )
 from taskmerge.errors import CheckpointError, OutputError, few
-from taskmerge.words.system_errors import as_output_error, writing
+from taskmerge.words.system_errors import writing
 
 
 class OutputFolder:
@@ -88,16 +89,8 @@ class OutputFolder:
                 f"cannot be made: {error.strerror}", str(self.final), "choose another output path"
             ) from None
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            held = os.fstat(self._lock.fileno())
-            if not os.path.samestat(held, (self.staging / LOCK).stat()):  # published since it was opened
-                raise FileNotFoundError
-        except OSError as error:
-            self._lock.close()
-            if not isinstance(error, BlockingIOError | PermissionError | FileNotFoundError):  # EIO, no locks there
-                raise as_output_error(error, self.staging, "cannot be locked") or error from None
-            raise OutputError("another process is writing this output", str(self.final), "wait for it to end") from None
-        try:
+            taken = OutputError("another process is writing this output", str(self.final), "wait for it to end")
+            held = take_lock(self._lock, self.staging, fcntl.LOCK_EX, taken)
             with writing(self.staging):
                 self._take_up_names(held.st_size)
                 self._take_up_journal()
