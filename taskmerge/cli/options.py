@@ -21,7 +21,9 @@ OUT_PLACE = typer.Option(
     parser=output_place,
     metavar="<path>",
 )
-OUT_NEW = typer.Option(..., "--out", help="Folder to write, or uri of a store.", parser=output_place, metavar="<path>")
+OUT_NEW = typer.Option(
+    ..., "-o", "--out", help="Folder to write, or uri of a store.", parser=output_place, metavar="<path>"
+)
 OUT_FOLDER = typer.Option(..., "-o", "--out", help="Folder to write.", **_WRITTEN)
 OUT_FILE = typer.Option(None, "-o", "--out", help="File to write; stdout by default.", **_WRITTEN)
 OUT_RECIPE = typer.Option("merge.yaml", "-o", "--out", help="The recipe to write.", **_WRITTEN)

@@ -21,7 +21,7 @@ _SHOWN = 12
 def search(
     recipe: Path = typer.Argument(help="A recipe with a `search` section."),
     out: Path = typer.Option(
-        None, "--out", help="Folder of the study; OUT-search by default.", parser=output_path, metavar="<path>"
+        None, "-o", "--out", help="Folder of the study; OUT-search by default.", parser=output_path, metavar="<path>"
     ),
     trials: int = typer.Option(None, "--trials", min=1, help="How many trials; overrides the recipe's."),
     memory: str = typer.Option("4GiB", "--memory", help="What may be kept of what trials have in common."),

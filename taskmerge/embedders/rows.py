@@ -188,7 +188,15 @@ def _open_dataset(name: str) -> Any:
     import datasets
 
     if Path(name).is_dir():
-        return _one_split(datasets.load_from_disk(name), name)
+        try:
+            return _one_split(datasets.load_from_disk(name), name)
+        except UsageError:
+            raise
+        except Exception as error:  # json's, pyarrow's and the library's own errors: whatever the folder holds
+            what = f"is not a folder that `datasets` saved: {clipped(first_line(error), 300)}"
+            raise UsageError(
+                what, name, "name the file of rows in it, or save the data set with save_to_disk"
+            ) from None
     repository, _, rest = name.partition(":")
     split, _, mode = rest.partition(":")
     if mode not in ("", "streaming"):

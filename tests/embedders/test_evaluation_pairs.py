@@ -138,3 +138,13 @@ def test_what_is_no_set_of_pairs_is_refused(tmp_path: Path) -> None:
         read_pairs(tmp_path / "none.jsonl")
     with pytest.raises(UsageError, match="no column 'image'"):
         read_pairs([{"audio": TONE, "text": "a"}], column="image")
+
+
+@pytest.mark.parametrize("inside", [{}, {"notes.txt": "mine"}, {"state.json": "{"}, {"dataset_dict.json": "[]"}])
+def test_a_folder_that_datasets_did_not_save_is_named(folder: Path, inside: dict[str, str]) -> None:
+    (folder / "kept").mkdir()
+    for name, text in inside.items():
+        (folder / "kept" / name).write_text(text)
+    with pytest.raises(UsageError, match="is not a folder that `datasets` saved") as raised:
+        read_pairs(folder / "kept")
+    assert str(folder / "kept") in str(raised.value)

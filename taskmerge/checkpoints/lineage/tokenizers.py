@@ -141,7 +141,9 @@ def join(
         fresh.setdefault(token, next((label for label, own in known.items() if token in own.ids), kept))
     ids = {token: row for token, row in start.ids.items() if token in anywhere}
     ids |= {token: start.size + place for place, token in enumerate(fresh)}
-    count = _padded(max(tables[kept], *(row + 1 for row in ids.values())), tables[kept], start.size)
+    needed = max(tables[kept], *(row + 1 for row in ids.values()))
+    _check_gap(start, kept, ids, tables[kept], needed)
+    count = _padded(needed, tables[kept], start.size)
     count = -(-count // (wanted.multiple or 1)) * (wanted.multiple or 1)
     of = {label: _own_rows(own, ids, count, tables[label], label == kept) for label, own in known.items()}
     texts = _extended_files(start.folder, known, fresh, ids) if fresh else {}
@@ -256,6 +258,19 @@ def _check_fits(known: Mapping[str, Vocabulary], tables: Mapping[str, int], rowe
                 str(own.folder),
                 "is it the tokenizer of this model?",
             )
+
+
+def _check_gap(start: Vocabulary, kept: str, ids: Mapping[str, int], table: int, needed: int) -> None:
+    """An id far beyond the table would make a table of rows that no input has."""
+    beyond = [token for token, row in ids.items() if row >= table]
+    if needed - table - len(beyond) > _MOST_ORDINARY:
+        furthest = max(start.ids, key=start.ids.__getitem__)
+        raise MergeError(
+            f"the tokenizer of {kept} has the id {start.ids[furthest]:,} ({furthest!r}), its token table {table:,} rows: "
+            f"the output would have {needed - table - len(beyond):,} rows that no input has",
+            str(start.folder),
+            "is it the tokenizer of this model? Another input's can be chosen: output: {tokenizer: LABEL}",
+        )
 
 
 def _own_rows(own: Vocabulary, ids: Mapping[str, int], count: int, table: int, keeps_all: bool) -> np.ndarray:

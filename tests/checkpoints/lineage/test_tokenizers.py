@@ -307,3 +307,19 @@ def test_ids_beyond_the_table_have_no_rows(tmp_path: Path, tied: bool) -> None:
     said = " ".join(decided.warnings)
     assert "base: the ids of 2 tokens lie beyond its token table" in said and "two: the ids of 2 tokens" in said
     assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.vocab_size == size + 1
+
+
+@pytest.mark.parametrize("mode", ["base", "union", "one"])
+def test_one_id_far_beyond_the_table_makes_no_table_of_a_million_rows(tmp_path: Path, mode: str) -> None:
+    base = save(tmp_path / "base", WORDS, seed=0, tied=True)
+    one = save(tmp_path / "one", WORDS, ("<s1>",), seed=1, tied=True)
+    written = json.loads((base / "tokenizer.json").read_text())
+    written["model"]["vocab"][WORDS[0]] = 1_000_000
+    (base / "tokenizer.json").write_text(json.dumps(written))
+    if mode == "one":
+        assert fuse(tmp_path / "out", base, {"one": (one, 0.5)}, mode)
+        return
+    with pytest.raises(MergeError, match=r"the output would have 9\d\d,\d\d\d rows that no input has") as raised:
+        fuse(tmp_path / "out", base, {"one": (one, 0.5)}, mode)
+    assert str(base) in str(raised.value) and repr(WORDS[0]) in str(raised.value)
+    assert not (tmp_path / "out").exists()

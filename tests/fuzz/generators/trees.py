@@ -185,7 +185,7 @@ def odd_outputs(rng: Random, room: Path) -> list[Command]:
     takes = kind[0] not in ("run", "graft")
     mine = (
         [out]
-        if out.startswith(("new", "base/new", "link/new"))
+        if out.startswith(("new", "base/new", "link/new", "file/new"))
         else ["out"]
         if kind[0] == "run" and out in ("", " ")
         else []

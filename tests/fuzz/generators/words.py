@@ -141,7 +141,7 @@ def command_lines(rng: Random, room: Path) -> list[Command]:
         )
     written = []
     for row in rng.sample(options, min(len(options), rng.choice((0, 1, 1, 2, 3)))):
-        flag = row.opts[0]
+        flag = max(row.opts, key=len)
         if flag == "--help":
             continue
         if getattr(row, "is_flag", False):
@@ -155,12 +155,14 @@ def command_lines(rng: Random, room: Path) -> list[Command]:
             written.append("made")
         elif flag == "--results" or "size" in flag or flag == "--memory":
             value = rng.choice(SIZES)
-        words += [flag, value]
-    if "--out" not in words and any("--out" in row.opts and row.required for row in options) and rng.random() < 0.9:
+        words += [rng.choice(row.opts), value]
+    outs = {"-o", "--out"}
+    chosen = outs & {*words}
+    if not chosen and any(outs & {*row.opts} and row.required for row in options) and rng.random() < 0.9:
         words += ["--out", "made"]
         written.append("made")
-    if name in ("fuse", "run") and "--out" not in words:
-        written.append("out")
+    if not chosen:
+        written += {"fuse": ["out"], "run": ["out"], "init": ["merge.yaml"]}.get(name, [])
     words = [word.encode("utf-8", "replace").decode().replace("\0", "") for word in words]  # no shell has others
     if name in ("fuse", "run", "recover", "rehearse", "specialize") and rng.random() < 0.05:
         words = [name, *words]
