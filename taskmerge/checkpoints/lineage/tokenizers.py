@@ -266,8 +266,8 @@ def _check_gap(start: Vocabulary, kept: str, ids: Mapping[str, int], table: int,
     if needed - table - len(beyond) > _MOST_ORDINARY:
         furthest = max(start.ids, key=start.ids.__getitem__)
         raise MergeError(
-            f"the tokenizer of {kept} has the id {start.ids[furthest]:,} ({furthest!r}), its token table {table:,} rows: "
-            f"the output would have {needed - table - len(beyond):,} rows that no input has",
+            f"the tokenizer of {kept} has the id {start.ids[furthest]:,} ({furthest!r}), its token table "
+            f"{table:,} rows: the output would have {needed - table - len(beyond):,} rows that no input has",
             str(start.folder),
             "is it the tokenizer of this model? Another input's can be chosen: output: {tokenizer: LABEL}",
         )
