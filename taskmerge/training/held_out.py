@@ -18,6 +18,7 @@ from taskmerge.training.watching import DECIDES, METRIC, Watch
 
 MOST_OTHERS = 2000
 """Texts of a gallery besides the held-out ones: as many are hard enough, and each look may embed them all."""
+_BELOW = "_below_its_floor"
 LEAST_SHARE = 0.1
 """Of the largest share, which a modality keeps though it misses nothing."""
 
@@ -27,8 +28,9 @@ class HeldOutRetrieval(BaseEvaluator):
 
     A gallery is the set's distinct texts, and those of `others` (what is trained on), since a gallery of the held-out
     texts alone is soon full marks. fixed_texts: embeddings by set name where the text side is frozen. `history` keeps
-    every look: the learning curves, one row {"step", "<set>_recall_at_1", "<set>_mrr", ..., "mrr"} per look; `looks`
-    the reciprocal rank of every pair, {set: (pairs,)}, `start` those of the model as it came.
+    every look: the learning curves, one row {"step", "<set>_recall_at_1", "<set>_mrr", ..., "mrr"} per look, and
+    "<set>_below_its_floor" where that is so; `looks` the reciprocal rank of every pair at the looks of this process,
+    {set: (pairs,)}, `start` those of the model as it came.
     """
 
     def __init__(
@@ -76,7 +78,9 @@ class HeldOutRetrieval(BaseEvaluator):
             ranks[name] = scores["mrr"]
         self.latest = ranks
         found[METRIC] = sum(found[f"{name}_mrr"] for name in self.galleries) / len(self.galleries)
-        found[DECIDES] = found[METRIC] - len(self.below(ranks))
+        below = self.below(ranks)
+        found |= {f"{name}{_BELOW}": 1.0 for name in below}
+        found[DECIDES] = found[METRIC] - len(below)
         return found, ranks
 
     def changes(self, ranks: Mapping[str, np.ndarray]) -> dict[str, Interval]:
@@ -100,9 +104,9 @@ class HeldOutRetrieval(BaseEvaluator):
         """The sets whose floors kept a look from counting whose mean was better than the start's."""
         if not self.start:
             return []
-        mean = np.mean([ranks.mean() for ranks in self.start.values()])
-        better = [ranks for ranks in self.looks if np.mean([row.mean() for row in ranks.values()]) > mean]
-        return sorted({name for ranks in better for name in self.below(ranks)})
+        mean = sum(float(ranks.mean()) for ranks in self.start.values()) / len(self.start)
+        better = [row for row in self.history if row[METRIC] > mean]
+        return sorted({name for row in better for name in self.galleries if f"{name}{_BELOW}" in row})
 
     def shares_at(self, draw: int, names: Sequence[str]) -> list[float]:
         """What every set still misses of its target when batch `draw` is drawn, for the balance of batches.
@@ -120,7 +124,8 @@ class HeldOutRetrieval(BaseEvaluator):
         """Take up the looks of a run that was stopped. logged: the trainer's log, whose scores begin with `eval_`."""
         rows = [row for row in logged if f"eval_{DECIDES}" in row]
         own = [{key.removeprefix("eval_"): float(row[key]) for key in row if key.startswith("eval_")} for row in rows]
-        names = (METRIC, DECIDES, *(f"{name}_{score}" for name in self.galleries for score in ("recall_at_1", METRIC)))
+        ends = ("_recall_at_1", "_mrr", _BELOW)
+        names = (METRIC, DECIDES, *(f"{name}{end}" for name in self.galleries for end in ends))
         self.history = [
             {"step": float(row["step"]), **{name: scores[name] for name in names if name in scores}}
             for row, scores in zip(rows, own, strict=True)

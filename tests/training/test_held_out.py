@@ -78,6 +78,12 @@ def test_a_look_below_a_floor_does_not_count_though_its_mean_is_better() -> None
     assert judge.below(judge.latest) == ["audio"] == judge.barred()
     items.ranks = {"audio": [2] * 10, "image": [3] * 10}
     assert judge(None, steps=20)[DECIDES] > before[DECIDES]
+    resumed, _ = watched({"audio": [2] * 10, "image": [4] * 10}, floors=True)
+    resumed.begin()
+    resumed.restore(
+        [{f"eval_{name}": value for name, value in row.items()} | {"step": row["step"]} for row in judge.history]
+    )
+    assert resumed.history == judge.history and resumed.barred() == ["audio"]
 
 
 def test_a_change_within_the_interval_is_not_below_the_floor() -> None:
