@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypedDict
 
@@ -161,10 +161,18 @@ def _of_format(row: Format, own: Sequence[str], names: Sequence[str], folder: Pa
             gone = sorted(listed - set(names))
             why = f"; it names {few(gone, 3)}, which {'is' if len(gone) == 1 else 'are'} not there" if gone else ""
             return Chosen([row.single], (f"{row.single} is read; {row.index} beside it is passed over{why}",))
-        return Chosen(_files_of_index(index, names))
+        files = _files_of_index(index, names)
+        return Chosen(files, _passed_over(set(own) - set(files), f"{row.index} does not list"))
     if single:
-        return Chosen([row.single])
+        return Chosen(
+            [row.single], _passed_over(set(own) - {row.single}, f"{row.single} is the model and there is no index of")
+        )
     return Chosen(_by_name(own, folder, row))
+
+
+def _passed_over(names: Set[str], why: str) -> tuple[str, ...]:
+    which = "it" if len(names) == 1 else "them"
+    return (f"not read: {few(sorted(names), 3)} ({why} {which})",) if names else ()
 
 
 def _by_name(names: Sequence[str], folder: Path, row: Format) -> list[str]:
@@ -230,7 +238,28 @@ def _files_of_index(path: Path, names: Sequence[str]) -> list[str]:
     if missing:
         what = f"names {len(missing)} files that are not there: {few(missing, 5)}"
         raise CheckpointError(what, str(path), "finish the download")
+    _check_shards(files, path, there)
     return files
+
+
+def _check_shards(files: Sequence[str], path: Path, there: Set[str]) -> None:
+    """Shards are numbered k of n: an index that lists fewer than n was cut, or is that of another model."""
+    shards = [match for match in map(_SHARD.fullmatch, files) if match]
+    for stem, total in sorted({(shard["stem"], shard["total"]) for shard in shards}):
+        listed = {int(shard["number"]) for shard in shards if (shard["stem"], shard["total"]) == (stem, total)}
+        left_out = [number for number in range(1, int(total) + 1) if number not in listed]
+        if left_out:
+            told = few(left_out, 10)
+            here = sorted(
+                name
+                for name in there
+                if (one := _SHARD.fullmatch(name))
+                and (one["stem"], one["total"]) == (stem, total)
+                and int(one["number"]) in left_out
+            )
+            lies = f"; {few(here, 3)} {'is' if len(here) == 1 else 'are'} in the folder" if here else ""
+            what = f"lists {len(listed)} of the {int(total)} shards of {stem!r}, without {told}{lies}"
+            raise CheckpointError(what, str(path), "get the index again: without it those tensors would be lost")
 
 
 def check_index(folder: Path, files: Mapping[str, WeightFile]) -> None:

@@ -381,3 +381,31 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest
         with pytest.raises(CheckpointError, match=r"model\.safetensors: cannot be read: Permission denied"):
             open_stored(tmp_path)
     assert np.array_equal(open_stored(tmp_path).read("a"), [1, 1])
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_index_that_lacks_a_shard_loses_no_tensor(tmp_path: Path, there: bool) -> None:
+    tensors = random_model(seed=1)
+    folder = sharded(tmp_path / "model", tensors)
+    path = folder / "model.safetensors.index.json"
+    table = json.loads(path.read_text())
+    last = sorted(set(table["weight_map"].values()))[-1]
+    table["weight_map"] = {name: file for name, file in table["weight_map"].items() if file != last}
+    path.write_text(json.dumps(table))
+    if not there:
+        (folder / last).unlink()
+    said = refused(folder)
+    assert "lists 2 of the 3 shards of 'model', without 3" in said and str(path) in said
+    assert (last in said) is there
+
+
+@pytest.mark.parametrize("index", [True, False])
+def test_weights_beside_the_model_are_named_when_they_are_not_read(tmp_path: Path, index: bool) -> None:
+    tensors = random_model(seed=1)
+    folder = sharded(tmp_path / "model", tensors, total=3 if index else 1, index=index)
+    if not index:
+        (folder / "model-00001-of-00001.safetensors").rename(folder / "model.safetensors")
+    save_file(tensors, folder / "consolidated.safetensors")
+    opened = open_stored(folder)
+    assert sorted(opened.tensors) == sorted(tensors)
+    assert any("not read: consolidated.safetensors" in note for note in opened.beside.notes)
