@@ -250,9 +250,11 @@ def test_a_killed_stage_finds_what_it_had_encoded(hearing: Path, tmp_path: Path)
 
     child = os.fork()
     if not child:
-        torch.set_num_threads(1)  # threads of the parent's are not here
-        batches("kept", stop=12)
-        os.kill(os.getpid(), signal.SIGKILL)
+        try:
+            torch.set_num_threads(1)  # threads of the parent's are not here
+            batches("kept", stop=12)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     found, ran = batches("kept")
     wanted, all_of_them = batches("other")
