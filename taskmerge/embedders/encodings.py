@@ -58,7 +58,9 @@ class Keeping:
             root = home / "encodings"
         if root is None or identity is None or self.limit == 0:
             return Encodings(None, dtype, LIMIT)
-        return Encodings(root / identity, dtype, self.limit)
+        # entries do not say their number format, so the folder does
+        name = identity if dtype.itemsize == 4 else f"{identity}-{str(dtype).removeprefix('torch.')}"
+        return Encodings(root / name, dtype, self.limit)
 
 
 class Encodings:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskmerge.checkpoints.selector import may_name, nearest_names
-from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError, did_you_mean
+from taskmerge.errors import Problem, RecipeError, TaskmergeError, UsageError
 from taskmerge.pipeline.foresight import fuse_problems
 from taskmerge.pipeline.outputs import check_outputs, check_room
 from taskmerge.pipeline.presence import model_problems
+from taskmerge.pipeline.scored import mteb_problems, prompt_problems
+from taskmerge.pipeline.sets import grafted_modality
 from taskmerge.pipeline.state import Run
 from taskmerge.pipeline.steps import STAGES, stages_to_run
 from taskmerge.recipes import Recover, Specialize, Training
@@ -76,7 +78,8 @@ def check(current: Run, stages: Sequence[str] = STAGES) -> None:
     if error := missing(_needed(current, stages)):
         raise error
     problems += _specialize_problems(current) if "specialize" in stages else []
-    problems += [*_mteb_problems(current), *_prompt_problems(current)] if "evaluate" in stages else []
+    problems += mteb_problems(current) if "evaluate" in stages else []
+    problems += prompt_problems(current, stages)
     for use in _uses(current) if stages else ():
         if use.runs_in not in stages:
             continue
@@ -108,41 +111,17 @@ def _specialize_problems(current: Run) -> Iterator[Problem]:
         if parts := current.recipe.specialists[name].made_of_parts:
             what = f"specialize: {name} is to be trained, but its specialist is {parts}"
             yield Problem(what, section.place, "name the folder to write as specialists: NAME: {model: ...}")
-        if section.graft is not None and (modality := _modality(current, section)):
-            known = modality_of_column(modality)
+        if section.graft is None:
+            continue
+        try:
+            known = modality_of_column(grafted_modality(current, section))
+        except RecipeError as error:
+            yield from error.problems
+        except UsageError:
+            continue  # told as a problem of the data
+        else:
             for told in encoder_problems(current.encoder(section.graft), known):
                 yield Problem(f"specialize: {name}: {told.what}", section.graft.place, told.next_move)
-
-
-def _mteb_problems(current: Run) -> Iterator[Problem]:
-    from taskmerge.measuring.evaluation.mteb_adapter import check_tasks
-
-    section = current.recipe.evaluate
-    if section is not None and section.mteb:
-        try:
-            check_tasks(section.mteb)
-        except UsageError as error:
-            yield from (Problem(f"evaluate: {told.what}", section.place, told.next_move) for told in error.problems)
-
-
-def _prompt_problems(current: Run) -> Iterator[Problem]:
-    """Prompts of sets and tasks that nothing is scored on."""
-    prompts, section = current.recipe.prompts, current.recipe.evaluate
-    if prompts is None or not prompts.tasks:
-        return
-    scored = list(section.retrieval) if section is not None else []
-    if section is not None and section.mteb:
-        from taskmerge.measuring.evaluation.mteb_adapter import tasks_of
-
-        try:
-            scored += [task.metadata.name for task in tasks_of(section.mteb)]
-        except UsageError:
-            return  # told as a problem of `evaluate`
-    for name, row in prompts.tasks.items():
-        if name not in scored:
-            yield Problem(
-                f"prompts: tasks: {name!r} is no set or task of `evaluate`", row.place, did_you_mean(name, scored)
-            )
 
 
 def _uses(current: Run) -> Iterator[Use]:
@@ -200,12 +179,10 @@ def _specialist(current: Run, name: str, base: Parts | None) -> Parts | None:
 
 
 def _modality(current: Run, section: Specialize) -> str | None:
-    """What a specialist is trained on; None where its data cannot be read, which is told as a problem of the data."""
-    from taskmerge.embedders.pairs import read_pairs
-
+    """What is grafted for a specialist; None where that cannot be told, which is told as a problem elsewhere."""
     try:
-        return section.modality or read_pairs(current.data(section.data)).modality
-    except UsageError:
+        return grafted_modality(current, section)
+    except TaskmergeError:
         return None
 
 

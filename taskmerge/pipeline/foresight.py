@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from taskmerge.errors import Problem, TaskmergeError
+from taskmerge.pipeline.sets import grafted_modality
 from taskmerge.pipeline.state import Run
 from taskmerge.recipes import Specialize
 
@@ -51,12 +52,11 @@ def _foreseen(current: Run, name: str, section: Specialize) -> StateDict:
     from taskmerge.embedders import open_embedder
     from taskmerge.embedders.grafting import graft_on_meta
     from taskmerge.embedders.loading import open_on_meta
-    from taskmerge.embedders.pairs import read_pairs
 
     base = open_on_meta(current.base)
     found = base.state_dict
     if section.graft is not None:
-        modality = section.modality or read_pairs(current.data(section.data)).modality
+        modality = grafted_modality(current, section)
         grafted = graft_on_meta(current.base, modality, current.encoder(section.graft), section.graft.projector)
         found = open_embedder(grafted).state_dict
         found.beside = replace(base.state_dict.beside, config=found.config)

@@ -259,7 +259,8 @@ class _Shapes:
 
         assert section.graft is not None
         said = self.current.encoder(section.graft)
-        tower = tower_of(_modality(self.current, section, name, str(section.data)))
+        first = next(iter(section.data.values())) if isinstance(section.data, Mapping) else section.data
+        tower = tower_of(_modality(self.current, section, name, first))
         own = {one: tensor for one, tensor in base.items() if not tensor.component.endswith(("_encoder", "_projector"))}
         hidden = _width(own)
         if said in encoder_kinds():

@@ -12,6 +12,7 @@ from taskmerge.errors import RecipeError
 from taskmerge.pipeline.outputs import destination
 from taskmerge.pipeline.overlaps import overlap_notes
 from taskmerge.pipeline.report_folder import claim_report
+from taskmerge.pipeline.sets import grafted_modality
 from taskmerge.pipeline.state import NOTE_MOVE, Run, training_settings
 from taskmerge.pipeline.steps import (
     diagnose_steps,
@@ -36,15 +37,13 @@ def specialize(run: Run) -> None:
 
 def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> dict[str, Any]:
     from taskmerge.embedders import graft
-    from taskmerge.embedders.pairs import read_pairs
     from taskmerge.training import specialize as train
 
     data = run.data(section.data)
-    modality = section.modality or read_pairs(data).modality
     if section.graft is None:
         model: Any = run.source(run.base)
     else:
-        encoder = run.encoder(section.graft)
+        modality, encoder = grafted_modality(run, section), run.encoder(section.graft)
         model = graft(run.base, modality, encoder, section.graft.projector, seed=run.recipe.seed)
     settings = training_settings(section, run, run.work(stage), steps=1000, learning_rate=2e-5)
     place = destination(run, stage, out, **({} if section.graft is None else {"base": run.base}))

@@ -271,25 +271,25 @@ class Recover(Training):
 
 @dataclass(frozen=True)
 class Balance:
-    """How batches are shared among modalities."""
+    """How batches are shared among the sets of a stage's data."""
 
     shorthand: ClassVar[str] = "follows"
 
     follows: Annotated[
         Literal["size", "adaptive"],
         Doc(
-            "what shares follow: the sizes of the sets, or (`adaptive`) what each modality still misses on its "
-            "held-out pairs of what its specialist scores there"
+            "what shares follow: the sizes of the sets, or (`adaptive`, in `rehearse`) what each modality still misses "
+            "on its held-out pairs of what its specialist scores there"
         ),
     ] = "size"
     temperature: Annotated[
         float | None,
         Positive,
-        Doc("a modality's share of batches goes with its size ** (1 / temperature); left out: 1, or not at all"),
+        Doc("a set's share of batches goes with its size ** (1 / temperature); left out: 1, or not at all"),
     ] = None
     shares: Annotated[
         Mapping[str, Annotated[float, Positive]],
-        Doc("what a modality's share is multiplied by: `{document: 2}` draws documents twice as often"),
+        Doc("what a set's share is multiplied by: `{document: 2}` draws the set of that name twice as often"),
     ] = field(default_factory=dict)
     place: str = place_field()
 
@@ -297,6 +297,14 @@ class Balance:
         if self.follows == "adaptive" and self.temperature is not None:
             what = f"balance: temperature: {self.temperature:g} is of sizes, which adaptive shares do not follow"
             yield Problem(what, self.place, "leave temperature out, or follow size")
+
+    def share_problems(self, data: Sources) -> Iterator[Problem]:
+        """Shares of sets that are not there. data: of the stage."""
+        for name in self.shares:
+            if name not in (data if isinstance(data, Mapping) else ()):
+                what = f"balance: shares: {name!r} is no set of `data`"
+                move = did_you_mean(name, data) if isinstance(data, Mapping) else "name the sets: data: {NAME: PAIRS}"
+                yield Problem(what, self.place, move)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,10 +329,7 @@ class Rehearse(Training):
             if name not in self.data:
                 what = f"may_fall: {name!r} is no modality of `data`"
                 yield Problem(what, self.place, did_you_mean(name, self.data))
-        for name in self.balance.shares:
-            if name not in self.data:
-                what = f"balance: shares: {name!r} is no set of `data`"
-                yield Problem(what, self.balance.place, did_you_mean(name, self.data))
+        yield from self.balance.share_problems(self.data)
 
 
 @dataclass(frozen=True)
@@ -340,13 +345,20 @@ class Graft:
 class Specialize(Training):
     """How one specialist is trained from the base."""
 
-    data: Annotated[str, Doc("pairs: path (jsonl, parquet) or `datasets` id, NAME:SPLIT")]
+    data: Annotated[Sources, Doc("pairs, one source or several sets by name; every batch is of one set")]
+    balance: Annotated[Balance, Doc("how batches are shared among several sets")] = field(default_factory=Balance)
     modality: Annotated[str | None, Doc("what the pairs hold besides text; left out: told from the data")] = None
     graft: Annotated[Graft | None, Doc("encoder and projector to attach first, for a modality the base lacks")] = None
     train: Annotated[tuple[NamePattern, ...] | None, Doc("components or name patterns to train; left out: all")] = None
     lora: Annotated[Lora | None, Doc("train low-rank updates, merged to dense at the end")] = None
     name: str = name_field()
     place: str = place_field()
+
+    def problems(self) -> Iterator[Problem]:
+        yield from self.balance.share_problems(self.data)
+        if self.balance.follows == "adaptive":
+            what = "balance: adaptive: shares follow held-out pairs, which specialize has none of"
+            yield Problem(what, self.balance.place, "leave it out, and say `shares` where sizes are not meant")
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ class _Contrast(nn.Module):
 
     def compare(self, embeddings: Sequence[Tensor], labels: Tensor | None) -> Tensor:
         """The loss from the embeddings of each column, (batch, width) each."""
-        columns = [column.float() for column in embeddings]
+        columns = [column.float() if column.element_size() < 4 else column for column in embeddings]
         width = columns[0].shape[1]
         lengths = [width, *(length for length in self.settings.dimensions if length < width)]
         return torch.stack([self.at(length, columns, labels) for length in lengths]).mean()
@@ -105,23 +105,22 @@ class AgainstBank(_Contrast):
         items = F.normalize(columns[0][:, :length], dim=-1)
         labels = labels if labels.ndim > 1 else labels[:, None]
         everybody, theirs, own = _gathered(items), _gathered(labels), _own_rows(len(items), items.device)
-        if self.whole:
-            candidates, names, targets = self.bank, self.chosen, labels[:, 0]
-        else:
-            names = torch.cat([theirs.T.reshape(-1), self.chosen])
-            drawn = np.ascontiguousarray(self.rows[theirs.T.reshape(-1).cpu().numpy()])
-            candidates = torch.cat([torch.from_numpy(drawn).to(self.bank), self.bank])
-            targets = own
-        texts = Texts(_cut(candidates, length), names, targets)
+        candidates, targets = (self.bank, labels[:, 0]) if self.whole else self._drawn(theirs, labels[:, 0])
+        texts = Texts(_cut(candidates.to(items.dtype), length), targets)
         return banked_info_nce(items, everybody, own, texts, theirs[:, 0], self.settings.temperature)
+
+    def _drawn(self, theirs: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        """The batch's own texts and those that stand for a large bank, each once; where the right ones are."""
+        own = theirs.unique()  # sorted
+        rows = torch.from_numpy(np.ascontiguousarray(self.rows[own.cpu().numpy()])).to(self.bank)
+        others = self.bank[~torch.isin(self.chosen, own)]
+        return torch.cat([rows, others]), torch.searchsorted(own, right.contiguous())
 
 
 class Texts(NamedTuple):
-    """rows: (texts, width) of length 1.  names: (texts,) which text each is; one may stand there twice.  targets:
-    (batch,) the row that is right for each item."""
+    """rows: (texts, width) of length 1, different texts.  targets: (batch,) the row that is right for each item."""
 
     rows: Tensor
-    names: Tensor
     targets: Tensor
 
 
@@ -134,15 +133,13 @@ def banked_info_nce(
         items: (batch, width) of this process, of length 1.
         everybody: (all, width) of all processes; own: (batch,) where these items stand in it.
         texts: what items are compared with.
-        labels: (all,) names of everybody's texts.
+        labels: (all,) which text each of everybody's is.
 
     Returns:
         A scalar: the mean of both directions.
     """
     mine = torch.arange(len(items), device=items.device)
-    double = texts.names[None, :] == labels[own][:, None]
-    double[mine, texts.targets] = False
-    scores = (items @ texts.rows.T / temperature).masked_fill(double, float("-inf"))
+    scores = items @ texts.rows.T / temperature
     same = labels[own][:, None] == labels[None, :]
     same[mine, own] = False
     back = (texts.rows[texts.targets] @ everybody.T / temperature).masked_fill(same, float("-inf"))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -11,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from omni_models import tiny_backbone, tone
 
 from taskmerge.embedders import graft, open_embedder
-from taskmerge.embedders.content import item_key
-from taskmerge.embedders.encodings import RECORD, Encodings, Keeping
+from taskmerge.embedders.content import identity_of, item_key
+from taskmerge.embedders.encodings import RECORD, Encodings, Keeping, text_key
 from taskmerge.embedders.items import PreparedItems
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.errors import UsageError
@@ -184,3 +187,76 @@ def test_a_broken_item_is_told_with_its_place_when_it_is_used(hearing: Path, mon
     items = TrainingItems(open_embedder(hearing), {"mine": read_pairs(rows)})
     with pytest.raises(UsageError, match=r"mine, pair 18 of pairs in memory: audio .* holds NaN"):
         items.batch(list(range(10, 20)))
+
+
+def test_number_formats_do_not_share_a_folder(tmp_path: Path) -> None:
+    keeping = Keeping(str(tmp_path))
+    formats = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    for dtype in formats:
+        keeping.open("one", dtype).add([key(4)], [row(4, dtype)])
+    for dtype in formats:
+        (found,) = keeping.open("one", dtype).find([key(4)])
+        assert found is not None and torch.equal(found, row(4, dtype))
+
+
+def test_no_encoder_is_taken_for_another(hearing: Path) -> None:
+    """Each of its tensors, a number format, an option, a layer's own setting, its code: any change is another one."""
+    encoder = open_embedder(hearing).module[0].encoder("audio")
+
+    def identity() -> str | None:
+        return identity_of(encoder.state_dict(), encoder.modules(), [encoder.kind, encoder.options])
+
+    seen = [identity()]
+    assert seen[0] is not None and seen[0] == identity()
+    with torch.no_grad():
+        for tensor in encoder.state_dict().values():
+            tensor.reshape(-1)[-1] += 1e-3
+            seen.append(identity())
+    options = dict(encoder.options)
+    for name, value in options.items():
+        encoder.options = {**options, name: value + 1 if isinstance(value, int | float) else f"{value}x"}
+        seen.append(identity())
+    encoder.options = options
+    seen.append(identity_of(encoder.bfloat16().state_dict(), encoder.modules(), [encoder.kind, encoder.options]))
+    assert None not in seen and len(set(seen)) == len(seen) > 4
+    encoder.register_module("own", type("Own", (torch.nn.Module,), {"__module__": "somebody.s"})())
+    assert identity() is None, "code of somebody's own may change unseen: nothing of it is kept"
+
+
+def test_prompts_tell_texts_apart_and_items_their_file(tmp_path: Path) -> None:
+    keys = {text_key(prompt, text) for prompt in (None, "", "None", "a: ", "a") for text in ("a", "", ": a", "None:a")}
+    assert len(keys) == 20
+    files = [tmp_path / "a.wav", tmp_path / "b.wav"]
+    for file in files:
+        file.write_bytes(b"1")
+    assert item_key(files[0], "audio") != item_key(files[1], "audio")
+
+
+def test_a_killed_stage_finds_what_it_had_encoded(hearing: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle of encoding: the next run encodes the rest alone, and has the values of one that ran on."""
+    lines = []
+    for number in range(24):
+        soundfile.write(tmp_path / f"{number}.wav", tone(200.0 + 9 * number), 16000)
+        lines.append(json.dumps({"audio": f"{number}.wav", "text": f"a dog {number}"}))
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+
+    def batches(folder: str, stop: int = 24) -> tuple[list[torch.Tensor], int]:
+        pairs = read_pairs(tmp_path / "pairs.jsonl")
+        items = TrainingItems(open_embedder(hearing), {"a": pairs}, keeping=Keeping(str(tmp_path / folder)))
+        items.encode()
+        ran: list[int] = []
+        items.prepared.encoders()[0].register_forward_pre_hook(lambda _, inputs: ran.append(len(inputs[0])))
+        return [items.batch(range(start, start + 4))["audio_encoded"] for start in range(0, stop, 4)], sum(ran)
+
+    child = os.fork()
+    if not child:
+        try:
+            torch.set_num_threads(1)  # threads of the parent's are not here
+            batches("kept", stop=12)
+        finally:
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    found, ran = batches("kept")
+    wanted, all_of_them = batches("other")
+    assert (ran, all_of_them) == (12, 24)
+    assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))

@@ -1,0 +1,42 @@
+"""Whether the sets and tasks that a recipe speaks of are trained or scored on by any of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from taskmerge.errors import Problem, UsageError, did_you_mean
+from taskmerge.pipeline.sets import trained_sets
+from taskmerge.pipeline.state import Run
+
+
+def mteb_problems(current: Run) -> Iterator[Problem]:
+    from taskmerge.measuring.evaluation.mteb_adapter import check_tasks
+
+    section = current.recipe.evaluate
+    if section is not None and section.mteb:
+        try:
+            check_tasks(section.mteb)
+        except UsageError as error:
+            yield from (Problem(f"evaluate: {told.what}", section.place, told.next_move) for told in error.problems)
+
+
+def prompt_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
+    """Prompts of sets and tasks that nothing is trained or scored on."""
+    prompts, section = current.recipe.prompts, current.recipe.evaluate
+    if prompts is None or not prompts.tasks or not stages:
+        return
+    known = list(section.retrieval) if section is not None else []
+    if section is not None and section.mteb:
+        if "evaluate" not in stages:
+            return  # mteb knows its tasks, and need not be there
+        from taskmerge.measuring.evaluation.mteb_adapter import tasks_of
+
+        try:
+            known += [task.metadata.name for task in tasks_of(section.mteb)]
+        except UsageError:
+            return  # told as a problem of `evaluate`
+    known += trained_sets(current)
+    for name, row in prompts.tasks.items():
+        if name not in known:
+            what = f"prompts: tasks: {name!r} is no set that is trained on, and no set or task of `evaluate`"
+            yield Problem(what, row.place, did_you_mean(name, known))
