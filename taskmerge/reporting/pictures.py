@@ -20,14 +20,15 @@ def write_pictures(folder: Path, sections: Sequence[Section]) -> list[Path]:
                 continue
             drawn = chart(block)
             if drawn:
-                path = folder / f"{_name(block.title)}.svg"
+                path = folder / f"{picture_name(block.title)}.svg"
                 with writing(path):
                     path.write_text(_alone(drawn), "utf-8")
                 written.append(path)
     return written
 
 
-def _name(title: str) -> str:
+def picture_name(title: str) -> str:
+    """What the file of a chart is called, without its ending."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:80]
 
 

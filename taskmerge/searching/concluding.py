@@ -19,6 +19,7 @@ from taskmerge.searching.scored import Scored
 from taskmerge.searching.scorer import Scorer, directions_of
 from taskmerge.searching.setting import Setting
 from taskmerge.searching.study import Study
+from taskmerge.words.extras import missing
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -46,7 +47,7 @@ def conclude(setting: Setting, runner: Runner, study: Study, batch_size: int) ->
     single = len(setting.objectives) == 1
     curves: tuple[Curve, ...] = ()
     best = best_of(candidates(points))
-    if best is not None and best.number is not None and single and setting.section.sensitivity:
+    if best is not None and best.number is not None and setting.section.sensitivity:
         runner.around(study, best, best.number, setting.section.sensitivity)
         points = points_of(runner, study)
         curves = _curves(setting, runner, points, best, best.number)
@@ -128,20 +129,23 @@ def scored_of(runner: Runner, point: Point) -> Scored:
 
 
 def _curves(setting: Setting, runner: Runner, points: Sequence[Point], best: Point, number: int) -> tuple[Curve, ...]:
-    objective = setting.objectives[0]
+    """Curves axis by axis, of each one objective after the other."""
     center = scored_of(runner, best)
     found = []
     for axis in setting.axes:
         beside = [point for point in points if point.around == (number, axis.name)]
         if not beside or axis.name not in best.values:
             continue
-        rows = []
-        for point in (best, *beside):
-            scored = scored_of(runner, point)
-            difference = scored.minus(center, objective)
-            rows.append(CurvePoint(point.values[axis.name], point.results[0], scored.interval(objective), difference))
-        count = rows[0].interval.count
-        found.append(Curve(axis.name, best.values[axis.name], tuple(sorted(rows, key=_order)), count))
+        shown = [(point, scored_of(runner, point)) for point in (best, *beside)]
+        for at, objective in enumerate(setting.objectives):
+            rows = [
+                CurvePoint(point.values[axis.name], point.results[at], scored.interval(objective),
+                           scored.minus(center, objective))
+                for point, scored in shown
+            ]  # fmt: skip
+            said = objective.text if len(setting.objectives) > 1 else ""
+            count = rows[0].interval.count
+            found.append(Curve(axis.name, best.values[axis.name], tuple(sorted(rows, key=_order)), count, said))
     return tuple(found)
 
 
@@ -223,6 +227,8 @@ def _notes(setting: Setting, runner: Runner, points: Sequence[Point]) -> list[st
             f"{store.left_out / 2**20:,.0f} MiB of what trials have in common found no room in --memory, "
             "and was computed again in each"
         )
+    if error := missing(["matplotlib"]):
+        notes.append(f"pictures are SVG files, and no PNG files: {error.problems[0]}")
     if not setting.can_confirm:
         notes.append("nothing was kept back (`confirm`): what the best is worth on other data is not known")
     if best is not None and best.number is None:

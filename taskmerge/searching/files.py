@@ -13,6 +13,7 @@ from taskmerge.searching.outcome import Outcome
 from taskmerge.searching.page import lead, sections
 from taskmerge.searching.points import Point
 from taskmerge.searching.setting import Setting
+from taskmerge.words.extras import missing
 from taskmerge.words.system_errors import writing
 
 BEST = "best.yaml"
@@ -32,6 +33,10 @@ def write_files(outcome: Outcome, setting: Setting) -> None:
     shown = sections(outcome, setting)
     write_report(folder / PAGE, "Search", shown, outcome.as_dict(), lead(outcome, setting))
     write_pictures(folder, shown)
+    if missing(["matplotlib"]) is None:  # else the notes say so
+        from taskmerge.reporting.pixels import write_pixels
+
+        write_pixels(folder, shown)
 
 
 def _text(point: Point, recipe: Recipe, setting: Setting, folder: Path) -> str:

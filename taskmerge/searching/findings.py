@@ -26,12 +26,16 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """One axis through the best trial. through: its name there. count: pairs behind it."""
+    """One axis through the best trial, in one objective.
+
+    through: the best's value. count: pairs behind it. objective: as written, where there are several; else "".
+    """
 
     axis: str
     through: float | str
     points: tuple[CurvePoint, ...]
     count: int
+    objective: str = ""
 
     @property
     def flat(self) -> tuple[float, float] | None:
@@ -50,14 +54,14 @@ class Curve:
 
     def sentence(self) -> str:
         """What it says about the axis."""
-        flat = self.flat
+        flat, head = self.flat, f"{self.objective}, {self.axis}" if self.objective else self.axis
         if flat is None:
             words = [str(point.value) for point in self.points if point.value != self.through and _same(point)]
             if words:
                 alike = ", ".join([str(self.through), *words])
-                return f"{self.axis}: {alike} cannot be told apart with {self.count} pairs"
-            return f"{self.axis}: {_shown(self.through)} stands out, looked at with {self.count} pairs"
-        return f"{self.axis}: {flat[0]:.3g} to {flat[1]:.3g} cannot be told apart with {self.count} pairs"
+                return f"{head}: {alike} cannot be told apart with {self.count} pairs"
+            return f"{head}: {_shown(self.through)} stands out, looked at with {self.count} pairs"
+        return f"{head}: {flat[0]:.3g} to {flat[1]:.3g} cannot be told apart with {self.count} pairs"
 
 
 def _same(point: CurvePoint) -> bool:

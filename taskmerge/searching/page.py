@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from taskmerge.metrics.bootstrap import Interval
-from taskmerge.recipes.axes import Axis
+from taskmerge.recipes.axes import WEIGHT, Axis
 from taskmerge.reporting.content import (
     Banner,
     Block,
@@ -27,8 +27,8 @@ from taskmerge.searching.points import Point
 from taskmerge.searching.references import OWN
 from taskmerge.searching.setting import Setting
 
-COPIED = 40
-"""Recipes to copy from the page; the JSON has those of all points."""
+COPIED = 400
+"""Recipes to copy from the page, more than most searches have points; the JSON has those of all."""
 Row = Sequence[Cell | str]
 
 
@@ -46,7 +46,7 @@ def sections(outcome: Outcome, setting: Setting) -> list[Section]:
     if outcome.confirmed:
         found.append(Section("On pairs it never saw", (_confirmed(outcome, setting),)))
     found.append(Section("All at once", tuple(_planes(outcome, setting))))
-    found.append(Section("One number at a time", tuple(_curve(curve, outcome) for curve in outcome.curves)))
+    found.append(Section("One number at a time", tuple(_curves(outcome))))
     found.append(Section("What matters", tuple(_importances(outcome))))
     found.append(Section("Every point", (_points(outcome, setting), *_recipes(outcome))))
     return found
@@ -84,7 +84,8 @@ def _confirmed(outcome: Outcome, setting: Setting) -> Table:
 
 
 def _planes(outcome: Outcome, setting: Setting) -> list[Block]:
-    """Points in the plane of two objectives or modalities, and heat maps of the two numbers that matter most."""
+    """Points in the plane of two objectives or modalities, and heat maps of the two numbers, and of the two weights,
+    that matter most."""
     blocks: list[Block] = []
     scored = [point for point in outcome.points if point.state == "scored"]
     names, places = _plane(outcome, setting, scored)
@@ -98,8 +99,10 @@ def _planes(outcome: Outcome, setting: Setting) -> list[Block]:
     weight = outcome.importances[0] if outcome.importances else {}
     numbers = [axis for axis in setting.axes if axis.bounds is not None]
     numbers.sort(key=lambda axis: -weight.get(axis.name, 0.0))
-    if len(numbers) > 1:
-        blocks += [_heat(scored, numbers[0], numbers[1], at, text) for at, text in enumerate(outcome.objectives)]
+    weights = [axis for axis in numbers if axis.option == WEIGHT]
+    pairs = [axes[:2] for axes in (numbers, weights) if len(axes) > 1]
+    for across, down in pairs if pairs[1:] != pairs[:1] else pairs[:1]:
+        blocks += [_heat(scored, across, down, at, text) for at, text in enumerate(outcome.objectives)]
     return blocks
 
 
@@ -140,21 +143,42 @@ def _joined(dots: Sequence[Dot]) -> list[Dot]:
 def _heat(scored: Sequence[Point], across: Axis, down: Axis, objective: int, text: str) -> HeatMap:
     x_edges, y_edges, rows = cells(scored, across, down, objective)
     note = "The mean of the trials in each cell, whatever their other numbers; outlined cells have none."
-    return HeatMap(f"{text} by two numbers", across.name, down.name, x_edges, y_edges, rows, note)
+    kind = "weights" if across.option == down.option == WEIGHT else "numbers"
+    return HeatMap(f"{text} by two {kind}", across.name, down.name, x_edges, y_edges, rows, note)
 
 
-def _curve(curve: Curve, outcome: Outcome) -> Block:
-    note = f"{curve.sentence()}. All else as in the best trial; 95 % bootstrap intervals."
-    numbers = [point for point in curve.points if not isinstance(point.value, str)]
-    if len(numbers) < len(curve.points):
-        rows: list[Row] = [[str(row.value), _with(row.interval), _change(row.difference)] for row in curve.points]
-        return Table(curve.axis, [curve.axis, outcome.objectives[0], "against the best"], rows, note)
-    line = Line(
-        outcome.objectives[0],
-        [(float(point.value), point.result) for point in numbers],
-        [(point.interval.low, point.interval.high) for point in numbers],
+def _curves(outcome: Outcome) -> list[Block]:
+    """One chart an axis, with a line an objective."""
+    by_axis: dict[str, list[Curve]] = {}
+    for curve in outcome.curves:
+        by_axis.setdefault(curve.axis, []).append(curve)
+    return [block for curves in by_axis.values() for block in _axis(curves, outcome)]
+
+
+def _axis(curves: Sequence[Curve], outcome: Outcome) -> list[Block]:
+    axis, only = curves[0].axis, outcome.objectives[0]
+    note = (
+        f"{'. '.join(curve.sentence() for curve in curves)}. All else as in the best trial; 95 % bootstrap intervals."
     )
-    return LineChart(curve.axis, curve.axis, outcome.objectives[0], [line], note=note)
+    numbers = [point for point in curves[0].points if not isinstance(point.value, str)]
+    if len(numbers) == len(curves[0].points):
+        lines = [
+            Line(
+                curve.objective or only,
+                [(float(point.value), point.result) for point in curve.points],
+                [(point.interval.low, point.interval.high) for point in curve.points],
+            )
+            for curve in curves
+        ]
+        label = only if len(curves) == 1 else ""
+        return [LineChart(axis, axis, label, lines, note=note)]
+    tables: list[Block] = []
+    for curve in curves:
+        rows: list[Row] = [[str(row.value), _with(row.interval), _change(row.difference)] for row in curve.points]
+        title = f"{axis}, {curve.objective}" if curve.objective else axis
+        columns = [axis, curve.objective or only, "against the best"]
+        tables.append(Table(title, columns, rows, note if curve is curves[-1] else ""))
+    return tables
 
 
 def _importances(outcome: Outcome) -> list[Block]:

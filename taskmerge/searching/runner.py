@@ -174,8 +174,8 @@ class Runner:
             for trial in study.complete()
             if (axis := trial.user_attrs.get("axis"))
         }
-        weight = study.importances()
-        axes = sorted(self.axes, key=lambda axis: -weight.get(axis.name, 0.0))
+        shares = [study.importances(at) for at in range(len(self.goal.objectives))]
+        axes = sorted(self.axes, key=lambda axis: -sum(share.get(axis.name, 0.0) for share in shares))
         axes = [axis for axis in axes if axis.name in best.values]
         for axis in axes[:MOST_AXES]:
             for value in axis.grid(count):

@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+from PIL import Image
+
 from taskmerge.reporting.charts import line_chart
 from taskmerge.reporting.content import Dot, HeatMap, Line, LineChart, ScatterChart, Section, Texts
 from taskmerge.reporting.page import render
 from taskmerge.reporting.pictures import write_pictures
+from taskmerge.reporting.pixels import write_pixels
 from taskmerge.reporting.planes import heat_map, scatter_chart
 
 BAD = '<script>alert("x")</script>'
@@ -59,6 +62,27 @@ def test_an_interval_around_a_line_holds_its_ends() -> None:
 def test_texts_are_folded_and_escaped() -> None:
     page = render("t", "l", [Section("Recipes", (Texts("to copy", [("trial 1", f"base: {BAD}\n")]),))])
     assert "<details><summary>trial 1</summary><pre>base: &lt;script&gt;" in page and BAD not in page
+
+
+def test_pictures_as_pixels_show_what_the_charts_show(tmp_path: Path) -> None:
+    """Each kind once, with names that would be formulas or left out; a chart of nothing leaves no file."""
+    line = Line("_a$b$", [(0, 1.0), (1, None), (2, 3.0)], [(0.5, 1.5), (1, 2), (2.5, 3.5)])
+    blocks = (
+        LineChart("Lines of $x$", "x", "y", [line, Line("b", [(0, 2.0)])]),
+        ScatterChart("Plane", "x", "y", [Dot("a", 1, 2, "corner"), Dot("b", 2, 1, "front"), Dot("c", 0, 3, "front")]),
+        HeatMap("Cells", "x", "y", [0, 1, 2], [0, 1], [[0.5, None]]),
+        HeatMap("Nothing", "x", "y", [0, 1], [0, 1], [[None]]),
+        ScatterChart("Nobody", "x", "y", []),
+        Texts("t", [("a", "b")]),
+    )
+    written = write_pixels(tmp_path, [Section("all", blocks)])
+    assert [path.name for path in written] == ["lines-of-x.png", "plane.png", "cells.png"]
+    assert sorted(written) == sorted(tmp_path.iterdir())
+    inks = ((42, 120, 214), (217, 84, 30), None)
+    for path, ink in zip(written, inks, strict=True):
+        with Image.open(path) as picture:
+            colors = {color for _, color in picture.convert("RGB").getcolors(1 << 20) or ()}
+            assert picture.format == "PNG" and picture.width > 600 and (ink is None or ink in colors)
 
 
 def test_pictures_stand_alone(tmp_path: Path) -> None:

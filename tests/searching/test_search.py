@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import itertools
 import json
 import math
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +16,7 @@ from xml.etree import ElementTree
 
 import pytest
 from checkpoint_files import digests
+from PIL import Image
 from safetensors.torch import load_file
 from search_projects import RECIPE, new_project, trials_of
 
@@ -21,6 +25,7 @@ from taskmerge.errors import OutputError, RecipeError, UsageError
 from taskmerge.measuring.evaluation import evaluate_retrieval
 from taskmerge.merging import execute, plan
 from taskmerge.searching.api import search
+from taskmerge.words import extras
 
 Command = Callable[..., Any]
 
@@ -90,6 +95,20 @@ def test_the_report_the_pictures_and_the_json(searched: tuple[Path, Any, list[st
     assert any(path.name == "pareto-front.svg" for path in pictures)
     for path in pictures:
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
+        with Image.open(path.with_suffix(".png")) as picture:
+            assert picture.format == "PNG" and len(set(picture.convert("L").tobytes())) > 10
+    copied = {html.unescape(text) for text in re.findall(r"<pre>(.*?)</pre>", page, re.DOTALL)}
+    assert copied == {point["recipe"] for point in table["points"]}
+
+
+def test_without_matplotlib_the_notes_say_that_pictures_are_svg_alone(
+    searched: tuple[Path, Any, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found_spec = extras.find_spec
+    monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "matplotlib" else found_spec(name))
+    found = search(searched[0], trials=1, out=tmp_path / "plain")
+    assert [line for line in found.notes if "no PNG files" in line and "taskmerge[plots]" in line]
+    assert list(found.folder.glob("*.svg")) and not list(found.folder.glob("*.png"))
 
 
 def test_the_same_command_again_tries_nothing_anew(searched: tuple[Path, Any, list[str]]) -> None:
@@ -251,6 +270,22 @@ def test_several_objectives_give_a_front(tmp_path: Path) -> None:
         name = point.name.replace(" ", "-")
         if point.values:
             assert recipes.load(found.folder / "front" / f"{name}.yaml").search is None
+    by_name = {point.name: point for point in found.points}
+    axes = {curve.axis for curve in found.curves}
+    assert {(curve.axis, curve.objective) for curve in found.curves} == set(itertools.product(axes, found.objectives))
+    for curve in found.curves:
+        at = found.objectives.index(curve.objective)
+        assert curve.sentence().startswith(f"{curve.objective}, {curve.axis}: ")
+        for shown in curve.points:
+            same = [point for point in by_name.values() if point.values.get(curve.axis) == shown.value]
+            assert shown.result in {point.results[at] for point in same}
+            assert shown.interval.low <= shown.result <= shown.interval.high
+            if shown.value == curve.through:
+                assert (shown.difference.low, shown.difference.high) == (0.0, 0.0)
+    page = (found.folder / "report.html").read_text()
+    assert page.count('class="line c1"') == len(axes)  # a second line in the chart of every number
+    weights = sorted(found.folder.glob("*by-two-weights.svg"))
+    assert len(weights) == len(found.objectives)
 
 
 def test_without_pairs_of_its_own_a_third_is_kept_back(tmp_path: Path) -> None:
