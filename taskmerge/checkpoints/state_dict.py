@@ -49,6 +49,12 @@ class Beside:
             return self.own_tokenizer
         return self.folder / self.module_folders.get("", "")
 
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of this disk that it is read from."""
+        parents = (file.path.parent for file in self.files.values() if file.local)
+        return list(dict.fromkeys([*([self.folder] if self.folder is not None else []), *parents]))
+
 
 class Output(Protocol):
     """An output folder, as far as a state dict must know it."""

@@ -15,6 +15,7 @@ from taskmerge.cli import (
     looking,
     machine,
     measuring,
+    pushing,
     reference,
     searching,
     soups,
@@ -86,6 +87,7 @@ for group in (
     measuring,
     training,
     reference,
+    pushing,
     machine,
 ):
     for command in group.COMMANDS:

@@ -254,6 +254,7 @@ def _show_written(
             "remade": list(written.remade),
             "notes": list(notes),
             "left": list(written.left),
+            "card": list(written.card),
             "published": published,
         }
         print_json(table)
@@ -267,6 +268,8 @@ def _show_written(
     for file in () if by_parts else written.resumed:
         note(f"{file}: taken over from the interrupted run")
     note(f"{show_bytes(written.bytes)} in {seconds:.1f} s: {written.path}")
+    for line in written.card:
+        note(f"model card: {line}")
     if published:
         say(written.path)
     else:

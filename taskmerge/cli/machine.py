@@ -1,4 +1,4 @@
-"""doctor, push."""
+"""doctor."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import typer
 
 from taskmerge.cli.options import JSON
-from taskmerge.cli.output import note, print_json, print_table, say
+from taskmerge.cli.output import print_json, print_table
 from taskmerge.words.sizes import show_bytes
 
 _LIBRARIES = {
@@ -107,38 +107,4 @@ def _devices() -> Row:
     return "devices", ", ".join(["cpu", *devices]), "ok", "--device cuda" if devices else "no GPU: none is needed"
 
 
-def push(
-    folder: Path = typer.Argument(help="A model made by taskmerge."),
-    repository: str = typer.Argument(help="owner/name on the hub; made when it is not there."),
-    private: bool = typer.Option(False, "--private", help="Make a new repository private."),
-    revision: str = typer.Option(None, "--revision", help="Branch to upload to."),
-) -> None:
-    """Upload a model made by taskmerge with its model card, after checking it against its record."""
-    from taskmerge.checkpoints.hub import upload
-    from taskmerge.checkpoints.output.card import card
-    from taskmerge.checkpoints.output.record import CARD, add_to_record, changed_files, contents, read_record
-    from taskmerge.errors import CheckpointError, few
-
-    findings = changed_files(folder)
-    if findings:
-        raise CheckpointError(
-            f"is not what its record says: {'; '.join(findings[:3])}", str(folder), "`taskmerge verify` says more"
-        )
-    others = [name for name in contents(folder).others if name != f"{CARD} (changed since)"]
-    if links := [name for name in others if (folder / name.rstrip("/")).is_symlink()]:
-        raise CheckpointError(
-            f"holds links, which taskmerge did not write and an upload would follow: {few(links)}",
-            str(folder),
-            "remove them, or copy in what they lead to",
-        )
-    if others:
-        note(f"uploaded too, though taskmerge did not write it: {few(others)}")
-    if not (folder / CARD).exists():
-        (folder / CARD).write_text(card(folder.resolve().name, read_record(folder)), "utf-8")
-        add_to_record(folder, CARD)
-        note(f"{CARD}: written from the record")
-    note(f"uploading {folder} to {repository}")
-    say(upload(folder, repository, private=private, revision=revision))
-
-
-COMMANDS = (doctor, push)
+COMMANDS = (doctor,)

@@ -232,6 +232,9 @@ def _by_model(
                 f"{model}: takes the modalities of none of these tasks", next_move="see above what they need"
             )
         result["mteb"] = found.as_dict()
+    from taskmerge.measuring.evaluation.of_model import digests
+
+    result["models"] = digests({name: str(model) for name in variants})
     return result
 
 

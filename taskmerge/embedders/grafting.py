@@ -83,6 +83,7 @@ def _save(model: Any, out: Path, fresh: bool, read: Sequence[Path], made_of: Map
         needed=bytes_of(model.state_dict(keep_vars=True).values()),
         fresh=fresh,
         inputs=read,
+        base=local_folder(made_of["backbone"]),
     )
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from taskmerge.checkpoints.cards.card import card, kept_card
+from taskmerge.checkpoints.cards.kinds import reading
 from taskmerge.checkpoints.output.layout import ShardLayout
 from taskmerge.checkpoints.output.parts import PartsFolder
 from taskmerge.checkpoints.output.record import CARD, described
@@ -20,7 +22,6 @@ from taskmerge.merging import provenance
 from taskmerge.merging.few_bits import result_of
 from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.identity import every_input, identity
-from taskmerge.merging.model_card import model_card
 from taskmerge.merging.sides import add_side_files, side_bytes
 from taskmerge.merging.steps import BASE, Plan
 from taskmerge.recipes import Recipe
@@ -38,7 +39,7 @@ Progress = Callable[[int], None]
 class Written:
     """What a run has made. path: the output folder; sha256: of each weight file; resumed: files taken over; left: what
     was put into the folder that it replaced while it ran, and stays where it is; remade: finished files of the
-    interrupted run that were no longer as it had written them."""
+    interrupted run that were no longer as it had written them; card: what the model card leaves open."""
 
     path: Path | StoreUri
     bytes: int
@@ -46,6 +47,7 @@ class Written:
     resumed: tuple[str, ...] = ()
     left: tuple[str, ...] = ()
     remade: tuple[str, ...] = ()
+    card: tuple[str, ...] = ()
 
 
 def execute(
@@ -85,14 +87,16 @@ def execute(
             write_shards(
                 output, list(plan.shards), result_of(fused).read_into, progress, memory, 1 if threads() == 1 else AHEAD
             )
-            record = _add_everything_else(output, plan, recipe, hashes.result())
+            record, findings = _add_everything_else(output, plan, recipe, hashes.result())
             check_same(began, plan, recipe)
             left = output.publish(record)
         except TaskmergeError as error:
             if (isinstance(error, MergeError) or not output.finished) and not finish:
                 output.abandon()
             raise
-    return Written(out, plan.bytes_written, dict(output.finished), resumed, tuple(left), tuple(output.remade))
+    return Written(
+        out, plan.bytes_written, dict(output.finished), resumed, tuple(left), tuple(output.remade), tuple(findings)
+    )
 
 
 def _output(
@@ -126,12 +130,13 @@ def check_same(began: str, plan: Plan, recipe: Recipe) -> None:
 
 def _add_everything_else(
     output: OutputFolder | StoreFolder, plan: Plan, recipe: Recipe, inputs: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Writes what stands beside the weights; returns the record."""
+) -> tuple[dict[str, Any], Sequence[str]]:
+    """Writes what stands beside the weights; returns the record, and what the card leaves open."""
     add_side_files(output, plan, recipe.output.dtype)
-    sources = {BASE: recipe.base, **{name: row.adapter or row.model for name, row in recipe.specialists.items()}}
-    output.add_text(CARD, model_card(plan, output.final.name, recipe.text, sources))
-    return provenance.describe(plan, recipe.text, recipe.folder, output.final, inputs)
+    record = provenance.describe(plan, recipe.text, recipe.folder, output.final, inputs)
+    made = card(output.final.name, record, reading(output.small), kept=kept_card(plan.inputs[BASE].beside.folder))
+    output.add_text(CARD, made.text)
+    return record, made.findings
 
 
 class _Hashes:

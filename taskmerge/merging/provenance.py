@@ -31,6 +31,7 @@ def describe(
         recipe_folder="." if isinstance(out, StoreUri) else os.path.relpath(recipe_folder, out),
         seed=plan.seed,
         versions=dict(versions()),
+        components={name: dict(counts) for name, counts in plan.table().items()},
         rules=rules,
         tensors={step.info.name: rules.index(sentence(step)) for step in plan.steps},
         dropped={f"{drop.source.label}:{drop.source.name}": drop.rule for drop in plan.dropped},

@@ -170,6 +170,7 @@ def evaluate(run: Run) -> None:
     if section is None:
         return
     from taskmerge.measuring.evaluation import evaluate_retrieval
+    from taskmerge.measuring.evaluation.of_model import digests
 
     models = variants(run)
     if absent := unscored(run):
@@ -192,6 +193,7 @@ def evaluate(run: Run) -> None:
             meta = read_meta(run.path(section.model_meta)) if section.model_meta else None
             found = run_mteb(sources, section.mteb, results=folder, meta=meta, say=run.say, **own)
             result["mteb"] = found.as_dict()
+        result["models"] = digests(models)
         return result
 
     (step,) = evaluate_steps(run)

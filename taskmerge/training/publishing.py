@@ -68,7 +68,17 @@ def publish(
     sources = _sources({**models, **(out.made_from or {})}, out.path)
     record = new_record(kind, stage, sources, trained=sorted(trained), report=dict(report))
     needed = bytes_of(embedder.state_dict.values.values())
-    publish_saved(embedder.save, out.path, record, needed=needed, fresh=out.fresh, inputs=out.inputs, keep=out.keep)
+    publish_saved(
+        embedder.save, out.path, record, needed=needed, fresh=out.fresh, inputs=out.inputs, keep=out.keep,
+        base=_folder_of({**models, **(out.made_from or {})}),
+    )  # fmt: skip
+
+
+def _folder_of(models: Mapping[str, Any]) -> Path | None:
+    """Where the first of these models that has files has its card."""
+    stored = (model for model in models.values() if isinstance(model, str | Path | ModelSource))
+    first = next(stored, None)
+    return None if first is None else open_stored(str(first)).beside.folder
 
 
 def _sources(models: Mapping[str, Any], out: Path) -> dict[str, Source]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from taskmerge.checkpoints.output.card import card
+from taskmerge.checkpoints.cards.card import card, kept_card
+from taskmerge.checkpoints.cards.kinds import reading
 from taskmerge.checkpoints.output.record import CARD
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
 from taskmerge.words.system_errors import writing
@@ -21,11 +22,13 @@ def publish_saved(
     fresh: bool = False,
     inputs: Iterable[Path] = (),
     keep: bool = False,
+    base: Path | None = None,
 ) -> list[str]:
     """Have `save` write a model, and move it to its place in one rename.
 
     save: is given a folder that is not there yet. record: see `record.new_record`. needed: bytes of weights that it
-    will write, for which there must be room. The rest as for `OutputFolder`.
+    will write, for which there must be room. base: folder of the model whose card is kept. The rest as for
+    `OutputFolder`.
     Returns what turned up in a folder that was replaced, and stays. Raises OutputError, and what `save` raises.
     """
     output = OutputFolder(out, "", fresh, inputs, keep=keep)
@@ -35,7 +38,8 @@ def publish_saved(
             with writing(output.final):
                 save(output.saved())
             output.take_over()
-            output.add_text(CARD, card(output.final.name, record))
+            made = card(output.final.name, record, reading(output.small), kept=kept_card(base))
+            output.add_text(CARD, made.text)
             return output.publish(record)
         except BaseException:
             output.abandon()

@@ -6,6 +6,7 @@ files that are as the record says.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
@@ -14,12 +15,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from taskmerge import __version__
+from taskmerge.checkpoints.cards.declared import Declared, declared
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.links import check_link
+from taskmerge.checkpoints.formats.table import is_weight_file
 from taskmerge.checkpoints.hashing import content_sha256, sha256_of
 from taskmerge.checkpoints.output.whole_files import unfinished_of, write_whole
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import CheckpointError
+from taskmerge.words.places import repository_of
 
 FILE = "taskmerge.json"
 UNFINISHED = unfinished_of(Path(FILE)).name
@@ -37,11 +41,12 @@ Kind = Literal["fused", "model", "trained", "recovered", "grafted", "task vector
 
 class Source(TypedDict, total=False):
     """Something a folder was made from. source: as the user named it. files: name -> sha256, of a
-    file in a store its version there (`etag:…`). commit: on the hub."""
+    file in a store its version there (`etag:…`). commit: on the hub. declared: what it says of itself."""
 
     source: str
     files: dict[str, str]
     commit: str
+    declared: list[Declared]
 
 
 class Record(TypedDict):
@@ -95,14 +100,25 @@ def is_made_here(folder: Path, *kinds: Kind) -> bool:
 
 
 def described(inputs: Mapping[str, StateDict]) -> dict[str, Source]:
-    """label -> what was read: the text that named it, commit on the hub, sha256 of each file."""
+    """label -> what was read: the text that named it, commit on the hub, sha256 of each file, what its card says."""
     table: dict[str, Source] = {}
     for label, state_dict in inputs.items():
         files = {name: file.state or sha256_of(file.path) for name, file in state_dict.beside.files.items()}
         table[label] = {"source": state_dict.label, "files": files}
         if commit := state_dict.beside.commit:
             table[label]["commit"] = commit
+        named = repository_of(state_dict.label.removeprefix("hf://")) if commit else None
+        if said := declared(state_dict.beside.folders, named[0] if named else None):
+            table[label]["declared"] = said
     return table
+
+
+def weights_digest(folder: Path) -> str | None:
+    """One hash of all weight files of a folder made here, from its record; None for any other folder."""
+    if not is_made_here(folder):
+        return None
+    rows = sorted((name, digest) for name, digest in read_record(folder)["outputs"].items() if is_weight_file(name))
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 class Contents(NamedTuple):

@@ -95,10 +95,7 @@ def save_state_dict(
 
 def folders_of(state_dicts: Iterable[StateDict]) -> list[Path]:
     """The local folders that these are read from."""
-    folders: list[Path | None] = []
-    for one in state_dicts:
-        folders += [one.beside.folder, *(file.path.parent for file in one.beside.files.values() if file.local)]
-    return list(dict.fromkeys(folder for folder in folders if folder is not None))
+    return list(dict.fromkeys(folder for one in state_dicts for folder in one.beside.folders))
 
 
 def converted(stored: np.ndarray, dtype: str, target: str) -> np.ndarray:

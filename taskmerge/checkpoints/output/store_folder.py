@@ -204,6 +204,11 @@ class StoreFolder:
         """Keep a copy of a side file for the end."""
         self._small[name] = source
 
+    def small(self, name: str) -> bytes | None:
+        """See `OutputFolder.small`."""
+        kept = self._small.get(name)
+        return kept.read_bytes() if isinstance(kept, Path) else kept
+
     def publish(self, record: Mapping[str, Any] | None = None) -> list[str]:
         """Write the small files, the index, and the record; then the output is there. See `OutputFolder.publish`."""
         self.check_inputs()

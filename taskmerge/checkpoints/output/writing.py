@@ -228,6 +228,11 @@ class OutputFolder:
             shutil.copyfile(source, target)
         self._unsynced.append(target)
 
+    def small(self, name: str) -> bytes | None:
+        """A small file that was added; None for one that was not."""
+        path = self.staging / name
+        return path.read_bytes() if name in self._begun and path.is_file() else None
+
     def publish(self, record: Mapping[str, Any] | None = None) -> list[str]:
         """Writes the record and moves the finished folder to its final place.
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from taskmerge.checkpoints.formats.header import build_header
 from taskmerge.checkpoints.formats.table import SAFETENSORS
+from taskmerge.checkpoints.lineage.classes import class_name
 from taskmerge.checkpoints.lineage.conversion import memory_modules
 from taskmerge.checkpoints.output.layout import METADATA, ShardLayout
 from taskmerge.checkpoints.output.record import described, new_record
@@ -94,7 +95,7 @@ def extract_lora(
         what = f"no delta is one that an adapter can carry; left out: {few(left_out)}"
         raise UsageError(what, next_move="write a task vector: leave --lora out")
     _name_biases(adapter)
-    size = _write(output, adapter, _config(adapter, base, rank, base_name), sources)
+    size = _write(output, adapter, _config(adapter, base, rank, base_name), sources, class_name(base.config))
     total = sum(squares.values())
     errors = {name: math.sqrt(lost[name] / squares[name]) for name in changed}
     return Extraction(out, size, math.sqrt(sum(lost.values()) / total) if total else 0.0, errors, tuple(left_out))
@@ -170,7 +171,13 @@ def _config(adapter: _Adapter, base: StateDict, rank: int, base_name: str | None
     }
 
 
-def _write(output: OutputFolder, adapter: _Adapter, config: Mapping[str, Any], sources: Mapping[str, StateDict]) -> int:
+def _write(
+    output: OutputFolder,
+    adapter: _Adapter,
+    config: Mapping[str, Any],
+    sources: Mapping[str, StateDict],
+    architecture: str,
+) -> int:
     infos = [TensorInfo(_PREFIX + name, "F32", values.shape) for name, values in sorted(adapter.stored.items())]
     header, entries = build_header(infos, METADATA)
     layout = ShardLayout(SAFETENSORS.adapter, header, entries, tuple(info.name for info in infos))
@@ -180,5 +187,5 @@ def _write(output: OutputFolder, adapter: _Adapter, config: Mapping[str, Any], s
             for name in layout.names:
                 writer.write(np.ascontiguousarray(adapter.stored[name.removeprefix(_PREFIX)]).reshape(-1))
         output.add_text("adapter_config.json", json.dumps(config, indent=2) + "\n")
-        output.publish(new_record("adapter", "extract", described(sources)))
+        output.publish(new_record("adapter", "extract", described(sources), architecture=architecture))
     return layout.size

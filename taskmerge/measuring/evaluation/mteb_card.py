@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from taskmerge.checkpoints.cards.front_matter import fields, read_card
 from taskmerge.errors import UsageError, first_line
 from taskmerge.opened import opened
 
@@ -16,7 +17,7 @@ def card_fields(folder: Path | None) -> dict[str, Any]:
 
     What mteb would refuse is left out: it is better not known than wrong.
     """
-    card = _front_matter(folder)
+    card = fields(read_card(folder), ("license", "language", "base_model")) if folder is not None else {}
     found: dict[str, Any] = {"license": _license(card.get("license")), "languages": _languages(card.get("language"))}
     base = card.get("base_model")
     base = base[0] if isinstance(base, list) and base else base
@@ -43,22 +44,6 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     if isinstance(found.get("training_datasets"), list):
         found["training_datasets"] = set(found["training_datasets"])
     return found
-
-
-def _front_matter(folder: Path | None) -> Mapping[str, Any]:
-    path = folder / "README.md" if folder is not None else None
-    if path is None or not path.is_file():
-        return {}
-    import yaml
-
-    parts = path.read_text("utf-8", errors="replace").split("---", 2)
-    if len(parts) < 3 or parts[0].strip():
-        return {}
-    try:
-        table = yaml.safe_load(parts[1])
-    except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none, a hundred thousand brackets
-        return {}
-    return table if isinstance(table, Mapping) else {}
 
 
 def _license(said: Any) -> str | None:

@@ -156,7 +156,9 @@ class MtebScores:
 
 
 class Evaluated(TypedDict, total=False):
-    """What an evaluation gives: local retrieval, and mteb's tasks."""
+    """What an evaluation gives: local retrieval, mteb's tasks, and which models were scored: variant -> hash of its
+    weight files, of those that taskmerge made."""
 
     retrieval: EvaluationTable
     mteb: MtebScores
+    models: dict[str, str]

@@ -28,6 +28,17 @@ def code(text: str, in_table: bool = False) -> str:
     return f"{ticks}{room}{text}{room}{ticks}"
 
 
+def sentence(text: str) -> str:
+    """Return a sentence with names in it, in which nothing is read as markup, HTML or a link."""
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|~&!@]|:(?=//))", r"\\\1", printable_line(text))
+    return escaped.replace("www.", "www\\.")
+
+
+def plain(line: str) -> str:
+    """Return one line of somebody's markdown, without what would be an order to a terminal."""
+    return printable_line(line.replace("\t", "    "))
+
+
 def block(text: str, language: str) -> str:
     """Return a text of several lines as a fenced block that none of its own lines ends."""
     fence = "`" * max(3, _longest_run(text) + 1)

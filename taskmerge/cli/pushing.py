@@ -1,0 +1,68 @@
+"""push."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from taskmerge.cli.options import JSON
+from taskmerge.cli.output import note, print_json, print_table, say
+from taskmerge.errors import few
+from taskmerge.words.sizes import show_bytes
+
+if TYPE_CHECKING:
+    from taskmerge.checkpoints.cards.pushing import Upload
+
+
+def push(
+    folder: Path = typer.Argument(help="A model, adapter or task vector made by taskmerge."),
+    repository: str = typer.Argument(help="owner/name on the hub; made when it is not there."),
+    private: bool = typer.Option(False, "--private", help="Make a new repository private."),
+    revision: str = typer.Option(None, "--revision", help="Branch to upload to."),
+    scores: Path = typer.Option(
+        None, "--scores", help="JSON of an evaluation of this very model, for its card; by default OUT-report's."
+    ),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be uploaded, and its card; upload nothing."),
+    as_json: bool = JSON,
+) -> None:
+    """Upload a model made by taskmerge with its model card, after checking it against its record.
+
+    Every file is hashed first. Only what the record names is uploaded; what else lies in the folder is named and stays.
+    The card is written for the name on the hub, unless you have edited it. No licence is claimed where the inputs'
+    licences differ or one states none.
+    """
+    from taskmerge.checkpoints.cards.pushing import upload_of
+    from taskmerge.measuring.evaluation.of_model import scores_of
+
+    found = upload_of(folder, repository, scores_of(folder, scores))
+    _warn(found)
+    if dry_run:
+        print_json({**found.as_dict(), "address": None}) if as_json else _show(found)
+        return
+    from taskmerge.checkpoints.hub import upload
+
+    note(f"uploading {folder} to {repository}, {show_bytes(found.size)} in {len(found.files)} files")
+    with found.staged() as place:
+        address = upload(place, repository, private=private, revision=revision)
+    print_json({**found.as_dict(), "address": address}) if as_json else say(address)
+
+
+def _warn(found: Upload) -> None:
+    for line in found.card.findings:
+        note(f"warning: {line}" if found.card.conflict and "licence" in line else f"model card: {line}")
+    if found.left:
+        note(f"not uploaded: {few(f'{name} ({why})' for name, why in found.left.items())}")
+    if found.local_paths:
+        note(f"taskmerge.json, which goes up too, names places of this disk: {few(found.local_paths)}")
+
+
+def _show(found: Upload) -> None:
+    print_table(("file", "bytes"), [(name, f"{size:,}") for name, size in found.files.items()], found.repository)
+    say(f"\n{found.as_dict()['card']}")
+    own = " (the folder's own, as you have edited it)" if found.as_dict()["own_card"] else ""
+    note(f"{show_bytes(found.size)} in {len(found.files)} files, and the card above{own}; nothing was uploaded")
+
+
+COMMANDS = (push,)
