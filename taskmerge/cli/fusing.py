@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from taskmerge.cli.options import DEVICE, JSON, ON, OUT_PLACE
+from taskmerge.cli.options import DEVICE, HTML, JSON, ON, OUT_PLACE
 from taskmerge.cli.output import announce_preparing, note, print_json, print_table, progress, say
+from taskmerge.cli.pages import check_html, write_fusion
 from taskmerge.errors import UsageError
 from taskmerge.words.places import StoreUri, output_place
 from taskmerge.words.sizes import parse_size, show_bytes
@@ -52,6 +53,10 @@ def fuse(
     ),
     finish: bool = typer.Option(False, "--finish", help="Check what all parts have written, and publish it."),
     on: str = ON,
+    html: Path = HTML,
+    compare: bool = typer.Option(
+        False, "--compare", help="With --html: compare the task vectors on the page, which reads them once more."
+    ),
     as_json: bool = JSON,
 ) -> None:
     """Fuse the specialists of a recipe into one model.
@@ -67,6 +72,7 @@ def fuse(
     allowed, device = parse_size(memory), parse_device(device)
     share = _share(part, measure, finish, dry_run, resume)
     _check_together(share is not None or finish, bool(sweep) or keep is not None, on)
+    _check_page(html, compare, dry_run, share is not None, bool(sweep) and keep is None)
     chosen = None
     if sweep or keep is not None:
         from taskmerge.cli.sweeping import swept
@@ -89,7 +95,9 @@ def fuse(
             if len(merges) > 1:
                 note(f"{len(merges) - 1} more documents; each is planned when what it is made from is there")
             return
-        _write(decided, said, target, _How(device, allowed, fresh, resume, share, measure, finish, on, as_json))
+        page = html if said is merges[-1] else None
+        how = _How(device, allowed, fresh, resume, share, measure, finish, on, page, compare, as_json)
+        _write(decided, said, target, how)
 
 
 @dataclass(frozen=True)
@@ -104,6 +112,8 @@ class _How:
     measure: bool
     finish: bool
     on: str | None
+    html: Path | None
+    compare: bool
     as_json: bool
 
 
@@ -133,7 +143,12 @@ def _write(decided: Plan, said: Recipe, target: Path | StoreUri, how: _How) -> N
             memory=how.memory,
             finish=by_parts,
         )
-    _show_written(written, time.monotonic() - began, decided.notes, how.as_json, by_parts=by_parts)
+    seconds = time.monotonic() - began
+    if how.html is not None:
+        write_fusion(
+            how.html, decided, said, written, seconds, compare=how.compare, device=how.device, quiet=how.as_json
+        )
+    _show_written(written, seconds, decided.notes, how.as_json, by_parts=by_parts)
 
 
 def _check_together(by_parts: bool, sweeping: bool, on: str | None) -> None:
@@ -147,6 +162,22 @@ def _check_together(by_parts: bool, sweeping: bool, on: str | None) -> None:
     parse_launcher(on)
     if by_parts:
         raise UsageError("--on writes all parts and publishes them", next_move="leave out --part and --finish")
+
+
+def _check_page(html: Path | None, compare: bool, dry_run: bool, is_part: bool, sweeping: bool) -> None:
+    """Raise UsageError for a page of what is not written, OutputError for one that may not be."""
+    if html is None:
+        if compare:
+            raise UsageError("--compare shows task vectors on a page", next_move="say where: --compare --html FILE")
+        return
+    for given, option, move in (
+        (dry_run, "--dry-run", "leave out one of them; `taskmerge compare` has a page of the task vectors alone"),
+        (is_part, "--part", "give --html to `fuse --finish`"),
+        (sweeping, "--sweep", "--keep best writes the best point, and its page; `taskmerge search` has a page of all"),
+    ):
+        if given:
+            raise UsageError(f"--html is the page of a whole output, {option} writes none", next_move=move)
+    check_html(html)
 
 
 def _share(part: str | None, measure: bool, finish: bool, dry_run: bool, resume: bool) -> Part | None:

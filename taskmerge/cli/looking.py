@@ -7,8 +7,9 @@ from typing import Any
 
 import typer
 
-from taskmerge.cli.options import EMBEDDER, JSON, MODEL_DEVICE, PLOT
+from taskmerge.cli.options import EMBEDDER, HTML, JSON, MODEL_DEVICE, PLOT
 from taskmerge.cli.output import announce_notes, note, print_json, print_table, say
+from taskmerge.cli.pages import check_html, write_page
 from taskmerge.words.sizes import show_bytes
 
 MODEL = typer.Argument(help="A model: path, hub id[@revision] or hf:// uri.")
@@ -111,6 +112,7 @@ def compare(
     base: str = typer.Argument(help="The base of all the models."),
     models: list[str] = typer.Argument(help="Specialists: paths, hub ids or name=path."),
     by_layer: bool = typer.Option(False, "--by-layer", help="Also the norm of each task vector in each layer."),
+    html: Path = HTML,
     plot: Path = PLOT,
     as_json: bool = JSON,
 ) -> None:
@@ -118,6 +120,7 @@ def compare(
     from taskmerge.merging.algebra.comparison import compare_task_vectors
 
     announce_notes(here=False)
+    check_html(html)
     if plot is not None:
         from taskmerge.reporting.plots import check_plot, plot_comparison
 
@@ -128,6 +131,10 @@ def compare(
         note(f"warning: {line}")
     if plot is not None:
         note(f"drawn: {plot_comparison(result, plot)}")
+    if html is not None:
+        from taskmerge.reporting import comparison_sections
+
+        write_page(html, "Task vectors", comparison_sections(result), result, f"{', '.join(named)} against {base}.")
     if as_json:
         print_json(result)
         return

@@ -18,6 +18,7 @@ from taskmerge.cli.options import (
     prompts_of,
 )
 from taskmerge.cli.output import announce_notes, console, note, print_json, say
+from taskmerge.cli.pages import check_html, write_page
 from taskmerge.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def diagnose_drift(
     Exit 3 when a modality drifted beyond its limit, 4 when none did but of one it cannot be told.
     """
     announce_notes()
-    _check_page(html)
+    check_html(html)
     paths = {"--fused": fused, "--specialist": specialist, "--base": base, "--probes": probes}
     more = {"--trained-on": trained_on, "--query-prompt": query_prompt, "--document-prompt": document_prompt,
             "--embedder": embedder}  # fmt: skip
@@ -115,20 +116,11 @@ def _by_paths(
     return diagnose(merged, own, given, probes, **limits, **options)
 
 
-def _check_page(html: Path | None) -> None:
-    """Refuses a page that may not be written before hours of measuring, not after."""
-    if html is not None:
-        from taskmerge.reporting import check_page
-
-        check_page(html)
-
-
 def _show(found: DriftReport, html: Path | None, as_json: bool) -> None:
-    from taskmerge.reporting import drift_sections, show, write_report
+    from taskmerge.reporting import drift_page, drift_sections, show
 
     if html is not None:
-        page, _ = write_report(html, "Projector drift", drift_sections(found), found.as_dict())
-        note(f"report: {page}")
+        write_page(html, "Projector drift", drift_page(found), found.as_dict())
     if as_json:
         print_json(found.as_dict())
     else:
@@ -159,10 +151,10 @@ def evaluate(
     mteb's results are kept as each task ends; run the same command again to resume.
     """
     announce_notes()
-    _check_page(html)
+    check_html(html)
     from taskmerge.embedders import ModelSource
     from taskmerge.measuring.evaluation import Evaluated
-    from taskmerge.reporting import evaluated_sections, show, write_report
+    from taskmerge.reporting import evaluated_sections, evaluation_page, show
     from taskmerge.words.json_text import check_json
 
     prompts = prompts_of(query_prompt, document_prompt)
@@ -177,10 +169,11 @@ def evaluate(
         cut = dimensions_of(dimensions)
         options = {"device": device, "prompts": prompts, "dimensions": cut}
         result = _by_model(ModelSource(model, embedder), retrieval, mteb, results, model_meta, options)
-    sections = evaluated_sections(check_json(result, Evaluated, "the evaluation"))
+    checked = check_json(result, Evaluated, "the evaluation")
+    sections = evaluated_sections(checked)
     if html is not None:
-        page, _ = write_report(html, "Evaluation", sections, result)
-        note(f"report: {page}")
+        page = evaluation_page(checked)
+        write_page(html, "Evaluation", page, result)
     if as_json:
         print_json(result)
     else:

@@ -28,7 +28,9 @@ OUT_FOLDER = typer.Option(..., "-o", "--out", help="Folder to write.", **_WRITTE
 OUT_FILE = typer.Option(None, "-o", "--out", help="File to write; stdout by default.", **_WRITTEN)
 OUT_RECIPE = typer.Option("merge.yaml", "-o", "--out", help="The recipe to write.", **_WRITTEN)
 OUT_DEMO = typer.Option("taskmerge-demo", "-o", "--out", help="Folder for data, models and the report.", **_WRITTEN)
-HTML = typer.Option(None, "--html", help="Also write a page (and its JSON twin) here.", **_WRITTEN)
+HTML = typer.Option(
+    None, "--html", help="Also write a page (.html) here, and its numbers beside it (.json).", **_WRITTEN
+)
 PLOT = typer.Option(None, "--plot", help="Also draw heat maps: .png, .svg or .pdf (extra [plots]).", **_WRITTEN)
 DEVICE = typer.Option("cpu", "--device", help="Where the arithmetic runs: cpu, cuda, cuda:1, mps.")
 MODEL_DEVICE = typer.Option(None, "--device", help="Where models run: cpu (the default), cuda, cuda:1, mps.")

@@ -13,6 +13,7 @@ from taskmerge.cli.options import (
     ENCODINGS,
     ENCODINGS_LIMIT,
     FRESH,
+    HTML,
     JSON,
     KEEP_CHECKPOINTS,
     MODEL_DEVICE,
@@ -22,6 +23,7 @@ from taskmerge.cli.options import (
     TRAINING_DEVICE,
 )
 from taskmerge.cli.output import announce_notes, announce_preparing, console, note, print_json, say
+from taskmerge.cli.pages import check_html, write_stages
 from taskmerge.cli.planning import show_run_plan
 from taskmerge.errors import UsageError
 from taskmerge.words.sizes import parse_size
@@ -62,10 +64,11 @@ def specialize(
     keep_checkpoints: bool = KEEP_CHECKPOINTS,
     encodings: Path | None = ENCODINGS,
     encodings_limit: str = ENCODINGS_LIMIT,
+    html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
     """Train the specialists that the recipe has a `specialize` section for."""
-    how = _How(device, fresh, processes, keep_checkpoints, encodings, encodings_limit, as_json)
+    how = _How(device, fresh, processes, keep_checkpoints, encodings, encodings_limit, html, as_json)
     _stage(recipe, "specialize", None, how)
 
 
@@ -78,10 +81,11 @@ def recover(
     keep_checkpoints: bool = KEEP_CHECKPOINTS,
     encodings: Path | None = ENCODINGS,
     encodings_limit: str = ENCODINGS_LIMIT,
+    html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
     """Repair drifted projectors of the fused model, everything else frozen."""
-    how = _How(device, fresh, processes, keep_checkpoints, encodings, encodings_limit, as_json)
+    how = _How(device, fresh, processes, keep_checkpoints, encodings, encodings_limit, html, as_json)
     _stage(recipe, "recover", out, how)
 
 
@@ -94,10 +98,11 @@ def rehearse(
     keep_checkpoints: bool = KEEP_CHECKPOINTS,
     encodings: Path | None = ENCODINGS,
     encodings_limit: str = ENCODINGS_LIMIT,
+    html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
     """Train the fused (or recovered) model on all modalities in balance."""
-    how = _How(device, fresh, processes, keep_checkpoints, encodings, encodings_limit, as_json)
+    how = _How(device, fresh, processes, keep_checkpoints, encodings, encodings_limit, html, as_json)
     _stage(recipe, "rehearse", out, how)
 
 
@@ -110,6 +115,7 @@ class _How(NamedTuple):
     keep_checkpoints: bool
     encodings: Path | None
     limit: str
+    html: Path | None
     as_json: bool
 
     def run(self, recipe: Recipe, **stages: Any) -> dict[str, Any] | None:
@@ -142,6 +148,7 @@ def _without_processes(words: Sequence[str]) -> list[str]:
 
 def _stage(path: Path, stage: str, out: Path | None, how: _How) -> None:
     announce_notes()
+    check_html(how.html)
     from taskmerge.recipes import load
 
     recipe = load(path)
@@ -150,6 +157,8 @@ def _stage(path: Path, stage: str, out: Path | None, how: _How) -> None:
     table = how.run(recipe, out=out, start=stage, until=stage)
     if table is None:
         return
+    if how.html is not None:
+        write_stages(how.html, table, stage)
     if how.as_json:
         print_json(table)
     _end(table)
@@ -170,6 +179,7 @@ def run(
     keep_checkpoints: bool = KEEP_CHECKPOINTS,
     encodings: Path | None = ENCODINGS,
     encodings_limit: str = ENCODINGS_LIMIT,
+    html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
     """Run all stages of a recipe: specialize, fuse, diagnose, recover, rehearse, evaluate. Resumable.
@@ -184,15 +194,20 @@ def run(
     said = load(recipe)
     if assume is not None and not dry_run:
         raise UsageError("--assume without --dry-run", next_move="taskmerge run --dry-run --assume 4x80GB RECIPE")
+    if dry_run and html is not None:
+        raise UsageError("--html is the page of a run, --dry-run runs nothing", next_move="leave out one of them")
+    check_html(html)
     if dry_run:
         show_run_plan(said, out, assume, processes, as_json)
         return
     announce_preparing()
     announce_notes()
-    how = _How(device, fresh, processes, keep_checkpoints, encodings, encodings_limit, as_json)
+    how = _How(device, fresh, processes, keep_checkpoints, encodings, encodings_limit, html, as_json)
     table = how.run(said, out=out, start=start, until=until)
     if table is None:
         return
+    if html is not None:
+        write_stages(html, table)
     if as_json:
         print_json(table)
     else:

@@ -99,6 +99,11 @@ class FusedStateDict(StateDict):
             if step.action == "keep" and step.specialists:
                 self._agreed.get(step.info.name, partial(self._check_agreement, step))
 
+    def measurement(self, step: TensorStep) -> kernels.Measurement | None:
+        """What the passes before merging find of a step that streams; None where there is nothing to find."""
+        streamed = self._stream_of(step)
+        return self._measurement(step, streamed) if streamed is not None and streamed.program.measured else None
+
     # ------------------------------------------------------------------------------------------------- one step
 
     def _taken(self, step: TensorStep, start: int, stop: int) -> np.ndarray:
@@ -124,7 +129,7 @@ class FusedStateDict(StateDict):
         base = self.operands.base(step)
         specialists = [self.operands.specialist(step, source) for source in streamed.sources]
         keys = self._keys(step, streamed.sources) if program.random else ()
-        measurement = self._measurement(step, streamed) if program.measured else None
+        measurement = self.measurement(step)
         health = kernels.combine(
             base, specialists, program, measurement, keys, start, stop, out, step.info.dtype, device=self.device
         )

@@ -11,6 +11,7 @@ from typing import Any
 from taskmerge.errors import RecipeError
 from taskmerge.pipeline.outputs import destination
 from taskmerge.pipeline.overlaps import overlap_notes
+from taskmerge.pipeline.page import page_sections
 from taskmerge.pipeline.report_folder import claim_report
 from taskmerge.pipeline.sets import grafted_modality
 from taskmerge.pipeline.state import NOTE_MOVE, Run, training_settings
@@ -25,7 +26,6 @@ from taskmerge.pipeline.steps import (
 )
 from taskmerge.pipeline.variants import unscored, variants
 from taskmerge.recipes import Specialize
-from taskmerge.words.json_text import check_json
 
 
 def specialize(run: Run) -> None:
@@ -217,8 +217,9 @@ def report(run: Run) -> dict[str, Any]:
     """Writes report.html and report.json from the results of all stages; returns what the JSON holds."""
     from taskmerge.reporting import write_report
 
+    recipe = run.recipe.text
     table = {
-        "recipe": run.recipe.text,
+        "recipe": recipe,
         "models": {name: str(path) for name, path in variants(run).items()},
         "stages": run.results,
         "outdated": run.outdated,
@@ -227,30 +228,8 @@ def report(run: Run) -> dict[str, Any]:
     lead = ", ".join(run.recipe.specialists) + f" fused by {run.recipe.merge.method}."
     if run.outdated:
         lead += f" Of another recipe, other inputs or another model, and not shown: {', '.join(run.outdated)}."
-    write_report(run.places.report / "report.html", run.places.fused.name, _sections(run), table, lead)
+    write_report(run.places.report / "report.html", run.places.fused.name, page_sections(table), table, lead, recipe)
     return table
-
-
-def _sections(run: Run) -> list[Any]:
-    """What the page shows of each stage, from the stages' plain results (a skipped stage's come from its note)."""
-    from taskmerge.measuring.drift import DriftReport
-    from taskmerge.measuring.evaluation import Evaluated
-    from taskmerge.reporting import drift_sections, evaluated_sections, recovery_section, training_section
-    from taskmerge.training import StageReport
-    from taskmerge.training.arms import RecoveryReport
-
-    def result(stage: str, shape: Any) -> Any:
-        place = str(run.places.report / f"{stage}.json")
-        return check_json(run.results[stage], shape, place, NOTE_MOVE)
-
-    sections = evaluated_sections(result("evaluate", Evaluated)) if "evaluate" in run.results else []
-    if "diagnose" in run.results:
-        sections += drift_sections(result("diagnose", DriftReport))
-    if "recover" in run.results:
-        sections.append(recovery_section(result("recover", RecoveryReport)))
-    trained = [stage for stage in run.results if stage == "rehearse" or stage.startswith("specialize-")]
-    sections += [training_section(result(stage, StageReport)) for stage in trained]
-    return sections
 
 
 BY_NAME: dict[str, Callable[[Run], None]] = {

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 
 from taskmerge.reporting.content import Line, LineChart, RangeChart, Span
 from taskmerge.reporting.escaping import escape
 
-WIDTH = 640
-LEFT, RIGHT, TOP, BOTTOM = 56, 132, 14, 40
+WIDTH = 520
+LEFT, RIGHT, TOP, BOTTOM = 52, 140, 22, 40
 PLOT_HEIGHT = 220
 ROW = 34
-NAMES = 190
+NAMES = 184
 COLORS = 6
+SMALL, STRETCHED = 340, 1.29
+LETTER = 6.6
+"""Pixels that a letter takes, on the mean."""
 
 Scale = Callable[[float], float]
 Place = Callable[[float, float], tuple[float, float]]
@@ -36,8 +39,9 @@ def line_chart(chart: LineChart) -> str:
         across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
         return across, TOP + (1 - (y - y_low) / (y_high - y_low)) * PLOT_HEIGHT
 
-    parts = [*grid_lines(y_low, y_high, at, x_low, x_high), *x_axis(x_low, x_high, chart.x_label)]
-    parts.append(f'<text class="axis" x="0" y="{TOP - 2}">{escape(chart.y_label)}</text>')
+    whole = all(float(x).is_integer() for x in xs)
+    parts = [*grid_lines(y_low, y_high, at, x_low, x_high), *x_axis(x_low, x_high, chart.x_label, whole)]
+    parts.append(f'<text class="axis" x="0" y="12">{escape(chart.y_label)}</text>')
     ends = _spread([at(*_known(line)[-1])[1] for line in drawn])
     for number, (line, end) in enumerate(zip(drawn, ends, strict=True)):
         parts += _drawn_line(line, number, at, end)
@@ -50,10 +54,11 @@ def range_chart(chart: RangeChart) -> str:
         return ""
     edges = [edge for span in chart.spans for edge in (span.low, span.high, span.value, span.band) if edge is not None]
     low, high = padded(min(edges), max(edges))
+    side = names_room(span.name for span in chart.spans)
     height = TOP + ROW * len(chart.spans) + BOTTOM
 
     def across(value: float) -> float:
-        return NAMES + (value - low) / (high - low) * (WIDTH - NAMES - 24)
+        return side + (value - low) / (high - low) * (WIDTH - side - 24)
 
     bottom = TOP + ROW * len(chart.spans)
     parts = []
@@ -72,7 +77,7 @@ def range_chart(chart: RangeChart) -> str:
 
 def _drawn_span(span: Span, y: float, across: Scale, low: float, high: float) -> list[str]:
     outside = span.band is not None and (span.value < span.band if span.worse_when_low else span.value > span.band)
-    parts = [f'<text class="name" x="0" y="{y + 4:.1f}">{escape(span.name)}</text>']
+    parts = [f'<text class="name" x="0" y="{y + 4:.1f}">{fitted(span.name, NAMES - 14)}</text>']
     if span.band is not None:
         edge = "at least" if span.worse_when_low else "at most"
         start, stop = (span.band, high) if span.worse_when_low else (low, span.band)
@@ -105,7 +110,7 @@ def _drawn_line(line: Line, number: int, at: Place, end: float) -> list[str]:
     edge = WIDTH - RIGHT
     parts.append(f'<line class="leader" x1="{x + 6:.1f}" y1="{y:.1f}" x2="{edge + 14:.1f}" y2="{end:.1f}"/>')
     parts.append(f'<rect class="key {color}" x="{edge + 16:.1f}" y="{end - 4:.1f}" width="8" height="8" rx="2"/>')
-    parts.append(f'<text class="name" x="{edge + 28:.1f}" y="{end + 4:.1f}">{escape(line.name)}</text>')
+    parts.append(f'<text class="name" x="{edge + 28:.1f}" y="{end + 4:.1f}">{fitted(line.name, RIGHT - 30)}</text>')
     return parts
 
 
@@ -129,10 +134,13 @@ def grid_lines(y_low: float, y_high: float, at: Place, x_low: float, x_high: flo
     return parts
 
 
-def x_axis(low: float, high: float, label: str) -> list[str]:
+def x_axis(low: float, high: float, label: str, whole: bool = False) -> list[str]:
+    """whole: of whole numbers, such as layers, between which there is nothing."""
     bottom = TOP + PLOT_HEIGHT
     parts = []
     for tick in ticks(low, high):
+        if whole and not math.isclose(tick, round(tick), abs_tol=1e-9):
+            continue
         x = LEFT + (tick - low) / (high - low) * (WIDTH - LEFT - RIGHT)
         parts.append(
             f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{bottom + 18}">{number_text(tick)}</text>'
@@ -142,8 +150,27 @@ def x_axis(low: float, high: float, label: str) -> list[str]:
     return parts
 
 
-def drawing(height: float, title: str, parts: Sequence[str]) -> str:
-    head = f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'
+def fitted(text: str, room: float) -> str:
+    """A label as escaped text that stays within `room` pixels: the middle of a longer one is left out, and the whole
+    one is its tooltip."""
+    most = max(3, int(room / LETTER))
+    if len(text) <= most:
+        return escape(text)
+    head = (most - 1) // 2
+    tail = most - 1 - head
+    return f"{escape(text[:head])}…{escape(text[-tail:])}<title>{escape(text)}</title>"
+
+
+def names_room(names: Iterable[str]) -> float:
+    """Pixels for a column of names: as the longest needs, no more than `NAMES`."""
+    return min(NAMES, LETTER * max((len(name) for name in names), default=0) + 14)
+
+
+def drawing(height: float, title: str, parts: Sequence[str], width: float = WIDTH) -> str:
+    """The picture. width: what is drawn on; a narrow one is not stretched, and fits a phone."""
+    small = ' class="small"' if width < SMALL else ""
+    limit = "" if width >= WIDTH else f' style="max-width:{width * STRETCHED:.0f}px"'
+    head = f'<svg{small}{limit} viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">'
     return head + "".join(parts) + "</svg>"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,11 +11,12 @@ Tone = Literal["good", "bad", "open", "plain"]
 
 @dataclass(frozen=True)
 class Banner:
-    """A judgement that leads its section. tone: how it is marked, beside its words."""
+    """A judgement that leads its section. tone: how it is marked, beside its words. moves: what to do next."""
 
     tone: Tone
     headline: str
     text: str
+    moves: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table. rows: as many cells as there are columns; the first column names the row."""
+    """A table. rows: as many cells as there are columns; the first column names the row. words: whether its cells are
+    sentences and not numbers."""
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell | str]]
     note: str = ""
+    words: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,44 @@ class HeatMap:
 
 
 @dataclass(frozen=True)
+class Matrix:
+    """A number for each pair of names. rows: as many as names, of as many values; None where there is none.
+
+    signed: whether values lie in [-1, 1]; else they are shares.
+    """
+
+    title: str
+    names: Sequence[str]
+    rows: Sequence[Sequence[float | None]]
+    signed: bool = False
+    note: str = ""
+
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Moved:
+    """An item on a map: where it lay, and where it lies now."""
+
+    name: str
+    before: Point
+    after: Point
+
+
+@dataclass(frozen=True)
+class EmbeddingMap:
+    """Embeddings in a plane. moved: items, an arrow each; fixed: name -> where a text lies."""
+
+    title: str
+    x_label: str
+    y_label: str
+    moved: Sequence[Moved]
+    fixed: Mapping[str, Point]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Texts:
     """Texts to copy, folded up under their names."""
 
@@ -126,7 +167,8 @@ class Texts:
     note: str = ""
 
 
-Block = Banner | Table | LineChart | RangeChart | ScatterChart | HeatMap | Texts
+Chart = LineChart | RangeChart | ScatterChart | HeatMap | Matrix | EmbeddingMap
+Block = Banner | Table | Chart | Texts
 
 
 @dataclass(frozen=True)

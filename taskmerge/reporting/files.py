@@ -11,24 +11,26 @@ from taskmerge.checkpoints.output.record import is_made_here
 from taskmerge.errors import OutputError
 from taskmerge.measuring.drift.report import plain_data
 from taskmerge.reporting.content import Section
+from taskmerge.reporting.making import making_section
 from taskmerge.reporting.page import GENERATOR, render
 from taskmerge.words.places import output_path
 from taskmerge.words.system_errors import writing
 
 
 def write_report(
-    path: str | Path, title: str, sections: Sequence[Section], data: Mapping[str, Any], lead: str = ""
+    path: str | Path, title: str, sections: Sequence[Section], data: Mapping[str, Any], lead: str = "", recipe: str = ""
 ) -> tuple[Path, Path]:
     """Write `path` (HTML) and the same name with .json; returns both.
 
-    data: what the sections were made of, as plain data; numbers that are none become null.
+    data: what the sections were made of, as plain data; numbers that are none become null. recipe: its text, for the
+    last section, which says how all of it was made.
     Pages of ours are replaced, and what stands beside them; nothing else is. Raises OutputError for that, and when the
     folder cannot be written to.
     """
     page, twin = check_page(path)
     with writing(page):
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(render(title, lead, sections), encoding="utf-8")
+        page.write_text(render(title, lead, [*sections, making_section(recipe)]), encoding="utf-8")
         twin.write_text(json.dumps(plain_data(data), indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return page, twin
 

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from taskmerge.reporting.blocks import chart
 from taskmerge.reporting.content import Banner, Section, Table, Texts
-from taskmerge.reporting.page import STYLE, chart
+from taskmerge.reporting.style import PICTURE
 from taskmerge.words.system_errors import writing
 
 
@@ -35,4 +36,4 @@ def picture_name(title: str) -> str:
 def _alone(drawn: str) -> str:
     """A chart of the page with the page's colours in it."""
     head = '<svg xmlns="http://www.w3.org/2000/svg" '
-    return drawn.replace("<svg ", head, 1).replace(">", f"><style>{STYLE}</style>", 1) + "\n"
+    return drawn.replace("<svg ", head, 1).replace(">", f"><style>{PICTURE}</style>", 1) + "\n"

@@ -10,6 +10,7 @@ from taskmerge.reporting.charts import (
     TOP,
     WIDTH,
     drawing,
+    fitted,
     grid_lines,
     number_text,
     padded,
@@ -31,7 +32,7 @@ def scatter_chart(chart: ScatterChart) -> str:
         return across, TOP + (1 - (y - y_low) / (y_high - y_low)) * PLOT_HEIGHT
 
     parts = [*grid_lines(y_low, y_high, at, x_low, x_high), *x_axis(x_low, x_high, chart.x_label)]
-    parts.append(f'<text class="axis" x="0" y="{TOP - 2}">{escape(chart.y_label)}</text>')
+    parts.append(f'<text class="axis" x="0" y="12">{escape(chart.y_label)}</text>')
     front = sorted((dot.x, dot.y) for dot in chart.dots if dot.kind == "front")
     if len(front) > 1:
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(*place) for place in front))
@@ -45,12 +46,12 @@ def _drawn(dot: Dot, x: float, y: float) -> list[str]:
     words = f"<title>{escape(dot.name)}: {number_text(dot.x)}, {number_text(dot.y)}</title>"
     parts = [f'<circle class="dot {dot.kind}" cx="{x:.1f}" cy="{y:.1f}" r="5">{words}</circle>']
     if dot.kind == "corner":
-        parts.append(f'<text class="name" x="{x + 8:.1f}" y="{y + 4:.1f}">{escape(dot.name)}</text>')
+        parts.append(f'<text class="name" x="{x + 8:.1f}" y="{y + 4:.1f}">{fitted(dot.name, WIDTH - x - 8)}</text>')
     return parts
 
 
 def heat_map(chart: HeatMap) -> str:
-    """Cells, the darker the higher; empty ones are outlined. Values as tooltips, the ends of the scale below."""
+    """Cells, the stronger the higher; empty ones are outlined. Values as tooltips, the ends of the scale below."""
     known = [value for row in chart.rows for value in row if value is not None]
     if not known:
         return ""
@@ -79,7 +80,7 @@ def heat_map(chart: HeatMap) -> str:
     middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
     under = TOP + PLOT_HEIGHT + 36
     parts.append(f'<text class="axis" text-anchor="middle" x="{middle}" y="{under}">{escape(chart.x_label)}</text>')
-    parts.append(f'<text class="axis" x="0" y="{TOP - 2}">{escape(chart.y_label)}</text>')
-    scale = f"{number_text(low)} (light) to {number_text(high)} (dark)"
+    parts.append(f'<text class="axis" x="0" y="12">{escape(chart.y_label)}</text>')
+    scale = f"{number_text(low)} (pale) to {number_text(high)} (strong)"
     parts.append(f'<text class="tick" x="{WIDTH - RIGHT + 8}" y="{TOP + 12}">{escape(scale)}</text>')
     return drawing(TOP + PLOT_HEIGHT + BOTTOM, chart.title, parts)

@@ -6,18 +6,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from taskmerge.printable import printable, printable_line
+from taskmerge.reporting.blocks import MARKS
 from taskmerge.reporting.content import (
     Banner,
     Block,
+    Chart,
+    EmbeddingMap,
     HeatMap,
     LineChart,
+    Matrix,
     RangeChart,
     ScatterChart,
     Section,
     Table,
     Texts,
 )
-from taskmerge.reporting.page import MARKS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +46,7 @@ def _draw(block: Block, console: Console) -> None:
 
     if isinstance(block, Banner):
         head = Text(printable_line(_head(block)), COLORS[block.tone])
-        console.print(Panel(Text(printable(block.text)), title=head, title_align="left"))
+        console.print(Panel(Text(printable(_said(block))), title=head, title_align="left"))
     else:
         table = _tabular(block)
         console.print(_table(table))
@@ -53,7 +56,7 @@ def _draw(block: Block, console: Console) -> None:
 
 def _write(block: Block, console: Console) -> None:
     if isinstance(block, Banner):
-        lines = [printable_line(_head(block)), printable(block.text)]
+        lines = [printable_line(_head(block)), printable(_said(block))]
     else:
         table = _tabular(block)
         rows = (table.columns, *table.rows)
@@ -66,7 +69,11 @@ def _head(banner: Banner) -> str:
     return f"{MARKS[banner.tone]} {banner.headline}"
 
 
-def _tabular(block: Table | RangeChart | LineChart | ScatterChart | HeatMap | Texts) -> Table:
+def _said(banner: Banner) -> str:
+    return "\n".join([banner.text, *(f"next: {move}" for move in banner.moves)]).strip()
+
+
+def _tabular(block: Table | Chart | Texts) -> Table:
     if isinstance(block, RangeChart):
         return _spans(block)
     if isinstance(block, ScatterChart):
@@ -74,6 +81,14 @@ def _tabular(block: Table | RangeChart | LineChart | ScatterChart | HeatMap | Te
         return Table(block.title, ["", block.x_label, block.y_label], rows, block.note)
     if isinstance(block, HeatMap):
         return _cells(block)
+    if isinstance(block, Matrix):
+        cells = [["–" if value is None else f"{value:.3f}" for value in row] for row in block.rows]
+        rows = [[name, *row] for name, row in zip(block.names, cells, strict=True)]
+        return Table(block.title, ["", *block.names], rows, block.note)
+    if isinstance(block, EmbeddingMap):
+        return Table(
+            block.title, ["on the page"], [[f"{len(block.moved)} items, {len(block.fixed)} texts"]], block.note
+        )
     if isinstance(block, Texts):
         return Table(block.title, [""], [[name] for name, _ in block.texts], block.note)
     return _points(block) if isinstance(block, LineChart) else block

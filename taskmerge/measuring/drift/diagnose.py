@@ -17,6 +17,7 @@ from taskmerge.embedders.pairs import Pairs, read_pairs, spelling
 from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import Problem, UsageError
 from taskmerge.measuring.drift.comparison import Comparison, Embedded, compare, embed_pairs, probe_changes
+from taskmerge.measuring.drift.examples import changed_examples, embedding_plane
 from taskmerge.measuring.drift.forecast import Forecast, forecast_drift
 from taskmerge.measuring.drift.null_band import Band, between_halves, named_references, null_bands, precision_twin
 from taskmerge.measuring.drift.probes import probe_notes
@@ -141,6 +142,8 @@ def diagnose_modality(
         found.depths,
         _explanations(found),
         probe_notes(pairs, found.reference.probes, found.reference.texts, trained_on),
+        changed_examples(found, pairs),
+        embedding_plane(found, pairs),
     )
 
 

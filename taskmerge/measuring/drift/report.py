@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.measuring.drift.comparison import DepthChange, ProjectorControl
+from taskmerge.measuring.drift.examples import EmbeddingPlane, Example
 from taskmerge.measuring.drift.forecast import Forecast
 from taskmerge.measuring.drift.null_band import Band
 from taskmerge.measuring.drift.verdict import Verdict
@@ -28,6 +29,7 @@ class ModalityDrift:
     intervals, bands: of every per-probe statistic (see `probe_changes`).  scores: "specialist" and "fused" -> metric ->
     mean. control, depths: levels 1 and 2.  explanations: statistics of the final embeddings that explain, and never
     decide.  notes: what the probes leave open, in words; see `probe_notes`.
+    examples: items whose nearest texts changed.  plane: where items and texts lie; None where there is no map.
     """
 
     modality: str
@@ -42,6 +44,8 @@ class ModalityDrift:
     depths: tuple[DepthChange, ...]
     explanations: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    examples: tuple[Example, ...] = ()
+    plane: EmbeddingPlane | None = None
 
     @property
     def onset(self) -> int | None:

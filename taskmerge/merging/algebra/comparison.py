@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from taskmerge.checkpoints.components import layer_index
 from taskmerge.checkpoints.lineage.alignment import align_all
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import TaskmergeError, UsageError
 from taskmerge.merging.algebra.checkpoint import Checkpoint, task_vector
 from taskmerge.merging.algebra.task_vector import CHUNK, TaskVector
+from taskmerge.merging.compared import layer_of
 from taskmerge.numbers.rounding import decode
 
 
@@ -65,9 +65,7 @@ def _by_layer(base: Checkpoint, per_tensor: Mapping[str, Mapping[str, float]]) -
     layers: dict[str, dict[str, float]] = {}
     for name, norms in per_tensor.items():
         for tensor, norm in norms.items():
-            index = layer_index(tensor)
-            layer = components[tensor] if index is None else f"{components[tensor]}.{index}"
-            row = layers.setdefault(layer, {})
+            row = layers.setdefault(layer_of(tensor, components[tensor]), {})
             row[name] = math.hypot(row.get(name, 0.0), norm)
     return layers
 

@@ -1,0 +1,137 @@
+"""Which model to use, and what to do next: from what was measured, else from what the stages kept."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from taskmerge.measuring.evaluation.table import Evaluated, EvaluationTable
+from taskmerge.metrics.bootstrap import Interval
+from taskmerge.reporting.content import Banner, Block, RangeChart, Section, Span, Tone
+from taskmerge.reporting.evaluations import evaluated_sections
+from taskmerge.words.statistics import title as title_of
+
+DECIDING, DIRECTION = "mrr", "to_text"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The variant with the highest mean over all sets, among those that take every set.
+
+    better, worse: variants that it differs from beyond chance on some set. even: those it was compared with otherwise.
+    """
+
+    variant: str
+    mean: float
+    better: tuple[str, ...]
+    worse: tuple[str, ...]
+    even: tuple[str, ...]
+
+
+def choose(table: EvaluationTable) -> Choice | None:
+    """Choose by `DECIDING`; None where no variant was scored on every set."""
+    scores: dict[str, dict[str, float]] = {}
+    for row in table.results:
+        if row.direction == DIRECTION and row.dimension is None:
+            scores.setdefault(row.variant, {})[row.set_name] = row.intervals[DECIDING].estimate
+    whole = {name: float(np.mean(list(own.values()))) for name, own in scores.items() if set(own) == set(table.sets)}
+    if not whole:
+        return None
+    best = max(whole, key=whole.__getitem__)
+    ups: dict[str, list[bool]] = {}
+    for one in table.differences:
+        if one.direction != DIRECTION or one.dimension is not None or best not in (one.variant, one.reference):
+            continue
+        sign = 1 if one.variant == best else -1
+        found = one.intervals[DECIDING]
+        other = one.reference if sign == 1 else one.variant
+        ups.setdefault(other, [])
+        if found.excludes(0):
+            ups[other].append(sign * found.estimate > 0)
+    return Choice(
+        best,
+        whole[best],
+        tuple(name for name, found in ups.items() if True in found),
+        tuple(name for name, found in ups.items() if False in found),
+        tuple(name for name, found in ups.items() if not found),
+    )
+
+
+def evaluation_page(evaluated: Evaluated, places: Mapping[str, str] | None = None) -> list[Section]:
+    """All that an evaluation found, led by which model to use. places: variant -> folder, where they are known."""
+    table = evaluated.get("retrieval")
+    verdict = [Section("Verdict", tuple(evaluation_verdict(evaluated, places or {})))]
+    if table is None:
+        return [*verdict, *evaluated_sections(evaluated)]
+    return [*verdict, Section("Side by side", tuple(_ranges(table))), *evaluated_sections(evaluated)]
+
+
+def evaluation_verdict(evaluated: Evaluated, places: Mapping[str, str]) -> list[Banner]:
+    """The best variant, and what it is sure to be better than."""
+    if "retrieval" not in evaluated:
+        means = _mteb_means(evaluated)
+        if len(means) < 2:
+            return [Banner("plain", f"{name}: mean {mean:.4f} over mteb's tasks", "") for name, mean in means.items()]
+        best = max(means, key=means.__getitem__)
+        said = "The mean over the tasks that all variants ran; see the paired differences for what is beyond chance."
+        return [Banner("open", f"Highest on mteb: {best}, mean {means[best]:.4f}{_at(best, places)}", said)]
+    table = evaluated["retrieval"]
+    found = choose(table)
+    if found is None:
+        said = "No variant takes every set. The best of each set is set strong below."
+        return [Banner("open", "No one model serves all of these sets", said)]
+    sets = ", ".join(table.sets)
+    if len(table.variants) == 1:
+        move = "`taskmerge evaluate RECIPE` scores its base and specialists beside it, query by query"
+        head = f"{found.variant}: {title_of(DECIDING)} {found.mean:.3f} over {sets}"
+        return [Banner("plain", head, "One model alone: whether that is good, a comparison tells.", [move])]
+    tone, said = _sure(found)
+    head = f"Use {found.variant}: mean {title_of(DECIDING)} {found.mean:.3f} over {sets}{_at(found.variant, places)}"
+    return [Banner(tone, head, said)]
+
+
+def _sure(found: Choice) -> tuple[Tone, str]:
+    said = []
+    if found.better:
+        said.append(f"Better beyond chance than {', '.join(found.better)} on at least one set.")
+    if found.worse:
+        said.append(f"Worse beyond chance than {', '.join(found.worse)} on at least one set.")
+    if found.even:
+        said.append(f"Not told apart from {', '.join(found.even)}: more pairs would tell.")
+    tone: Tone = "open" if found.worse or not found.better else "good"
+    return tone, " ".join(said) or "It was compared with no other variant query by query."
+
+
+def _at(variant: str, places: Mapping[str, str]) -> str:
+    return f" ({shlex.quote(places[variant])})" if variant in places else ""
+
+
+def _mteb_means(evaluated: Evaluated) -> dict[str, float]:
+    scores = evaluated["mteb"].scores if "mteb" in evaluated else {}
+    shared = set.intersection(*(set(own) for own in scores.values())) if scores else set()
+    return {name: float(np.mean([own[task] for task in shared])) for name, own in scores.items()} if shared else {}
+
+
+def _ranges(table: EvaluationTable) -> list[Block]:
+    """For each set every variant's score with its interval, then the paired differences."""
+    blocks: list[Block] = []
+    for name in table.sets:
+        rows = [row for row in table.results if (row.set_name, row.direction, row.dimension) == (name, DIRECTION, None)]
+        spans = [Span(row.variant, *_ends(row.intervals[DECIDING])) for row in rows]
+        title = f"{title_of(DECIDING)} on {name}, item to text"
+        blocks.append(RangeChart(title, spans, "Means with 95 % bootstrap intervals over the queries."))
+        pairs = [
+            Span(f"{one.variant} − {one.reference}", *_ends(one.intervals[DECIDING]))
+            for one in table.differences
+            if (one.set_name, one.direction, one.dimension) == (name, DIRECTION, None)
+        ]
+        note = "Of the same queries; an interval that holds zero shows no difference beyond chance."
+        blocks.append(RangeChart(f"{title_of(DECIDING)} on {name}: paired differences", pairs, note))
+    return blocks
+
+
+def _ends(interval: Interval) -> tuple[float, float, float]:
+    return interval.estimate, interval.low, interval.high

@@ -1,0 +1,93 @@
+"""What a fuse did, as sections: the model and what to do with it, what became of each component, by which rule."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from taskmerge.reporting.comparisons import comparison_sections
+from taskmerge.reporting.content import Banner, Block, Cell, Section, Table
+from taskmerge.words.sizes import show_bytes
+
+if TYPE_CHECKING:
+    from taskmerge.merging import Plan, Written
+
+Row = Sequence[Cell | str]
+
+MOST_RULES = 60
+
+
+def fusion_table(plan: Plan, written: Written, seconds: float, compared: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Everything a page of a fuse shows, as plain data. compared: see `compare_planned`; None: it was not asked for."""
+    from taskmerge.merging.provenance import sentence
+
+    return {
+        "path": str(written.path),
+        "bytes": written.bytes,
+        "seconds": seconds,
+        "sha256": dict(written.sha256),
+        "components": {name: dict(counts) for name, counts in plan.table().items()},
+        "rules": dict(Counter(sentence(step) for step in plan.steps).most_common()),
+        "dropped": {f"{drop.source.label}: {drop.source.name}": drop.rule for drop in plan.dropped},
+        "resumed": list(written.resumed),
+        "remade": list(written.remade),
+        "left": list(written.left),
+        "warnings": list(plan.warnings),
+        "notes": list(plan.notes),
+        "compared": compared,
+    }
+
+
+def fusion_sections(table: Mapping[str, Any], moves: Sequence[str] = ()) -> list[Section]:
+    """The page of a fuse. table: of `fusion_table`; moves: what to do next."""
+    counts = Counter[str]()
+    for row in table["components"].values():
+        counts.update(row)
+    done = ", ".join(f"{counts[key]} {word}" for key, word in _ACTIONS.items() if counts[key])
+    text = f"{show_bytes(table['bytes'])} in {table['seconds']:.1f} s. What the model can do, only a measurement tells."
+    use = Banner("plain", f"Fused: {table['path']}", f"{done} tensors. {text}", moves)
+    warnings = [Banner("open", "Warning", line) for line in table["warnings"]]
+    found = [
+        Section("Result", (use, *warnings, *_to_know(table))),
+        Section("What became of it", (components_table(table["components"]), *_rules(table), *_dropped(table))),
+    ]
+    return [*found, *(comparison_sections(table["compared"]) if table["compared"] else [])]
+
+
+_ACTIONS = {"merge": "merged", "keep": "kept as in the base", "copy": "copied"}
+
+
+def _to_know(table: Mapping[str, Any]) -> list[Block]:
+    lines = [*table["notes"], *(f"{file}: taken over from the interrupted run" for file in table["resumed"])]
+    lines += [f"{file}: no longer what the interrupted run had written; made again" for file in table["remade"]]
+    lines += [f"left where it was: {path}" for path in table["left"]]
+    if table["compared"] is None:
+        lines.append("The task vectors were not compared; --compare does, and reads them once more.")
+    return [Table("To know", [""], [[line] for line in lines], words=True)]
+
+
+def components_table(components: Mapping[str, Mapping[str, int]]) -> Table:
+    """How many tensors of each component are merged, kept, copied."""
+    rows: list[Row] = []
+    for name, counts in sorted(components.items()):
+        total = sum(counts.values())
+        cells = [Cell(str(counts.get(key, 0)), share=counts.get(key, 0) / total) for key in _ACTIONS]
+        rows.append([name, *cells])
+    return Table("Tensors by component", ["component", *_ACTIONS.values()], rows)
+
+
+def _rules(table: Mapping[str, Any]) -> list[Block]:
+    rules = list(table["rules"].items())
+    rows: list[Row] = [[rule, f"{count:,}"] for rule, count in rules[:MOST_RULES]]
+    more = len(rules) - MOST_RULES
+    note = "" if more <= 0 else f"{more} more are in the JSON beside this page."
+    return [Table("By which rule", ["rule", "tensors"], rows, note)]
+
+
+def _dropped(table: Mapping[str, Any]) -> list[Block]:
+    dropped = list(table["dropped"].items())
+    rows: list[Row] = [[name, rule] for name, rule in dropped[:MOST_RULES]]
+    more = len(dropped) - MOST_RULES
+    note = "" if more <= 0 else f"{more} more are in the JSON beside this page."
+    return [Table("Input tensors that do not reach the output", ["tensor", "why"], rows, note, words=True)]

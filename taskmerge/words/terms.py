@@ -1,0 +1,72 @@
+"""TERMS: what the words on a page mean, told where they first stand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+TERMS: dict[str, str] = {
+    # of models and merges
+    "task vector": "What fine-tuning changed: the specialist's weights minus the base's, tensor by tensor.",
+    "specialist": "A model that was fine-tuned from the base for one task or modality.",
+    "fused": "The model that merging made: the base plus what the recipe takes of the task vectors.",
+    "recovered": "The fused model after a repair of its projectors alone, everything else frozen.",
+    "rehearsed": "The model after training on all modalities in balance.",
+    "projector": "The layers between an encoder of sounds or pictures and the backbone that reads their output.",
+    "backbone": "The transformer that reads texts, and the tokens that projectors make of other media.",
+    "norm": "Euclidean length: the square root of the sum of squared entries.",
+    "relative norm": "One length divided by another: of states, the fused model's by the specialist's; 1 is unchanged.",
+    "sign conflict": "Share of the entries that both task vectors change in which one raises and the other lowers. "
+    "Two unrelated task vectors conflict in half of them.",
+    "kept": "Share of a task vector's entries that are left after trimming or random drops; the others count as zero.",
+    "density": "The share of a task vector's entries that trimming keeps.",
+    # of scores
+    "R@1": "Recall at 1: share of the queries whose right answer is the nearest of all.",
+    "R@5": "Recall at 5: share of the queries whose right answer is among the nearest five.",
+    "R@10": "Recall at 10: share of the queries whose right answer is among the nearest ten.",
+    "MRR": "Mean reciprocal rank: the mean of 1 / rank of the right answer; 1 is perfect.",
+    "nDCG@5": "Discounted cumulative gain of the nearest five: the nearer a right answer is, the more it counts.",
+    "nDCG@10": "Discounted cumulative gain of the nearest ten: the nearer a right answer is, the more it counts.",
+    "paired differences": "Differences on the same queries, query by query: surer than two separate intervals.",
+    "interval": "95 % bootstrap interval: where the mean lies in 95 of 100 draws of as many queries or probes. "
+    "An interval of a difference that holds zero shows no difference beyond chance.",
+    # of drift
+    "null band": "Where a statistic lies when nothing drifted: the specialist against itself in another precision.",
+    "probes": "Pairs of an item and its text on which both models are run.",
+    "neighbour overlap": "Share of an item's nearest texts that are the same under both models.",
+    "margin": "How much nearer the right text is than the nearest wrong one, as a difference of cosines.",
+    "cosine": "Cosine of the angle between two vectors: 1 the same direction, 0 unrelated, -1 opposite.",
+    "text rotation": "The rotation that carries the specialist's embeddings of the texts onto the fused model's. "
+    "Turning items and texts together is harmless; what is left after it is not.",
+    "debiased CKA": "Centred kernel alignment: how alike two sets of vectors are up to rotation and scale; "
+    "1 is the same.",
+    "depth": "Number of layers passed: 0 is what enters the first layer.",
+    "displacement": "Distance of fused weights from the specialist's, over that of the specialist's from the base's.",
+    "overlap by chance": "What the share would be for directions drawn at random.",
+    "modality gap": "Distance between the mean embedding of the items and that of the texts.",
+    "alignment": "Mean squared distance of items to their own texts; lower is closer.",
+    "uniformity": "How evenly embeddings fill the sphere; lower is more even.",
+    "effective rank": "How many dimensions the embeddings really use.",
+    "Fréchet distance": "Distance of two clouds of vectors by their means and covariances.",
+    "principal axes": "The directions in which embeddings differ most. A map of two of them leaves the others out: "
+    "items that lie together on it may lie apart.",
+    # of training and search
+    "InfoNCE": "The contrastive loss: how surprised the model is by the right text among the others in the batch.",
+    "held-out": "Not trained on; kept back to judge by.",
+    "arm": "One way of repairing that was tried.",
+    "floor": "The lowest value that a score may take.",
+    "Pareto front": "The points that no other point beats in everything.",
+    "PED-ANOVA": "How much each number explains of which trials are among the better ones.",
+    "mteb": "The Massive Text Embedding Benchmark.",
+}  # fmt: skip
+_ALIKE = {"MRR": "mean reciprocal rank"}
+_PATTERNS = {
+    name: re.compile(rf"(?<![\w@-])(?:{re.escape(name)}|{re.escape(_ALIKE.get(name, name))})s?(?![\w@])")
+    for name in TERMS
+}
+
+
+def terms_in(text: str, without: Iterable[str] = ()) -> list[str]:
+    """Return the names of the terms that a text uses, in the order of `TERMS`. without: names to leave out."""
+    known = set(without)
+    return [name for name, pattern in _PATTERNS.items() if name not in known and pattern.search(text)]
