@@ -14,7 +14,7 @@ from taskmerge.pipeline.overlaps import overlap_notes
 from taskmerge.pipeline.page import page_sections
 from taskmerge.pipeline.report_folder import claim_report
 from taskmerge.pipeline.sets import grafted_modality
-from taskmerge.pipeline.state import NOTE_MOVE, Run, training_settings
+from taskmerge.pipeline.state import Run, training_settings
 from taskmerge.pipeline.steps import (
     diagnose_steps,
     evaluate_steps,
