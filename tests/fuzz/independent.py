@@ -16,14 +16,14 @@ Tensors = dict[str, torch.Tensor]
 
 def read(folder: Path) -> Tensors | None:
     """A folder's tensors by other libraries; None where they read none, or refuse."""
-    files = sorted(folder.glob("*.safetensors"))
+    files = sorted(path for path in folder.glob("*.safetensors") if path.is_file())
     tensors: Tensors = {}
     try:
         for path in files:
             with safe_open(path, "pt") as file:
                 tensors |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if not files:
-            for path in sorted(folder.glob("*.bin")):
+            for path in sorted(filter(Path.is_file, folder.glob("*.bin"))):
                 tensors |= torch.load(path, weights_only=True)
     except Exception:
         return None

@@ -250,3 +250,13 @@ def test_a_config_that_was_edited(folder: Path) -> None:
     (folder / "made" / "out" / "notes.txt").write_text("mine")
     unchecked = verified(folder / "made" / "out", rederive=False).unchecked
     assert "files that are not in the record: notes.txt" in unchecked
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_terabyte_of_holes_is_not_hashed(folder: Path, name: str) -> None:
+    """It would take a quarter of an hour: its size alone says that it is another file."""
+    out = folder / "made" / "out"
+    path = next(iter(sorted(out.glob(name.replace("model.", "model*.")))))
+    os.truncate(path, 2**40)
+    findings = verify(out, rederive=False)
+    assert f"{path.name}: its sha256 is not the recorded one" in findings
