@@ -110,6 +110,9 @@ def rehearse(
     _stage(recipe, "rehearse", out, how)
 
 
+_STAGES = "specialize, fuse, diagnose, recover, rehearse, evaluate"
+
+
 class _How(NamedTuple):
     """What all commands that train can be told."""
 
@@ -175,8 +178,8 @@ def _stage(path: Path, stage: str, out: Path | None, how: _How) -> None:
 def run(
     recipe: Path = RECIPE,
     out: Path = OUT,
-    start: str = typer.Option(None, "--from", help="First stage to run."),
-    until: str = typer.Option(None, "--until", help="Last stage to run."),
+    start: str = typer.Option(None, "--from", help=f"First stage to run: {_STAGES}."),
+    until: str = typer.Option(None, "--until", help="Last stage to run: any of these."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print what every stage will take; run nothing."),
     assume: str = typer.Option(
         None, "--assume", help="With --dry-run: devices to plan for: 4x80GB, 4x80GB@400 (TFLOP/s)."
