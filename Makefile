@@ -30,6 +30,7 @@ check: $(VENV)/.installed
 docs: $(VENV)/.installed
 	$(BIN)/python -m taskmerge.recipes.docs docs
 	$(BIN)/python -m taskmerge.cli.docs > docs/commands.md
+	$(BIN)/python -m taskmerge.cli.json_docs > docs/json.md
 	$(BIN)/zensical build --clean --strict
 
 install: $(VENV)/.installed

@@ -52,6 +52,11 @@ def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
             taskmerge.cli.main()
         except SystemExit as ended:
             code = ended.code if isinstance(ended.code, int) else 1
-        return Ran(code, *capsys.readouterr())
+        ran = Ran(code, *capsys.readouterr())
+        if "--json" in words and words[0] != "schema" and not {"-h", "--help"} & set(words):
+            from json_shapes import check_documented
+
+            check_documented(str(words[0]), ran.out)
+        return ran
 
     return run

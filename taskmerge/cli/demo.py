@@ -7,8 +7,8 @@ from typing import Any
 
 import typer
 
-from taskmerge.cli.options import OUT_DEMO
-from taskmerge.cli.output import console, note, say
+from taskmerge.cli.options import JSON, OUT_DEMO
+from taskmerge.cli.output import console, note, print_json, say
 
 
 def demo(
@@ -18,6 +18,7 @@ def demo(
         "--from-scratch",
         help="First make the shipped data and models again from scratch (needs espeak-ng; ten minutes).",
     ),
+    as_json: bool = JSON,
 ) -> None:
     """Tell the whole story on real weights, in minutes: fuse, diagnose, recover, rehearse, evaluate."""
     import logging
@@ -29,6 +30,10 @@ def demo(
     disable_progress_bar()  # type: ignore[no-untyped-call]
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # repeats within an epoch are no news
     table, places = tell(out, note, from_scratch=from_scratch)
+    if as_json:
+        report = str(places.report / "report.html")
+        print_json({"report": report, "models": table["models"], "stages": table["stages"]})
+        return
     _show_end(table)
     note(
         f"\nThe models are sentence-transformers folders: SentenceTransformer({str(places.rehearsed)!r}, "

@@ -7,6 +7,7 @@ import sys
 from typer.main import get_command
 
 from taskmerge.cli.app import app
+from taskmerge.cli.exit_codes import EXIT_CODES
 
 _WIDTH = 100
 _HEAD = """# Commands
@@ -14,25 +15,21 @@ _HEAD = """# Commands
 Made from the commands' own help by `python -m taskmerge.cli.docs`; edit the help, not this page.
 
 Data goes to stdout, progress and messages to stderr; tables are drawn on a terminal and tab-separated otherwise;
-`--json` prints JSON for machines. `NO_COLOR`, `HF_HOME`, `HF_HUB_OFFLINE` and `HF_TOKEN` are honoured, and
-`TASKMERGE_THREADS` limits the cores used.
+`--json` prints [one documented JSON object](json.md), of errors too. `NO_COLOR`, `HF_HOME`, `HF_HUB_OFFLINE` and
+`HF_TOKEN` are honoured, and `TASKMERGE_THREADS` limits the cores used.
+
+## Exit codes
 
 | exit code | means |
 |---|---|
-| 0 | done |
-| 1 | failed: unreadable or unfitting inputs, a full disk; `diff` and `verify`: a difference was found |
-| 2 | a mistake in the command line or the recipe; nothing was done |
-| 3 | drifted beyond the limit; `rehearse`, `run`: left as it came, as a modality would have ended below what it had |
-| 4 | `diagnose-drift`: nothing drifted beyond the limit, but of a modality it cannot be told |
-| 70 | a fault of taskmerge itself; the message names the file that holds the whole trace |
-| 130 | interrupted; the same command goes on from the finished files |
 """
 
 
 def page() -> str:
     """The text of docs/commands.md."""
     group = get_command(app)
-    sections = [_HEAD]
+    codes = "\n".join(f"| {code} | {text} |" for code, text in EXIT_CODES.items())
+    sections = [f"{_HEAD}{codes}\n"]
     with group.make_context("taskmerge", [], resilient_parsing=True) as around:
         for name, command in sorted(getattr(group, "commands", {}).items()):
             settings = {"resilient_parsing": True, "terminal_width": _WIDTH, "max_content_width": _WIDTH}

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from taskmerge import __version__
-from taskmerge.cli.output import report_error
-from taskmerge.cli.streams import safe_streams
+from taskmerge.cli.output import begin_printing, report_error, report_error_as_json
+from taskmerge.cli.streams import results, results_apart, safe_streams
 from taskmerge.cli.verbosity import begin, verbosity
 from taskmerge.errors import OutputError, TaskmergeError, UsageError, clipped, first_line
 from taskmerge.words.extras import explained
@@ -37,10 +37,11 @@ def funnel(run: Callable[[], object]) -> int:
     """
     sys.unraisablehook = lambda _: None  # what fails while an object is thrown away is nobody's next move
     begin()
-    with safe_streams():
+    begin_printing()
+    with safe_streams(), results_apart(verbosity.json):
         try:
             code = _code(run)
-            sys.stdout.flush()
+            results().flush()
             return code
         except BaseException as error:
             return _ended(error)
@@ -91,13 +92,16 @@ def _ended(error: BaseException) -> int:
             return UsageError.exit_code
         if isinstance(error, BrokenPipeError):  # whoever read our output wants no more of it
             return 1
-        meant = (
-            OutputError(_UNSHOWN, "standard output", MOVES.get(error.errno or 0)) if _unshown(error) else told(error)
-        )
+        unshown = _unshown(error)
+        meant = OutputError(_UNSHOWN, "standard output", MOVES.get(error.errno or 0)) if unshown else told(error)  # type: ignore[attr-defined]
         if verbosity.verbose:
             traceback.print_exception(error)
         report_error(meant)
-        return FAULT if isinstance(meant, Fault) else meant.exit_code
+        code = FAULT if isinstance(meant, Fault) else meant.exit_code
+        if verbosity.json and not unshown:
+            report_error_as_json(meant, code)
+            results().flush()
+        return code
     except Exception:  # stderr itself cannot be written to: the exit code says it
         return 1
 
@@ -113,8 +117,15 @@ def _unshown(error: BaseException) -> TypeGuard[OSError]:
 
 
 def _interrupted() -> int:
-    print("interrupted; run the same command again to go on", file=sys.stderr)
+    said = "interrupted; run the same command again to go on"
+    print(said, file=sys.stderr)
+    if verbosity.json:
+        report_error_as_json(Interrupted(said), INTERRUPTED)
     return INTERRUPTED
+
+
+class Interrupted(TaskmergeError):
+    """The user stopped it."""
 
 
 class Fault(TaskmergeError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from taskmerge.cli.options import DEVICE, HTML, JSON, ON, OUT_PLACE
-from taskmerge.cli.output import announce_preparing, note, print_json, print_table, progress, say
+from taskmerge.cli.output import announce_preparing, next_move, note, print_json, print_table, progress, say
 from taskmerge.cli.pages import check_html, write_fusion
 from taskmerge.errors import UsageError
 from taskmerge.words.places import StoreUri, output_place
@@ -73,16 +73,18 @@ def fuse(
     share = _share(part, measure, finish, dry_run, resume)
     _check_together(share is not None or finish, bool(sweep) or keep is not None, on)
     _check_page(html, compare, dry_run, share is not None, bool(sweep) and keep is None)
-    chosen = None
+    chosen, before = None, None
     if sweep or keep is not None:
         from taskmerge.cli.sweeping import swept
 
-        if (chosen := swept(recipe, sweep, keep, device, as_json)) is None:
+        chosen, before = swept(recipe, sweep, keep, device, as_json)
+        if chosen is None:
             return
     place = absolute(out if isinstance(out, Path) else recipe.with_suffix(""))
     merges = load_all(recipe, place.parent / f"{place.stem}-documents") if chosen is None else [chosen]
     if len(merges) > 1 and (share is not None or finish):
         raise UsageError(f"{recipe} holds {len(merges)} merges", next_move="parts are of one: a file for each")
+    done: list[dict[str, Any]] = []
     for said in merges:
         decided = plan(said)
         target = _output(out if said is merges[-1] else None, said.output.path, said.folder, recipe)
@@ -91,13 +93,16 @@ def fuse(
         for line in () if as_json else decided.notes:
             note(line)
         if dry_run:
-            show_plan(decided, target, allowed, as_json)
+            show_plan(decided, target, allowed, as_json, len(merges) - 1)
             if len(merges) > 1:
                 note(f"{len(merges) - 1} more documents; each is planned when what it is made from is there")
             return
         page = html if said is merges[-1] else None
         how = _How(device, allowed, fresh, resume, share, measure, finish, on, page, compare, as_json)
-        _write(decided, said, target, how)
+        done.append(_write(decided, said, target, how))
+    if as_json:
+        last = done[-1] if len(done) == 1 else {"merges": done}
+        print_json(last if before is None else {**before, "written": last})
 
 
 @dataclass(frozen=True)
@@ -117,8 +122,8 @@ class _How:
     as_json: bool
 
 
-def _write(decided: Plan, said: Recipe, target: Path | StoreUri, how: _How) -> None:
-    """Write one planned merge: whole, a part of it, or on a cluster."""
+def _write(decided: Plan, said: Recipe, target: Path | StoreUri, how: _How) -> dict[str, Any]:
+    """Write one planned merge: whole, a part of it, or on a cluster. Returns what --json tells of it."""
     from taskmerge.merging import execute
 
     began = time.monotonic()
@@ -128,8 +133,7 @@ def _write(decided: Plan, said: Recipe, target: Path | StoreUri, how: _How) -> N
 
         job = Job(decided, said, target, how.device, how.fresh)
         if how.share is not None:
-            _fuse_part(job, how.share, how.measure, how.memory, how.as_json)
-            return
+            return _fuse_part(job, how.share, how.measure, how.memory, how.as_json)
         _write_on_ray(job, str(how.on), how.memory, how.as_json)
     by_parts = how.finish or how.on is not None
     with progress(decided.bytes_written, "fusing", quiet=how.as_json) as advance:
@@ -148,7 +152,7 @@ def _write(decided: Plan, said: Recipe, target: Path | StoreUri, how: _How) -> N
         write_fusion(
             how.html, decided, said, written, seconds, compare=how.compare, device=how.device, quiet=how.as_json
         )
-    _show_written(written, seconds, decided.notes, how.as_json, by_parts=by_parts)
+    return _show_written(written, seconds, decided.notes, how.as_json, by_parts=by_parts)
 
 
 def _check_together(by_parts: bool, sweeping: bool, on: str | None) -> None:
@@ -204,19 +208,20 @@ def _write_on_ray(job: Job, on: str, memory: int, as_json: bool) -> None:
         write_parts(job, address, memory=memory, done=advance)
 
 
-def _fuse_part(job: Job, part: Part, measure: bool, memory: int, as_json: bool) -> None:
+def _fuse_part(job: Job, part: Part, measure: bool, memory: int, as_json: bool) -> dict[str, Any]:
     from taskmerge.merging.parts import execute_part, measure_part
 
     if measure:
         done, said = measure_part(job, part)
-        print_json({"part": str(part), "done": done, "next": said}) if as_json else note(f"part {part}: {said}")
-        return
+        if not as_json:
+            note(f"part {part}: {said}")
+        return {"part": str(part), "done": done, "next": said}
     began, size = time.monotonic(), sum(shard.size for shard in part.share(job.plan.shards))
     if not size:
         note(f"part {part}: nothing to write, there are {len(job.plan.shards)} files (`output: shard_size` makes more)")
     with progress(size, f"part {part}", quiet=as_json) as advance:
         written = execute_part(job, part, progress=advance, memory=memory)
-    _show_written(written, time.monotonic() - began, job.plan.notes, as_json, published=False)
+    return _show_written(written, time.monotonic() - began, job.plan.notes, as_json, published=False)
 
 
 def _output(given: Path | StoreUri | None, said: str | None, folder: Path, recipe: Path) -> Path | StoreUri:
@@ -227,7 +232,7 @@ def _output(given: Path | StoreUri | None, said: str | None, folder: Path, recip
     return output_place(said, folder)
 
 
-def show_plan(plan: Plan, target: Path | StoreUri, memory: int, as_json: bool) -> None:
+def show_plan(plan: Plan, target: Path | StoreUri, memory: int, as_json: bool, more: int = 0) -> None:
     """What a fuse would do: per component, and per tensor in JSON."""
     from taskmerge.merging.provenance import sentence
 
@@ -240,18 +245,17 @@ def show_plan(plan: Plan, target: Path | StoreUri, memory: int, as_json: bool) -
             "peak_memory": peak,
             "files": {shard.file: shard.size for shard in plan.shards},
             "components": {name: dict(counts) for name, counts in plan.table().items()},
+            "ways": [{**way, "how": how} for how, way in _ways(plan)],
             "tensors": {step.info.name: sentence(step) for step in plan.steps},
             "dropped": {f"{drop.source.label}:{drop.source.name}": drop.rule for drop in plan.dropped},
             "warnings": list(plan.warnings),
             "notes": list(plan.notes),
+            "more_documents": more,
         }
         print_json(table)
         return
-    rows = [
-        (component, counts["merge"], counts["keep"], counts["copy"], _ways(plan, component))
-        for component, counts in sorted(plan.table().items())
-    ]
-    print_table(("component", "merged", "kept", "copied", "how"), rows, "plan")
+    rows = [(way["component"], _DONE[way["action"]], way["method"], way["tensors"], how) for how, way in _ways(plan)]
+    print_table(("component", "", "method", "tensors", "how"), rows, "plan")
     if asked := [drop for drop in plan.dropped if drop.asked]:
         note(f"{len(asked)} input tensors do not reach the output, as the recipe says (--json lists them)")
     note(
@@ -260,11 +264,21 @@ def show_plan(plan: Plan, target: Path | StoreUri, memory: int, as_json: bool) -
     )
 
 
-def _ways(plan: Plan, component: str) -> str:
+_DONE = {"merge": "merged", "keep": "kept", "copy": "copied"}
+
+
+def _ways(plan: Plan) -> list[tuple[str, dict[str, Any]]]:
+    """(in words, component, action, method, how many tensors) of every way in which tensors are treated."""
     from taskmerge.merging.provenance import sentence
 
-    ways = list(dict.fromkeys(sentence(step) for step in plan.steps if step.component == component))
-    return ways[0] + (f" (and {len(ways) - 1} more)" if len(ways) > 1 else "")
+    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for step in plan.steps:
+        key = (step.component, step.action, sentence(step))
+        method = step.method if step.action == "merge" else None
+        row = {"component": step.component, "action": step.action, "method": method, "tensors": 0}
+        found.setdefault(key, row)["tensors"] += 1
+    order = list(_DONE)
+    return [(key[2], found[key]) for key in sorted(found, key=lambda key: (key[0], order.index(key[1]), key[2]))]
 
 
 def _show_written(
@@ -274,22 +288,21 @@ def _show_written(
     as_json: bool,
     published: bool = True,
     by_parts: bool = False,
-) -> None:
+) -> dict[str, Any]:
+    table = {
+        "path": str(written.path),
+        "bytes": written.bytes,
+        "seconds": seconds,
+        "sha256": dict(written.sha256),
+        "resumed": list(written.resumed),
+        "remade": list(written.remade),
+        "notes": list(notes),
+        "left": list(written.left),
+        "card": list(written.card),
+        "published": published,
+    }
     if as_json:
-        table = {
-            "path": str(written.path),
-            "bytes": written.bytes,
-            "seconds": seconds,
-            "sha256": dict(written.sha256),
-            "resumed": list(written.resumed),
-            "remade": list(written.remade),
-            "notes": list(notes),
-            "left": list(written.left),
-            "card": list(written.card),
-            "published": published,
-        }
-        print_json(table)
-        return
+        return table
     for file in written.remade:
         note(f"{file}: no longer what the interrupted run had written; made again")
     for path in written.left:
@@ -302,9 +315,11 @@ def _show_written(
     for line in written.card:
         note(f"model card: {line}")
     if published:
+        next_move(f"taskmerge verify {written.path}, or taskmerge push {written.path} owner/name --dry-run")
         say(written.path)
     else:
         note("not published yet: `--finish` does when all parts are written")
+    return table
 
 
 COMMANDS = (fuse,)

@@ -86,7 +86,7 @@ def check_model(
         source = ModelSource(model, embedder or said.embedder, said.components, Path() if embedder else said.folder)
     found = check(open_embedder(source, device=device))
     if as_json:
-        print_json(asdict(found))
+        print_json({**asdict(found), "fits": found.fits})
     else:
         print_table(
             ("modality", "dimension", "projectors", "projected tokens", "problem"),

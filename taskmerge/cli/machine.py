@@ -44,7 +44,8 @@ def doctor(as_json: bool = JSON) -> None:
     if importlib.util.find_spec("torch"):
         rows.append(_devices())
     if as_json:
-        print_json([{"what": what, "found": found, "state": state, "note": text} for what, found, state, text in rows])
+        table = [{"what": what, "found": found, "state": state, "note": text} for what, found, state, text in rows]
+        print_json({"rows": table})
     else:
         print_table(("what", "found", "state", "note"), rows)
     if any(state == "broken" for _, _, state, _ in rows):

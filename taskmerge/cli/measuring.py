@@ -17,7 +17,7 @@ from taskmerge.cli.options import (
     dimensions_of,
     prompts_of,
 )
-from taskmerge.cli.output import announce_notes, console, note, print_json, say
+from taskmerge.cli.output import announce_notes, console, next_move, note, print_json, say
 from taskmerge.cli.pages import check_html, write_page
 from taskmerge.errors import UsageError
 
@@ -66,14 +66,25 @@ def diagnose_drift(
             raise UsageError(f"{', '.join(beside)} beside a recipe", str(recipe), "give one or the other")
         found = _by_recipe(recipe, limit, recover, device)
     _show(found, html, as_json)
-    if not found.exit_code:
-        return
-    if not recover or not found.beyond_limit:
-        raise typer.Exit(found.exit_code)
-    from taskmerge.pipeline import run
-    from taskmerge.recipes import load
+    recovered = None
+    if recover and found.beyond_limit:
+        from taskmerge.pipeline import Places, run
+        from taskmerge.recipes import load
 
-    run(load(recipe), start="recover", until="recover", say=note, device=device)
+        said = load(recipe)
+        run(said, start="recover", until="recover", say=note, device=device)
+        recovered = Places.of(said).recovered
+        next_move(f"taskmerge diagnose-drift --fused {recovered} …, or taskmerge run {recipe}")
+    elif found.beyond_limit:
+        next_move(f"taskmerge recover {recipe}" if recipe else "a recipe with a `recover` section repairs projectors")
+    elif found.open:
+        next_move("give more probes: the verdict says how many")
+    if as_json:
+        print_json({**found.as_dict(), "exit_code": found.exit_code, "recovered": recovered})
+    elif recovered is not None:
+        say(recovered)
+    if found.exit_code and recovered is None:
+        raise typer.Exit(found.exit_code)
 
 
 def _by_recipe(path: Path, limit: float | None, recover: bool, device: str | None) -> DriftReport:
@@ -121,9 +132,7 @@ def _show(found: DriftReport, html: Path | None, as_json: bool) -> None:
 
     if html is not None:
         write_page(html, "Projector drift", drift_page(found), found.as_dict())
-    if as_json:
-        print_json(found.as_dict())
-    else:
+    if not as_json:
         show(drift_sections(found), console())
 
 
@@ -251,6 +260,7 @@ def stats(
     document_prompt: str = DOCUMENT_PROMPT,
     embedder: str = EMBEDDER,
     device: str = MODEL_DEVICE,
+    as_json: bool = JSON,
 ) -> None:
     """Collect what a specialist's layers see, for regmean and protect; stored beside its weights."""
     from taskmerge.embedders import ModelSource
@@ -260,6 +270,10 @@ def stats(
     covariances = collect_covariances(ModelSource(model, embedder), probes, device=device, prompts=prompts)
     path = covariances.save(model)
     note(f"{len(covariances)} layers, tokens seen: {covariances.counts}")
+    next_move("a recipe that names this specialist may say merge: {method: regmean}, or protect")
+    if as_json:
+        print_json({"path": str(path), "layers": len(covariances), "tokens": dict(covariances.counts)})
+        return
     say(path)
 
 

@@ -50,7 +50,7 @@ ENCODINGS = typer.Option(
 ENCODINGS_LIMIT = typer.Option("50GiB", "--encodings-limit", help="Most that is kept there; 0 keeps none.")
 ON = typer.Option(None, "--on", help="ray, or ray:ADDRESS: have a Ray cluster do it, one task a file (extra [ray]).")
 FRESH = typer.Option(False, "--fresh", help="Replace an existing folder that taskmerge made.")
-JSON = typer.Option(False, "--json", help="Print JSON for machines.")
+JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else (docs/json.md), also of errors.")
 
 
 def prompts_of(query: str | None, document: str | None) -> dict[str, str] | None:

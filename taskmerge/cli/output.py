@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from taskmerge.cli.streams import unwashed
+from taskmerge.cli.streams import results, unwashed
 from taskmerge.cli.verbosity import verbosity
 from taskmerge.errors import TaskmergeError
 from taskmerge.printable import printable, printable_json, printable_line
@@ -69,7 +69,30 @@ def announce_preparing() -> None:
 def print_json(data: Any) -> None:
     """Data for machines. Numbers that JSON does not have (NaN, infinity) become null."""
     text = json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str, allow_nan=False)
-    print(printable_json(text))
+    print(printable_json(text), file=results())
+    _printed.append(True)
+
+
+_printed: list[bool] = []
+
+
+def report_error_as_json(error: TaskmergeError, exit_code: int) -> None:
+    """The same as `report_error`, for machines: in place of the result. Where that is printed, it stays alone."""
+    if _printed:
+        return
+    problems = [{"what": one.what, "place": one.place, "next_move": one.next_move} for one in error.problems]
+    kind = type(error).__name__
+    print_json({"error": {"kind": kind, "text": str(error), "problems": problems, "exit_code": exit_code}})
+
+
+def begin_printing() -> None:
+    """No result of this command is printed yet."""
+    _printed.clear()
+
+
+def next_move(text: str) -> None:
+    """What to do after this command, for the reader."""
+    note(f"next: {text}")
 
 
 def _finite(data: Any) -> Any:

@@ -17,22 +17,21 @@ def methods(name: str = typer.Argument(None, help="A merge method, or file.py:na
 
     chosen = [find_method(name)] if name else all_methods()
     if as_json:
-        print_json(
-            [
-                {
-                    "name": method.name,
-                    "aliases": list(method.aliases),
-                    "doc": method.doc,
-                    "source": method.source,
-                    "parameters": {row.name: {"default": row.default, "doc": row.doc} for row in method.parameters},
-                }
-                for method in chosen
-            ]
-        )
+        rows = [
+            {
+                "name": method.name,
+                "aliases": list(method.aliases),
+                "doc": method.doc,
+                "source": method.source,
+                "parameters": {row.name: {"default": row.default, "doc": row.doc} for row in method.parameters},
+            }
+            for method in chosen
+        ]
+        print_json({"methods": rows})
         return
     if not name:
-        rows = [(method.name, ", ".join(method.aliases), method.summary, method.source) for method in chosen]
-        print_table(("method", "alias", "what it does", "source"), rows)
+        shown = [(method.name, ", ".join(method.aliases), method.summary, method.source) for method in chosen]
+        print_table(("method", "alias", "what it does", "source"), shown)
         return
     method = chosen[0]
     say(f"{method.name}: {method.doc}\n\nsource: {method.source or 'none given'}\n")
@@ -40,15 +39,16 @@ def methods(name: str = typer.Argument(None, help="A merge method, or file.py:na
     print_table(("parameter", "takes", "default", "meaning"), parameters)
 
 
-def schema(out: Path = OUT_FILE) -> None:
+def schema(out: Path = OUT_FILE, as_json: bool = JSON) -> None:
     """Print the recipe's JSON Schema, for editors."""
     import json
 
     from taskmerge.recipes import schema as recipe_schema
 
-    text = json.dumps(recipe_schema(), indent=2, ensure_ascii=False)
+    table = recipe_schema()
+    text = json.dumps(table, indent=2, ensure_ascii=False)
     if out is None:
-        say(text)
+        print_json(table) if as_json else say(text)
     else:
         from taskmerge.errors import OutputError
 
@@ -56,6 +56,8 @@ def schema(out: Path = OUT_FILE) -> None:
             raise OutputError("exists, and is no JSON Schema", str(out), "choose another --out, or remove it")
         with writing(out):
             out.write_text(text + "\n", "utf-8")
+        if as_json:
+            print_json({"path": str(out)})
 
 
 COMMANDS = (methods, schema)

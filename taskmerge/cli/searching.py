@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from taskmerge.cli.options import JSON, MODEL_DEVICE
-from taskmerge.cli.output import announce_preparing, note, print_json, print_table, say
+from taskmerge.cli.output import announce_preparing, next_move, note, print_json, print_table, say
 from taskmerge.words.places import output_path
 from taskmerge.words.sizes import parse_size
 
@@ -39,7 +39,8 @@ def search(
     announce_preparing()
     found = run(recipe, out=out, trials=trials, device=device, fresh=fresh, memory=parse_size(memory), say=note)
     if as_json:
-        print_json(found.as_dict())
+        places = {"recipe": str(found.folder / "best.yaml"), "report": str(found.folder / "report.html")}
+        print_json({**found.as_dict(), **places})
         return
     _show(found)
 
@@ -59,6 +60,7 @@ def _show(found: Outcome) -> None:
     for line in (*found.sentences(), *found.notes):
         note(line)
     note(f"report: {found.folder / 'report.html'}")
+    next_move(f"taskmerge fuse {found.folder / 'best.yaml'}")
     say(found.folder / "best.yaml")
 
 

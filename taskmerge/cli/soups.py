@@ -6,8 +6,8 @@ from pathlib import Path
 
 import typer
 
-from taskmerge.cli.options import FRESH, OUT_FOLDER
-from taskmerge.cli.output import announce_preparing, note, say
+from taskmerge.cli.options import FRESH, JSON, OUT_FOLDER
+from taskmerge.cli.output import announce_preparing, next_move, note, print_json, say
 from taskmerge.errors import UsageError
 
 
@@ -21,6 +21,7 @@ def soup(
     dtype: str = typer.Option(None, "--dtype", help="Format of the output; the checkpoints' by default."),
     shard_size: str = typer.Option("5GB", "--shard-size", help="At most this many bytes per file."),
     fresh: bool = FRESH,
+    as_json: bool = JSON,
 ) -> None:
     """Write the mean of a run's checkpoints as one model."""
     from taskmerge.checkpoints.output.saving import save_state_dict
@@ -45,10 +46,16 @@ def soup(
         from taskmerge.pipeline.soup import greedy_soup
 
         chosen = sorted(greedy_soup(found.members, paths, greedy, note).chosen)
+        paths = [paths[place] for place in chosen]
         found = Averaged([found.members[place] for place in chosen], shares(len(chosen)), checkpoints)
     for told in found.beside.notes:
         note(told)
-    say(save_state_dict(found, out, dtype=dtype, shard_size=shard_size, fresh=fresh, made=("model", "soup")))
+    made = save_state_dict(found, out, dtype=dtype, shard_size=shard_size, fresh=fresh, made=("model", "soup"))
+    next_move(f"taskmerge inspect {made}, or name it as a specialist in a recipe")
+    if as_json:
+        print_json({"path": str(made), "checkpoints": [str(path) for path in paths], "notes": list(found.beside.notes)})
+        return
+    say(made)
 
 
 COMMANDS = (soup,)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from taskmerge.cli.options import OUT_RECIPE
-from taskmerge.cli.output import note, say
+from taskmerge.cli.options import JSON, OUT_RECIPE
+from taskmerge.cli.output import next_move, note, print_json, say
 from taskmerge.errors import UsageError
 
 
@@ -17,6 +17,7 @@ def init(
     base: str = typer.Argument(None, help="The base model: path, hub id[@revision] or hf:// uri."),
     specialists: list[str] = typer.Argument(None, help="Models trained from it, adapters, task vectors; or name=path."),
     out: Path = OUT_RECIPE,
+    as_json: bool = JSON,
 ) -> None:
     """Propose a commented recipe for a base and its specialists.
 
@@ -41,7 +42,11 @@ def init(
     note(f"it plans: {said}")
     for line in found.plan.notes:
         note(line)
-    note(f"next: taskmerge fuse {out} --dry-run")
+    next_move(f"taskmerge fuse {out} --dry-run")
+    if as_json:
+        table = {"merged": counts["merge"], "copied": counts["copy"], "kept": counts["keep"]}
+        print_json({"path": str(out), **table, "notes": list(found.plan.notes)})
+        return
     say(out)
 
 

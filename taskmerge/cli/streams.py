@@ -49,6 +49,29 @@ def unwashed(stream: Any) -> Any:
     return stream.stream if isinstance(stream, Washed) else stream
 
 
+_apart: list[Any] = []
+"""Where results go while sys.stdout is what stderr is."""
+
+
+@contextmanager
+def results_apart(wanted: bool) -> Iterator[None]:
+    """Inside the block, if wanted, what any library prints goes to stderr, and `results()` alone leads to stdout."""
+    if not wanted:
+        yield
+        return
+    _apart.append(sys.stdout)
+    sys.stdout = sys.stderr
+    try:
+        yield
+    finally:
+        sys.stdout = _apart.pop()
+
+
+def results() -> Any:
+    """The stream of a command's result."""
+    return _apart[-1] if _apart else sys.stdout
+
+
 @contextmanager
 def safe_streams() -> Iterator[None]:
     """Inside the block no standard stream is closed, refuses a character or carries orders."""

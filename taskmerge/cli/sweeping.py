@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from taskmerge.cli.output import announce_preparing, note, print_json, print_table
 from taskmerge.errors import UsageError
@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from taskmerge.searching.sweep import Swept
 
 
-def swept(path: Path, texts: Sequence[str], keep: str | None, device: str, as_json: bool) -> Recipe | None:
-    """Print the table of a sweep. Returns the best point's recipe when that is to be written, else None."""
+def swept(
+    path: Path, texts: Sequence[str], keep: str | None, device: str, as_json: bool
+) -> tuple[Recipe | None, dict[str, Any] | None]:
+    """Print the table of a sweep. Returns the best point's recipe where that is to be written, else None; and what
+    --json tells of the sweep, which is printed here where nothing is written."""
     from taskmerge.recipes import load
     from taskmerge.searching.sweep import read_sweeps, sweep
 
@@ -30,19 +33,22 @@ def swept(path: Path, texts: Sequence[str], keep: str | None, device: str, as_js
         what = "--keep best needs pairs to score on, and the recipe names none"
         raise UsageError(what, str(path), "evaluate: {retrieval: {NAME: PAIRS}}, or search: {on: …, maximize: …}")
     announce_preparing()
+    table: dict[str, Any] | None = None
     found = sweep(recipe, axes, device=device, say=(lambda _: None) if as_json else note)
     best = max(found, key=lambda one: one.score if one.score is not None else 0.0)
     if as_json:
         rows = [{"values": dict(one.values), "length": one.length, "cosines": dict(one.cosines), "score": one.score,
                  "scores": dict(one.scores)} for one in found]  # fmt: skip
-        print_json({"points": rows, "best": dict(best.values) if has_pairs else None})
+        table = {"points": rows, "best": dict(best.values) if has_pairs else None, "written": None}
+        if keep is None:
+            print_json(table)
     else:
         _show(found)
     if keep is None:
-        return None
+        return None, None
     shown = ", ".join(f"{name} {value}" for name, value in best.values.items())
     note(f"kept: {shown}, {best.score:.4f} on the pairs that it was chosen by")
-    return best.recipe
+    return best.recipe, table
 
 
 def _show(found: Sequence[Swept]) -> None:

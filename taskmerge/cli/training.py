@@ -22,7 +22,7 @@ from taskmerge.cli.options import (
     PROCESSES,
     TRAINING_DEVICE,
 )
-from taskmerge.cli.output import announce_notes, announce_preparing, console, note, print_json, say
+from taskmerge.cli.output import announce_notes, announce_preparing, console, next_move, note, print_json, say
 from taskmerge.cli.pages import check_html, write_stages
 from taskmerge.cli.planning import show_run_plan
 from taskmerge.errors import UsageError
@@ -45,15 +45,19 @@ def graft(
     out: Path = OUT_FOLDER,
     seed: int = typer.Option(0, "--seed", help="Of the fresh projector."),
     fresh: bool = FRESH,
+    as_json: bool = JSON,
 ) -> None:
     """Attach an encoder and a fresh projector to a backbone."""
     announce_notes()
     from taskmerge.embedders import graft as attach
 
     first = attach(backbone, modality, encoder, projector, out, seed=seed, fresh=fresh)[0]
-    tokens = ", ".join(f"{tower.placeholder} for {name}" for name, tower in first.towers.items())
-    note(f"takes {', '.join(name for name in first.modalities if name != 'message')}; tokens that stand in: {tokens}")
-    say(out)
+    takes = [name for name in first.modalities if name != "message"]
+    tokens = {name: tower.placeholder for name, tower in first.towers.items()}
+    shown = ", ".join(f"{token} for {name}" for name, token in tokens.items())
+    note(f"takes {', '.join(takes)}; tokens that stand in: {shown}")
+    next_move(f"taskmerge check-model {out}; nothing was trained yet: `specialize` in a recipe does")
+    print_json({"path": str(out), "modalities": takes, "placeholders": tokens}) if as_json else say(out)
 
 
 def specialize(
@@ -106,6 +110,9 @@ def rehearse(
     _stage(recipe, "rehearse", out, how)
 
 
+_STAGES = "specialize, fuse, diagnose, recover, rehearse, evaluate"
+
+
 class _How(NamedTuple):
     """What all commands that train can be told."""
 
@@ -146,6 +153,9 @@ def _without_processes(words: Sequence[str]) -> list[str]:
     return found
 
 
+_AFTER = {"specialize": "fuse", "recover": "evaluate", "rehearse": "evaluate"}
+
+
 def _stage(path: Path, stage: str, out: Path | None, how: _How) -> None:
     announce_notes()
     check_html(how.html)
@@ -159,6 +169,7 @@ def _stage(path: Path, stage: str, out: Path | None, how: _How) -> None:
         return
     if how.html is not None:
         write_stages(how.html, table, stage)
+    next_move(f"taskmerge {_AFTER[stage]} {path}")
     if how.as_json:
         print_json(table)
     _end(table)
@@ -167,8 +178,8 @@ def _stage(path: Path, stage: str, out: Path | None, how: _How) -> None:
 def run(
     recipe: Path = RECIPE,
     out: Path = OUT,
-    start: str = typer.Option(None, "--from", help="First stage to run."),
-    until: str = typer.Option(None, "--until", help="Last stage to run."),
+    start: str = typer.Option(None, "--from", help=f"First stage to run: {_STAGES}."),
+    until: str = typer.Option(None, "--until", help="Last stage to run: any of these."),
     dry_run: bool = typer.Option(False, "--dry-run", help="Print what every stage will take; run nothing."),
     assume: str = typer.Option(
         None, "--assume", help="With --dry-run: devices to plan for: 4x80GB, 4x80GB@400 (TFLOP/s)."
@@ -208,18 +219,35 @@ def run(
         return
     if html is not None:
         write_stages(html, table)
+    places = Places.of(said, out)
+    there = set(table["models"].values())
+    if made := [path for path in (places.rehearsed, places.recovered, places.fused) if str(path) in there]:
+        next_move(f"taskmerge push {made[0]} owner/name --dry-run")
     if as_json:
         print_json(table)
     else:
         _show_table(table)
-        say(Places.of(said, out).report / "report.html")
-    _end(table)
+        say(places.report / "report.html")
+    _end(table, _unrepaired(said, until))
 
 
-def _end(table: dict[str, Any]) -> None:
-    """Ends with 3 where rehearsal had to leave the model as it came, so that no modality would end below its floor."""
-    if table["stages"].get("rehearse", {}).get("barred"):
-        raise typer.Exit(3)
+def _unrepaired(recipe: Recipe, until: str | None) -> bool:
+    """Whether a diagnosis of this run is its last word: no stage of it repairs."""
+    from taskmerge.pipeline import STAGES
+
+    stages = STAGES[: STAGES.index(until) + 1] if until else STAGES
+    return not any(stage in stages and getattr(recipe, stage) is not None for stage in ("recover", "rehearse"))
+
+
+def _end(table: dict[str, Any], unrepaired: bool = False) -> None:
+    """End as a table of stages says: 3 where rehearsal had to leave the model as it came, so that no modality would end
+    below its floor; as `diagnose-drift` does where nothing repairs what was diagnosed."""
+    stages = table["stages"]
+    code = 3 if stages.get("rehearse", {}).get("barred") else 0
+    if not code and unrepaired:
+        code = stages.get("diagnose", {}).get("exit_code", 0)
+    if code:
+        raise typer.Exit(code)
 
 
 def _show_table(table: dict[str, object]) -> None:

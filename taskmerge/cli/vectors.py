@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from taskmerge.cli.options import FRESH, OUT_FOLDER, OUT_NEW
-from taskmerge.cli.output import announce_notes, announce_preparing, note, say
+from taskmerge.cli.options import FRESH, JSON, OUT_FOLDER, OUT_NEW
+from taskmerge.cli.output import announce_notes, announce_preparing, next_move, note, print_json, say
 from taskmerge.errors import UsageError
 from taskmerge.words.parts import parse_part
 from taskmerge.words.places import StoreUri
@@ -33,6 +34,7 @@ def extract(
     part: str = typer.Option(None, "--part", help="Write this share of the files only (2/8), of the dense form."),
     finish: bool = typer.Option(False, "--finish", help="Check what all parts have written, and publish it."),
     fresh: bool = FRESH,
+    as_json: bool = JSON,
 ) -> None:
     """Write a task vector (specialist - base) as a folder of its own."""
     from taskmerge.checkpoints.formats.json_files import read_json
@@ -54,14 +56,19 @@ def extract(
         vector = vector.only(*only)
     if density is not None and form != "sparse":
         vector = vector.sparsify(density)
+    found: dict[str, Any] = {"path": str(out), "form": form, "deltas": len(vector), "own": len(vector.own),
+                             "bytes": None, "relative_error": None, "left_out": [], "part": part,
+                             "warnings": list(vector.warnings)}  # fmt: skip
     if share is not None or finish or isinstance(out, StoreUri):
         _shared(vector.shared(out, dtype=dtype, shard_size=parse_size(shard_size), fresh=fresh), share, finish)
+        _end(found, base, as_json)
         return
     if lora is not None:
         made = vector.save_lora(out, lora, base_name=base, fresh=fresh)
         left = f", {len(made.left_out)} tensors left out" if made.left_out else ""
         note(f"{made.bytes:,} bytes, relative error {made.relative_error:.3g}{left}")
-        say(made.path)
+        written = {"bytes": made.bytes, "relative_error": made.relative_error, "left_out": list(made.left_out)}
+        _end({**found, "form": "lora", **written}, base, as_json)
         return
     path = vector.save(out, dtype=dtype, form=form, density=density, rank=rank, fresh=fresh)
     note(f"{len(vector)} deltas, {len(vector.own)} tensors of the specialist's own")
@@ -70,7 +77,18 @@ def extract(
         report = marks["report"]
         share = report["bytes"] / max(report["dense_bytes"], 1)
         note(f"{report['bytes']:,} bytes ({share:.1%} of float32), relative error {report['relative_error']:.3g}")
-    say(path)
+        found |= {"bytes": report["bytes"], "relative_error": report["relative_error"]}
+    _end(found, base, as_json)
+
+
+def _end(found: Mapping[str, Any], base: str, as_json: bool) -> None:
+    """Say where the task vector is."""
+    if found["part"] is None:
+        next_move(f"taskmerge apply {base} {found['path']} --out MODEL, or name it as a specialist in a recipe")
+    if as_json:
+        print_json(found)
+    elif found["part"] is None:
+        say(found["path"])
 
 
 def _shared(saving: Saving, part: Part | None, finish: bool) -> None:
@@ -80,7 +98,6 @@ def _shared(saving: Saving, part: Part | None, finish: bool) -> None:
         note(f"part {part}: {write_part(saving, part)} files; `--finish` publishes when all parts are written")
         return
     write_whole(saving, finish)
-    say(saving.place)
 
 
 def apply(
@@ -91,6 +108,7 @@ def apply(
     dtype: str = typer.Option(None, "--dtype", help="Format of the output; the base's by default."),
     shard_size: str = typer.Option("5GB", "--shard-size", help="At most this many bytes per file."),
     fresh: bool = FRESH,
+    as_json: bool = JSON,
 ) -> None:
     """Add a task vector to a model."""
     from taskmerge.checkpoints.output.saving import save_state_dict
@@ -103,7 +121,8 @@ def apply(
     made = save_state_dict(
         moved.underlying, out, dtype=dtype, shard_size=shard_size, fresh=fresh, made=("model", "apply")
     )
-    say(made)
+    next_move(f"taskmerge diff {base} {made}")
+    print_json({"path": str(made)}) if as_json else say(made)
 
 
 COMMANDS = (extract, apply)

@@ -98,10 +98,10 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folder: Path, command: Com
     ran = command("fuse", "merge.yaml", "--dry-run")
     assert ran.code == 0
     table = {row[0]: row[1:] for row in rows(ran.out)}
-    assert table["component"] == ["merged", "kept", "copied", "how"]
-    assert table["backbone"][:3] == ["10", "0", "0"] and table["backbone"][3].startswith("ties (average weight")
-    assert table["head"] == ["0", "1", "0", "keep from base: rule 'head'"]
-    assert table["audio_encoder"] == ["0", "0", "1", "copy from audio: only audio has it"]
+    assert table["component"] == ["", "method", "tensors", "how"]
+    assert table["backbone"][:3] == ["merged", "ties", "10"] and table["backbone"][3].startswith("ties (average weight")
+    assert table["head"] == ["kept", "", "1", "keep from base: rule 'head'"]
+    assert table["audio_encoder"] == ["copied", "", "1", "copy from audio: only audio has it"]
     assert re.search(r"reads .*B, writes .*B in \d file\(s\) to out", ran.err)
     table = json.loads(command("fuse", "merge.yaml", "--dry-run", "--json").out)
     assert table["components"]["backbone"] == {"merge": 10}
@@ -228,8 +228,9 @@ def test_methods(command: Command) -> None:
     assert one.startswith("ties: Trim small entries") and "arXiv 2306.01708" in one
     assert "\ndensity\t" in one and "\t0.2\t" in one
     data = json.loads(command("methods", "sum", "--json").out)
-    assert data[0]["name"] == "task_arithmetic" and data[0]["aliases"] == ["sum"]
-    assert len(json.loads(command("methods", "--json").out)) == len(all_methods())
+    (data,) = data["methods"]
+    assert data["name"] == "task_arithmetic" and data["aliases"] == ["sum"]
+    assert len(json.loads(command("methods", "--json").out)["methods"]) == len(all_methods())
     wrong = command("methods", "tie")
     assert (wrong.code, wrong.out) == (2, "") and "did you mean 'ties'?" in wrong.err
 

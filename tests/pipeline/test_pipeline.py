@@ -14,12 +14,14 @@ import pytest
 import torch
 from checkpoint_files import cached, digests
 from huggingface_hub import constants
+from json_shapes import problems_of
 from PIL import Image
 from pipeline_projects import RECIPE, TEXTS, new_project, run_quietly, running, write_sound
 from places import HELPERS
 from typer.testing import CliRunner
 
 from taskmerge.cli.app import app
+from taskmerge.cli.results import RESULTS
 from taskmerge.embedders import graft
 from taskmerge.errors import RecipeError, UsageError
 from taskmerge.pipeline import Run, run, stages
@@ -72,15 +74,19 @@ def commands_say_the_same(project: Path, table: dict[str, Any]) -> None:
     recipe.write_text(RECIPE)
     stages_said = table["stages"]
     result = CliRunner().invoke(app, ["run", str(recipe), "--json"])
-    assert result.exit_code == 0 and json.loads(result.stdout)["stages"] == stages_said
+    ran = json.loads(result.stdout)
+    assert result.exit_code == 0 and ran["stages"] == stages_said
+    assert not problems_of(ran, RESULTS["run"][0])
     page = project / "drift.html"
     result = CliRunner().invoke(app, ["diagnose-drift", str(recipe), "--json", "--html", str(page)])
     assert result.exit_code == stages_said["diagnose"]["exit_code"]
     found = stages_said["diagnose"]["modalities"]["audio"]["verdict"]["outcome"]
+    assert not problems_of(json.loads(result.stdout), RESULTS["diagnose-drift"][0])
     assert json.loads(result.stdout)["modalities"]["audio"]["verdict"]["outcome"] == found
     assert "Drift of audio" in page.read_text("utf-8")
     result = CliRunner().invoke(app, ["evaluate", str(recipe), "--json"])
     assert json.loads(result.stdout) == stages_said["evaluate"]
+    assert not problems_of(stages_said["evaluate"], RESULTS["evaluate"][0])
     result = CliRunner().invoke(
         app, ["evaluate", str(project / "fused"), "--retrieval", f"held={project / 'held.jsonl'}", "--json"]
     )

@@ -11,12 +11,13 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from taskmerge import __version__
-from taskmerge.checkpoints.cards import front_matter, markdown
+from taskmerge.checkpoints.cards import front_matter
 from taskmerge.checkpoints.cards.declared import Declared
 from taskmerge.checkpoints.cards.joining import Joined, joined, licence_words
 from taskmerge.checkpoints.cards.kinds import PEFT, Kind, ReadFile, kind_of
 from taskmerge.checkpoints.cards.usage import packages, usage
 from taskmerge.checkpoints.hashing import sha256_of
+from taskmerge.checkpoints.output import markdown
 from taskmerge.checkpoints.output.record import CARD, FILE, is_made_here, read_record
 from taskmerge.words.places import repository_of
 
