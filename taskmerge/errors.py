@@ -4,6 +4,7 @@ TaskmergeError            exit 1   the run failed
 ├── CheckpointError                a checkpoint cannot be read, or is not what it says it is
 ├── OutputError                    the output folder or disk refuses
 ├── MergeError                     inputs are readable but do not fit together
+│   └── UnknownTensorError         a model has no tensor of that name
 └── UsageError            exit 2   the command or its arguments are wrong
     └── RecipeError                the recipe is wrong
 """
@@ -77,6 +78,12 @@ class MergeError(TaskmergeError):
     """The inputs are readable but do not fit together: shapes, names, values."""
 
 
+class UnknownTensorError(MergeError, KeyError):
+    """A model or task vector has no tensor of that name; a `KeyError` too, as of every mapping."""
+
+    __str__ = Exception.__str__
+
+
 class UsageError(TaskmergeError):
     """The command line or a call's arguments are wrong."""
 
@@ -104,7 +111,7 @@ def did_you_mean(name: str, known: Iterable[str], lists: str = "") -> str:
 
     lists: what lists them all, where there may be more: "`taskmerge inspect MODEL --tensors` lists them".
     """
-    names = sorted(known)
+    name, names = str(name), sorted(known)
     likely = _likely(name, names)
     close = _close(name, likely, 1, 0.5)
     if close:

@@ -184,7 +184,7 @@ class Layout:
         # The pooler stands inside the base model, yet classes with a head of their own lack it.
         if inside[:1] in (["pooler"], ["head"]) or parts in (["decoder", "weight"], ["decoder", "bias"]):
             return Placed(HEAD)
-        if self.prefix and inside is parts and parts[0] != "language_model":
+        if self.prefix and inside is parts and parts[:1] != ["language_model"]:
             return Placed(HEAD, False)
         return Placed(EMBEDDINGS if is_token_table(name) else BACKBONE, False)
 

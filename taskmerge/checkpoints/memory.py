@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,12 @@ class MemoryStateDict(StateDict):
             raise CheckpointError(f"{name!r} has no values: it is on the meta device", self.label, "load the weights")
         flat = value.detach().reshape(-1)[start:stop].cpu().contiguous()
         return flat.view(_same_size_integer(flat)).numpy().view(storage)
+
+
+def is_live(source: object) -> bool:
+    """Whether it is a torch module. Without torch, nobody has one: asking loads nothing."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(source, torch.nn.Module)
 
 
 def bytes_of(tensors: Iterable[Any]) -> int:

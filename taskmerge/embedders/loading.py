@@ -116,7 +116,7 @@ def _from_folder(
         options["model_kwargs"] = {"device_map": "meta"}
     else:
         options["device"] = str(device)
-    classes = _module_classes() if allowed is None else {**_module_classes(), **_addresses(allowed, folder)}
+    classes = module_classes() if allowed is None else {**module_classes(), **_addresses(allowed, folder)}
     _check_known(folder, classes, label)
     with opening(label, "embedder"):
         model = SentenceTransformer._load_with_module_classes(str(folder), classes, **options)
@@ -170,7 +170,7 @@ def _check_known(folder: Path, classes: Mapping[str, type], label: str) -> None:
             )
 
 
-def _module_classes() -> dict[str, type]:
+def module_classes() -> dict[str, type]:
     from taskmerge.embedders.embedder import OmniEmbedder
 
     own = f"{OmniEmbedder.__module__}.{OmniEmbedder.__name__}"

@@ -3,60 +3,140 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from taskmerge.checkpoints.state_dict import BASE, StateDict
+from taskmerge.checkpoints.memory import is_live
+from taskmerge.checkpoints.state_dict import BASE, HasTensors, StateDict
 from taskmerge.errors import UsageError
 from taskmerge.merging.algebra import Checkpoint, TaskVector
 from taskmerge.merging.fused import FusedStateDict
+from taskmerge.merging.fused_model import FusedModel
 from taskmerge.merging.inputs import Inputs, open_inputs
 from taskmerge.merging.plan import plan
 from taskmerge.methods import MergeMethod
 from taskmerge.recipes import Recipe, from_dict
 from taskmerge.words.devices import parse_device
 
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    StoredSource = str | Path | Mapping[str, "torch.Tensor | np.ndarray"] | Checkpoint | StateDict | HasTensors
+    Source = StoredSource | TaskVector | nn.Module
+    Module = TypeVar("Module", bound=nn.Module)
+
+Weights = Mapping[str, float | Sequence[float]] | float | Literal["metagpt"] | None
+
+
+@overload
+def fuse(
+    base: Module,
+    specialists: Mapping[str, Source],
+    method: str | MergeMethod = ...,
+    *,
+    weights: Weights = ...,
+    rules: Sequence[Mapping[str, object]] = ...,
+    copy: Mapping[str, Sequence[str]] | None = ...,
+    components: Mapping[str, Sequence[str]] | None = ...,
+    dtype: str | None = ...,
+    seed: int = ...,
+    device: str = ...,
+    in_place: bool = ...,
+    **options: object,
+) -> Module: ...
+
+
+@overload
+def fuse(
+    base: StoredSource,
+    specialists: Mapping[str, Source],
+    method: str | MergeMethod = ...,
+    *,
+    weights: Weights = ...,
+    rules: Sequence[Mapping[str, object]] = ...,
+    copy: Mapping[str, Sequence[str]] | None = ...,
+    components: Mapping[str, Sequence[str]] | None = ...,
+    dtype: str | None = ...,
+    seed: int = ...,
+    device: str = ...,
+    in_place: bool = ...,
+    **options: object,
+) -> FusedModel: ...
+
 
 def fuse(
-    base: Any,
-    specialists: Mapping[str, Any],
+    base: Source,
+    specialists: Mapping[str, Source],
     method: str | MergeMethod = "task_arithmetic",
     *,
-    weights: Mapping[str, float | Sequence[float]] | float | Literal["metagpt"] | None = None,
-    rules: Sequence[Mapping[str, Any]] = (),
+    weights: Weights = None,
+    rules: Sequence[Mapping[str, object]] = (),
     copy: Mapping[str, Sequence[str]] | None = None,
     components: Mapping[str, Sequence[str]] | None = None,
     dtype: str | None = None,
     seed: int = 0,
     device: str = "cpu",
-    **options: Any,
-) -> Checkpoint:
-    """Merge models; lazy: nothing is merged until a tensor is read or the model saved.
+    in_place: bool = False,
+    **options: object,
+) -> FusedModel | nn.Module:
+    """Merge models, wherever they are: in folders, on the hub, in memory, or live.
 
-        fused = fuse(base, {"image": image, "audio": audio}, "ties", weights={"image": 0.3, "audio": 0.5}, density=0.2)
+        fused = fuse("base", {"image": "image", "audio": "audio"}, "ties", weights=0.5, density=0.2)
         fused.save("out/fused")
 
+        model = fuse(SentenceTransformer("base"), {"law": SentenceTransformer("law"), "code": "folder/of/code"}, "ties")
+        model.encode(["a sentence"])
+
+    Live models are merged as the folders are that they would be saved as, with the same bits.
+
     Args:
-        base: whatever `Checkpoint.open` takes: a path, hub id, dict of tensors, live module.
-        specialists: the same by a name of your choice, or a PEFT adapter's folder, a task vector or its folder.
+        base: a path, hub id, dict of tensors, `Checkpoint`; or a live model: a `SentenceTransformer`, `CrossEncoder` or
+            `SparseEncoder`, a transformers model, any torch module.
+        specialists: the same by a name of your choice, or a PEFT adapter's folder, a model with an adapter inside, a
+            task vector or its folder.
         method: the name of a merge method, or one itself.
         weights: one number for all specialists, or one for each by name; a list of numbers for a name is a gradient
             over depth, first layer to last; "metagpt" finds them. 1 by default.
         rules, copy, components, seed: as in a recipe.
         dtype: torch name of the output's number format; left out: each tensor's own in the base.
         device: where the arithmetic runs.
+        in_place: of a live base: it becomes the result itself, once all of it is merged.
         options: the method's parameters.
 
-    Returns: the merged model as a `Checkpoint`.
+    Returns:
+        Of a live base a live model, merged: a copy of the base with its device, mode, tokenizer and settings. Where
+        specialists bring tensors or tokens that the base has no place for, its library opens the result as a new model.
+        Of any other base a `FusedModel`, lazy: nothing is merged until a tensor is read or the model saved.
 
-    Raises: RecipeError, MergeError or CheckpointError with every problem found.
+    Raises:
+        RecipeError, MergeError or CheckpointError: with every problem found.
+        UsageError: for live models that cannot be merged as they are (quantized, sharded, not loaded), and for
+            `in_place` where the result is no model of the base's kind.
     """
     device = parse_device(device)
-    recipe, inputs = said_by(
-        base, specialists, method, weights=weights, rules=rules, copy=copy, components=components, dtype=dtype,
-        seed=seed, **options,
-    )  # fmt: skip
-    return Checkpoint(FusedStateDict(plan(recipe, inputs), device))
+    sources: dict[str, Source] = {BASE: base, **specialists}
+    if BASE in specialists:
+        raise UsageError(f"{BASE!r} is the name of the base", next_move="give that specialist another name")
+    if in_place and not is_live(base):
+        raise UsageError("in_place is for a base that is a live model", next_move="leave it out, and save the result")
+    said: dict[str, Any] = {
+        "weights": weights, "rules": rules, "copy": copy, "components": components, "dtype": dtype, "seed": seed,
+        **options,
+    }  # fmt: skip
+    if not any(map(is_live, sources.values())):
+        recipe, inputs = said_by(base, specialists, method, **said)
+        return FusedModel(FusedStateDict(plan(recipe, inputs), device))
+    from taskmerge.merging.live import as_live_model, open_live
+
+    live = open_live(sources)
+    with live.named():
+        recipe, inputs = said_by(live.sources[BASE], {name: live.sources[name] for name in specialists}, method, **said)
+        inputs = replace(inputs, adapters=inputs.adapters | live.adapters)
+        fused = FusedStateDict(plan(recipe, inputs), device)
+        return as_live_model(fused, live, in_place) if is_live(base) else FusedModel(fused)
 
 
 def said_by(

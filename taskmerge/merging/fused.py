@@ -89,7 +89,7 @@ class FusedStateDict(StateDict):
 
     def write_side_files(self, output: Output, dtype: str | None) -> bool:
         """Config, tokenizer and processor of the fused model; see `sides.add_side_files`."""
-        add_side_files(output, self.plan, dtype)
+        add_side_files(output, self.plan, dtype or self.beside.output_dtype)
         return True
 
     def check_integers(self, names: Collection[str] | None = None) -> None:

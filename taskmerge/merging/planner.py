@@ -137,7 +137,10 @@ class Planner:
         tokenizer = self.rows.folder if self.rows is not None else tokenizer
         prompts, warnings = joined_prompts(census.inputs, census.naming.label)
         self.warnings += warnings
-        return Beside(self._config(steps), census.base.beside.folder, census.module_folders, tokenizer, prompts)
+        return Beside(
+            self._config(steps), census.base.beside.folder, census.module_folders, tokenizer, prompts,
+            output_dtype=self.recipe.output.dtype,
+        )  # fmt: skip
 
     def _config(self, steps: Sequence[TensorStep]) -> Mapping[str, Any]:
         """config.json of the result, speaking of the heads that it stores."""

@@ -27,6 +27,7 @@ EXTRA_OF: dict[str, str] = {
     "sklearn": "demo",
     "obstore": "stores",
     "ray": "ray",
+    "pandas": "notebook",
 }
 """What is imported -> the extra that brings it."""
 TRAINING = ("sentence_transformers", "accelerate", "datasets")

@@ -18,12 +18,14 @@ from taskmerge.checkpoints.components import Components, component_map
 from taskmerge.checkpoints.formats.quantized import dequantized
 from taskmerge.checkpoints.hub import locate
 from taskmerge.checkpoints.lineage.adapters import is_adapter
+from taskmerge.checkpoints.memory import is_live
 from taskmerge.checkpoints.opening import open_state_dict
 from taskmerge.checkpoints.output.saving import save_state_dict
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.checkpoints.vectors.folder import is_task_vector
-from taskmerge.errors import MergeError, UsageError, did_you_mean
+from taskmerge.errors import UnknownTensorError, UsageError, did_you_mean
+from taskmerge.merging.algebra.mapping import TensorMapping
 from taskmerge.merging.algebra.sums import Term, joined, plan_sum, same
 from taskmerge.merging.algebra.task_vector import TaskVector
 from taskmerge.merging.fused import FusedStateDict
@@ -32,10 +34,18 @@ if TYPE_CHECKING:
     import torch
 
 
-class Checkpoint:
+class Checkpoint(TensorMapping):
     """A model: a lazy mapping from tensor name to tensor, whatever holds it.
 
     underlying: what is underneath. Subtract two to get a `TaskVector`; add a task vector to get a model again.
+
+        >>> model = Checkpoint.open({"layer.weight": torch.ones(2, 3)}, label="mine")
+        >>> model
+        <Checkpoint mine: 1 tensor, 6 entries, float32>
+        >>> "layer.weight" in model, len(model), list(model)
+        (True, 1, ['layer.weight'])
+        >>> (model + 2 * (Checkpoint.open({"layer.weight": torch.zeros(2, 3)}) - model))["layer.weight"].sum()
+        tensor(-6.)
     """
 
     def __init__(self, state_dict: StateDict) -> None:
@@ -60,9 +70,18 @@ class Checkpoint:
     def open(cls, source: Any, *, label: str | None = None) -> Checkpoint:
         """Opens a path, hub id[@revision], hf:// uri, dict of tensors, live module or a `StateDict`.
 
+        A live module is what its library would save: names, tied tensors, config and tokenizer as in its folder.
         Reads headers only. Raises CheckpointError when there is no checkpoint there.
         """
-        return source if isinstance(source, Checkpoint) else cls(open_state_dict(source, label))
+        if isinstance(source, TaskVector):
+            raise UsageError("a task vector is not a model", next_move="add it to one: base + task_vector")
+        if isinstance(source, Checkpoint):
+            return source
+        if is_live(source):
+            from taskmerge.checkpoints.live.opening import open_live  # loaded where there is a live model
+
+            return cls(open_live(source, label or type(source).__name__))
+        return cls(open_state_dict(source, label))
 
     @property
     def label(self) -> str:
@@ -93,8 +112,13 @@ class Checkpoint:
 
     def _info(self, name: str) -> TensorInfo:
         if name not in self.tensors:
-            raise MergeError(f"no tensor {name!r} in {self.label}", next_move=did_you_mean(name, self.tensors))
+            raise UnknownTensorError(f"no tensor {name!r} in {self.label}", next_move=did_you_mean(name, self.tensors))
         return self.tensors[name]
+
+    @property
+    def headers(self) -> Mapping[str, TensorInfo]:
+        """See `TensorMapping.headers`."""
+        return self.tensors
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """All tensors, whole."""

@@ -30,8 +30,9 @@ from taskmerge.checkpoints.vectors.compressed import CompressedDeltas, Form
 from taskmerge.checkpoints.vectors.folder import VECTOR_FILE, open_task_vector
 from taskmerge.checkpoints.vectors.lora_extraction import Extraction, extract_lora
 from taskmerge.checkpoints.views import ViewedStateDict, whole
-from taskmerge.errors import MergeError, UsageError, did_you_mean
+from taskmerge.errors import MergeError, UnknownTensorError, UsageError, did_you_mean
 from taskmerge.merging.algebra import statistics
+from taskmerge.merging.algebra.mapping import TensorMapping
 from taskmerge.merging.algebra.sums import Part, Term, joined, plan_sum
 from taskmerge.merging.algebra.trimmed import sparsified
 from taskmerge.merging.fused import FusedStateDict
@@ -53,7 +54,7 @@ class HasNumbers(Protocol):
     def numbers(self) -> StateDict: ...
 
 
-class TaskVector:
+class TaskVector(TensorMapping):
     """A lazy mapping from tensor name to delta: a sum of models' task vectors, each times a factor.
 
     base: the model it starts from. terms: what is added up. label: what messages call it. beside: task vectors whose
@@ -63,9 +64,19 @@ class TaskVector:
     def __init__(
         self, base: StateDict, terms: Sequence[Term], label: str = "task vector", beside: Sequence[Term] = ()
     ) -> None:
-        self.base, self.terms, self.label = base, joined(terms), label
+        self.base, self.terms, self._label = base, joined(terms), label
         self._plan = plan_sum(base, self.terms, bare=True, beside=beside)
         self._fused = FusedStateDict(self._plan)
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return self._label
+
+    @cached_property
+    def headers(self) -> Mapping[str, TensorInfo]:
+        """See `TensorMapping.headers`: of the deltas as they are read, float32."""
+        return {name: TensorInfo(name, "F32", shape) for name, shape in self.shapes.items()}
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -104,18 +115,12 @@ class TaskVector:
             return values if operand.is_delta else values - decode(base.read(start, stop), base.dtype)
         return self._fused.read(name, start, stop)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.shapes)
-
-    def __len__(self) -> int:
-        return len(self.shapes)
-
     def __getitem__(self, name: str) -> torch.Tensor:
         """One delta, whole, as a float32 torch.Tensor."""
         import torch
 
         if name not in self.shapes:
-            raise MergeError(f"no delta {name!r} in {self.label}", next_move=did_you_mean(name, self.shapes))
+            raise UnknownTensorError(f"no delta {name!r} in {self.label}", next_move=did_you_mean(name, self.shapes))
         flat = self.read(name, 0, self.count(name)).astype(np.float32)
         return torch.from_numpy(flat).reshape(self.shapes[name])
 

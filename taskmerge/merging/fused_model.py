@@ -1,0 +1,41 @@
+"""What `fuse` returns where the base is no live model: the merged model, lazy, with the plan that decides it."""
+
+from __future__ import annotations
+
+from taskmerge.errors import few
+from taskmerge.merging.algebra import Checkpoint
+from taskmerge.merging.fused import FusedStateDict
+from taskmerge.merging.steps import BASE, Plan
+from taskmerge.words.tables import counted
+
+
+class FusedModel(Checkpoint):
+    """A merged model: a `Checkpoint` whose tensors are merged when they are read or saved."""
+
+    def __init__(self, fused: FusedStateDict) -> None:
+        super().__init__(fused)
+        self._plan = fused.plan
+
+    def summary(self) -> str:
+        """See `TensorMapping.summary`; what it is merged from, and by which methods."""
+        specialists = [label for label in self._plan.inputs if label != BASE]
+        methods = list(dict.fromkeys(step.method for step in self._plan.steps if step.action == "merge"))
+        said = f"base and {few(specialists, 3)}" if specialists else "base"
+        how = f" by {few(methods, 3)}" if methods else ""
+        warned = f"; {counted(len(self.warnings), 'warning')}" if self.warnings else ""
+        return f"of {said}{how}, {super().summary().partition(': ')[2]}{warned}"
+
+    @property
+    def plan(self) -> Plan:
+        """What becomes of every tensor, and why."""
+        return self._plan
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What does not fit together and was merged all the same, one sentence each."""
+        return self._plan.warnings
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided without being asked, one sentence each."""
+        return self._plan.notes
