@@ -87,6 +87,10 @@ class _Source:
     def opened(self, source: Any) -> Embedder:
         return open_embedder(source, device=self.settings.device).prompted(self.settings.prompts)
 
+    def items(self, model: Embedder, held: Mapping[str, Pairs]) -> TrainingItems:
+        """Pairs that judge."""
+        return TrainingItems(model, held, precision=self.settings.looked_at_in)
+
     def trained(self, model: Embedder, sets: Mapping[str, Pairs]) -> list[str]:
         """Names of the tensors that may be changed."""
         components = components_of(model.state_dict, model.components)
@@ -158,7 +162,7 @@ class SplitTrial(Trial):
             WARM: self._warm,
         }
         note = ways[name](model)
-        judge = HeldOutRetrieval(TrainingItems(model, self.held), self.sets)
+        judge = HeldOutRetrieval(self.source.items(model, self.held), self.sets)
         scores = judge.scores()
         values = model.state_dict.values
         self._fitted[name] = {own: values[own].detach().cpu() for own in self.source.trained(model, self.sets)}
@@ -230,7 +234,7 @@ class CrossedTrial(Trial):
         found = []
         for part in range(self.count):
             fitted, held = self._part(part)
-            judge = HeldOutRetrieval(TrainingItems(self._model, held), fitted)
+            judge = HeldOutRetrieval(self.source.items(self._model, held), fitted)
             if not any("_encoder" in name for name in self._names):
                 judge.items.encode()
             found.append(judge)
