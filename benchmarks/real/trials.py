@@ -23,7 +23,7 @@ from taskmerge.metrics.bootstrap import mean_interval
 from taskmerge.metrics.retrieval import score_queries
 from taskmerge.training.arms import try_all
 from taskmerge.training.choosing import LEAVE
-from taskmerge.training.trying import CLOSED, GRADIENT, WARM, WEIGHTS, trial_of
+from taskmerge.training.trying import CLOSED, GRADIENT, WARM, trial_of
 
 FUSED = {"sum": PAPER_WEIGHTS, "sum_audio_low": {"image": 0.8, "document": 0.8, "audio": 0.2}}
 """The paper's weights, and weights that let the audio drift far."""
@@ -78,7 +78,7 @@ def run_trial(seed: Seed, fused: str, count: int, draw: int, test: Test) -> dict
         seed.folder / fused, pairs, ["audio_projector"], settings, seed.specialist("audio"), None, None
     )  # fmt: skip
     closed = [CLOSED, WARM] if 0 < count <= CLOSED_UP_TO else []
-    report = try_all(trial, ways=[*closed[:1], WEIGHTS, GRADIENT, *closed[1:]])
+    report = try_all(trial, ways=[*closed[:1], GRADIENT, *closed[1:]])
     left = test.scores(trial.final(LEAVE))
     arms = {
         arm.name: {

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from taskmerge.cli.options import EMBEDDER, HTML, JSON, MODEL_DEVICE, PLOT
+from taskmerge.cli.options import EMBEDDER, HTML, JSON, MODEL_DEVICE, PLOT, PRECISION
 from taskmerge.cli.output import announce_notes, note, print_json, print_table, say
 from taskmerge.cli.pages import check_html, write_page
 from taskmerge.words.sizes import show_bytes
@@ -69,13 +69,14 @@ def check_model(
     embedder: str = EMBEDDER,
     recipe: Path = typer.Option(None, "--recipe", help="Take `embedder` and `components` from this recipe."),
     device: str = MODEL_DEVICE,
+    precision: str = PRECISION,
     as_json: bool = JSON,
 ) -> None:
     """Run one item per modality through a model and show what its parts are. Exit 1 when something does not fit."""
     from dataclasses import asdict
 
     from taskmerge.embedders.checking import check_model as check
-    from taskmerge.embedders.loading import open_embedder
+    from taskmerge.embedders.loading import open_to_measure
     from taskmerge.embedders.sources import ModelSource
 
     source = ModelSource(model, embedder)
@@ -84,7 +85,7 @@ def check_model(
 
         said = load(recipe)
         source = ModelSource(model, embedder or said.embedder, said.components, Path() if embedder else said.folder)
-    found = check(open_embedder(source, device=device))
+    found = check(open_to_measure(source, device=device, precision=precision))
     if as_json:
         print_json({**asdict(found), "fits": found.fits})
     else:
@@ -101,6 +102,7 @@ def check_model(
         print_table(
             ("role", "prompt"), [(role, repr(text) if text else "none") for role, text in found.prompts.items()]
         )
+        say(f"run in {found.precision}")
         say(f"backbone: {len(found.layers)} layers" + (f", {found.layers[0]} …" if found.layers else ""))
         for problem in found.problems:
             say(f"does not fit: {problem}")

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from taskmerge.cli.options import (
+    BATCH_SIZE,
     DOCUMENT_PROMPT,
     EMBEDDER,
     HTML,
     JSON,
     MODEL_DEVICE,
+    PRECISION,
     QUERY_PROMPT,
     dimensions_of,
     prompts_of,
@@ -41,6 +43,8 @@ def diagnose_drift(
     recover: bool = typer.Option(False, "--recover", help="Go on into recovery when it drifted (needs a recipe)."),
     embedder: str = EMBEDDER,
     device: str = MODEL_DEVICE,
+    precision: str = PRECISION,
+    batch_size: int = BATCH_SIZE,
     html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
@@ -52,14 +56,17 @@ def diagnose_drift(
     check_html(html)
     paths = {"--fused": fused, "--specialist": specialist, "--base": base, "--probes": probes}
     more = {"--trained-on": trained_on, "--query-prompt": query_prompt, "--document-prompt": document_prompt,
-            "--embedder": embedder}  # fmt: skip
+            "--embedder": embedder, "--precision": precision, "--batch-size": batch_size}  # fmt: skip
     if limit is not None and not 0 < limit <= 1:
         raise UsageError(f"--limit {limit:g} is no share", next_move="above 0, at most 1: 0.05 is a drop of 5 points")
     if recipe is None:
         if recover:
             raise UsageError("--recover needs a recipe", next_move="a `recover` section says what to train on what")
         prompts = prompts_of(query_prompt, document_prompt)
-        options = {"device": device, "prompts": prompts, "trained_on": trained_on if probes is not None else None}
+        options = {
+            "device": device, "prompts": prompts, "trained_on": trained_on if probes is not None else None,
+            **_how(precision, batch_size),
+        }  # fmt: skip
         found = _by_paths(fused, specialist, base, probes, limit, embedder, options)
     else:
         if beside := [option for option, said in {**paths, **more}.items() if said is not None]:
@@ -85,6 +92,14 @@ def diagnose_drift(
         say(recovered)
     if found.exit_code and recovered is None:
         raise typer.Exit(found.exit_code)
+
+
+def _how(precision: str | None, batch_size: int | None) -> dict[str, Any]:
+    """What --precision and --batch-size say."""
+    from taskmerge.words.precisions import parse_precision
+
+    parse_precision(precision)
+    return {"precision": precision, **({} if batch_size is None else {"batch_size": batch_size})}
 
 
 def _by_recipe(path: Path, limit: float | None, recover: bool, device: str | None) -> DriftReport:
@@ -151,6 +166,8 @@ def evaluate(
     ),
     embedder: str = EMBEDDER,
     device: str = MODEL_DEVICE,
+    precision: str = PRECISION,
+    batch_size: int = BATCH_SIZE,
     html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
@@ -169,14 +186,14 @@ def evaluate(
     prompts = prompts_of(query_prompt, document_prompt)
     own = {"--retrieval": retrieval, "--mteb": mteb, "--query-prompt, --document-prompt": prompts,
            "--dimensions": dimensions, "--results": results, "--model-meta": model_meta,
-           "--embedder": embedder}  # fmt: skip
+           "--embedder": embedder, "--precision": precision, "--batch-size": batch_size}  # fmt: skip
     if model.endswith((".yaml", ".yml")):
         if beside := [option for option, said in own.items() if said]:
             raise UsageError(f"{', '.join(beside)} beside a recipe", model, "say it in the recipe")
         result = _by_evaluate_section(model, device)
     else:
         cut = dimensions_of(dimensions)
-        options = {"device": device, "prompts": prompts, "dimensions": cut}
+        options = {"device": device, "prompts": prompts, "dimensions": cut, **_how(precision, batch_size)}
         result = _by_model(ModelSource(model, embedder), retrieval, mteb, results, model_meta, options)
     checked = check_json(result, Evaluated, "the evaluation")
     sections = evaluated_sections(checked)

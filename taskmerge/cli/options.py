@@ -34,6 +34,10 @@ HTML = typer.Option(
 PLOT = typer.Option(None, "--plot", help="Also draw heat maps: .png, .svg or .pdf (extra [plots]).", **_WRITTEN)
 DEVICE = typer.Option("cpu", "--device", help="Where the arithmetic runs: cpu, cuda, cuda:1, mps.")
 MODEL_DEVICE = typer.Option(None, "--device", help="Where models run: cpu (the default), cuda, cuda:1, mps.")
+PRECISION = typer.Option(
+    None, "--precision", help="What models run in: bfloat16, float16, float32, float64; by default each one's own."
+)
+BATCH_SIZE = typer.Option(None, "--batch-size", min=1, help="Items that run at once; 32 by default.")
 QUERY_PROMPT = typer.Option(None, "--query-prompt", help="Text before what searches, for the model's own.")
 DOCUMENT_PROMPT = typer.Option(None, "--document-prompt", help="Text before what is found, for the model's own.")
 EMBEDDER = typer.Option(

@@ -13,6 +13,7 @@ from taskmerge.embedders.anatomy import Anatomy, components_of
 from taskmerge.embedders.interface import Embedder, as_array
 from taskmerge.errors import TaskmergeError, clipped, first_line
 from taskmerge.words.modalities import TEXT, media_of
+from taskmerge.words.precisions import precision_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,13 +36,14 @@ class Tried:
 @dataclass(frozen=True)
 class ModelCheck:
     """What `check_model` found. components: component -> number of tensors. layers: of the backbone, in order.
-    prompts: role -> text. problems: what does not fit, beside those of single modalities."""
+    prompts: role -> text. problems: what does not fit, beside those of single modalities. precision: it was run in."""
 
     modalities: tuple[Tried, ...]
     components: dict[str, int]
     layers: tuple[str, ...]
     prompts: dict[str, str]
     problems: tuple[str, ...]
+    precision: str = ""
 
     @property
     def fits(self) -> bool:
@@ -73,7 +75,8 @@ def check_model(embedder: Embedder) -> ModelCheck:
     if TEXT not in embedder.modalities:
         problems.append("it embeds no text: nothing can be retrieved by text, and no stage can train it")
     layers = tuple(names.get(id(layer), "?") for layer in anatomy.layers) if anatomy is not None else ()
-    return ModelCheck(tried, counts, layers, _prompts(embedder), tuple(problems))
+    precision = precision_name(embedder.dtype)
+    return ModelCheck(tried, counts, layers, _prompts(embedder), tuple(problems), precision)
 
 
 def example(modality: str) -> Any:

@@ -215,8 +215,20 @@ class Embedder(ABC):
             return int(self.embed(self.prepare(["a"], "text")).shape[-1])
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Embedder:
-        """Move to a device, a precision, or both, in place. Returns itself."""
+        """Move to a device, a precision, or both, in place. Returns itself.
+
+        What a model computes when it is made, and no file holds (frequencies of rotary positions), keeps its precision,
+        as it does where transformers loads a model in half precision.
+        """
+        made = [
+            (part, name, part._buffers[name])
+            for part in (self.module.modules() if dtype is not None else ())
+            for name in part._non_persistent_buffers_set
+        ]
         self.module.to(device=device, dtype=dtype)
+        for part, name, buffer in made:
+            if buffer is not None and buffer.is_floating_point():
+                part._buffers[name] = buffer if device is None else buffer.to(device)
         return self
 
     def copied(self) -> Embedder:

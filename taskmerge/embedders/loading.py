@@ -25,6 +25,7 @@ from taskmerge.errors import CheckpointError, UsageError
 from taskmerge.opened import opened
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.extras import TRAINING, require
+from taskmerge.words.precisions import parse_precision
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +78,28 @@ def open_embedder(
     if components:
         found.components = components
     return found if device is None and dtype is None else found.to(device, dtype)
+
+
+def open_to_measure(
+    source: Any,
+    *,
+    device: str | torch.device | None = None,
+    precision: str | None = None,
+    components: Mapping[str, Sequence[str]] | None = None,
+) -> Embedder:
+    """Open a model to measure it. precision: what it is run in; default: its own. See `open_embedder` for the rest.
+
+    A model that was loaded by the user keeps its precision: a copy is measured where another is wanted.
+    """
+    dtype = parse_precision(precision)
+    if dtype is None:
+        return open_embedder(source, device=device, components=components)
+    if isinstance(source, str | Path | ModelSource):
+        found = open_embedder(source, device=device, dtype=dtype, components=components)
+    else:
+        found = open_embedder(source, device=device, components=components)
+        found = found if found.dtype == dtype else found.copied()
+    return found.to(dtype=dtype)
 
 
 def open_on_meta(source: str | Path | ModelSource) -> Embedder:

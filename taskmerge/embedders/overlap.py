@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from taskmerge.embedders.content import item_digest
-from taskmerge.embedders.pairs import GROUP, Pairs, spelling
+from taskmerge.embedders.pairs import GROUP, Pairs, StoredItems, spelling
+
+_BLOCK = 256
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,35 @@ def overlap_note(name: str, pairs: Pairs, others: Pairs) -> str:
 def shared_items(pairs: Pairs, others: Pairs) -> list[int]:
     """Rows of `pairs` whose item is also one of `others`, by content.
 
-    Files are only read where one of the same size is among the others.
+    An item is only read where one of the same size is among the others.
     """
-    sizes = {_size(item) for item in pairs.items}
-    known = {item_digest(item) for item in others.items if _size(item) in sizes}
-    mine = {_size(item) for item in others.items}
-    return [row for row, item in enumerate(pairs.items) if _size(item) in mine and item_digest(item) in known]
+    sizes = [_size(item) for item in _lean(pairs.items)]
+    wanted, there = set(sizes), set()
+    known: set[str] = set()
+    alike = np.fromiter((size in wanted for size in map(_size, _lean(others.items))), bool, len(others))
+    for start in range(0, len(others), _BLOCK):
+        rows = np.flatnonzero(alike[start : start + _BLOCK])
+        if len(rows) > _BLOCK // 8:  # read together
+            block = others.items[start : start + _BLOCK]
+            found = [block[row] for row in rows]
+        else:
+            found = [others.items[start + int(row)] for row in rows]
+        there |= {_size(item) for item in found}
+        known |= {item_digest(item) for item in found}
+    return [row for row, size in enumerate(sizes) if size in there and item_digest(pairs.items[row]) in known]
+
+
+def _lean(items: Sequence[Any]) -> Iterable[Any]:
+    return items.lean() if isinstance(items, StoredItems) else items
 
 
 def _size(item: Any) -> Any:
-    """What two equal items have in common at no cost."""
+    """What two equal items have in common at no cost. A table's bytes may be given by their number."""
     if isinstance(item, Path):
         return item.stat().st_size if item.is_file() else len(list(item.iterdir()))
     if isinstance(item, Mapping):
         array = item.get("bytes") if item.get("bytes") is not None else item.get("array")
+        if isinstance(array, int):
+            return array
         return len(array) if isinstance(array, Sequence | np.ndarray) else str(type(array))
     return getattr(item, "shape", None) or getattr(item, "size", None) or str(item)[:64]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from taskmerge.embedders.media import load_audio, load_frames, load_picture
 from taskmerge.embedders.media_files import read_film, read_picture, read_sound
 from taskmerge.embedders.packed import PackedTexts
 from taskmerge.embedders.prompts import Role
-from taskmerge.embedders.rows import open_rows
+from taskmerge.embedders.rows import TableRows, lean, open_rows
 from taskmerge.errors import Problem, UsageError, clipped
 from taskmerge.metrics.retrieval import collapse
 from taskmerge.opened import opened
@@ -68,14 +69,19 @@ class Pairs:
 
         Texts are one text when they differ only in case, spaces, Unicode form or closing punctuation.
         """
-        _, index = collapse([spelling(text) for text in self.texts])
-        first: dict[int, str] = {}
-        for place, text in zip(index.tolist(), self.texts, strict=True):
-            first.setdefault(place, text)
-        return list(first.values()), index
+        index, first = self._numbered
+        return [self.texts[row] for row in first], index
+
+    @cached_property
+    def _numbered(self) -> tuple[np.ndarray, list[int]]:
+        """The number of each pair's text (pairs,) int64, and the first row that has it."""
+        index = collapse([spelling(text) for text in self.texts])[1]
+        return index, np.unique(index, return_index=True)[1].tolist()
 
     def spellings(self) -> np.ndarray:
         """Which texts are one, of the pairs and of their negatives: (pairs, 1 + negatives) int64."""
+        if not self.negatives:
+            return self._numbered[0][:, None].copy()
         written = [spelling(text) for column in (self.texts, *self.negatives) for text in column]
         return collapse(written)[1].reshape(1 + len(self.negatives), len(self)).T.copy()
 
@@ -137,7 +143,8 @@ class Pairs:
 
 def spelling(text: str) -> str:
     """What texts that are spelled differently have in common; see `Pairs.distinct`."""
-    words = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    words = " ".join(folded.split())
     return words.rstrip(_CLOSING).rstrip() or words
 
 
@@ -158,12 +165,12 @@ def read_pairs(source: Any, column: str | None = None) -> Pairs:
     first = rows[0]
     negatives = tuple(name for name in first if _NEGATIVE.fullmatch(name)) if isinstance(first, Mapping) else ()
     scan = _Scan(label, folder, _column(first, column, label) if isinstance(first, Mapping) else "", negatives)
-    texts = PackedTexts(scan.texts(rows))
+    texts = PackedTexts(scan.texts(lean(rows)))
     if scan.count:
         more = scan.count - SHOWN
         shown = scan.problems[:SHOWN]
         raise UsageError([*shown, Problem(f"and {more} more problems", label)] if more > 0 else shown)
-    against = tuple(PackedTexts(row[name] for row in rows) for name in negatives)
+    against = tuple(PackedTexts(row[name] for row in lean(rows)) for name in negatives)
     pairs = Pairs(label, scan.column, texts, StoredItems(rows, scan.column, folder), against, scan.groups())
     if scan.files:
         opened(*pairs.files(), media=True)
@@ -192,7 +199,7 @@ class _Scan:
             raise UsageError(what, f"{self.label}: row {self.first_without}", "give every row one, or none")
         return self.found
 
-    def texts(self, rows: Sequence[Any]) -> Iterator[str]:
+    def texts(self, rows: Iterable[Any]) -> Iterator[str]:
         for number, row in enumerate(rows):
             place = f"{self.label}: row {number + 1}"
             if not isinstance(row, Mapping):
@@ -242,7 +249,11 @@ class StoredItems(Sequence[Any]):
 
     def __getitem__(self, key: Any) -> Any:
         if isinstance(key, slice):
-            return [self[number] for number in range(*key.indices(len(self)))]
+            numbers = range(*key.indices(len(self)))
+            if self._numbers is None and numbers.step == 1 and isinstance(self._rows, TableRows):
+                rows = self._rows.between(numbers.start, numbers.stop)
+                return [_item(row.get(self._column), self._column, self._folder) for row in rows]
+            return [self[number] for number in numbers]
         number = range(len(self))[key]
         row = self._rows[number if self._numbers is None else int(self._numbers[number])]
         return _item(row.get(self._column), self._column, self._folder)
@@ -252,6 +263,15 @@ class StoredItems(Sequence[Any]):
             yield from (self[number] for number in range(len(self)))
             return
         for row in self._rows:
+            yield _item(row.get(self._column), self._column, self._folder)
+
+    def lean(self) -> Iterator[Any]:
+        """The items, with the length of what lies in a table in its place."""
+        rows = self._rows
+        if not isinstance(rows, TableRows) or self._numbers is not None:
+            yield from self
+            return
+        for row in lean(rows):
             yield _item(row.get(self._column), self._column, self._folder)
 
     def take(self, rows: Sequence[int]) -> StoredItems:
@@ -264,8 +284,8 @@ class StoredItems(Sequence[Any]):
 
 def _item(item: Any, column: str, folder: Path) -> Any:
     """An item of a row as `Pairs` holds it: what names a file becomes its path."""
-    if isinstance(item, Mapping) and item.get("bytes", b"") is None and item.get("path"):
-        item = item["path"]
+    if isinstance(item, Mapping) and item.get("bytes", b"") is None and item.get("array") is None:
+        item = item.get("path")  # None where it is neither here nor in a file
     if isinstance(item, str | Path) and column != "query" and str(item).strip():
         return folder / item
     return item

@@ -130,6 +130,47 @@ class TableRows(Sequence[Row]):
         for batch in self._batches:
             yield from batch.to_pylist()
 
+    def between(self, start: int, stop: int) -> list[Row]:
+        """Rows [start, stop), read together."""
+        found: list[Row] = []
+        place = int(np.searchsorted(self._ends, start, side="right"))
+        while start < stop and place < len(self._batches):
+            first = int(self._ends[place - 1]) if place else 0
+            last = min(stop, int(self._ends[place]))
+            found += self._batches[place].slice(start - first, last - start).to_pylist()
+            start, place = last, place + 1
+        return found
+
+    def lean(self) -> Iterator[Row]:
+        """Every row, with the length of bytes and of lists in their place: those of sounds and pictures stay unread."""
+        import pyarrow
+
+        for batch in self._batches:
+            columns = [_lengths(column) for column in batch.columns]
+            yield from pyarrow.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()
+
+
+def lean(rows: Sequence[Any]) -> Iterable[Any]:
+    """Rows to look at, without the contents of sounds and pictures where these lie in a table."""
+    return rows.lean() if isinstance(rows, TableRows) else rows
+
+
+def _lengths(column: Any) -> Any:
+    """An Arrow array with lengths in place of bytes and lists, null where these are; the same of fields of structs."""
+    import pyarrow
+    from pyarrow import compute, types
+
+    kind = column.type
+    if types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind):
+        return compute.binary_length(column)
+    if types.is_list(kind) or types.is_large_list(kind):
+        return compute.list_value_length(column)
+    if types.is_struct(kind) and kind.num_fields:
+        names = [kind.field(place).name for place in range(kind.num_fields)]
+        parts = [_lengths(part) for part in column.flatten()]
+        return pyarrow.StructArray.from_arrays(parts, names=names, mask=column.is_null())
+    return column
+
 
 def _check_file(path: Path) -> None:
     if not path.is_file():

@@ -15,7 +15,7 @@ from taskmerge.pipeline.steps import STAGES, STEPS
 from taskmerge.recipes import Specialize, Training
 from taskmerge.training.planning import Load, Machine, Needs, Tensor, needs
 from taskmerge.words.modalities import TEXT, tower_of
-from taskmerge.words.sizes import parse_size
+from taskmerge.words.sizes import parse_size, show_bytes
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "specialize": {"steps": 1000, "learning_rate": 2e-5},
@@ -123,7 +123,10 @@ def _trained(
     whole = sum(tensor.count * tensor.size for tensor in tensors.values())
     disk = whole + 2 * found.trained * (4 + 8 + 4)  # the model, and two checkpoints with masters and moments
     reckoned = ", ".join(f"{one} {TOKENS.get(one, TOKENS['image'])}" for one in dict.fromkeys([*modalities, TEXT]))
-    notes = [f"tokens of an item: {reckoned}"]
+    notes = [
+        f"tokens of an item: {reckoned}",
+        f"beside its device each process holds {show_bytes(found.host)}: what is trained, as it came",
+    ]
     if found.total > machine.memory:
         notes.append(_move(settings, machine))
     return Row(title, runs, pairs, settings.steps, batch, found, disk, hours, tuple(notes))

@@ -94,7 +94,7 @@ def diagnose(run: Run) -> None:
         found = diagnose_drift(
             run.source(run.places.fused), specialists, run.source(run.base), sources,
             limit=section.fail_above.recall_drop, components=run.recipe.components, device=run.device,
-            prompts=run.prompts, trained_on=trained_on,
+            precision=section.precision, batch_size=section.batch_size, prompts=run.prompts, trained_on=trained_on,
         )  # fmt: skip
         for line in str(found).splitlines():
             run.say(f"  {line}")
@@ -177,7 +177,10 @@ def evaluate(run: Run) -> None:
         run.say(f"  not scored, no whole models: {', '.join(absent)} (`taskmerge apply` makes one of an adapter)")
     sources = {name: run.source(path) for name, path in models.items()}
     sets = run.data(section.retrieval)
-    own: dict[str, Any] = {"device": run.device, "prompts": run.prompts, "dimensions": section.dimensions}
+    own: dict[str, Any] = {
+        "device": run.device, "precision": section.precision, "batch_size": section.batch_size,
+        "prompts": run.prompts, "dimensions": section.dimensions,
+    }  # fmt: skip
 
     def make() -> dict[str, Any]:
         result: dict[str, Any] = {}

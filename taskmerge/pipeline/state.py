@@ -311,6 +311,7 @@ def training_settings(section: Training, run: Run, work: Path, **defaults: Any) 
         gradient_checkpointing=section.gradient_checkpointing,
         fsdp=section.fsdp,
         dimensions=section.dimensions,
+        looked_at_in=getattr(section, "precision", None),
         encodings=run.encodings,
         keep_checkpoints=run.keep_checkpoints,
         resume=work.is_dir(),

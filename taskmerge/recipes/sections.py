@@ -21,6 +21,7 @@ from taskmerge.declarations import (
 from taskmerge.errors import Problem, UsageError, did_you_mean
 from taskmerge.words.modalities import NAMES, modality, modality_of_column
 from taskmerge.words.places import is_pattern, output_place
+from taskmerge.words.precisions import Half, Precision
 
 GradedNumber = float | tuple[float, ...]
 """A number, or a gradient over depth."""
@@ -33,6 +34,11 @@ NewSpecialist = Annotated[str, NewName(("base", "union"))]
 NamePattern = Annotated[str, Glob()]
 PromptText = Annotated[str, FreeText()]
 Positive = Between(0, None, open="low")
+MeasuredIn = Annotated[
+    Precision | None, Doc("precision that models are run in to be measured; left out: each one's own")
+]
+LookedAtIn = Annotated[Half | None, Doc("precision that held-out pairs are scored in; left out: the model's own")]
+ItemsAtOnce = Annotated[int, Between(1, None), Doc("items that run at once")]
 
 
 @dataclass(frozen=True)
@@ -222,6 +228,8 @@ class Drift:
         Doc("pairs the specialists were trained on, so that probes among them are told; left out: `specialize`'s data"),
     ] = None
     fail_above: Annotated[FailAbove, Doc("limits beyond which the exit code is 3")] = field(default_factory=FailAbove)
+    precision: MeasuredIn = None
+    batch_size: ItemsAtOnce = 32
     place: str = place_field()
 
 
@@ -263,6 +271,7 @@ class Recover(Training):
     train: Annotated[tuple[NamePattern, ...], Doc("components or name patterns to train; everything else stays frozen")]
     data: Annotated[Sources, Doc("pairs, one source or one per modality")]
     held_out: Annotated[Sources | None, Doc("pairs that decide between the ways; left out: a tenth of the data")] = None
+    precision: LookedAtIn = None
     method: Annotated[
         Literal["auto", "gradient", "closed_form"], Doc("how; `auto` compares on held-out pairs what the data allows")
     ] = "auto"
@@ -316,6 +325,7 @@ class Rehearse(Training):
     held_out: Annotated[Mapping[str, str] | None, Doc("pairs for learning curves; left out: a tenth of the data")] = (
         None
     )
+    precision: LookedAtIn = None
     lora: Annotated[Lora | None, Doc("train low-rank updates instead of the weights themselves")] = None
     balance: Annotated[Balance, Doc("how batches are shared among modalities")] = field(default_factory=Balance)
     may_fall: Annotated[
@@ -371,6 +381,8 @@ class Evaluate:
         tuple[Annotated[int, Between(1, 65536)], ...],
         Doc("lengths that embeddings are cut to, each scored beside the whole ones"),
     ] = ()
+    precision: MeasuredIn = None
+    batch_size: ItemsAtOnce = 32
     results: Annotated[
         str | None, Doc("folder of mteb's results, kept and taken up again; left out: `mteb` in the report folder")
     ] = None

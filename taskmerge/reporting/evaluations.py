@@ -111,7 +111,18 @@ def _conditions(table: EvaluationTable) -> Table:
         for row in table.conditions
     ]
     columns = ["variant", "set", "before items", "before texts", "ranked by", "precision", "spellings merged"]
-    return Table("How it was run", columns, rows)
+    return Table("How it was run", columns, rows, _mixed(table))
+
+
+def _mixed(table: EvaluationTable) -> str:
+    """A warning where variants were run in several precisions."""
+    precisions = list(dict.fromkeys(row.dtype for row in table.conditions))
+    if len(precisions) < 2:
+        return ""
+    return (
+        f"Variants were run in {' and '.join(precisions)}, each in its own: differences between them are of rounding "
+        "too; `precision` runs all in one."
+    )
 
 
 def _prompts(prompts: Mapping[str, str | None]) -> str:

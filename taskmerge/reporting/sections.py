@@ -83,7 +83,8 @@ def _scores_table(found: ModalityDrift) -> Table:
         "Retrieval",
         ["", *(title_of(metric) for metric in metrics)],
         rows,
-        f"{found.probes} probes, {found.distinct_texts} distinct texts, each gallery embedded by its own model.",
+        f"{found.probes} probes, {found.distinct_texts} distinct texts, each gallery embedded by its own model"
+        f"{', ' + found.computed_in if found.computed_in else ''}.",
     )
 
 

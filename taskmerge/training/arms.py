@@ -105,6 +105,7 @@ def recover_by_choice(
 def try_all(trial: Any, method: How = "auto", ways: Sequence[str] | None = None) -> RecoveryReport:
     """Measure every way that the method allows, or those named. trial: of `taskmerge.training.trying`."""
     from taskmerge.training.choosing import gain_of
+    from taskmerge.training.stages import precision_notes
 
     left = trial.measured(LEAVE)
     arms = [Arm(LEAVE, left.scores, left.seconds, left.note)]
@@ -114,4 +115,4 @@ def try_all(trial: Any, method: How = "auto", ways: Sequence[str] | None = None)
         gains[name] = gain_of(found.ranks, left.ranks, trial.labels)
         arms.append(Arm(name, found.scores, found.seconds, found.note, gains[name].sure))
     kept, reason = choose(gains)
-    return RecoveryReport(tuple(arms), kept, reason, list(trial.notes))
+    return RecoveryReport(tuple(arms), kept, reason, [*trial.notes, *precision_notes(trial.source.settings)])

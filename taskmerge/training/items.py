@@ -22,6 +22,7 @@ from taskmerge.errors import UsageError
 from taskmerge.metrics.retrieval import collapse
 from taskmerge.training.components import on_the_way
 from taskmerge.words.modalities import TEXT
+from taskmerge.words.precisions import parse_precision
 from taskmerge.words.progress import tell, work
 
 HELD_BYTES = 1 << 30
@@ -49,7 +50,8 @@ class TrainingItems:
     sets: {name: Pairs}. A sample of every set is decoded and prepared when this is made, so that bad data is told
     before training starts; the rest is checked when a batch needs it. Prompts that the recipe has for a set's name
     stand before its items and texts. input_noise: on prepared values, while training. keeping: where encodings are
-    kept; None: in the user's cache folder. run: what embeds features, where the model is inside of something else.
+    kept; None: in the user's cache folder. precision: of embeddings that are not trained on (autocast); None: the
+    model's own. run: what embeds features, where the model is inside of something else.
     """
 
     def __init__(
@@ -58,8 +60,10 @@ class TrainingItems:
         sets: Mapping[str, Pairs],
         input_noise: float = 0.0,
         keeping: Keeping | None = None,
+        precision: str | None = None,
     ) -> None:
         self.embedder = embedder
+        self.precision = parse_precision(precision)
         self.sets = dict(sets)
         self.input_noise = input_noise
         self.keeping = keeping or Keeping()
@@ -132,7 +136,8 @@ class TrainingItems:
         parts = components_of(embedder.state_dict, embedder.components)
         tensors = {name: tensor for name, tensor in embedder.state_dict.values.items() if on_the_way(parts[name], TEXT)}
         seen = [item_key(_plain(embedder.prepare(["a word, a dog."], TEXT, role)), TEXT).hex() for role in ROLES]
-        identity = identity_of(tensors, [*embedder.module.modules(), embedder], [embedder.settings(), seen])
+        said = [embedder.settings(), seen, *([str(self.precision)] if self.precision is not None else [])]
+        identity = identity_of(tensors, [*embedder.module.modules(), embedder], said)
         self._texts = self.keeping.open(identity, torch.float32)
 
     def bank(self) -> Bank:
@@ -202,8 +207,14 @@ class TrainingItems:
 
     def _embed(self, batches: Iterable[Features]) -> Tensor:
         with self.embedder.inference():
-            rows = [self.run(features).float().cpu() for features in batches]
+            rows = [self._run(features).float().cpu() for features in batches]
         return torch.nn.functional.normalize(torch.cat(rows), dim=-1)
+
+    def _run(self, features: Features) -> Tensor:
+        if self.precision is None or self.precision == self.embedder.dtype:
+            return self.run(features)
+        with torch.autocast(self.embedder.device.type, self.precision):
+            return self.run(features)
 
 
 def _plain(features: Features) -> dict[str, Any]:

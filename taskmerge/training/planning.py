@@ -95,7 +95,10 @@ class Load:
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes on each device, numbers of parameters, operations of one step on one device."""
+    """Bytes on each device, numbers of parameters, operations of one step on one device.
+
+    host: bytes of every process beside its device: what is trained, as it came.
+    """
 
     trained: int
     frozen: int
@@ -104,6 +107,7 @@ class Needs:
     optimizer: int
     activations: int
     operations: float
+    host: int = 0
 
     @property
     def total(self) -> int:
@@ -178,6 +182,7 @@ def needs(
         optimizer=(learnt * _MOMENTS + half * _FLOAT) // shards,
         activations=_activations(passed, load, recomputed),
         operations=_operations(passed, load, recomputed or twice),
+        host=sum(tensors[name].count * tensors[name].size for name in chosen),
     )
 
 

@@ -67,7 +67,7 @@ class Session:
         self.items = TrainingItems(embedder, sets, settings.input_noise, settings.encodings)
         self.held_out: HeldOutRetrieval | None = None
         if looked := looked_at(held_out, settings.seed):
-            own = TrainingItems(embedder, looked, keeping=settings.encodings)
+            own = TrainingItems(embedder, looked, keeping=settings.encodings, precision=settings.looked_at_in)
             self.held_out = HeldOutRetrieval(own, sets, watch)
         self.is_main = True
         self.encoders_learn = any(name.endswith("_encoder") for name in components)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from taskmerge.embedders.encodings import Keeping
 from taskmerge.errors import Problem, UsageError, did_you_mean
 from taskmerge.words.devices import device_or_default
+from taskmerge.words.precisions import Half
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class TrainingSettings:
     dimensions: lengths that embeddings are cut to, each with a loss of its own (Matryoshka, arXiv 2205.13147).
     dropout: of all layers; None leaves what the backbone's config says.  input_noise: standard deviation of Gaussian
     noise on the prepared items while training.
-    evaluate_every: steps between looks at the held-out pairs.  patience: looks without improvement before it stops,
-    None: never early.  stop_at: leave off after this step of the schedule.  prompts: instead of the model's own, see
+    evaluate_every: steps between looks at the held-out pairs.  looked_at_in: "bfloat16" or "float16", which held-out
+    pairs are scored in (autocast); None: the model's own.  patience: looks without improvement before it stops, None:
+    never early.  stop_at: leave off after this step of the schedule.  prompts: instead of the model's own, see
     `Embedder.prompted`.
     report_to: "none", "tensorboard", "wandb", ...  resume: go on from the last checkpoint.
     device: where it trains: "cpu", "cuda", "mps"; None: on the first GPU if there is one, else on the CPU.
@@ -71,6 +73,7 @@ class TrainingSettings:
     dropout: float | None = 0.0
     input_noise: float = 0.0
     evaluate_every: int = 50
+    looked_at_in: Half | None = None
     patience: int | None = None
     stop_at: int | None = None
     report_to: str = "none"
@@ -96,6 +99,9 @@ class TrainingSettings:
             problems.append(Problem(f"lora rank is {self.lora.rank}", next_move="at least 1"))
         if self.gradient_cache is not None and self.gradient_cache < 1:
             problems.append(Problem(f"gradient_cache is {self.gradient_cache}", next_move="at least 1"))
+        if self.looked_at_in not in (None, *get_args(Half)):
+            what = f"looked_at_in: {self.looked_at_in!r} is not a half precision"
+            problems.append(Problem(what, next_move=f"{', '.join(get_args(Half))}, or None for the model's own"))
         problems += reporting_problems(self.report_to)
         if device_or_default(self.device) is not None and str(self.device).partition(":")[2].strip("0"):
             move = "CUDA_VISIBLE_DEVICES makes another GPU the first"

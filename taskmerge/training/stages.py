@@ -163,6 +163,13 @@ def rehearse(
     return _run("rehearse", model, embedder, sets, list(train), settings, held, place, work, watch, notes)
 
 
+def precision_notes(settings: TrainingSettings) -> list[str]:
+    """What is to be said of the precision of scores; nothing where it is the model's own."""
+    if settings.looked_at_in is None:
+        return []
+    return [f"held-out pairs are scored in {settings.looked_at_in}: compare with nothing that is scored in another"]
+
+
 def _score(
     model: Any, held: Mapping[str, Pairs], sets: Mapping[str, Pairs], settings: TrainingSettings
 ) -> dict[str, float]:
@@ -171,7 +178,7 @@ def _score(
     from taskmerge.training.items import TrainingItems
 
     embedder = open_embedder(model, device=settings.device).prompted(settings.prompts)
-    return HeldOutRetrieval(TrainingItems(embedder, held), sets).scores()
+    return HeldOutRetrieval(TrainingItems(embedder, held, precision=settings.looked_at_in), sets).scores()
 
 
 def to_train_and_judge(data: Any, held_out: Any, seed: int) -> tuple[dict[str, Pairs], dict[str, Pairs], list[str]]:
@@ -234,7 +241,7 @@ def _run(
             seconds=time.monotonic() - started,
             settings=asdict(settings),
             targets=dict(watch.targets or {}) if watch is not None else {},
-            notes=[*notes],
+            notes=[*notes, *(precision_notes(settings) if held else ())],
             **outcome,
         )
         if out is not None:

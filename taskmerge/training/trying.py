@@ -21,7 +21,6 @@ from taskmerge.embedders.pairs import Pairs
 from taskmerge.training.choosing import LEAVE, Ranks
 from taskmerge.training.closed_form import CrossFit, cross_fit, recover_closed_form
 from taskmerge.training.components import assert_unchanged, frozen_hashes, passed, select
-from taskmerge.training.first_layer import first_layer_fit
 from taskmerge.training.gauss_newton import Parameters
 from taskmerge.training.held_out import HeldOutRetrieval
 from taskmerge.training.items import TrainingItems
@@ -32,7 +31,6 @@ from taskmerge.training.stages import named_sets, recover, to_train_and_judge
 from taskmerge.training.watching import METRIC
 
 CLOSED, LABEL_FREE = "closed form, pairs", "closed form, label-free"
-WEIGHTS = "first layer, no data"
 GRADIENT, WARM = "gradient", "gradient from the closed form"
 
 
@@ -87,20 +85,14 @@ class _Source:
     def opened(self, source: Any) -> Embedder:
         return open_embedder(source, device=self.settings.device).prompted(self.settings.prompts)
 
+    def items(self, model: Embedder, held: Mapping[str, Pairs]) -> TrainingItems:
+        """Pairs that judge."""
+        return TrainingItems(model, held, precision=self.settings.looked_at_in)
+
     def trained(self, model: Embedder, sets: Mapping[str, Pairs]) -> list[str]:
         """Names of the tensors that may be changed."""
         components = components_of(model.state_dict, model.components)
         return passed(select(model, self.train), components, [pairs.modality for pairs in sets.values()])
-
-    def first_layer(self, model: Embedder, sets: Mapping[str, Pairs]) -> tuple[Parameters, str]:
-        """See `first_layer_fit`, for the projectors of all sets."""
-        specialist = self.opened(self.specialist)
-        found: dict[str, torch.Tensor] = {}
-        notes = {}
-        for modality in dict.fromkeys(pairs.modality for pairs in sets.values()):
-            values, notes[modality] = first_layer_fit(model, specialist, self.trained(model, sets), modality)
-            found |= values
-        return found, "; ".join(dict.fromkeys(notes.values()))
 
 
 class Trial(ABC):
@@ -115,7 +107,7 @@ class Trial(ABC):
 
     def ways(self, method: str) -> list[str]:
         """Names of the ways there are, "leave it" aside."""
-        closed = [CLOSED, *([LABEL_FREE, WEIGHTS] if self.source.specialist is not None else [])]
+        closed = [CLOSED, *([LABEL_FREE] if self.source.specialist is not None else [])]
         found = closed if method in ("auto", "closed_form") else []
         found = found + ([GRADIENT] if method in ("auto", "gradient") else [])
         return found + ([WARM] if method == "auto" else [])
@@ -153,12 +145,11 @@ class SplitTrial(Trial):
             LEAVE: lambda _: "the fused model as it is",
             CLOSED: lambda own: self._solved(own, None),
             LABEL_FREE: lambda own: self._solved(own, self.source.opened(self.source.specialist)),
-            WEIGHTS: self._mapped,
             GRADIENT: lambda own: self._trained(own, self.source.work),
             WARM: self._warm,
         }
         note = ways[name](model)
-        judge = HeldOutRetrieval(TrainingItems(model, self.held), self.sets)
+        judge = HeldOutRetrieval(self.source.items(model, self.held), self.sets)
         scores = judge.scores()
         values = model.state_dict.values
         self._fitted[name] = {own: values[own].detach().cpu() for own in self.source.trained(model, self.sets)}
@@ -176,11 +167,6 @@ class SplitTrial(Trial):
             for pairs in self.sets.values()
         ]
         return "; ".join(report.reason for report in reports)
-
-    def _mapped(self, model: Embedder) -> str:
-        values, note = self.source.first_layer(model, self.sets)
-        write(model, values)
-        return note
 
     def _warm(self, model: Embedder) -> str:
         self.measured(CLOSED)
@@ -230,7 +216,7 @@ class CrossedTrial(Trial):
         found = []
         for part in range(self.count):
             fitted, held = self._part(part)
-            judge = HeldOutRetrieval(TrainingItems(self._model, held), fitted)
+            judge = HeldOutRetrieval(self.source.items(self._model, held), fitted)
             if not any("_encoder" in name for name in self._names):
                 judge.items.encode()
             found.append(judge)
@@ -260,9 +246,6 @@ class CrossedTrial(Trial):
 
     def _closed(self, name: str) -> CrossFit:
         """What is written for a way without gradients, the closed form of all sets: each set's own projector."""
-        if name not in self._fits and name == WEIGHTS:
-            values, note = self.source.first_layer(self._model, self.sets)
-            self._fits[name] = CrossFit(values, (values,) * self.count, (), note)
         if name not in self._fits:
             specialist = self.source.opened(self.source.specialist) if name == LABEL_FREE else None
             fits = [
@@ -311,7 +294,7 @@ class CrossedTrial(Trial):
         model, start = self._model, self._start
         write(model, start)
         proof = frozen_hashes(model, self._names)
-        if name in (CLOSED, LABEL_FREE, WEIGHTS, WARM):
+        if name in (CLOSED, LABEL_FREE, WARM):
             write(model, self._closed(CLOSED if name == WARM else name).parameters)
         if name in (GRADIENT, WARM):
             self._train(self.sets, {}, replace(self.source.settings, stop_at=self._stop[name], patience=None))

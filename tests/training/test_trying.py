@@ -17,7 +17,7 @@ from taskmerge.errors import UsageError
 from taskmerge.training import TrainingSettings, specialize
 from taskmerge.training.arms import recover_by_choice, try_all
 from taskmerge.training.choosing import LEAVE
-from taskmerge.training.trying import CLOSED, GRADIENT, LABEL_FREE, WARM, WEIGHTS, CrossedTrial, SplitTrial, trial_of
+from taskmerge.training.trying import CLOSED, GRADIENT, LABEL_FREE, WARM, CrossedTrial, SplitTrial, trial_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*pin_memory.*", "ignore:.*'repr' attribute.*")
 SETTINGS = TrainingSettings(steps=30, batch_size=8, learning_rate=3e-3, warmup=4, evaluate_every=15, temperature=0.1)
@@ -70,7 +70,7 @@ def test_every_way_is_tried_and_what_is_kept_is_better_on_sounds_nobody_saw(
     settings = replace(SETTINGS, steps=60)
     report = recover_by_choice(drifted, sounds["data"], ["audio_projector"], specialist=specialist, settings=settings,
                                held_out=sounds["test"], out=tmp_path / "out")  # fmt: skip
-    assert [arm.name for arm in report.arms] == [LEAVE, CLOSED, LABEL_FREE, WEIGHTS, GRADIENT, WARM]
+    assert [arm.name for arm in report.arms] == [LEAVE, CLOSED, LABEL_FREE, GRADIENT, WARM]
     assert report.kept != LEAVE, report.reason
     (kept,) = [arm for arm in report.arms if arm.name == report.kept]
     assert kept.gain is not None and kept.gain.low > 0

@@ -12,7 +12,7 @@ from taskmerge.checkpoints.opening import open_state_dict
 from taskmerge.checkpoints.state_dict import HasTensors, StateDict
 from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
-from taskmerge.embedders.loading import open_embedder
+from taskmerge.embedders.loading import open_embedder, open_to_measure
 from taskmerge.embedders.pairs import Pairs, read_pairs, spelling
 from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import Problem, UsageError
@@ -28,6 +28,7 @@ from taskmerge.metrics.bootstrap import mean_intervals
 from taskmerge.metrics.retrieval import collapse, score_queries
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.modalities import TEXT, through
+from taskmerge.words.precisions import precision_name
 
 BATCH_SIZE = 32
 
@@ -43,6 +44,7 @@ def diagnose_drift(
     batch_size: int = BATCH_SIZE,
     components: Mapping[str, Any] | None = None,
     device: str | None = None,
+    precision: str | None = None,
     prompts: Any = None,
     trained_on: Any = None,
 ) -> DriftReport:
@@ -53,9 +55,10 @@ def diagnose_drift(
     forecast.  For several grafted projectors hand in `specialist` and `probes` as {name: …} with the same names.
     limit: the R@1 drop that matters.  references: models that did not drift, such as the specialist trained from
     another seed; they widen the null band beyond the specialist's own twin in another precision. With several
-    specialists: {name: references}.  prompts: instead of the models' own, see `Embedder.prompted`; items are embedded
-    as queries, texts as documents.  trained_on: pairs that the specialist was trained on, so that probes which are
-    among them are told; with several specialists: {name: pairs}.
+    specialists: {name: references}.  batch_size: probes that run at once.  precision: what models are run in; default:
+    each one's own.  prompts: instead of the models' own, see `Embedder.prompted`; items are embedded as queries, texts
+    as documents.  trained_on: pairs that the specialist was trained on, so that probes which are among them are told;
+    with several specialists: {name: pairs}.
 
     Raises UsageError, before any model is run, with everything wrong about the probes.
     """
@@ -78,7 +81,8 @@ def diagnose_drift(
     seen = _trained_on(trained_on, specialist, pairs)
 
     def opened(source: Any) -> Embedder:
-        return open_embedder(source, device=device, components=components).prompted(prompts)
+        found = open_to_measure(source, device=device, precision=precision, components=components)
+        return found.prompted(prompts)
 
     fused_model = opened(fused) if pairs else None
     for name, own_pairs in pairs.items():
@@ -144,6 +148,7 @@ def diagnose_modality(
         probe_notes(pairs, found.reference.probes, found.reference.texts, trained_on),
         changed_examples(found, pairs),
         embedding_plane(found, pairs),
+        {"specialist": precision_name(specialist.dtype), "fused": precision_name(fused.dtype)},
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class ModalityDrift:
     mean. control, depths: levels 1 and 2.  explanations: statistics of the final embeddings that explain, and never
     decide.  notes: what the probes leave open, in words; see `probe_notes`.
     examples: items whose nearest texts changed.  plane: where items and texts lie; None where there is no map.
+    precisions: what each side was run in.
     """
 
     modality: str
@@ -46,6 +47,15 @@ class ModalityDrift:
     notes: tuple[str, ...] = ()
     examples: tuple[Example, ...] = ()
     plane: EmbeddingPlane | None = None
+    precisions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def computed_in(self) -> str:
+        """A phrase on the precision of what was measured; "" where it is not known."""
+        names = list(dict.fromkeys(self.precisions.values()))
+        if len(names) > 1:
+            return ", ".join(f"{side} in {name}" for side, name in self.precisions.items())
+        return f"in {names[0]}" if names else ""
 
     @property
     def onset(self) -> int | None:
@@ -106,10 +116,18 @@ class DriftReport:
             Path(path).write_text(json.dumps(self.as_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
-        lines = [" ".join([f"{name}: {found.verdict}", *found.notes]) for name, found in self.modalities.items()]
+        lines = [
+            " ".join([f"{name}: {found.verdict}", *found.notes, *_measured_in(found)])
+            for name, found in self.modalities.items()
+        ]
         for name, forecast in self.forecasts.items():
             lines.append(f"{name}, weights alone: {forecast} (a forecast; only probes can tell).")
         return "\n".join(lines)
+
+
+def _measured_in(found: ModalityDrift) -> list[str]:
+    """A sentence on precisions other than float32."""
+    return [f"Measured {found.computed_in}."] if set(found.precisions.values()) - {"float32"} else []
 
 
 def plain_data(value: Any) -> Any:

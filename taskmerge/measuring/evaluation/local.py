@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from taskmerge.embedders.interface import Embedder
-from taskmerge.embedders.loading import open_embedder
+from taskmerge.embedders.loading import open_to_measure
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.embedders.prompts import ROLES, Role
 from taskmerge.errors import Problem, UsageError
@@ -18,6 +18,7 @@ from taskmerge.measuring.evaluation.table import Condition, Difference, Evaluati
 from taskmerge.metrics.bootstrap import Interval, mean_intervals
 from taskmerge.metrics.retrieval import METRICS, QueryScores, score_queries
 from taskmerge.words.devices import device_or_default
+from taskmerge.words.precisions import precision_name
 
 BATCH_SIZE = 32
 DIRECTIONS = ("to_text", "from_text")
@@ -35,6 +36,7 @@ def evaluate_retrieval(
     batch_size: int = BATCH_SIZE,
     directions: Sequence[str] = DIRECTIONS,
     device: str | None = None,
+    precision: str | None = None,
     prompts: Any = None,
     dimensions: Sequence[int] = (),
     against: Mapping[str, Sequence[str]] | None = None,
@@ -47,7 +49,10 @@ def evaluate_retrieval(
     Args:
         variants: name -> what `open_embedder` takes, opened when its turn comes and let go after it.
         sets: name -> what `read_pairs` takes. Texts that differ in spelling alone are one text, see `Pairs.distinct`.
+        batch_size: items that run at once.
         directions: of `DIRECTIONS`.
+        precision: what models are run in, see `taskmerge.words.precisions`; default: each one's own. The table says
+            which it was.
         prompts: instead of the models' own, see `Embedder.prompted`.
         dimensions: lengths to cut embeddings to, each scored beside the whole ones (Matryoshka, arXiv 2205.13147).
         against: variant -> the variants it is compared with, query by query; default: the one before it, and the first.
@@ -66,7 +71,7 @@ def evaluate_retrieval(
     scored: dict[_Key, _Scored] = {}
     conditions = []
     for variant, source in variants.items():
-        embedder = open_embedder(source, device=device).prompted(prompts)
+        embedder = open_to_measure(source, device=device, precision=precision).prompted(prompts)
         taken = {name: pairs for name, pairs in checked.items() if pairs.modality in embedder.modalities}
         if len(variants) == 1:
             _check_taken({name: pairs for name, pairs in checked.items() if name not in taken})
@@ -168,7 +173,7 @@ def _condition(variant: str, name: str, embedder: Embedder, pairs: Pairs, direct
         roles = [role for role in ROLES if role in {pair[side] for pair in used}]
         return {role: _said(embedder, role, modality) for role in roles}
 
-    dtype = str(embedder.dtype).removeprefix("torch.")
+    dtype = precision_name(embedder.dtype)
     spellings = len(set(pairs.texts)) - len(pairs.distinct()[0])
     return Condition(variant, name, before(pairs.modality, 0), before("text", 1), embedder.similarity, dtype, spellings)
 

@@ -18,7 +18,7 @@ from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.output.whole_files import write_whole
 from taskmerge.embedders.identity import revision_of
 from taskmerge.embedders.interface import Embedder
-from taskmerge.embedders.loading import open_embedder
+from taskmerge.embedders.loading import open_to_measure
 from taskmerge.embedders.prompts import Role
 from taskmerge.errors import OutputError, UsageError, few
 from taskmerge.measuring.evaluation.mmeb_rows import Answer, candidate_items, query_items
@@ -74,6 +74,7 @@ def evaluate_mmeb(
     prompts: Any = None,
     batch_size: int = 16,
     device: str | None = None,
+    precision: str | None = None,
 ) -> dict[str, float]:
     """Score a model on one data set of MMEB-V2, and leave the files that its own `eval.py` leaves.
 
@@ -87,6 +88,7 @@ def evaluate_mmeb(
         out: folder of results; files go into its folder `suite`.
         suite: image, video or visdoc.
         ranking: among all candidates, or among those that a query names: the YAML's `eval_type`.
+        precision: what it is run in; default: its own. Another precision is another model.
         prompts: instead of the model's own, see `Embedder.prompted`. The task's instruction is in the rows' texts.
 
     Returns:
@@ -97,7 +99,7 @@ def evaluate_mmeb(
         OutputError: for a folder of another model.
     """
     folder = output_path(out) / suite
-    embedder = open_embedder(model, device=device).prompted(prompts)
+    embedder = open_to_measure(model, device=device, precision=precision).prompted(prompts)
     _check_folder(output_path(out), embedder)
     files = {kind: folder / f"{name}_{kind}" for kind in ("qry", "tgt", "info.jsonl", "pred.jsonl", "score.json")}
     if files["score.json"].is_file():

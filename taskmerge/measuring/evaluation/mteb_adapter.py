@@ -14,6 +14,7 @@ from taskmerge.measuring.evaluation.mteb_model import as_mteb_model, variant_nam
 from taskmerge.measuring.evaluation.mteb_results import Say, results_folder
 from taskmerge.measuring.evaluation.mteb_tasks import check_tasks, local_task, require_mteb, tasks_of
 from taskmerge.measuring.evaluation.table import MtebScores
+from taskmerge.words.precisions import precision_name
 
 __all__ = ["as_mteb_model", "check_tasks", "evaluate_mteb", "local_task", "run_mteb", "tasks_of"]
 
@@ -29,13 +30,16 @@ def evaluate_mteb(
     batch_size: int = 32,
     cache: str | Path | None = None,
     device: str | None = None,
+    precision: str | None = None,
     prompts: Any = None,
 ) -> dict[str, dict[str, float]]:
     """Main score of every variant on every task: variant -> task -> score; see `run_mteb`.
 
     cache: folder for mteb's results; None keeps none, and runs everything.
     """
-    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "prompts": prompts}
+    options: dict[str, Any] = {
+        "batch_size": batch_size, "device": device, "precision": precision, "prompts": prompts,
+    }  # fmt: skip
     found = run_mteb(variants, tasks, results=cache, keep=cache is not None, **options)
     return {name: dict(scores) for name, scores in found.scores.items()}
 
@@ -48,6 +52,7 @@ def run_mteb(
     keep: bool = True,
     batch_size: int = 32,
     device: str | None = None,
+    precision: str | None = None,
     prompts: Any = None,
     dimensions: Sequence[int] = (),
     meta: Mapping[str, Any] | None = None,
@@ -61,6 +66,7 @@ def run_mteb(
         results: folder for mteb's results, by model, revision and task; None: mteb's own ($MTEB_CACHE or
             ~/.cache/mteb). The revision is the model's own hash: a model that was merged again has no old scores.
         keep: whether results are written and taken again at all.
+        precision: what models are run in; default: each one's own. Results of another are filed by themselves.
         prompts: instead of the models' own, see `Embedder.prompted`.
         dimensions: what embeddings are cut to, each scored beside the whole ones as "VARIANT, N dimensions".
         meta: fields of mteb's ModelMeta that no file of the model says.
@@ -82,11 +88,15 @@ def run_mteb(
     scores: dict[str, dict[str, float]] = {}
     left_out: dict[str, dict[str, str]] = {}
     revisions: dict[str, str] = {}
+    precisions: dict[str, str] = {}
     for name, source in variants.items():
         for dimension in (None, *dimensions):
             title = name if dimension is None else f"{name}, {dimension} dimensions"
-            model = as_mteb_model(source, name, device=device, prompts=prompts, dimension=dimension, meta=meta)
+            model = as_mteb_model(
+                source, name, device=device, precision=precision, prompts=prompts, dimension=dimension, meta=meta
+            )
             own = model.mteb_model_meta
+            precisions[title] = precision_name(model.model.dtype)
             revisions[title] = own.revision
             fitting, left_out[title] = _fitting(chosen, set(own.modalities))
             _say_left_out(title, left_out[title], say)
@@ -96,7 +106,7 @@ def run_mteb(
                 say(f"{title}: {task.metadata.name} ({number} of {len(fitting)})")
                 scores[title] |= _run(model, title, task, folder, batch_size)
     place = "" if folder is None else str(folder.cache_path)
-    return MtebScores(scores, left_out, place, revisions)
+    return MtebScores(scores, left_out, place, revisions, precisions)
 
 
 def _run(model: Any, title: str, task: Any, folder: Any, batch_size: int) -> dict[str, float]:

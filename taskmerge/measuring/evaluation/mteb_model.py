@@ -12,7 +12,7 @@ import numpy as np
 
 from taskmerge.embedders.identity import revision_of
 from taskmerge.embedders.interface import Embedder
-from taskmerge.embedders.loading import open_embedder
+from taskmerge.embedders.loading import open_to_measure
 from taskmerge.embedders.media import load_audio
 from taskmerge.embedders.pairs import SAMPLING_RATE, read_pairs
 from taskmerge.embedders.prompts import Prompts
@@ -21,6 +21,7 @@ from taskmerge.errors import UsageError
 from taskmerge.measuring.evaluation.mteb_card import card_fields
 from taskmerge.words.extras import require
 from taskmerge.words.modalities import NAMES, media_of
+from taskmerge.words.precisions import precision_name
 
 
 def as_mteb_model(
@@ -29,6 +30,7 @@ def as_mteb_model(
     *,
     revision: str | None = None,
     device: str | None = None,
+    precision: str | None = None,
     prompts: Any = None,
     dimension: int | None = None,
     meta: Mapping[str, Any] | None = None,
@@ -45,6 +47,7 @@ def as_mteb_model(
         revision: what its results are filed under; default: the commit of a model that is opened from the hub here,
             else the model's own hash, see `revision_of`.
         device: where it shall compute.
+        precision: what it shall compute in, where that is not its own; filed as an experiment of its own.
         prompts: instead of the model's own, see `Embedder.prompted`; filed as an experiment of their own.
         dimension: what embeddings are cut to, likewise.
         meta: fields of mteb's ModelMeta that nobody else knows (training_datasets, reference, …).
@@ -56,7 +59,7 @@ def as_mteb_model(
     from mteb.models.abs_encoder import AbsEncoder, get_prompt_name
     from sentence_transformers.util import SimilarityFunction
 
-    embedder = open_embedder(model, device=device).prompted(prompts)
+    embedder = open_to_measure(model, device=device, precision=precision).prompted(prompts)
     if dimension is not None and not 1 <= dimension <= embedder.dimension:
         raise UsageError(
             f"{embedder.label}: embeddings have {embedder.dimension} numbers, none can be cut to {dimension}"
@@ -79,7 +82,7 @@ def as_mteb_model(
             self.model = embedder
             # a model that is handed in loaded may have been changed since its commit
             commit = embedder.state_dict.beside.commit if isinstance(model, str | Path | ModelSource) else None
-            self.mteb_model_meta = model_meta(embedder, name, revision or commit, dimension, meta)
+            self.mteb_model_meta = model_meta(embedder, name, revision or commit, dimension, meta, precision)
 
         def encode(self, inputs: Any, *, task_metadata: Any, prompt_type: Any = None, **keywords: Any) -> np.ndarray:
             role = prompt_type.value if prompt_type else None
@@ -104,6 +107,7 @@ def model_meta(
     revision: str | None = None,
     dimension: int | None = None,
     said: Mapping[str, Any] | None = None,
+    precision: str | None = None,
 ) -> Any:
     """mteb's ModelMeta of an embedder: what the model shows, what its card says, and what the user says."""
     from mteb.models.model_meta import ModelMeta, ScoringFunction
@@ -114,6 +118,8 @@ def model_meta(
     tensors = list(embedder.state_dict.values.values())
     table = embedder.token_embeddings()
     experiment: dict[str, Any] = {} if dimension is None else {"embed_dim": dimension}
+    if precision is not None:
+        experiment["dtype"] = precision
     if embedder.prompts:
         text = json.dumps(embedder.prompts.as_dict(), sort_keys=True)
         experiment["prompts"] = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -143,7 +149,7 @@ def _output_dtype(embedder: Embedder) -> Any:
     from mteb.types import OutputDType
 
     return {"bfloat16": OutputDType.BF16, "float16": OutputDType.FLOAT16, "float32": OutputDType.FLOAT32}.get(
-        str(embedder.dtype).removeprefix("torch.")
+        precision_name(embedder.dtype)
     )
 
 

@@ -141,13 +141,14 @@ class MtebScores:
     """Main scores of mteb tasks.
 
     scores: variant -> task -> score.  left_out: variant -> task -> why it was not run.  folder: where mteb's results
-    lie.  revisions: variant -> the revision they are filed under.
+    lie.  revisions: variant -> the revision they are filed under.  precisions: variant -> what it was run in.
     """
 
     scores: Mapping[str, Mapping[str, float]]
     left_out: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     folder: str = ""
     revisions: Mapping[str, str] = field(default_factory=dict)
+    precisions: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
