@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -215,23 +215,34 @@ def codecs(state_dict: StateDict) -> dict[str, Codec]:
         name: EightBits(name, tensors[name], tensors[own.scale], own)
         for name, own in scaled_weights(state_dict).items()
     }
+    beside: dict[str, set[str]] = {}
     for name in tensors:
-        if name.endswith(".weight_packed"):
-            module = name.removesuffix(".weight_packed")
-            found[f"{module}.weight"] = _four_bits(state_dict, module)
+        module, inner, what = name.rpartition(".weight_")
+        if inner:
+            beside.setdefault(module, set()).add(what)
+    plain = _says_four_bits(state_dict.config)
+    for module, parts in beside.items():
+        if "packed" in parts:
+            known = plain and parts == {"packed", "scale", "shape"}
+            found[f"{module}.weight"] = _four_bits(state_dict, module, known)
     return found
 
 
-def _four_bits(state_dict: StateDict, module: str) -> FourBits:
-    tensors, settings = state_dict.tensors, dict(state_dict.config.get("quantization_config") or {})
+def _says_four_bits(config: Mapping[str, Any]) -> bool:
+    """Whether every group of the settings is of 4 bits, symmetric."""
+    settings = dict(config.get("quantization_config") or {})
     groups = [row for row in dict(settings.get("config_groups") or {}).values() if isinstance(row, Mapping)]
     weights = [row["weights"] for row in groups if isinstance(row.get("weights"), Mapping)]
-    plain = all(row.get("num_bits") == _BITS and row.get("symmetric", True) and row.get("type", "int") == "int"
-                for row in weights)  # fmt: skip
-    names = {name for name in tensors if name.startswith(f"{module}.weight_")}
+    return bool(weights) and all(
+        row.get("num_bits") == _BITS and row.get("symmetric", True) and row.get("type", "int") == "int"
+        for row in weights
+    )
+
+
+def _four_bits(state_dict: StateDict, module: str, known: bool) -> FourBits:
+    tensors = state_dict.tensors
     packed, scale = tensors.get(f"{module}.weight_packed"), tensors.get(f"{module}.weight_scale")
-    expected = {f"{module}.weight_{what}" for what in ("packed", "scale", "shape")}
-    if not weights or not plain or names != expected or packed is None or scale is None or packed.dtype != "I32":
+    if not known or packed is None or scale is None or packed.dtype != "I32":
         raise CheckpointError(
             "is packed in another way than 4 bits, symmetric, in groups (compressed-tensors' pack-quantized)",
             f"{state_dict.label}: {module}",
