@@ -52,7 +52,8 @@ def write_recipe(work: Path, specialists: int, groups: int) -> Path:
 def planned(checkout: Path, recipe: Path) -> dict[str, Any]:
     """What the plan takes in a process that imports one checkout."""
     environment = {**os.environ, "PYTHONPATH": str(checkout.absolute())}
-    done = subprocess.run([sys.executable, "-c", PLAN, str(recipe)], env=environment, capture_output=True, text=True)
+    words = [sys.executable, "-c", PLAN, str(recipe.absolute())]
+    done = subprocess.run(words, env=environment, cwd=checkout, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
     found: dict[str, Any] = json.loads(done.stdout)
