@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -78,7 +79,12 @@ _EXCEPTIONS: dict[str, dict[str, str]] = {
 
 def is_buffer(name: str, info: HasHeader) -> bool:
     """Whether a tensor is state that no gradient trains: integers, running statistics, bounds, fixed tables."""
-    return not DTYPES[info.dtype].kind.endswith("float") or _BUFFER.fullmatch(name.rsplit(".", 1)[-1]) is not None
+    return not DTYPES[info.dtype].kind.endswith("float") or _is_state(name.rpartition(".")[2])
+
+
+@lru_cache(maxsize=1024)
+def _is_state(word: str) -> bool:
+    return _BUFFER.fullmatch(word) is not None
 
 
 def layer_index(name: str) -> int | None:
@@ -103,12 +109,17 @@ def _layer_place(parts: Sequence[str]) -> int | None:
 def numbered(name: str) -> tuple[str, int | None]:
     """The path before the first number in a tensor's name, whatever holds it, and that number."""
     number = _LATER_NUMBER.search(name)
-    return (name, None) if number is None else (name[: number.start() - 1], int(number[0]))
+    return (name, None) if number is None else (name[: number.start()], int(number[0][1:]))
 
 
 def is_token_table(name: str) -> bool:
     """Whether a tensor is a table with one row per token of the vocabulary."""
-    return name.endswith(".weight") and _TOKEN_TABLE.fullmatch(name[:-7].rpartition(".")[2]) is not None
+    return name.endswith(".weight") and _is_table(name[:-7].rpartition(".")[2])
+
+
+@lru_cache(maxsize=1024)
+def _is_table(module: str) -> bool:
+    return _TOKEN_TABLE.fullmatch(module) is not None
 
 
 @dataclass(frozen=True)
@@ -141,7 +152,8 @@ class Layout:
         """The layout of one checkpoint, from headers and config."""
         sole = _sole_modality(tensors, config)
         outside = set()
-        for parts, leaf in {(tuple(_unnumbered(name)), _is_leaf(name)) for name in tensors}:
+        for path, leaf in {_before_numbers(name) for name in tensors}:
+            parts = path.split(".") if path else []
             tower = _tower(parts, leaf)
             for part in parts[:tower] if tower is not None else parts:
                 if _PROJECTOR.fullmatch(part):
@@ -157,8 +169,8 @@ class Layout:
         known: dict[tuple[str, bool, bool], Placed] = {}
         found = {}
         for name in names:
-            path = "/".join(_unnumbered(name)) if "/" not in name else name
-            key = path, _is_leaf(name), is_token_table(name)
+            path, leaf = _before_numbers(name)
+            key = path if "/" not in name else name, leaf, is_token_table(name)
             if key not in known:
                 known[key] = self.place(name)
             found[name] = known[key]
@@ -172,7 +184,7 @@ class Layout:
         inside = parts[len(self.prefix) :] if tuple(parts[: len(self.prefix)]) == self.prefix else parts
         if inside and inside[0] in self.exceptions:
             return Placed(self.exceptions[inside[0]])
-        tower = _tower(parts, _is_leaf(name))
+        tower = _tower(parts, _before_numbers(name)[1])
         for at, part in enumerate(parts[:tower] if tower is not None else parts):
             if _PROJECTOR.fullmatch(part):
                 said = _modality(parts) or ("text" if "text" in part.split("_") else None)
@@ -203,10 +215,8 @@ class Layout:
         return Placed(f"{modality}_encoder", True, root)
 
 
-_FIRST_NUMBER = re.compile(r"(?<![^.])[0-9]{1,18}(?![^.])")
-
-
-_LATER_NUMBER = re.compile(r"(?<=[.])[0-9]{1,18}(?![^.])")
+_FIRST_NUMBER = re.compile(r"[0-9]{1,18}(?![^.])")
+_LATER_NUMBER = re.compile(r"[.][0-9]{1,18}(?![^.])")
 
 
 def joined(modality: str | None) -> str:
@@ -214,18 +224,20 @@ def joined(modality: str | None) -> str:
     return f"{modality}_projector" if modality else "projector"
 
 
+def _before_numbers(name: str) -> tuple[str, bool]:
+    """The path up to the first number in a name, and whether it is the tensor's own: no number stands in its name."""
+    if "/" in name:
+        name = name.replace("/", ".")
+    if name[:1].isdigit() and _FIRST_NUMBER.match(name):
+        return "", False
+    number = _LATER_NUMBER.search(name)
+    return (name, True) if number is None else (name[: number.start()], False)
+
+
 def _unnumbered(name: str) -> list[str]:
     """Path components up to the first number: towers and projectors are named before their layers are counted."""
-    name = name.replace("/", ".")
-    number = _FIRST_NUMBER.search(name)
-    if number is None:
-        return name.split(".")
-    return name[: number.start() - 1].split(".") if number.start() else []
-
-
-def _is_leaf(name: str) -> bool:
-    """Whether `_unnumbered` ends with the tensor itself: no number stands in its name."""
-    return not any(is_whole(part) for part in name.replace("/", ".").split("."))
+    path, _ = _before_numbers(name)
+    return path.split(".") if path else []
 
 
 def _modality(parts: Iterable[str]) -> str | None:

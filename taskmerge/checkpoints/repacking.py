@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from taskmerge.checkpoints.formats.mxfp4 import FourBitFloats
 from taskmerge.checkpoints.formats.packed import Codec, EightBits, codecs
 from taskmerge.checkpoints.formats.quantized import BYPRODUCTS
 from taskmerge.checkpoints.state_dict import StateDict
@@ -31,11 +32,12 @@ class Unpacked(StateDict):
     def __init__(self, source: StateDict, found: Mapping[str, Codec]) -> None:
         self.source, self.codecs = source, dict(found)
         self.label = source.label
+        self._latest: tuple[tuple[str, int, int] | None, np.ndarray] = None, np.empty(0, np.float32)
         config = {key: value for key, value in source.config.items() if key != "quantization_config"}
         self.beside = replace(source.beside, config=config)
         gone = {name for codec in self.codecs.values() for name in codec.stored}
         self.tensors = {name: info for name, info in source.tensors.items() if name not in gone}
-        self.tensors |= {name: TensorInfo(name, "F32", codec.shape) for name, codec in self.codecs.items()}
+        self.tensors |= {name: TensorInfo(name, "F32", codec.dims) for name, codec in self.codecs.items()}
 
     def stored_name(self, name: str) -> str | None:
         """See `StateDict.stored_name`."""
@@ -52,8 +54,16 @@ class Unpacked(StateDict):
             return np.empty(0, np.float32)
         whole = codec.rows * columns
         first, last = start // whole * codec.rows, min(-(-stop // whole) * codec.rows, rows)
-        values = encode(codec.read(self.source, first, last).reshape(-1), "F32")
-        return values[start - first * columns : stop - first * columns]
+        return self._rows(name, codec, first, last)[start - first * columns : stop - first * columns]
+
+    def _rows(self, name: str, codec: Codec, first: int, last: int) -> np.ndarray:
+        """Rows of one weight, float32; the last ones read are kept, where a strip is smaller than what is decoded."""
+        key, values = self._latest
+        if key != (name, first, last):
+            values = encode(codec.read(self.source, first, last).reshape(-1), "F32")
+            if codec.rows * codec.shape[1] > _STRIP // 4:
+                self._latest = (name, first, last), values
+        return values
 
 
 def unpacked(state_dict: StateDict) -> StateDict:
@@ -136,6 +146,11 @@ def _loss(codec: Codec) -> str:
         return (
             f"{codec.info.dtype} with a scale for {rows} x {columns}; where none moves, byte for byte, else off by at "
             f"most {share} of a number, or half the smallest step"
+        )
+    if isinstance(codec, FourBitFloats):
+        return (
+            "MXFP4, 4-bit floats with a power of two for 32; where none moves, byte for byte, else off by at most half "
+            "a step of the format: 1/5 of a number, or 1/4 of the group's scale"
         )
     return (
         "4 bits with a scale for a group of a row; where none moves, byte for byte, else off by at most 1/15 of the "

@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 
 from taskmerge.errors import Problem, UsageError
+from taskmerge.words.pattern_sets import PatternSet
 from taskmerge.words.patterns import Pattern, PatternError
 
 _MOST_SHOWN = 10
@@ -45,20 +46,28 @@ class Selector:
     def __init__(self, components: Named) -> None:
         self.components = components
         self._known: dict[str, tuple[str, ...]] = {}
+        self._sets: dict[tuple[str, ...], PatternSet] = {}
 
     def matches(self, pattern: str, name: str) -> bool:
         """Whether a pattern names a tensor. Raises PatternError for a pattern that cannot be read."""
         glob, spellings = Pattern.parse(pattern), self._spellings(name)
         return pattern in spellings or any(glob.matches(spelling) for spelling in spellings)
 
+    def naming(self, patterns: Iterable[str], name: str) -> set[str]:
+        """Those of the patterns that name a tensor, in one look at all of them: there may be very many.
+
+        Raises PatternError for a pattern that cannot be read.
+        """
+        wanted = tuple(patterns)
+        if wanted not in self._sets:
+            self._sets[wanted] = PatternSet(wanted)
+        known, spellings = self._sets[wanted], self._spellings(name)
+        return known.among(spellings).union(*map(known.covering, spellings))
+
     def names(self, patterns: Iterable[str], among: Iterable[str] | None = None) -> list[str]:
         """The tensors that any of the patterns names, in the order of `among` (left out: all, in file order)."""
-        wanted = list(patterns)
-        return [
-            name
-            for name in (self.components if among is None else among)
-            if any(self.matches(pattern, name) for pattern in wanted)
-        ]
+        wanted = tuple(patterns)
+        return [name for name in (self.components if among is None else among) if self.naming(wanted, name)]
 
     def check(
         self,
@@ -76,11 +85,17 @@ class Selector:
         count; left out: all.  of: whose they are, for the message.  also: names of other things allowed here.
         """
         names = self.components if among is None else among
+        wanted = tuple(pattern for pattern in patterns if pattern not in also)
+        idle = set(wanted)
+        for name in names:
+            if not idle:
+                break
+            idle -= self.naming(wanted, name)
         return [
             Problem(f"{what}: {pattern!r} names no tensor{f' of {of}' if of else ''}", place,
                     self._nearest(pattern, names, also))
-            for pattern in patterns
-            if pattern not in also and not any(self.matches(pattern, name) for name in names)
+            for pattern in wanted
+            if pattern in idle
         ]  # fmt: skip
 
     def require(self, patterns: Iterable[str], what: str, *, among: Collection[str], of: str) -> None:
@@ -129,7 +144,5 @@ def may_name(pattern: str, component: str) -> bool:
 
 def selected(patterns: Mapping[str, Iterable[str]], selector: Selector, name: str) -> str | None:
     """The first key one of whose patterns names the tensor; None when none does."""
-    for key, globs in patterns.items():
-        if any(selector.matches(glob, name) for glob in globs):
-            return key
-    return None
+    found = selector.naming((glob for globs in patterns.values() for glob in globs), name)
+    return next((key for key, globs in patterns.items() if found.intersection(globs)), None) if found else None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from taskmerge.numbers.dtypes import DTYPES, DType
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorInfo:
     """Header entry of one tensor. dtype: safetensors name ("BF16"); shape: as stored, () for a scalar."""
 
@@ -27,4 +27,4 @@ class TensorInfo:
 
     @property
     def nbytes(self) -> int:
-        return (self.count * self.format.bits + 7) // 8
+        return DTYPES[self.dtype].bytes_of(self.shape)

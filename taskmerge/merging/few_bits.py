@@ -28,7 +28,7 @@ def packed_as_base(plan: Plan, recipe: Recipe, base: StateDict) -> Plan:
     """The plan of the same merge, laid out in the formats of the base, with what that loses among its notes."""
     assert isinstance(base, Unpacked)
     merged = {step.info.name: step.info for step in plan.steps}
-    lost = [name for name, codec in base.codecs.items() if name in merged and merged[name].shape != codec.shape]
+    lost = [name for name, codec in base.codecs.items() if name in merged and merged[name].shape != codec.dims]
     if lost:
         what = f"output: quantized, and {lost[0]!r} has another shape than in the base"
         raise RecipeError(what, recipe.output.place, "leave it out")

@@ -27,7 +27,8 @@ def never_merged(census: Census) -> tuple[dict[str, str], list[Problem]]:
         reasons |= dict.fromkeys(names, "packed numbers: must agree in all inputs")
     for label in census.specialists:
         theirs = packed_modules(census.inputs[label])
-        if odd := next((module for module in {**ours, **theirs} if _differs(census, label, module, ours)), None):
+        held = _under(census.inputs[label].tensors, {**ours, **theirs})
+        if odd := next((module for module in held if held[module] not in (set(), ours.get(module, set()))), None):
             side, other = (label, BASE) if odd in theirs else (BASE, label)
             problems.append(Problem(f"{odd!r} {_OTHERWISE.format(side, other)}", None, _MOVE))
     return reasons, problems
@@ -52,8 +53,14 @@ def _plain_in(state_dict: StateDict, modules: Iterable[str]) -> str | None:
     return next((module for module in modules if ".".join(module.split(".")[-3:]) + ".weight" in inner), None)
 
 
-def _differs(census: Census, label: str, module: str, ours: dict[str, frozenset[str]]) -> bool:
-    """Whether an input has something of a module, and not the tensors that the base has packed there."""
-    tensors = census.inputs[label].tensors
-    named = {name for name in tensors if name.startswith(f"{module}.") and not name.endswith("bias")}
-    return bool(named) and named != ours.get(module, frozenset())
+def _under(names: Iterable[str], modules: Iterable[str]) -> dict[str, set[str]]:
+    """Module -> the tensors below it, without biases, in one look at all names: there may be very many of both."""
+    found: dict[str, set[str]] = {module: set() for module in modules}
+    for name in names:
+        if found and not name.endswith("bias"):
+            at = name.find(".")
+            while at >= 0:
+                if (holder := name[:at]) in found:
+                    found[holder].add(name)
+                at = name.find(".", at + 1)
+    return found

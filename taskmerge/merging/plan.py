@@ -32,12 +32,18 @@ def plan(recipe: Recipe, inputs: Inputs | Mapping[str, StateDict] | None = None)
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Nothing that a plan makes is garbage before it is done: looking for some takes a third of its time."""
+    """Nothing that a plan makes is garbage before it is done: looking for some takes a third of its time.
+
+    What it made counts as old then, and is not looked through at once.
+    """
     was = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if was and not gc.get_freeze_count():
+            gc.freeze()
+            gc.unfreeze()
         if was:
             gc.enable()
 

@@ -15,7 +15,7 @@ from taskmerge.checkpoints.lineage.classes import with_task
 from taskmerge.checkpoints.lineage.heads import untied_config
 from taskmerge.checkpoints.lineage.prompts import joined_prompts
 from taskmerge.checkpoints.lineage.tokenizers import Rows
-from taskmerge.checkpoints.output.layout import lay_out, natural
+from taskmerge.checkpoints.output.layout import ShardLayout, lay_out, natural
 from taskmerge.checkpoints.output.saving import stored_format
 from taskmerge.checkpoints.state_dict import BASE, Beside
 from taskmerge.errors import MergeError, Problem, RecipeError, few
@@ -51,6 +51,7 @@ class Planner:
     warnings: list[str] = field(default_factory=list)
     dropped: list[Dropped] = field(default_factory=list)
     used: set[int] = field(default_factory=set)
+    naming: set[str] = field(default_factory=set)
     methods: dict[str, MergeMethod] = field(default_factory=dict)
     copied: dict[str, tuple[str, str]] = field(default_factory=dict)
     fixed: Mapping[str, str] = field(default_factory=dict)
@@ -100,7 +101,7 @@ class Planner:
             steps=tuple(steps),
             dropped=tuple(self.dropped),
             methods=self.methods,
-            shards=tuple(lay_out([step.info for step in steps], recipe.output.shard_size, beside.module_folders)),
+            shards=self._laid_out(steps, beside),
             beside=beside,
             side_folders=census.side_folders,
             texts=texts,
@@ -122,6 +123,11 @@ class Planner:
             for note in state_dict.beside.notes:
                 owners.setdefault(note, label)
         self.warnings += [note if note.startswith(label) else f"{label}: {note}" for note, label in owners.items()]
+
+    def _laid_out(self, steps: Sequence[TensorStep], beside: Beside) -> tuple[ShardLayout, ...]:
+        if self.recipe.output.quantized:  # laid out as the base stores them: `packed_as_base`
+            return ()
+        return tuple(lay_out([step.info for step in steps], self.recipe.output.shard_size, beside.module_folders))
 
     @property
     def rows(self) -> Rows | None:
@@ -153,12 +159,18 @@ class Planner:
         return config
 
     def _rule(self, name: str) -> Rule | None:
+        naming = self.census.selector.naming(self._patterns, name)
+        self.naming |= naming
         for number, rule in enumerate(self.recipe.merge.rules):
-            named = any(self.census.selects(pattern, name) for pattern in rule.match)
-            if named and all(self.census.selects(pattern, name) for pattern in rule.also):
+            if not naming.isdisjoint(rule.match) and naming.issuperset(rule.also):
                 self.used.add(number)
                 return rule
         return None
+
+    @cached_property
+    def _patterns(self) -> tuple[str, ...]:
+        """All that rules name tensors by."""
+        return tuple(pattern for rule in self.recipe.merge.rules for pattern in (*rule.match, *rule.also))
 
     def _base_step(self, name: str) -> TensorStep | None:
         rule = self._rule(name)
@@ -388,7 +400,8 @@ class Planner:
 
     def _unused_rules(self) -> None:
         for number, rule in enumerate(self.recipe.merge.rules):
-            dead = [] if rule.optional else self.census.selector.check((*rule.match, *rule.also), rule.place, "rule")
+            idle = [pattern for pattern in (*rule.match, *rule.also) if pattern not in self.naming]
+            dead = [] if rule.optional else self.census.selector.check(idle, rule.place, "rule")
             self.problems += dead
             if not (dead or rule.optional or number in self.used):
                 self.warnings.append(f"{rule.place}: {_reason(rule)} never applies: earlier rules take all it names")

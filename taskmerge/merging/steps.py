@@ -19,7 +19,7 @@ from taskmerge.methods.registry import MergeMethod
 Action = Literal["merge", "keep", "copy"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """A tensor of one input. label: "base" or the specialist's name; name: as that input stores it."""
 
@@ -27,7 +27,7 @@ class Source:
     name: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TensorStep:
     """What becomes of one output tensor.
 
@@ -52,7 +52,7 @@ class TensorStep:
     as_is: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Dropped:
     """An input tensor that does not reach the output, and why. asked: whether the recipe itself says so."""
 

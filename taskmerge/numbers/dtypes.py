@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +29,10 @@ class DType:
     def size(self) -> int:
         """Bytes of one entry; only for formats that fill whole bytes."""
         return self.bits // 8
+
+    def bytes_of(self, shape: Sequence[int]) -> int:
+        """Bytes of a tensor."""
+        return (math.prod(shape) * self.bits + 7) // 8
 
     @property
     def mergeable(self) -> bool:

@@ -118,13 +118,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _depth_beyond(value: Any, most: int) -> bool:
-    level = [value]
-    for _ in range(most + 1):
-        inner: list[Any] = []
-        for one in level:
-            if isinstance(one, (dict, list)):
-                entries = one.values() if isinstance(one, dict) else one
-                inner.extend(entry for entry in entries if isinstance(entry, (dict, list)))
+    level = [[value]]
+    for _ in range(most + 2):  # exact types: what the parser makes, and the headers of models have very many of them
+        inner = [entry for one in level for entry in (one.values() if type(one) is dict else one)
+                 if type(entry) is dict or type(entry) is list]  # fmt: skip
         if not inner:
             return False
         level = inner

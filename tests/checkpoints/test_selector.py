@@ -103,7 +103,7 @@ def test_every_place_reads_a_pattern_alike(kind: str) -> None:
             return any(map(glob.matches, (own, home, name, *inside)))
 
         expected = {name for name in found if said(name)}
-        assert {name for name in found if census.selects(pattern, name)} == expected  # a rule
+        assert {name for name in found if pattern in census.selector.naming(patterns(kind), name)} == expected  # a rule
         problems: list[Any] = []
         assert set(census.copied({"other": [pattern]}, "here", problems)) == expected
         assert protected_specialists(census, [pattern], "here", problems) == ["other"]

@@ -32,6 +32,48 @@ def int4(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
     return {f"{name}.weight_packed": words, f"{name}.weight_scale": scale, f"{name}.weight_shape": shape}
 
 
+_FP4 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
+
+
+def _in_mxfp4(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Codes (…, groups, 32) and scales (…, groups), of groups of the last side, by the recipe of the standard."""
+    groups = value.double().reshape(*value.shape[:-1], -1, 32)
+    exponent = groups.abs().amax(-1).clamp_min(2.0**-100).log2().floor() - 2
+    scaled = groups / torch.exp2(exponent)[..., None]
+    codes = (scaled.abs()[..., None] - _FP4).abs().argmin(-1) + 8 * (scaled < 0)
+    return codes.to(torch.uint8), (exponent + 127).to(torch.uint8)
+
+
+def _halves(codes: torch.Tensor) -> torch.Tensor:
+    return codes[..., 0::2] | codes[..., 1::2] << 4
+
+
+def _out_of_mxfp4(halves: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    codes = torch.stack([halves & 15, halves >> 4], -1).reshape(*scales.shape, 32).long()
+    values = torch.cat([_FP4, -_FP4])[codes] * torch.exp2(scales.double() - 127)[..., None]
+    return values.reshape(*scales.shape[:-1], -1)
+
+
+def mxfp4(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
+    """As compressed-tensors packs it."""
+    codes, scales = _in_mxfp4(value)
+    return {f"{name}.weight_packed": _halves(codes).reshape(value.shape[0], -1), f"{name}.weight_scale": scales}
+
+
+def read_mxfp4(stored: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    return _out_of_mxfp4(stored[f"{name}.weight_packed"], stored[f"{name}.weight_scale"])
+
+
+def gpt_oss(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Experts (E, in, out) as gpt-oss stores them."""
+    codes, scales = _in_mxfp4(value.transpose(1, 2))
+    return {f"{name}_blocks": _halves(codes), f"{name}_scales": scales}
+
+
+def read_gpt_oss(stored: dict[str, torch.Tensor], name: str) -> torch.Tensor:
+    return _out_of_mxfp4(stored[f"{name}_blocks"], stored[f"{name}_scales"]).transpose(1, 2)
+
+
 def read_fp8(stored: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     scale = stored[f"{name}.weight_scale_inv"].double()
     value = stored[f"{name}.weight"].double()
@@ -46,6 +88,11 @@ def read_int4(stored: dict[str, torch.Tensor], name: str) -> torch.Tensor:
 
 
 FP8 = {"quant_method": "fp8", "weight_block_size": [BLOCK, BLOCK]}
+MXFP4 = {
+    "quant_method": "compressed-tensors", "format": "mxfp4-pack-quantized",
+    "config_groups": {"group_0": {"targets": ["Linear"], "weights": {
+        "num_bits": 4, "type": "float", "symmetric": True, "strategy": "group", "group_size": 32}}},
+}  # fmt: skip
 INT4 = {
     "quant_method": "compressed-tensors", "format": "pack-quantized",
     "config_groups": {"group_0": {"targets": ["Linear"], "weights": {

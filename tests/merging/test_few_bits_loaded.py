@@ -20,10 +20,12 @@ pytestmark = pytest.mark.slow
 Store = Callable[[str, torch.Tensor], dict[str, torch.Tensor]]
 
 
-def quantised(plain: dict[str, torch.Tensor], folder: Path, config: dict[str, Any], store: Store) -> None:
+def quantised(
+    plain: dict[str, torch.Tensor], folder: Path, config: dict[str, Any], store: Store, within: str = ""
+) -> None:
     held: dict[str, torch.Tensor] = {}
     for name, value in plain.items():
-        if value.ndim == 2 and name.endswith("_proj.weight"):
+        if value.ndim == 2 and name.endswith("_proj.weight") and within in name:
             held |= store(name.removesuffix(".weight"), value.float())
         else:
             held[name] = value
@@ -32,8 +34,13 @@ def quantised(plain: dict[str, torch.Tensor], folder: Path, config: dict[str, An
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def merged_and_run(folder: Path, model: Any, settings: dict[str, Any], store: Store, moved: str) -> None:
-    """The model with noise on the weights whose names hold `moved`, merged at half strength, loaded and run."""
+def merged_and_run(
+    folder: Path, model: Any, settings: dict[str, Any], store: Store, moved: str, within: str = ""
+) -> torch.Tensor:
+    """The model with noise on the weights whose names hold `moved`, merged at half strength, loaded and run: logits.
+
+    within: of which weights, by a part of their names, few bits are stored.
+    """
     from transformers import AutoModelForCausalLM
 
     model.save_pretrained(folder / "plain")
@@ -44,8 +51,8 @@ def merged_and_run(folder: Path, model: Any, settings: dict[str, Any], store: St
         name: (one + torch.randn(one.shape, generator=generator) * 0.02).to(one.dtype) if moved in name else one
         for name, one in plain.items()
     }
-    quantised(plain, folder / "base", config, store)
-    quantised(tuned, folder / "tuned", config, store)
+    quantised(plain, folder / "base", config, store, within)
+    quantised(tuned, folder / "tuned", config, store, within)
     write_recipe(folder, base="base", specialists={"t": {"model": "tuned", "weight": 0.5}},
                  merge={"method": "task_arithmetic"}, output={"path": "out", "quantized": True})  # fmt: skip
     recipe = recipes.load(folder / "merge.yaml")
@@ -58,11 +65,15 @@ def merged_and_run(folder: Path, model: Any, settings: dict[str, Any], store: St
     logits = {}
     for name in ("base", "out"):
         with torch.no_grad():
-            logits[name] = AutoModelForCausalLM.from_pretrained(folder / name)(torch.arange(12)[None]).logits
+            loaded, told = AutoModelForCausalLM.from_pretrained(folder / name, output_loading_info=True)
+            assert not any(told.values()), told
+            logits[name] = loaded(torch.arange(12)[None]).logits
     assert torch.isfinite(logits["out"]).all() and not torch.equal(logits["base"], logits["out"])
+    return logits["out"]
 
 
-def test_a_mixture_of_experts_in_fp8(tmp_path: Path) -> None:
+def mixture() -> Any:
+    """A DeepSeek-V3, which Kimi-K2 is too, of two layers."""
     from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
     torch.manual_seed(0)
@@ -72,8 +83,39 @@ def test_a_mixture_of_experts_in_fp8(tmp_path: Path) -> None:
         topk_group=1, first_k_dense_replace=1, q_lora_rank=32, kv_lora_rank=32, qk_rope_head_dim=16,
         qk_nope_head_dim=16, v_head_dim=32, max_position_embeddings=64,
     )  # fmt: skip
+    return DeepseekV3ForCausalLM(config).bfloat16()
+
+
+def test_a_mixture_of_experts_in_fp8(tmp_path: Path) -> None:
     settings = {**FP8, "activation_scheme": "dynamic", "modules_to_not_convert": ["lm_head"], "dequantize": True}
-    merged_and_run(tmp_path, DeepseekV3ForCausalLM(config).bfloat16(), settings, fp8, ".experts.")
+    merged_and_run(tmp_path, mixture(), settings, fp8, ".experts.")
+
+
+@pytest.mark.parametrize("moved", [".mlp.experts.", "o_proj"])
+def test_a_mixture_of_experts_in_four_bits(moved: str, tmp_path: Path) -> None:
+    """As Kimi-K2-Thinking is stored: routed experts in 4 bits, all else in bf16 and named under `ignore`.
+
+    What `ignore` does not name transformers takes for packed, whatever the file holds: that was the trouble with a base
+    whose kv_a_proj_with_mqa was plain.
+    """
+    from transformers import AutoModelForCausalLM
+
+    pytest.importorskip("compressed_tensors")
+    ignored = ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", r"re:.*mlp\.(gate|up|gate_up|down)_proj.*"]
+    settings = {**INT4, "ignore": ignored, "quantization_status": "compressed"}
+    found = merged_and_run(tmp_path, mixture(), settings, int4, moved, ".mlp.experts.")
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    plain = {name: value for name, value in stored.items() if ".weight_" not in name}
+    for name in stored:
+        if name.endswith(".weight_packed"):
+            module = name.removesuffix(".weight_packed")
+            plain[f"{module}.weight"] = read_int4(stored, module).bfloat16()
+    (tmp_path / "read").mkdir()
+    save_file(plain, tmp_path / "read" / "model.safetensors", {"format": "pt"})
+    (tmp_path / "read" / "config.json").write_text((tmp_path / "plain" / "config.json").read_text())
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(tmp_path / "read")(torch.arange(12)[None]).logits
+    assert torch.equal(found, expected)
 
 
 def test_a_dense_model_of_compressed_tensors(tmp_path: Path) -> None:

@@ -18,10 +18,11 @@ from taskmerge.numbers.dtypes import DTYPES
 from taskmerge.words.json_text import JsonError, load
 
 _MOST = 2**63
+_KEYS = {"dtype", "shape", "data_offsets"}
 LONGEST_HEADER = 100_000_000  # the limit of the safetensors library itself
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One tensor of a file: its header entry and where its bytes lie, counted from the start of the file."""
 
@@ -93,11 +94,12 @@ def _load_json(text: bytes, place: str) -> dict[str, Any]:
 
 
 def _entry(name: str, row: Any, size: int, file_size: int, place: str) -> Entry:
-    if not isinstance(row, dict) or set(row) != {"dtype", "shape", "data_offsets"}:
+    if not isinstance(row, dict) or row.keys() != _KEYS:
         raise broken(place, f"tensor {name!r} needs exactly dtype, shape and data_offsets")
-    if not isinstance(row["dtype"], str) or row["dtype"] not in DTYPES:
-        raise broken(place, f"tensor {name!r} has the unknown dtype {clipped(repr(row['dtype']), 200)}")
-    shape, offsets = row["shape"], row["data_offsets"]
+    dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
+    known = DTYPES.get(dtype) if isinstance(dtype, str) else None
+    if known is None:
+        raise broken(place, f"tensor {name!r} has the unknown dtype {clipped(repr(dtype), 200)}")
     if not _naturals(shape):
         raise broken(place, f"tensor {name!r} has the shape {clipped(repr(shape), 200)}")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1] or size + offsets[1] > file_size:
@@ -105,14 +107,13 @@ def _entry(name: str, row: Any, size: int, file_size: int, place: str) -> Entry:
             place,
             f"tensor {name!r} has the offsets {clipped(repr(offsets), 200)} in {file_size - size:,} bytes of data",
         )
-    info = TensorInfo(name, row["dtype"], tuple(shape))
-    if info.nbytes != offsets[1] - offsets[0]:
+    needed = known.bytes_of(shape)
+    if needed != offsets[1] - offsets[0]:
         raise broken(
             place,
-            f"tensor {name!r}: {info.dtype} {list(shape)} needs {info.nbytes:,} bytes, "
-            f"its offsets give {offsets[1] - offsets[0]:,}",
+            f"tensor {name!r}: {dtype} {shape} needs {needed:,} bytes, its offsets give {offsets[1] - offsets[0]:,}",
         )
-    return Entry(info, size + offsets[0], size + offsets[1])
+    return Entry(TensorInfo(name, dtype, tuple(shape)), size + offsets[0], size + offsets[1])
 
 
 def _naturals(values: Any) -> bool:
@@ -140,14 +141,14 @@ def build_header(tensors: Iterable[TensorInfo], metadata: dict[str, str]) -> tup
     """
     table: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
     position = 0
-    rows: list[tuple[TensorInfo, int]] = []
+    rows: list[tuple[TensorInfo, int, int]] = []
     for info in tensors:
         stop = position + info.nbytes
         table[info.name] = {"dtype": info.dtype, "shape": list(info.shape), "data_offsets": [position, stop]}
-        rows.append((info, position))
+        rows.append((info, position, stop))
         position = stop
     text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)
     size = 8 + len(text)
-    entries = tuple(Entry(info, size + start, size + start + info.nbytes) for info, start in rows)
+    entries = tuple(Entry(info, size + start, size + stop) for info, start, stop in rows)
     return struct.pack("<Q", len(text)) + text, entries

@@ -7,17 +7,19 @@
 | weight_packed (int32), weight_scale, weight_shape         | (number − 8) × scale, 4 bits   | group of a row's inputs |
 
 The last row is compressed-tensors' "pack-quantized", symmetric; https://github.com/vllm-project/compressed-tensors.
+Floats of four bits are in `mxfp4`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from taskmerge.checkpoints.formats.ladders import nearest_on
+from taskmerge.checkpoints.formats.mxfp4 import GROUP, blocks_and_scales, is_mxfp4, packed_and_scale
 from taskmerge.checkpoints.formats.quantized import Scaled, eight_bit_values, scaled_weights
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
@@ -30,7 +32,11 @@ _LOWEST, _HIGHEST = -8, 7
 
 
 class Codec(Protocol):
-    """One weight and how it is stored. shape: of its numbers. stored: its tensors in the file."""
+    """One weight and how it is stored. dims: of its numbers. shape: the same as one matrix. stored: its tensors in the
+    file."""
+
+    @property
+    def dims(self) -> tuple[int, ...]: ...
 
     @property
     def shape(self) -> tuple[int, int]: ...
@@ -67,6 +73,10 @@ class EightBits:
     @property
     def shape(self) -> tuple[int, int]:
         return self.info.shape[0], self.info.shape[1]
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        return self.shape
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -136,6 +146,10 @@ class FourBits:
     @property
     def shape(self) -> tuple[int, int]:
         return self.packed.shape[0], self.columns
+
+    @property
+    def dims(self) -> tuple[int, ...]:
+        return self.shape
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -215,25 +229,41 @@ def codecs(state_dict: StateDict) -> dict[str, Codec]:
         name: EightBits(name, tensors[name], tensors[own.scale], own)
         for name, own in scaled_weights(state_dict).items()
     }
+    beside: dict[str, set[str]] = {}
     for name in tensors:
-        if name.endswith(".weight_packed"):
-            module = name.removesuffix(".weight_packed")
-            found[f"{module}.weight"] = _four_bits(state_dict, module)
-    return found
+        module, inner, what = name.rpartition(".weight_")
+        if inner:
+            beside.setdefault(module, set()).add(what)
+    integers, floats = (_says_four_bits(state_dict.config, kind) for kind in ("int", "float"))
+    for module, parts in beside.items():
+        if "packed" in parts and floats and parts == {"packed", "scale"}:
+            pair = tensors[f"{module}.weight_packed"], tensors[f"{module}.weight_scale"]
+            found[f"{module}.weight"] = packed_and_scale(module, *pair) or _four_bits(state_dict, module, False)
+        elif "packed" in parts:
+            known = integers and parts == {"packed", "scale", "shape"}
+            found[f"{module}.weight"] = _four_bits(state_dict, module, known)
+    return found | (blocks_and_scales(state_dict) if is_mxfp4(state_dict.config) else {})
 
 
-def _four_bits(state_dict: StateDict, module: str) -> FourBits:
-    tensors, settings = state_dict.tensors, dict(state_dict.config.get("quantization_config") or {})
+def _says_four_bits(config: Mapping[str, Any], kind: str) -> bool:
+    """Whether every group of the settings is of 4 bits, symmetric: whole numbers ("int") or MXFP4 ("float")."""
+    settings = dict(config.get("quantization_config") or {})
     groups = [row for row in dict(settings.get("config_groups") or {}).values() if isinstance(row, Mapping)]
     weights = [row["weights"] for row in groups if isinstance(row.get("weights"), Mapping)]
-    plain = all(row.get("num_bits") == _BITS and row.get("symmetric", True) and row.get("type", "int") == "int"
-                for row in weights)  # fmt: skip
-    names = {name for name in tensors if name.startswith(f"{module}.weight_")}
+    return bool(weights) and all(
+        row.get("num_bits") == _BITS and row.get("symmetric", True) and row.get("type", "int") == kind
+        and (kind == "int" or row.get("group_size") == GROUP)
+        for row in weights
+    )  # fmt: skip
+
+
+def _four_bits(state_dict: StateDict, module: str, known: bool) -> FourBits:
+    tensors = state_dict.tensors
     packed, scale = tensors.get(f"{module}.weight_packed"), tensors.get(f"{module}.weight_scale")
-    expected = {f"{module}.weight_{what}" for what in ("packed", "scale", "shape")}
-    if not weights or not plain or names != expected or packed is None or scale is None or packed.dtype != "I32":
+    if not known or packed is None or scale is None or packed.dtype != "I32":
         raise CheckpointError(
-            "is packed in another way than 4 bits, symmetric, in groups (compressed-tensors' pack-quantized)",
+            "is packed in another way than 4 bits, symmetric, in groups (compressed-tensors' pack-quantized and "
+            "mxfp4-pack-quantized)",
             f"{state_dict.label}: {module}",
             "leave out `output: quantized`, so that packed tensors are copied; or name the model it was made from",
         )
@@ -245,21 +275,9 @@ def _four_bits(state_dict: StateDict, module: str) -> FourBits:
 
 def nearest_eight_bits(values: np.ndarray, dtype: str) -> np.ndarray:
     """The 8-bit float nearest to each number, ties to even, the largest where there is none so large: uint8."""
-    sizes, middles = _ladder(dtype)
-    magnitude = np.abs(values)
-    step = np.searchsorted(middles, magnitude, side="left")
-    tied = (step < len(middles)) & (magnitude == middles[np.minimum(step, len(middles) - 1)])
-    step = np.where(tied & (step % 2 == 1), step + 1, step)
-    step = np.minimum(step, len(sizes) - 1).astype(np.uint8)
-    return np.where(np.signbit(values), step | np.uint8(128), step).astype(np.uint8)
-
-
-@cache
-def _ladder(dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """The finite magnitudes in order of their bits, and what lies midway between neighbours."""
     sizes = eight_bit_values(dtype)[:128]
-    sizes = sizes[np.isfinite(sizes)]
-    return sizes, (sizes[1:] + sizes[:-1]) / 2
+    step = nearest_on(sizes[np.isfinite(sizes)], np.abs(values))
+    return np.where(np.signbit(values), step | np.uint8(128), step).astype(np.uint8)
 
 
 def _padded(values: np.ndarray, block: tuple[int, int]) -> np.ndarray:

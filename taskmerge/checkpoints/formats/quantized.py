@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -159,21 +159,26 @@ def _is_quantized(state_dict: StateDict) -> bool:
 
 def scaled_weights(state_dict: StateDict) -> dict[str, Scaled]:
     """Weight -> its scale, of those that are stored as 8-bit floats with scales."""
-    small = [name for name, info in state_dict.tensors.items() if info.format.kind == "small_float"]
-    return {name: found for name in small if (found := _scaled(state_dict, name)) is not None}
+    said = dict(state_dict.config.get("quantization_config") or {}).get("weight_block_size") or [128, 128]
+    small = [info for info in state_dict.tensors.values() if info.dtype in ("F8_E4M3", "F8_E5M2")]
+    return {info.name: found for info in small if (found := _scaled(state_dict, info, said)) is not None}
 
 
-def _scaled(state_dict: StateDict, name: str) -> Scaled | None:
-    info = state_dict.tensors[name]
-    scale = next((name + ending for ending in _SCALES if name + ending in state_dict.tensors), None)
-    if info.dtype not in ("F8_E4M3", "F8_E5M2") or scale is None or len(info.shape) != 2:
+def _scaled(state_dict: StateDict, info: TensorInfo, said: Sequence[int]) -> Scaled | None:
+    """said: rows and columns of a block, as the settings have it."""
+    tensors = state_dict.tensors
+    name, scale = info.name, ""
+    for ending in _SCALES:
+        if f"{name}{ending}" in tensors:
+            scale = f"{name}{ending}"
+            break
+    if not scale or len(info.shape) != 2:
         return None
-    shape = state_dict.tensors[scale].shape
+    shape = tensors[scale].shape
     if math.prod(shape) == 1:
         return Scaled(scale, info.shape)
     block = (1, info.shape[1])
     if scale.endswith("_scale_inv"):
-        said = dict(state_dict.config.get("quantization_config") or {}).get("weight_block_size") or [128, 128]
         if len(said) != 2 or min(said) < 1:
             raise CheckpointError(f"weight_block_size must be two numbers of at least 1, not {said}", state_dict.label)
         block = (said[0], said[1])

@@ -97,7 +97,8 @@ class StoredStateDict(StateDict):
                         f"tensor {name!r} stands in two files: {self._owners[name][0].name} and {file.name}", label
                     )
                 self._owners[name] = (file, stored)
-                self.tensors[name] = TensorInfo(name, entry.info.dtype, entry.info.shape)
+                info = entry.info
+                self.tensors[name] = info if info.name == name else TensorInfo(name, info.dtype, info.shape)
 
     def stored_name(self, name: str) -> str | None:
         """See `StateDict.stored_name`."""

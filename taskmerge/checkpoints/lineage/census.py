@@ -87,10 +87,6 @@ class Census:
                 folders.setdefault(module, folder)
         return folders
 
-    def selects(self, pattern: str, name: str) -> bool:
-        """Whether a pattern of the recipe names a tensor."""
-        return self.selector.matches(pattern, name)
-
     @cached_property
     def selector(self) -> Selector:
         """Reads the recipe's patterns."""

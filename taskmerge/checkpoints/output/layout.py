@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from taskmerge.checkpoints.formats.header import Entry, build_header
 from taskmerge.checkpoints.formats.table import SAFETENSORS
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.words.numerals import is_whole
 
 METADATA = {"format": "pt"}
 
@@ -31,9 +30,15 @@ class ShardLayout:
         return self.entries[-1].stop if self.entries else len(self.header)
 
 
-def natural(name: str) -> tuple[tuple[int, int | str], ...]:
-    """Sort key that puts layer 2 before layer 10."""
-    return tuple((0, int(piece)) if is_whole(piece) else (1, piece) for piece in re.split(r"([0-9]+)", name))
+_NUMBER = re.compile(r"([0-9]+)")
+_DIGITS = 18
+
+
+def natural(name: str) -> list[str]:
+    """Sort key that puts layer 2 before layer 10. Longer numbers than of 18 digits are text, after the others."""
+    pieces = _NUMBER.split(name)
+    pieces[1::2] = [piece.zfill(_DIGITS) if len(piece) <= _DIGITS else f"~{piece}" for piece in pieces[1::2]]
+    return pieces
 
 
 def lay_out(tensors: Iterable[TensorInfo], shard_size: int, modules: Mapping[str, str]) -> list[ShardLayout]:
@@ -57,18 +62,21 @@ def _lay_out_module(module: str, folder: str, infos: list[TensorInfo], shard_siz
     groups: list[list[TensorInfo]] = [[]]
     filled = 0
     for info in infos:
-        if groups[-1] and filled + info.nbytes > shard_size:
+        size = info.nbytes
+        if groups[-1] and filled + size > shard_size:
             groups.append([])
             filled = 0
         groups[-1].append(info)
-        filled += info.nbytes
+        filled += size
     total = len(groups)
     shards = []
     for number, group in enumerate(groups, 1):
         name = SAFETENSORS.shard(number, total)
         ordered = sorted(group, key=lambda info: -info.format.bits)  # stable: natural order within one format
         prefix = f"{module}/" if module else ""
-        stored = [TensorInfo(info.name.removeprefix(prefix), info.dtype, info.shape) for info in ordered]
+        stored = ordered
+        if prefix:
+            stored = [TensorInfo(info.name.removeprefix(prefix), info.dtype, info.shape) for info in ordered]
         header, entries = build_header(stored, METADATA)
         file = f"{folder}/{name}" if folder else name
         shards.append(ShardLayout(file, header, entries, tuple(info.name for info in ordered)))
