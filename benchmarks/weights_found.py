@@ -297,7 +297,7 @@ def _searches(found: Facts) -> Iterator[str]:
         told = [line for line in facts["sentences"][1:] if line not in broken]
         floors = f"; floors on the test: {'; '.join(broken) or 'all kept'}" if one.floors else ""
         yield f"- {one.said} ({facts['scored']} points, {facts['stopped']} stopped early): {weights}; {method}{floors}"
-        yield from (f"  - {line}" for line in told if "agreement" not in line)
+        yield from (f"  - {line}" for line in told if not line.startswith("agreement."))  # its mean alone
 
 
 def _shown(value: Any) -> str:
