@@ -50,6 +50,8 @@ REPAIR_PAIRS = 100
 RECOVERY = TrainingSettings(
     steps=60, batch_size=24, learning_rate=1e-3, warmup=10, evaluate_every=15, patience=2, temperature=0.02
 )  # fmt: skip
+OWN_RECOVERY = replace(RECOVERY, learning_rate=5e-4, evaluate_every=20, patience=None, batch_size=32)
+"""With the specialist's own recordings."""
 REHEARSAL = TrainingSettings(
     steps=120, batch_size=32, learning_rate=1e-4, learning_rates={"projector": 3e-4}, warmup=10, evaluate_every=30,
     balance=1e6, adaptive=True,
@@ -194,6 +196,20 @@ class Seed:
                 return report
 
             yield self._made(f"{name}_recovered{row}", make).name
+
+    def recovered_with_own(self, name: str) -> Path:
+        """Projector Recovery of a fusion by gradient, with the audio specialist's own recordings, as the paper's."""
+
+        def make(out: Path) -> Any:
+            settings, specialist = replace(OWN_RECOVERY, seed=self.seed), self.specialist("audio")
+            trial = trial_of(
+                self.folder / name, self.own_pairs(), ["audio_projector"], settings, specialist, None, None
+            )
+            report = try_all(trial, ways=[GRADIENT])
+            trial.final(GRADIENT).save(out)
+            return report
+
+        return self._made(f"{name}_recovered_own", make)
 
     def _judges(self, modality: str) -> Pairs:
         pairs = read_pairs(self.path(modality, "validation"))

@@ -13,6 +13,7 @@ ROWS = {
     "joint_all": "joint training I+D+A",
     "specialists": "specialists, each on its own",
     "sum": "direct fusion: sum, 0.3/0.3/0.5",
+    "found": "direct fusion: sum, weights that search found",
     "ties": "direct fusion: TIES",
     "dare": "direct fusion: DARE",
     "protect": "protect audio",
@@ -23,6 +24,7 @@ ROWS = {
     "sum_recovered_gradient": "sum + recovery, gradient",
     "sum_recovered_warm": "sum + recovery, gradient from the closed form",
     "sum_recovered": "sum + recovery, what the tool keeps",
+    "found_recovered": "weights that search found + recovery, what the tool keeps",
     "sum_recovered_rehearsed": "sum + recovery + rehearsal",
 }
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from experiment import PAPER_WEIGHTS, RECOVERY, Seed
+from experiment import OWN_RECOVERY, PAPER_WEIGHTS, RECOVERY, Seed
 
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.metrics.bootstrap import mean_interval
@@ -35,7 +35,6 @@ SHOWN = "recall_at_10"
 """In the table; the others are in the JSON file."""
 FEW = replace(RECOVERY, learning_rate=3e-4, evaluate_every=20, patience=None)
 """At 1e-3 the projector learned 200 recordings by heart within fifteen steps."""
-MANY = replace(RECOVERY, learning_rate=5e-4, evaluate_every=20, patience=None, batch_size=32)
 CLOSED_UP_TO = 32
 """Pairs, up to which the closed form is tried: its time grows with them, that of gradients does not."""
 CAN_WIN = 0.05
@@ -70,7 +69,7 @@ def run_trial(seed: Seed, fused: str, count: int, draw: int, test: Test) -> dict
         return dict(json.loads(kept.read_text()))
     began, worked = time.monotonic(), time.process_time()
     if count == OWN:
-        pairs, settings = seed.own_pairs(), replace(MANY, seed=seed.seed)
+        pairs, settings = seed.own_pairs(), replace(OWN_RECOVERY, seed=seed.seed)
     else:
         pairs = seed.repair_pairs(count, draw)
         settings = replace(FEW, seed=seed.seed, batch_size=min(FEW.batch_size, max(8, count // 4)))

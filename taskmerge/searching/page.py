@@ -216,7 +216,9 @@ def _recipes(outcome: Outcome) -> list[Block]:
     order = sorted((point for point in outcome.points if point.name in outcome.recipes), key=_rank)
     front = [point.name for point in outcome.front]
     names = list(dict.fromkeys([*front, *(point.name for point in order)]))[:COPIED]
-    note = "" if len(order) <= COPIED else "The best; the JSON beside this page has the recipes of all points."
+    note = "To be saved beside the recipe that was searched: paths are relative to its folder."
+    if len(order) > COPIED:
+        note += " These are the best; the JSON beside this page has the recipes of all points."
     return [
         Texts("Recipes to copy", [(name, outcome.recipes[name]) for name in names if name in outcome.recipes], note)
     ]
