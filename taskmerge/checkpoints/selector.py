@@ -77,7 +77,7 @@ class Selector:
         """
         names = self.components if among is None else among
         return [
-            Problem(f"{what}: {pattern!r} names no tensor{f' of {of}' if of else ''}", place,
+            Problem(f"{what}: {pattern!r} matches no tensor{f' of {of}' if of else ''}", place,
                     self._nearest(pattern, names, also))
             for pattern in patterns
             if pattern not in also and not any(self.matches(pattern, name) for name in names)
@@ -111,7 +111,7 @@ def nearest_names(pattern: str, components: Iterable[str], names: Iterable[str] 
     if not close:
         shown = ", ".join(parts[:_MOST_SHOWN]) + (", …" if len(parts) > _MOST_SHOWN else "")
         return f"components here: {shown or 'none'}"
-    others = f"; near it: {', '.join(close[1:])}" if len(close) > 1 else ""
+    others = f"; similar names: {', '.join(close[1:])}" if len(close) > 1 else ""
     return f"did you mean {close[0]!r}?{others}"
 
 

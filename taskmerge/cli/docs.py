@@ -20,17 +20,17 @@ Data goes to stdout, progress and messages to stderr; tables are drawn on a term
 | exit code | means |
 |---|---|
 | 0 | done |
-| 1 | failed: unreadable or unfitting inputs, a full disk; `diff` and `verify`: a difference was found |
-| 2 | a mistake in the command line or the recipe; nothing was done |
-| 3 | drifted beyond the limit; `rehearse`, `run`: left as it came, as a modality would have ended below what it had |
-| 4 | `diagnose-drift`: nothing drifted beyond the limit, but of a modality it cannot be told |
-| 70 | a fault of taskmerge itself; the message names the file that holds the whole trace |
-| 130 | interrupted; the same command goes on from the finished files |
+| 1 | failed: unreadable or incompatible inputs, a full disk; `diff` and `verify`: a difference was found |
+| 2 | an error in the command line or the recipe; nothing was done |
+| 3 | drifted beyond the limit; `rehearse`, `run`: left unchanged, because a modality would have scored lower |
+| 4 | `diagnose-drift`: nothing drifted beyond the limit, but for one modality this cannot be decided |
+| 70 | a bug in taskmerge; the message names the file that contains the full traceback |
+| 130 | interrupted; the same command continues from the finished files |
 """
 
 
 def page() -> str:
-    """The text of docs/commands.md."""
+    """Return the text of docs/commands.md."""
     group = get_command(app)
     sections = [_HEAD]
     with group.make_context("taskmerge", [], resilient_parsing=True) as around:

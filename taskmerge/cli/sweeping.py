@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 def swept(path: Path, texts: Sequence[str], keep: str | None, device: str, as_json: bool) -> Recipe | None:
-    """Print the table of a sweep. Returns the best point's recipe when that is to be written, else None."""
+    """Print the table of a sweep. Return the recipe of the best point if it should be written, otherwise None."""
     from taskmerge.recipes import load
     from taskmerge.searching.sweep import read_sweeps, sweep
 
     if keep not in (None, "best"):
-        raise UsageError(f"--keep {keep!r} is nothing that can be kept", next_move="--keep best")
+        raise UsageError(f"--keep {keep!r} is not a valid choice", next_move="--keep best")
     if not texts:
-        raise UsageError("--keep is of a sweep", next_move="--sweep scale=0.1:1.0:0.1")
+        raise UsageError("--keep needs a sweep", next_move="--sweep scale=0.1:1.0:0.1")
     recipe = load(path)
     axes = read_sweeps(recipe, texts)
     has_pairs = bool((recipe.search and recipe.search.on) or (recipe.evaluate and recipe.evaluate.retrieval))
@@ -41,7 +41,7 @@ def swept(path: Path, texts: Sequence[str], keep: str | None, device: str, as_js
     if keep is None:
         return None
     shown = ", ".join(f"{name} {value}" for name, value in best.values.items())
-    note(f"kept: {shown}, {best.score:.4f} on the pairs that it was chosen by")
+    note(f"kept: {shown}, {best.score:.4f} on the pairs that were used to choose it")
     return best.recipe
 
 
@@ -55,4 +55,6 @@ def _show(found: Sequence[Swept]) -> None:
         for one in found
     ]  # fmt: skip
     print_table([*head, *(f"cosine with {label}" for label in labels)], rows, "sweep")
-    note("length: of the merged task vector, over the base's; cosines: with each specialist's task vector")
+    note(
+        "length: norm of the merged task vector divided by the base's norm; cosines: with each specialist's task vector"
+    )

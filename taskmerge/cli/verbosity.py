@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 @dataclass
 class Verbosity:
-    """quiet: results, warnings and errors only. verbose: also what libraries log, and the trace of a failure."""
+    """quiet: print only results, warnings and errors. verbose: also print library logs and the traceback of a
+    failure."""
 
     quiet: bool = False
     verbose: bool = False
@@ -18,17 +19,17 @@ verbosity = Verbosity()
 
 
 def begin() -> None:
-    """Print as a command prints that asks for nothing else."""
+    """Use the default verbosity."""
     verbosity.quiet = verbosity.verbose = False
 
 
 def be_quiet() -> None:
-    """Print results, warnings and errors from now on, and nothing else."""
+    """Print only results, warnings and errors from now on."""
     verbosity.quiet = True
 
 
 def be_verbose() -> None:
-    """Also print what libraries log from now on, and the trace of a failure."""
+    """Also print library logs and the traceback of a failure from now on."""
     import logging
 
     verbosity.verbose = True

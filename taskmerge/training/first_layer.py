@@ -38,16 +38,16 @@ def first_layer_fit(
     own = {id(value): name for name, value in model.state_dict.values.items()}
     weight = own.get(id(last.weight)) if last is not None else None
     if last is None or weight is None or weight not in names:
-        return {}, f"the projector of {modality} ends in no linear layer that is trained"
+        return {}, f"the projector of {modality} does not end in a trained linear layer"
     reads, read = _reading(model), _reading(specialist)
     if reads is None or read is None or reads.shape != read.shape or reads.shape[1] != last.out_features:
-        return {}, "no first layer found that reads the projected vectors alike in both models"
+        return {}, "there is no first layer that reads the projected vectors in both models"
     change = _map(reads, read, ridge)
     found = {weight: (change @ last.weight.detach().double()).to(last.weight)}
     if last.bias is not None and own.get(id(last.bias)) in names:
         found[own[id(last.bias)]] = (change @ last.bias.detach().double()).to(last.bias)
     moved = float((change - torch.eye(len(change), dtype=change.dtype)).norm() / len(change) ** 0.5)
-    return found, f"from the weights alone: the projected vectors are mapped {moved:.3f} away from themselves"
+    return found, f"from the weights alone: the projected vectors change by {moved:.3f}"
 
 
 def _map(reads: Tensor, read: Tensor, ridge: float) -> Tensor:

@@ -171,7 +171,7 @@ class FourBits:
     def _check(self, source: StateDict) -> None:
         said = tuple(int(size) for size in source.read(self.stored[2]))
         if said != self.shape:
-            what = f"says {list(said)}, the packed numbers and their scales make {list(self.shape)}"
+            what = f"says {list(said)}, but the packed numbers and their scales give {list(self.shape)}"
             raise CheckpointError(what, f"{source.label}: {self.stored[2]}", "get the file again")
 
     def write(
@@ -233,9 +233,9 @@ def _four_bits(state_dict: StateDict, module: str) -> FourBits:
     expected = {f"{module}.weight_{what}" for what in ("packed", "scale", "shape")}
     if not weights or not plain or names != expected or packed is None or scale is None or packed.dtype != "I32":
         raise CheckpointError(
-            "is packed in another way than 4 bits, symmetric, in groups (compressed-tensors' pack-quantized)",
+            "is not packed as 4 bits, symmetric, in groups (compressed-tensors' pack-quantized)",
             f"{state_dict.label}: {module}",
-            "leave out `output: quantized`, so that packed tensors are copied; or name the model it was made from",
+            "leave out `output: quantized` (packed tensors are then copied), or name the model it was made from",
         )
     columns = packed.shape[1] * _IN_A_WORD
     if columns % scale.shape[1]:

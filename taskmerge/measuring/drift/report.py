@@ -108,7 +108,7 @@ class DriftReport:
     def __str__(self) -> str:
         lines = [" ".join([f"{name}: {found.verdict}", *found.notes]) for name, found in self.modalities.items()]
         for name, forecast in self.forecasts.items():
-            lines.append(f"{name}, weights alone: {forecast} (a forecast; only probes can tell).")
+            lines.append(f"{name}, weights alone: {forecast} (a forecast; only probes can decide).")
         return "\n".join(lines)
 
 

@@ -93,7 +93,9 @@ class Checkpoint:
 
     def _info(self, name: str) -> TensorInfo:
         if name not in self.tensors:
-            raise MergeError(f"no tensor {name!r} in {self.label}", next_move=did_you_mean(name, self.tensors))
+            raise MergeError(
+                f"there is there is no tensor {name!r} in {self.label}", next_move=did_you_mean(name, self.tensors)
+            )
         return self.tensors[name]
 
     def state_dict(self) -> dict[str, torch.Tensor]:
@@ -105,7 +107,7 @@ class Checkpoint:
             return difference(self, other)
         if isinstance(other, TaskVector):
             raise UsageError(
-                "model - task vector is ambiguous", next_move="to forget a task write model + (-1) * task_vector"
+                "model - task vector is ambiguous", next_move="to remove a task, write model + (-1) * task_vector"
             )
         return NotImplemented
 

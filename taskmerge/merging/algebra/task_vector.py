@@ -115,7 +115,9 @@ class TaskVector:
         import torch
 
         if name not in self.shapes:
-            raise MergeError(f"no delta {name!r} in {self.label}", next_move=did_you_mean(name, self.shapes))
+            raise MergeError(
+                f"there is there is no delta {name!r} in {self.label}", next_move=did_you_mean(name, self.shapes)
+            )
         flat = self.read(name, 0, self.count(name)).astype(np.float32)
         return torch.from_numpy(flat).reshape(self.shapes[name])
 
@@ -251,7 +253,7 @@ class TaskVector:
         if self.own:
             raise MergeError(
                 f"{self.label} has tensors of its own, e.g. {next(iter(self.own))!r}; an adapter cannot carry them",
-                next_move="take a part: only('backbone'), or write a task vector",
+                next_move="select a part: only('backbone'), or write a task vector",
             )
         if self.grown:
             raise self._cannot_grow("an adapter")
