@@ -165,7 +165,7 @@ def _bounded(problems: Sequence[Problem]) -> str:
         count = sum(own.count("\n") + 1 for own in (*shown, text))
         characters = sum(len(own) + 1 for own in (*shown, text))
         if count > MOST_LINES - (not last) or characters > MOST_CHARACTERS - 40 * (not last):
-            shown.append(f"and {len(problems) - number:,} more problems; mend these first")
+            shown.append(f"and {len(problems) - number:,} more problems; fix these first")
             break
         shown.append(text)
     return "\n".join(shown)

@@ -117,7 +117,7 @@ def test_what_the_command_line_prints(room: Path, monkeypatch: pytest.MonkeyPatc
     (room / "r.yaml").write_text("base: base\nspecialists: {a: shapes}\n" + "".join(f"k{i}: 1\n" for i in range(2000)))
     told = CliRunner().invoke(app, ["fuse", "r.yaml", "--out", "o"]).exception
     assert isinstance(told, TaskmergeError) and len(told.problems) == 2000
-    assert str(told).splitlines()[-1] == f"and {2000 - 9:,} more problems; mend these first"
+    assert str(told).splitlines()[-1] == f"and {2000 - 9:,} more problems; fix these first"
 
 
 def test_the_nearest_of_many_is_found_soon() -> None:

@@ -26,7 +26,7 @@ from taskmerge.words.json_text import parse_json
 from taskmerge.words.system_errors import writing
 
 FILE = Path("statistics") / "input_covariances.safetensors"
-_ANEW = "collect them anew: `taskmerge stats MODEL --probes …`"
+_ANEW = "collect them again: `taskmerge stats MODEL --probes …`"
 FORMAT = "taskmerge input covariances 1"
 
 
@@ -80,7 +80,7 @@ class InputCovariances(Mapping[str, np.ndarray]):
         path = Path(folder) / FILE
         if not path.is_file():
             raise CheckpointError(
-                "holds no covariances of its layers' inputs",
+                "contains no covariances of its layers' inputs",
                 str(folder),
                 f"`taskmerge stats {folder} --probes …` collects them",
             )
@@ -93,7 +93,7 @@ class InputCovariances(Mapping[str, np.ndarray]):
         entries = read.entries if isinstance(read, Header) else read.entries.values()
         header, stored = read.metadata, {entry.info.name for entry in entries}
         if header.get("format") != FORMAT:
-            raise CheckpointError("is no file of input covariances", str(path), _ANEW)
+            raise CheckpointError("is not a file of input covariances", str(path), _ANEW)
         aliases: dict[str, str] = parse_json(header.get("aliases", ""), dict[str, str], f"{path}: aliases", _ANEW)
         counts: dict[str, int] = parse_json(header.get("counts", ""), dict[str, int], f"{path}: counts", _ANEW)
         if lost := set(aliases.values()) - stored:

@@ -238,7 +238,7 @@ class Projectors:
         if fed:
             kinds = {tower.modality for tower in fed}
             modality = kinds.pop() if len(kinds) == 1 else None
-            self.parts.claim(root, joined(modality), "stands between a tower and the layers")
+            self.parts.claim(root, joined(modality), "is between a tower and the layers")
 
     def _is_raw(self, tensors: dict[str, HasHeader], leads: Leading) -> bool:
         """Whether a module takes raw input, and not what a tower puts out."""

@@ -129,8 +129,8 @@ class Towers:
         } - taken
         if len(sole) == 1:
             modality = sole.pop()
-            return modality, f"the config speaks of {modality}, and no other part is of it"
-        return None, "nothing tells its modality"
+            return modality, f"the config mentions {modality}, and no other part is of that modality"
+        return None, "nothing identifies its modality"
 
 
 def _tower_named(kind: str) -> str | None:

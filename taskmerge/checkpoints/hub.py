@@ -54,9 +54,9 @@ def locate(text: str, relative_to: Path | None = None) -> Path | HubPlace:
     if repository := repository_of(text):
         return HubPlace(*repository)
     raise CheckpointError(
-        f"no file or folder {clipped(repr(text), 300)}, and it is no hub id (owner/name[@revision]) either",
+        f"no file or folder {clipped(repr(text), 300)}, and not a hub id (owner/name[@revision]) either",
         text,
-        "check the path; relative paths start at the recipe's folder, then at the current one",
+        "check the path; relative paths are looked up in the recipe's folder, then in the current one",
     )
 
 
@@ -129,11 +129,12 @@ def _asked(place: HubPlace, call: Any) -> Any:
     try:
         return call()
     except Exception as error:  # the hub client raises many kinds: network, rights, missing, offline
-        what = f"cannot be had from the hub: {first_line(error)}"
+        what = f"cannot be downloaded from the hub: {first_line(error)}"
         raise CheckpointError(
             what if place.certain else f"no file or folder {str(place)!r} here, and it {what}",
             str(place),
-            "check the path or id and revision, HF_TOKEN for private models, and HF_HUB_OFFLINE (only what is cached)",
+            "check the path or id and revision, HF_TOKEN for private models, and HF_HUB_OFFLINE (uses only "
+            "cached files)",
         ) from None
 
 

@@ -49,7 +49,9 @@ class MemoryStateDict(StateDict):
         if isinstance(value, np.ndarray):
             return np.ascontiguousarray(value.reshape(-1)[start:stop], storage)
         if value.is_meta:
-            raise CheckpointError(f"{name!r} has no values: it is on the meta device", self.label, "load the weights")
+            raise CheckpointError(
+                f"{name!r} has no values, because it is on the meta device", self.label, "load the weights"
+            )
         flat = value.detach().reshape(-1)[start:stop].cpu().contiguous()
         return flat.view(_same_size_integer(flat)).numpy().view(storage)
 
@@ -72,7 +74,7 @@ def _describe(name: str, value: Any, label: str) -> TensorInfo:
         dtype = getattr(BY_TORCH_NAME.get(str(getattr(value, "dtype", "")).removeprefix("torch.")), "name", None)
     if dtype is None or DTYPES[dtype].storage is None:
         found = getattr(value, "dtype", type(value).__name__)
-        raise CheckpointError(f"{name!r} is no tensor of a known format: {found}", label)
+        raise CheckpointError(f"{name!r} is not a tensor of a known format: {found}", label)
     return TensorInfo(name, dtype, tuple(int(size) for size in value.shape))
 
 

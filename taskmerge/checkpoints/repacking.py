@@ -144,8 +144,8 @@ def _loss(codec: Codec) -> str:
         share = {"F8_E4M3": "1/16", "F8_E5M2": "1/8"}[codec.info.dtype]
         rows, columns = codec.scaled.block
         return (
-            f"{codec.info.dtype} with a scale for {rows} x {columns}; where none moves, byte for byte, else off by at "
-            f"most {share} of a number, or half the smallest step"
+            f"{codec.info.dtype} with a scale for each {rows} x {columns}; byte for byte where no specialist "
+            f"changes it, otherwise off by at most {share} of the number or half the smallest step"
         )
     if isinstance(codec, FourBitFloats):
         return (
@@ -153,6 +153,6 @@ def _loss(codec: Codec) -> str:
             "a step of the format: 1/5 of a number, or 1/4 of the group's scale"
         )
     return (
-        "4 bits with a scale for a group of a row; where none moves, byte for byte, else off by at most 1/15 of the "
-        "largest number of the group"
+        "4 bits with a scale for each group of a row; byte for byte where no specialist changes it, "
+        "otherwise off by at most 1/15 of the largest number of the group"
     )

@@ -92,7 +92,7 @@ class Selector:
                 break
             idle -= self.naming(wanted, name)
         return [
-            Problem(f"{what}: {pattern!r} names no tensor{f' of {of}' if of else ''}", place,
+            Problem(f"{what}: {pattern!r} matches no tensor{f' of {of}' if of else ''}", place,
                     self._nearest(pattern, names, also))
             for pattern in wanted
             if pattern in idle
@@ -126,7 +126,7 @@ def nearest_names(pattern: str, components: Iterable[str], names: Iterable[str] 
     if not close:
         shown = ", ".join(parts[:_MOST_SHOWN]) + (", …" if len(parts) > _MOST_SHOWN else "")
         return f"components here: {shown or 'none'}"
-    others = f"; near it: {', '.join(close[1:])}" if len(close) > 1 else ""
+    others = f"; similar names: {', '.join(close[1:])}" if len(close) > 1 else ""
     return f"did you mean {close[0]!r}?{others}"
 
 

@@ -38,12 +38,12 @@ def checkpoints_of(text: str, folder: Path | None = None, last: int | None = Non
         found = found or sorted(start.glob(str(pattern)), key=_number)
     if not found:
         raise CheckpointError(
-            f"no folder or file is named like {text!r}",
+            f"no folder or file matches {text!r}",
             text,
-            "relative patterns start at the recipe's folder, then at the current one",
+            "relative patterns are looked up in the recipe's folder, then in the current one",
         )
     if last is not None and last > len(found):
-        raise CheckpointError(f"last: {last}, and {len(found)} checkpoints are there: {_named(found)}", text)
+        raise CheckpointError(f"last: {last}, but there are {len(found)} checkpoints: {_named(found)}", text)
     return found if last is None else found[-last:]
 
 
@@ -153,7 +153,7 @@ def _check_alike(members: Sequence[StateDict]) -> None:
             or one.tensors[name].format.mergeable != newest.tensors[name].format.mergeable
         ]
         if odd:
-            what = f"not of one run with {newest.label}: {few(map(repr, odd), 3)} differ in name, shape or kind"
-            problems.append(Problem(what, one.label, "name checkpoints of one run, saved alike"))
+            what = f"not from the same run as {newest.label}: {few(map(repr, odd), 3)} differ in name, shape or kind"
+            problems.append(Problem(what, one.label, "name checkpoints of one run, saved in the same way"))
     if problems:
         raise CheckpointError(problems)

@@ -8,7 +8,7 @@ import sys
 
 
 def main() -> None:
-    """Runs the command line: every exception ends in `funnel`, as a message and an exit code, never as a traceback."""
+    """Run the command line. Every exception ends in `funnel`, as a message and an exit code, never as a traceback."""
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")  # its threads sleep while there is nothing for them, not spin
     gc.set_threshold(100_000, 20, 100)  # imports make many objects that live to the end: do not look through them
     from taskmerge.cli.funnel import funnel

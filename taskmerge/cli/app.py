@@ -38,7 +38,7 @@ app = typer.Typer(
 
 
 class Command(TyperCommand):
-    """A command with the options that all have."""
+    """A command with the options that all commands have."""
 
     def __init__(self, *names: Any, params: list[Any] | None = None, **settings: Any) -> None:
         common = [
@@ -48,7 +48,7 @@ class Command(TyperCommand):
         super().__init__(*names, params=[*(params or []), *common], **settings)
 
     def get_short_help_str(self, limit: int = 0) -> str:
-        """The first sentence of the help, uncut whatever the limit."""
+        """Return the first sentence of the help without cutting it."""
         first, ends, _ = " ".join((self.help or "").partition("\n\n")[0].split()).partition(". ")
         return first + ends.strip()
 

@@ -16,11 +16,11 @@ def demo(
     from_scratch: bool = typer.Option(
         False,
         "--from-scratch",
-        help="First make the shipped data and models again from scratch (needs espeak-ng; ten minutes).",
+        help="First rebuild the shipped data and models from scratch (needs espeak-ng; takes ten minutes).",
     ),
     as_json: bool = JSON,
 ) -> None:
-    """Tell the whole story on real weights, in minutes: fuse, diagnose, recover, rehearse, evaluate."""
+    """Run a complete example on real weights in minutes: fuse, diagnose, recover, rehearse, evaluate."""
     import logging
 
     from transformers.utils.logging import disable_progress_bar
@@ -37,15 +37,14 @@ def demo(
     _show_end(table)
     note(
         f"\nThe models are sentence-transformers folders: SentenceTransformer({str(places.rehearsed)!r}, "
-        "trust_remote_code=True), since their first module is a class of taskmerge; "
-        "taskmerge.open_embedder needs no such permission. "
-        "The report, one page that needs nothing beside itself:"
+        "trust_remote_code=True), because their first module is a class of taskmerge; "
+        "taskmerge.open_embedder does not need this permission. The report, one self-contained page:"
     )
     say(places.report / "report.html")
 
 
 def _show_end(table: dict[str, Any]) -> None:
-    """The verdict and the table of every variant."""
+    """Print the verdict and the table of all variants."""
     from taskmerge.measuring.drift import DriftReport
     from taskmerge.measuring.evaluation import EvaluationTable
     from taskmerge.reporting import drift_sections, evaluation_section, show

@@ -26,7 +26,7 @@ Data goes to stdout, progress and messages to stderr; tables are drawn on a term
 
 
 def page() -> str:
-    """The text of docs/commands.md."""
+    """Return the text of docs/commands.md."""
     group = get_command(app)
     codes = "\n".join(f"| {code} | {text} |" for code, text in EXIT_CODES.items())
     sections = [f"{_HEAD}{codes}\n"]

@@ -1,4 +1,4 @@
-"""The one place where exceptions end: what a user sees of each, and the exit code."""
+"""The one place where exceptions end: the message that the user sees, and the exit code."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from taskmerge.words.system_errors import MOVES, as_output_error
 INTERRUPTED = 130
 FAULT = 70
 _PACKAGE = Path(__file__).parents[1]
-_UNSHOWN = "cannot be written to: what was to be shown is lost; what was to be saved is saved"
-_MEMORY = "close other programs, give --memory less, take smaller batches, or use a machine with more memory"
+_UNSHOWN = "cannot be written to: the printed output is lost; all files are saved"
+_MEMORY = "close other programs, lower --memory, use smaller batches, or use a machine with more memory"
 
 
 def funnel(run: Callable[[], object]) -> int:
-    """Run a command; whatever it raises becomes a short message on stderr.
+    """Run a command and turn every exception into a short message on stderr.
 
     Args:
         run: the command; its output goes to sys.stdout, which is flushed here.
 
     Returns:
-        The exit code: 0; of a `TaskmergeError` its own; 1 for what the system refuses; `INTERRUPTED`; `FAULT` for what
-        nobody foresaw, whose trace is kept in a file that the message names.
+        The exit code: 0; that of a `TaskmergeError`; 1 for errors of the system; `INTERRUPTED`; `FAULT` for an
+        unexpected error, whose traceback is saved in a file that the message names.
     """
     sys.unraisablehook = lambda _: None  # what fails while an object is thrown away is nobody's next move
     begin()
@@ -48,7 +48,7 @@ def funnel(run: Callable[[], object]) -> int:
 
 
 def told(error: BaseException) -> TaskmergeError:
-    """Return what an exception means for the user: its own words where it was foreseen, else a fault of taskmerge."""
+    """Return what an exception means for the user: its own message if it was expected, otherwise a bug in taskmerge."""
     if isinstance(error, TaskmergeError):
         return error
     if (misread := _of_the_command_line(error)) is not None:
@@ -61,7 +61,7 @@ def told(error: BaseException) -> TaskmergeError:
 
 
 def _of_the_command_line(error: BaseException) -> UsageError | None:
-    """What typer says of words that it cannot read, as an error of ours: its own printing shows them as they are."""
+    """Return typer's error about unknown arguments as an error of ours: typer would print the arguments unescaped."""
     if "typer" not in sys.modules:
         return None
     import typer
@@ -70,7 +70,7 @@ def _of_the_command_line(error: BaseException) -> UsageError | None:
         return None
     said: Any = error
     command = getattr(getattr(said, "ctx", None), "command_path", "taskmerge")
-    return UsageError(said.format_message(), command, f"`{command} --help` says what it takes")
+    return UsageError(said.format_message(), command, f"`{command} --help` lists its arguments")
 
 
 def _code(run: Callable[[], object]) -> int:
@@ -107,7 +107,7 @@ def _ended(error: BaseException) -> int:
 
 
 def _unshown(error: BaseException) -> TypeGuard[OSError]:
-    """Whether it was our own output that nobody took: raised where something is printed, it names no file."""
+    """Whether writing our own output failed: such an error, raised where something is printed, has no file name."""
     if not isinstance(error, OSError) or error.filename is not None:
         return False
     frames = traceback.extract_tb(error.__traceback__)
@@ -117,7 +117,7 @@ def _unshown(error: BaseException) -> TypeGuard[OSError]:
 
 
 def _interrupted() -> int:
-    said = "interrupted; run the same command again to go on"
+    said = "interrupted; run the same command again to continue"
     print(said, file=sys.stderr)
     if verbosity.json:
         report_error_as_json(Interrupted(said), INTERRUPTED)
@@ -129,18 +129,18 @@ class Interrupted(TaskmergeError):
 
 
 class Fault(TaskmergeError):
-    """Nobody foresaw this: a fault of taskmerge itself."""
+    """An unexpected error: a bug in taskmerge."""
 
 
 def _fault(error: BaseException) -> Fault:
-    what = f"a fault of taskmerge {__version__} itself: {type(error).__name__}: {clipped(first_line(error), 500)}"
+    what = f"a bug in taskmerge {__version__}: {type(error).__name__}: {clipped(first_line(error), 500)}"
     kept = _keep_trace(error)
-    where = f"the whole trace is in {kept}" if kept else "the trace could not be kept"
-    return Fault(what, _last_place(error), f"please report it; {where}. What was finished before is kept")
+    where = f"the full traceback is in {kept}" if kept else "the traceback could not be saved"
+    return Fault(what, _last_place(error), f"please report it; {where}. Finished files are kept")
 
 
 def _last_place(error: BaseException) -> str | None:
-    """The last line of this package that was being run."""
+    """Return the last line of this package that was running."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename).is_relative_to(_PACKAGE)]
     return f"{Path(own[-1].filename).relative_to(_PACKAGE.parent)}:{own[-1].lineno}" if own else None
@@ -159,7 +159,7 @@ def _keep_trace(error: BaseException) -> str | None:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch says so: on a GPU by a class of its own, on the CPU in words."""
+    """Whether torch reports it: on a GPU with its own exception class, on the CPU in the message."""
     return type(error).__name__ == "OutOfMemoryError" or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )

@@ -23,35 +23,41 @@ if TYPE_CHECKING:
     from taskmerge.recipes import Recipe
     from taskmerge.words.parts import Part
 
-RECIPE = typer.Argument(help="The recipe: a YAML file (`taskmerge schema` describes it; mergekit's are read too).")
+RECIPE = typer.Argument(
+    help="The recipe: a YAML file (`taskmerge schema` describes it; mergekit configurations are accepted too)."
+)
 
 
 def fuse(
     recipe: Path = RECIPE,
     out: Any = OUT_PLACE,
-    dry_run: bool = typer.Option(False, "--dry-run", help="Check everything and print the plan; write nothing."),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Check everything and print the plan, without writing anything."
+    ),
     device: str = DEVICE,
-    memory: str = typer.Option("1GiB", "--memory", help="What an elementwise merge may use besides mapped inputs."),
-    fresh: bool = typer.Option(False, "--fresh", help="Replace an existing output and forget an unfinished one."),
+    memory: str = typer.Option(
+        "1GiB", "--memory", help="Memory that an elementwise merge may use, not counting mapped inputs."
+    ),
+    fresh: bool = typer.Option(False, "--fresh", help="Replace an existing output and discard an unfinished one."),
     resume: bool = typer.Option(
-        True, "--resume/--no-resume", help="Go on from the finished files of an interrupted run (the default)."
+        True, "--resume/--no-resume", help="Continue from the finished files of an interrupted run (the default)."
     ),
     sweep: list[str] = typer.Option(
-        [], "--sweep", help="A grid instead of one merge, as a table: scale=0.1:1.0:0.1, density=0.1,0.2; repeatable."
+        [], "--sweep", help="Try a grid of values and print a table: scale=0.1:1.0:0.1, density=0.1,0.2; repeatable."
     ),
-    keep: str = typer.Option(None, "--keep", help="Of a sweep: `best` writes the model that scores best."),
+    keep: str = typer.Option(None, "--keep", help="With --sweep: `best` writes the model with the best score."),
     part: str = typer.Option(
         None,
         "--part",
-        help="Write this share of the files only: 2/8 is the second of eight. Other processes write the "
-        "others, `--finish` publishes them.",
+        help="Write only this part of the files: 2/8 is the second of eight. Other processes write the other "
+        "parts; `--finish` publishes the output.",
     ),
     measure: bool = typer.Option(
         False,
         "--measure",
-        help="With --part: count what is measured over the whole model (`trim: model`), write nothing.",
+        help="With --part: measure statistics of the complete model (`trim: model`) without writing files.",
     ),
-    finish: bool = typer.Option(False, "--finish", help="Check what all parts have written, and publish it."),
+    finish: bool = typer.Option(False, "--finish", help="Check the files of all parts and publish the output."),
     on: str = ON,
     html: Path = HTML,
     compare: bool = typer.Option(
@@ -61,8 +67,8 @@ def fuse(
 ) -> None:
     """Fuse the specialists of a recipe into one model.
 
-    With --sweep every point of a grid is merged in memory and told in a table, scored on the pairs of the recipe's
-    `search` or `evaluate` where it has some; nothing is written without --keep best.
+    With --sweep, merge every point of a grid in memory and print a table, with scores on the pairs of the recipe's
+    `search` or `evaluate` section if it has one. Nothing is written without --keep best.
     """
     from taskmerge.checkpoints.output.replacing import absolute
     from taskmerge.merging import plan
@@ -95,7 +101,7 @@ def fuse(
         if dry_run:
             show_plan(decided, target, allowed, as_json, len(merges) - 1)
             if len(merges) > 1:
-                note(f"{len(merges) - 1} more documents; each is planned when what it is made from is there")
+                note(f"{len(merges) - 1} more documents; each is planned when its inputs exist")
             return
         page = html if said is merges[-1] else None
         how = _How(device, allowed, fresh, resume, share, measure, finish, on, page, compare, as_json)
@@ -107,7 +113,7 @@ def fuse(
 
 @dataclass(frozen=True)
 class _How:
-    """How a planned merge is written, as the options say."""
+    """How to write a planned merge, according to the options."""
 
     device: str
     memory: int
@@ -156,16 +162,18 @@ def _write(decided: Plan, said: Recipe, target: Path | StoreUri, how: _How) -> d
 
 
 def _check_together(by_parts: bool, sweeping: bool, on: str | None) -> None:
-    """Raise UsageError for options that do not go together."""
+    """Raise UsageError for options that cannot be combined."""
     if sweeping and by_parts:
-        raise UsageError("--sweep tries merges, --part writes one", next_move="sweep first, then write the winner")
+        raise UsageError(
+            "--sweep tries several merges, --part writes one", next_move="sweep first, then write the winner"
+        )
     if on is None:
         return
     from taskmerge.merging.on_ray import parse_launcher
 
     parse_launcher(on)
     if by_parts:
-        raise UsageError("--on writes all parts and publishes them", next_move="leave out --part and --finish")
+        raise UsageError("--on writes all parts and publishes the output", next_move="leave out --part and --finish")
 
 
 def _check_page(html: Path | None, compare: bool, dry_run: bool, is_part: bool, sweeping: bool) -> None:
@@ -185,18 +193,20 @@ def _check_page(html: Path | None, compare: bool, dry_run: bool, is_part: bool, 
 
 
 def _share(part: str | None, measure: bool, finish: bool, dry_run: bool, resume: bool) -> Part | None:
-    """What `--part` says. Raises UsageError for options that do not go together."""
+    """Return the value of `--part`. Raise UsageError for options that cannot be combined."""
     from taskmerge.words.parts import parse_part
 
     if measure and part is None:
-        raise UsageError("--measure counts in one part", next_move="say which: --measure --part 1/8")
+        raise UsageError("--measure works on one part", next_move="give the part: --measure --part 1/8")
     if finish and part is not None:
         raise UsageError(
-            "--part writes one share, --finish publishes all", next_move="run --finish when all are written"
+            "--part writes one part, --finish publishes all parts", next_move="run --finish when all parts are written"
         )
     if (finish or part is not None) and (dry_run or not resume):
         option = "--dry-run" if dry_run else "--no-resume"
-        raise UsageError(f"{option} is for the whole output", next_move="leave it out, or --part and --finish")
+        raise UsageError(
+            f"{option} works on the complete output", next_move=f"leave out {option}, or --part and --finish"
+        )
     return None if part is None else parse_part(part)
 
 
@@ -218,7 +228,10 @@ def _fuse_part(job: Job, part: Part, measure: bool, memory: int, as_json: bool) 
         return {"part": str(part), "done": done, "next": said}
     began, size = time.monotonic(), sum(shard.size for shard in part.share(job.plan.shards))
     if not size:
-        note(f"part {part}: nothing to write, there are {len(job.plan.shards)} files (`output: shard_size` makes more)")
+        note(
+            f"part {part}: nothing to write, because there are only {len(job.plan.shards)} files (`output: "
+            "shard_size` makes more)"
+        )
     with progress(size, f"part {part}", quiet=as_json) as advance:
         written = execute_part(job, part, progress=advance, memory=memory)
     return _show_written(written, time.monotonic() - began, job.plan.notes, as_json, published=False)
@@ -257,10 +270,10 @@ def show_plan(plan: Plan, target: Path | StoreUri, memory: int, as_json: bool, m
     rows = [(way["component"], _DONE[way["action"]], way["method"], way["tensors"], how) for how, way in _ways(plan)]
     print_table(("component", "", "method", "tensors", "how"), rows, "plan")
     if asked := [drop for drop in plan.dropped if drop.asked]:
-        note(f"{len(asked)} input tensors do not reach the output, as the recipe says (--json lists them)")
+        note(f"{len(asked)} input tensors are left out of the output by the recipe (--json lists them)")
     note(
-        f"reads {show_bytes(plan.bytes_read)}, writes {show_bytes(plan.bytes_written)} "
-        f"in {len(plan.shards)} file(s) to {target}; at most {show_bytes(peak)} of memory besides mapped inputs"
+        f"reads {show_bytes(plan.bytes_read)}, writes {show_bytes(plan.bytes_written)} in {len(plan.shards)} "
+        f"file(s) to {target}; at most {show_bytes(peak)} of memory, not counting mapped inputs"
     )
 
 
@@ -304,13 +317,13 @@ def _show_written(
     if as_json:
         return table
     for file in written.remade:
-        note(f"{file}: no longer what the interrupted run had written; made again")
+        note(f"{file}: changed since the interrupted run wrote it; written again")
     for path in written.left:
-        note(f"left where it was: {path}")
+        note(f"left in place: {path}")
     if by_parts:
-        note(f"{len(written.resumed):,} files, as their parts have written them")
+        note(f"{len(written.resumed):,} files, written by their parts")
     for file in () if by_parts else written.resumed:
-        note(f"{file}: taken over from the interrupted run")
+        note(f"{file}: reused from the interrupted run")
     note(f"{show_bytes(written.bytes)} in {seconds:.1f} s: {written.path}")
     for line in written.card:
         note(f"model card: {line}")

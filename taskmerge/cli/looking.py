@@ -20,7 +20,7 @@ def inspect(
     tensors: bool = typer.Option(False, "--tensors", help="One line per tensor."),
     as_json: bool = JSON,
 ) -> None:
-    """Show what a model is made of: components, tensors, formats, sizes."""
+    """Show the components, tensors, number formats and sizes of a model."""
     from taskmerge.merging.algebra import Checkpoint
 
     announce_notes()
@@ -59,20 +59,20 @@ def inspect(
     ]
     print_table(("component", "tensors", "entries", "size", "dtype", "first"), rows_shown, model)
     for one in components.inferred:
-        note(f"{'.'.join(one.root)}: {one.component}, told by its shapes ({one.reason})")
+        note(f"{'.'.join(one.root)}: {one.component}, recognised by its shapes ({one.reason})")
     if components.inferred:
-        note("if that is wrong, a recipe says it: components: {audio_projector: ['bridge.*']}")
+        note("if this is wrong, set it in a recipe: components: {audio_projector: ['bridge.*']}")
 
 
 def check_model(
     model: str = MODEL,
     embedder: str = EMBEDDER,
-    recipe: Path = typer.Option(None, "--recipe", help="Take `embedder` and `components` from this recipe."),
+    recipe: Path = typer.Option(None, "--recipe", help="Use `embedder` and `components` of this recipe."),
     device: str = MODEL_DEVICE,
     precision: str = PRECISION,
     as_json: bool = JSON,
 ) -> None:
-    """Run one item per modality through a model and show what its parts are. Exit 1 when something does not fit."""
+    """Run one item per modality through a model and show its parts. Exit with 1 if something does not fit."""
     from dataclasses import asdict
 
     from taskmerge.embedders.checking import check_model as check
@@ -93,7 +93,7 @@ def check_model(
             ("modality", "dimension", "projectors", "projected tokens", "problem"),
             [
                 (one.modality, one.dimension or "", ", ".join(one.projectors) or "none",
-                 "not told" if one.projected is None else one.projected, one.problem)
+                 "unknown" if one.projected is None else one.projected, one.problem)
                 for one in found.modalities
             ],
             model,
@@ -113,7 +113,7 @@ def check_model(
 def compare(
     base: str = typer.Argument(help="The base of all the models."),
     models: list[str] = typer.Argument(help="Specialists: paths, hub ids or name=path."),
-    by_layer: bool = typer.Option(False, "--by-layer", help="Also the norm of each task vector in each layer."),
+    by_layer: bool = typer.Option(False, "--by-layer", help="Also print the norm of each task vector in each layer."),
     html: Path = HTML,
     plot: Path = PLOT,
     as_json: bool = JSON,
@@ -160,7 +160,7 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def diff(first: str = MODEL, second: str = MODEL, as_json: bool = JSON) -> None:
-    """Say exactly how two checkpoints differ; exit 1 when they do."""
+    """List all differences of two checkpoints; exit with 1 if there are any."""
     from taskmerge.merging.algebra.comparison import differences
 
     announce_notes()

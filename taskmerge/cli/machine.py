@@ -38,7 +38,7 @@ _OFTEN_BROKEN = ("torchvision", "torchaudio")
 
 
 def doctor(as_json: bool = JSON) -> None:
-    """Say what works on this machine: versions, devices, room, and libraries that are there but broken."""
+    """Show what works on this machine: versions, devices, disk space, and libraries that are installed but broken."""
     rows = [*_machine(), *(_library(name, use) for name, use in _LIBRARIES.items())]
     rows += [_import_works(name) for name in _OFTEN_BROKEN if importlib.util.find_spec(name)]
     if importlib.util.find_spec("torch"):
@@ -64,8 +64,13 @@ def _machine() -> list[Row]:
     return [
         ("python", platform.python_version(), "ok" if sys.version_info >= (3, 10) else "broken", "3.10 or newer"),
         ("cores", str(available_cores()), "ok", platform.machine()),
-        ("memory", show_bytes(memory), "ok", "a merge needs about 1 GB whatever the model"),
-        ("disk here", show_bytes(disk.free), "ok", "an output is written whole beside its place, then renamed"),
+        ("memory", show_bytes(memory), "ok", "a merge needs about 1 GB for a model of any size"),
+        (
+            "disk here",
+            show_bytes(disk.free),
+            "ok",
+            "an output is written completely beside its final path, then renamed",
+        ),
         (
             "hub",
             "offline" if offline else "online",
@@ -85,9 +90,9 @@ def _library(name: str, use: str) -> Row:
 
 
 def _import_works(name: str) -> Row:
-    """Imports a library in a process of its own: one built for another torch fails there.
+    """Import a library in a separate process: one built for another torch would fail there.
 
-    Without the current folder, whose files Python would take for libraries.
+    The current folder is left out, because Python would take its files for libraries.
     """
     from importlib.metadata import version
 
@@ -95,8 +100,8 @@ def _import_works(name: str) -> Row:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if found.returncode == 0:
         return name, version(name), "ok", "not needed by taskmerge"
-    last = found.stderr.strip().splitlines()[-1:] or ["it ended without a word"]
-    return name, version(name), "broken", f"{last[0]}: install the one for your torch, or uninstall it"
+    last = found.stderr.strip().splitlines()[-1:] or ["it ended without a message"]
+    return name, version(name), "broken", f"{last[0]}: install the version for your torch, or uninstall it"
 
 
 def _devices() -> Row:
@@ -105,7 +110,7 @@ def _devices() -> Row:
     devices = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         devices.append("mps")
-    return "devices", ", ".join(["cpu", *devices]), "ok", "--device cuda" if devices else "no GPU: none is needed"
+    return "devices", ", ".join(["cpu", *devices]), "ok", "--device cuda" if devices else "no GPU (not required)"
 
 
 COMMANDS = (doctor,)

@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 
 def diagnose_drift(
-    recipe: Path = typer.Argument(None, help="A recipe with a `drift` section; or give the four paths."),
+    recipe: Path = typer.Argument(None, help="A recipe with a `drift` section; or give the four paths as options."),
     fused: str = typer.Option(None, "--fused", help="The fused model."),
-    specialist: str = typer.Option(None, "--specialist", help="The specialist whose modality is probed."),
-    base: str = typer.Option(None, "--base", help="The base; allows a forecast from weights alone."),
+    specialist: str = typer.Option(None, "--specialist", help="The specialist for the probed modality."),
+    base: str = typer.Option(None, "--base", help="The base model; allows a forecast from the weights alone."),
     probes: str = typer.Option(None, "--probes", help="Pairs of an item and its text (jsonl, parquet, datasets id)."),
     trained_on: str = typer.Option(
-        None, "--trained-on", help="Pairs the specialist was trained on: probes among them are told."
+        None, "--trained-on", help="Pairs that the specialist was trained on: overlaps with the probes are reported."
     ),
     query_prompt: str = QUERY_PROMPT,
     document_prompt: str = DOCUMENT_PROMPT,
-    limit: float = typer.Option(None, "--limit", help="The drop in R@1 that matters; 0.05 by default."),
-    recover: bool = typer.Option(False, "--recover", help="Go on into recovery when it drifted (needs a recipe)."),
+    limit: float = typer.Option(None, "--limit", help="The largest acceptable drop in R@1; 0.05 by default."),
+    recover: bool = typer.Option(False, "--recover", help="Continue with recovery if it drifted (needs a recipe)."),
     embedder: str = EMBEDDER,
     device: str = MODEL_DEVICE,
     precision: str = PRECISION,
@@ -48,9 +48,9 @@ def diagnose_drift(
     html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
-    """Measure what fusing broke.
+    """Measure what the fusion broke.
 
-    Exit 3 when a modality drifted beyond its limit, 4 when none did but of one it cannot be told.
+    Exit with 3 if a modality drifted beyond its limit, and with 4 if none did but one cannot be decided.
     """
     announce_notes()
     check_html(html)
@@ -58,10 +58,15 @@ def diagnose_drift(
     more = {"--trained-on": trained_on, "--query-prompt": query_prompt, "--document-prompt": document_prompt,
             "--embedder": embedder, "--precision": precision, "--batch-size": batch_size}  # fmt: skip
     if limit is not None and not 0 < limit <= 1:
-        raise UsageError(f"--limit {limit:g} is no share", next_move="above 0, at most 1: 0.05 is a drop of 5 points")
+        raise UsageError(
+            f"--limit {limit:g} is not a valid share",
+            next_move="give a number above 0 and at most 1: 0.05 is a drop of 5 points",
+        )
     if recipe is None:
         if recover:
-            raise UsageError("--recover needs a recipe", next_move="a `recover` section says what to train on what")
+            raise UsageError(
+                "--recover needs a recipe", next_move="its `recover` section lists the components to train and the data"
+            )
         prompts = prompts_of(query_prompt, document_prompt)
         options = {
             "device": device, "prompts": prompts, "trained_on": trained_on if probes is not None else None,
@@ -70,7 +75,11 @@ def diagnose_drift(
         found = _by_paths(fused, specialist, base, probes, limit, embedder, options)
     else:
         if beside := [option for option, said in {**paths, **more}.items() if said is not None]:
-            raise UsageError(f"{', '.join(beside)} beside a recipe", str(recipe), "give one or the other")
+            raise UsageError(
+                f"{', '.join(beside)} cannot be combined with a recipe",
+                str(recipe),
+                "give either a recipe or these options",
+            )
         found = _by_recipe(recipe, limit, recover, device)
     _show(found, html, as_json)
     recovered = None
@@ -153,13 +162,15 @@ def _show(found: DriftReport, html: Path | None, as_json: bool) -> None:
 
 def evaluate(
     model: str = typer.Argument(help="A recipe with an `evaluate` section, or a model."),
-    retrieval: list[str] = typer.Option([], "--retrieval", help="A set of pairs, as NAME=PATH; repeatable."),
+    retrieval: list[str] = typer.Option([], "--retrieval", help="A set of pairs: NAME=PATH; repeatable."),
     mteb: list[str] = typer.Option([], "--mteb", help="An mteb task or benchmark; repeatable."),
     query_prompt: str = QUERY_PROMPT,
     document_prompt: str = DOCUMENT_PROMPT,
-    dimensions: str = typer.Option(None, "--dimensions", help="Also score embeddings cut to these lengths: 64,128."),
+    dimensions: str = typer.Option(
+        None, "--dimensions", help="Also score embeddings truncated to these dimensions: 64,128."
+    ),
     results: Path = typer.Option(
-        None, "--results", help="Folder of mteb's results, taken up again; by default mteb's own ($MTEB_CACHE)."
+        None, "--results", help="Folder with mteb's results, which are reused; by default mteb's own ($MTEB_CACHE)."
     ),
     model_meta: Path = typer.Option(
         None, "--model-meta", help="YAML or JSON file with fields for mteb's record: release_date, license, …"
@@ -173,8 +184,8 @@ def evaluate(
 ) -> None:
     """Score a model, or every variant of a recipe, on retrieval sets and mteb tasks.
 
-    A set is searched both ways: what searches stands behind the query prompt, what is found behind the document prompt.
-    mteb's results are kept as each task ends; run the same command again to resume.
+    Each set is searched in both directions. Queries get the query prompt, documents the document prompt. The results of
+    mteb are saved after each task; run the same command again to resume.
     """
     announce_notes()
     check_html(html)
@@ -189,7 +200,7 @@ def evaluate(
            "--embedder": embedder, "--precision": precision, "--batch-size": batch_size}  # fmt: skip
     if model.endswith((".yaml", ".yml")):
         if beside := [option for option, said in own.items() if said]:
-            raise UsageError(f"{', '.join(beside)} beside a recipe", model, "say it in the recipe")
+            raise UsageError(f"{', '.join(beside)} cannot be combined with a recipe", model, "set it in the recipe")
         result = _by_evaluate_section(model, device)
     else:
         cut = dimensions_of(dimensions)
@@ -228,7 +239,7 @@ def _by_model(
     if not retrieval and not mteb:
         raise UsageError("nothing to evaluate on", next_move="--retrieval NAME=PATH or --mteb TASK")
     if not mteb and (results or model_meta):
-        raise UsageError("--results and --model-meta are mteb's, and no --mteb was said", next_move="--mteb TASK")
+        raise UsageError("--results and --model-meta are for mteb, but --mteb is missing", next_move="--mteb TASK")
     variants = {_variant(str(model)): model}
     result: dict[str, Any] = {}
     if mteb:
@@ -248,7 +259,8 @@ def _by_model(
         found = run_mteb(variants, mteb, results=results, meta=meta, say=note, **options)
         if not any(found.scores.values()):
             raise UsageError(
-                f"{model}: takes the modalities of none of these tasks", next_move="see above what they need"
+                f"{model}: supports the modalities of none of these tasks",
+                next_move="the messages above say what they need",
             )
         result["mteb"] = found.as_dict()
     from taskmerge.measuring.evaluation.of_model import digests
@@ -258,7 +270,7 @@ def _by_model(
 
 
 def _variant(model: str) -> str:
-    """What a model is called in tables and in mteb's results: a hub id whole, a folder by its own name."""
+    """Return the name of a model in tables and in mteb's results: the complete hub id, or the name of the folder."""
     from taskmerge.words.places import parse_place
 
     here = Path(model)
@@ -272,14 +284,15 @@ def _named_set(text: str) -> tuple[str, str]:
 
 def stats(
     model: str = typer.Argument(help="Folder of a specialist."),
-    probes: str = typer.Option(..., "--probes", help="Items of its modality; their texts need not be pairs."),
+    probes: str = typer.Option(..., "--probes", help="Items of its modality; their texts are not used."),
     query_prompt: str = QUERY_PROMPT,
     document_prompt: str = DOCUMENT_PROMPT,
     embedder: str = EMBEDDER,
     device: str = MODEL_DEVICE,
     as_json: bool = JSON,
 ) -> None:
-    """Collect what a specialist's layers see, for regmean and protect; stored beside its weights."""
+    """Collect the input covariances of a specialist's layers, for regmean and protect, and store them next to its
+    weights."""
     from taskmerge.embedders import ModelSource
     from taskmerge.measuring.covariances import collect_covariances
 

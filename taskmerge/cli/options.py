@@ -17,17 +17,17 @@ OUT_PLACE = typer.Option(
     None,
     "-o",
     "--out",
-    help="Output folder or uri of a store (s3://…); overrides the recipe's output.path.",
+    help="Output folder or URI of a store (s3://…); overrides the recipe's output.path.",
     parser=output_place,
     metavar="<path>",
 )
 OUT_NEW = typer.Option(
-    ..., "-o", "--out", help="Folder to write, or uri of a store.", parser=output_place, metavar="<path>"
+    ..., "-o", "--out", help="Folder to write, or URI of a store.", parser=output_place, metavar="<path>"
 )
 OUT_FOLDER = typer.Option(..., "-o", "--out", help="Folder to write.", **_WRITTEN)
 OUT_FILE = typer.Option(None, "-o", "--out", help="File to write; stdout by default.", **_WRITTEN)
 OUT_RECIPE = typer.Option("merge.yaml", "-o", "--out", help="The recipe to write.", **_WRITTEN)
-OUT_DEMO = typer.Option("taskmerge-demo", "-o", "--out", help="Folder for data, models and the report.", **_WRITTEN)
+OUT_DEMO = typer.Option("taskmerge-demo", "-o", "--out", help="Folder for the data, models and report.", **_WRITTEN)
 HTML = typer.Option(
     None, "--html", help="Also write a page (.html) here, and its numbers beside it (.json).", **_WRITTEN
 )
@@ -41,30 +41,32 @@ BATCH_SIZE = typer.Option(None, "--batch-size", min=1, help="Items that run at o
 QUERY_PROMPT = typer.Option(None, "--query-prompt", help="Text before what searches, for the model's own.")
 DOCUMENT_PROMPT = typer.Option(None, "--document-prompt", help="Text before what is found, for the model's own.")
 EMBEDDER = typer.Option(
-    None, "--embedder", help="What runs a model class of your own: my_model.py:load, package.module:name, entry point."
+    None,
+    "--embedder",
+    help="Function that opens your own model class: my_model.py:load, package.module:name, or an entry point.",
 )
 TRAINING_DEVICE = typer.Option(
     None, "--device", help="Where models train: cpu, cuda, mps; by default the first GPU if there is one."
 )
 PROCESSES = typer.Option(1, "--processes", min=1, help="Processes that train together, on this machine.")
-KEEP_CHECKPOINTS = typer.Option(False, "--keep-checkpoints", help="Leave the checkpoints of training that is done.")
+KEEP_CHECKPOINTS = typer.Option(False, "--keep-checkpoints", help="Keep the checkpoints of finished training.")
 ENCODINGS = typer.Option(
-    None, "--encodings", help="Folder of what frozen encoders put out; by default in the user's cache folder."
+    None, "--encodings", help="Folder for cached outputs of frozen encoders; by default in the user's cache folder."
 )
-ENCODINGS_LIMIT = typer.Option("50GiB", "--encodings-limit", help="Most that is kept there; 0 keeps none.")
-ON = typer.Option(None, "--on", help="ray, or ray:ADDRESS: have a Ray cluster do it, one task a file (extra [ray]).")
+ENCODINGS_LIMIT = typer.Option("50GiB", "--encodings-limit", help="Maximum size of this cache; 0 disables it.")
+ON = typer.Option(None, "--on", help="Run on a Ray cluster, one task per file: ray or ray:ADDRESS (extra [ray]).")
 FRESH = typer.Option(False, "--fresh", help="Replace an existing folder that taskmerge made.")
 JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else (docs/json.md), also of errors.")
 
 
 def prompts_of(query: str | None, document: str | None) -> dict[str, str] | None:
-    """What --query-prompt and --document-prompt say; None when neither was given."""
+    """Return the values of --query-prompt and --document-prompt; None if neither was given."""
     said = {"query": query, "document": document}
     return {role: text for role, text in said.items() if text is not None} or None
 
 
 def dimensions_of(text: str | None) -> list[int]:
-    """The numbers of `--dimensions 64,128`."""
+    """Return the numbers of `--dimensions 64,128`."""
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
     if strange := [part for part in parts if not is_whole(part) or not int(part)]:
         raise UsageError(f"--dimensions: {strange[0]!r} is not a valid length", next_move="--dimensions 64,128")

@@ -1,6 +1,6 @@
-"""What every command prints with: data on stdout, progress and messages on stderr. Nothing else in `cli/` prints.
+"""Printing for all commands: data on stdout, progress and messages on stderr. Nothing else in `cli/` prints.
 
-Names are text here: what would be an order to the terminal is written out, and nothing is read as markup.
+Names are plain text here: control characters are escaped, and nothing is interpreted as markup.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ _WARNING = "warning: "
 
 
 def report_error(error: TaskmergeError) -> None:
-    """Writes the problems to stderr, numbered when there are several."""
+    """Write the problems to stderr, numbered if there are several."""
     print(f"taskmerge: {len(error.problems)} problems" if len(error.problems) > 1 else "taskmerge:", file=sys.stderr)
     for line in str(error).splitlines():
         print(line if line.startswith("    ") else f"  {line}", file=sys.stderr)
 
 
 def note(text: str) -> None:
-    """A line for the reader, not for machines. A quiet command prints only those that begin with "warning: "."""
+    """Print a line for the reader, not for machines. A quiet command prints only those that begin with "warning: "."""
     if not verbosity.quiet or text.startswith(_WARNING):
         print(printable(text), file=sys.stderr)
 
 
 def say(text: object) -> None:
-    """A line of the command's result: where what it made lies, what it found."""
+    """Print a line of the command's result: the place of its output, or its findings."""
     print(printable(str(text)))
 
 
 def announce_notes(here: bool = True) -> None:
-    """Have what is assumed about a checkpoint said once when it is opened. here: False where a plan says it itself."""
+    """Print assumptions about a checkpoint once when it is opened. here: False where a plan prints them itself."""
     from taskmerge.checkpoints.formats.reading import on_note
 
     said: set[str] = set()
@@ -60,14 +60,14 @@ def announce_notes(here: bool = True) -> None:
 
 
 def announce_preparing() -> None:
-    """Have one line said should kernels have to be built for this processor first, which takes seconds."""
+    """Print one line if kernels must first be built for this processor, which takes seconds."""
     from taskmerge.kernels import on_prepare
 
     on_prepare(lambda: note("Preparing kernels for this processor (once)…"))
 
 
 def print_json(data: Any) -> None:
-    """Data for machines. Numbers that JSON does not have (NaN, infinity) become null."""
+    """Print data for machines. Numbers that JSON does not have (NaN, infinity) become null."""
     text = json.dumps(_finite(data), indent=2, ensure_ascii=False, default=str, allow_nan=False)
     print(printable_json(text), file=results())
     _printed.append(True)
@@ -104,7 +104,7 @@ def _finite(data: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    """A table: drawn on a terminal, tab-separated otherwise."""
+    """Print a table: drawn on a terminal, tab-separated otherwise."""
     heads = [printable_line(column) for column in columns]
     table_rows = [[_cell(value) for value in row] for row in rows]
     if not sys.stdout.isatty():
@@ -124,7 +124,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A terminal that is drawn on: it reads no markup, and paints no word by what it looks like."""
+    """Return a console for drawing, without markup and automatic highlighting."""
     from rich.console import Console
 
     colors = "NO_COLOR" in os.environ or None
@@ -140,7 +140,8 @@ def _cell(value: Any) -> str:
 
 @contextlib.contextmanager
 def progress(total: int, title: str, quiet: bool = False) -> Iterator[Callable[[int], None]]:
-    """A callable to be told of bytes done: a bar with rate and remaining time, or a line every few seconds."""
+    """Yield a callable for progress in bytes: it shows a bar with rate and remaining time, or a line every few
+    seconds."""
     if quiet or verbosity.quiet:
         yield lambda _: None
     elif sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""The plan of a run: what each stage will take, as a table."""
+"""The plan of a run: a table of the time, memory and disk space of each stage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ _HEADS = ("stage", "pairs", "steps", "batch", "trained", "frozen", "weights", "g
 
 
 def show_run_plan(recipe: Recipe, out: Path | None, assume: str | None, processes: int, as_json: bool) -> None:
-    """Print what every stage of a recipe will take. assume: devices that are not here; None: this machine's."""
+    """Print the time, memory and disk space of every stage. assume: devices to plan for; None: those of this
+    machine."""
     from taskmerge.pipeline import Places, Run
     from taskmerge.pipeline.planned import machine_of, planned
 
@@ -37,9 +38,10 @@ def show_run_plan(recipe: Recipe, out: Path | None, assume: str | None, processe
     disk = sum(row.disk for row in rows if row.runs)
     hours = sum(row.hours or 0 for row in rows if row.runs)
     note(
-        f"{machine.count} device(s) of {show_bytes(machine.memory)}, taken to do {machine.speed / 1e12:.3g} TFLOP/s "
-        f"each; {show_bytes(disk)} of disk, {duration(hours * 3600)} of training in all. Decoding, encoding of frozen "
-        "towers, fusing and measuring are not reckoned in the time."
+        f"{machine.count} device(s) of {show_bytes(machine.memory)}, assumed to "
+        f"do {machine.speed / 1e12:.3g} TFLOP/s each; {show_bytes(disk)} of disk, {duration(hours * 3600)} "
+        "of training in total. The time does not include decoding, encoding with frozen towers, fusing and "
+        "measuring."
     )
 
 

@@ -53,7 +53,7 @@ def schema(out: Path = OUT_FILE, as_json: bool = JSON) -> None:
         from taskmerge.errors import OutputError
 
         if out.is_symlink() or (out.exists() and '"$schema"' not in out.read_text("utf-8", errors="replace")[:1000]):
-            raise OutputError("exists, and is no JSON Schema", str(out), "choose another --out, or remove it")
+            raise OutputError("exists and is not a JSON Schema", str(out), "choose another --out, or remove it")
         with writing(out):
             out.write_text(text + "\n", "utf-8")
         if as_json:

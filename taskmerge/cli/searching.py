@@ -21,18 +21,19 @@ _SHOWN = 12
 def search(
     recipe: Path = typer.Argument(help="A recipe with a `search` section."),
     out: Path = typer.Option(
-        None, "-o", "--out", help="Folder of the study; OUT-search by default.", parser=output_path, metavar="<path>"
+        None, "-o", "--out", help="Folder for the study; OUT-search by default.", parser=output_path, metavar="<path>"
     ),
-    trials: int = typer.Option(None, "--trials", min=1, help="How many trials; overrides the recipe's."),
-    memory: str = typer.Option("4GiB", "--memory", help="What may be kept of what trials have in common."),
+    trials: int = typer.Option(None, "--trials", min=1, help="Number of trials; overrides the recipe."),
+    memory: str = typer.Option("4GiB", "--memory", help="Memory for results that several trials share."),
     device: str = MODEL_DEVICE,
-    fresh: bool = typer.Option(False, "--fresh", help="Forget the trials of another search in the folder."),
+    fresh: bool = typer.Option(False, "--fresh", help="Discard the trials of another search in the folder."),
     as_json: bool = JSON,
 ) -> None:
-    """Find weights, methods and their parameters by trying them in memory.
+    """Find weights, methods and their parameters by trying merges in memory.
 
-    A killed search goes on with the same command; started several times at once, all work on one study. At the end the
-    best is told on pairs that the search never saw, and best.yaml is an ordinary recipe.
+    Run the same command again to resume an interrupted search; run it several times at once to share one study. At the
+    end, the best points are scored on pairs that the search did not use, and best.yaml is written as an ordinary
+    recipe.
     """
     from taskmerge.searching.api import search as run
 

@@ -12,18 +12,22 @@ from taskmerge.errors import UsageError
 
 
 def soup(
-    checkpoints: str = typer.Argument(help="A pattern that names the checkpoints of one run: 'run/checkpoint-*'."),
+    checkpoints: str = typer.Argument(help="A pattern that matches the checkpoints of one run: 'run/checkpoint-*'."),
     out: Path = OUT_FOLDER,
-    last: int = typer.Option(None, "--last", min=1, help="How many of them, the latest; all by default."),
-    ema: float = typer.Option(None, "--ema", help="Decay of a moving average, oldest first; else all count the same."),
-    greedy: str = typer.Option(None, "--greedy", help="Pairs: keep only checkpoints that do not lower R@1 on them."),
-    base: str = typer.Option(None, "--base", help="Of checkpoints that are adapters: the model they are for."),
-    dtype: str = typer.Option(None, "--dtype", help="Format of the output; the checkpoints' by default."),
-    shard_size: str = typer.Option("5GB", "--shard-size", help="At most this many bytes per file."),
+    last: int = typer.Option(None, "--last", min=1, help="Use only the latest N of them; all by default."),
+    ema: float = typer.Option(
+        None, "--ema", help="Decay of a moving average, oldest first; by default all have equal weight."
+    ),
+    greedy: str = typer.Option(
+        None, "--greedy", help="Pairs; only checkpoints that do not lower R@1 on them are included."
+    ),
+    base: str = typer.Option(None, "--base", help="For checkpoints that are adapters: the base model."),
+    dtype: str = typer.Option(None, "--dtype", help="Number format of the output; that of the checkpoints by default."),
+    shard_size: str = typer.Option("5GB", "--shard-size", help="Maximum number of bytes per file."),
     fresh: bool = FRESH,
     as_json: bool = JSON,
 ) -> None:
-    """Write the mean of a run's checkpoints as one model."""
+    """Average the checkpoints of a training run into one model."""
     from taskmerge.checkpoints.output.saving import save_state_dict
     from taskmerge.checkpoints.soups import Averaged, shares
     from taskmerge.merging.inputs import open_soup
@@ -31,15 +35,15 @@ def soup(
 
     if not is_pattern(checkpoints):
         raise UsageError(
-            f"{checkpoints!r} names one place, not several", next_move="quote a pattern: 'run/checkpoint-*'"
+            f"{checkpoints!r} matches one path, not several", next_move="quote a pattern: 'run/checkpoint-*'"
         )
     if greedy is not None and (ema is not None or base is not None):
         other = "--ema" if ema is not None else "--base"
         raise UsageError(
-            f"--greedy does not go with {other}", next_move="a greedy soup is a plain mean of whole models"
+            f"--greedy cannot be combined with {other}", next_move="a greedy soup is a plain mean of complete models"
         )
     if ema is not None and not 0 < ema < 1:
-        raise UsageError(f"--ema {ema:g} is not between 0 and 1", next_move="write such as --ema 0.9")
+        raise UsageError(f"--ema {ema:g} is not between 0 and 1", next_move="write for example --ema 0.9")
     announce_preparing()
     found, paths = open_soup(checkpoints, last=last, ema=ema, base=base)
     if greedy is not None:

@@ -21,8 +21,8 @@ def init(
 ) -> None:
     """Propose a commented recipe for a base and its specialists.
 
-    Headers are read, no tensor is. The recipe is planned before it is written: what does not fit is told now. On a
-    terminal, what is not given is asked for.
+    Only headers are read, not the tensors. The recipe is planned before it is written, so that incompatible models are
+    reported now. On a terminal, missing arguments are asked for.
     """
     from taskmerge.pipeline.proposal import propose
 
@@ -30,7 +30,7 @@ def init(
     if base is None or not given:
         base, given = _asked(base, given)
     if out.exists():
-        raise UsageError("exists already", str(out), "name another file with --out, or remove it first")
+        raise UsageError("exists already", str(out), "choose another file with --out, or remove it first")
     found = propose(base, given, out.absolute().parent)
     try:
         with out.open("x", encoding="utf-8") as file:
@@ -39,7 +39,7 @@ def init(
         raise UsageError(f"cannot be written: {error.strerror}", str(out), "choose another file with --out") from None
     counts = Counter(step.action for step in found.plan.steps)
     said = f"{counts['merge']} tensors merged, {counts['copy']} copied from one specialist, {counts['keep']} kept"
-    note(f"it plans: {said}")
+    note(f"plan: {said}")
     for line in found.plan.notes:
         note(line)
     next_move(f"taskmerge fuse {out} --dry-run")
@@ -52,11 +52,11 @@ def init(
 
 def _asked(base: str | None, specialists: list[str]) -> tuple[str, list[str]]:
     if not sys.stdin.isatty():
-        what = f"{'the base' if base is None else 'a specialist'} is missing, and there is no terminal to ask on"
+        what = f"{'the base' if base is None else 'a specialist'} is missing, and there is no terminal to ask for it"
         raise UsageError(what, next_move="taskmerge init BASE SPECIALIST…")
     base = base or str(typer.prompt("Base model (path or hub id)", err=True))
     specialists = specialists or [str(typer.prompt("A specialist trained from it", err=True))]
-    while more := str(typer.prompt("Another one (empty: no more)", default="", show_default=False, err=True)):
+    while more := str(typer.prompt("Another one (empty: finish)", default="", show_default=False, err=True)):
         specialists.append(more)
     return base, specialists
 

@@ -1,6 +1,7 @@
-"""The standard streams as commands have them: open, taking every character, and carrying no orders to the terminal.
+"""The standard streams of commands: open, accepting every character, and without control sequences for the terminal.
 
-What this program prints is washed where it is printed. Other libraries print too (warnings, logs), and quote strangers.
+The output of this program is escaped where it is printed. Other libraries also print (warnings, logs), and quote
+untrusted text.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ _OF_A_BAR = re.compile(r"\r|(?:\n|\x1b\[A)+\Z")
 
 
 class Washed:
-    """A text stream that writes out what would be an order to a terminal. stream: what it goes to."""
+    """A text stream that escapes control sequences. stream: the stream that it writes to."""
 
     def __init__(self, stream: Any) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """As the stream's own."""
+        """Like the method of the stream."""
         bar = _OF_A_BAR.match(text)
         kept = bar.end() if bar else 0
         self.stream.write(text[:kept] + printable(text[kept:]))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """As the stream's own."""
+        """Like the method of the stream."""
         for line in lines:
             self.write(line)
 
@@ -45,7 +46,7 @@ class Washed:
 
 
 def unwashed(stream: Any) -> Any:
-    """The stream below, for what draws with orders of its own and washes the texts itself."""
+    """Return the underlying stream, for code that draws with control sequences and escapes the texts itself."""
     return stream.stream if isinstance(stream, Washed) else stream
 
 
@@ -74,7 +75,7 @@ def results() -> Any:
 
 @contextmanager
 def safe_streams() -> Iterator[None]:
-    """Inside the block no standard stream is closed, refuses a character or carries orders."""
+    """Inside the block no standard stream is closed, refuses a character or carries control sequences."""
     for number in range(3):  # a closed one would be the number of the next file opened, which then gets our messages
         try:
             os.fstat(number)
@@ -96,7 +97,7 @@ def safe_streams() -> Iterator[None]:
 
 
 def _silence_unwritable() -> None:
-    """Python flushes both streams once more at its end, and complains of what cannot be written then."""
+    """Keep Python from reporting errors when it flushes both streams at its end."""
     for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
         try:
             stream.flush()

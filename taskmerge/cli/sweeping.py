@@ -23,9 +23,9 @@ def swept(
     from taskmerge.searching.sweep import read_sweeps, sweep
 
     if keep not in (None, "best"):
-        raise UsageError(f"--keep {keep!r} is nothing that can be kept", next_move="--keep best")
+        raise UsageError(f"--keep {keep!r} is not a valid choice", next_move="--keep best")
     if not texts:
-        raise UsageError("--keep is of a sweep", next_move="--sweep scale=0.1:1.0:0.1")
+        raise UsageError("--keep needs a sweep", next_move="--sweep scale=0.1:1.0:0.1")
     recipe = load(path)
     axes = read_sweeps(recipe, texts)
     has_pairs = bool((recipe.search and recipe.search.on) or (recipe.evaluate and recipe.evaluate.retrieval))
@@ -61,4 +61,6 @@ def _show(found: Sequence[Swept]) -> None:
         for one in found
     ]  # fmt: skip
     print_table([*head, *(f"cosine with {label}" for label in labels)], rows, "sweep")
-    note("length: of the merged task vector, over the base's; cosines: with each specialist's task vector")
+    note(
+        "length: norm of the merged task vector divided by the base's norm; cosines: with each specialist's task vector"
+    )

@@ -33,21 +33,23 @@ if TYPE_CHECKING:
 
 RECIPE = typer.Argument(help="The recipe.")
 FRESH_STAGE = typer.Option(
-    False, "--fresh", help="Replace models that taskmerge made, but that no earlier run of this recipe has left."
+    False, "--fresh", help="Also replace models of taskmerge that were not written by an earlier run of this recipe."
 )
 
 
 def graft(
-    backbone: str = typer.Argument(help="A text or vision-language model, or one grafted before: folder or hub id."),
+    backbone: str = typer.Argument(
+        help="A text or vision-language model, or an already grafted one: folder or hub id."
+    ),
     modality: str = typer.Option(..., "--modality", help="audio, image, document or video."),
     encoder: str = typer.Option(..., "--encoder", help="log_mel, patches, or a transformers encoder."),
     projector: str = typer.Option("mlp", "--projector", help="linear or mlp."),
     out: Path = OUT_FOLDER,
-    seed: int = typer.Option(0, "--seed", help="Of the fresh projector."),
+    seed: int = typer.Option(0, "--seed", help="Seed of the new projector."),
     fresh: bool = FRESH,
     as_json: bool = JSON,
 ) -> None:
-    """Attach an encoder and a fresh projector to a backbone."""
+    """Attach an encoder and a new projector to a backbone."""
     announce_notes()
     from taskmerge.embedders import graft as attach
 
@@ -71,7 +73,7 @@ def specialize(
     html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
-    """Train the specialists that the recipe has a `specialize` section for."""
+    """Train the specialists listed in the recipe's `specialize` section."""
     how = _How(device, fresh, processes, keep_checkpoints, encodings, encodings_limit, html, as_json)
     _stage(recipe, "specialize", None, how)
 
@@ -88,7 +90,7 @@ def recover(
     html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
-    """Repair drifted projectors of the fused model, everything else frozen."""
+    """Repair drifted projectors of the fused model; all other tensors stay frozen."""
     how = _How(device, fresh, processes, keep_checkpoints, encodings, encodings_limit, html, as_json)
     _stage(recipe, "recover", out, how)
 
@@ -114,7 +116,7 @@ _STAGES = "specialize, fuse, diagnose, recover, rehearse, evaluate"
 
 
 class _How(NamedTuple):
-    """What all commands that train can be told."""
+    """Options of all commands that train."""
 
     device: str | None
     fresh: bool
@@ -126,7 +128,7 @@ class _How(NamedTuple):
     as_json: bool
 
     def run(self, recipe: Recipe, **stages: Any) -> dict[str, Any] | None:
-        """The run's table; None where other processes did it all, or this is one of the others."""
+        """Return the table of the run; None if other processes did all the work, or if this is one of the others."""
         from taskmerge.embedders.encodings import Keeping
         from taskmerge.pipeline import run as run_all
         from taskmerge.words.processes import is_first, start
@@ -144,7 +146,7 @@ class _How(NamedTuple):
 
 
 def _without_processes(words: Sequence[str]) -> list[str]:
-    """The same command for one process."""
+    """Return the same command for one process."""
     found, skip = [], False
     for word in words:
         if not skip and not word.startswith("--processes"):
@@ -193,11 +195,12 @@ def run(
     html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
-    """Run all stages of a recipe: specialize, fuse, diagnose, recover, rehearse, evaluate. Resumable.
+    """Run all stages of a recipe: specialize, fuse, diagnose, recover, rehearse, evaluate.
 
-    A stage is skipped while its part of the recipe, the models and data it reads, and the sounds and pictures that
-    .jsonl and .parquet data name (by size and time of change) are as they were when it ran. Several processes
-    (--processes, or `accelerate launch -m taskmerge run recipe.yaml`) take part in the stages that train.
+    A stage is skipped if nothing has changed since it ran: its part of the recipe, its models and data, and the sounds
+    and pictures that .jsonl and .parquet data list (by size and modification time). Run the same command again to
+    resume. Several processes (--processes, or `accelerate launch -m taskmerge run recipe.yaml`) share the stages that
+    train.
     """
     from taskmerge.pipeline import Places
     from taskmerge.recipes import load

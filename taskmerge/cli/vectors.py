@@ -24,29 +24,33 @@ def extract(
     base: str = typer.Argument(help="The base model."),
     specialist: str = typer.Argument(help="The model fine-tuned from it."),
     out: Any = OUT_NEW,
-    only: list[str] = typer.Option([], "--only", help="Components or name globs to take; all by default."),
-    dtype: str = typer.Option("float32", "--dtype", help="Format of the deltas."),
-    density: float = typer.Option(None, "--density", help="Keep only this share of each delta, the largest."),
+    only: list[str] = typer.Option([], "--only", help="Components or name patterns to include; all by default."),
+    dtype: str = typer.Option("float32", "--dtype", help="Number format of the deltas."),
+    density: float = typer.Option(
+        None, "--density", help="Keep only this share of the entries of each delta: the largest ones."
+    ),
     form: str = typer.Option("dense", "--form", help="dense, sparse (--density), low_rank (--rank) or sign (one bit)."),
     rank: int = typer.Option(None, "--rank", help="Rank of the low_rank form."),
-    lora: int = typer.Option(None, "--lora", help="Write a PEFT adapter of this rank instead."),
-    shard_size: str = typer.Option("5GB", "--shard-size", help="At most this many bytes per file of the dense form."),
-    part: str = typer.Option(None, "--part", help="Write this share of the files only (2/8), of the dense form."),
-    finish: bool = typer.Option(False, "--finish", help="Check what all parts have written, and publish it."),
+    lora: int = typer.Option(None, "--lora", help="Write a PEFT adapter of this rank instead of a task vector."),
+    shard_size: str = typer.Option("5GB", "--shard-size", help="Maximum number of bytes per file of the dense form."),
+    part: str = typer.Option(None, "--part", help="Write only this part of the files (2/8), of the dense form."),
+    finish: bool = typer.Option(False, "--finish", help="Check the files of all parts and publish the output."),
     fresh: bool = FRESH,
     as_json: bool = JSON,
 ) -> None:
-    """Write a task vector (specialist - base) as a folder of its own."""
+    """Write the task vector (specialist - base) to a separate folder."""
     from taskmerge.checkpoints.formats.json_files import read_json
     from taskmerge.checkpoints.vectors.folder import VECTOR_FILE, VectorMarks
     from taskmerge.merging.algebra import Checkpoint
 
     share = None if part is None else parse_part(part)
     if share is not None and finish:
-        raise UsageError("--part writes one share, --finish publishes all", next_move="run --finish in the end")
+        raise UsageError(
+            "--part writes one part, --finish publishes all parts", next_move="run --finish when all parts are written"
+        )
     if (lora is not None or form != "dense") and (share is not None or finish or isinstance(out, StoreUri)):
-        what = f"{out}: only the dense form is written in parts; in another a store cannot be written to"
-        raise UsageError(what, next_move="leave out --form and --lora, or write to a folder in one go")
+        what = f"{out}: only the dense form can be written in parts or to a store"
+        raise UsageError(what, next_move="leave out --form and --lora, or write to a folder without --part")
     announce_preparing()
     announce_notes(here=False)
     vector = Checkpoint.open(specialist) - Checkpoint.open(base)
@@ -71,7 +75,7 @@ def extract(
         _end({**found, "form": "lora", **written}, base, as_json)
         return
     path = vector.save(out, dtype=dtype, form=form, density=density, rank=rank, fresh=fresh)
-    note(f"{len(vector)} deltas, {len(vector.own)} tensors of the specialist's own")
+    note(f"{len(vector)} deltas, {len(vector.own)} tensors that only the specialist has")
     if form != "dense":
         marks: VectorMarks = read_json(path / VECTOR_FILE, VectorMarks)
         report = marks["report"]
@@ -95,7 +99,7 @@ def _shared(saving: Saving, part: Part | None, finish: bool) -> None:
     from taskmerge.checkpoints.output.sharing import write_part, write_whole
 
     if part is not None:
-        note(f"part {part}: {write_part(saving, part)} files; `--finish` publishes when all parts are written")
+        note(f"part {part}: {write_part(saving, part)} files; run `--finish` when all parts are written")
         return
     write_whole(saving, finish)
 
@@ -104,9 +108,9 @@ def apply(
     base: str = typer.Argument(help="The model to add to."),
     vector: str = typer.Argument(help="A folder written by `taskmerge extract`, or a PEFT adapter."),
     out: Path = OUT_FOLDER,
-    weight: float = typer.Option(1.0, "--weight", help="What the task vector is multiplied by; -1 takes it away."),
-    dtype: str = typer.Option(None, "--dtype", help="Format of the output; the base's by default."),
-    shard_size: str = typer.Option("5GB", "--shard-size", help="At most this many bytes per file."),
+    weight: float = typer.Option(1.0, "--weight", help="Factor of the task vector; -1 subtracts it."),
+    dtype: str = typer.Option(None, "--dtype", help="Number format of the output; that of the base by default."),
+    shard_size: str = typer.Option("5GB", "--shard-size", help="Maximum number of bytes per file."),
     fresh: bool = FRESH,
     as_json: bool = JSON,
 ) -> None:

@@ -28,12 +28,12 @@ def begin() -> None:
 
 
 def be_quiet() -> None:
-    """Print results, warnings and errors from now on, and nothing else."""
+    """Print only results, warnings and errors from now on."""
     verbosity.quiet = True
 
 
 def be_verbose() -> None:
-    """Also print what libraries log from now on, and the trace of a failure."""
+    """Also print library logs and the traceback of a failure from now on."""
     import logging
 
     verbosity.verbose = True

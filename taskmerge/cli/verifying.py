@@ -17,43 +17,51 @@ if TYPE_CHECKING:
 
 
 def verify(
-    model: str = typer.Argument(help="A folder that taskmerge made; with --base or --recipe, anybody's merge."),
-    hashes_only: bool = typer.Option(False, "--hashes-only", help="Compare sha256 and plan; do not merge again."),
+    model: str = typer.Argument(
+        help="A folder that taskmerge made; with --base or --recipe, a merge made by any program."
+    ),
+    hashes_only: bool = typer.Option(
+        False, "--hashes-only", help="Compare only the sha256 and the plan, without merging again."
+    ),
     recipe_folder: Path | None = typer.Option(
-        None, help="Where the recipe's relative paths start, when the model was moved away from it."
+        None, help="Folder in which the recipe's relative paths start, if the model was moved."
     ),
     method: list[str] = typer.Option(
-        [], "--method", help="file.py:name of your own that the recorded recipe may use; repeatable."
+        [], "--method", help="Your own merge method (file.py:name) that the recorded recipe may run; repeatable."
     ),
-    base: str = typer.Option(None, "--base", help="What it should have been made from; overrides the recipe's base."),
-    recipe: Path = typer.Option(None, "--recipe", help="The merge that it should be, ours or mergekit's."),
-    adapter: list[str] = typer.Option([], "--adapter", help="An adapter that should be in it, over --base."),
-    specialist: list[str] = typer.Option([], "--specialist", help="A model that should be in it."),
+    base: str = typer.Option(None, "--base", help="The base that it should be made from; overrides the recipe's base."),
+    recipe: Path = typer.Option(
+        None, "--recipe", help="The merge that it should be: a recipe, or a mergekit configuration."
+    ),
+    adapter: list[str] = typer.Option([], "--adapter", help="An adapter that it should contain, on top of --base."),
+    specialist: list[str] = typer.Option([], "--specialist", help="A specialist that it should contain."),
     weight: list[float] = typer.Option(
-        [], "--weight", help="Of each adapter, then of each specialist; one for all; 1 by default."
+        [], "--weight", help="Weight of each adapter, then of each specialist, or one for all; 1 by default."
     ),
     part: str = typer.Option(
-        None, "--part", help="Look at this share of the files only (2/8); all is as recorded when every part says so."
+        None, "--part", help="Check only this part of the files (2/8); the model is as recorded when every part is."
     ),
     on: str = ON,
     device: str = DEVICE,
     as_json: bool = JSON,
 ) -> None:
-    """Say whether a model is the merge that it should be, and what it is instead.
+    """Check whether a model is the merge that it should be, or what it is instead.
 
-    Without --base or --recipe it is compared with its own record: a fused model is derived again, of any other every
-    file is hashed, and of a trained one the tensors that were not trained are compared with those of the model before.
-    No code that the recorded recipe names is run, but what --method names.
+    Without --base or --recipe, the model is compared with its own record. A fused model is merged again. For other
+    models all files are hashed, and for trained models the frozen tensors are compared with those of the previous
+    model. Code that the recorded recipe names is not run unless --method allows it.
 
-    With them: any model, whoever made it. It is exact; within rounding; the base, nothing applied; the same with other
-    weights; torn, of parts that fit and parts that do not; or another model. Whether the text path was left alone is
-    proved by comparing its bytes. Exit 0: exact, within rounding, or as recorded; 1: anything else.
+    With these options, any model is checked, whichever program made it. The verdicts are: exact; within rounding; not
+    applied (the base); other weights; torn (some parts match, others do not); another model. A comparison of bytes
+    proves whether the text path is unchanged. Exit code 0: exact, within rounding, or as recorded; 1: anything else.
     """
     if base or recipe or adapter or specialist or weight:
         options = {"--hashes-only": hashes_only, "--recipe-folder": recipe_folder, "--method": method, "--part": part,
                    "--on": on}  # fmt: skip
         if option := next((name for name, value in options.items() if value), None):
-            raise UsageError(f"{option} is of a model's own record", next_move="leave it out, or --base and --recipe")
+            raise UsageError(
+                f"{option} applies to a model's own record", next_move="leave it out, or --base and --recipe"
+            )
         _judge(model, base, recipe, (adapter, specialist, weight), device, as_json)
         return
     from taskmerge.checkpoints.output.checking import check_made
@@ -63,12 +71,14 @@ def verify(
 
     share = None if part is None else parse_part(part)
     if part is not None and on is not None:
-        raise UsageError("--on looks at all parts", next_move="leave out --part")
+        raise UsageError("--on checks all parts", next_move="leave out --part")
     folder = model_folder(model)
     if read_record(folder)["kind"] == "fused":
         found = _verified(model, folder, on, (not hashes_only, recipe_folder, method), share, as_json)
     elif share is not None or on is not None:
-        raise UsageError(f"{model} is no fused model: it is looked at whole", next_move="leave out --part and --on")
+        raise UsageError(
+            f"{model} is not a fused model: it cannot be checked in parts", next_move="leave out --part and --on"
+        )
     else:
         found = check_made(folder)
     if as_json:
@@ -80,7 +90,7 @@ def verify(
             note(f"checked: {line}")
         for line in found.unchecked:
             note(f"not checked: {line}")
-        note("differs from its record" if found.differences else "as recorded, in all that was checked")
+        note("differs from its record" if found.differences else "as recorded, in everything that was checked")
     if found.differences:
         raise typer.Exit(1)
 

@@ -1,4 +1,4 @@
-"""How far long work is, as a command shows it: a bar on a terminal, a line a minute in a log."""
+"""Progress of long work: a bar on a terminal, one line per minute in a log."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FACTS = {"loss": "loss {:.4g}", "held_out": "held out {:.3f}"}
 
 @contextmanager
 def show_work() -> Iterator[None]:
-    """Show what work inside the block tells, on stderr. Of several processes, the first does."""
+    """Show the progress of the work inside the block on stderr. If there are several processes, only the first does."""
     if not is_first():
         yield
         return
@@ -32,7 +32,7 @@ def show_work() -> Iterator[None]:
 
 
 def words(told: Progress) -> str:
-    """What a line says behind the title."""
+    """Return the text of a line after the title."""
     of = f" of {told.total:,}" if told.total is not None else ""
     parts = [f"{told.done:,}{of} {told.unit}"]
     parts += [text.format(told.facts[name]) for name, text in _FACTS.items() if name in told.facts]
@@ -41,14 +41,14 @@ def words(told: Progress) -> str:
         unit = "pairs" if "pairs" in told.facts else told.unit
         parts.append(f"{per_second:,.0f} {unit}/s" if per_second >= 10 else f"{per_second:.2g} {unit}/s")
     if told.over:
-        parts.append(f"{duration(told.seconds)} in all")
+        parts.append(f"{duration(told.seconds)} in total")
     elif told.left is not None:
         parts.append(f"{duration(told.left)} left")
     return ", ".join(parts)
 
 
 def duration(seconds: float) -> str:
-    """As people say it: 42 s, 12 min, 3 h 05 min."""
+    """Return a readable duration: 42 s, 12 min, 3 h 05 min."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -56,7 +56,7 @@ def duration(seconds: float) -> str:
 
 
 class _Lines:
-    """For a log: a line when something turns out to take long, one a minute, one at the end."""
+    """For a log: a line when something takes long, one per minute, and one at the end."""
 
     def __init__(self) -> None:
         self.shown: dict[str, float] = {}
@@ -76,11 +76,11 @@ class _Lines:
             note(f"{told.title}: {words(told)}")
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: there is nothing to close."""
 
 
 class _Bars:
-    """For a terminal: a bar for each piece of work that takes long; a line stays of each that is done."""
+    """For a terminal: a bar for each long piece of work; a line remains for each finished one."""
 
     def __init__(self) -> None:
         self.bar: Any = None
@@ -117,7 +117,7 @@ class _Bars:
         return self.bar
 
     def close(self) -> None:
-        """Take the bars off the screen."""
+        """Remove the bars from the screen."""
         if self.bar is not None:
             self.bar.stop()
             self.bar = None

@@ -160,7 +160,7 @@ class Number(Kind):
 
     def hint(self, value: Any) -> str | None:
         if isinstance(value, bool):
-            return f"write {int(value)} if that is meant"
+            return f"write {int(value)} if you mean the number"
         if isinstance(value, str):
             try:
                 float(value)
@@ -310,7 +310,7 @@ class EntryOf(Text):
         if name is BAD or not isinstance(entries, Mapping) or name in entries or name in self.also:
             return name
         known = [str(entry) for entry in entries] + list(self.also)
-        what = f"{at.dotted}: {name!r} is none of the {self.section}"
+        what = f"{at.dotted}: {name!r} is not one of the {self.section}"
         problems.append(Problem(what, at.place, did_you_mean(name, known)))
         return BAD
 
@@ -331,7 +331,7 @@ class NewName(Text):
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
         if isinstance(value, str) and _NAME.match(value) and value not in self.taken:
             return value
-        reserved = f"; {' and '.join(map(repr, self.taken))} mean something else here" if self.taken else ""
+        reserved = f"; {' and '.join(map(repr, self.taken))} have another meaning here" if self.taken else ""
         problems.append(Problem(f"{shown(value)} cannot be a name", at.place, f"choose {self.words}{reserved}"))
         return BAD
 

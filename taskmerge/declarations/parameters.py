@@ -203,7 +203,7 @@ def read_mapping(
             misspelt.add(nearest(str(key), known))
     for parameter in parameters:
         if parameter.required and parameter.name not in value and parameter.name not in misspelt:
-            where = f"{at.dotted} lacks" if at.path else "the recipe lacks"
+            where = f"{at.dotted} lacks" if at.path else "missing:"
             move = f"add {parameter.name}: {parameter.doc} ({parameter.kind.words})"
             problems.append(Problem(f"{where} {parameter.name!r}", at.place, move))
     return read
@@ -261,7 +261,7 @@ def _parameter(name: str, annotation: Any, default: Any, scope: Mapping[str, Any
     if default is not REQUIRED and not dataclasses.is_dataclass(default) and default not in (None, (), {}):
         problem = check(default, row, where)
         if isinstance(problem, Problem):
-            raise DeclarationError(f"{where}: the default breaks its own declaration: {problem.what}")
+            raise DeclarationError(f"{where}: the default contradicts its own declaration: {problem.what}")
     return row
 
 
@@ -317,7 +317,7 @@ def _marked(kind: Kind, marks: tuple[Any, ...], where: str) -> Kind:
             part for part in (kind.alternatives if isinstance(kind, Either) else (kind,)) if type(part) is Number
         ]
         if len(numbers) != 1 or not isinstance(mark, (Between, Gradient, PerSpecialist)):
-            raise DeclarationError(f"{where}: {mark!r} says nothing about {kind.words}")
+            raise DeclarationError(f"{where}: {mark!r} does not apply to {kind.words}")
         kind = _narrowed(kind, numbers[0], mark)
     return kind
 

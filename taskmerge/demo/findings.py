@@ -28,7 +28,7 @@ def fused(run: Run) -> Iterator[str]:
 def diagnosed(run: Run) -> Iterator[str]:
     """What the verdict means for a program."""
     code = run.results["diagnose"]["exit_code"]
-    yield f"`taskmerge diagnose-drift` ends with exit code {code} on this."
+    yield f"`taskmerge diagnose-drift` ends with exit code {code} for this result."
 
 
 def recovered(run: Run) -> Iterator[str]:
@@ -38,8 +38,8 @@ def recovered(run: Run) -> Iterator[str]:
     outside = [name for name in changed if not name.startswith(PROJECTOR)]
     same = len(Checkpoint.open(before).tensors) - len(changed)
     yield (
-        f"Compared bit by bit with the fused model: {len(changed) - len(outside)} tensors of the audio projector "
-        f"changed, {len(outside)} others did, {same} are identical."
+        f"Compared bit by bit with the fused model: {len(changed) - len(outside)} tensors of the audio "
+        f"projector and {len(outside)} others changed; {same} are identical."
     )
 
 
@@ -53,7 +53,7 @@ def rehearsed(run: Run) -> Iterator[str]:
     )
     yield f"On held-out pairs: {', '.join(scores)}."
     if not result["kept"]:
-        yield "That was no gain, so the model was kept as it came."
+        yield "That was not a gain, so the model was left unchanged."
 
 
 def evaluated(run: Run) -> Iterator[str]:
@@ -67,7 +67,7 @@ def evaluated(run: Run) -> Iterator[str]:
     for name in run.recipe.specialists:
         own = scores[f"specialist {name}", name]
         yield (
-            f"{name}: the specialist finds {own:.1%} at first rank, "
+            f"{name}: the specialist ranks {own:.1%} first, "
             + ", ".join(f"{variant} {scores[variant, name]:.1%}" for variant in ("fused", "recovered", "rehearsed"))
             + "."
         )

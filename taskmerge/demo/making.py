@@ -32,12 +32,14 @@ def make(folder: Path, say: Callable[[str], None], steps: float = 1.0) -> None:
     for name, maker in (("image", pictures.make), ("audio", speech.make)):
         for split, rows in maker(SEED).items():
             _write_rows(folder / "data" / f"{name}_{split}.parquet", rows)
-        say(f"  {name}: data made")
+        say(f"  {name}: data generated")
     scratch = folder / "scratch"
     if is_made_here(scratch, "work"):
         shutil.rmtree(scratch)
     if scratch.exists():
-        raise OutputError("stands where the demo works, and was not made by taskmerge", str(scratch), "move it away")
+        raise OutputError(
+            "is in the place where the demo works, and was not made by taskmerge", str(scratch), "move it away"
+        )
     scratch.mkdir(parents=True)
     (scratch / FILE).write_text(render(new_record("work", "demo")), "utf-8")
     settings = _settings(

@@ -31,9 +31,9 @@ def check_speaker() -> None:
     """Raises UsageError where espeak-ng is missing."""
     if shutil.which("espeak-ng") is None:
         raise UsageError(
-            "espeak-ng, which speaks the words, is not installed",
+            "espeak-ng, which synthesises the spoken words, is not installed",
             next_move="install it (apt-get install espeak-ng, brew install espeak-ng), or leave out --from-scratch: "
-            "the words are shipped spoken",
+            "recordings of the words are included",
         )
 
 

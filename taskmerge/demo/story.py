@@ -25,20 +25,20 @@ SPECIALISTS = ("image", "audio")
 _WIDTH = 110
 
 OPENING = (
-    "The base is all-MiniLM-L6-v2, a text embedder, with a small picture tower. Two specialists were trained from it, "
-    "each knowing nothing of the other: one matches pictures to captions; one matches spoken words to their spelling, "
-    "through an audio projector of its own. They come as task vectors (specialist - base) of one bit per weight, "
-    "{size:.1f} MB, and are unpacked now."
+    "The base is all-MiniLM-L6-v2, a text embedder, with a small picture tower. Two specialists were trained "
+    "from it independently: one matches pictures to captions; one matches spoken words to their spelling, "
+    "through an audio projector of its own. They come as task vectors (specialist - base) of one bit per "
+    "weight, {size:.1f} MB, and are unpacked now."
 )
 CHAPTERS = {
     "fuse": "Fuse: base + 0.3 image + 0.5 audio, tensor by tensor. The audio projector, which only one specialist has, "
     "is copied unchanged.",
-    "diagnose": "Diagnose: the copied projector now feeds a backbone it was not trained with. Does that one still "
-    "understand it? The probes are words spoken by voices that nothing was trained on.",
-    "recover": "Recover: train the projector alone on the fused backbone, everything else frozen (a minute or two).",
-    "rehearse": "Rehearse: train backbone, picture tower and audio projector on pictures and sounds in turn, for what "
-    "fusing cost the backbone itself (two minutes).",
-    "evaluate": "Evaluate: every model there now is, on pictures and voices that none was trained on.",
+    "diagnose": "Diagnose: the copied projector now feeds a backbone it was not trained with. Does the backbone still "
+    "understand it? The probes are words spoken by voices that were not used in training.",
+    "recover": "Recover: train only the projector on the fused backbone; all else is frozen (a minute or two).",
+    "rehearse": "Rehearse: train backbone, picture tower and audio projector on pictures and sounds in turn, to repair "
+    "what fusing changed in the backbone itself (two minutes).",
+    "evaluate": "Evaluate: all models, on pictures and voices that were not used in training.",
 }
 
 
@@ -66,24 +66,26 @@ def tell(out: Path, say: Say = print, *, from_scratch: bool = False) -> tuple[di
         BY_NAME[stage](current)
         for line in FINDINGS[stage](current):
             _paragraph(say, line)
-    say(f"\nAll of it took {time.monotonic() - began:.0f} s.")
+    say(f"\nTotal time: {time.monotonic() - began:.0f} s.")
     return report(current), current.places
 
 
 def _check_folder(out: Path, from_scratch: bool) -> None:
     """Refuses a folder that no demo has made; nothing in it, nor where links in it lead, is written over."""
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise OutputError("exists and is no folder", str(out), "choose another --out")
+        raise OutputError("exists and is not a folder", str(out), "choose another --out")
     holds = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if holds and not is_made_here(out, "demo"):
-        raise OutputError("the folder holds something else than a demo", str(out), "choose another --out, or remove it")
+        raise OutputError(
+            "the folder contains something other than a demo", str(out), "choose another --out, or remove it"
+        )
     links = [path for place in (RECIPE, "data", "models", REMADE) for path in (out / place, *(out / place).glob("*"))
              if path.is_symlink()]  # fmt: skip
     if links:
-        raise OutputError("is a link, which no demo makes", str(links[0]), "remove it")
+        raise OutputError("is a link, which a demo never creates", str(links[0]), "remove it")
     if holds - {FILE} and (REMADE in holds) != from_scratch:
         made = "made from scratch" if REMADE in holds else "of the shipped models"
-        raise OutputError(f"the folder holds a demo {made}", str(out), "choose another --out, or remove it")
+        raise OutputError(f"the folder contains a demo {made}", str(out), "choose another --out, or remove it")
 
 
 def set_stage(out: Path, shipped: Path, say: Say) -> Recipe:
@@ -104,7 +106,9 @@ def remade(folder: Path, say: Say) -> Path:
     """A folder like the shipped one with everything in it made anew; see `making.make`."""
     from taskmerge.demo.making import make
 
-    _chapter(say, 0, "From scratch: speak the words, draw the pictures, train the picture tower and both specialists.")
+    _chapter(
+        say, 0, "From scratch: synthesise the words, draw the pictures, train the picture tower and both specialists."
+    )
     if not (folder / RECIPE).is_file():
         make(folder, lambda line: say(f"   {line}"))
         shutil.copyfile(SHIPPED / RECIPE, folder / RECIPE)

@@ -26,7 +26,7 @@ def check_libraries(from_scratch: bool = False) -> None:
 def minilm() -> Path:
     """The folder of all-MiniLM-L6-v2's real weights, from its package."""
     package = find_spec(LIBRARIES[0])
-    assert package is not None and package.origin is not None, "check_libraries comes first"
+    assert package is not None and package.origin is not None, "call check_libraries first"
     return Path(package.origin).parent / "model"
 
 

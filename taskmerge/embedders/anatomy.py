@@ -102,7 +102,7 @@ def backbone_layers(network: nn.Module, homes: Mapping[str, str]) -> tuple[nn.Mo
     if not best[1]:
         raise UsageError(
             f"no stack of backbone layers found in {type(network).__name__}",
-            next_move="say with `components:` which tensors are the backbone",
+            next_move="list the backbone's tensors under `components:`",
         )
     return best[1]
 

@@ -61,7 +61,7 @@ def replaced_embeddings(
             handle.remove()
     if runs != 1:
         raise UsageError(
-            f"{type(backbone).__name__} looked its tokens up {runs} times, not once: vectors have no place in it",
+            f"{type(backbone).__name__} looked up its tokens {runs} times, not once: vectors cannot be inserted",
             next_move="graft onto another backbone",
         )
 
@@ -118,11 +118,11 @@ def check_can_be_made_again(config: Mapping[str, Any], backbone: nn.Module, plac
             again = backbone_of(config)
     except CheckpointError as error:
         what = f"{type(backbone).__name__} could not be opened again: {error.problems[0].what}"
-        raise UsageError(what, place, "graft onto a model of transformers, without code of its own") from error
+        raise UsageError(what, place, "graft onto a model of transformers, without its own code") from error
     shapes = [{name: tensor.shape for name, tensor in model.state_dict().items()} for model in (backbone, again)]
     if differ := sorted(name for name in shapes[0] if shapes[0][name] != shapes[1].get(name)):
-        what = f"{type(backbone).__name__} made again from its config has other tensors: {', '.join(differ[:_SHOWN])}"
-        raise UsageError(what, place, "is its config.json that of these weights?")
+        what = f"{type(backbone).__name__} rebuilt from its config has other tensors: {', '.join(differ[:_SHOWN])}"
+        raise UsageError(what, place, "does its config.json belong to these weights?")
 
 
 def save_tensors(embedder: nn.Module, path: Path) -> None:
@@ -146,7 +146,7 @@ def load_tensors(embedder: nn.Module, folder: Path) -> None:
     """
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
-        raise CheckpointError("no model.safetensors", str(folder))
+        raise CheckpointError("model.safetensors is missing", str(folder))
     missing: set[str] | None = None
     left: set[str] = set()
     for file in files:
@@ -162,7 +162,7 @@ def _check(embedder: nn.Module, missing: set[str], left: set[str], folder: Path)
         raise CheckpointError(f"tensors are missing: {', '.join(outside[:_SHOWN])}", str(folder))
     strange = sorted(name for name in left if not name.startswith(PREFIX) and not _is_head(name))
     if strange:
-        what = f"tensors this embedder has no place for: {', '.join(strange[:_SHOWN])}"
+        what = f"tensors that this embedder does not have: {', '.join(strange[:_SHOWN])}"
         raise CheckpointError(what, str(folder))
     told = {
         "missing_keys": [name.removeprefix(PREFIX) for name in sorted(missing)],

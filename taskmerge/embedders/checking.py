@@ -73,7 +73,7 @@ def check_model(embedder: Embedder) -> ModelCheck:
         problems.append(str(error))
     tried = tuple(_try(embedder, anatomy, modality, names) for modality in embedder.modalities)
     if TEXT not in embedder.modalities:
-        problems.append("it embeds no text: nothing can be retrieved by text, and no stage can train it")
+        problems.append("it does not embed text: text cannot be used for retrieval, and no stage can train it")
     layers = tuple(names.get(id(layer), "?") for layer in anatomy.layers) if anatomy is not None else ()
     precision = precision_name(embedder.dtype)
     return ModelCheck(tried, counts, layers, _prompts(embedder), tuple(problems), precision)
@@ -111,9 +111,9 @@ def _try(embedder: Embedder, anatomy: Anatomy | None, modality: str, names: dict
     if embedding.ndim != 2 or len(embedding) != 1:
         problem = f"1 item gives embeddings of shape {list(embedding.shape)}, not [1, width]"
     elif not np.isfinite(embedding).all():
-        problem = "the embedding holds NaN or infinity"
+        problem = "the embedding contains NaN or infinity"
     elif projectors and not run:
-        problem = "none of its projectors ran: were other modules meant? `components:` says which they are"
+        problem = "none of its projectors ran: are other modules the projectors? List them under `components:`"
     return Tried(modality, int(embedding.shape[-1]), projected, run, problem)
 
 

@@ -129,7 +129,7 @@ class OmniEmbedder(InputModule):
     def _refuse(self, modality: str, item: Any) -> NoReturn:
         has = ", ".join(name for name in self.modalities if name != MESSAGE)
         raise UsageError(
-            f"no encoder for {modality}: {describe(item)}",
+            f"there is there is no encoder for {modality}: {describe(item)}",
             next_move=f"this embedder takes {has}; `taskmerge graft` attaches another encoder",
         )
 
@@ -146,7 +146,7 @@ class OmniEmbedder(InputModule):
         if modality == MESSAGE:
             if not self.inputs.takes_messages:
                 what = "this backbone has no template for chat messages"
-                raise UsageError(what, next_move='hand in {"text": …, "audio": …}')
+                raise UsageError(what, next_move='pass {"text": …, "audio": …}')
             return {MESSAGE: [item] if isinstance(item, dict) else list(item)}
         if isinstance(modality, tuple):
             return dict(item)

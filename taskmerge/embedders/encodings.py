@@ -193,8 +193,8 @@ class Encodings:
         if self._used + size > self.limit:
             self._make_room(size)
         if self._used + size > self.limit:
-            what = f"the {show_bytes(self.limit)} that may be kept are full"
-            self._stop(f"{what}: what else is encoded is encoded again when it is needed again")
+            what = f"the limit of {show_bytes(self.limit)} is reached"
+            self._stop(f"{what}: further encodings are not kept and will be computed again when needed")
             return False
         self._used += size
         return True

@@ -118,7 +118,7 @@ def _attached(
     from taskmerge.embedders.towers import TowerConfig
 
     if modality not in with_tower():
-        raise UsageError(f"no modality {modality!r}", next_move=did_you_mean(modality, with_tower()))
+        raise UsageError(f"unknown modality {modality!r}", next_move=did_you_mean(modality, with_tower()))
     if isinstance(encoder, str) and (problems := list(encoder_problems(encoder, modality_of_column(modality)))):
         raise UsageError(problems)
     folder = local_folder(backbone)
@@ -201,10 +201,10 @@ def _check_modality(opened: _Opened, modality: str, place: str) -> None:
     """Raises UsageError where the backbone takes the modality already, or has a tower of that name."""
     name = tower_of(modality)
     if opened.old is not None and name in opened.old.towers:
-        raise UsageError(f"{place} already has a tower {name!r}", next_move="recover or specialize trains it")
+        raise UsageError(f"{place} already has a tower {name!r}", next_move="`recover` or `specialize` trains it")
     if own := sorted(set(through(name)) & set(opened.takes)):
         raise UsageError(
-            f"{place} takes {', '.join(own)} by itself",
+            f"{place} already takes {', '.join(own)}",
             next_move=f"train its own {name} tower (`specialize` without `graft`), or graft another modality",
         )
 
@@ -224,7 +224,7 @@ def _open_backbone(backbone: str | Path, pooling: str | None, normalize: bool, o
     old = opened.graft if isinstance(opened, GraftedEmbedder) else None
     network = old.backbone if old is not None else opened.network
     if not hasattr(network, "get_input_embeddings"):
-        raise CheckpointError("its first module holds no transformers model", str(backbone))
+        raise CheckpointError("its first module does not contain a transformers model", str(backbone))
     tail = rest if pooling is None else _tail(network, pooling, normalize)
     if old is None:
         return _Opened(network, first.tokenizer, _own(first, backbone), None, tail)
@@ -242,7 +242,7 @@ def _own(module: Any, place: str | Path) -> Any:
     if module.module_output_name != OUTPUT or any(
         row["method"] != "forward" for row in module.modality_config.values()
     ):
-        what = f"{type(module.auto_model).__name__} has no one sequence that text and projected vectors go through"
+        what = f"{type(module.auto_model).__name__} has no single sequence for text and projected vectors"
         raise UsageError(what, str(place), "graft onto a text or vision-language model")
     return None if set(module.modalities) <= {"text"} else module
 

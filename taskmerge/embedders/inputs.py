@@ -120,7 +120,9 @@ def messages_without(
                 kind = part.get("type")
                 if kind in tower_of:
                     if any(tower_of[known] == tower_of[kind] for known in grafted):
-                        raise UsageError(f"two items for {tower_of[kind]!r} in one conversation", next_move="one fits")
+                        raise UsageError(
+                            f"two items for {tower_of[kind]!r} in one conversation", next_move="only one is allowed"
+                        )
                     grafted[kind] = part[kind]
                     part = {"type": "tower", "tower": tower_of[kind]}
                 parts.append(part)

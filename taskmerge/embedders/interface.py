@@ -157,7 +157,7 @@ class Embedder(ABC):
         wanted = self.prompts if prompts is None else Prompts.of(prompts)
         if wanted and not self.takes_prompts:
             raise UsageError(
-                f"{self.label}: a {type(self).__name__} puts no prompts before its items",
+                f"{self.label}: a {type(self).__name__} does not use prompts",
                 next_move="let its `prepare` use `self.prompt(role, modality)` and set `takes_prompts = True`",
             )
         found = copy.copy(self)
@@ -324,7 +324,7 @@ class Embedder(ABC):
         """Raises UsageError when it does not embed items of this modality. source: what holds them."""
         if modality not in self.modalities:
             raise UsageError(
-                f"{source} holds {modality}, for which the model has no encoder",
+                f"{source} contains {modality}, for which the model has no encoder",
                 next_move=f"the model takes {', '.join(self.modalities)}",
             )
 

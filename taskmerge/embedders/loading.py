@@ -167,9 +167,9 @@ def _addresses(allowed: type, folder: Path) -> dict[str, type]:
     found = {address: allowed for address in named if address.rpartition(".")[2] == allowed.__name__}
     if not found:
         raise UsageError(
-            f"the embedder {class_address(allowed)} is a module class, and modules.json does not name it",
+            f"the embedder {class_address(allowed)} is a module class, but modules.json does not list it",
             str(folder),
-            f"it names {', '.join(named) or 'none'}; for another kind of model name a function: my_model.py:load",
+            f"it lists {', '.join(named) or 'none'}; for another kind of model give a function: my_model.py:load",
         )
     return found
 
@@ -187,7 +187,7 @@ def _check_known(folder: Path, classes: Mapping[str, type], label: str) -> None:
         if address not in classes and not address.startswith("sentence_transformers."):
             module, _, name = address.rpartition(".")
             raise CheckpointError(
-                f"modules.json names {address}, a class of its owner's: its code runs only if you name it",
+                f"modules.json names {address}, a class of the model's author: its code runs only if you name it",
                 label,
                 f"`embedder: path/to/file.py:{name}` in a recipe, or --embedder {module}:{name}, if you trust it",
             )

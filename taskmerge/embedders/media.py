@@ -39,8 +39,8 @@ def load_audio(item: Any, sampling_rate: int) -> np.ndarray:
     elif isinstance(item, dict):
         if "array" not in item or item.get("sampling_rate") is None:
             raise UsageError(
-                f"audio {name} says no sampling rate",
-                next_move='hand in {"array": waveform, "sampling_rate": 16000} or a path',
+                f"audio {name} has no sampling rate",
+                next_move='pass {"array": waveform, "sampling_rate": 16000} or a path',
             )
         array, rate = _numbers(item["array"], f"audio {name}"), item["sampling_rate"]
     else:
@@ -64,15 +64,15 @@ def _numbers(item: Any, what: str) -> np.ndarray:
     try:
         array = np.asarray(item)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UsageError(f"{what} is no array of numbers: {clipped(first_line(error), 200)}") from None
+        raise UsageError(f"{what} is not an array of numbers: {clipped(first_line(error), 200)}") from None
     if not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
-        raise UsageError(f"{what} is no array of numbers", next_move="hand in an array, or the path of a file")
+        raise UsageError(f"{what} is not an array of numbers", next_move="pass an array or the path of a file")
     return array
 
 
 def _mono(array: np.ndarray, name: str) -> np.ndarray:
     if array.size == 0:
-        raise UsageError(f"audio {name} is empty", next_move="remove the item, or find out why nothing was recorded")
+        raise UsageError(f"audio {name} is empty", next_move="remove the item, or check its recording")
     if array.ndim not in (1, 2):
         raise UsageError(f"audio {name} has {array.ndim} dimensions", next_move="waveforms are 1-D, or 2-D: channels")
     if np.issubdtype(array.dtype, np.integer):
@@ -81,7 +81,7 @@ def _mono(array: np.ndarray, name: str) -> np.ndarray:
     if wave.ndim == 2:  # the shorter axis holds the channels, whichever library wrote it
         wave = wave.mean(axis=int(np.argmin(wave.shape)))
     if not np.isfinite(wave).all():
-        raise UsageError(f"audio {name} holds NaN or infinite samples", next_move="mend or remove the item")
+        raise UsageError(f"audio {name} contains NaN or infinite samples", next_move="repair or remove the item")
     return wave
 
 
@@ -131,7 +131,7 @@ def _picture_from_array(array: np.ndarray, name: str) -> Any:
         raise UsageError(f"picture {name} is not (height, width[, channels])")
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
-            raise UsageError(f"picture {name} holds NaN or infinite values")
+            raise UsageError(f"picture {name} contains NaN or infinite values")
         array = np.rint(np.clip(array, 0.0, 1.0) * 255.0)
     return Image.fromarray(array.astype(np.uint8))
 
@@ -161,7 +161,7 @@ def _frames_from_path(path: Path, mode: str) -> list[Any]:
     except OSError as error:
         raise UsageError(f"video folder {str(path)!r} cannot be read: {error.strerror}") from None
     if not files:
-        raise UsageError(f"video folder {str(path)!r} holds no pictures")
+        raise UsageError(f"video folder {str(path)!r} contains no pictures")
     frames: list[Any] = []
     pixels = 0
     for file in files:

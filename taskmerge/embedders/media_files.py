@@ -42,7 +42,7 @@ def read_sound(source: Path | bytes, name: str) -> tuple[np.ndarray, int]:
     import soundfile
 
     what = f"audio {name}"
-    move = "WAV, FLAC, OGG/Opus and MP3 are read"
+    move = "supported: WAV, FLAC, OGG/Opus and MP3"
     with _stream(source, what) as stream, _reading(what, move), soundfile.SoundFile(stream) as sound:
         check_sound(max(int(sound.frames), 0) * sound.channels, what)
         return sound.read(dtype="float32", always_2d=False), int(sound.samplerate)
@@ -63,7 +63,7 @@ def read_film(source: Path | bytes, name: str) -> list[Any]:
     from PIL import ImageSequence
 
     what = f"video {name}"
-    move = "hand in a folder of pictures, an animated GIF/WebP/PNG, or an array of frames"
+    move = "pass a folder of pictures, an animated GIF/WebP/PNG, or an array of frames"
     with _stream(source, what) as stream, _picture(stream, what, move) as film:
         check_film(film.width * film.height * getattr(film, "n_frames", 1), what)
         return [frame.copy() for frame in ImageSequence.Iterator(film)]
@@ -86,7 +86,7 @@ def check_picture(width: int, height: int, what: str) -> None:
 
 def _check(count: int, most: int, what: str, of: str) -> None:
     if count > most:
-        raise UsageError(f"{what} is too large: {count:,} {of}, at most {most:,} are read", next_move=_SMALLER)
+        raise UsageError(f"{what} is too large: {count:,} {of}, at most {most:,} are allowed", next_move=_SMALLER)
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def _reading(what: str, move: str) -> Iterator[None]:
 
 
 @contextmanager
-def _picture(stream: BinaryIO, what: str, move: str = "PNG, JPEG, WebP, GIF, TIFF and BMP are read") -> Iterator[Any]:
+def _picture(stream: BinaryIO, what: str, move: str = "supported: PNG, JPEG, WebP, GIF, TIFF and BMP") -> Iterator[Any]:
     require("PIL")
     from PIL import Image
 

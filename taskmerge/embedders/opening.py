@@ -11,7 +11,9 @@ from taskmerge.embedders.processors import without_torchvision
 from taskmerge.embedders.whole import whole
 from taskmerge.errors import CheckpointError, TaskmergeError, clipped, first_line
 
-_WHOLE = "a model of transformers or sentence-transformers opens, with its config, tokenizer or processor beside it"
+_WHOLE = (
+    "use a model of transformers or sentence-transformers, in a folder with its config and its tokenizer or processor"
+)
 
 
 @contextmanager
@@ -32,8 +34,8 @@ def opening(source: str | Path, what: str) -> Iterator[None]:
         raise
     except Exception as error:  # what libraries raise for a folder that makes no sense has no bounds
         kind = "" if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: "
-        said = f"no {what} can be loaded: {kind}{clipped(first_line(error), 500)}"
-        move = "install the library that it names" if isinstance(error, ImportError) else _WHOLE
+        said = f"the the {what} cannot be loaded: {kind}{clipped(first_line(error), 500)}"
+        move = "install the library that the message names" if isinstance(error, ImportError) else _WHOLE
         raise CheckpointError(said, str(source), move) from error
 
 

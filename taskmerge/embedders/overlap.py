@@ -42,17 +42,17 @@ def overlap_note(name: str, pairs: Pairs, others: Pairs) -> str:
     parts = [
         f"{len(rows)} {said}"
         for rows, said in (
-            (found.items, "are trained on themselves"),
-            (found.texts, "have a text that is trained on"),
-            (found.groups, f"are of a {GROUP} that is trained on"),
+            (found.items, "are training items"),
+            (found.texts, "have a text of the training data"),
+            (found.groups, f"have a {GROUP} of the training data"),
         )
         if rows
     ]
     if not parts:
         return ""
     return (
-        f"{name}: of {len(pairs)} pairs that judge ({pairs.source}) {', '.join(parts)} ({others.source}): "
-        "what is new may do worse."
+        f"{name}: of {len(pairs)} evaluation pairs ({pairs.source}) {', '.join(parts)} ({others.source}): "
+        "results on new data may be worse."
     )
 
 

@@ -214,5 +214,5 @@ def _as_taken(item: Any, modality: str) -> Any:
         return str(item) if isinstance(item, Path) else item
     frames = [np.asarray(frame) for frame in load_frames(item, "RGB")]
     if len({frame.shape for frame in frames}) > 1:
-        raise UsageError("the frames of a film are of several sizes", next_move="scale them to one size")
+        raise UsageError("the frames of a video have several sizes", next_move="resize them to one size")
     return np.stack(frames)

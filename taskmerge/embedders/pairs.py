@@ -29,7 +29,7 @@ GROUP = "group"
 """Column that says what items have in common besides their text: a speaker, a camera."""
 SAMPLING_RATE = 16_000
 SHOWN = 5
-_ROW = "each row is an item and its text"
+_ROW = "each row must be an item and its text"
 _NEGATIVE = re.compile(r"negative(_[0-9]+)?")
 _CLOSING = ".,;:!?…。、！？"
 
@@ -161,7 +161,7 @@ def read_pairs(source: Any, column: str | None = None) -> Pairs:
         return source
     label, rows, folder = open_rows(source)
     if not len(rows):
-        raise UsageError("holds no pairs", label)
+        raise UsageError("contains no pairs", label)
     first = rows[0]
     negatives = tuple(name for name in first if _NEGATIVE.fullmatch(name)) if isinstance(first, Mapping) else ()
     scan = _Scan(label, folder, _column(first, column, label) if isinstance(first, Mapping) else "", negatives)
@@ -196,14 +196,14 @@ class _Scan:
         """The group of every row; none where no row has one. Raises UsageError where only some have."""
         if self.found and self.without:
             what = f"{self.without} of {len(self.found) + self.without} rows have no {GROUP}"
-            raise UsageError(what, f"{self.label}: row {self.first_without}", "give every row one, or none")
+            raise UsageError(what, f"{self.label}: row {self.first_without}", "give one to every row, or to none")
         return self.found
 
     def texts(self, rows: Iterable[Any]) -> Iterator[str]:
         for number, row in enumerate(rows):
             place = f"{self.label}: row {number + 1}"
             if not isinstance(row, Mapping):
-                raise UsageError(f"is no table of columns: {clipped(repr(row), 80)}", place, _ROW)
+                raise UsageError(f"is not a table of columns: {clipped(repr(row), 80)}", place, _ROW)
             for problem in self._problems(row, place):
                 self.count += 1
                 if len(self.problems) < SHOWN:
@@ -224,17 +224,21 @@ class _Scan:
         text, item = row.get("text"), _item(row.get(self.column), self.column, self.folder)
         self.files = self.files or isinstance(item, Path)
         if not isinstance(text, str) or not text.strip():
-            yield Problem(f"no text beside its {self.column}: {text!r}", place, _ROW)
+            yield Problem(f"no text next to its {self.column}: {text!r}", place, _ROW)
         if item is None or (isinstance(item, str) and not item.strip()):
-            yield Problem(f"no {self.column} beside the text {text!r}", place, f"found: {', '.join(row)}")
+            yield Problem(f"no {self.column} next to the text {text!r}", place, f"found: {', '.join(row)}")
         elif isinstance(item, Path) and not _exists(item):
             yield Problem(f"{str(item)!r} does not exist", place, f"paths are relative to {self.folder}")
         for name in self.negatives:
             wrong = row.get(name)
             if not isinstance(wrong, str) or not wrong.strip():
-                yield Problem(f"no {name} beside the text {text!r}: {wrong!r}", place, "every row has one, or none has")
+                yield Problem(
+                    f"no {name} next to the text {text!r}: {wrong!r}", place, "every row must have one, or none"
+                )
             elif isinstance(text, str) and spelling(wrong) == spelling(text):
-                yield Problem(f"its {name} is its text: {text!r}", place, "what is right cannot be wrong too")
+                yield Problem(
+                    f"its {name} is the same as its text: {text!r}", place, "a text cannot be both right and wrong"
+                )
 
 
 class StoredItems(Sequence[Any]):
@@ -302,10 +306,14 @@ def _column(row: Mapping[str, Any], wanted: str | None, label: str) -> str:
     present = [name for name in ITEM_COLUMNS if name in row]
     if wanted is not None:
         if wanted not in row or wanted not in ITEM_COLUMNS:
-            raise UsageError(f"no column {wanted!r}", label, f"columns: {', '.join(row)}")
+            raise UsageError(f"there is there is no column {wanted!r}", label, f"columns: {', '.join(row)}")
         return wanted
     if len(present) != 1:
-        what = f"several item columns: {', '.join(present)}" if present else f"no item column in {', '.join(row)}"
+        what = (
+            f"several item columns: {', '.join(present)}"
+            if present
+            else f"there is there is no item column in {', '.join(row)}"
+        )
         raise UsageError(what, label, f"each row needs text and one of {', '.join(ITEM_COLUMNS)}")
     return present[0]
 
@@ -327,7 +335,7 @@ def _unpacked(item: Mapping[str, Any], modality: str) -> Any:
     """What a parquet file or data set stores as {"bytes", "path"}."""
     content, name = item["bytes"], repr(str(item.get("path") or "in the data"))
     if not isinstance(content, bytes):
-        raise UsageError(f"the bytes of {name} are none: {clipped(repr(content), 80)}")
+        raise UsageError(f"the bytes of {name} are not bytes: {clipped(repr(content), 80)}")
     media = media_of(modality)
     if media == "sound":
         array, rate = read_sound(content, name)

@@ -21,7 +21,7 @@ from taskmerge.errors import CheckpointError, UsageError
 
 _ENTRY = "video_processor"
 _TORCHVISION = "torchvision.transforms.v2.functional"
-_FRAMES = "hand in the film's frames as pictures, or install torchvision"
+_FRAMES = "pass the video's frames as pictures, or install torchvision"
 
 
 @contextmanager
@@ -93,7 +93,7 @@ class _Missing:
     """A name of torchvision, which modules may mention but not use."""
 
     def __new__(cls, *arguments: Any, **options: Any) -> _Missing:
-        raise UsageError("this model's own preparation of films needs torchvision", next_move=_FRAMES)
+        raise UsageError("this model's own video preparation needs torchvision", next_move=_FRAMES)
 
 
 @contextmanager
@@ -138,7 +138,7 @@ def _pillow_frames() -> type:
             try:
                 return super().preprocess(videos, **options)
             except NameError as error:  # a step of the model's own that names torchvision
-                what = f"{type(self).__name__} cannot prepare films without torchvision: {error}"
+                what = f"{type(self).__name__} cannot prepare videos without torchvision: {error}"
                 raise UsageError(what, next_move=_FRAMES) from error
 
         def convert_to_rgb(self, video: torch.Tensor) -> Any:  # type: ignore[override]

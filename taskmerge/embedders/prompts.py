@@ -51,7 +51,7 @@ class Prompts:
             if name in ("modalities", "tasks"):
                 found[name] = {str(key): cls.of(inner) for key, inner in (value or {}).items()}
             elif value is not None and not isinstance(value, str):
-                raise UsageError(f"prompts: {name}: {value!r} is no text")
+                raise UsageError(f"prompts: {name}: {value!r} is not text")
         return cls(**found)
 
     def text(self, role: Role | None, modality: str | None = None) -> str | None:

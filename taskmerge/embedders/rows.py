@@ -24,7 +24,7 @@ MOST_BYTES = 8 << 30
 HELD_BYTES = 64 << 20
 """A table that is unpacked to more than this is kept on the disk, not in memory."""
 _PIECE = 256
-_FEWER = "keep sounds and pictures in files of their own"
+_FEWER = "keep sounds and pictures in separate files"
 
 
 def open_rows(source: Any) -> tuple[str, Sequence[Any], Path]:
@@ -50,8 +50,8 @@ def open_rows(source: Any) -> tuple[str, Sequence[Any], Path]:
     if isinstance(source, Sequence):
         return "pairs in memory", source, Path()
     raise UsageError(
-        f"{type(source).__name__} is no set of pairs",
-        next_move="a .jsonl or .parquet file, a data set, or a list of dicts",
+        f"{type(source).__name__} is not a set of pairs",
+        next_move="give give a .jsonl or .parquet file, a data set, or a list of dicts",
     )
 
 
@@ -104,7 +104,7 @@ def _lines(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes]]:
     while line := file.readline(MOST_LINE + 1):
         number += 1
         if len(line) > MOST_LINE:
-            what = f"the line has more than {MOST_LINE:,} bytes, too many for a pair"
+            what = f"the line has more than {MOST_LINE:,} bytes, which is too long for a pair"
             raise UsageError(what, f"{path}:{number}", _FEWER)
         yield number, line
 
@@ -174,7 +174,7 @@ def _lengths(column: Any) -> Any:
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        raise UsageError("is not a file" if path.exists() else f"no file {str(path)!r}", str(path))
+        raise UsageError("is not a file" if path.exists() else f"there is there is no file {str(path)!r}", str(path))
 
 
 def _parquet(path: Path) -> TableRows:
@@ -216,7 +216,7 @@ def _kept(batches: Iterable[Any], label: str) -> TableRows:
         for batch in pieces:
             size += batch.nbytes
             if size > free // 2 or batch.nbytes > MOST_BYTES:
-                what = f"unpacks to more than {size:,} bytes, and {free:,} are free in {folder.path.parent}"
+                what = f"unpacks to more than {size:,} bytes, but only {free:,} are free in {folder.path.parent}"
                 raise UsageError(what, label, f"{_FEWER}, or set TMPDIR to a larger disk")
             writer.write_batch(batch)
     reader = pyarrow.ipc.open_file(pyarrow.memory_map(str(place)))
@@ -241,7 +241,7 @@ def _open_dataset(name: str) -> Any:
     repository, _, rest = name.partition(":")
     split, _, mode = rest.partition(":")
     if mode not in ("", "streaming"):
-        raise UsageError(f"{mode!r} is no way to read a data set", name, "NAME, NAME:SPLIT or NAME:SPLIT:streaming")
+        raise UsageError(f"{mode!r} is not a way to read a data set", name, "NAME, NAME:SPLIT or NAME:SPLIT:streaming")
     try:
         found = datasets.load_dataset(repository, split=split or None, streaming=mode == "streaming")
     except Exception as error:  # the library raises its own, hub and OS errors; all mean the same to the user
@@ -253,7 +253,9 @@ def _one_split(found: Any, name: str) -> Any:
     if isinstance(found, Mapping):
         splits = list(found)
         if "test" not in splits and len(splits) > 1:
-            raise UsageError(f"has several splits and none is test: {', '.join(splits)}", name, f"{name}:{splits[0]}")
+            raise UsageError(
+                f"has several splits, but none called test: {', '.join(splits)}", name, f"{name}:{splits[0]}"
+            )
         found = found["test"] if "test" in splits else found[splits[0]]
     return found
 

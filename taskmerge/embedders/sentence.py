@@ -130,7 +130,9 @@ class SentenceEmbedder(Embedder):
         if found is None:
             parts = ", ".join(type(part).__name__ for part in self.module)
             raise CheckpointError(
-                f"its modules make no sentence embedding: {parts}", self.label, "its modules.json lacks a Pooling"
+                f"its modules do not produce a sentence embedding: {parts}",
+                self.label,
+                "its modules.json lacks a Pooling",
             )
         return found[..., : self.module.truncate_dim]
 

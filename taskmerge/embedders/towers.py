@@ -44,7 +44,7 @@ class Projector(nn.Module):
     def __init__(self, input_size: int, output_size: int, kind: str = "mlp", hidden: int | None = None) -> None:
         super().__init__()
         if kind not in PROJECTORS:
-            raise UsageError(f"no projector kind {kind!r}", next_move=did_you_mean(kind, PROJECTORS))
+            raise UsageError(f"unknown projector kind {kind!r}", next_move=did_you_mean(kind, PROJECTORS))
         self.norm = nn.LayerNorm(input_size)
         if kind == "linear":
             self.layers = nn.Sequential(nn.Linear(input_size, output_size))

@@ -40,7 +40,7 @@ def named_embedder(embedder: Any, folder: Path) -> Any:
     if not callable(found):
         raise UsageError(
             f"the embedder {embedder!r} is a {type(found).__name__}, which cannot be called",
-            next_move="name a function that takes the path of a folder and returns a taskmerge.Embedder",
+            next_move="give a function that takes the path of a folder and returns a taskmerge.Embedder",
         )
     return found
 
@@ -53,8 +53,8 @@ def offered() -> list[EntryPoint]:
 def _offered(name: str) -> Any:
     points = {point.name: point for point in offered()}
     if name not in points:
-        move = did_you_mean(name, points) if points else "name a file: my_model.py:load"
-        raise UsageError(f"no installed package offers an embedder {name!r}", next_move=move)
+        move = did_you_mean(name, points) if points else "give a file: my_model.py:load"
+        raise UsageError(f"no installed package provides an embedder {name!r}", next_move=move)
     return find_object(points[name].value, Path(), "the embedder")
 
 
@@ -84,7 +84,7 @@ def loaded(loader: Any, folder: Path, label: str) -> Any:
         raise CheckpointError(
             f"{name}() fails: {type(error).__name__}: {clipped(first_line(error), 500)}",
             label,
-            "return None from it for models that are not of its class (the base, another specialist)",
+            "it should return None for models of another class (the base, another specialist)",
         ) from error
 
 

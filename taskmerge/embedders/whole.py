@@ -98,18 +98,18 @@ def refuse(
     """
     said = []
     if missing:
-        said.append(f"{_count(missing, 'is', 'are')} not in the file of this {kind}: {_some(missing)}")
+        said.append(f"{_count(missing, 'is', 'are')} missing from the file of this {kind}: {_some(missing)}")
     if left:
         said.append(f"{_count(left, 'in the file has', 'in the file have')} no place in {kind}: {_some(left)}")
     if other:
         holds = _count(other, "does", "do")
-        said.append(f"{holds} not hold in {kind} what the file holds: {_some(other)}")
+        said.append(f"{holds} not have the values of the file in {kind}: {_some(other)}")
     if said:
         raise CheckpointError(
             "; ".join(said),
             str(source),
             "saved with another prefix, by another class, or with other layers than config.json says? "
-            "`taskmerge inspect` lists what the file holds",
+            "`taskmerge inspect` lists the tensors of the file",
         )
 
 

@@ -237,8 +237,8 @@ def _check_found(program: Program, found: Measurement) -> None:
         return
     if any(isinstance(way, KeepLargest) for way in program.ways) and (found.lowest is None or found.highest is None):
         how = "measure_model, over the whole model" if program.across_model else "measure"
-        raise MergeError(f"the thresholds that entries are kept by are not measured (kernels.{how})")
+        raise MergeError(f"the thresholds for keeping entries are not measured (kernels.{how})")
     if any(by_mass(way) for way in program.ways) and found.factors is None:
         raise MergeError("the sums of magnitudes to be kept are not measured (kernels.measure)")
     if program.from_gram is not None and found.weights is None:
-        raise MergeError("the weights are to be found from a Gram matrix that is not measured (kernels.measure)")
+        raise MergeError("the weights need a Gram matrix that is not measured (kernels.measure)")

@@ -56,7 +56,7 @@ class ModelSearch:
     def __init__(self, backend: Backend, tensors: Sequence[Row], keeps: Sequence[Sequence[KeepLargest]]) -> None:
         for base, columns in tensors:
             if len(columns) != len(keeps):
-                raise MergeError(f"{len(columns)} specialists in a row of a model of {len(keeps)}")
+                raise MergeError(f"{len(columns)} specialists in one row, but the model has {len(keeps)}")
             check_shapes(Pair(base, tuple(column for column in columns if column is not None)))
         self._keeps = keeps
         trimmed = [i for i, ways in enumerate(keeps) if ways]
@@ -126,7 +126,7 @@ class ModelSearch:
         """Take over what another process has found out. Raises MergeError where it searched for something else."""
         queries = [query for group in self._groups for query in group.search.queries]
         if len(queries) != len(brackets):
-            raise MergeError(f"{len(brackets)} thresholds were measured, {len(queries)} are needed")
+            raise MergeError(f"{len(brackets)} thresholds were measured, but {len(queries)} are needed")
         for query, bracket in zip(queries, brackets, strict=True):
             query.low, query.high, query.bits = bracket["low"], bracket["high"], bracket["bits"]
 

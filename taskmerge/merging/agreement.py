@@ -44,17 +44,20 @@ class Layers:
             has, all_told = len(self._known[container]), len(numbers | self._known[container])
             glob = f"{container}.{{{min(numbers)}..{max(numbers)}}}.*"
             yield Problem(
-                f"{owner} has {all_told} layers in {container!r}, the base {has}: nothing to add the others to",
+                f"{owner} has {all_told} layers in {container!r}, the base {has}: the base has no tensors "
+                "for the additional layers",
                 None,
-                f"fuse models of as many layers, or leave them out: rules: - {{match: {glob!r}, drop: true}}",
+                "fuse models with the same number of layers, or leave these out: rules: - "
+                f"{{match: {glob!r}, drop: true}}",
             )
 
     def warnings(self) -> Iterator[str]:
         """Tensors inside layers that the base has, which its layers lack."""
         for (owner, container), names in self._inside.items():
             yield (
-                f"{owner} has {len(names)} tensors in {container!r} that the base's own layers lack, such as "
-                f"{names[0]!r}: copied whole, not merged; the class must have them, or a rule drop them (drop: true)"
+                f"{owner} has {len(names)} tensors in {container!r} that the base's own layers lack, such "
+                f"as {names[0]!r}: copied, not merged; the model class must have them, or a rule must drop "
+                "them (drop: true)"
             )
 
 
@@ -76,18 +79,18 @@ def settings(
     for label, own in merged.items():
         theirs = inputs[label].config
         for one in differences(ours, theirs):
-            what = f"config.json: {one.key} is {_short(one.theirs)} in {label}, {_short(one.ours)} in the base"
+            what = f"config.json: {one.key} is {_short(one.theirs)} in {label}, but {_short(one.ours)} in the base"
             if one.serious:
-                move = "are they of one lineage? If one config.json is wrong, correct it"
-                problems.append(Problem(f"{what}: tensors of the same shapes mean other things", None, move))
+                move = "are they of the same lineage? If one config.json is wrong, correct it"
+                problems.append(Problem(f"{what}: tensors of the same shape have another meaning", None, move))
             else:
-                warnings.append(f"{what}; the result computes with {census.naming.label}'s")
+                warnings.append(f"{what}; the result uses the value of {census.naming.label}")
         heads = [step.info.name for step in own if step.component == HEAD and _is_of_labels(step, ours)]
         labels = swapped_labels(ours, theirs) if heads else None
         if labels is not None:
-            what = f"id2label calls {labels[0]!r} in the base what it calls {labels[1]!r} in {label}"
-            move = "give both the same order of labels, or keep one head: rules: - {match: head, keep: base}"
-            problems.append(Problem(f"config.json: {what}: rows of {heads[0]!r} are of other classes", None, move))
+            what = f"id2label lists {labels[0]!r} in the base, but {labels[1]!r} in {label}"
+            move = "use the same order of labels in both, or keep one head: rules: - {match: head, keep: base}"
+            problems.append(Problem(f"config.json: {what}: rows of {heads[0]!r} belong to other classes", None, move))
     return problems, warnings
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def protected_specialists(census: Census, patterns: Sequence[str], place: str, problems: list[Problem]) -> list[str]:
     """The specialists that bring the components named by `protect`; what is wrong goes to `problems`."""
-    of = "what the specialists bring"
+    of = "the specialists' changes"
     problems += census.selector.check(patterns, place, "protect", among=census.own, of=of, also=census.specialists)
     owners = {owner for name in census.selector.names(patterns, census.own) for owner in census.own[name]}
     return [label for label in census.specialists if label in owners or label in patterns]
@@ -27,7 +27,7 @@ def missing(inputs: Mapping[str, StateDict], labels: Sequence[str], why: str, pl
     """A problem for each specialist without covariances beside it."""
     return [
         Problem(
-            f"{why} needs the covariances of {label}'s layer inputs, and {inputs[label].label} has none",
+            f"{why} needs the covariances of the layer inputs of {label}, but {inputs[label].label} has none",
             place,
             f"collect them from unlabelled probes: `taskmerge stats {inputs[label].label} --probes data.jsonl`",
         )

@@ -105,8 +105,8 @@ def _output(
     """Where the model goes. expected: what parts must have written already."""
     if isinstance(out, StoreUri):
         if keep:
-            what = "`output: keep_previous` keeps a folder of a disk under another name, which stores cannot"
-            raise UsageError(what, str(out), "leave it out, and write to another uri")
+            what = "`output: keep_previous` renames a folder, which is not possible in a store"
+            raise UsageError(what, str(out), "leave it out and write to another uri")
         from taskmerge.checkpoints.output.store_folder import StoreFolder  # loaded where there is a store
 
         return StoreFolder(out, identity, fresh, read, expected=expected)
@@ -124,7 +124,7 @@ def check_same(began: str, plan: Plan, recipe: Recipe) -> None:
         raise CheckpointError(
             "configs, tokenizers, covariances or code of the inputs were written to while they were being read",
             ", ".join(str(folder) for folder in folders_of(every_input(plan).values())),
-            "run it again when nobody writes to them any more",
+            "run it again when no other program writes to them",
         )
 
 

@@ -20,7 +20,7 @@ _KEY = "quantization_config"
 def check_quantized(base: StateDict, recipe: Recipe) -> None:
     """Raise RecipeError where the base has no weights in few bits, or not under its own names."""
     if not isinstance(base, Unpacked):
-        what = f"output: quantized, and {base.label} has no weights in few bits that are known here"
+        what = f"output: quantized, but {base.label} has no quantised weights of a supported kind"
         raise RecipeError(what, recipe.output.place, "leave it out")
 
 
@@ -30,7 +30,7 @@ def packed_as_base(plan: Plan, recipe: Recipe, base: StateDict) -> Plan:
     merged = {step.info.name: step.info for step in plan.steps}
     lost = [name for name, codec in base.codecs.items() if name in merged and merged[name].shape != codec.dims]
     if lost:
-        what = f"output: quantized, and {lost[0]!r} has another shape than in the base"
+        what = f"output: quantized, but {lost[0]!r} has another shape than in the base"
         raise RecipeError(what, recipe.output.place, "leave it out")
     infos = packed_infos(merged, base)
     config: Mapping[str, Any] = plan.beside.config

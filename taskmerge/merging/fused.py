@@ -242,8 +242,8 @@ class FusedStateDict(StateDict):
                 why = "" if not step.info.format.mergeable else f" ({step.rule})"
                 raise MergeError(
                     f"the {step.info.dtype} tensor {name!r} differs between the base and {source.label}{why}",
-                    next_move=f"say whose to keep: rules: - {{match: {name!r}, keep: base}}; of a task vector in "
-                    f"Python: without({name!r})",
+                    next_move=f"choose which one to keep: rules: - {{match: {name!r}, keep: base}}; for a task vector "
+                    f"in Python: without({name!r})",
                 )
 
     def _agree(self, step: TensorStep) -> bool:

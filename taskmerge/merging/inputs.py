@@ -99,8 +99,8 @@ def _open_specialist(
         return found, kind
     if kind == "task vector":
         raise RecipeError(
-            f"{specialist.model!r} is a task vector, in which `also: {specialist.also[0]}` has no place",
-            next_move="name the model itself",
+            f"{specialist.model!r} is a task vector, which cannot be combined with `also: {specialist.also[0]}`",
+            next_move="give the model itself",
         )
     return overlaid(found, specialist.also, recipe.folder), kind
 
@@ -128,8 +128,8 @@ def _soup(
     kinds = {kind for _, kind in opened}
     if len(kinds) > 1 or "task vector" in kinds:
         raise RecipeError(
-            f"{label!r} names {' and '.join(sorted(f'{kind}s' for kind in kinds))}, of which no mean is taken",
-            next_move="name checkpoints of one run, all models or all adapters",
+            f"{label!r} matches {' and '.join(sorted(f'{kind}s' for kind in kinds))}, which cannot be averaged",
+            next_move="give checkpoints of one run that are all models or all adapters",
         )
     members = [state_dict for state_dict, _ in opened]
     return Averaged(members, shares(len(members), specialist.ema), str(label)), kinds.pop()
@@ -150,7 +150,7 @@ def open_soup(
     start = None if base is None else _open(base, Path())
     paths = row_paths(row, Path())
     if base is None and (adapter := next((path for path in paths if path.is_dir() and is_adapter(path)), None)):
-        raise RecipeError(f"{str(adapter)!r} is an adapter", next_move="say the model it is for: --base MODEL")
+        raise RecipeError(f"{str(adapter)!r} is an adapter", next_move="give the model that it is for: --base MODEL")
     found, _ = _soup(row, recipe, start, None)
     return found, paths
 
@@ -167,14 +167,15 @@ def _open_one(
         if is_task_vector(place):
             if own_base is not None:
                 raise RecipeError(
-                    f"{specialist.model!r} is a task vector already, and `base: {specialist.base}` would be subtracted",
+                    f"{specialist.model!r} is already a task vector, so that `base: {specialist.base}` "
+                    "cannot be subtracted",
                     next_move="leave out `base` of this specialist",
                 )
             stored = open_task_vector(place)
             if stored.tables:
                 raise RecipeError(
                     f"the task vector {specialist.model!r} adds tokens to {stored.tables[0]!r}",
-                    next_move="name the specialist itself, or add it with `taskmerge apply`",
+                    next_move="give the specialist itself, or add the task vector with `taskmerge apply`",
                 )
             return stored, "task vector"
     of_base = specialist.model == recipe.base and specialist.adapter == recipe.base_adapter
@@ -200,11 +201,11 @@ def _open(text: str, folder: Path, in_few_bits: bool = False) -> StateDict:
         named = base_of(place)
         if named is None:
             raise RecipeError(
-                f"{text!r} is an adapter, and does not say of which model",
-                next_move="name the model it was trained on as base_model_name_or_path in its adapter_config.json",
+                f"{text!r} is an adapter, but does not say for which model",
+                next_move="set base_model_name_or_path in its adapter_config.json to the model that it was trained on",
             )
         model = _open(named, place, in_few_bits)
-        said = f"{text} is an adapter: laid over {named}, which it names as its base"
+        said = f"{text} is an adapter: applied to {named}, which it names as its base"
         model.beside = replace(model.beside, notes=(*model.beside.notes, said))
         return adapted(model, place)
     stored = open_stored(text, relative_to=folder)

@@ -54,7 +54,7 @@ class Measuring:
         state = self._state(part)
         if state["parts"] != part.of:
             raise OutputError(
-                f"measuring was begun in {state['parts']} parts, not {part.of}", self._notes.place,
+                f"measuring was started in {state['parts']} parts, not {part.of}", self._notes.place,
                 f"--measure --part i/{state['parts']}",
             )  # fmt: skip
         search = self._searching(state)
@@ -64,11 +64,11 @@ class Measuring:
             write_note(self._notes, name, search.scan(rows))
         now = self._state(part)
         if self._searching(now).done:
-            return Measured(True, "everything that is measured over the whole model is known: write the parts")
+            return Measured(True, "all statistics of the complete model are known: write the parts now")
         if now["number"] > state["number"]:
-            return Measured(False, f"round {now['number']} is needed: measure every part once more")
+            return Measured(False, f"round {now['number']} is needed: measure every part again")
         missing = self._missing(now)
-        return Measured(False, f"measured; still to do: part {few(f'{number}/{part.of}' for number in missing)}")
+        return Measured(False, f"measured; missing: part {few(f'{number}/{part.of}' for number in missing)}")
 
     def take(self) -> None:
         """Use what was found. Raises OutputError while it is not known, and says whose counts are missing."""
@@ -77,7 +77,7 @@ class Measuring:
         known = self._latest()
         state = None if known is None else self._reduced(known)
         if state is None or not self._searching(state).done:
-            what = "this recipe trims over the whole model, which was not measured yet"
+            what = "this recipe trims over the complete model, which has not been measured yet"
             if state is not None:
                 missing = [f"{number}/{state['parts']}" for number in self._missing(state)]
                 what = f"round {state['number']} of measuring lacks part {few(missing)}"

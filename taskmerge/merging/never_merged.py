@@ -10,8 +10,8 @@ from taskmerge.checkpoints.lineage.inside_factors import factor_names
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import MergeError, Problem
 
-_OTHERWISE = "is packed in {} and not so in {}: its numbers are not known here"
-_MOVE = "name the model it was made from, or save it dequantised with transformers (model.dequantize())"
+_OTHERWISE = "is packed in {} but not in {}: its values cannot be read"
+_MOVE = "name the model that it was made from, or save it dequantised with transformers (model.dequantize())"
 
 
 def never_merged(census: Census) -> tuple[dict[str, str], list[Problem]]:

@@ -30,27 +30,30 @@ def _class(census: Census, config: Mapping[str, Any], copied: Sequence[TensorSte
     naming = census.naming
     own = class_name(config) or str(config.get("model_type") or "")
     if naming.label != BASE:
-        yield f"config.json, tensor names and code: {naming.label}'s ({own or 'no class named'}), for what it brings"
+        yield (
+            f"config.json, tensor names and code: from {naming.label} ({own or 'no class named'}), because of "
+            "the tensors that it adds"
+        )
     for label in naming.others:
         names = [step.info.name for step in copied if step.source.label == label]
         if names:
             theirs = class_name(census.inputs[label].config) or "no class named"
             yield (
-                f"warning: {label} is of another class ({theirs}): its {_some(names)} are copied, but "
-                f"{own or 'the class'} does not load them; load the result with a class that has both"
+                f"warning: {label} has another class ({theirs}): its {_some(names)} are copied, "
+                f"but {own or 'the class'} does not load them; load the result with a class that has both"
             )
     if naming.label == BASE and census.grafts:
         before = census.base.config
         gained = [key for key in config if config[key] != before.get(key)]
-        added = f", with {', '.join(gained)} of {' and '.join(census.grafts)}" if gained else ""
+        added = f", with {', '.join(gained)} from {' and '.join(census.grafts)}" if gained else ""
         roots = tuple(".".join(one.root) + "." for one in census.components.inferred)
         unknown = [step.info.name for step in copied if roots and step.info.name.startswith(roots)]
         if gained or unknown:
-            yield f"config.json: the base's{added}"
+            yield f"config.json: from the base{added}"
         if unknown:
             yield (
-                f"warning: nothing says which class runs {_some(unknown)}; {own or 'the base'} may leave them out: "
-                f"load the result with the class that saved {' and '.join(census.grafts)}"
+                f"warning: no config tells which class uses {_some(unknown)}; {own or 'the base'} may ignore "
+                f"them: load the result with the class that saved {' and '.join(census.grafts)}"
             )
 
 
@@ -69,10 +72,10 @@ def _copied(census: Census, copied: Sequence[TensorStep]) -> Iterator[str]:
 
 def _head(heads: Heads, steps: Sequence[TensorStep], census: Census) -> Iterator[str]:
     if heads.untied is not None and any(step.info.name == heads.untied for step in steps):
-        ties = "the base ties" if heads.by != BASE else "its config ties"
+        ties = "the base ties it it" if heads.by != BASE else "its config ties it it"
         yield (
-            f"{heads.by} has an output head of its own, which {ties} to the token table: the result stores "
-            f"{heads.untied} and says tie_word_embeddings: false; to tie it, drop it by a rule"
+            f"{heads.by} has a separate output head, but {ties} to the token table: the result "
+            f"stores {heads.untied} and sets tie_word_embeddings: false; to tie it, drop it with a rule"
         )
 
 

@@ -40,7 +40,7 @@ def parse_launcher(text: str) -> str | None:
     """
     name, _, address = text.partition(":")
     if name != "ray":
-        raise UsageError(f"{text!r} is no launcher", next_move="--on ray, or --on ray:ADDRESS")
+        raise UsageError(f"{text!r} is not a launcher", next_move="--on ray, or --on ray:ADDRESS")
     require("ray")
     return address or None
 
@@ -112,7 +112,7 @@ class Cluster:
             ray.init(self.address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
             move = "start it (`ray start --head`), or leave the address out for a cluster of this machine"
-            raise UsageError(f"no Ray cluster at {self.address}: {error}", next_move=move) from None
+            raise UsageError(f"there is there is no Ray cluster at {self.address}: {error}", next_move=move) from None
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -56,7 +56,7 @@ def measure_part(job: Job, part: Part) -> Measured:
     with job.output(part) as output:
         measuring = Measuring(fused, output.notes)
         if not measuring.needed:
-            return Measured(True, "nothing is measured over the whole model: write the parts")
+            return Measured(True, "this recipe needs no statistics of the complete model: write the parts")
         shards = part.share(job.plan.shards)
         return measuring.count(part, steps_in(job.plan, (name for shard in shards for name in shard.names)))
 

@@ -190,8 +190,8 @@ class Planner:
             return self._must_agree(name, self.fixed[name])
         if info.format.kind == "small_float":
             self._problem(
-                f"{name!r} is {info.dtype}: such tensors are not merged, their scales are not known here",
-                f"dequantise the models first, or keep it: rules: - {{match: {name!r}, keep: base}}",
+                f"{name!r} is {info.dtype}: such tensors are not merged, because their scales are unknown",
+                f"dequantise the models first, or keep this tensor: rules: - {{match: {name!r}, keep: base}}",
             )
             return None
         if not info.format.mergeable:
@@ -203,9 +203,7 @@ class Planner:
         everyone = tuple(Source(label, name) for label in self._having(name))
         if self.bare:
             if everyone and name in self.fixed:
-                self._problem(
-                    f"{name!r} is {reason}: no task vector is taken of it", f"leave it out: without({name!r})"
-                )
+                self._problem(f"{name!r} is {reason}: it has no task vector", f"leave it out: without({name!r})")
             return None
         step = self._step(name, "keep", reason, Source(BASE, name), everyone)
         return replace(step, info=self.census.base.tensors[name])
@@ -246,9 +244,9 @@ class Planner:
             more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
             which = pattern_of(names, self.census)
             self._problem(
-                f"{' and '.join(owners)} both bring their own {names[0]!r}{more}, which the base lacks",
-                f"say whose: copy: {{{owners[0]}: [{which}]}}, or a rule {{match: {which}, keep: {owners[0]}}}; "
-                f"in Python: without({(which.strip(_QUOTE) if more else names[0])!r})",
+                f"{' and '.join(owners)} both have their own {names[0]!r}{more}, which the base lacks",
+                f"choose one: copy: {{{owners[0]}: [{which}]}}, or a rule {{match: {which}, "
+                f"keep: {owners[0]}}}; in Python: without({(which.strip(_QUOTE) if more else names[0])!r})",
             )
 
     def _moves(self, label: str, name: str) -> bool:
@@ -270,7 +268,9 @@ class Planner:
     def _taken(self, name: str, label: str, reason: str, named: bool = True) -> TensorStep | None:
         inputs = self.census.inputs
         if name not in inputs[label].tensors:
-            self._problem(f"{reason} takes {name!r} from {label}, which has no such tensor", "take another input's")
+            self._problem(
+                f"{reason} takes {name!r} from {label}, which has no such tensor", "take it from another input"
+            )
             return None
         self.dropped += [
             Dropped(Source(other, name), f"{reason}: taken from {label}", True)
@@ -284,7 +284,7 @@ class Planner:
         reason = _reason(rule)
         having = self._having(name)
         if not having:
-            lacking = self.census.absence(self.census.specialists[0], name) or "no task vector moves it"
+            lacking = self.census.absence(self.census.specialists[0], name) or "no task vector changes it"
             return self._unmoved(name, f"{reason}; {lacking}")
         settings, shares, options = self._settings(rule, tuple(having), self._standing(name))
         if not any(shares) and not self.bare and not self._sums_models(settings.method, shares, options, name):
@@ -395,7 +395,7 @@ class Planner:
             some = ", ".join(map(repr, tokens[:3])) + (", …" if len(tokens) > 3 else "")
             self.warnings.append(f"tokens of {label} without a row in the output: {len(tokens)} ({some})")
         for label, tokens in (self.rows.beyond if self.rows else {}).items():
-            what = f"{label}: the ids of {len(tokens)} tokens lie beyond its token table, it has no rows for them"
+            what = f"{label}: the ids of {len(tokens)} tokens are beyond its token table: it has no rows for them"
             self.warnings.append(f"{what} ({few(map(repr, tokens), 3)})")
 
     def _unused_rules(self) -> None:
@@ -404,10 +404,12 @@ class Planner:
             dead = [] if rule.optional else self.census.selector.check(idle, rule.place, "rule")
             self.problems += dead
             if not (dead or rule.optional or number in self.used):
-                self.warnings.append(f"{rule.place}: {_reason(rule)} never applies: earlier rules take all it names")
+                self.warnings.append(
+                    f"{rule.place}: {_reason(rule)} never applies: earlier rules match all its tensors"
+                )
 
 
 def _reason(rule: Rule | None) -> str:
     if rule is None:
-        return "no rule names it"
+        return "no rule matches it"
     return " and ".join([f"rule {', '.join(map(repr, rule.match))}", *map(repr, rule.also)])

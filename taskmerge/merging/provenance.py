@@ -61,14 +61,14 @@ class FusedRecord(Record):
 def read_provenance(folder: Path) -> FusedRecord:
     """The record of a fused model. Raises CheckpointError when there is none, or it is another kind's."""
     if (kind := read_record(folder)["kind"]) != "fused":
-        raise CheckpointError(f"a folder of kind {kind!r}, which no recipe says how to derive", str(folder))
+        raise CheckpointError(f"a folder of kind {kind!r}, which was not made from a recipe", str(folder))
     path = folder / FILE
     move = "without its record the model cannot be verified; fuse it again"
     record: FusedRecord = read_json(path, FusedRecord, move)
     if not all(0 <= number < len(record["rules"]) for number in record["tensors"].values()):
-        raise CheckpointError("tensors name rules that are not there", str(path), move)
+        raise CheckpointError("tensors refer to rules that do not exist", str(path), move)
     if "\0" in record["recipe_folder"]:
-        raise CheckpointError("names a folder with a zero byte", str(path), move)
+        raise CheckpointError("contains a folder name with a zero byte", str(path), move)
     return record
 
 

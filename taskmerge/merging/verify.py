@@ -82,8 +82,11 @@ def verified(
     except RecipeError as error:
         if recipe_folder is not None:
             raise
-        looked = f"seen from the model, the recipe lay in {os.path.normpath(start)}"
-        move = "if the model was moved alone, say where the recipe's paths start: verify --recipe-folder FOLDER"
+        looked = f"relative to the model, the recipe was in {os.path.normpath(start)}"
+        move = (
+            "if only the model was moved, give the folder in which the recipe's paths start: verify "
+            "--recipe-folder FOLDER"
+        )
         raise RecipeError([*error.problems, Problem(looked, str(folder / FILE), move)]) from None
     inputs = every_input(decided)
     steps = decided.steps
@@ -98,7 +101,7 @@ def verified(
         steps = tuple(step for step in steps if step.info.name in own_steps)
     unchecked = card_unchecked(record) if first else []
     if part is not None:
-        unchecked.append(f"what is not of part {part}")
+        unchecked.append(f"everything outside part {part}")
     if first and (others := _others(folder, record)):
         unchecked.append(f"files that are not in the record: {few(others)}")
     if rederive:
@@ -114,7 +117,7 @@ def _looked_at(decided: Plan, inputs: Mapping[str, StateDict]) -> list[str]:
     return [
         f"{sum(len(one.beside.files) for one in inputs.values())} weight files of {len(inputs)} inputs: sha256 of all "
         "bytes",
-        f"{len(decided.steps)} tensors: what the recipe plans for each",
+        f"{len(decided.steps)} tensors: compared with the recipe's plan",
     ]
 
 

@@ -25,8 +25,8 @@ def magmax(weights: MergeWeights) -> Program:
 def consensus(
     weights: MergeWeights,
     *,
-    theta: Annotated[float, Between(0, None), Doc("θ, how far an entry must stand out against the others' sum")] = 0.4,
-    minimum: Annotated[int, Between(1, None), Doc("k, in how many specialists an entry must be active")] = 2,
+    theta: Annotated[float, Between(0, None), Doc("θ, by how much an entry must exceed the sum of the others")] = 0.4,
+    minimum: Annotated[int, Between(1, None), Doc("k, the number of specialists in which an entry must be active")] = 2,
 ) -> Program:
     """Keep the entries that matter to at least k specialists, then sum.
 
@@ -41,7 +41,7 @@ def sce(
     weights: Tensor,
     *,
     select: Annotated[
-        float, Between(0, 1, open="low"), Doc("τ, the share of entries kept, those that vary most across specialists")
+        float, Between(0, 1, open="low"), Doc("τ, the share of entries kept: those that vary most across specialists")
     ] = 1.0,
 ) -> Tensor:
     """Select the entries of largest variance, weigh specialists by their mean square, erase minority signs.
@@ -71,7 +71,9 @@ def pcb(
     weights: Tensor,
     *,
     ratio: Annotated[
-        float, Between(0, 1, open="low"), Doc("share of each task vector's entries that is kept, the best balanced")
+        float,
+        Between(0, 1, open="low"),
+        Doc("share of each task vector's entries that is kept: the best balanced ones"),
     ] = 0.1,
 ) -> Tensor:
     """Weigh entries by how much they matter to their own task and how well they agree with the others.
@@ -121,8 +123,10 @@ def ramplus_tl(
     deltas: Tensor,
     weights: Tensor,
     *,
-    boost: Annotated[float, Between(0, None), Doc("r, how much what a specialist alone changed is lengthened")] = 0.1,
-    most: Annotated[float, Between(0, None), Doc("α, the largest ratio of shared to sole entries that counts")] = 0.2,
+    boost: Annotated[
+        float, Between(0, None), Doc("r, how strongly entries that only one specialist changed are scaled up")
+    ] = 0.1,
+    most: Annotated[float, Between(0, None), Doc("α, the upper limit of the ratio of shared to sole entries")] = 0.2,
     above: Changed = 1e-5,
 ) -> Tensor:
     """As ram, with what one specialist alone changed lengthened by 1 + r · min(shared / sole, α).

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Ridge = Annotated[
     float, Between(0, None), Doc("added to the diagonal of each covariance, as a multiple of its mean diagonal")
 ]
-OffDiagonal = Annotated[float, Between(0, 1), Doc("what the covariances' off-diagonal entries are multiplied by")]
+OffDiagonal = Annotated[float, Between(0, 1), Doc("factor of the covariances' off-diagonal entries")]
 
 
 def _with_covariances(specialists: int, shape: tuple[int, ...]) -> float:
@@ -123,5 +123,5 @@ def _check(deltas: Tensor, covariances: Tensor) -> None:
     if deltas.dim() != 3 or tuple(covariances.shape) != wanted:
         raise MergeError(
             f"covariances of shape {tuple(covariances.shape)} do not fit deltas of shape {tuple(deltas.shape)}",
-            next_move="they belong to another tensor or model: collect them anew with `taskmerge stats`",
+            next_move="they belong to another tensor or model: collect them again with `taskmerge stats`",
         )

@@ -39,13 +39,13 @@ def _register_point(point: EntryPoint) -> None:
         found = point.load()
     except Exception as error:
         raise UsageError(
-            f"the merge method {point.name!r} offered by {owner} cannot be imported: {error}",
+            f"the merge method {point.name!r} provided by {owner} cannot be imported: {error}",
             place=point.value,
             next_move=f"repair or uninstall {owner}",
         ) from error
     if not isinstance(found, MergeMethod):
         raise UsageError(
-            f"{owner} offers {point.value!r} as a merge method, but it is not one",
+            f"{owner} provides {point.value!r} as a merge method, but it is not one",
             place=point.value,
             next_move="its author should decorate the function with @taskmerge.methods.merge_method",
         )

@@ -19,11 +19,9 @@ from taskmerge.methods.pieces import shares
 from taskmerge.methods.registry import merge_method
 
 Space = Annotated[
-    Literal["delta", "model"], Doc("what is interpolated: the task vectors, or the specialists' own weights")
+    Literal["delta", "model"], Doc("the tensors to interpolate: the task vectors, or the specialists' own weights")
 ]
-LerpAbove = Annotated[
-    float, Between(0, 1), Doc("interpolate in a straight line where the cosine is beyond this, either sign")
-]
+LerpAbove = Annotated[float, Between(0, 1), Doc("interpolate linearly where the absolute cosine is above this")]
 
 
 def _between(weights: MergeWeights, space: str, find: Callable[[np.ndarray], np.ndarray]) -> Program:
@@ -198,7 +196,7 @@ def karcher(
     weights: MergeWeights,
     *,
     space: Space = "delta",
-    iterations: Annotated[int, Between(1, 1_000_000), Doc("most steps towards the mean")] = 100,
+    iterations: Annotated[int, Between(1, 1_000_000), Doc("maximum number of steps towards the mean")] = 100,
     tolerance: Annotated[float, Between(0, 1), Doc("stop when a step is shorter than this, in radians")] = 1e-10,
 ) -> Program:
     """The mean direction of any number of specialists on the sphere, with their mean length.

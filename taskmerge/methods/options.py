@@ -12,7 +12,7 @@ Each = float | tuple[float, ...]
 MergeWeights = tuple[float | Fraction, ...]
 """What each task vector is multiplied by, in the specialists' order."""
 
-Scale = Annotated[float, Doc("λ, what the merged task vector is multiplied by before it is added to the base")]
+Scale = Annotated[float, Doc("λ, the factor of the merged task vector before it is added to the base")]
 Density = Annotated[
     Each, Between(0, 1), PerSpecialist(), Doc("ρ, the share of each task vector's entries that is kept; 0: none")
 ]
@@ -20,7 +20,7 @@ KeepProbability = Annotated[
     Each,
     Between(0, 1),
     PerSpecialist(),
-    Doc("ρ, the probability with which an entry of a task vector is kept; 0: none is"),
+    Doc("ρ, the probability with which an entry of a task vector is kept; 0: none"),
 ]
 Normalize = Annotated[bool, Doc("divide the weights by their sum")]
 ElectSign = Annotated[
@@ -29,32 +29,32 @@ ElectSign = Annotated[
 ]
 Average = Annotated[
     Literal["weight", "count", "none"],
-    Doc("what the agreeing entries' weighted sum is divided by: the sum of their weights, their number, or nothing"),
+    Doc("the divisor of the agreeing entries' weighted sum: the sum of their weights, their number, or none"),
 ]
 Rescale = Annotated[
     Literal["inverse_density", "l1", "none"],
-    Doc("what the survivors are multiplied by: 1/ρ, what restores the task vector's sum of magnitudes, or nothing"),
+    Doc("the factor of the kept entries: 1/ρ, the one that restores the task vector's sum of magnitudes, or none"),
 ]
 Trim = Annotated[
     Literal["tensor", "model"],
-    Doc("keep the largest entries of each tensor, or of the whole model (as the paper's own code does)"),
+    Doc("keep the largest entries of each tensor, or of the complete model (as the paper's own code does)"),
 ]
 Outliers = Annotated[
     Each,
     Between(0, 1, open="high"),
     PerSpecialist(),
-    Doc("γ, the share of entries, the very largest, that is dropped first"),
+    Doc("γ, the share of the largest entries, which is dropped first"),
 ]
 Epsilon = Annotated[
     Each,
     Between(0, 1),
     PerSpecialist(),
-    Doc("ε, by how much the smallest and the largest entry's probability differ from ρ"),
+    Doc("ε, the difference of the smallest and the largest entry's probability from ρ"),
 ]
 RescaleByOwn = Annotated[
     Literal["own_probability", "l1", "none"],
     Doc(
-        "what a survivor is multiplied by: one over its own probability, what restores the task vector's sum of "
-        "magnitudes (as mergekit does), or nothing"
+        "the factor of a kept entry: one over its own probability, the one that restores the task vector's "
+        "sum of magnitudes (as mergekit does), or none"
     ),
 ]

@@ -52,7 +52,8 @@ INPUTS: dict[str, str] = {
     "random_bits": "32 random bits per entry: (specialists, *shape), int64 in [0, 2^32)",
     "noise": "standard deviation of the storage rounding in each delta's entries: (specialists,), float64; 0 where a "
     "delta is exact, such as an adapter's own product",
-    "covariances": "of the inputs of this linear layer: (specialists, inputs, inputs), float64, or None",
+    "covariances": "covariance covariance of the inputs of this linear layer: (specialists, inputs, inputs), float64, or "
+    "None",
 }
 """Every positional argument that a merge method of tensors may ask for, by name."""
 
@@ -174,7 +175,7 @@ class MergeMethod:
             made, wanted = tuple(merged.shape), tuple(deltas.shape[1:])
             raise MergeError(
                 f"the method {self.name!r} made a tensor of shape {made} from deltas of shape {wanted}",
-                next_move="a merge method returns one delta, of the same shape as each that it was given",
+                next_move="a merge method returns one delta of the same shape as each input delta",
             )
         return merged.double() * self.scale(options)
 
@@ -233,8 +234,8 @@ class MergeMethod:
         """What to print where a token table is merged by its mean in place of this method."""
         size = " x ".join(f"{length:,}" for length in shape)
         return (
-            f"{name} ({size}) is a token table: {self.name} merges matrices and gives it the mean, Σ w d / T. "
-            f"For anything else write a rule: {{match: {name!r}, method: task_arithmetic}}"
+            f"{name} ({size}) is a token table: {self.name} merges matrices and gives it the mean, Σ w d / "
+            f"T. To change this, write a rule: {{match: {name!r}, method: task_arithmetic}}"
         )
 
     def _split(self, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -315,13 +316,13 @@ def _inputs_of(function: Callable[..., Any]) -> tuple[str, ...]:
     names = []
     for argument in inspect.signature(function).parameters.values():
         if argument.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
-            raise DeclarationError(f"{function.__name__}: name every argument instead of *{argument.name}")
+            raise DeclarationError(f"{function.__name__}: write out every argument instead of *{argument.name}")
         if argument.kind is inspect.Parameter.KEYWORD_ONLY:
             continue
         if argument.name not in INPUTS:
             raise DeclarationError(
-                f"{function.__name__}: unknown positional argument {argument.name!r} "
-                f"(there are {', '.join(INPUTS)}; options stand after a *)"
+                f"{function.__name__}: unknown positional argument {argument.name!r} (there "
+                f"are {', '.join(INPUTS)}; options come after a *)"
             )
         names.append(argument.name)
     if names != ["weights"] and names[:1] != ["deltas"]:

@@ -18,7 +18,7 @@ def nearswap(
     deltas: Tensor,
     weights: Tensor,
     *,
-    limit: Annotated[float, Between(0, None), Doc("t, the most by which a specialist moves an entry")] = 1e-4,
+    limit: Annotated[float, Between(0, None), Doc("t, the maximum change of an entry by a specialist")] = 1e-4,
 ) -> Tensor:
     """Move each entry towards the specialist by at most t: Σ clip(w d, -t, t).
 

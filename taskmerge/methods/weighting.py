@@ -28,7 +28,7 @@ def weighed_by_metagpt(method: MergeMethod) -> MergeMethod:
     """The same method, its weights replaced by MetaGPT's. Raises UsageError for one that finds its own weights."""
     if "weights" not in method.inputs or _finds_its_own(method):
         raise UsageError(f"{method.name} finds its own weights", next_move="leave out `weight: metagpt`")
-    return replace(method, name=f"{method.name} weighed by metagpt", aliases=(), weighted_by=metagpt_weights)
+    return replace(method, name=f"{method.name} with the weights of metagpt", aliases=(), weighted_by=metagpt_weights)
 
 
 def _finds_its_own(method: MergeMethod) -> bool:

@@ -79,7 +79,7 @@ def best_rows(queries: np.ndarray, gallery: np.ndarray, *, similarity: str = "co
 def _similarities(queries: np.ndarray, gallery: np.ndarray, similarity: str) -> Iterator[tuple[int, np.ndarray]]:
     """(first query, scores of a block of queries (block, gallery) float64), the more the better."""
     if similarity not in SIMILARITIES:
-        raise UsageError(f"nothing is ranked by {similarity!r}", next_move=f"known: {', '.join(SIMILARITIES)}")
+        raise UsageError(f"ranking by {similarity!r} is not supported", next_move=f"known: {', '.join(SIMILARITIES)}")
     to_rows = normalized if similarity == "cosine" else lambda rows: np.asarray(rows, dtype=np.float64)
     rows = to_rows(gallery)
     penalty = (rows**2).sum(axis=1) / 2 if similarity == "euclidean" else 0.0  # q·g - ‖g‖²/2 falls with ‖q - g‖
@@ -126,4 +126,6 @@ def _check(queries: np.ndarray, gallery: np.ndarray, relevant: Sequence[Sequence
         if not len(rows_of_query):
             raise UsageError(f"query {place} has no relevant row in the gallery")
         if min(rows_of_query) < 0 or max(rows_of_query) >= len(gallery):
-            raise UsageError(f"query {place} names gallery row {max(rows_of_query)}, the gallery has {len(gallery)}")
+            raise UsageError(
+                f"query {place} refers to gallery row {max(rows_of_query)}, but the gallery has {len(gallery)}"
+            )

@@ -42,7 +42,7 @@ def run(
     """
     for name in (start, until):
         if name is not None and name not in STAGES:
-            raise UsageError(f"no stage {name!r}", next_move=did_you_mean(name, STAGES))
+            raise UsageError(f"unknown stage {name!r}", next_move=did_you_mean(name, STAGES))
     current = Run(recipe, Places.of(recipe, out), say, device, fresh, keep_checkpoints, encodings or Keeping())
     if not is_first():
         _follow(current)
@@ -53,7 +53,7 @@ def run(
     wanted = STAGES[first : last + 1]
     lost = lost_stages(current, STAGES[:first])
     for name in lost:
-        say(f"{name}: what it left is gone; it is made again")
+        say(f"{name}: its output is missing; the stage runs again")
     wanted = (*lost, *wanted)
     check(current, wanted)
     for name in wanted:

@@ -109,8 +109,8 @@ def _specialize_problems(current: Run) -> Iterator[Problem]:
 
     for name, section in (current.recipe.specialize or {}).items():
         if parts := current.recipe.specialists[name].made_of_parts:
-            what = f"specialize: {name} is to be trained, but its specialist is {parts}"
-            yield Problem(what, section.place, "name the folder to write as specialists: NAME: {model: ...}")
+            what = f"specialize: {name} should be trained, but its specialist is {parts}"
+            yield Problem(what, section.place, "give the folder to write under specialists: NAME: {model: ...}")
         if section.graft is None:
             continue
         try:
@@ -195,7 +195,7 @@ def _part_problems(use: Use) -> Iterator[Problem]:
         if "." in pattern and "backbone" not in use.parts.components:
             continue
         if not use.parts.selected(pattern):
-            what = f"{use.title.partition(':')[0]}: train: {pattern!r} names no tensor"
+            what = f"{use.title.partition(':')[0]}: train: {pattern!r} matches no tensor"
             yield Problem(what, use.place, nearest_names(pattern, use.parts.components))
 
 
@@ -210,11 +210,11 @@ def _data_problems(current: Run, use: Use) -> list[Problem]:
             pairs = read_pairs(current.data(source))
             found += _modality_problems(use, str(source), pairs.modality)
             if use.ranked and len(set(pairs.texts)) < 2:
-                what = f"{use.title}: all items of {source} have the same text: nothing can be ranked"
+                what = f"{use.title}: all items of {source} have the same text: they cannot be ranked"
                 found.append(Problem(what, use.place))
             pairs.check(CHECKED)
             if len(pairs) > CHECKED:
-                current.say(f"{use.title}: looked at {CHECKED} of {len(pairs):,} items of {source}")
+                current.say(f"{use.title}: checked {CHECKED} of {len(pairs):,} items of {source}")
         except UsageError as error:
             for told in error.problems:
                 where = f"{use.title}: {told.place}" if told.place else use.title
@@ -264,15 +264,15 @@ def _modality_problems(use: Use, source: str, modality: str) -> Iterator[Problem
     if modality not in use.parts.modalities:
         takes = ", ".join(use.parts.modalities)
         yield Problem(
-            f"{use.title}: {source} holds {modality}, for which the model has no encoder",
+            f"{use.title}: {source} contains {modality}, for which the model has no encoder",
             use.place,
-            f"it takes {takes}; `graft` in a specialize section, or `taskmerge graft`, attaches an encoder",
+            f"it supports {takes}; `graft` in a specialize section, or `taskmerge graft`, attaches an encoder",
         )
         return
     trained = {name for pattern in use.train for name in use.parts.selected(pattern)}
     if trained and not any(on_the_way(name, modality) for name in trained):
         yield Problem(
-            f"{use.title}: {source} holds {modality}, but nothing it passes through is trained",
+            f"{use.title}: {source} contains {modality}, but no component that processes it is trained",
             use.place,
-            f"train says {', '.join(use.train)}",
+            f"train lists {', '.join(use.train)}",
         )

@@ -43,7 +43,7 @@ def _fused(current: Run, foreseen: dict[str, StateDict]) -> Iterator[Problem]:
     try:
         plan(current.recipe, open_inputs(current.recipe, Inputs(foreseen)))
     except TaskmergeError as error:
-        yield from _told(error, "fuse, once all are trained", current.recipe.place)
+        yield from _told(error, "fuse, after all are trained", current.recipe.place)
 
 
 def _foreseen(current: Run, name: str, section: Specialize) -> StateDict:

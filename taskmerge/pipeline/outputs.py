@@ -90,7 +90,7 @@ def check_room(run: Run, stages: Sequence[str]) -> None:
 def _told(stage: str, told: Problem) -> Problem:
     move = told.next_move
     if move and move.startswith("--fresh"):
-        move = f"no earlier run of this recipe's {stage} has left it; {move}"
+        move = f"it was not written by an earlier run of this recipe's {stage}; {move}"
     return Problem(told.what, told.place, move)
 
 

@@ -56,7 +56,7 @@ def machine_of(text: str) -> Machine:
     """The devices that `4x80GB` means; `4x80GB@400` says how many TFLOP/s each really does."""
     match = _ASSUMED.fullmatch(text.strip())
     if match is None or not int(match[1]):
-        raise UsageError(f"--assume: {text!r} is no number of devices", next_move="--assume 4x80GB, or 4x80GB@400")
+        raise UsageError(f"--assume: {text!r} is not a number of devices", next_move="--assume 4x80GB, or 4x80GB@400")
     return Machine(int(match[1]), parse_size(match[2].strip()), float(match[3]) * 1e12 if match[3] else SPEED)
 
 
@@ -94,7 +94,7 @@ def _trained(
     try:
         tensors = shapes.specialist(name) if name is not None else shapes.fused()
     except TaskmergeError as error:
-        unknown = (f"shapes are not known: {error.problems[0].what}",)
+        unknown = (f"the shapes are unknown: {error.problems[0].what}",)
         return Row(title, runs, pairs, settings.steps, batch, notes=unknown)
     components = {one: tensor.component for one, tensor in tensors.items()}
     modalities = [_modality(current, section, one, text) for one, text in sets.items()]
@@ -155,7 +155,7 @@ def _other(current: Run, stage: str, shapes: _Shapes, runs: bool) -> Row:
     try:
         size = sum(tensor.count * tensor.size for tensor in shapes.fused().values())
     except TaskmergeError as error:
-        return Row(stage, runs, pairs, notes=(f"shapes are not known: {error.problems[0].what}",))
+        return Row(stage, runs, pairs, notes=(f"the shapes are unknown: {error.problems[0].what}",))
     return Row(stage, runs, pairs, disk=size if stage == "fuse" else 0)
 
 

@@ -21,7 +21,7 @@ def model_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
         yield from _absent(current, "base", recipe.base, recipe.place)
     for name, row in recipe.specialists.items():
         if name in probed and row.made_of_parts:
-            what = f"drift: {name} is {row.made_of_parts}, and whole models are compared"
+            what = f"drift: {name} is {row.made_of_parts}, but only complete models can be compared"
             yield Problem(what, row.place, _whole_first(row))
         elif row.is_soup:
             yield from _no_checkpoints(current, name, row)
@@ -33,7 +33,7 @@ def model_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
 
 def _whole_first(row: Specialist) -> str:
     way = f"taskmerge soup '{row.model}' --out FOLDER" if row.is_soup else "taskmerge apply BASE ADAPTER --out FOLDER"
-    return f"write the whole model first: `{way}`"
+    return f"write the complete model first: `{way}`"
 
 
 def _no_checkpoints(current: Run, name: str, row: Specialist) -> Iterator[Problem]:
@@ -49,8 +49,8 @@ def _absent(current: Run, name: str, text: str, place: str) -> Iterator[Problem]
         return
     try:
         if parse_place(text, "a model").kind == "store":
-            what = f"{name}: {text!r} lies in a store, and stages of `run` watch and run models of this disk"
-            yield Problem(what, place, "`taskmerge fuse` reads it there; or copy it to this disk")
+            what = f"{name}: {text!r} is in a store, but the stages of `run` need models on this disk"
+            yield Problem(what, place, "copy it to this disk; `taskmerge fuse` alone can read it from the store")
             return
         found = locate(text, current.recipe.folder)
         if isinstance(found, HubPlace):

@@ -23,8 +23,9 @@ _WORD = re.compile(r"[a-z0-9]+", re.IGNORECASE)
 _PLAIN = re.compile(r"[\w./][\w./@-]*")
 _OF_ANOTHER_KIND = re.compile(r"[-\d._e]+|true|false|null|yes|no|on|off|y|n", re.IGNORECASE)
 _METHOD_REASON = (
-    "# The plain sum of task vectors: on language models none of the others reliably beats it (arXiv 2511.21437).\n"
-    "# `taskmerge methods` lists the rest; `taskmerge compare` shows how much the specialists contradict each other."
+    "# The plain sum of task vectors: on language models no other method reliably beats it (arXiv "
+    "2511.21437).\n# `taskmerge methods` lists the rest; `taskmerge compare` shows how much the specialists "
+    "contradict each other."
 )
 
 
@@ -63,14 +64,14 @@ def propose(base: str, specialists: Sequence[str], folder: Path, out: str = "out
 
 def _named(specialists: Sequence[str]) -> dict[str, str]:
     if not specialists:
-        raise UsageError("no specialist", next_move="name the models trained from the base: taskmerge init BASE MODEL…")
+        raise UsageError("no specialist", next_move="give the models trained from the base: taskmerge init BASE MODEL…")
     models: dict[str, str] = {}
     for text in specialists:
         name, given, path = text.partition("=")
         if not given or Path(text).exists():
             name, path = _name_of(text, models), text
         if name in models:
-            raise UsageError(f"two specialists are called {name!r}", next_move="name them: a=PATH b=PATH")
+            raise UsageError(f"two specialists are called {name!r}", next_move="give them names: a=PATH b=PATH")
         models[name] = path
     return models
 
@@ -96,13 +97,14 @@ def _head(base: str, models: Mapping[str, str], weight: float, out: str) -> str:
     rows = [
         f"  {name + ':':<{width + 1}} {{model: {_text(path)}, weight: {weight:g}}}" for name, path in models.items()
     ]
-    share = "its whole task vector" if len(models) == 1 else f"1/{len(models)} each: their mean"
+    share = "its complete task vector" if len(models) == 1 else f"1/{len(models)} each: their mean"
     return "\n".join(
         [
-            "# Proposed by `taskmerge init`; change what you know better. `taskmerge fuse --dry-run` shows the plan.",
+            "# Proposed by `taskmerge init`; change it where you know better. `taskmerge fuse --dry-run` "
+            "shows the plan.",
             f"base: {_text(base)}",
             "",
-            f"# Weights: {share}. Raise one to favour it, and measure: held-out pairs decide, no rule does.",
+            f"# Weights: {share}. Raise one to favour it, and measure: held-out pairs decide, not a rule.",
             "specialists:",
             *rows,
             "",
@@ -161,8 +163,9 @@ def _drift(own: Mapping[str, Sequence[str]], said: Recipe) -> str:
     return "\n".join(
         [
             "",
-            f"# {', '.join(parts)} {'was' if len(parts) == 1 else 'were'} trained for a backbone that fusing moves.",
-            "# Some 200 pairs tell whether retrieval broke; a few hundred more repair it. Name yours: `taskmerge run`.",
+            f"# {', '.join(parts)} {'was' if len(parts) == 1 else 'were'} trained for a backbone that fusing changes.",
+            "# About 200 pairs show whether retrieval broke; a few hundred more repair it. Add your own "
+            "pairs, then `taskmerge run`.",
             f"# drift: {{specialist: [{', '.join(drifting)}], probes: {{{probes}}}}}",
             f"# recover: {{train: [{', '.join(parts)}], data: {{{pairs}}}}}",
             f"# evaluate: {{retrieval: {{{tests}}}}}",

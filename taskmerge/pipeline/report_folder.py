@@ -13,10 +13,10 @@ from taskmerge.words.system_errors import writing
 def check_report(folder: Path) -> None:
     """Raises OutputError when something of somebody else's stands where notes and the report are to be."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise OutputError("is to hold the report, exists, and is no folder", str(folder), ELSEWHERE)
+        raise OutputError("should contain the report, but exists and is not a folder", str(folder), ELSEWHERE)
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if there - {UNFINISHED} and not is_made_here(folder, "report"):
-        raise OutputError("is to hold the report, and was not made by taskmerge", str(folder), ELSEWHERE)
+        raise OutputError("should contain the report, but was not made by taskmerge", str(folder), ELSEWHERE)
 
 
 def claim_report(folder: Path) -> None:

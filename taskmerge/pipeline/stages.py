@@ -60,7 +60,7 @@ def fuse(run: Run) -> None:
         decided = plan(recipe)
         written = execute(decided, recipe, out, fresh=destination(run, "fuse", out).fresh)
         for path in written.left:
-            run.say(f"  left where it was: {path}")
+            run.say(f"  left in place: {path}")
         table = {component: dict(counts) for component, counts in decided.table().items()}
         return {"path": str(out), "bytes": written.bytes, "components": table, "warnings": list(decided.warnings)}
 
@@ -79,7 +79,9 @@ def diagnose(run: Run) -> None:
     probes = section.probes if not isinstance(section.probes, str) else dict.fromkeys(names, section.probes)
     sources = {name: run.data(probes[name]) for name in names if name in probes}
     if missing := [name for name in names if name not in sources]:
-        raise RecipeError(f"drift: no probes for {', '.join(missing)}", section.place, "probes: {NAME: path, ...}")
+        raise RecipeError(
+            f"drift: there are no probes for {', '.join(missing)}", section.place, "probes: {NAME: path, ...}"
+        )
 
     said = section.trained_on
     by_name: Mapping[str, Any] = (
@@ -174,7 +176,10 @@ def evaluate(run: Run) -> None:
 
     models = variants(run)
     if absent := unscored(run):
-        run.say(f"  not scored, no whole models: {', '.join(absent)} (`taskmerge apply` makes one of an adapter)")
+        run.say(
+            f"  not scored, because they are not complete models: {', '.join(absent)} (`taskmerge apply` makes "
+            "one of an adapter)"
+        )
     sources = {name: run.source(path) for name, path in models.items()}
     sets = run.data(section.retrieval)
     own: dict[str, Any] = {
@@ -230,7 +235,10 @@ def report(run: Run) -> dict[str, Any]:
     claim_report(run.places.report)
     lead = ", ".join(run.recipe.specialists) + f" fused by {run.recipe.merge.method}."
     if run.outdated:
-        lead += f" Of another recipe, other inputs or another model, and not shown: {', '.join(run.outdated)}."
+        lead += (
+            " Not shown, because they belong to another recipe, other inputs or another "
+            f"model: {', '.join(run.outdated)}."
+        )
     write_report(run.places.report / "report.html", run.places.fused.name, page_sections(table), table, lead, recipe)
     return table
 

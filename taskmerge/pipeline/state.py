@@ -250,7 +250,7 @@ class Run:
                 self.results[stage] = note["result"]
             elif note.get("done"):
                 self.outdated.append(stage)
-                self.say(f"{stage}: of another recipe, other inputs or another model; left out of the report")
+                self.say(f"{stage}: belongs to another recipe, other inputs or another model; left out of the report")
 
     def work(self, stage: str) -> Path:
         """Folder of a stage's own checkpoints."""

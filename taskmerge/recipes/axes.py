@@ -151,12 +151,12 @@ def _axes(recipe: Recipe, target: str, said: Range, methods: Mapping[str, MergeM
     inner, _, option = rest.rpartition(".")
     if head == "specialists" and option == WEIGHT and inner:
         if recipe.merge.weight is not None:
-            raise UsageError("merge.weight takes the place of the specialists' own", next_move="leave merge.weight out")
+            raise UsageError("merge.weight replaces the specialists' own weights", next_move="leave out merge.weight")
         for name in _specialists(recipe, inner):
             yield from _over_depth(Axis(f"specialists.{name}.weight", target, WEIGHT, said, specialist=name))
     elif head == "merge" and rest == METHOD:
         if not said.choices:
-            raise UsageError("a method is one of several names", next_move="write [task_arithmetic, ties]")
+            raise UsageError("methods must be a list of names", next_move="write [task_arithmetic, ties]")
         yield Axis(f"merge.{METHOD}", target, METHOD, said)
     elif head == "merge" and rest and not inner:
         yield from _over_depth(_option(f"merge.{rest}", target, rest, said, methods, None))
@@ -166,7 +166,7 @@ def _axes(recipe: Recipe, target: str, said: Range, methods: Mapping[str, MergeM
         known = ["specialists.*.weight", "merge.method", "merge.scale", "rules.PATTERN.weight"]
         known += [f"specialists.{name}.weight" for name in recipe.specialists]
         known += [f"merge.{row.name}" for method in methods.values() for row in method.recipe_parameters]
-        raise UsageError("is nothing that can be varied", next_move=did_you_mean(target, known))
+        raise UsageError("cannot be varied", next_move=did_you_mean(target, known))
 
 
 def _rule_axes(
@@ -181,7 +181,7 @@ def _rule_axes(
         raise UsageError(error.problems[0].what) from None
     if option != WEIGHT:
         if one:
-            raise UsageError(f"{last!r} has a weight of its own, no {option!r}", next_move=f"rules.{pattern}.{option}")
+            raise UsageError(f"{last!r} has its own weight, but no {option!r}", next_move=f"rules.{pattern}.{option}")
         yield from _over_depth(_option(f"rules.{pattern}.{option}", target, option, said, methods, pattern))
         return
     for name in [last] if one else recipe.specialists:
@@ -221,7 +221,7 @@ def _specialists(recipe: Recipe, glob: str) -> list[str]:
         raise UsageError(error.problems[0].what) from None
     if not found:
         move = did_you_mean(glob, recipe.specialists)
-        raise UsageError(f"{glob!r} names none of the specialists", next_move=move)
+        raise UsageError(f"{glob!r} matches none of the specialists", next_move=move)
     return found
 
 

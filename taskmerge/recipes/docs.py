@@ -24,30 +24,31 @@ between. Magnitudes are compared as float32, signs elected on float64 deltas; en
 kept, so no result depends on a sort's tie order. Random drops depend on seed, specialist, tensor name and position
 alone.
 
-Start with `task_arithmetic`: on language models it is the safest of all (arXiv 2511.21437), and no method here is
-promised to beat it on yours. Measure.
+Start with `task_arithmetic`: on language models it is the safest method (arXiv 2511.21437), and none of the others is
+guaranteed to beat it on your models. Measure.
 
-Methods that *stream* pass a model of any size through bounded memory; the others take one tensor at a time whole.
+Methods that *stream* merge a model of any size in bounded memory; the others hold one complete tensor at a time.
 Methods of *matrices* merge 2-D tensors by their singular values and give all others (norms, biases, convolutions) the
-mean `Σ w d / T`, token tables (a row a token) among them; a rule says otherwise: `{match: "*embed*", method:
-task_arithmetic}`. T counts every specialist that has the tensor, those of weight 0 included. Singular values below a
-millionth of the largest count as rounding, and so do those that do not stand out of what storage rounded: a model
-stored as bf16 carries a step of 1/256 and less in every entry, and LoRA merged into it comes out with its own rank
-again. What cannot be told from rounding is lost: about `σ√(r(rows + columns - r))` of a delta of rank r, 3 % at
-256 x 256, rank 4 and a hundredth of the base's length in bf16. Adapters that are read as adapters are exact.
+mean `Σ w d / T`, including token tables (one row per token); a rule can change this: `{match: "*embed*", method:
+task_arithmetic}`. T counts every specialist that has the tensor, including those of weight 0. Singular values below a
+millionth of the largest count as rounding, and so do those that do not exceed the rounding of the storage format: a
+model stored as bf16 has a rounding step of up to 1/256 in every entry, and a LoRA merged into it is found with its own
+rank again. A change that cannot be distinguished from rounding is lost: about `σ√(r(rows + columns - r))` of a delta of
+rank r, 3 % at 256 x 256, rank 4 and a hundredth of the base's length in bf16. Adapters that are given as adapters are
+exact.
 
-`weight: metagpt` beside a method weighs specialists by `‖d_i‖² / Σ ‖d_j‖²` of each tensor (MetaGPT, arXiv
-2406.11385; the paper takes the lengths over the whole model, one weight a specialist). `scale: [α, α+β]`, a gradient
-over depth, is LiNeS (arXiv 2410.17146) within the layers, for any method. LiNeS scales all else by α, which is what
-`edges: first` beside it does; without that a tensor outside the layers takes the end it stands at, so that final norm
-and head take α+β. For several tasks the paper finds α from the lengths of the sum and of the task vectors; here it is
-yours to give.
+`weight: metagpt` next to a method weights specialists by `‖d_i‖² / Σ ‖d_j‖²` of each tensor (MetaGPT, arXiv 2406.11385;
+the paper computes the lengths over the complete model, with one weight per specialist). `scale: [α, α+β]`, a gradient
+over depth, is LiNeS (arXiv 2410.17146) within the layers, for any method. LiNeS scales all other tensors by α, which
+`edges: first` does; without it, a tensor outside the layers gets the value of the nearer end, so the final norm and the
+head get α+β. For several tasks the paper computes α from the lengths of the sum and of the task vectors; here you set
+it.
 """
 
 OWN_METHOD = """\
 ## A method of your own
 
-A merge method is a function of tensors; its signature is its only declaration. Save this as `median.py` beside the
+A merge method is a function of tensors; its signature is its only declaration. Save this as `median.py` next to the
 recipe and write `method: median.py:median`, or install it under the entry point group `taskmerge.methods`.
 
 ```python
@@ -63,32 +64,32 @@ def median(deltas, weights, *, scale: Annotated[float, Between(0, 2), Doc("step 
     return scale * deltas.median(dim=0).values
 ```
 
-It may ask for these tensors, by name:
+It may request these tensors by name:
 """
 
 RECIPE_INTRO = """\
 # The recipe
 
-One YAML file says what is merged, how, and into what. `taskmerge fuse merge.yaml` does it, `--dry-run` shows the
-plan.
+One YAML file describes the inputs, the method and the output. `taskmerge fuse merge.yaml` runs it; `--dry-run` shows
+the plan.
 
 ```yaml
 {example}```
 
-Every unknown key, wrong type and impossible value is told at once, each with its line and the nearest valid name,
-before any tensor is read. Numbers and words are those of YAML 1.2 (`1e-5` is a number, `no` is text); duplicate keys
-and tags are refused; `<<` merges mappings. `taskmerge schema` prints the JSON Schema that editors check recipes
+All unknown keys, wrong types and impossible values are reported together, each with its line and the nearest valid
+name, before any tensor is read. Numbers and words are those of YAML 1.2 (`1e-5` is a number, `no` is text); duplicate
+keys and tags are refused; `<<` merges mappings. `taskmerge schema` prints the JSON Schema that editors check recipes
 with.
 
-**Gradients.** Wherever a weight or a method's parameter is a number, a list of numbers may stand: a line through them
-over depth, first layer to last. Tensors outside the layers take the end they stand at.
+**Gradients.** Where a weight or a method's parameter is a number, a list of numbers is allowed too: they are
+interpolated over depth, from the first layer to the last. Tensors outside the layers get the value of the nearer end.
 
-**Names.** Patterns match whole tensor names: `*` any run of characters, `?` any one, `[a-f]` one of these, `{{a,b}}`
-one of these alternatives, `{{0..7}}` one of these numbers. A component may stand in front:
+**Names.** Patterns match complete tensor names: `*` any number of characters, `?` any one character, `[a-f]` one of
+these, `{{a,b}}` one of these alternatives, `{{0..7}}` one of these numbers. A component may come first:
 `backbone.layers.{{0..7}}.*`.
 
-**Methods.** A method's parameters stand beside it; [methods](methods.md) lists them. `path/to/file.py:name` names a
-method of your own, the path relative to the recipe; that file is executed, and no other.
+**Methods.** A method's parameters are keys next to it; [methods](methods.md) lists them. `path/to/file.py:name` is a
+method of your own, with a path relative to the recipe; only that file is executed.
 """
 
 
@@ -145,9 +146,9 @@ def recipe_page(example: str) -> str:
     """docs/recipe.md. example: a recipe to show."""
     parts = [NOTICE, RECIPE_INTRO.format(example=example), "## All keys", table(fields_of(Recipe))]
     for name, cls in sections(Recipe, set()):
-        extra = "Beside these: the method's parameters." if cls in (Merge, Rule) else ""
+        extra = "In addition: the method's parameters." if cls in (Merge, Rule) else ""
         lone = getattr(cls, "shorthand", None)
-        brief = f"A plain value stands for `{lone}`." if lone else ""
+        brief = f"A plain value is short for `{lone}`." if lone else ""
         parts += [
             f"### `{name}`",
             f"{(cls.__doc__ or '').split(chr(10))[0]} {extra}{brief}".strip(),

@@ -91,7 +91,7 @@ def parse_documents(text: str, label: str, folder: Path) -> list[Document]:
     except yaml.YAMLError as error:
         raise RecipeError(f"not readable as YAML: {error}".replace("\n", " "), label) from error
     except RecursionError:
-        raise RecipeError("values are nested too deep for a recipe", label) from None
+        raise RecipeError("values are nested too deeply for a recipe", label) from None
     documents = []
     for node in nodes:
         reader = _Reader(label)
@@ -133,10 +133,10 @@ class _Reader:
         self.count += 1
         if self.count > MOST_VALUES:
             if self.count == MOST_VALUES + 1:
-                self.problem(f"the recipe holds more than {MOST_VALUES:,} values, aliases counted", node)
+                self.problem(f"the recipe contains more than {MOST_VALUES:,} values, including aliases", node)
             return None
         if id(node) in self.open or len(path) > DEEPEST:
-            what = "an alias contains itself" if id(node) in self.open else "values are nested too deep for a recipe"
+            what = "an alias contains itself" if id(node) in self.open else "values are nested too deeply for a recipe"
             self.problem(what, node)
             return None
         if isinstance(node, yaml.ScalarNode):
@@ -153,7 +153,7 @@ class _Reader:
 
     def refuse_tag(self, node: yaml.Node) -> None:
         tag = node.tag.replace(_TAG, "!!")
-        self.problem(f"the tag {tag} is not read in a recipe", node, "write the plain value")
+        self.problem(f"the tag {tag} is not allowed in a recipe", node, "write the plain value")
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         name = node.tag.removeprefix(_TAG)
@@ -188,7 +188,7 @@ class _Reader:
             else:
                 if key_node.value in read:
                     place = f"{self.label}:{key_node.start_mark.line + 1}"
-                    move = f"remove one; it stands on line {first[key_node.value]} already"
+                    move = f"remove one; it is already on line {first[key_node.value]}"
                     self.repeated.append(Problem(f"the key {key_node.value!r} is given twice", place, move))
                 first[key_node.value] = self.lines[(*path, key_node.value)] = key_node.start_mark.line + 1
                 read[key_node.value] = self.value(value_node, (*path, key_node.value))

@@ -31,18 +31,16 @@ class Rule:
     """
 
     match: Annotated[
-        tuple[NamePattern, ...], Doc("name patterns, each may begin with a component: `backbone.layers.{0..7}.*`")
+        tuple[NamePattern, ...], Doc("name patterns; each may begin with a component: `backbone.layers.{0..7}.*`")
     ]
-    also: Annotated[
-        tuple[NamePattern, ...], Doc("name patterns that must match as well, each of them: `also: ['*.mlp.*']`")
-    ] = ()
+    also: Annotated[tuple[NamePattern, ...], Doc("name patterns that must all match as well: `also: ['*.mlp.*']`")] = ()
     keep: Annotated[
-        BaseOrSpecialist | None, Doc("copy from `base` or from the specialist of this name, merging nothing")
+        BaseOrSpecialist | None, Doc("copy the tensors from `base` or from the specialist of this name without merging")
     ] = None
     drop: Annotated[bool, Doc("leave the tensors out of the output")] = False
-    method: Annotated[str | None, Doc("another merge method than the section's")] = None
-    weight: Annotated[Weight | None, Doc("other weights: one for all specialists, or by name")] = None
-    optional: Annotated[bool, Doc("the rule may match nothing; otherwise that is an error")] = False
+    method: Annotated[str | None, Doc("a different merge method")] = None
+    weight: Annotated[Weight | None, Doc("different weights: one for all specialists, or by name")] = None
+    optional: Annotated[bool, Doc("allow the rule to match nothing, which is an error otherwise")] = False
     options: Mapping[str, Any] = field(default_factory=dict, metadata=_filled)
     merge_method: MergeMethod | None = field(default=None, compare=False, repr=False, metadata=_filled)
     place: str = place_field()
@@ -56,22 +54,25 @@ class Merge:
     """
 
     method: Annotated[str, Doc("name of a merge method, or path/to/file.py:name")] = "task_arithmetic"
-    weight: Annotated[Weight | None, Doc("weights that take the place of the specialists' own")] = None
+    weight: Annotated[Weight | None, Doc("weights that replace the specialists' own")] = None
     rules: Annotated[
-        tuple[Rule, ...], Doc("what is treated otherwise; the first rule that matches claims the tensor")
+        tuple[Rule, ...], Doc("exceptions for some tensors; the first rule that matches a tensor applies")
     ] = ()
     protect: Annotated[
         tuple[NamePattern, ...],
-        Doc("components (`audio_projector`) whose tokens' directions the other task vectors lose before merging"),
+        Doc(
+            "components (`audio_projector`) whose token directions are removed from the other task vectors "
+            "before merging"
+        ),
     ] = ()
     protect_energy: Annotated[
-        float, Between(0, 1), Doc("the share of those tokens' energy whose directions are protected")
+        float, Between(0, 1), Doc("the share of those tokens' energy that the protected directions cover")
     ] = 0.9
     edges: Annotated[
         Literal["ends", "first"],
         Doc(
-            "which number of a gradient tensors outside the layers take: embeddings the first and others the last, or "
-            "all the first (as mergekit does)"
+            "the value of a gradient for tensors outside the layers: the first for embeddings and the last "
+            "for others, or the first for all (as mergekit does)"
         ),
     ] = "ends"
     options: Mapping[str, Any] = field(default_factory=dict, metadata=_filled)
@@ -229,10 +230,10 @@ def _contradictions(rule: Rule, value: Mapping[str, Any], at: At) -> Iterator[Pr
     merging = [key for key in value if key not in ("match", "also", "keep", "drop", "optional")]
     if len(ways) == 2 or (ways and merging):
         both = " and ".join([*ways, *merging][:2])
-        yield Problem(f"a rule says both {both}", at.place, "a rule keeps, drops or merges; split it in two")
+        yield Problem(f"a rule has both {both}", at.place, "a rule can keep, drop or merge; split it into two rules")
     if not ways and not merging:
         yield Problem(
-            f"the rule for {', '.join(map(repr, rule.match))} says nothing",
+            f"the rule for {', '.join(map(repr, rule.match))} has no effect",
             at.place,
             "add keep, drop, method, weight or a parameter of the method",
         )

@@ -42,44 +42,52 @@ class Recipe:
     """
 
     base: Annotated[str, Doc("the model all specialists were fine-tuned from: path, hub id[@revision] or hf:// uri")]
-    specialists: Annotated[Mapping[NewSpecialist, Specialist], Doc("the models to fuse, by a name of your choice")]
+    specialists: Annotated[
+        Mapping[NewSpecialist, Specialist], Doc("the models to fuse, each under a name of your choice")
+    ]
     base_adapter: Annotated[
         str | None,
-        Doc("a PEFT adapter that is part of the base: path or hub id; task vectors start from both together"),
+        Doc("a PEFT adapter that belongs to the base: path or hub id; task vectors start from both together"),
     ] = None
     merge: Annotated[Merge, Doc("how")] = field(default_factory=Merge)
     components: Annotated[
         Mapping[str, tuple[NamePattern, ...]],
-        Doc("name patterns of a component, where the architecture does not tell it"),
+        Doc("name patterns of components that are not recognised from the architecture"),
     ] = field(default_factory=dict)
     embedder: Annotated[
         str | None,
-        Doc("what runs models of a class of your own: path/to/file.py:name, package.module:name or an entry point"),
+        Doc(
+            "the function that opens models of your own class: path/to/file.py:name, package.module:name or an "
+            "entry point"
+        ),
     ] = None
     copy: Annotated[
         Mapping[SpecialistName, tuple[NamePattern, ...]] | None,
-        Doc("components or name patterns taken whole from a specialist; left out: what only that specialist has"),
+        Doc(
+            "components or name patterns to copy from a specialist; by default the tensors that only this "
+            "specialist has"
+        ),
     ] = None
-    output: Annotated[Output, Doc("what is written, and where")] = field(default_factory=Output)
+    output: Annotated[Output, Doc("the output: where and how it is written")] = field(default_factory=Output)
     stack: Annotated[
         tuple[Mapping[BaseOrSpecialist, str], ...] | None,
         Doc(
-            "the output's layers in order: each entry says which layers of whom stand there, "
-            "`{base: 0..15, a: 0..15}`; left out: all as they are"
+            "the layers of the output in order; each entry lists layers of the inputs, `{base: 0..15, a: "
+            "0..15}`; by default the layers stay as they are"
         ),
     ] = None
-    seed: Annotated[int, Between(0, 2**63 - 1), Doc("decides every random drop")] = 0
+    seed: Annotated[int, Between(0, 2**63 - 1), Doc("seed of all random drops")] = 0
     prompts: Annotated[
-        Prompts | None, Doc("what stands before items wherever a model runs, in place of the models' own prompts")
+        Prompts | None, Doc("prompts before items wherever a model runs; they replace the models' own")
     ] = None
-    drift: Annotated[Drift | None, Doc("how drift is diagnosed")] = None
-    recover: Annotated[Recover | None, Doc("how a drifted projector is repaired")] = None
-    rehearse: Annotated[Rehearse | None, Doc("balanced training over all modalities afterwards")] = None
+    drift: Annotated[Drift | None, Doc("drift diagnosis")] = None
+    recover: Annotated[Recover | None, Doc("repair of drifted projectors")] = None
+    rehearse: Annotated[Rehearse | None, Doc("balanced training on all modalities after the fusion")] = None
     specialize: Annotated[
-        Mapping[SpecialistName, Specialize] | None, Doc("how specialists are trained first, by name")
+        Mapping[SpecialistName, Specialize] | None, Doc("training of specialists before the fusion, by name")
     ] = None
-    evaluate: Annotated[Evaluate | None, Doc("what the variants are scored on")] = None
-    search: Annotated[Search | None, Doc("weights and methods to be found by trying (`taskmerge search`)")] = None
+    evaluate: Annotated[Evaluate | None, Doc("evaluation of all variants")] = None
+    search: Annotated[Search | None, Doc("search for weights and methods (`taskmerge search`)")] = None
     place: str = place_field()
     folder: Path = field(default=Path(), compare=False, repr=False, metadata={"filled": "folder"})
     text: str = field(default="", compare=False, repr=False, metadata={"filled": "text"})
@@ -88,7 +96,7 @@ class Recipe:
 
     def problems(self) -> Iterator[Problem]:
         if not self.specialists:
-            yield Problem("specialists is empty", self.place, "name at least one, such as `audio: models/audio`")
+            yield Problem("specialists is empty", self.place, "give at least one, such as `audio: models/audio`")
         if self.stack is not None:
             yield from stack_problems(self.stack, self.specialists, self.place)
 
@@ -135,7 +143,7 @@ def _load_all(path: str | Path, intermediate: str | Path) -> list[Recipe]:
     for document in documents:
         at = At(document.place, (), document.folder, document.data)
         if not isinstance(document.data, Mapping) or not is_mergekit(document.data):
-            raise RecipeError("a recipe is one YAML document", at.place, "only mergekit files may hold several")
+            raise RecipeError("a recipe is one YAML document", at.place, "only mergekit files may contain several")
         found.append(_read(document.data, at, document.text, results, document.repeated))
         name = document.data.get("name")
         if isinstance(name, str):
@@ -184,7 +192,7 @@ def _read(
         raise RecipeError("a recipe is a mapping", at.place, "begin with `base:` and `specialists:`")
     if is_mixture(values):
         raise RecipeError(
-            "a mergekit-moe configuration: it puts whole models side by side as experts of one, and merges nothing",
+            "a mergekit-moe configuration: it combines complete models as experts of one model and does not merge them",
             at.place,
             "make it with mergekit-moe; to merge the experts into one dense model, list them as `specialists:`",
         )

@@ -55,9 +55,9 @@ class Objective:
         names = list(known)
         for pattern in self.patterns:
             if not any(Pattern.parse(pattern).matches(name) for name in names):
-                raise UsageError(f"{self.text!r}: {pattern!r} names no score", next_move=did_you_mean(pattern, names))
+                raise UsageError(f"{self.text!r}: {pattern!r} matches no score", next_move=did_you_mean(pattern, names))
         if "(" not in self.text and len(found := self.names(names)) > 1:
-            raise UsageError(f"{self.text!r} names {len(found)} scores", next_move=f"write mean({self.text})")
+            raise UsageError(f"{self.text!r} matches {len(found)} scores", next_move=f"write mean({self.text})")
 
 
 def parse_objective(text: str, families: Sequence[str] = FAMILIES) -> Objective:
@@ -73,7 +73,7 @@ def parse_objective(text: str, families: Sequence[str] = FAMILIES) -> Objective:
     call = _CALL.match(text.strip())
     name, inside = (call[1], call[2]) if call else ("mean", text.strip())
     if name not in REDUCTIONS:
-        raise UsageError(f"{text!r}: no function {name!r}", next_move=did_you_mean(name, REDUCTIONS))
+        raise UsageError(f"{text!r}: unknown function {name!r}", next_move=did_you_mean(name, REDUCTIONS))
     patterns = tuple(part.strip() for part in _SPLIT.split(inside))
     if not all(patterns) or "(" in inside or ")" in inside:
         raise UsageError(f"{text!r} cannot be read", next_move=_FORM)
@@ -89,7 +89,7 @@ def _check_pattern(text: str, pattern: str, families: Sequence[str]) -> None:
         raise UsageError(f"{text!r}: {error.problems[0].what}", next_move=_FORM) from None
     family = pattern.partition(".")[0]
     if families and family not in families and not set(family) & set("*?[{"):
-        raise UsageError(f"{text!r}: no scores are called {family!r}", next_move=did_you_mean(family, families))
+        raise UsageError(f"{text!r}: there are no scores called {family!r}", next_move=did_you_mean(family, families))
 
 
 def retrieval_name(set_name: str, metric: str, direction: str = "to_text") -> str:

@@ -25,14 +25,25 @@ class Range:
 
     values: Annotated[
         tuple[Choice, ...],
-        Doc("`[low, high]` anything between two numbers; three or more numbers, or words: one of them; `0.1:1.0:0.1`"),
+        Doc(
+            "`[low, high]`: any value between two numbers; three or more numbers, or words: one of them; "
+            "`0.1:1.0:0.1`: a range with steps"
+        ),
     ] = ()
-    low: Annotated[float | None, Doc("the least")] = None
-    high: Annotated[float | None, Doc("the most")] = None
-    step: Annotated[float | None, Between(0, None, open="low"), Doc("only low, low + step, …; left out: all")] = None
-    log: Annotated[bool, Doc("as many trials between 0.01 and 0.1 as between 0.1 and 1")] = False
+    low: Annotated[float | None, Doc("the lower end of the range")] = None
+    high: Annotated[float | None, Doc("the upper end of the range")] = None
+    step: Annotated[
+        float | None, Between(0, None, open="low"), Doc("only low, low + step, …; by default all values")
+    ] = None
+    log: Annotated[
+        bool,
+        Doc(
+            "search on a logarithmic scale: search on a logarithmic scale: as many trials between 0.01 and 0.1 "
+            "as between 0.1 and 1"
+        ),
+    ] = False
     depth: Annotated[
-        int | None, Between(2, 16), Doc("that many numbers, a gradient over depth from the first layer to the last")
+        int | None, Between(2, 16), Doc("number of values of a gradient over depth, from the first layer to the last")
     ] = None
     place: str = place_field()
 
@@ -57,9 +68,9 @@ class Range:
             yield Problem("vary: a range needs both low and high", self.place, "write [0.1, 1.0], or {low: , high: }")
         elif len(self.values) == 1 and self._grid() is None:
             move = "write [low, high], several values, or low:high:step in quotes"
-            yield Problem(f"vary: {self.values[0]!r} is one value: nothing varies", self.place, move)
+            yield Problem(f"vary: {self.values[0]!r} is a single value: nothing varies", self.place, move)
         elif len(set(self.values)) < len(self.values):
-            yield Problem("vary: a value stands there twice", self.place)
+            yield Problem("vary: a value is listed twice", self.place)
         else:
             yield from self._bound_problems()
 
@@ -73,9 +84,9 @@ class Range:
         if not low < high:
             yield Problem(f"vary: the range {low:g} to {high:g} is empty", self.place, f"write [{high:g}, {low:g}]")
         elif self.log and low <= 0:
-            yield Problem(f"vary: log goes with numbers above 0, not {low:g}", self.place, "begin at 0.001, say")
+            yield Problem(f"vary: log needs numbers above 0, not {low:g}", self.place, "begin for example at 0.001")
         elif self.log and self.read().step is not None:
-            yield Problem("vary: log and step do not go together", self.place, "leave one out")
+            yield Problem("vary: log and step cannot be combined", self.place, "leave one out")
         elif (step := self.read().step) is not None and (high - low) / step > MOST_STEPS:
             yield Problem(f"vary: {low:g} to {high:g} by {step:g} are too many steps", self.place)
 
@@ -103,9 +114,12 @@ def parse_grid(text: str) -> tuple[float, float, float]:
     try:
         low, high, step = (float(part) for part in parts)
     except ValueError:
-        raise UsageError(f"{clipped(repr(text), 80)} is no low:high:step", next_move="write 0.1:1.0:0.1") from None
+        raise UsageError(f"{clipped(repr(text), 80)} is not low:high:step", next_move="write 0.1:1.0:0.1") from None
     if not (math.isfinite(low + high + step) and step > 0 and low < high):
-        raise UsageError(f"{text!r} has no steps", next_move="write 0.1:1.0:0.1, from the least to the most")
+        raise UsageError(
+            f"{text!r} has no steps",
+            next_move="write 0.1:1.0:0.1, from the lower end of the range to the upper end of the range",
+        )
     return low, high, step
 
 
@@ -120,14 +134,14 @@ class Floor:
     shorthand: ClassVar[str] = "change"
 
     change: Annotated[
-        float, Between(-1, 1), Doc("the score must be at least that much above its specialist's: -0.02 may be lost")
+        float, Between(-1, 1), Doc("minimum difference from the specialist's score: -0.02 allows a loss of 0.02")
     ]
-    metric: Annotated[str, Doc("of which score")] = "mrr"
+    metric: Annotated[str, Doc("the score to compare")] = "mrr"
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
         if self.metric not in METRICS:
-            yield Problem(f"floor: no metric {self.metric!r}", self.place, did_you_mean(self.metric, METRICS))
+            yield Problem(f"floor: unknown metric {self.metric!r}", self.place, did_you_mean(self.metric, METRICS))
 
 
 @dataclass(frozen=True)
@@ -137,33 +151,40 @@ class Search:
     vary: Annotated[
         Mapping[str, Range],
         Doc(
-            "what, and within which range: `specialists.*.weight`, `merge.method`, `merge.density`, "
+            "the numbers to vary and their ranges: `specialists.*.weight`, `merge.method`, `merge.density`, "
             "`rules.backbone.layers.{0..5}.*.weight`"
         ),
     ]
     maximize: Annotated[
         tuple[str, ...], Doc("`mean(retrieval.*.mrr)`, `min(…)`, one score, or several: a Pareto front")
     ] = (DEFAULT,)
-    on: Annotated[Mapping[str, str], Doc("pairs by name, a modality's under the name of its specialist")] = field(
+    on: Annotated[Mapping[str, str], Doc("pairs by name; use the name of the specialist for its modality")] = field(
         default_factory=dict
     )
     floor: Annotated[
-        Mapping[str, Floor], Doc("per set of `on`: what it may lose at most against its specialist, a constraint")
+        Mapping[str, Floor], Doc("constraint for each set of `on`: the minimum difference from its specialist")
     ] = field(default_factory=dict)
     confirm: Annotated[
         Mapping[str, str] | None,
-        Doc("pairs that the search never sees, by the same names; left out: a third of each set is kept back for it"),
+        Doc(
+            "pairs that the search does not use, under the same names; by default a third of each set is "
+            "reserved for this"
+        ),
     ] = None
-    trials: Annotated[int, Between(1, 100_000), Doc("how many, beside the points that are always looked at")] = 60
+    trials: Annotated[
+        int, Between(1, 100_000), Doc("number of trials, in addition to the points that are always evaluated")
+    ] = 60
     sampler: Annotated[
         Literal["auto", "tpe", "gp", "cmaes", "random"],
-        Doc("how Optuna proposes; `auto`: a Gaussian process for up to 150 trials of numbers alone, else TPE"),
+        Doc(
+            "the sampler of Optuna; `auto`: a Gaussian process for up to 150 trials if only numbers vary, otherwise TPE"
+        ),
     ] = "auto"
-    prune: Annotated[bool, Doc("stop trials early that are known to be worse (one objective, enough pairs)")] = True
+    prune: Annotated[bool, Doc("stop trials early when they are clearly worse (one objective, enough pairs)")] = True
     sensitivity: Annotated[
-        int, Between(0, 50), Doc("points along each number through the best trial, for curves and flat ranges")
+        int, Between(0, 50), Doc("number of points of the curve along each number through the best trial")
     ] = 5
-    path: Annotated[str | None, Doc("folder of the study and its report; left out: `OUT-search`")] = None
+    path: Annotated[str | None, Doc("folder of the study and its report; by default `OUT-search`")] = None
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
@@ -177,10 +198,10 @@ class Search:
         for key, names in (("floor", self.floor), ("confirm", self.confirm or {})):
             for name in names if self.on else ():
                 if name not in self.on:
-                    yield Problem(f"{key}: {name!r} is no set of `on`", self.place, did_you_mean(name, self.on))
+                    yield Problem(f"{key}: {name!r} is not a set of `on`", self.place, did_you_mean(name, self.on))
         if self.confirm is not None and (lost := [name for name in self.on if name not in self.confirm]):
-            what = f"confirm: has no pairs for {', '.join(map(repr, lost))}"
-            yield Problem(what, self.place, "name them, or leave `confirm` out: a third of each set is then kept back")
+            what = f"confirm: there are no pairs for {', '.join(map(repr, lost))}"
+            yield Problem(what, self.place, "add them, or leave out `confirm`: a third of each set is then reserved")
         try:
             if self.path is not None:
                 output_path(self.path)

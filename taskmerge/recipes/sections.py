@@ -50,28 +50,33 @@ class Specialist:
     model: Annotated[
         str,
         Doc(
-            "path, hub id[@revision], hf:// uri or a task vector's folder; `base` for the base itself; a pattern "
-            "(run/checkpoint-*) for the mean of all that it names"
+            "path, hub id[@revision], hf:// uri or a task vector's folder; `base` for the base itself; a "
+            "pattern (run/checkpoint-*) for the mean of all checkpoints that it matches"
         ),
     ]
     adapter: Annotated[
-        str | None, Doc("a PEFT adapter to lay over the model: path or hub id, or a pattern for the mean of several")
+        str | None, Doc("a PEFT adapter to apply to the model: path or hub id, or a pattern for the mean of several")
     ] = None
     also: Annotated[
         tuple[str, ...],
-        Doc("files or folders whose tensors take the place of the model's, or are added: a projector saved alone"),
+        Doc(
+            "files or folders whose tensors replace the model's or are added to it: for example a separately "
+            "saved projector"
+        ),
     ] = ()
-    last: Annotated[int | None, Between(1, None), Doc("of a pattern: how many, the latest; left out: all")] = None
+    last: Annotated[
+        int | None, Between(1, None), Doc("for a pattern: use only the latest N checkpoints; by default all")
+    ] = None
     ema: Annotated[
         float | None,
         Between(0, 1, open="both"),
-        Doc("of a pattern: decay of a moving average, oldest first; left out: all count the same"),
+        Doc("for a pattern: decay of a moving average, oldest first; by default all have equal weight"),
     ] = None
     base: Annotated[
         str | None,
-        Doc("what it was fine-tuned from, where that is not the recipe's base: its task vector is taken"),
+        Doc("the model that it was fine-tuned from, if not the recipe's base; the task vector starts from this model"),
     ] = None
-    weight: Annotated[GradedNumber, Gradient(), Doc("what its task vector is multiplied by")] = 1.0
+    weight: Annotated[GradedNumber, Gradient(), Doc("factor of its task vector")] = 1.0
     name: str = name_field()
     place: str = place_field()
 
@@ -92,8 +97,8 @@ class Specialist:
     def problems(self) -> Iterator[Problem]:
         for key in ("last", "ema"):
             if getattr(self, key) is not None and not self.is_soup:
-                what = f"{self.name}: {key}: {getattr(self, key)} is for a pattern of checkpoints"
-                yield Problem(what, self.place, "name them all: model: run/checkpoint-*")
+                what = f"{self.name}: {key}: {getattr(self, key)} needs a pattern of checkpoints"
+                yield Problem(what, self.place, "write a pattern: model: run/checkpoint-*")
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,11 @@ class TokenRow:
     source: Annotated[
         str | None,
         EntryOf("specialists", ("base", "zero")),
-        Doc("whose row: `base`, a specialist, or `zero` for zeros; left out: as for any other token"),
+        Doc("the source of the row: `base`, a specialist, or `zero` for zeros; by default as for any other token"),
     ] = None
-    token: Annotated[str | None, Doc("which of the source's tokens; left out: the same one")] = None
-    row: Annotated[int | None, Between(0, None), Doc("which of the source's rows, by its number")] = None
-    force: Annotated[bool, Doc("take that row for all inputs, also for those that have the token")] = False
+    token: Annotated[str | None, Doc("the token in the source; by default the same one")] = None
+    row: Annotated[int | None, Between(0, None), Doc("the row number in the source")] = None
+    force: Annotated[bool, Doc("use that row for all inputs, also for those that have the token")] = False
     place: str = place_field()
 
 
@@ -120,41 +125,47 @@ class Output:
     path: Annotated[str | None, Doc("folder of the fused model; `--out` overrides it")] = None
     dtype: Annotated[
         Literal["bfloat16", "float16", "float32", "float64"] | None,
-        Doc("number format; left out: each tensor's own in the base"),
+        Doc("number format; by default each tensor keeps the base's"),
     ] = None
     quantized: Annotated[
         bool,
         Doc(
-            "store weights in few bits as the base does (FP8 with scales, 4 bits of compressed-tensors): byte for byte "
-            "where no specialist moves them; left out: FP8 becomes the format the model was trained in, packed tensors "
-            "are copied"
+            "store quantised weights as the base does (FP8 with scales, 4 bits of compressed-tensors), byte "
+            "for byte where no specialist changes them; by default FP8 becomes the format in which the model "
+            "was trained, and packed tensors are copied"
         ),
     ] = False
-    shard_size: Annotated[int, Size(), Doc("at most this many bytes per file")] = 5_000_000_000
+    shard_size: Annotated[int, Size(), Doc("maximum number of bytes per file")] = 5_000_000_000
     keep_previous: Annotated[
-        bool, Doc("keep a model that a stage replaces, as `NAME-previous`; the one kept there before goes")
+        bool, Doc("keep a model that a stage replaces as `NAME-previous`; an older one there is removed")
     ] = False
     tokenizer: Annotated[
         str,
         EntryOf("specialists", ("base", "union")),
-        Doc("`base`, `union` (the base's and what specialists add) or the specialist whose tokenizer is taken"),
+        Doc(
+            "`base`, `union` (the base's tokens and those that specialists add) or the specialist whose "
+            "tokenizer is used"
+        ),
     ] = "union"
-    tokens: Annotated[
-        Mapping[str, TokenRow], Doc("where the rows of single tokens come from; tokens that are new are added")
-    ] = field(default_factory=dict)
+    tokens: Annotated[Mapping[str, TokenRow], Doc("the source of the rows of single tokens; new tokens are added")] = (
+        field(default_factory=dict)
+    )
     new_tokens: Annotated[
         Literal["mean", "own"],
         Doc(
-            "what a token that the base lacks is in the specialists that have it: the mean of theirs, or each one's "
-            "own, so that weights decide (as mergekit does)"
+            "the base row of a token that the base lacks: the mean of the specialists' rows, or each "
+            "specialist's own row, so that the weights decide (as mergekit does)"
         ),
     ] = "mean"
-    pad_rows: Annotated[int | None, Between(1, None), Doc("round the rows of the token tables up to a multiple")] = None
+    pad_rows: Annotated[
+        int | None, Between(1, None), Doc("round the number of rows of the token tables up to a multiple of this")
+    ] = None
     chat_template: Annotated[
         str | None,
         Doc(
-            "the chat template to write: `alpaca`, `chatml`, `exaone`, `llama3`, `mistral`, `auto` (what most inputs "
-            "have), the path of a file, or the template itself; left out: the tokenizer's own"
+            "the chat template to write: `alpaca`, `chatml`, `exaone`, `llama3`, `mistral`, `auto` (the most "
+            "common one of the inputs), the path of a file, or the template itself; by default the "
+            "tokenizer's own"
         ),
     ] = None
     place: str = place_field()
@@ -162,7 +173,7 @@ class Output:
     def problems(self) -> Iterator[Problem]:
         if self.quantized and self.dtype is not None:
             move = "leave one of them out"
-            yield Problem("output: quantized keeps the base's formats, and dtype names another", self.place, move)
+            yield Problem("output: quantized keeps the base's formats, but dtype sets another one", self.place, move)
         try:
             if self.path is not None:
                 output_place(self.path)
@@ -175,7 +186,7 @@ class Lora:
     """A low-rank adapter to train."""
 
     rank: Annotated[int, Between(1, None), Doc("rank of each update")] = 16
-    alpha: Annotated[float | None, Doc("updates are multiplied by alpha / rank; left out: twice the rank")] = None
+    alpha: Annotated[float | None, Doc("updates are multiplied by alpha / rank; by default twice the rank")] = None
     place: str = place_field()
 
 
@@ -183,9 +194,9 @@ class Lora:
 class FailAbove:
     """What counts as drifted too far."""
 
-    recall_drop: Annotated[float, Between(0, 1, open="low"), Doc("most that R@1 may fall against the specialist")] = (
-        0.05
-    )
+    recall_drop: Annotated[
+        float, Between(0, 1, open="low"), Doc("maximum acceptable drop in R@1 against the specialist")
+    ] = 0.05
     place: str = place_field()
 
 
@@ -193,9 +204,11 @@ class FailAbove:
 class RolePrompts:
     """What stands before items of one modality, or of one set or task."""
 
-    query: Annotated[PromptText | None, Doc('before what searches; `""`: nothing')] = None
-    document: Annotated[PromptText | None, Doc('before what is found; `""`: nothing')] = None
-    default: Annotated[PromptText | None, Doc("before items of neither role, which are clustered or classified")] = None
+    query: Annotated[PromptText | None, Doc('prompt before queries; `""`: none')] = None
+    document: Annotated[PromptText | None, Doc('prompt before documents; `""`: none')] = None
+    default: Annotated[
+        PromptText | None, Doc("prompt before items that are neither, such as items to cluster or classify")
+    ] = None
     place: str = place_field()
 
 
@@ -203,18 +216,20 @@ class RolePrompts:
 class Prompts(RolePrompts):
     """What stands before items in place of the models' own prompts, in every stage that runs a model."""
 
-    modalities: Annotated[Mapping[str, RolePrompts], Doc("before items of a modality: `{audio: {query: …}}`")] = field(
-        default_factory=dict
-    )
+    modalities: Annotated[
+        Mapping[str, RolePrompts], Doc("prompts before items of one modality: `{audio: {query: …}}`")
+    ] = field(default_factory=dict)
     tasks: Annotated[
         Mapping[str, RolePrompts],
-        Doc("before items of one set, by its name: of `evaluate`, of a training stage's `data`, or an mteb task"),
+        Doc(
+            "prompts before items of one set, by its name in `evaluate`, in the `data` of a training stage, or in mteb"
+        ),
     ] = field(default_factory=dict)
 
     def problems(self) -> Iterator[Problem]:
         for name, row in self.modalities.items():
             if modality(name) is None or modality_of_column(name) != name:
-                yield Problem(f"prompts: {name!r} is no modality", row.place, did_you_mean(name, NAMES))
+                yield Problem(f"prompts: {name!r} is not a modality", row.place, did_you_mean(name, NAMES))
 
 
 @dataclass(frozen=True)
@@ -225,7 +240,10 @@ class Drift:
     probes: Annotated[Sources, Doc("probe pairs, one source or one per specialist")]
     trained_on: Annotated[
         Sources | None,
-        Doc("pairs the specialists were trained on, so that probes among them are told; left out: `specialize`'s data"),
+        Doc(
+            "pairs that the specialists were trained on: overlaps with the probes are reported; by default the "
+            "data of `specialize`"
+        ),
     ] = None
     fail_above: Annotated[FailAbove, Doc("limits beyond which the exit code is 3")] = field(default_factory=FailAbove)
     precision: MeasuredIn = None
@@ -237,43 +255,50 @@ class Drift:
 class Training:
     """What every training stage can be told; left out: the stage's own default."""
 
-    steps: Annotated[int | None, Between(1, None), Doc("most gradient steps")] = None
+    steps: Annotated[int | None, Between(1, None), Doc("maximum number of gradient steps")] = None
     lr: Annotated[float | None, Positive, Doc("learning rate")] = None
-    projector_lr: Annotated[float | None, Positive, Doc("learning rate of projectors; left out: as the rest")] = None
+    projector_lr: Annotated[float | None, Positive, Doc("learning rate of projectors; by default `learning_rate`")] = (
+        None
+    )
     batch_size: Annotated[int | None, Between(2, None), Doc("pairs per process and step")] = None
-    warmup: Annotated[int | None, Between(0, None), Doc("steps in which the learning rate rises")] = None
+    warmup: Annotated[int | None, Between(0, None), Doc("number of steps in which the learning rate rises")] = None
     temperature: Annotated[float, Positive, Doc("τ of InfoNCE")] = 0.02
     input_noise: Annotated[
-        float, Between(0, None), Doc("standard deviation of Gaussian noise on the prepared items while training")
+        float, Between(0, None), Doc("standard deviation of Gaussian noise added to the prepared items in training")
     ] = 0.0
     bf16: Annotated[bool, Doc("train in bfloat16 autocast")] = False
     gradient_cache: Annotated[
-        int | None, Between(1, None), Doc("pairs embedded at once, for batches that do not fit in memory")
+        int | None,
+        Between(1, None),
+        Doc("pairs embedded at once, for batches that do not fit in memory (gradient caching)"),
     ] = None
     accumulation: Annotated[
-        int, Between(1, None), Doc("batches whose gradients are summed for one step; negatives are those of one batch")
+        int,
+        Between(1, None),
+        Doc("number of batches whose gradients are summed for one step; negatives come from one batch"),
     ] = 1
     gradient_checkpointing: Annotated[
-        bool, Doc("compute layers again in the backward pass instead of keeping what they put out")
+        bool, Doc("compute layers again in the backward pass instead of keeping their outputs")
     ] = False
-    fsdp: Annotated[bool, Doc("shard parameters over the processes (FSDP2), where one cannot hold them")] = False
+    fsdp: Annotated[bool, Doc("shard parameters over the processes (FSDP2) if one cannot hold all of them")] = False
     dimensions: Annotated[
         tuple[Annotated[int, Between(1, 65536)], ...],
-        Doc("lengths that embeddings are cut to, each with a loss of its own beside the whole ones' (Matryoshka)"),
+        Doc("additional dimensions to which embeddings are truncated, each with its own loss (Matryoshka)"),
     ] = ()
-    report_to: Annotated[str, Doc("where losses are logged: none, tensorboard, wandb, …")] = "none"
+    report_to: Annotated[str, Doc("where to log losses: none, tensorboard, wandb, …")] = "none"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recover(Training):
     """How a drifted projector is fitted to the fused backbone."""
 
-    train: Annotated[tuple[NamePattern, ...], Doc("components or name patterns to train; everything else stays frozen")]
+    train: Annotated[tuple[NamePattern, ...], Doc("components or name patterns to train; all others stay frozen")]
     data: Annotated[Sources, Doc("pairs, one source or one per modality")]
     held_out: Annotated[Sources | None, Doc("pairs that decide between the ways; left out: a tenth of the data")] = None
     precision: LookedAtIn = None
     method: Annotated[
-        Literal["auto", "gradient", "closed_form"], Doc("how; `auto` compares on held-out pairs what the data allows")
+        Literal["auto", "gradient", "closed_form"],
+        Doc("the method; `auto` compares all methods that the data allows on held-out pairs"),
     ] = "auto"
     place: str = place_field()
 
@@ -304,14 +329,14 @@ class Balance:
 
     def problems(self) -> Iterator[Problem]:
         if self.follows == "adaptive" and self.temperature is not None:
-            what = f"balance: temperature: {self.temperature:g} is of sizes, which adaptive shares do not follow"
-            yield Problem(what, self.place, "leave temperature out, or follow size")
+            what = f"balance: temperature: {self.temperature:g} applies to sizes, which adaptive shares do not use"
+            yield Problem(what, self.place, "leave out temperature, or set follow: size")
 
     def share_problems(self, data: Sources) -> Iterator[Problem]:
         """Shares of sets that are not there. data: of the stage."""
         for name in self.shares:
             if name not in (data if isinstance(data, Mapping) else ()):
-                what = f"balance: shares: {name!r} is no set of `data`"
+                what = f"balance: shares: {name!r} is not a set of `data`"
                 move = did_you_mean(name, data) if isinstance(data, Mapping) else "name the sets: data: {NAME: PAIRS}"
                 yield Problem(what, self.place, move)
 
@@ -320,9 +345,9 @@ class Balance:
 class Rehearse(Training):
     """Balanced training of the fused model over all modalities."""
 
-    train: Annotated[tuple[NamePattern, ...], Doc("components or name patterns to train; everything else stays frozen")]
-    data: Annotated[Mapping[str, str], Doc("pairs by name: of each modality, or several sets of one")]
-    held_out: Annotated[Mapping[str, str] | None, Doc("pairs for learning curves; left out: a tenth of the data")] = (
+    train: Annotated[tuple[NamePattern, ...], Doc("components or name patterns to train; all others stay frozen")]
+    data: Annotated[Mapping[str, str], Doc("pairs by name: one set per modality, or several sets of a modality")]
+    held_out: Annotated[Mapping[str, str] | None, Doc("pairs for learning curves; by default a tenth of the data")] = (
         None
     )
     precision: LookedAtIn = None
@@ -330,14 +355,17 @@ class Rehearse(Training):
     balance: Annotated[Balance, Doc("how batches are shared among modalities")] = field(default_factory=Balance)
     may_fall: Annotated[
         tuple[str, ...],
-        Doc("modalities that may end below what they had; no other may, by a 95 % interval on its held-out pairs"),
+        Doc(
+            "modalities whose score may fall; for all others a drop is ruled out by a 95 % interval on their "
+            "held-out pairs"
+        ),
     ] = ()
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
         for name in self.may_fall:
             if name not in self.data:
-                what = f"may_fall: {name!r} is no modality of `data`"
+                what = f"may_fall: {name!r} is not a modality of `data`"
                 yield Problem(what, self.place, did_you_mean(name, self.data))
         yield from self.balance.share_problems(self.data)
 
@@ -347,7 +375,7 @@ class Graft:
     """A fresh encoder and projector attached to the base before its specialist is trained."""
 
     encoder: Annotated[str, Doc("log_mel, patches, or a transformers encoder: folder or hub id")]
-    projector: Annotated[Literal["linear", "mlp"], Doc("what leads from the encoder into the backbone")] = "mlp"
+    projector: Annotated[Literal["linear", "mlp"], Doc("the projector from the encoder into the backbone")] = "mlp"
     place: str = place_field()
 
 
@@ -357,10 +385,12 @@ class Specialize(Training):
 
     data: Annotated[Sources, Doc("pairs, one source or several sets by name; every batch is of one set")]
     balance: Annotated[Balance, Doc("how batches are shared among several sets")] = field(default_factory=Balance)
-    modality: Annotated[str | None, Doc("what the pairs hold besides text; left out: told from the data")] = None
-    graft: Annotated[Graft | None, Doc("encoder and projector to attach first, for a modality the base lacks")] = None
-    train: Annotated[tuple[NamePattern, ...] | None, Doc("components or name patterns to train; left out: all")] = None
-    lora: Annotated[Lora | None, Doc("train low-rank updates, merged to dense at the end")] = None
+    modality: Annotated[str | None, Doc("the modality of the pairs; by default recognised from the data")] = None
+    graft: Annotated[Graft | None, Doc("encoder and projector to attach first, for a modality that the base lacks")] = (
+        None
+    )
+    train: Annotated[tuple[NamePattern, ...] | None, Doc("components or name patterns to train; by default all")] = None
+    lora: Annotated[Lora | None, Doc("train low-rank updates (LoRA), merged into the weights at the end")] = None
     name: str = name_field()
     place: str = place_field()
 
@@ -379,14 +409,18 @@ class Evaluate:
     mteb: Annotated[tuple[str, ...], Doc("mteb benchmarks or tasks")] = ()
     dimensions: Annotated[
         tuple[Annotated[int, Between(1, 65536)], ...],
-        Doc("lengths that embeddings are cut to, each scored beside the whole ones"),
+        Doc("additional dimensions to which embeddings are truncated and scored"),
     ] = ()
     precision: MeasuredIn = None
     batch_size: ItemsAtOnce = 32
     results: Annotated[
-        str | None, Doc("folder of mteb's results, kept and taken up again; left out: `mteb` in the report folder")
+        str | None, Doc("folder of mteb's results, which are kept and reused; by default `mteb` in the report folder")
     ] = None
     model_meta: Annotated[
-        str | None, Doc("YAML or JSON file with what mteb asks and no model says: release_date, training_datasets, …")
+        str | None,
+        Doc(
+            "YAML or JSON file with metadata that mteb requires and models do not contain: release_date, "
+            "training_datasets, …"
+        ),
     ] = None
     place: str = place_field()

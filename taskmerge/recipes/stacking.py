@@ -29,7 +29,7 @@ def stack_problems(stack: Sequence[Entry], specialists: Mapping[str, object], pl
     for number, entry in enumerate(stack):
         what = f"stack[{number}]"
         if not entry:
-            yield Problem(f"{what} names no layers", place, "write `{base: 0..15}`")
+            yield Problem(f"{what} lists no layers", place, "write `{base: 0..15}`")
         wrong = {label: text for label, text in entry.items() if layers_of(text) is None}
         for label, text in wrong.items():
             told = f"{what}: {label} must be layers such as 0..15, not {clipped(repr(text), 100)}"
@@ -37,8 +37,8 @@ def stack_problems(stack: Sequence[Entry], specialists: Mapping[str, object], pl
         counts = {label: len(layers) for label, layers in runs_of([entry])[0].items()}
         if not wrong and len(set(counts.values())) > 1:
             shown = ", ".join(f"{label} {count}" for label, count in counts.items())
-            yield Problem(f"{what} takes different numbers of layers ({shown})", place, "take as many of each")
+            yield Problem(f"{what} has different numbers of layers ({shown})", place, "use the same number of each")
     named = {label for entry in stack for label in entry}
     for label in specialists:
         if label not in named:
-            yield Problem(f"stack names no layers of {label}", place, "name it in an entry, or remove the specialist")
+            yield Problem(f"stack uses no layers of {label}", place, "add it to an entry, or remove the specialist")

@@ -66,7 +66,9 @@ def _variants_table(sets: Sequence[str], cells: Mapping[tuple[str, str], Interva
 
     variants = dict.fromkeys(variant for variant, _ in cells)
     rows: list[Row] = [[variant, *(shown(variant, name) for name in sets)] for variant in variants]
-    return Table(title, ["variant", *sets], rows, "95 % bootstrap intervals; – : not a modality of this variant.")
+    return Table(
+        title, ["variant", *sets], rows, "95 % bootstrap intervals; – : this variant does not support the modality."
+    )
 
 
 def _differences(table: EvaluationTable, metric: str, direction: str) -> list[Block]:
@@ -84,8 +86,8 @@ def _differences(table: EvaluationTable, metric: str, direction: str) -> list[Bl
             f"{title_of(metric)}, {DIRECTIONS[direction]}: paired differences",
             ["difference", *table.sets],
             rows,
-            "Mean over the same queries, 95 % bootstrap intervals of the queries' own differences; bold: zero lies "
-            "outside.",
+            "Mean over the same queries, 95 % bootstrap intervals of the differences per query; bold: the "
+            "interval excludes zero.",
         )
     ]
 
@@ -128,7 +130,8 @@ def _mixed(table: EvaluationTable) -> str:
 def _prompts(prompts: Mapping[str, str | None]) -> str:
     """Prompts by role; one that both roles share is written once."""
     said = {
-        role: "as its class does" if text is None else repr(text) if text else "–" for role, text in prompts.items()
+        role: "as its class does it it" if text is None else repr(text) if text else "–"
+        for role, text in prompts.items()
     }
     if len(set(said.values())) == 1:
         return next(iter(said.values()))
@@ -174,7 +177,7 @@ def _task_differences(found: MtebScores) -> list[Block]:
             if len(shared) > 1:
                 change = mean_interval(np.array([own[task] - other[task] for task in shared]))
                 rows.append([f"{variant} − {reference}", _change(change), str(len(shared))])
-    note = "95 % bootstrap intervals over tasks: how it would vary with other tasks, not with other queries."
+    note = "95 % bootstrap intervals over tasks: the variation with other tasks, not with other queries."
     title = "mteb: paired differences"
     return [Table(title, ["difference", "mean over tasks", "tasks"], rows, note)] if rows else []
 

@@ -44,7 +44,7 @@ def check_page(path: str | Path) -> tuple[Path, Path]:
     ours = is_made_here(page.parent, "report") or _is_page(page)
     for one in (page, twin):
         if one.is_symlink() or (one.exists() and not (ours and one.is_file())):
-            what = "would be written over by the report, and is none of taskmerge's"
+            what = "would be overwritten by the report, but was not made by taskmerge"
             raise OutputError(what, str(one), "give the page another name")
     return page, twin
 

@@ -31,8 +31,8 @@ def plot_comparison(result: Mapping[str, Any], path: str | Path) -> Path:
 
     names, layers = list(result["norms"]), list(result["by_layer"])
     if len(layers) > MOST_LAYERS or len(names) > MOST_MODELS:
-        what = f"{len(names):,} task vectors of {len(layers):,} layers do not fit into a picture"
-        raise UsageError(what, str(path), f"at most {MOST_MODELS} and {MOST_LAYERS} do; --json prints the numbers")
+        what = f"{len(names):,} task vectors of {len(layers):,} layers do not fit in one picture"
+        raise UsageError(what, str(path), f"at most {MOST_MODELS} and {MOST_LAYERS} fit; --json prints the numbers")
     shown, shown_layers = ([printable_line(text) for text in texts] for texts in (names, layers))
     plain = {"parse_math": False}  # a dollar sign in a name begins no formula
     height = max(3.2, 0.22 * len(layers) + 1.2)
@@ -73,7 +73,7 @@ def check_plot(path: str | Path) -> Path:
     if target.suffix not in (".png", ".svg", ".pdf"):
         raise UsageError(f"cannot draw a {target.suffix or 'file without ending'}", str(path), "use .png, .svg or .pdf")
     if target.is_symlink() or (target.exists() and not _is_drawn_here(target)):
-        what = "would be written over by the picture, and was not drawn by taskmerge"
+        what = "would be overwritten by the picture, but was not drawn by taskmerge"
         raise OutputError(what, str(target), "give the picture another name")
     return target
 

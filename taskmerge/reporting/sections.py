@@ -34,7 +34,7 @@ def drift_sections(report: DriftReport) -> list[Section]:
         Section(f"Drift of {name}", tuple(_modality_blocks(found))) for name, found in report.modalities.items()
     ]
     forecasts = tuple(block for name, found in report.forecasts.items() for block in _forecast_blocks(name, found))
-    return [*sections, Section("Weights alone: a forecast, not a measurement", forecasts)]
+    return [*sections, Section("From the weights alone: a forecast, not a measurement", forecasts)]
 
 
 def _modality_blocks(found: ModalityDrift) -> list[Block]:
@@ -66,10 +66,10 @@ def _statistics_chart(found: ModalityDrift) -> RangeChart:
     ]
     sources = ", ".join(found.bands[CHARTED[0]].sources)
     return RangeChart(
-        "What decides, against the null band",
+        "Deciding statistics, against the null band",
         spans,
-        f"Mean over {found.probes} probes with 95 % bootstrap intervals. Shaded: where the statistic lies when nothing "
-        f"drifted (the specialist against: {sources}); a square lies outside.",
+        f"Mean over {found.probes} probes with 95 % bootstrap intervals. Shaded: the range of the statistic "
+        f"without drift (the specialist against: {sources}); squares are outside of it.",
     )
 
 
@@ -94,11 +94,11 @@ def _depth_chart(found: ModalityDrift) -> LineChart:
     norm = Line(title_of("relative_norm"), [(change.depth, change.relative_norm) for change in found.depths])
     onset = "" if found.onset is None else f" The mean cosine falls below 0.99 at depth {found.onset}."
     return LineChart(
-        "Where it starts: projected tokens, fused against specialist, by depth",
-        "depth (0: what enters the first layer)",
+        "Start of the drift: projected tokens, fused against specialist, by depth",
+        "depth (0: the input of the first layer)",
         "1 = unchanged",
         [cosine, cka, norm],
-        note=f"Where in the backbone the same projected tokens begin to differ.{onset}",
+        note=f"The depth in the backbone at which the same projected tokens begin to differ.{onset}",
     )
 
 
@@ -106,10 +106,10 @@ def _control_table(found: ModalityDrift) -> Table:
     control = found.control
     towers: Row = [
         f"tensors of encoder and projector ({control.tensors})",
-        f"{control.changed} differ" if control.changed else "bit-identical" if control.tensors else "none known",
+        f"{control.changed} differ" if control.changed else "bit-identical" if control.tensors else "unknown",
     ]
     if not control.outputs:
-        return Table("Control", ["", ""], [["projector output", "not checked: none was seen"], towers])
+        return Table("Control", ["", ""], [["projector output", "not checked: none was recorded"], towers])
     equal = "bit-identical" if control.identical else f"differs by {control.relative_change:.2%}"
     rows: list[Row] = [[f"projector output ({control.outputs} vectors)", equal], towers]
     for title, values in (
@@ -117,12 +117,12 @@ def _control_table(found: ModalityDrift) -> Table:
         ("Fréchet distance to token embeddings / their variance", control.shift_against_tokens),
     ):
         rows += [[f"{title}, {side}", f"{value:.3f}"] for side, value in (values or {}).items()]
-    return Table("Control: what the backbones are fed", ["", ""], rows)
+    return Table("Control: the inputs of the backbones", ["", ""], rows)
 
 
 def _explanations_table(found: ModalityDrift) -> Table:
     rows: list[Row] = [[title_of(name), statistic(name).shown(value)] for name, value in found.explanations.items()]
-    return Table("Final embeddings: what explains, and does not decide", ["", ""], rows)
+    return Table("Final embeddings: statistics that explain, but do not decide", ["", ""], rows)
 
 
 def _forecast_blocks(name: str, found: Forecast) -> list[Block]:
@@ -134,11 +134,11 @@ def _forecast_blocks(name: str, found: Forecast) -> list[Block]:
     unit = "‖base‖ (the specialist's backbone is the base's)" if found.unit == "base" else "‖specialist - base‖"
     return [
         LineChart(
-            f"{name}: how far the fused backbone lies from the specialist, by layer",
+            f"{name}: distance of the fused backbone from the specialist, by layer",
             "layer",
             "",
             lines,
-            note=f"Displacement: ‖fused - specialist‖ / {unit}. Overlap: share of it on the directions the "
+            note=f"Displacement: ‖fused - specialist‖ / {unit}. Overlap: its share in the directions that the "
             f"projector writes to.{chance} Cosine of fused - base with specialist - base: {found.cosine:.3f}.",
         )
     ]
@@ -156,7 +156,7 @@ def recovery_section(report: RecoveryReport) -> Section:
         rows.append([name, *scores, decides, "" if arm.gain is None else str(arm.gain), seconds, arm.note])
     columns = ["arm", *(title_of(name) for name in names), f"mean {title_of('mrr')}", "gain (decides)", "time", ""]
     note = " ".join([f"Kept: {report.kept}: {report.reason}." if report.reason else "", *report.notes]).strip()
-    title = "Recovery: every arm, measured on the same pairs, which it was not fitted on"
+    title = "Recovery: all methods, measured on the same held-out pairs"
     return Section(title, (Table("Arms", columns, rows, note),))
 
 
@@ -172,13 +172,13 @@ def training_section(report: StageReport) -> Section:
         "step",
         "R@1",
         lines,
-        note=f"{report.steps} steps in {report.seconds:.0f} s; {report.trained} tensors trained, "
-        f"{report.frozen} proven unchanged."
+        note=f"{report.steps} steps in {report.seconds:.0f} s; {report.trained} tensors trained, {report.frozen} "
+        "verified as unchanged."
         + "".join(f" {said}." for said in report.verdict())
-        + ("" if report.kept or report.barred else " Nothing beat the model as it came, which was kept.")
+        + ("" if report.kept or report.barred else " No step was better than the initial model, which was kept.")
         + "".join(f" {said}" for said in report.notes),
     )
     losses = [Line("loss", [(float(step), loss) for step, loss in report.losses])]
-    fell = LineChart(f"{report.stage}: loss", "step", "loss", losses, note="InfoNCE, mean since the point before.")
+    fell = LineChart(f"{report.stage}: loss", "step", "loss", losses, note="InfoNCE, mean since the previous point.")
     charts = ((chart,) if lines else ()) + ((fell,) if report.losses else ())
     return Section(f"Training: {report.stage}", charts)

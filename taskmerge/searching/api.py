@@ -108,13 +108,13 @@ def _search(
     for line in bench.plan.warnings:
         say(f"warning: {line}")
     if inputs is not None and (folder.path / JOURNAL).exists():
-        say("models in memory: nobody can tell whether they are the same ones when this folder is taken up again")
+        say("models in memory: if this folder is resumed, it cannot be checked whether they are the same")
     folder.claim()
     with folder.alone():
         folder.begin(_said(setting, bench), fresh)
         live = live_model(setting.recipe, bench, model, folder, device)
     if live.not_run:
-        say(f"{len(live.not_run)} tensors of the merge are not run by the model, and not merged in trials")
+        say(f"{len(live.not_run)} tensors of the merge are not used by the model and are not merged in trials")
     scorer = None
     if setting.pairs:
         ways = directions_of(setting.objectives, list(setting.pairs))

@@ -39,7 +39,7 @@ def conclude(setting: Setting, runner: Runner, study: Study, batch_size: int) ->
     while running := study.running():
         if not told:
             said = ", ".join(f"trial {number} ({worker})" for number, worker in running.items())
-            runner.say(f"waiting for what runs elsewhere: {said}")
+            runner.say(f"waiting for trials of other processes: {said}")
             told = True
         study.bury()
         time.sleep(_WAIT)
@@ -219,27 +219,29 @@ def _notes(setting: Setting, runner: Runner, points: Sequence[Point]) -> list[st
     notes = []
     states = [point.state for point in points]
     if stopped := states.count("stopped early"):
-        notes.append(f"{stopped} trials were stopped early, worse than the best so far on a part of the pairs")
+        notes.append(
+            f"{stopped} trials were stopped early: they were worse than the best so far on a part of the pairs"
+        )
     if failed := states.count("failed"):
         notes.append(f"{failed} trials failed; the table says why")
     if store.left_out:
         notes.append(
-            f"{store.left_out / 2**20:,.0f} MiB of what trials have in common found no room in --memory, "
-            "and was computed again in each"
+            f"{store.left_out / 2**20:,.0f} MiB of results that trials share did not fit in --memory and "
+            "were computed again in each trial"
         )
     if error := missing(["matplotlib"]):
         notes.append(f"pictures are SVG files, and no PNG files: {error.problems[0]}")
     if not setting.can_confirm:
-        notes.append("nothing was kept back (`confirm`): what the best is worth on other data is not known")
+        notes.append("no pairs were reserved (`confirm`): the score of the best on other data is unknown")
     if best is not None and best.number is None:
-        notes.append(f"{best.name} lies outside of the ranges: nothing is known of what is around it")
+        notes.append(f"{best.name} is outside the ranges: nothing is known about its surroundings")
     edges = [
         axis.name
         for axis in setting.axes
         if best is not None and axis.bounds is not None and best.values.get(axis.name) in axis.bounds
     ]
     if edges:
-        notes.append(f"the best lies at the end of the range of {', '.join(edges)}: widen it")
+        notes.append(f"the best is at the end of the range of {', '.join(edges)}: widen the range")
     alone_points = [point for point in points if point.name.startswith("only ")]
     better = [one.name for one in alone_points if best and sum(one.results) > sum(best.results)]
     if better:
@@ -258,7 +260,7 @@ def _nobody_meets(setting: Setting, points: Sequence[Point]) -> UsageError:
     said = ", ".join(f"{name}: {value:g}" for name, value in floors.items())
     place = next(iter(setting.section.floor.values())).place or None
     return UsageError(
-        f"none of {len(scored)} points meets the floors; {nearest.name} comes nearest and misses {missing}",
+        f"none of {len(scored)} points meets the floors; {nearest.name} is nearest and misses {missing}",
         place,
-        f"lower them (floor: {{{said}}}), widen the ranges, or run more trials; the report has all points",
+        f"lower them (floor: {{{said}}}), widen the ranges, or run more trials; the report lists all points",
     )

@@ -44,7 +44,7 @@ def _text(point: Point, recipe: Recipe, setting: Setting, folder: Path) -> str:
     scores = ", ".join(
         f"{objective.text} {value:.4f}" for objective, value in zip(setting.objectives, point.results, strict=True)
     )
-    head = f"# Found by `taskmerge search`: {point.name}, {scores} on the pairs that it was chosen by.\n"
+    head = f"# Found by `taskmerge search`: {point.name}, {scores} on the pairs that were used to choose it.\n"
     return head + moved(recipe, folder).to_yaml()
 
 

@@ -59,9 +59,9 @@ class Curve:
             words = [str(point.value) for point in self.points if point.value != self.through and _same(point)]
             if words:
                 alike = ", ".join([str(self.through), *words])
-                return f"{head}: {alike} cannot be told apart with {self.count} pairs"
-            return f"{head}: {_shown(self.through)} stands out, looked at with {self.count} pairs"
-        return f"{head}: {flat[0]:.3g} to {flat[1]:.3g} cannot be told apart with {self.count} pairs"
+                return f"{head}: {alike} cannot be distinguished with {self.count} pairs"
+            return f"{head}: {_shown(self.through)} is clearly best, measured with {self.count} pairs"
+        return f"{head}: {flat[0]:.3g} to {flat[1]:.3g} cannot be distinguished with {self.count} pairs"
 
 
 def _same(point: CurvePoint) -> bool:
@@ -89,20 +89,18 @@ class Confirmed:
 
     def sentence(self) -> str:
         """Whether what was found is there on other pairs."""
-        kept = (
-            f"{self.dev_gain.estimate:+.4f} where it was searched for, {self.gain.estimate:+.4f} on pairs it never saw"
-        )
+        kept = f"{self.dev_gain.estimate:+.4f} on the pairs used for the search, {self.gain.estimate:+.4f} on new pairs"
         said = f"{self.point} against the recipe's own weights: {kept} [{self.gain.low:+.4f}, {self.gain.high:+.4f}]"
         lost = self.dev_gain.estimate - self.gain.estimate
         if self.gain.low > 0:
-            verdict = "it holds"
+            verdict = "the gain is confirmed"
         elif self.gain.high < 0:
-            verdict = "it is worse than what you had"
+            verdict = "it is worse than your own weights"
         else:
-            verdict = "whether anything is gained cannot be told with these pairs"
+            verdict = "these pairs cannot show whether there is a gain"
         if self.dev_gain.estimate > 0 and lost > 0.5 * self.dev_gain.estimate:
             share = f"{lost / self.dev_gain.estimate:.0%}"
-            verdict += f"; {share} of the gain is of the pairs it was searched on alone: the search overfits them"
+            verdict += f"; {share} of the gain exists only on the pairs used for the search, which the search overfits"
         return f"{said}: {verdict}"
 
     def floor_sentences(self) -> list[str]:
@@ -111,7 +109,7 @@ class Confirmed:
         for name, left in self.floors.items():
             if left.estimate < 0:
                 sure = "beyond its interval" if left.high < 0 else "within its interval"
-                said.append(f"floor {name}: short by {-left.estimate:.4f} on pairs it never saw, {sure}")
+                said.append(f"floor {name}: short by {-left.estimate:.4f} on new pairs, {sure}")
         return said
 
 
@@ -125,7 +123,7 @@ class Correlation:
     count: int
 
     def sentence(self) -> str:
-        said = f"{self.agreement} puts {self.count} points in the order of {self.real}"
+        said = f"{self.agreement} ranks {self.count} points like {self.real}"
         return f"{said} with rank correlation {self.value:.2f}"
 
 

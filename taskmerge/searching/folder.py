@@ -46,7 +46,7 @@ def folder_of(recipe: Recipe, out: Path | None = None) -> Path:
         return output_path(recipe.search.path, recipe.folder)
     if recipe.output.path is None:
         move = "give --out FOLDER, search: {path: …} or output: {path: …}"
-        raise RecipeError("no folder for the search", recipe.place or None, move)
+        raise RecipeError("there is there is no folder for the search", recipe.place or None, move)
     fused = output_path(recipe.output.path, recipe.folder)
     return fused.with_name(f"{fused.name}-search")
 
@@ -81,12 +81,12 @@ class SearchFolder:
         if fresh:
             self._forget()
         if place.is_file():
-            about: _About = read_json(place, _About, "--fresh begins anew", own=True)
+            about: _About = read_json(place, _About, "--fresh starts from scratch", own=True)
             if about["said"] != said:
                 raise OutputError(
-                    "holds a search of other models, ranges, objectives or pairs",
+                    "contains a search of other models, ranges, objectives or pairs",
                     str(self.path),
-                    "--fresh forgets its trials and begins anew, --out searches elsewhere",
+                    "--fresh discards its trials and starts from scratch, --out uses another folder",
                 )
             return
         self._write({"said": said, "start": "", "version": __version__})
@@ -105,7 +105,7 @@ class SearchFolder:
         """The recipe's own merge as a model's folder, written once: what is opened to run trials in."""
         place = self.path / START
         made_from = identity(bench.plan, recipe)
-        about: _About = read_json(self.path / ABOUT, _About, "--fresh begins anew", own=True)
+        about: _About = read_json(self.path / ABOUT, _About, "--fresh starts from scratch", own=True)
         if not (made_from and about["start"] == made_from and place.is_dir()):
             execute(bench.plan, recipe, place, fresh=True)
             self._write({**about, "start": made_from})

@@ -49,9 +49,9 @@ class LiveModel:
         }
         if odd := [name for name in self.values if name in info and name not in self._shared]:
             what = f"the model has other shapes than the merge: {few(odd, 3)}"
-            raise UsageError(what, next_move="give a model of the merge's own class and config")
+            raise UsageError(what, next_move="give a model with the class and config of the merge")
         if not self._shared:
-            raise UsageError("the model runs none of the merged tensors", next_move="give one of the base's class")
+            raise UsageError("the model uses none of the merged tensors", next_move="give a model of the base's class")
         self._check_apart()
         self.homes = _homes(bench, state_dict, model)
         self.not_run = [name for name in info if name not in self._shared]
@@ -88,7 +88,7 @@ class LiveModel:
             same_format = live.tensors[name].dtype == fused.tensors[name].dtype
             if same_format and (live.read(name) != fused.read(name)).any():
                 raise MergeError(
-                    f"the opened model holds {name!r} otherwise than its file does, so trials cannot be put into it",
+                    f"the opened model stores {name!r} differently from its file, so trials cannot be loaded into it",
                     next_move="search with an objective and a model of your own (docs/search.md)",
                 )
 
@@ -98,7 +98,7 @@ class LiveModel:
         for label, state_dict in self.bench.inputs.state_dicts.items():
             tensors = state_dict.values.values() if isinstance(state_dict, MemoryStateDict) else ()
             if any(tensor.data_ptr() in live for tensor in tensors if hasattr(tensor, "data_ptr")):
-                what = f"the model that trials are put into is {label} itself"
+                what = f"the model for the trials is {label} itself"
                 raise UsageError(what, next_move="give a copy: copy.deepcopy(model)")
 
 

@@ -42,30 +42,30 @@ def lead(outcome: Outcome, setting: Setting) -> str:
 
 def sections(outcome: Outcome, setting: Setting) -> list[Section]:
     """Everything that the page shows."""
-    found = [Section("What was found", tuple(_banners(outcome)))]
+    found = [Section("Findings", tuple(_banners(outcome)))]
     if outcome.confirmed:
-        found.append(Section("On pairs it never saw", (_confirmed(outcome, setting),)))
-    found.append(Section("All at once", tuple(_planes(outcome, setting))))
+        found.append(Section("On new pairs", (_confirmed(outcome, setting),)))
+    found.append(Section("All numbers together", tuple(_planes(outcome, setting))))
     found.append(Section("One number at a time", tuple(_curves(outcome))))
-    found.append(Section("What matters", tuple(_importances(outcome))))
-    found.append(Section("Every point", (_points(outcome, setting), *_recipes(outcome))))
+    found.append(Section("Importance", tuple(_importances(outcome))))
+    found.append(Section("All points", (_points(outcome, setting), *_recipes(outcome))))
     return found
 
 
 def _banners(outcome: Outcome) -> list[Block]:
     blocks: list[Block] = []
     if outcome.best is None:
-        blocks.append(Banner("bad", "No point meets the floors", "The table says by how much each misses them."))
+        blocks.append(Banner("bad", "No point meets the floors", "The table lists by how much each point misses them."))
     else:
         said = ", ".join(f"{name} {_text(value)}" for name, value in outcome.best.values.items())
-        blocks.append(Banner("plain", f"Best: {outcome.best.name}", said or "the recipe as it is"))
+        blocks.append(Banner("plain", f"Best: {outcome.best.name}", said or "the unchanged recipe"))
     for one in outcome.confirmed[:1]:
         tone: Tone = "good" if one.gain.low > 0 else "bad" if one.gain.high < 0 else "open"
         blocks.append(Banner(tone, "Against the recipe's own weights", one.sentence()))
-        blocks += [Banner("bad", "A floor is broken", line) for line in one.floor_sentences()]
+        blocks += [Banner("bad", "A floor is not met", line) for line in one.floor_sentences()]
     lines = [*(curve.sentence() for curve in outcome.curves), *(one.sentence() for one in outcome.correlations)]
     rows: list[Row] = [[line] for line in (*lines, *outcome.notes)]
-    return [*blocks, *([Table("To know", [""], rows)] if rows else [])]
+    return [*blocks, *([Table("Notes", [""], rows)] if rows else [])]
 
 
 def _confirmed(outcome: Outcome, setting: Setting) -> Table:
@@ -75,10 +75,11 @@ def _confirmed(outcome: Outcome, setting: Setting) -> Table:
         floors = [_above(one.floors[name]) for name in setting.section.floor]
         own = [Cell(f"{one.scores[name]:.4f}") for name in names]
         rows.append([one.point, _with(one.result), _change(one.gain), _change(one.dev_gain), *own, *floors])
-    columns = ["point", outcome.objectives[0], "gain over own", "gain where searched", *names]
+    columns = ["point", outcome.objectives[0], "gain over own weights", "gain on search pairs", *names]
     columns += [f"above floor {name}" for name in setting.section.floor]
     note = (
-        "95 % paired bootstrap intervals over the same queries; bold: zero lies outside. Own: the recipe's own weights."
+        "95 % paired bootstrap intervals over the same queries; bold: the interval excludes zero. Own "
+        "weights: those of the recipe."
     )
     return Table("The best points", columns, rows, note)
 
@@ -94,7 +95,7 @@ def _planes(outcome: Outcome, setting: Setting) -> list[Block]:
         dots = [
             Dot(point.name, *places[point.name], _kind(point, on_front)) for point in scored if point.name in places
         ]
-        note = "Corners: each specialist alone, and the recipe's own weights. Orange: nothing beats these in both."
+        note = "Corners: each specialist alone, and the recipe's own weights. Orange: no point is better in both."
         blocks.append(ScatterChart("Pareto front", names[0], names[1], _joined(dots), note))
     weight = outcome.importances[0] if outcome.importances else {}
     numbers = [axis for axis in setting.axes if axis.bounds is not None]
@@ -142,7 +143,7 @@ def _joined(dots: Sequence[Dot]) -> list[Dot]:
 
 def _heat(scored: Sequence[Point], across: Axis, down: Axis, objective: int, text: str) -> HeatMap:
     x_edges, y_edges, rows = cells(scored, across, down, objective)
-    note = "The mean of the trials in each cell, whatever their other numbers; outlined cells have none."
+    note = "The mean of all trials in each cell, for any values of the other numbers; outlined cells have no trials."
     kind = "weights" if across.option == down.option == WEIGHT else "numbers"
     return HeatMap(f"{text} by two {kind}", across.name, down.name, x_edges, y_edges, rows, note)
 
@@ -158,7 +159,8 @@ def _curves(outcome: Outcome) -> list[Block]:
 def _axis(curves: Sequence[Curve], outcome: Outcome) -> list[Block]:
     axis, only = curves[0].axis, outcome.objectives[0]
     note = (
-        f"{'. '.join(curve.sentence() for curve in curves)}. All else as in the best trial; 95 % bootstrap intervals."
+        f"{'. '.join(curve.sentence() for curve in curves)}. All other numbers as in the best trial; 95 % "
+        "bootstrap intervals."
     )
     numbers = [point for point in curves[0].points if not isinstance(point.value, str)]
     if len(numbers) == len(curves[0].points):
@@ -186,7 +188,7 @@ def _importances(outcome: Outcome) -> list[Block]:
     for text, shares in zip(outcome.objectives, outcome.importances, strict=True):
         rows: list[Row] = [[name, Cell(f"{share:.2f}", share=share)] for name, share in shares.items()]
         if rows:
-            note = "Share in what tells the better trials from the rest (PED-ANOVA, arXiv 2304.10255)."
+            note = "Share in the difference between the better trials and the others (PED-ANOVA, arXiv 2304.10255)."
             blocks.append(Table(text, ["varied", "share"], rows, note))
     return blocks
 

@@ -42,8 +42,8 @@ def read_sets(sources: Mapping[str, Any], key: str, place: str) -> dict[str, Pai
                 problems.append(Problem(f"{where}: {told.what}", place or None, told.next_move))
             continue
         if len(found[name].distinct()[0]) < 2:
-            what = f"search: {key}: {name}: all items have the same text: nothing can be ranked"
-            problems.append(Problem(what, place or None, "give pairs of several texts"))
+            what = f"search: {key}: {name}: all items have the same text: they cannot be ranked"
+            problems.append(Problem(what, place or None, "give pairs with several texts"))
     if problems:
         raise RecipeError(problems)
     return found
@@ -58,8 +58,9 @@ def kept_back(
     """
     if small := [name for name, pairs in sets.items() if len(pairs.distinct()[0]) < LEAST]:
         say(
-            f"nothing is kept back to confirm with: {', '.join(small)} has fewer than {LEAST} texts. The best score is "
-            "told on the pairs that it was chosen by, and is too high by an unknown amount"
+            f"no pairs are reserved for confirmation: {', '.join(small)} has fewer than {LEAST} texts. The "
+            "best score is measured on the pairs that were used to choose it and is too high by an unknown "
+            "amount"
         )
         return dict(sets), {}
     search, confirm = {}, {}
@@ -70,7 +71,7 @@ def kept_back(
         search[name] = pairs.take(np.flatnonzero(~held).tolist())
         confirm[name] = pairs.take(np.flatnonzero(held).tolist())
     counts = ", ".join(f"{name} {len(search[name])} and {len(confirm[name])}" for name in sets)
-    say(f"a third of each set is kept back to confirm the best: {counts} pairs")
+    say(f"a third of each set is reserved to confirm the best: {counts} pairs")
     return search, confirm
 
 
@@ -80,4 +81,4 @@ def check_apart(search: Mapping[str, Pairs], confirm: Mapping[str, Pairs], say: 
         seen = {item_digest(item) for item in search[name].items}
         shared = sum(item_digest(item) in seen for item in pairs.items)
         if shared:
-            say(f"confirm: {name}: {shared} of {len(pairs)} items are searched on too: its score is too high")
+            say(f"confirm: {name}: {shared} of {len(pairs)} items are also used for the search: its score is too high")

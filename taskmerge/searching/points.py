@@ -65,8 +65,8 @@ class Goal:
         against = {}
         for name, floor in self.floors.items():
             if name not in specialists:
-                move = f"name the set like its specialist ({', '.join(specialists)}), or leave the floor out"
-                what = f"search: floor: {name!r} is no specialist, so that there is nothing to lose against"
+                move = f"give the set the name of its specialist ({', '.join(specialists)}), or leave out the floor"
+                what = f"search: floor: {name!r} is not a specialist, so there is no score to compare with"
                 raise RecipeError(what, floor.place or None, move)
             score = retrieval_name(name, floor.metric)
             means = scored[alone(name)].means()
@@ -75,7 +75,8 @@ class Goal:
             against[name] = means[score]
             if against[name] + floor.change > 1:
                 what = (
-                    f"its specialist scores {against[name]:.3f}, and {floor.change:+g} is above 1: nobody can meet it"
+                    f"its specialist scores {against[name]:.3f}, and {floor.change:+g} is above 1, which is "
+                    "impossible to meet"
                 )
                 raise RecipeError(f"search: floor: {name}: {what}", floor.place or None, f"write {{{name}: 0}}")
         return Goal(self.objectives, self.floors, against)

@@ -42,7 +42,7 @@ class Scored:
             bad = [name for name in objective.names(self.values) if not np.isfinite(self.values[name]).all()]
             raise UsageError(
                 f"{objective.text} is {found}" + (f", for {', '.join(bad)}" if bad else ""),
-                next_move="let the objective return a number for every point, or narrow the ranges that break it",
+                next_move="let the objective return a number for every point, or exclude the values for which it fails",
             )
         return found
 

@@ -151,7 +151,7 @@ def asked(objective: Callable[[Any], Any], model: Any) -> Scored:
         raise
     except Exception as error:
         what = f"the objective raised {type(error).__name__}: {clipped(first_line(error), 300)}"
-        raise UsageError(what, next_move="mend the objective") from error
+        raise UsageError(what, next_move="correct the objective") from error
     table = found if isinstance(found, Mapping) else {"score": found}
     try:
         return Scored({str(name): np.array([float(value)]) for name, value in table.items()})

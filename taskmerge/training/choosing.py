@@ -9,7 +9,7 @@ import numpy as np
 
 from taskmerge.metrics.bootstrap import Interval, mean_interval
 
-LEAVE = "leave it"
+LEAVE = "leave unchanged"
 SURE, LIKELY = 0.95, 0.90
 """Confidence of an interval above zero that is enough, and of one that is enough when the gain is `CLEAR`."""
 CLEAR = 0.05
@@ -57,11 +57,11 @@ def choose(gains: Mapping[str, Gain]) -> tuple[str, str]:
     held = {name: gain for name, gain in gains.items() if gain.holds}
     if held:
         name = max(held, key=lambda one: held[one].sure.estimate)
-        return name, f"it gains {held[name].sure} in MRR on pairs that it was not fitted on"
+        return name, f"it gains {held[name].sure} in MRR on held-out pairs"
     if not gains:
         return LEAVE, "nothing else was tried"
     best = max(gains, key=lambda one: gains[one].sure.estimate)
     found = gains[best]
     if found.worse:
-        return LEAVE, f"no way is surely better; the best, {best}, makes {', '.join(found.worse)} worse"
-    return LEAVE, f"no way is surely better; the best, {best}, gains {found.sure}"
+        return LEAVE, f"no method is clearly better; the best, {best}, makes {', '.join(found.worse)} worse"
+    return LEAVE, f"no method is clearly better; the best, {best}, gains {found.sure}"

@@ -94,7 +94,7 @@ def recover_closed_form(
     frozen = frozen_hashes(model, names)
     kind = "pairs" if specialist is None else "label-free"
     if len(pairs) < FEWEST_ITEMS:
-        reason = f"{len(pairs)} items are too few: below {FEWEST_ITEMS} a fit does more harm than good"
+        reason = f"{len(pairs)} items are too few: with fewer than {FEWEST_ITEMS} a fit does more harm than good"
         return ClosedFormReport(False, reason, kind, len(pairs), (), (), len(names), len(frozen))
     pairs = _subset(pairs, max_items, seed)
     targets = _targets(model, pairs, specialist, texts, batch_size)
@@ -105,7 +105,7 @@ def recover_closed_form(
     if applied:
         problem.write(fit.parameters)
     assert_unchanged(frozen, frozen_hashes(model, names))
-    reason = f"the cross-validated error falls by {fall}" if applied else f"no sure gain on held-out items: {fall}"
+    reason = f"the cross-validated error falls by {fall}" if applied else f"no clear gain on held-out items: {fall}"
     steps = (tuple(fit.ridges), tuple(fit.history))
     return ClosedFormReport(applied, reason, kind, len(pairs), *steps, len(names), len(frozen))
 

@@ -76,7 +76,7 @@ def assert_unchanged(before: Mapping[str, str], after: Mapping[str, str]) -> Non
     """Raises TaskmergeError naming the tensors whose bytes differ, or that came or went."""
     moved = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     if moved:
-        raise TaskmergeError(f"frozen tensors changed: {', '.join(moved[:5])} ({len(moved)} in all)")
+        raise TaskmergeError(f"frozen tensors changed: {', '.join(moved[:5])} ({len(moved)} in total)")
 
 
 @contextmanager
@@ -112,7 +112,10 @@ def inject_lora(module: nn.Module, layers: Sequence[str], rank: int, scale: floa
     from peft.tuners.lora import LoraModel
 
     if not layers:
-        raise UsageError("no linear layer to adapt", next_move="name components that have some, or leave lora out")
+        raise UsageError(
+            "there is there is no linear layer to adapt",
+            next_move="give components that have linear layers, or leave out lora",
+        )
     # exact names: peft matches a list by suffix, which would reach same-named layers of other components
     pattern = "|".join(re.escape(f"model.{layer}") for layer in layers)
     options: dict[str, Any] = {"lora_alpha": scale, "lora_dropout": 0.0, "target_modules": f"({pattern})"}

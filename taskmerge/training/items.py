@@ -78,7 +78,7 @@ class TrainingItems:
             raise UsageError(problems[:_SHOWN])
         for name, pairs in self.sets.items():
             if len(pairs) > CHECKED:
-                looked = f"looked at {CHECKED} of {len(pairs):,} items"
+                looked = f"checked {CHECKED} of {len(pairs):,} items"
                 tell(f"{name}: {looked}; the others are checked when they are used")
 
     def __len__(self) -> int:

@@ -25,7 +25,7 @@ def recomputed(embedder: Embedder) -> Iterator[None]:
     ]
     if not networks:
         raise UsageError(
-            f"{embedder.label}: no part of it can compute its layers again",
+            f"{embedder.label}: no part of the model can compute its layers again",
             next_move="train without gradient_checkpointing, or with gradient_cache",
         )
     outer = [one for one in networks if not any(one is not other and one in other.modules() for other in networks)]

@@ -48,8 +48,8 @@ def split_sets(sets: Mapping[str, Pairs], seed: int) -> tuple[dict[str, Pairs], 
         kept[name], held[name] = pairs.take(part.fitted), pairs.take(part.held)
         if part.unused:
             notes.append(
-                f"{name}: {len(part.held)} of {len(pairs)} pairs judge, of texts and groups that nothing is fitted on; "
-                f"{part.unused} are neither (give held_out pairs to use them)"
+                f"{name}: {len(part.held)} of {len(pairs)} pairs are held out, with texts and groups that "
+                f"are not trained on; {part.unused} are not used (give held_out pairs to use them)"
             )
     return kept, held, notes
 

@@ -23,7 +23,7 @@ from taskmerge.training.work import check_work, claim_work, clear_work
 from taskmerge.words.modalities import tower_of
 from taskmerge.words.processes import say_to_all
 
-_NO_TARGET = "{}: no specialist says what it could reach: its batches follow how far it is from an MRR of 1"
+_NO_TARGET = "{}: there is no specialist to compare with: its batches depend on its distance from an MRR of 1"
 CHECKPOINTS = ".checkpoints"
 """Behind the name of the output folder: where training leaves its checkpoints until it is done."""
 
@@ -65,11 +65,12 @@ class StageReport:
         said = []
         if self.barred:
             said.append(
-                f"kept as it came: every look that was better in the mean left {', '.join(self.barred)} below what it "
-                "had; `may_fall` lets a modality fall, `shares` or adaptive balance rehearse it more"
+                f"left unchanged: every measurement with a better mean had {', '.join(self.barred)} below "
+                "its initial score; `may_fall` allows this for a modality, `shares` or adaptive balance "
+                "train it more often"
             )
         if self.below:
-            said.append(f"{', '.join(self.below)} ends below what it had, as may_fall allows")
+            said.append(f"{', '.join(self.below)} ends below its initial score, which may_fall allows")
         return said
 
 
@@ -255,7 +256,7 @@ def named_sets(data: Any) -> dict[str, Pairs]:
     """{set name: pairs}; a single set is named after its column."""
     if isinstance(data, Mapping):
         if not data:
-            raise UsageError("no training data", next_move="{modality: pairs, ...}")
+            raise UsageError("there is there is no training data", next_move="{modality: pairs, ...}")
         return {str(name): read_pairs(source) for name, source in data.items()}
     pairs = read_pairs(data)
     return {pairs.column: pairs}

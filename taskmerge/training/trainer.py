@@ -155,7 +155,7 @@ class StageTrainer(SentenceTransformerTrainer):
             raise TaskmergeError(
                 f"the checkpoint trained other tensors: {', '.join(strange[:3])}",
                 resume_from_checkpoint,
-                "start afresh, or go back to the settings it was made with",
+                "start from scratch, or use the settings of the checkpoint",
             )
         with torch.no_grad():
             for name, tensor in saved.items():

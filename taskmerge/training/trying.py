@@ -69,7 +69,10 @@ def trial_of(
 
 def _unused(name: str, splits: Sequence[Split]) -> str:
     held, unused = sum(len(split.held) for split in splits), sum(split.unused for split in splits)
-    return f"{name}: {held} pairs judge, of texts and groups that are not fitted on; {unused} times a pair is neither"
+    return (
+        f"{name}: {held} pairs are held out, with texts and groups that are not fitted on; {unused} times a pair "
+        "is not used"
+    )
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ class SplitTrial(Trial):
     def _measure(self, name: str) -> tuple[Ranks, dict[str, float], str]:
         model = self.source.opened(self.source.fused)
         ways: dict[str, Callable[[Embedder], str]] = {
-            LEAVE: lambda _: "the fused model as it is",
+            LEAVE: lambda _: "the unchanged fused model",
             CLOSED: lambda own: self._solved(own, None),
             LABEL_FREE: lambda own: self._solved(own, self.source.opened(self.source.specialist)),
             GRADIENT: lambda own: self._trained(own, self.source.work),
@@ -178,7 +181,7 @@ class SplitTrial(Trial):
         source = self.source
         settings = replace(source.settings, resume=source.settings.resume and work is not None and work.is_dir())
         report = recover(model, self.sets, source.train, settings, held_out=self.held, work=work)
-        return f"{report.steps} steps, {report.frozen} tensors proven unchanged"
+        return f"{report.steps} steps, {report.frozen} tensors verified as unchanged"
 
 
 class CrossedTrial(Trial):
@@ -231,10 +234,10 @@ class CrossedTrial(Trial):
         if name == WARM and not self._closed(CLOSED).ridges:
             found = self.measured(GRADIENT)
             self._stop[WARM] = self._stop[GRADIENT]
-            return found.ranks, dict(found.scores), "as gradient: the closed form changes nothing"
+            return found.ranks, dict(found.scores), "same same as gradient: the closed form changes nothing"
         if name in (GRADIENT, WARM):
             return self._measure_gradient(name)
-        note = "the fused model as it is" if name == LEAVE else self._closed(name).reason
+        note = "the unchanged fused model" if name == LEAVE else self._closed(name).reason
         looks = []
         for part, judge in enumerate(self._judges):
             write(self._model, self._start if name == LEAVE else self._closed(name).without[part])

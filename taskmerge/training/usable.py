@@ -27,7 +27,7 @@ def check_ways(sets: Mapping[str, Pairs], components: set[str]) -> None:
     for name, pairs in sets.items():
         if not any(on_the_way(component, pairs.modality) for component in components):
             raise UsageError(
-                f"{name}: nothing that {pairs.modality} passes through is trained",
+                f"{name}: no component that processes {pairs.modality} is trained",
                 pairs.source,
                 f"trained: {', '.join(sorted(components))}",
             )
@@ -48,7 +48,8 @@ def check_rates(settings: TrainingSettings, trained: Sequence[str]) -> None:
         if not any(pattern in name for name in trained):
             parts = sorted({name.partition(".")[0] for name in trained})
             raise UsageError(
-                f"learning_rates: {pattern!r} is in no trained tensor's name", next_move=f"trained: {', '.join(parts)}"
+                f"learning_rates: {pattern!r} matches no trained tensor's name",
+                next_move=f"trained: {', '.join(parts)}",
             )
 
 
@@ -66,7 +67,7 @@ def drawn(sets: Mapping[str, Pairs], most: int, batch: int, seed: int) -> dict[s
             chosen = pairs.take(rows.tolist())
             if len(set(chosen.texts)) >= batch:
                 found[name] = chosen
-                tell(f"{name}: {most:,} of {len(pairs):,} pairs are drawn, more than the steps take")
+                tell(f"{name}: only {most:,} of {len(pairs):,} pairs are used, because the steps need no more")
     return found
 
 
@@ -78,7 +79,7 @@ def looked_at(held_out: Mapping[str, Pairs], seed: int) -> dict[str, Pairs]:
         if len(pairs) > LOOKED_AT:
             rows = np.random.default_rng(seed).choice(len(pairs), LOOKED_AT, replace=False)
             found[name] = pairs.take(np.sort(rows).tolist())
-            tell(f"{name}: {LOOKED_AT:,} of {len(pairs):,} held-out pairs are looked at")
+            tell(f"{name}: {LOOKED_AT:,} of {len(pairs):,} held-out pairs are used while training")
     return found
 
 
@@ -103,7 +104,7 @@ def last_checkpoint(folder: Path) -> Reached | None:
     Raises UsageError when there is no such folder.
     """
     if not folder.is_dir():
-        raise UsageError(f"nothing to resume in {str(folder)!r}")
+        raise UsageError(f"there is there is nothing to resume in {str(folder)!r}")
     return max(_whole_checkpoints(folder), key=lambda reached: reached.step, default=None)
 
 

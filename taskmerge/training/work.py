@@ -26,12 +26,12 @@ def check_work(folder: Path) -> None:
     """
     move = "move them away, or choose another folder"
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise OutputError("is to hold checkpoints, and is no folder", str(folder), move)
+        raise OutputError("should contain checkpoints, but is not a folder", str(folder), move)
     if (folder / MARK).is_file():
         return
     strange = [path.name for path in sorted(folder.glob(CHECKPOINTS)) if not (path / TRAINED_FILE).is_file()]
     if strange:
-        raise OutputError(f"holds checkpoints that taskmerge did not write: {few(strange)}", str(folder), move)
+        raise OutputError(f"contains checkpoints that taskmerge did not write: {few(strange)}", str(folder), move)
 
 
 def claim_work(folder: Path) -> None:

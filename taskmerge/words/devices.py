@@ -7,7 +7,7 @@ from typing import Any
 
 from taskmerge.errors import UsageError, clipped
 
-NEXT_MOVE = "write cpu, cuda, cuda:1 or mps; `taskmerge doctor` lists what this machine has"
+NEXT_MOVE = "write cpu, cuda, cuda:1 or mps; `taskmerge doctor` lists the devices of this machine"
 _DEVICE = re.compile(r"(cpu|cuda|mps|xpu)(?::([0-9]{1,3}))?")
 
 
@@ -30,7 +30,7 @@ def parse_device(value: Any) -> str:
     kind, number = match[1], int(match[2] or 0)
     if kind == "cpu":
         if number:
-            raise UsageError(f"there is no device {text!r}: the CPU is one device", next_move="write cpu")
+            raise UsageError(f"there is no device {text!r}: the CPU is a single device", next_move="write cpu")
         return text
     there = _count(kind)
     if number >= there:

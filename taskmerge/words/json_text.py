@@ -87,12 +87,12 @@ def load(text: str | bytes) -> Any:
     except ValueError as error:
         raise JsonError(f"not valid JSON: {clipped(str(error), 200)}") from None
     if _depth_beyond(value, DEEPEST):
-        raise JsonError(f"not valid JSON: more than {DEEPEST} tables and lists inside one another")
+        raise JsonError(f"not valid JSON: more than {DEEPEST} nested objects and lists")
     if "\\ud" in words or "\\uD" in words:
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
-            raise JsonError("not valid JSON: half of a surrogate pair, which is no character") from None
+            raise JsonError("not valid JSON: half of a surrogate pair, which is not a character") from None
     return value
 
 
@@ -113,7 +113,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) != len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise JsonError(f"not valid JSON: the name {clipped(repr(twice), 200)} occurs twice in one table")
+        raise JsonError(f"not valid JSON: the name {clipped(repr(twice), 200)} occurs twice in one object")
     return table
 
 

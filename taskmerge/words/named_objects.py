@@ -67,7 +67,7 @@ def _users_own(text: str, path: Path | None, what: str) -> Path | None:
     if path is not None and (own := foreign.own.get(Path(text).name)) is not None:
         return own
     raise UsageError(
-        f"{what} {text!r} is code that {foreign.place} names, which came with a model: nothing of it was run",
+        f"{what} {text!r} is code that {foreign.place} names, which came with a model: it was not run",
         foreign.place,
         f"if you have the code and trust it, name it yourself: `verify --method YOUR/{Path(text).name}`, "
         "or copy the recipe into a folder of your own and fuse it there",
@@ -99,7 +99,7 @@ def find_object(text: str, folder: Path, what: str) -> Any:
     found = getattr(module, name, None)
     if found is None:
         public = [key for key in vars(module) if not key.startswith("_")]
-        raise UsageError(f"{where} has no {name!r}, named by {what} {text!r}", next_move=did_you_mean(name, public))
+        raise UsageError(f"{where} has no {name!r}, which {what} {text!r} names", next_move=did_you_mean(name, public))
     return found
 
 
@@ -111,12 +111,12 @@ def module_of_file(text: str, folder: Path, what: str, around: AbstractContextMa
     path_text, _, name = text.rpartition(":")
     if not path_text or not name.isidentifier():
         raise UsageError(
-            f"{what} {text!r} does not say what in the file is meant", next_move="write path/to/file.py:name"
+            f"{what} {text!r} does not name a function in the file", next_move="write path/to/file.py:name"
         )
     path = _users_own(text, (folder / path_text).resolve(), what)
     assert path is not None
     if not path.is_file():
-        raise UsageError(f"no file {path_text!r} for {what} {text!r}", next_move=f"looked for {path}")
+        raise UsageError(f"there is there is no file {path_text!r} for {what} {text!r}", next_move=f"looked for {path}")
     opened(path)
     changed = path.stat()
     known = f"_taskmerge_{path.stem}_{abs(hash((str(path), changed.st_mtime_ns, changed.st_size)))}"

@@ -33,7 +33,7 @@ def parse_part(text: str) -> Part:
     number, _, of = text.strip().partition("/")
     if not (is_whole(number) and is_whole(of) and 1 <= int(number) <= int(of) <= MOST_PARTS):
         raise UsageError(
-            f"{clipped(repr(text), 100)} is no part: the first of eight is 1/8, the last 8/8",
-            next_move="--part 1/8, counting from 1; a Slurm or Kubernetes index that counts from 0 needs one more",
+            f"{clipped(repr(text), 100)} is not a valid part: the first of eight is 1/8, the last 8/8",
+            next_move="write --part 1/8, counting from 1; add 1 to a Slurm or Kubernetes index that counts from 0",
         )
     return Part(int(number), int(of))

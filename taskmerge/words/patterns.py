@@ -220,7 +220,7 @@ class _Reader:
             elif character == "{":
                 steps.append(self.alternatives(depth + 1))
             elif character in "]}":
-                raise self.fail(f"{character!r} closes nothing", self.at)
+                raise self.fail(f"{character!r} has no opening partner", self.at)
             else:
                 plain: dict[str, Step] = {"*": AnyRun(), "?": AnyOne()}
                 steps.append(plain.get(character) or Character(character))
@@ -241,7 +241,7 @@ class _Reader:
             if len(body) > 2 and body[1] == "-":
                 high = body[2]
             if low > high:
-                raise self.fail(f"the range {low}-{high} runs backwards", start)
+                raise self.fail(f"the range {low}-{high} is reversed", start)
             spans.append((low, high))
             body = body[3:] if len(body) > 2 and body[1] == "-" else body[1:]
         return AnyOne(lambda character: any(low <= character <= high for low, high in spans) != negated)
@@ -249,7 +249,7 @@ class _Reader:
     def alternatives(self, depth: int) -> Step:
         start = self.at
         if depth > DEEPEST:
-            raise self.fail("braces are nested too deep", start)
+            raise self.fail("braces are nested too deeplyly", start)
         end = self.text.find("}", start)
         span = _RANGE.match(self.text[start + 1 : end]) if end >= 0 else None
         if span:
@@ -264,12 +264,12 @@ class _Reader:
             raise self.fail("'{' is never closed", start)
         self.at += 1
         if len(choices) == 1 and not choices[0].steps:
-            raise self.fail("'{}' names no alternative", start)
+            raise self.fail("'{}' has no alternatives", start)
         return Alternatives(tuple(choices))
 
     def numbers(self, low: int, high: int, start: int) -> Numbers:
         if low > high:
-            raise self.fail(f"the range {low}..{high} runs backwards", start)
+            raise self.fail(f"the range {low}..{high} is reversed", start)
         if high - low >= MOST_NUMBERS:
-            raise self.fail(f"the range {low}..{high} holds more than {MOST_NUMBERS} numbers", start)
+            raise self.fail(f"the range {low}..{high} contains more than {MOST_NUMBERS} numbers", start)
         return Numbers(low, high)

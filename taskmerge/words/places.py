@@ -23,7 +23,7 @@ OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 """Schemes of stores that hold objects; other schemes are fsspec's."""
 _UNWRITABLE = ("http", "https", "hf", "github", "zip", "tar", "git", "data", "reference")
 
-_LOCAL = "write to a folder of this disk, then copy it there"
+_LOCAL = "write to a folder on this disk, then copy it there"
 
 
 @dataclass(frozen=True)
@@ -96,10 +96,11 @@ def _store_uri(text: str, scheme: str) -> StoreUri:
     if _SECRET.match(rest) or "?" in rest:
         raise UsageError(
             f"a {scheme}:// uri with a password or a signed query",
-            next_move="leave it out: credentials are taken as the store's own tools take them (environment, roles)",
+            next_move="leave it out: credentials are read in the same way as by the store's own tools (environment, "
+            "roles)",
         )
     if not _is_known(scheme):
-        move = "paths, hub ids, hf:// uris, and what fsspec knows (s3://, gs://, az://, …) can be read"
+        move = "supported: paths, hub ids, hf:// uris, and the schemes of fsspec (s3://, gs://, az://, …)"
         raise UsageError(f"{clipped(repr(text), 200)}: {scheme}:// cannot be opened", next_move=move)
     if not rest.strip("/"):
         raise UsageError(f"{clipped(repr(text), 200)} names no folder", next_move=f"write {scheme}://bucket/folder")
@@ -137,7 +138,7 @@ def output_path(text: str | os.PathLike[str], folder: Path | None = None) -> Pat
     """
     place = output_place(text, folder)
     if isinstance(place, StoreUri):
-        what = f"{clipped(repr(os.fspath(text)), 200)}: {place.scheme}:// cannot be written to by this"
+        what = f"{clipped(repr(os.fspath(text)), 200)}: {place.scheme}:// cannot be written to by this command command"
         raise UsageError(what, next_move=_LOCAL)
     return place
 
@@ -164,7 +165,7 @@ def output_place(text: str | os.PathLike[str] | StoreUri, folder: Path | None = 
     if place.kind == "hub":
         raise UsageError(
             f"{clipped(repr(place.text), 200)}: hf:// cannot be written to",
-            next_move="write to a folder of this disk, then `taskmerge push FOLDER owner/name`",
+            next_move="write to a folder on this disk, then `taskmerge push FOLDER owner/name`",
         )
     path = _named(place.path if folder is None else folder / place.path)
     if str(path).startswith("~"):  # a folder of that name, said as ./~: read once more it would be the home folder
@@ -179,11 +180,11 @@ def _named(path: Path) -> Path:
     try:
         whole = Path(os.path.abspath(path))  # noqa: PTH100 (resolve() would follow links)
     except FileNotFoundError:
-        what = f"{clipped(repr(str(path)), 200)}: the folder you are in is not there any more"
-        raise UsageError(what, next_move="change to another folder, or write the whole path") from None
+        what = f"{clipped(repr(str(path)), 200)}: the current folder does not exist any more"
+        raise UsageError(what, next_move="change to another folder, or write the absolute path") from None
     if not whole.name:
         raise UsageError(
-            f"{clipped(repr(str(path)), 200)} is a whole disk", next_move="write the name of a folder on it"
+            f"{clipped(repr(str(path)), 200)} is the root of a disk", next_move="write the name of a folder on it"
         )
     return whole
 
@@ -200,8 +201,8 @@ def _expanded(text: str) -> Path:
     try:
         return Path(text).expanduser()
     except RuntimeError:
-        what = f"{clipped(repr(text), 200)}: the home folder is not known (HOME is not set)"
-        raise UsageError(what, next_move="write the whole path") from None
+        what = f"{clipped(repr(text), 200)}: the home folder is unknown (HOME is not set)"
+        raise UsageError(what, next_move="write the absolute path") from None
 
 
 def cache_folder() -> Path | None:

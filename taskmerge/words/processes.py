@@ -69,7 +69,7 @@ def start(count: int, words: Sequence[str]) -> int:
         TaskmergeError: when another process fails before the first.
     """
     if process_count() > 1:
-        raise UsageError("--processes inside of `accelerate launch`", next_move="say it in one of the two places")
+        raise UsageError("--processes inside `accelerate launch`", next_move="set it in only one of the two places")
     port = _free_port()
     running: list[tuple[subprocess.Popen[bytes], Any]] = []
     try:

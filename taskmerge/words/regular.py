@@ -61,7 +61,7 @@ class Regular:
                 raise RegularError(f"more than {LONGEST} characters")
             tree = parser.parse(text)
             if tree.state.flags & ~_FLAGS:
-                raise RegularError("flags other than i, s, x, a and u are not read")
+                raise RegularError("flags other than i, s, x, a and u are not supported")
             self._flags = tree.state.flags
             self._end = self._add(_State())
             self._start = self._build(tree, self._end, self._flags)
@@ -111,7 +111,7 @@ class Regular:
 
     def _add(self, state: _State) -> int:
         if len(self._states) >= MOST_STATES:
-            raise RegularError("its repeats multiply to too many")
+            raise RegularError("its nested repeats are too many")
         self._states.append(state)
         return len(self._states) - 1
 
@@ -132,14 +132,14 @@ class Regular:
         if operation is names.SUBPATTERN:
             _, more, less, inside = argument
             if (more | less) & ~_FLAGS:
-                raise RegularError("flags other than i, s, x, a and u are not read")
+                raise RegularError("flags other than i, s, x, a and u are not supported")
             return self._build(inside, after, (flags | more) & ~less)
         if operation in (names.MAX_REPEAT, names.MIN_REPEAT):
             least, most, inside = argument
             return self._repeat(least, most, inside, after, flags)
         if operation is names.AT and argument in _PLACES:
             return self._add(_State(None, after, holds=_PLACES[argument]))
-        raise RegularError(f"{str(operation).lower().replace('_', ' ')} is not read here")
+        raise RegularError(f"{str(operation).lower().replace('_', ' ')} is not supported")
 
     def _repeat(self, least: int, most: int, inside: Any, after: int, flags: int) -> int:
         if most is names.MAXREPEAT:
@@ -207,6 +207,4 @@ def regular(text: str) -> Regular:
         return Regular(text)
     except RegularError as error:
         said = error.problems[0].what
-        raise RegularError(
-            f"{clipped(repr(text), 200)} is not a regular expression that is read here: {said}"
-        ) from None
+        raise RegularError(f"{clipped(repr(text), 200)} is not a supported regular expression: {said}") from None

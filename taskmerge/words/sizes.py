@@ -10,7 +10,7 @@ from typing import Any
 from taskmerge.errors import UsageError, clipped
 
 WORDS = "a size such as 5GB, 500MB or 2GiB"
-NEXT_MOVE = "write whole bytes, or a number with a unit: 500MB (10^6), 5GB (10^9), 2GiB (2^30), 1TiB (2^40)"
+NEXT_MOVE = "write a number of bytes, or a number with a unit: 500MB (10^6), 5GB (10^9), 2GiB (2^30), 1TiB (2^40)"
 _PREFIXES = "KMGTP"
 UNITS: dict[str, int] = {
     "B": 1,

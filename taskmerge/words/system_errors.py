@@ -11,32 +11,32 @@ from pathlib import Path
 
 from taskmerge.errors import OutputError, TaskmergeError, first_line
 
-AGAIN = "then run the same command again: it goes on from what is finished"
-_FULL = f"free space, or files to be made (`df -h` and `df -i` say which), {AGAIN}"
+AGAIN = "then run the same command again: it continues from the finished files"
+_FULL = f"free disk space or inodes (`df -h` and `df -i` show which), {AGAIN}"
 _RIGHTS = "change its rights, or choose another place"
 MOVES: dict[int, str] = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: f"your quota is used up: free space, {AGAIN}",
-    errno.EFBIG: "the file system or `ulimit -f` allows no such large file: choose another place",
-    errno.EIO: f"the disk does not do what it is told (`dmesg` says more): mend it or choose another, {AGAIN}",
-    errno.EROFS: "it can only be read there: choose another place",
+    errno.EFBIG: "the file system or `ulimit -f` does not allow such a large file: choose another place",
+    errno.EIO: f"the disk reports an error (`dmesg` shows details): repair it or choose another, {AGAIN}",
+    errno.EROFS: "this place is read-only: choose another",
     errno.EACCES: _RIGHTS,
     errno.EPERM: _RIGHTS,
-    errno.ENOENT: "check the path, and that the folder you are in still exists",
+    errno.ENOENT: "check the path, and that the current folder still exists",
     errno.ENOTDIR: "part of the path is a file: check the path",
     errno.EISDIR: "a folder is in the way of a file: move it away",
     errno.EEXIST: "something is in the way: move it away",
     errno.ENOTEMPTY: "something is in the way: move it away",
     errno.ENAMETOOLONG: "choose a shorter path",
     errno.ELOOP: "a link leads back to itself: check the path",
-    errno.EBUSY: "something else uses it (is it a mount point?): choose another place",
-    errno.EXDEV: "choose a place on one disk",
+    errno.EBUSY: "another program uses it (or it is a mount point): choose another place",
+    errno.EXDEV: "choose a place on the same disk",
     errno.EMFILE: "allow more open files: `ulimit -n 65536`",
     errno.ENFILE: "the system has too many open files: close some, then run the same command again",
     errno.ENOMEM: "close other programs, or use a machine with more memory",
     errno.ESTALE: f"the network disk has lost the file: mount it again, {AGAIN}",
 }
-UNTOLD = "the disk is full, or does not do what it is told"
+UNTOLD = "the disk is full, or reports an error"
 """What is said of a failure to write whose number a library has lost."""
 _TORCH_WRITES = re.compile(r"PytorchStreamWriter failed|inline_container\.cc|iostream error")
 _NUMBER = re.compile(r"\[Errno ([0-9]{1,3})\]|\bcode: ([0-9]{1,3})\b|\bos error ([0-9]{1,3})\b")

@@ -143,9 +143,9 @@ def test_what_is_not_cached_is_told(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         open_stored("owner/absent")
     said = str(caught.value)
-    assert "owner/absent: no file or folder 'owner/absent' here, and it cannot be had from the hub: " in said
-    assert "HF_HUB_OFFLINE (only what is cached)" in said
-    with pytest.raises(CheckpointError, match=r"hf://owner/absent|owner/absent: cannot be had from the hub"):
+    assert "owner/absent: no file or folder 'owner/absent' here, and it cannot be downloaded from the hub: " in said
+    assert "HF_HUB_OFFLINE (uses only cached files)" in said
+    with pytest.raises(CheckpointError, match=r"hf://owner/absent|owner/absent: cannot be downloaded from the hub"):
         open_stored("hf://owner/absent")
 
 
@@ -277,7 +277,7 @@ def test_the_hubs_own_words_reach_the_user(hub: Hub, monkeypatch: pytest.MonkeyP
     with pytest.raises(CheckpointError) as caught:
         open_stored("owner/name").read(NAME)
     said = str(caught.value)
-    assert "cannot be had from the hub: 401 Client Error." in said and "more lines" not in said
+    assert "cannot be downloaded from the hub: 401 Client Error." in said and "more lines" not in said
     assert "HF_TOKEN for private models" in said
 
 
@@ -286,5 +286,5 @@ def test_a_header_the_hub_cannot_parse(hub: Hub, monkeypatch: pytest.MonkeyPatch
         raise ValueError("no such file")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "parse_safetensors_file_metadata", refuse)
-    with pytest.raises(CheckpointError, match="its header cannot be had from the hub: no such file"):
+    with pytest.raises(CheckpointError, match="its header cannot be fetched from the hub: no such file"):
         open_stored("owner/name")

@@ -116,7 +116,7 @@ def test_warnings_go_to_stderr(folder: Path, command: Command) -> None:
     said = yaml.safe_load((folder / "merge.yaml").read_text())
     write_recipe(folder, **{**said, "merge": {"rules": rules}})
     ran = command("fuse", "merge.yaml", "--dry-run", "--json")
-    assert "warning: merge.yaml:" in ran.err and "never applies: earlier rules take all it names" in ran.err
+    assert "warning: merge.yaml:" in ran.err and "never applies: earlier rules match all its tensors" in ran.err
     assert json.loads(ran.out)["warnings"]
 
 
@@ -315,7 +315,7 @@ def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(folder: Path) -> None:
     process = start("fuse", "merge.yaml", cwd=folder)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (0, "out\n")
-    assert "model-00001-of-00012.safetensors: taken over from the interrupted run" in err
+    assert "model-00001-of-00012.safetensors: reused from the interrupted run" in err
 
 
 def test_a_reader_that_goes_away(tmp_path: Path) -> None:

@@ -248,10 +248,10 @@ def _declare(annotation: Any, default: Any = REQUIRED) -> None:
         (list[int], REQUIRED, "cannot be checked"),
         (dict[int, str], REQUIRED, "cannot be checked"),
         (Literal[1.5], REQUIRED, "cannot be checked"),
-        (Annotated[str, Between(0, 1)], REQUIRED, "says nothing about text"),
-        (Annotated[float, "a note"], REQUIRED, "says nothing about a number"),
+        (Annotated[str, Between(0, 1)], REQUIRED, "does not apply to text"),
+        (Annotated[float, "a note"], REQUIRED, "does not apply to a number"),
         ("NotThere", REQUIRED, "cannot be read: name 'NotThere' is not defined"),
-        (Share, 2.0, "the default breaks its own declaration: value must be a number from 0 to 1, not 2.0"),
+        (Share, 2.0, "the default contradicts its own declaration: value must be a number from 0 to 1, not 2.0"),
     ],
 )
 def test_what_cannot_be_checked_fails_where_it_is_declared(annotation: Any, default: Any, what: str) -> None:

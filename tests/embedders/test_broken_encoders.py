@@ -17,9 +17,9 @@ SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "i
 CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "a library that is not installed": ({"model_type": "timm_wrapper", "architecture": "resnet18"}, "timm"),
     "a class of the future": ({"model_type": "qwen9_super"}, "qwen9_super"),
-    "weights of other shapes": ({"model_type": "bert", "vocab_size": 7, **SMALL}, "no encoder can be loaded"),
-    "no kind": ({}, "no encoder can be loaded"),
-    "numbers that are none": ({"model_type": "bert", "hidden_size": "many"}, "no encoder can be loaded"),
+    "weights of other shapes": ({"model_type": "bert", "vocab_size": 7, **SMALL}, "the encoder cannot be loaded"),
+    "no kind": ({}, "the encoder cannot be loaded"),
+    "numbers that are none": ({"model_type": "bert", "hidden_size": "many"}, "the encoder cannot be loaded"),
 }
 
 

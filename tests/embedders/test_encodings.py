@@ -185,7 +185,7 @@ def test_a_broken_item_is_told_with_its_place_when_it_is_used(hearing: Path, mon
     rows[17]["audio"] = np.full(800, np.nan, np.float32)
     monkeypatch.setattr(PreparedItems.check, "__defaults__", (1,))
     items = TrainingItems(open_embedder(hearing), {"mine": read_pairs(rows)})
-    with pytest.raises(UsageError, match=r"mine, pair 18 of pairs in memory: audio .* holds NaN"):
+    with pytest.raises(UsageError, match=r"mine, pair 18 of pairs in memory: audio .* contains NaN"):
         items.batch(list(range(10, 20)))
 
 

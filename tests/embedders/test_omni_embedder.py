@@ -210,7 +210,11 @@ def test_modality_without_encoder_is_refused(folder: Path) -> None:
         ({"projector": "conv"}, UsageError, "no projector kind 'conv'"),
         ({"encoder": {"kind": "log_mel", "hop": 0}}, UsageError, "must be positive"),
         ({"backbone": "nowhere"}, CheckpointError, "no file or folder 'nowhere'"),
-        ({"backbone": "owner/nowhere"}, CheckpointError, "'owner/nowhere' here, and it cannot be had from the hub"),
+        (
+            {"backbone": "owner/nowhere"},
+            CheckpointError,
+            "'owner/nowhere' here, and it cannot be downloaded from the hub",
+        ),
         ({"encoder": "logmel"}, UsageError, "no encoder 'logmel'\n    did you mean 'log_mel'"),
         ({"encoder": "patches"}, UsageError, "encoder 'patches' takes image, video, not audio\n    log_mel does"),
         ({"encoder": {"kind": "patches"}}, UsageError, "takes image, video, not audio"),
@@ -249,9 +253,9 @@ def test_missing_tensors_are_told(folder: Path, tmp_path: Path) -> None:
 def test_what_is_no_embedder_is_told(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for model, words in (
-        ("nowhere", "no file or folder 'nowhere', and it is no hub id"),
+        ("nowhere", "no file or folder 'nowhere', and not a hub id"),
         (tmp_path / "nowhere", "no file or folder"),
-        ("owner/nowhere", "no file or folder 'owner/nowhere' here, and it cannot be had from the hub"),
+        ("owner/nowhere", "no file or folder 'owner/nowhere' here, and it cannot be downloaded from the hub"),
         (tmp_path / "empty", "no embedder can be loaded"),
     ):
         with pytest.raises(CheckpointError, match=words):

@@ -26,8 +26,8 @@ def test_items_texts_and_groups_are_counted_once() -> None:
     assert (found.items, found.texts, found.groups) == ([0], [1], [2])
     note = overlap_note("audio", judging, trained)
     assert note == (
-        "audio: of 4 pairs that judge (pairs in memory) 1 are trained on themselves, 1 have a text that is trained on, "
-        "1 are of a group that is trained on (pairs in memory): what is new may do worse."
+        "audio: of 4 evaluation pairs (pairs in memory) 1 are training items, 1 have a text of the training data, "
+        "1 have a group of the training data (pairs in memory): results on new data may be worse."
     )
 
 

@@ -163,7 +163,7 @@ def test_a_loader_says_what_is_not_its_own(base: Path) -> None:
         ("own.py:fails", r"fails\(\) fails: ZeroDivisionError: division by zero"),
         ("broken.py:load", "the file of the embedder 'broken.py:load' fails: KeyError"),
         ("no_such_package.models:load", "cannot be imported: ModuleNotFoundError"),
-        ("unheard_of", "no installed package offers an embedder 'unheard_of'"),
+        ("unheard_of", "no installed package provides an embedder 'unheard_of'"),
     ],
 )
 def test_what_cannot_be_found_or_run_is_said(tmp_path: Path, named: str, said: str) -> None:

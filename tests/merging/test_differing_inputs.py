@@ -108,7 +108,7 @@ def classifier(folder: Path, seed: int, labels: list[str]) -> Path:
 def test_swapped_labels_are_an_error_unless_no_head_is_merged(tmp_path: Path) -> None:
     base = classifier(tmp_path / "base", 0, ["good", "bad"])
     other = classifier(tmp_path / "other", 1, ["bad", "good"])
-    with pytest.raises(TaskmergeError, match="id2label calls 'good' in the base what it calls 'bad' in other"):
+    with pytest.raises(TaskmergeError, match="id2label lists 'good' in the base, but 'bad' in other"):
         planned(base, other=other)
     planned(base, {"rules": [{"match": "head", "keep": "base"}]}, other=other)
     planned(base, same=classifier(tmp_path / "same", 2, ["good", "bad"]))

@@ -330,7 +330,7 @@ def test_two_specialists_that_bring_the_same_module_are_refused_until_told_whose
     with pytest.raises(MergeError) as caught:
         planned(tmp_path, **said("ties", {}))
     problem = caught.value.problems[0]
-    assert problem.what == ("audio and video both bring their own 'audio_tower.layers.0.weight', which the base lacks")
+    assert problem.what == ("audio and video both have their own 'audio_tower.layers.0.weight', which the base lacks")
     assert problem.next_move and "copy: {audio: [audio_encoder]}" in problem.next_move
     copy = {"audio": ["audio_encoder", "audio_projector"]}
     decided = planned(tmp_path, **said("ties", {}, copy=copy))

@@ -62,7 +62,7 @@ def test_an_input_that_changes_under_the_run(tmp_path: Path, what: str) -> None:
     with pytest.raises(CheckpointError, match=said) as caught:
         run(tmp_path, progress=Once(lambda: change(tmp_path / name)))
     assert str(tmp_path / name.partition("/")[0]) in str(caught.value)
-    assert "run it again when nobody writes to" in str(caught.value)
+    assert "run it again when no other program writes to" in str(caught.value)
     assert not (tmp_path / "out").exists()
 
 
@@ -233,7 +233,7 @@ def test_a_finished_file_that_is_no_longer_so_is_made_again(
     ran = command("fuse", interrupted / "merge.yaml")
     assert ran.code == 0
     for name in names:
-        assert f"{name}: no longer what the interrupted run had written; made again" in ran.err
+        assert f"{name}: changed since the interrupted run wrote it; written again" in ran.err
     assert digests(interrupted / "out") == undisturbed
 
 
@@ -259,7 +259,7 @@ def test_what_the_run_did_not_write_is_named_and_stays(interrupted: Path, what: 
     change(folder)
     before = sorted(path.name for path in folder.iterdir())
     message = refused(interrupted)
-    assert "in it what taskmerge did not write" in message and "move these out of it" in message
+    assert "files which taskmerge did not write" in message and "move these out of it" in message
     with pytest.raises(Exception, match=said):
         run(interrupted)
     assert sorted(path.name for path in folder.iterdir()) == before and not (interrupted / "out").exists()
@@ -268,7 +268,7 @@ def test_what_the_run_did_not_write_is_named_and_stays(interrupted: Path, what: 
 def test_what_appears_during_the_run_is_not_published(tmp_path: Path, undisturbed: dict[str, str]) -> None:
     prepare(tmp_path, layers=5, size=32)
     stray = tmp_path / ".out.partial" / "stray.bin"
-    with pytest.raises(Exception, match=r"in it what taskmerge did not write: stray\.bin"):
+    with pytest.raises(Exception, match=r"files which taskmerge did not write: stray\.bin"):
         run(tmp_path, progress=Once(lambda: stray.write_text("mine")))
     assert not (tmp_path / "out").exists() and stray.read_text() == "mine"
     stray.unlink()

@@ -65,8 +65,10 @@ def test_an_interrupted_run_goes_on_where_it_was(interrupted: Path) -> None:
 def test_another_recipe_is_not_mixed_in(interrupted: Path, changes: dict[str, Any]) -> None:
     change_recipe(interrupted, **changes)
     message = refused(interrupted)
-    assert ".out.partial: an unfinished run with another recipe, other inputs or another version lies here" in message
-    assert "--fresh throws it away" in message
+    assert (
+        ".out.partial: there is an unfinished run here with another recipe, other inputs or another version" in message
+    )
+    assert "--fresh deletes it" in message
     assert run(interrupted, fresh=True).resumed == ()
     assert not (interrupted / ".out.partial").exists()
 

@@ -82,4 +82,4 @@ def test_a_cluster_writes_what_one_process_writes(kill: bool, tmp_path: Path) ->
 def test_what_is_no_launcher(tmp_path: Path, command: Callable[..., Any]) -> None:
     prepare(tmp_path, layers=1, size=16)
     told = command("fuse", tmp_path / "merge.yaml", "--on", "slurm")
-    assert told.code == 2 and "is no launcher" in told.err
+    assert told.code == 2 and "is not a launcher" in told.err

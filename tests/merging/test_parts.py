@@ -71,7 +71,7 @@ def test_thresholds_over_the_model_are_measured_in_parts(wide: bool, tmp_path: P
         if said[-1].done:
             break
         assert turn < 4, said
-    with pytest.raises(OutputError, match="begun in 3 parts, not 2"):
+    with pytest.raises(OutputError, match="started in 3 parts, not 2"):
         measure_part(one, Part(1, 2))
     for number in (1, 2):  # another division than that of the measuring
         execute_part(one, Part(number, 2))
@@ -113,9 +113,9 @@ def test_parts_of_another_recipe_do_not_mix(tmp_path: Path) -> None:
     prepare(tmp_path, layers=3, size=32)
     execute_part(local_job(tmp_path), Part(1, 2))
     change_recipe(tmp_path, seed=4)
-    with pytest.raises(OutputError, match="parts with another recipe"):
+    with pytest.raises(OutputError, match="parts here from another recipe"):
         execute_part(local_job(tmp_path), Part(2, 2))
-    with pytest.raises(OutputError, match="parts with another recipe"):
+    with pytest.raises(OutputError, match="parts here from another recipe"):
         finish(tmp_path)
 
 

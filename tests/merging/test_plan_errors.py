@@ -108,7 +108,10 @@ def a_kept_tensor_overflows(models: dict[str, Tensors]) -> None:
         held[NORM] = held[NORM] + 1e5
 
 
-@case("the I64 tensor 'model.position_ids' differs between the base and audio", "say whose to keep: rules: - {match:")
+@case(
+    "the I64 tensor 'model.position_ids' differs between the base and audio",
+    "choose which one to keep: rules: - {match:",
+)
 def integers_disagree(models: dict[str, Tensors]) -> None:
     for held in models.values():
         held["model.position_ids"] = torch.arange(9)
@@ -199,10 +202,10 @@ def test_every_missing_input_is_told_at_once(tmp_path: Path, command: Callable[.
     (tmp_path / "audio" / "pytorch_model.bin").write_bytes(b"")
     ran = command("fuse", recipe)
     assert ran.code == 2 and "2 problems" in ran.err
-    assert f"{recipe}:3: image: no file or folder 'image', and it is no hub id" in ran.err
+    assert f"{recipe}:3: image: no file or folder 'image', and not a hub id" in ran.err
     assert "check the path; relative paths start at the recipe's folder, then at the current one" in ran.err
     assert f"{recipe}:4: audio: no weights that can be read in this folder ({tmp_path / 'audio'})" in ran.err
-    assert "only 'pytorch_model.bin' is there: save its tensors alone" in ran.err
+    assert "only 'pytorch_model.bin' is there: save only its tensors" in ran.err
     assert not (tmp_path / "results").exists()
 
 
@@ -332,7 +335,7 @@ def test_the_disk_takes_no_more(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(out.parent / ".out.partial") in (caught.value.problems[0].place or "")
     assert caught.value.problems[0].next_move == (
-        "the file system or `ulimit -f` allows no such large file: choose another place"
+        "the file system or `ulimit -f` does not allow such a large file: choose another place"
     )
     assert not out.exists()
     written = execute(plan(recipe), recipe, out)
@@ -413,9 +416,9 @@ def test_eight_bit_floats_are_refused_unless_they_are_kept() -> None:
     with pytest.raises(MergeError) as caught:
         fuse(models["base"], specialists)
     (problem,) = caught.value.problems
-    assert problem.what == f"{PROJ!r} is F8_E4M3: such tensors are not merged, their scales are not known here"
+    assert problem.what == f"{PROJ!r} is F8_E4M3: such tensors are not merged, because their scales are unknown"
     assert problem.next_move and problem.next_move.startswith(
-        "dequantise the models first, or keep it: rules: - {match"
+        "dequantise the models first, or keep this tensor: rules: - {match"
     )
     kept = fuse(models["base"], specialists, rules=[{"match": PROJ, "keep": "image"}], dtype="bfloat16")
     assert same_bits(kept[PROJ], models["image"][PROJ])

@@ -127,9 +127,9 @@ def test_what_is_not_ours_is_left_alone(server: S3, tmp_path: Path) -> None:
     before = dict(server.objects)
     with pytest.raises(OutputError, match="was not made by taskmerge"):
         whole(store_job(recipe))
-    with pytest.raises(OutputError, match="would lie with an input"):
+    with pytest.raises(OutputError, match="would be in the same place as an input"):
         whole(store_job(recipe, "s3://bucket/base"))
-    with pytest.raises(OutputError, match="would lie with an input"):
+    with pytest.raises(OutputError, match="would be in the same place as an input"):
         whole(store_job(recipe, "s3://bucket/base/inside"))
     assert server.objects == before
 

@@ -62,7 +62,7 @@ def test_the_record_says_everything(folder: Path) -> None:
     assert set(said) == set(SHAPES)
     assert said["model.layers.0.norm.weight"] == "keep from base: rule '*.norm.weight'"
     assert said[NAME].startswith("dare_ties (average weight, density 0.5, ")
-    assert said[NAME].endswith("of image 0.3, audio 1: no rule names it")
+    assert said[NAME].endswith("of image 0.3, audio 1: no rule matches it")
 
 
 def test_the_card_says_what_it_was_made_from(folder: Path) -> None:
@@ -86,10 +86,10 @@ def test_what_is_as_recorded(folder: Path, command: Callable[..., Any]) -> None:
     assert said["checked"] == [
         "6 files of the folder: sha256 of all bytes",
         "3 weight files of 3 inputs: sha256 of all bytes",
-        "10 tensors: what the recipe plans for each",
+        "10 tensors: compared with the recipe's plan",
     ]
     assert said["unchecked"] == [
-        "README.md: the card is the user's to edit",
+        "README.md: not compared, because users may edit the card",
         "tensors: not merged again (--hashes-only)",
     ]
     ran = command("verify", out, "--hashes-only")
@@ -107,7 +107,7 @@ def test_moved_alone_it_is_told_where_the_recipe_lay(folder: Path, command: Call
     (folder / "made" / "out").rename(out)
     ran = command("verify", out)
     assert ran.code == 2 and "no file or folder 'base'" in ran.err
-    assert f"seen from the model, the recipe lay in {folder / 'far' / 'away'}" in ran.err
+    assert f"relative to the model, the recipe was in {folder / 'far' / 'away'}" in ran.err
     assert "verify --recipe-folder FOLDER" in ran.err
     ran = command("verify", out, "--recipe-folder", folder)
     assert (ran.code, ran.out) == (0, "")

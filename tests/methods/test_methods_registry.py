@@ -72,8 +72,8 @@ def _function(source: str) -> Any:
 @pytest.mark.parametrize(
     ("source", "what"),
     [
-        ("def mine(*deltas): ...", "name every argument instead of *deltas"),
-        ("def mine(deltas, **options): ...", "name every argument instead of *options"),
+        ("def mine(*deltas): ...", "write out every argument instead of *deltas"),
+        ("def mine(deltas, **options): ...", "write out every argument instead of *options"),
         ("def mine(tensors): ...", "unknown positional argument 'tensors'"),
         ("def mine(deltas, density): ...", "unknown positional argument 'density'"),
         ("def mine(weights, deltas): ...", "the first argument of a merge method is `deltas`"),
@@ -81,7 +81,7 @@ def _function(source: str) -> Any:
         ("def mine(deltas, *, density=1.0): ...", "density of mine has no annotation"),
         ("def mine(deltas, *, density: list = 1.0): ...", "density of mine: <class 'list'> cannot be checked"),
         ("def mine(deltas, *, density: 'Sahre' = 1.0): ...", "the annotation 'Sahre' cannot be read"),
-        ("def mine(deltas, *, density: Annotated[float, Between(0, 1)] = 3.0): ...", "breaks its own declaration"),
+        ("def mine(deltas, *, density: Annotated[float, Between(0, 1)] = 3.0): ...", "contradicts its own declaration"),
     ],
 )
 def test_a_bad_declaration_fails_where_it_is_made(source: str, what: str) -> None:
@@ -184,7 +184,7 @@ def test_known_methods_are_found_without_importing_what_is_installed(monkeypatch
         (
             THEIRS,
             "their_methods:nothing",
-            "the merge method 'theirs' offered by an installed package cannot be imported",
+            "the merge method 'theirs' provided by an installed package cannot be imported",
         ),
         ("import not_there", "their_methods:theirs", "cannot be imported: No module named 'not_there'"),
     ],

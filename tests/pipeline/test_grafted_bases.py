@@ -125,7 +125,7 @@ def test_what_cannot_be_fused_is_told_before_training(tmp_path: Path) -> None:
     """An embedder takes T5's encoder alone; a base that has the decoder too could not be summed with it."""
     project = new_project(tmp_path / "project", lambda folder: encoder_of_t5(folder, "T5ForConditionalGeneration"))
     said: list[str] = []
-    with pytest.raises(RecipeError, match=r"fuse, once all are trained: .* lacks the base's tensor .*decoder") as told:
+    with pytest.raises(RecipeError, match=r"fuse, after all are trained: .* lacks the base's tensor .*decoder") as told:
         run(loads(RECIPE, "recipe.yaml", project), say=said.append)
     assert not said and len(str(told.value).splitlines()) <= 20
     assert not list(project.glob("specialist-*")) and not list(project.glob("fused*"))

@@ -79,7 +79,7 @@ def test_verify_knows_every_kind(finished: Path, command: Callable[..., Any], na
     (finished / name / "config.json notes").write_text("mine")
     ran = command("verify", finished / name)
     assert ran.code == 0 and f"\nchecked: {files} files of the folder: sha256 of all bytes\n" in f"\n{ran.err}"
-    assert "\nnot checked: README.md: the card is the user's to edit\n" in ran.err
+    assert "\nnot checked: README.md: not compared, because users may edit the card\n" in ran.err
     assert "\nnot checked: files that are not in the record: config.json notes\n" in ran.err
     assert ran.err.endswith("as recorded, in all that was checked\n")
     (finished / name / "config.json notes").unlink()

@@ -129,7 +129,11 @@ def test_base_and_specialists_from_the_hub(project: Path, monkeypatch: pytest.Mo
     ("change", "stages", "what"),
     [
         (("base: base", "base: bace"), {}, "recipe.yaml:1: base: no file or folder 'bace'"),
-        (("base: base", "base: owner/base"), {}, "base: no file or folder 'owner/base' here, and it cannot be had"),
+        (
+            ("base: base", "base: owner/base"),
+            {},
+            "base: no file or folder 'owner/base' here, and it cannot be downloaded",
+        ),
         (("  text: {data", "  # text: {data"), {}, "recipe.yaml:4: text: no file or folder 'specialist-text'"),
         (
             ("", ""),
@@ -221,14 +225,14 @@ def test_a_run_killed_again_and_again_ends_with_the_same_table_and_models(tmp_pa
         (("data: audio.jsonl, graft", "data: gone.jsonl, graft"), "yaml:6: specialize: audio: gone.jsonl: no file"),
         (("probes: audio.jsonl", "probes: none.jsonl"), "recipe.yaml:9: drift: probes: .*none.jsonl: holds no pairs"),
         (("probes: audio.jsonl", "probes: no_text.jsonl"), "row 1: no text beside its audio: None"),
-        (("probes: audio.jsonl", "probes: one_text.jsonl"), "one_text.jsonl have the same text: nothing can be ranked"),
+        (("probes: audio.jsonl", "probes: one_text.jsonl"), "one_text.jsonl have the same text: they cannot be ranked"),
         (("probes: audio.jsonl", "probes: empty.jsonl"), r"row 2: audio '.*empty.wav' is empty\n    remove the .*$"),
         (("probes: audio.jsonl", "probes: slow.jsonl"), "row 2: audio '.*slow.wav' has a sampling rate of 500 Hz"),
         (("retrieval: {audio: held.jsonl}", "retrieval: {audio: bad.jsonl}"), "missing.wav"),
         (("specialist: audio", "specialist: text"), "audio.jsonl holds audio, for which the model has no encoder"),
         ((", graft: {encoder: log_mel, projector: linear}", ""), "rehearse: data: audio.jsonl holds audio, for which"),
-        (("train: [audio_projector]", "train: [image_projector]"), "recover: train: 'image_projector' names no tensor"),
-        (("data: audio.jsonl, held_out", "data: films.jsonl, held_out"), "but nothing it passes through is trained"),
+        (("train: [audio_projector]", "train: [image_projector]"), "recover: train: 'image_projector' matches no tensor"),
+        (("data: audio.jsonl, held_out", "data: films.jsonl, held_out"), "no component that processes it is trained"),
         (("train: [backbone], steps: 2, batch_size: 4", "steps: 2"),
          r"recipe.yaml:7: specialize: text: query \(.*text.jsonl\): 8 distinct texts are too few for batches of 32\n"
          "    set batch_size to at most 8$"),

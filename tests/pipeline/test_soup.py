@@ -49,7 +49,7 @@ def test_checkpoints_that_are_adapters(tmp_path: Path, command: Command) -> None
         model.save_pretrained(tmp_path / f"checkpoint-{step}")
         zoo.save(model.merge_and_unload(), tmp_path / f"merged-{step}")
     alone = command("soup", tmp_path / "checkpoint-*", "--out", tmp_path / "out")
-    assert alone.code == 2 and "say the model it is for: --base MODEL" in alone.err
+    assert alone.code == 2 and "give the model that it is for: --base MODEL" in alone.err
     ran = command("soup", tmp_path / "checkpoint-*", "--base", tmp_path / "base", "--out", tmp_path / "out")
     assert ran.code == 0, ran.err
     one, two = (load_file(tmp_path / f"merged-{step}" / "model.safetensors") for step in (1, 2))
@@ -126,8 +126,8 @@ def test_the_greedy_choice_is_that_of_a_search_by_hand(tmp_path: Path, command: 
 
 
 REFUSED = {
-    "one place": (["run"], "names one place, not several"),
-    "both": (["run-*", "--ema", "0.9", "--greedy", "p.jsonl"], "--greedy does not go with --ema"),
+    "one path": (["run"], "names one path, not several"),
+    "both": (["run-*", "--ema", "0.9", "--greedy", "p.jsonl"], "--greedy cannot be combined with --ema"),
     "a decay of two": (["run-*", "--ema", "2"], "is not between 0 and 1"),
     "nothing there": (["run-*"], "no folder or file is named like 'run-*'"),
 }

@@ -117,7 +117,7 @@ def test_the_report_holds_no_score_of_another_model(trained: Path) -> None:
     other = SCORED.replace("weight: 0.5", "weight: 0.25")
     table, said = run_quietly(trained, other, start="fuse", until="fuse")
     assert "evaluate" not in table["stages"] and "evaluate" in table["outdated"]
-    assert "evaluate: of another recipe, other inputs or another model; left out of the report" in said
+    assert "evaluate: belongs to another recipe, other inputs or another model; left out of the report" in said
     kept = json.loads((trained / "fused-report" / "report.json").read_text())
     assert set(kept["stages"]) == {"fuse"}
     assert "Of another recipe" in (trained / "fused-report" / "report.html").read_text("utf-8")
@@ -153,7 +153,7 @@ def test_a_model_that_is_gone_is_made_again_before_what_needs_it(trained: Path) 
     run_quietly(trained, SCORED, start="fuse")
     shutil.rmtree(trained / "fused")
     table, said = run_quietly(trained, SCORED, start="evaluate")
-    assert "fuse: what it left is gone; it is made again" in said
+    assert "fuse: its output is missing; the stage runs again" in said
     assert running(said) == ["fuse", "evaluate"] and (trained / "fused" / "taskmerge.json").is_file()
     assert "fused" in {row["variant"] for row in table["stages"]["evaluate"]["retrieval"]["results"]}
 

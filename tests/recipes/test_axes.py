@@ -109,10 +109,10 @@ def test_a_grid_over_a_range(said: Range, count: int, values: list[float]) -> No
         ("{merge.density: [0.1, 1.2]}", "density must be a number from 0 to 1, not 1.2"),
         ("{merge.elect: [mass, cuont]}", "cuont"),
         ("{merge.method: [0.1, 0.2]}", "unknown merge method"),
-        ("{merge.scale: {low: 0, high: 1, log: true}}", "log goes with numbers above 0"),
+        ("{merge.scale: {low: 0, high: 1, log: true}}", "log needs numbers above 0"),
         ("{merge.scale: {low: 0}}", "a range needs both low and high"),
         ("{merge.scale: {values: [1, 2], low: 0, high: 1}}", "both a list of values and low or high"),
-        ("{merge.scale: [0.5, 0.5]}", "a value stands there twice"),
+        ("{merge.scale: [0.5, 0.5]}", "a value is listed twice"),
         ("{merge.scale: 0.5}", "is one value: nothing varies"),
         ("{merge.scale: '0:1:0.000001'}", "are too many steps"),
         ("{merge.elect: {values: [mass, count], step: 0.1}}", "step is for a range"),
@@ -128,7 +128,7 @@ def test_mistakes_have_their_line(vary: str, what: str) -> None:
 
 def test_weights_that_are_overruled_cannot_be_varied() -> None:
     recipe = from_dict({**RECIPE, "merge": {"weight": 0.5}})
-    with pytest.raises(RecipeError, match=r"merge.weight takes the place of the specialists' own"):
+    with pytest.raises(RecipeError, match=r"merge.weight replaces the specialists' own"):
         axes({"specialists.*.weight": [0.1, 1.0]}, recipe)
 
 
@@ -147,7 +147,7 @@ def test_objectives(text: str, scores: dict[str, float], value: float) -> None:
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        ("meen(retrieval.*.mrr)", "no function 'meen'"),
+        ("meen(retrieval.*.mrr)", "unknown function 'meen'"),
         ("mean(retreival.*.mrr)", "no scores are called 'retreival'"),
         ("mean()", "cannot be read"),
         ("mean(min(retrieval.a.mrr))", "cannot be read"),

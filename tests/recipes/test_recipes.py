@@ -113,7 +113,7 @@ def test_balance_may_follow_what_is_missing_but_not_sizes_too() -> None:
     recipe = recipes.loads(FULL.replace(lone, "balance: adaptive"))
     assert recipe.rehearse is not None and recipe.rehearse.balance.follows == "adaptive"
     (problem,) = problems_of(FULL.replace("follows: size, temperature: 1.0", "follows: adaptive, temperature: 5"))
-    assert problem.what == "balance: temperature: 5 is of sizes, which adaptive shares do not follow"
+    assert problem.what == "balance: temperature: 5 applies to sizes, which adaptive shares do not use"
 
 
 def test_settings_say_what_holds_under_a_rule() -> None:
@@ -355,13 +355,13 @@ def test_a_wrong_type_in_a_methods_parameter(method: str, row: Parameter) -> Non
         (
             SMALL.format(method="ties\n  rules:\n  - {match: '*', keep: base, drop: true}"),
             7,
-            "a rule says both keep: base and drop: true",
+            "a rule has both keep: base and drop: true",
             "split it in two",
         ),
         (
             SMALL.format(method="ties\n  rules:\n  - {match: '*', keep: base, density: 0.1}"),
             7,
-            "a rule says both keep: base and density",
+            "a rule has both keep: base and density",
             "split it in two",
         ),
         (SMALL.format(method="ties\n  rules:\n  - {match: 'a{b', keep: base}"), 7, "'{' is never closed", None),

@@ -15,7 +15,7 @@ from taskmerge.methods import all_methods
 @pytest.mark.parametrize(
     ("text", "place", "what", "move"),
     [
-        ("base: b\nbase: c\n", "merge.yaml:2", "the key 'base' is given twice", "it stands on line 1 already"),
+        ("base: b\nbase: c\n", "merge.yaml:2", "the key 'base' is given twice", "it is already on line 1"),
         ("base: b\nspecialists:\n\ta: m\n", "merge.yaml:3", "not readable as YAML", "indent with spaces"),
         ("base: [b\n", "merge.yaml:2", "not readable as YAML", None),
         ("base: b: c\n", "merge.yaml:1", "not readable as YAML: mapping values are not allowed here", None),
@@ -42,8 +42,8 @@ from taskmerge.methods import all_methods
         ("", "merge.yaml", "the recipe is empty", "begin with `base:`"),
         ("# nothing\n", "merge.yaml", "the recipe is empty", "begin with `base:`"),
         ("base: b\n---\nbase: c\n", "merge.yaml:3", "a recipe is one YAML document", "remove the `---`"),
-        ("a: " + "[" * 3000, "merge.yaml", "nested too deep", None),
-        ("a: " + "[" * 70 + "]" * 70, "merge.yaml:1", "nested too deep", None),
+        ("a: " + "[" * 3000, "merge.yaml", "nested too deeply", None),
+        ("a: " + "[" * 70 + "]" * 70, "merge.yaml:1", "nested too deeply", None),
     ],
 )
 def test_hostile_or_broken_yaml(text: str, place: str, what: str, move: str | None) -> None:
@@ -58,7 +58,7 @@ def test_a_yaml_bomb_is_refused_quickly() -> None:
     for before, name in zip("abcdefgh", "bcdefghi", strict=True):
         bomb += f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n"
     (problem,) = problems_of(bomb)
-    assert problem.what == "the recipe holds more than 50,000 values, aliases counted"
+    assert problem.what == "the recipe contains more than 50,000 values, including aliases"
 
 
 def test_aliases_are_read() -> None:

@@ -134,13 +134,13 @@ def test_a_flat_optimum_is_named_with_its_range() -> None:
                    for value, low, high in rows)  # fmt: skip
     curve = Curve("specialists.audio.weight", 0.35, points, 200)
     assert curve.flat == (0.2, 0.5)  # 0.7 is alike, but beyond a value that is not
-    assert curve.sentence() == "specialists.audio.weight: 0.2 to 0.5 cannot be told apart with 200 pairs"
+    assert curve.sentence() == "specialists.audio.weight: 0.2 to 0.5 cannot be distinguished with 200 pairs"
 
 
 @pytest.mark.parametrize(("gain", "words"), [
-    (interval(0.05, 0.02, 0.08), "it holds"),
-    (interval(-0.05, -0.08, -0.02), "it is worse than what you had"),
-    (interval(0.01, -0.02, 0.04), "83% of the gain is of the pairs it was searched on alone: the search overfits them"),
+    (interval(0.05, 0.02, 0.08), "the gain is confirmed"),
+    (interval(-0.05, -0.08, -0.02), "it is worse than your own weights"),
+    (interval(0.01, -0.02, 0.04), "83% of the gain exists only on the pairs used for the search, which"),
 ])  # fmt: skip
 def test_what_the_best_is_worth_is_said(gain: Interval, words: str) -> None:
     said = Confirmed("trial 3", interval(0.8, 0.7, 0.9), gain, interval(0.06, 0.04, 0.08), {})
@@ -157,7 +157,7 @@ def test_searching_noise_is_shown_to_overfit() -> None:
     said = Confirmed("trial", other[best].interval(objective), other[best].minus(other[0], objective),
                      dev[best].minus(dev[0], objective), {})  # fmt: skip
     assert said.dev_gain.estimate > 0.09 and not said.gain.low > 0
-    assert "the search overfits them" in said.sentence()
+    assert "which the search overfits" in said.sentence()
 
 
 def test_the_front_and_the_best() -> None:

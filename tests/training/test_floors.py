@@ -73,7 +73,7 @@ def test_a_modality_that_may_fall_does_and_is_told(hearing: Path, tmp_path: Path
     report = rehearsed(hearing, tmp_path, may_fall=("audio",))
     assert report.kept and report.barred == [] and report.below == ["audio"]
     assert report.after["image_mrr"] > report.before["image_mrr"] + 0.2
-    assert report.verdict() == ["audio ends below what it had, as may_fall allows"]
+    assert report.verdict() == ["audio ends below its initial score, which may_fall allows"]
 
 
 def test_targets_are_what_the_specialists_score(hearing: Path, tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_targets_are_what_the_specialists_score(hearing: Path, tmp_path: Path) -
     settings = replace(SETTINGS, steps=4, evaluate_every=2, adaptive=True)
     report = rehearse(hearing, data, TRAIN, settings, held_out=held, specialists={"audio": hearing})
     assert report.targets == {"audio": pytest.approx(report.before["audio_mrr"])}
-    assert [note for note in report.notes if note.startswith("image: no specialist says what it could reach")]
+    assert [note for note in report.notes if note.startswith("image: there is no specialist to compare with")]
 
 
 def test_names_without_held_out_pairs_are_refused(hearing: Path) -> None:

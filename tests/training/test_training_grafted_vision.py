@@ -62,7 +62,7 @@ def test_its_own_eyes_can_be_rehearsed(folder: Path) -> None:
     changed = {name for name in moved(model, before) if not name.startswith("audio_projector.")}
     assert all(name.startswith("backbone.visual.") and "merger" not in name for name in changed)
     assert changed or not report.kept
-    with pytest.raises(UsageError, match="nothing that audio passes through is trained"):
+    with pytest.raises(UsageError, match="no component that processes audio is trained"):
         rehearse(model, {"audio": sounds(8)}, ["vision_encoder"], FAST, held_out={"audio": sounds(4)})
 
 

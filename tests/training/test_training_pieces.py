@@ -100,7 +100,7 @@ def test_no_text_is_twice_in_a_batch_and_none_is_lost(seed: int, count: int, neg
 
 
 def test_what_fills_no_batch_is_refused_not_waited_for() -> None:
-    with pytest.raises(UsageError, match="no batch of 3 different texts"):
+    with pytest.raises(UsageError, match="a batch of 3 different texts cannot be formed"):
         next(passes(9, 3, (0, 0), np.array([[0], [1]] * 4 + [[0]])))
 
 

@@ -52,14 +52,14 @@ def test_matches(pattern: str, name: str, does: bool) -> None:
     [
         ("layers.{0..7.*", "'{' is never closed", 8),
         ("a[bc", "'[' is never closed", 2),
-        ("a}", "'}' closes nothing", 2),
-        ("a]", "']' closes nothing", 2),
-        ("x.{}", "'{}' names no alternative", 3),
-        ("x{9..3}", "the range 9..3 runs backwards", 2),
-        ("[z-a]", "the range z-a runs backwards", 1),
+        ("a}", "'}' has no opening partner", 2),
+        ("a]", "']' has no opening partner", 2),
+        ("x.{}", "'{}' has no alternatives", 3),
+        ("x{9..3}", "the range 9..3 is reversed", 2),
+        ("[z-a]", "the range z-a is reversed", 1),
         ("[!]x", "'[' is never closed", 1),
-        ("{0..99999}", "the range 0..99999 holds more than 10000 numbers", 1),
-        ("{" * 30 + "}" * 30, "braces are nested too deep", 21),
+        ("{0..99999}", "the range 0..99999 contains more than 10000 numbers", 1),
+        ("{" * 30 + "}" * 30, "braces are nested too deeply", 21),
     ],
 )
 def test_bad_pattern_is_told_with_its_place(pattern: str, what: str, position: int) -> None:

@@ -76,8 +76,8 @@ def read_archive(path: Path, start: int = 0, length: int | None = None) -> Archi
     except Exception as error:  # what a broken or hostile pickle raises has no bounds
         said = str(error).strip().splitlines()
         raise CheckpointError(
-            f"{path.name!r} is no safetensors file, and no tensors can be read from it as PyTorch's"
-            f" ({type(error).__name__}{': ' + clipped(said[0], 120) if said else ''})",
+            f"{path.name!r} is not a safetensors file, and no tensors can be read from it as a PyTorch file "
+            f"({type(error).__name__}{': ' + clipped(said[0], 120) if said else ''})",
             str(path),
             "get the file again; or load it where it was made and save its tensors as safetensors",
         ) from None
@@ -125,7 +125,7 @@ def _legacy(file: BinaryIO, length: int, start: int) -> Archive:
     root = reader.load()
     keys = Unpickler(file).load()
     if not isinstance(keys, list) or {str(key) for key in keys} != set(reader.storages):
-        raise ValueError("its list of storages is another than the tensors name")
+        raise ValueError("its list of storages does not match the storages that the tensors name")
     places, place = {}, file.tell()
     for key in map(str, keys):
         file.seek(place)

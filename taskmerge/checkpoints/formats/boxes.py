@@ -90,9 +90,9 @@ def _check_covers(info: TensorInfo, boxes: Sequence[Box], place: str) -> None:
     inside = all(_is_inside(box, info.shape) for box in boxes)
     if not inside or sum(math.prod(box.sizes) for box in boxes) != info.count or _overlap(boxes):
         raise CheckpointError(
-            f"the pieces of {info.name!r} {list(info.shape)} do not make it up",
+            f"the pieces of {info.name!r} {list(info.shape)} do not add up to the complete tensor",
             place,
-            "is a file of another run among them, or one missing? Get all files of the save again",
+            "is a file from another run among them, or is one missing? Get all files of the checkpoint again",
         )
 
 

@@ -85,7 +85,7 @@ def join_checkpoint(folder: Path, names: Sequence[str]) -> JoinedFile:
             offsets, sizes = tuple(chunk.get("offsets") or ()), tuple(chunk.get("sizes") or ())
             if (key, offsets) not in pieces:
                 raise CheckpointError(
-                    f"does not say where the piece of {key!r} at {list(offsets)} lies", str(place), _JOIN
+                    f"does not say where the piece of {key!r} at {list(offsets)} is stored", str(place), _JOIN
                 )
             path, start, length = pieces[key, offsets]
             file = files.setdefault(path, _opened(path, folder, names))
@@ -102,7 +102,7 @@ def join_checkpoint(folder: Path, names: Sequence[str]) -> JoinedFile:
 def _metadata(place: Path) -> Record:
     try:
         if not place.is_file() or place.stat().st_size > _LARGEST:
-            raise CheckpointError(f"no {METADATA}: the .distcp files cannot be told apart", str(place.parent),
+            raise CheckpointError(f"no {METADATA}, which describes the .distcp files", str(place.parent),
                                   "copy it from where they were saved: its name begins with a dot")  # fmt: skip
         with place.open("rb") as file:
             root = Unpickler(file).load()
@@ -137,7 +137,7 @@ def _info(name: str, record: Record, place: Path) -> TensorInfo:
         dtype = properties.get("dtype") if isinstance(properties, Record) else None
     row = BY_TORCH_NAME.get(dtype.text) if isinstance(dtype, Name) else None
     if row is None or row.storage is None:
-        raise CheckpointError(f"{name!r} is of a number format that is not read", str(place), _JOIN)
+        raise CheckpointError(f"{name!r} has a number format that is not supported", str(place), _JOIN)
     return TensorInfo(name, row.name, _shape(name, record, place))
 
 
@@ -158,16 +158,16 @@ def _places(found: Any, place: Path) -> dict[tuple[str, tuple[int, ...]], tuple[
         if row.get("transform_descriptors"):
             raise CheckpointError("its pieces are compressed", str(place), _JOIN)
         if not (isinstance(path, str) and type(start) is int and type(length) is int and min(start, length) >= 0):
-            raise CheckpointError("does not say where the pieces lie", str(place), _JOIN)
+            raise CheckpointError("does not say where the pieces are stored", str(place), _JOIN)
         places[str(index.get("fqn")), tuple(index.get("offset") or ())] = (path, start, length)
     return places
 
 
 def _opened(name: str, folder: Path, names: Sequence[str]) -> _PieceFile:
     if name not in names:
-        told = "is said to lie outside the folder" if "/" in name or "\\" in name else "is missing"
+        told = "is listed with a path outside the folder" if "/" in name or "\\" in name else "is missing"
         raise CheckpointError(
-            f"{few([repr(name)])} {told}", str(folder / METADATA), "copy every .distcp file of the save"
+            f"{few([repr(name)])} {told}", str(folder / METADATA), "copy every .distcp file of the checkpoint"
         )
     check_link(folder / name, folder)
     return _PieceFile(name, folder / name)

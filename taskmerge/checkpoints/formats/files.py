@@ -161,7 +161,7 @@ def _remote_entries(name: str, snapshot: Repository | None) -> dict[str, Entry]:
     try:
         remote = HfApi().parse_safetensors_file_metadata(place.repo, inside, revision=snapshot.commit)
     except Exception as error:
-        raise CheckpointError(f"its header cannot be had from the hub: {error}", f"{place}/{name}") from None
+        raise CheckpointError(f"its header cannot be fetched from the hub: {error}", f"{place}/{name}") from None
     rows = sorted(remote.tensors.items(), key=lambda row: row[1].data_offsets)
     return {
         tensor: Entry(TensorInfo(tensor, row.dtype, tuple(row.shape)), row.data_offsets[0], row.data_offsets[1])

@@ -29,7 +29,7 @@ _LONGEST_NAME = 255
 """Bytes of a file's name, on the disks that there are."""
 _OWN = ("config.json", "adapter_config.json", "modules.json", "taskmerge.json")
 """Files that only a model's own folder has."""
-_AGAIN = "get the file again; or remove it, when the folder holds one weight file alone"
+_AGAIN = "get the file again; or remove it if the folder holds only one weight file"
 
 
 class Index(TypedDict):
@@ -82,7 +82,7 @@ def modules_of(folder: Path) -> list[Placed] | None:
     listing = folder / "modules.json"
     if not (listing.exists() or listing.is_symlink()):
         return None
-    move = "not a list of modules with a path each: save the model again with sentence-transformers"
+    move = "not a list of modules that each have a path: save the model again with sentence-transformers"
     rows: list[Placed] = read_json(listing, list[Placed], move)
     if not rows:
         raise CheckpointError("lists no module", str(listing), move)
@@ -141,7 +141,7 @@ def choose_files(names: Sequence[str], folder: Path, required: bool, formats: Se
         if found.names:
             return found
     if required:
-        raise CheckpointError("no weights that can be read in this folder", str(folder), advice(folder, names))
+        raise CheckpointError("there are no readable weights in this folder", str(folder), advice(folder, names))
     return Chosen([])
 
 
@@ -159,8 +159,8 @@ def _of_format(row: Format, own: Sequence[str], names: Sequence[str], folder: Pa
         listed = set(read_index(index)["weight_map"].values())
         if single and row.single not in listed:  # as transformers, which looks for it first
             gone = sorted(listed - set(names))
-            why = f"; it names {few(gone, 3)}, which {'is' if len(gone) == 1 else 'are'} not there" if gone else ""
-            return Chosen([row.single], (f"{row.single} is read; {row.index} beside it is passed over{why}",))
+            why = f"; it names {few(gone, 3)}, which {'is' if len(gone) == 1 else 'are'} missing" if gone else ""
+            return Chosen([row.single], (f"{row.single} is read; {row.index} next to it is ignored{why}",))
         files = _files_of_index(index, names)
         return Chosen(files, _passed_over(set(own) - set(files), f"{row.index} does not list"))
     if single:
@@ -227,7 +227,7 @@ def _read_index(path: Path) -> Index:
     for name in sorted(set(index["weight_map"].values())):
         if name != PurePosixPath(name).name or name in ("", ".", "..") or "\\" in name or "\0" in name:
             tensor = next(tensor for tensor, where in index["weight_map"].items() if where == name)
-            raise CheckpointError(f"{tensor!r} is said to lie outside the folder: {name!r}", str(path))
+            raise CheckpointError(f"{tensor!r} is listed with a path outside the folder: {name!r}", str(path))
     return index
 
 
@@ -236,7 +236,7 @@ def _files_of_index(path: Path, names: Sequence[str]) -> list[str]:
     there = set(names)
     missing = [name for name in files if name not in there]
     if missing:
-        what = f"names {len(missing)} files that are not there: {few(missing, 5)}"
+        what = f"names {len(missing)} files that are missing: {few(missing, 5)}"
         raise CheckpointError(what, str(path), "finish the download")
     _check_shards(files, path, there)
     return files
@@ -278,5 +278,5 @@ def _inside(text: str, listing: Path) -> str:
     if path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text:
         raise CheckpointError(f"names a folder outside: {clipped(repr(text), 200)}", str(listing))
     if any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
-        raise CheckpointError(f"names a folder that no disk can hold: {clipped(repr(text), 200)}", str(listing))
+        raise CheckpointError(f"names a folder that cannot exist on any disk: {clipped(repr(text), 200)}", str(listing))
     return "" if str(path) == "." else str(path)

@@ -77,15 +77,15 @@ def _all_ranks(folder: Path, names: Sequence[str]) -> list[str]:
     for name in names:
         match = _RANK.fullmatch(name)
         if match is None:
-            raise CheckpointError(f"{name!r} does not say of which rank it is", str(folder), _JOIN)
+            raise CheckpointError(f"{name!r} does not say which rank it belongs to", str(folder), _JOIN)
         found.setdefault(match["stem"], {})[int(match["rank"])] = name
         worlds[match["stem"]] = int(match["world"])
     if len(found) > 1:
-        what = f"files of several saves: {few(map(repr, sorted(found)), 4)}"
-        raise CheckpointError(what, str(folder), "leave only the files of the one you mean in the folder")
+        what = f"files of several checkpoints: {few(map(repr, sorted(found)), 4)}"
+        raise CheckpointError(what, str(folder), "leave only the files of the one that you want in the folder")
     ((stem, own),) = found.items()
     if not 0 < worlds[stem] <= 1 << 16:
-        raise CheckpointError(f"{stem!r} names no number of ranks", str(folder), _JOIN)
+        raise CheckpointError(f"{stem!r} does not state the number of ranks", str(folder), _JOIN)
     if missing := [rank for rank in range(worlds[stem]) if rank not in own]:
         what = f"the files of ranks {few(missing, 8)} of {worlds[stem]} are missing"
         raise CheckpointError(what, str(folder), "copy them from the machines that wrote them")
@@ -100,7 +100,7 @@ def _pieces(name: str, value: Any, rank: int, path: Path) -> list[_Piece]:
     if isinstance(value, Record) and value.is_a("ShardedTensor"):
         return _of_sharded(name, value, path)
     kind = value.qualified if isinstance(value, Record) else type(value).__name__
-    raise CheckpointError(f"{name!r} is of a kind that is not read: {kind}", str(path), _JOIN)
+    raise CheckpointError(f"{name!r} is of an unsupported kind: {kind}", str(path), _JOIN)
 
 
 def _of_dtensor(name: str, value: Record, rank: int, path: Path) -> _Piece:
@@ -156,12 +156,12 @@ def _offsets(name: str, piece: _Piece, sizes: Mapping[int, tuple[int, ...]], pat
         axis = placement.get("dim") if isinstance(placement, Record) and placement.is_a("Shard") else None
         if type(axis) is not int or not -len(extent) <= axis < len(extent):
             said = getattr(placement, "qualified", repr(placement))
-            raise CheckpointError(f"{name!r} is placed in a way that is not read: {said}", str(path), _JOIN)
+            raise CheckpointError(f"{name!r} is distributed in an unsupported way: {said}", str(path), _JOIN)
         chunk = -(-extent[axis] // count)
         begin = min(at * chunk, extent[axis])
         offsets[axis] += begin
         extent[axis] = min(chunk, extent[axis] - begin)
     if tuple(extent) != piece.local.shape:
-        what = f"{name!r}: this rank should hold {extent} of {list(piece.shape)}, and holds {list(piece.local.shape)}"
+        what = f"{name!r}: this rank should hold {extent} of {list(piece.shape)}, but holds {list(piece.local.shape)}"
         raise CheckpointError(what, str(path), _JOIN)
     return tuple(offsets)

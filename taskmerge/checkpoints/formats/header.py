@@ -53,7 +53,7 @@ def read_header(file: BinaryIO, file_size: int, place: str) -> Header:
     if length > LONGEST_HEADER:
         raise broken(place, f"the header claims {length:,} bytes; the format allows {LONGEST_HEADER:,}")
     if 8 + length > file_size:
-        raise broken(place, f"the header claims {length:,} bytes, the whole file has {file_size:,}")
+        raise broken(place, f"the header claims {length:,} bytes, but the file has only {file_size:,}")
     return parse_header(file.read(length), 8 + length, file_size, place)
 
 
@@ -68,11 +68,11 @@ def parse_header(text: bytes, size: int, file_size: int, place: str) -> Header:
     position = size
     for entry in entries:
         if entry.start != position:
-            trouble = "overlaps the tensor before it" if entry.start < position else "leaves a hole before it"
+            trouble = "overlaps the tensor before it" if entry.start < position else "leaves a gap before it"
             raise broken(place, f"tensor {entry.info.name!r} {trouble}")
         position = entry.stop
     if position != file_size:
-        raise broken(place, f"the tensors end at byte {position:,}, the file at {file_size:,}")
+        raise broken(place, f"the tensors end at byte {position:,}, but the file ends at byte {file_size:,}")
     return Header(tuple(entries), metadata, size)
 
 
@@ -87,9 +87,9 @@ def _load_json(text: bytes, place: str) -> dict[str, Any]:
     try:
         table = load(text)
     except JsonError as error:
-        raise broken(place, f"its header is no JSON: {str(error).removeprefix('not valid JSON: ')}") from None
+        raise broken(place, f"its header is not JSON: {str(error).removeprefix('not valid JSON: ')}") from None
     if not isinstance(table, dict):
-        raise broken(place, "its header is no JSON table")
+        raise broken(place, "its header is not a JSON object")
     return table
 
 

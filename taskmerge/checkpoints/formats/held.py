@@ -12,7 +12,7 @@ from pathlib import Path
 from taskmerge.errors import CheckpointError
 
 _HEAD = 1 << 16
-_READ_AGAIN = "run it again when nobody writes to it any more"
+_READ_AGAIN = "run it again when no other program writes to it"
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Held:
         if size < before:
             what = f"was cut off while it was being read: {size:,} bytes are left of {before:,}"
         elif self.state.is_same(now):
-            what = "could not be read whole: its disk, or the network it lies on, failed"
+            what = "could not be read completely: its disk or its network failed"
         elif self.state.place != now.place:
             what = "was replaced by another file while it was being read"
         else:

@@ -34,7 +34,7 @@ def read_json(path: Path, shape: type[Shape] | Any = Any, next_move: str | None 
         if not stat.S_ISREG(found.st_mode):
             raise CheckpointError("is not a file", str(path), move)
         if found.st_size > LARGEST:
-            raise CheckpointError(f"{found.st_size:,} bytes is too much for a JSON file", str(path), move)
+            raise CheckpointError(f"{found.st_size:,} bytes is too large for a JSON file", str(path), move)
         text = path.read_bytes()
         if not own:
             opened(path)

@@ -22,7 +22,9 @@ def check_link(path: Path, folder: Path) -> None:
     blobs = next((parent.parent / "blobs" for parent in (home, *home.parents) if parent.name == "snapshots"), home)
     if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
         raise CheckpointError(
-            f"a link to a file outside the folder: {target}", str(path), "copy the file in, or name it"
+            f"a link to a file outside the folder: {target}",
+            str(path),
+            "copy the file into the folder, or name it directly",
         )
 
 
@@ -40,7 +42,9 @@ def check_links(folder: Path, modules: Iterable[str]) -> None:
             if path.is_symlink() and (inside or not path.is_dir()) and path.suffix != ".md":
                 check_link(path, folder)
             if path.exists() and not (path.is_file() or path.is_dir()):
-                raise CheckpointError("is not a file", str(path), "remove it: whoever reads it would wait for ever")
+                raise CheckpointError(
+                    "is not a file", str(path), "remove it: any program that reads it would wait forever"
+                )
 
 
 def _has_link(path: Path, folder: Path) -> bool:

@@ -185,7 +185,7 @@ class FourBits:
     def _check(self, source: StateDict) -> None:
         said = tuple(int(size) for size in source.read(self.stored[2]))
         if said != self.shape:
-            what = f"says {list(said)}, the packed numbers and their scales make {list(self.shape)}"
+            what = f"says {list(said)}, but the packed numbers and their scales give {list(self.shape)}"
             raise CheckpointError(what, f"{source.label}: {self.stored[2]}", "get the file again")
 
     def write(
@@ -265,7 +265,7 @@ def _four_bits(state_dict: StateDict, module: str, known: bool) -> FourBits:
             "is packed in another way than 4 bits, symmetric, in groups (compressed-tensors' pack-quantized and "
             "mxfp4-pack-quantized)",
             f"{state_dict.label}: {module}",
-            "leave out `output: quantized`, so that packed tensors are copied; or name the model it was made from",
+            "leave out `output: quantized` (packed tensors are then copied), or name the model it was made from",
         )
     columns = packed.shape[1] * _IN_A_WORD
     if columns % scale.shape[1]:

@@ -42,7 +42,7 @@ class PickleFile(WeightFile):
         """Where a tensor lies; one that is not in order has its strides kept."""
         row = BY_TORCH_NAME.get(reference.dtype)
         if row is None or row.storage is None:
-            raise CheckpointError(f"{name!r} is {reference.dtype}: not a format that is read", str(path), SAVE_ANEW)
+            raise CheckpointError(f"{name!r} is {reference.dtype}, which is not supported", str(path), SAVE_ANEW)
         info = TensorInfo(name, row.name, reference.shape)
         start, stop = archive.places[reference.storage.key]
         first = start + reference.offset * row.size
@@ -55,7 +55,7 @@ class PickleFile(WeightFile):
         if info.count and not _in_order(info.shape, reference.stride):
             if info.nbytes > max(_MOST_EXPANDED, path.stat().st_size):
                 raise CheckpointError(
-                    f"{name!r} is {info.nbytes:,} bytes out of a few that repeat", str(path), SAVE_ANEW
+                    f"{name!r} is {info.nbytes:,} bytes made of a few repeated ones", str(path), SAVE_ANEW
                 )
             self._strides[name] = tuple(step * row.size for step in reference.stride)
         return Entry(info, first, last)

@@ -85,9 +85,9 @@ def dequantized(state_dict: StateDict, *, keep_packed: bool = False) -> StateDic
     if packed is not None or not scaled:
         method = dict(state_dict.config.get("quantization_config") or {}).get("quant_method", "an unknown method")
         raise CheckpointError(
-            f"quantised by {method}: its numbers are not known here",
+            f"quantised by {method}: this format is not supported",
             f"{state_dict.label}: {packed or next(iter(state_dict.tensors))}",
-            "name the model it was made from, or save it dequantised with transformers (model.dequantize())",
+            "name the model that it was made from, or save it dequantised with transformers (model.dequantize())",
         )
     return Dequantized(state_dict, scaled)
 
@@ -180,7 +180,9 @@ def _scaled(state_dict: StateDict, info: TensorInfo, said: Sequence[int]) -> Sca
     block = (1, info.shape[1])
     if scale.endswith("_scale_inv"):
         if len(said) != 2 or min(said) < 1:
-            raise CheckpointError(f"weight_block_size must be two numbers of at least 1, not {said}", state_dict.label)
+            raise CheckpointError(
+                f"weight_block_size must be two numbers, each at least 1, not {said}", state_dict.label
+            )
         block = (said[0], said[1])
     expected = (-(-info.shape[0] // block[0]), -(-info.shape[1] // block[1]))
     if shape not in (expected, expected[:1]) or (shape == expected[:1] and expected[1] != 1):

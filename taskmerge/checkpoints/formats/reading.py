@@ -94,7 +94,7 @@ class StoredStateDict(StateDict):
                 name = f"{prefix}/{plain[stored]}" if prefix else plain[stored]
                 if name in self._owners:
                     raise CheckpointError(
-                        f"tensor {name!r} stands in two files: {self._owners[name][0].name} and {file.name}", label
+                        f"tensor {name!r} is in two files: {self._owners[name][0].name} and {file.name}", label
                     )
                 self._owners[name] = (file, stored)
                 info = entry.info
@@ -157,7 +157,7 @@ def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
     """
     place = locate(str(text), relative_to)
     if isinstance(place, Path) and mirrored(place) is not None:
-        raise CheckpointError("lies in a store, and this needs a folder of this disk", str(text), "copy it here first")
+        raise CheckpointError("is in a store, but this needs a folder on this disk", str(text), "copy it here first")
     if isinstance(place, Path):
         return place
     stored = _open_hub(place, str(text))
@@ -179,7 +179,7 @@ def _open_hub(place: HubPlace, label: str) -> StoredStateDict:
         ]
         remote = [row for row in READABLE if row.remote]
         if not prefix and not here:
-            what = "no weights that can be read in this repository"
+            what = "there are there are no readable weights in this repository"
             raise CheckpointError(what, str(place), advice(snapshot.folder, snapshot.others))
         chosen = choose_files(here, snapshot.folder / inside, required=not prefix, formats=remote)
         part = {name: _hub_file(snapshot, _join(inside, name)) for name in chosen.names}
@@ -223,7 +223,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
     """A config.json; {} when it is not there."""
     if not (path.exists() or path.is_symlink()):
         return {}
-    config: Config = read_json(path, Config, "config.json is no table of settings as transformers writes it")
+    config: Config = read_json(path, Config, "config.json is not a table of settings as transformers writes it")
     return dict(config)
 
 

@@ -99,9 +99,11 @@ PYTORCH = Format(
 FORMATS: tuple[Format, ...] = (
     SAFETENSORS,
     Format("Git LFS pointer", magic=_starts(b"version https://git-lfs"), certain=True,
-           move="only the pointer was downloaded: run `git lfs pull` in its repository, or download the file itself"),
+           move="this is only a pointer to the file: run `git lfs pull` in its repository, or download the file "
+               "itself"),
     Format("web page", magic=_starts(b"<!DOCTYPE", b"<!doctype", b"<html", b"<HTML"), certain=True,
-           move="the download gave a page instead of the file: download it again, with HF_TOKEN if it is gated"),
+           move="the download returned a web page instead of the file: download it again, with HF_TOKEN if it is "
+               "gated"),
     Format("GGUF", (".gguf",), magic=_starts(b"GGUF"), certain=True,
            move="name the safetensors folder that it was made from, or write one: transformers' "
                 "from_pretrained(FOLDER, gguf_file=NAME), then save_pretrained(OUT)"),
@@ -114,10 +116,10 @@ FORMATS: tuple[Format, ...] = (
            move="save the arrays: safetensors.numpy.save_file(dict(numpy.load(FILE)), 'model.safetensors')"),
     Format("PyTorch, sharded by torch.distributed.checkpoint", (".distcp",), ("*.distcp",), joins=join_checkpoint,
            move="name the folder that holds all .distcp files and .metadata"),
-    Format("PyTorch, one file a rank", names=("*world_size_*_rank_*.pt",), joins=join_ranks,
+    Format("PyTorch, one file per rank", names=("*world_size_*_rank_*.pt",), joins=join_ranks,
            move="name the folder that holds the files of all ranks"),
     Format("PyTorch, flattened by FSDP", names=("*_fsdp*_rank*.pt", "*_fsdp*_rank*.bin"),
-           move="save it whole: FSDP's state_dict_type FULL_STATE_DICT or SHARDED_STATE_DICT"),
+           move="save the complete model: FSDP's state_dict_type FULL_STATE_DICT or SHARDED_STATE_DICT"),
     Format("Megatron", names=("model_optim_rng.pt", "distrib_optim.pt"),
            move="convert it with the trainer's own script (Megatron-LM: tools/checkpoint/convert.py)"),
     Format("Llama, as Meta publishes it", names=("consolidated.[0-9][0-9].pth",),
@@ -126,7 +128,7 @@ FORMATS: tuple[Format, ...] = (
            move="join the shards: python zero_to_fp32.py FOLDER OUT --safe_serialization"),
     Format("OpenVINO", names=("openvino_*.bin", "openvino_*.xml"), move=_AS_SAFETENSORS),
     PYTORCH,
-    Format("pickle", (".pkl", ".pickle"), move="its loading can run any program; save its tensors as safetensors"),
+    Format("pickle", (".pkl", ".pickle"), move="loading it can run any program; save its tensors as safetensors"),
     Format("Flax", (".msgpack",), move=_AS_SAFETENSORS),
     Format("ONNX", (".onnx", ".onnx_data"), move=_AS_SAFETENSORS),
     Format("TensorFlow checkpoint", names=("*.ckpt.index", "*.data-?????-of-?????"), move=_AS_SAFETENSORS),
@@ -189,13 +191,13 @@ def open_file(name: str, path: Path) -> WeightFile:
         return remote
     row = format_of(path)
     if row is None:
-        raise CheckpointError(f"{path.name!r} is no safetensors file", str(path), advice(path.parent))
+        raise CheckpointError(f"{path.name!r} is not a safetensors file", str(path), advice(path.parent))
     if row.opens is None:  # alone, it is read only with others
-        raise CheckpointError(f"{path.name!r} is no safetensors file; its format: {row.name}", str(path), row.move)
+        raise CheckpointError(f"{path.name!r} is not a safetensors file; its format: {row.name}", str(path), row.move)
     if not row.called(path.name):
         suffix = row.suffixes[0]
         raise CheckpointError(f"{path.name!r} has the contents of another format: {row.name}", str(path),
-                              f"call it {path.stem}{suffix}")  # fmt: skip
+                              f"rename it to {path.stem}{suffix}")  # fmt: skip
     opened(path)
     return row.opens(name, path)
 
@@ -222,7 +224,7 @@ def advice(folder: Path, names: Iterable[str] | None = None) -> str:
     known: dict[str, list[str]] = {}
     names = sorted(names)
     if adapters := [row.adapter for row in READABLE if row.adapter and row.adapter in names]:
-        return f"{adapters[0]} is an adapter: name the model it is for, and this folder as its `adapter`"
+        return f"{adapters[0]} is an adapter: name the model that it is for, and give this folder as its `adapter`"
     for name in names:
         row = format_called(name)
         if row is not None and not is_training_state(name):
@@ -230,6 +232,6 @@ def advice(folder: Path, names: Iterable[str] | None = None) -> str:
     for row in FORMATS:
         if found := known.get(row.name):
             return (
-                f"only {few(map(repr, found), 3)} {'is' if len(found) == 1 else 'are'} there: {row.move or SAVE_ANEW}"
+                f"only {few(map(repr, found), 3)} {'is' if len(found) == 1 else 'are'} present: {row.move or SAVE_ANEW}"
             )
     return f"name a folder with {SAFETENSORS.single} or an index"

@@ -173,7 +173,7 @@ class Unpickler(pickle._Unpickler):
     def _stand_in(qualified: str, module: str, name: str) -> Any:
         builtin = module in ("builtins", "__builtin__", "_io", "io") and name in _HARMFUL_BUILTINS
         if builtin or module.partition(".")[0] in _HARMFUL:
-            raise pickle.UnpicklingError(f"it would call {qualified}, which no model needs; nothing of it was run")
+            raise pickle.UnpicklingError(f"it would call {qualified}, which no model needs; none of its code was run")
         rebuilding = _REBUILDING.get(qualified)
         if rebuilding is not None:
             return lambda *arguments: rebuilding(*arguments)
@@ -185,8 +185,8 @@ class Unpickler(pickle._Unpickler):
         """The storage that a persistent id names."""
         kind, storage, key, _device, count, *view = pid
         if kind != "storage" or not isinstance(storage, Name) or type(count) is not int:
-            raise pickle.UnpicklingError(f"no storage: {str(pid)[:80]}")
+            raise pickle.UnpicklingError(f"not a storage: {str(pid)[:80]}")
         if view and view[0] is not None:
-            raise pickle.UnpicklingError("storages that are parts of others, of PyTorch before 0.4")
+            raise pickle.UnpicklingError("storages that are parts of other storages, as in PyTorch before 0.4")
         key = str(key)
         return self.storages.setdefault(key, Storage(key, _STORAGES.get(storage.text, storage.text), count))

@@ -12,7 +12,7 @@ from taskmerge.checkpoints.formats.unpickling import Record, Reference, Storage
 from taskmerge.checkpoints.formats.whisper import whisper_config, whisper_names
 from taskmerge.errors import CheckpointError, few
 
-SAVE_ANEW = "save its tensors alone: torch.save(model.state_dict(), FILE), or transformers' save_pretrained"
+SAVE_ANEW = "save only its tensors: torch.save(model.state_dict(), FILE), or transformers' save_pretrained"
 _MODEL = ("state_dict", "model_state_dict", "model", "module", "model_state", "net", "network", "weights", "params")
 """Keys under which trainers save the model, the likeliest first."""
 _AVERAGE = re.compile(r".*(ema|swa|average|shadow|teacher|momentum).*", re.IGNORECASE)
@@ -56,7 +56,7 @@ def model_under(
         for part in path[:-1]:
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
-                raise CheckpointError(f"{key!r} is in a tensor", place, SAVE_ANEW)
+                raise CheckpointError(f"{key!r} is inside a tensor", place, SAVE_ANEW)
         table[path[-1]] = Reference(Storage(key, "", 0), "", 0, shapes[key], shapes[key])
     found = _named(_spot(root, place), place)
     return {name: value.storage.key for name, value in found.tensors.items()}, found.notes
@@ -88,7 +88,7 @@ def _spot(root: Any, place: str) -> _Spot:
         dims = table["dims"] if isinstance(table.get("dims"), Mapping) else dims
         path.append(key)
         table = _table(table[key])
-    raise CheckpointError("holds no named tensors" + _instead(root), place, SAVE_ANEW)
+    raise CheckpointError("contains no named tensors" + _instead(root), place, SAVE_ANEW)
 
 
 def _table(value: Any) -> Mapping[str, Any] | None:
@@ -123,7 +123,7 @@ def _model_key(table: Mapping[str, Any], place: str) -> str | None:
         raise CheckpointError(
             f"holds several tables of tensors: {few(map(repr, plain), 6)}",
             place,
-            f"save the one you mean by itself: torch.save(torch.load(FILE)[{plain[0]!r}], 'model.pt')",
+            f"save the one that you want separately: torch.save(torch.load(FILE)[{plain[0]!r}], 'model.pt')",
         )
     return plain[0] if plain else None
 
@@ -140,7 +140,7 @@ def _named(spot: _Spot, place: str) -> Found:
     refused = [name for name in others if _holds_tensors(table[name]) or _is_numbers(table[name])]
     if refused:
         raise CheckpointError(
-            f"holds more than a table of named tensors: {few([_said(name, table[name]) for name in refused], 3)}",
+            f"contains more than a table of named tensors: {few([_said(name, table[name]) for name in refused], 3)}",
             place,
             SAVE_ANEW,
         )
@@ -150,7 +150,7 @@ def _named(spot: _Spot, place: str) -> Found:
         beside = f", not {few(map(repr, spot.left), 6)}" if spot.left else ""
         notes.append(f"the model is taken from {where}{beside}")
     if others:
-        notes.append(f"left out, no tensors: {few(map(repr, others), 6)}")
+        notes.append(f"left out, not tensors: {few(map(repr, others), 6)}")
     return Found(tensors, tuple(notes))
 
 
@@ -170,7 +170,7 @@ def _said(name: str, value: Any) -> str:
 
 def _instead(root: Any) -> str:
     if isinstance(root, Record):
-        return f": a {root.qualified} was saved whole"
+        return f": a complete {root.qualified} was saved"
     if isinstance(root, Mapping):
         return f": its keys are {few(map(repr, root), 6)}" if root else ": it is empty"
     return f": a {type(root).__name__} was saved"

@@ -24,7 +24,7 @@ _SILENT = frozenset(
         *("ensure_weight_tying", "target_parameters", "trainable_token_indices", "token_indices", "init_weights"),
     }
 )
-_MERGE_WITH_PEFT = "merge it into its base with peft (merge_and_unload) and name the result"
+_MERGE_WITH_PEFT = "merge it into its base with peft (merge_and_unload) and use the result"
 # Initialisations that leave the base's weights alone; the others subtract something from them, which is not saved.
 _INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 
@@ -58,17 +58,17 @@ class AdapterConfig:
 
 def read_config(path: Path) -> AdapterConfig:
     """Reads and checks adapter_config.json. Raises CheckpointError naming the field it cannot honour."""
-    table: dict[str, Any] = read_json(path, dict[str, Any], "no table of adapter settings: save the adapter again")
+    table: dict[str, Any] = read_json(path, dict[str, Any], "not a table of adapter settings: save the adapter again")
     if table.get("peft_type") not in ("LORA", "TRAINABLE_TOKENS"):
         raise CheckpointError(
-            f"peft_type {table.get('peft_type')!r} is not known here, only 'LORA' and 'TRAINABLE_TOKENS'",
+            f"peft_type {table.get('peft_type')!r} is not supported, only 'LORA' and 'TRAINABLE_TOKENS'",
             str(path),
             _MERGE_WITH_PEFT,
         )
     for key, value in table.items():
         if key not in _SILENT and value not in (None, False, [], {}):
             raise CheckpointError(
-                f"{key}: {value!r} is not known here",
+                f"{key}: {value!r} is not supported",
                 str(path),
                 _MERGE_WITH_PEFT,
             )
@@ -97,14 +97,14 @@ def _number(table: Mapping[str, Any], key: str, path: Path, default: float) -> f
 
 def _checked_number(value: Any, key: str, path: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
-        raise CheckpointError(f"{key}: {value!r} is no positive number", str(path))
+        raise CheckpointError(f"{key}: {value!r} is not a positive number", str(path))
     return float(value)
 
 
 def _texts(table: Mapping[str, Any], key: str, path: Path) -> tuple[str, ...]:
     value = table.get(key) or ()
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
-        raise CheckpointError(f"{key}: {value!r} is no list of names", str(path))
+        raise CheckpointError(f"{key}: {value!r} is not a list of names", str(path))
     return tuple(value)
 
 
@@ -114,7 +114,7 @@ def _token_rows(table: Mapping[str, Any], path: Path) -> dict[str, tuple[int, ..
     modules = value if isinstance(value, Mapping) else {"": value}
     for module, rows in modules.items():
         if not isinstance(rows, list) or not all(type(row) is int and row >= 0 for row in rows):
-            raise CheckpointError(f"the trained tokens of {module!r} are no list of rows", str(path))
+            raise CheckpointError(f"the trained tokens of {module!r} are not a list of rows", str(path))
     return {module: tuple(rows) for module, rows in modules.items()}
 
 
@@ -128,7 +128,7 @@ def _flag(table: Mapping[str, Any], key: str, path: Path) -> bool:
 def _patterns(table: Mapping[str, Any], key: str, path: Path) -> ModuleValues:
     given = table.get(key) or {}
     if not isinstance(given, dict):
-        raise CheckpointError(f"{key}: {given!r} is no table from module names to numbers", str(path))
+        raise CheckpointError(f"{key}: {given!r} is not a table from module names to numbers", str(path))
     try:
         return ModuleValues(
             {pattern: _checked_number(value, f"{key}: {pattern}", path) for pattern, value in given.items()}

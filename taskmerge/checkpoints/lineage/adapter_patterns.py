@@ -35,7 +35,7 @@ class ModuleValues:
                 regular(pattern)
                 self._others.append((number, regular(rf"(?:.*\.)?(?:{pattern})")))  # flags may stand at the start only
         if len(self._others) > MOST_PATTERNS:
-            raise RegularError(f"{len(self._others):,} patterns are more than {MOST_PATTERNS:,}")
+            raise RegularError(f"{len(self._others):,} patterns are too many (at most {MOST_PATTERNS:,})")
 
     def of(self, module: str, default: float) -> float:
         """The value for a module's path; `default` where no pattern matches."""

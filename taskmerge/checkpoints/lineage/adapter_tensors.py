@@ -66,7 +66,7 @@ def sorted_out(file: WeightFile, config: AdapterConfig, place: str) -> AdapterTe
         elif match := _TOKENS.fullmatch(name):
             rows[match["module"]] = _trained_rows(match["module"], stored, file, config, place)
         elif "lora_" in name or "token_adapter" in name:
-            raise CheckpointError(f"{stored!r} is no kind of adapter tensor known here", place)
+            raise CheckpointError(f"{stored!r} is not a known kind of adapter tensor", place)
         else:
             replaced[name.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = stored
     targets = {target.rpartition(".")[0] for target in config.target_parameters}
@@ -85,7 +85,7 @@ def sorted_out(file: WeightFile, config: AdapterConfig, place: str) -> AdapterTe
         ("trainable_token_indices", config.trained_tokens, rows),
     ):
         if said and not there:
-            raise CheckpointError(f"{key} is set, and no tensor is of that", place, "save the adapter again")
+            raise CheckpointError(f"{key} is set, but there are no such tensors", place, "save the adapter again")
     return AdapterTensors(modules, {path: tuple(own) for path, own in parameters.items()}, replaced, rows)
 
 
@@ -94,9 +94,9 @@ def _trained_rows(module: str, stored: str, file: WeightFile, config: AdapterCon
     shape = file.entries[stored].info.shape
     if len(said) != 1 or len(shape) < 2 or len(said[0]) != shape[0]:
         raise CheckpointError(
-            f"{stored!r} has {shape[:1] or 'no'} rows, and the settings do not say of which tokens",
+            f"{stored!r} has {shape[:1] or 'no'} rows, but the settings do not say for which tokens",
             place,
-            "trainable_token_indices in adapter_config.json must list as many",
+            "trainable_token_indices in adapter_config.json must list the same number of tokens",
         )
     return TrainedRows(stored, said[0])
 
@@ -109,20 +109,20 @@ def _factors(module: str, own: Mapping[str, str], file: WeightFile, config: Adap
             raise CheckpointError(f"module {module!r} has no {part}", place, "save the adapter again")
     if config.use_dora != ("lora_magnitude_vector" in own):
         trouble = "has no" if config.use_dora else "has a"
-        raise CheckpointError(f"module {module!r} {trouble} lora_magnitude_vector, use_dora says otherwise", place)
+        raise CheckpointError(f"module {module!r} {trouble} lora_magnitude_vector, which contradicts use_dora", place)
     shapes = {part: file.entries[own[part]].info.shape for part in (down, up)}
     if 0 in (*shapes[down], *shapes[up]):
         raise CheckpointError(
             f"module {module!r} has empty factors",
             place,
-            "they were saved before DeepSpeed ZeRO-3 gathered them: save the adapter again, gathered",
+            "they were saved before DeepSpeed ZeRO-3 gathered them: gather the weights and save the adapter again",
         )
     rank = config.rank_of(module)
     if len(shapes[down]) < 2 or len(shapes[up]) < 2 or {shapes[down][0], shapes[up][1]} != {rank}:
         raise CheckpointError(
             f"module {module!r} has factors {list(shapes[down])} and {list(shapes[up])}; its rank should be {rank}",
             place,
-            "r or rank_pattern in adapter_config.json does not belong to these weights",
+            "r or rank_pattern in adapter_config.json does not match these weights",
         )
     return Factors(
         down=own[down],
@@ -182,7 +182,7 @@ def fitted(base: StateDict, file: WeightFile, config: AdapterConfig, found: Adap
             what = f"the adapter's module {module!r} is not in the base"
             raise MergeError(what, label, "is it for another model, or is the base quantised?")
         if own.bias is not None and _bias_of(name) not in base.tensors:
-            raise MergeError(f"the adapter has a bias for {module!r}, the base has none", label)
+            raise MergeError(f"the adapter has a bias for {module!r}, but the base has none", label)
         factors[name] = own if own.experts else _oriented(own, base.tensors[name], base.config, module, label)
     rows = {names.get(f"{module}.weight", f"{module}.weight"): own for module, own in found.rows.items()}
     for table, trained in rows.items():
@@ -204,7 +204,9 @@ def _check_rows(name: str, trained: TrainedRows, file: WeightFile, base: StateDi
         )
     if info.shape[1:] != shape[1:] or max(trained.rows, default=0) >= info.shape[0]:
         what = f"the adapter trained rows up to {max(trained.rows, default=0)} of width {list(shape[1:])}"
-        raise MergeError(f"{what}; the base's {name!r} is {list(info.shape)}", label, "is it for another model?")
+        raise MergeError(
+            f"{what}; the base has {name!r} of shape {list(info.shape)}", label, "is it for another model?"
+        )
 
 
 def _parameters(
@@ -219,7 +221,7 @@ def _parameters(
         if len(fits) != 1:
             what = f"the adapter's parameters of {module!r} ({', '.join(left)}) cannot be told apart by their shapes"
             what = what if fits else f"none of the base's {', '.join(left)} fits the adapter's factors of {module!r}"
-            raise MergeError(what, label, "merge it into its base with peft (merge_and_unload) and name the result")
+            raise MergeError(what, label, "merge it into its base with peft (merge_and_unload) and use the result")
         ((leaf, turned),) = fits.items()
         left.remove(leaf)
         found[f"{module}.{leaf}"] = replace(own, transposed=turned)
@@ -247,7 +249,7 @@ def _oriented(own: Factors, info: TensorInfo, config: Mapping[str, Any], module:
             turned = own.transposed or config.get("model_type") in _CONV1D_MODELS
         return replace(own, transposed=turned)
     raise MergeError(
-        f"the adapter's module {module!r} is for {list(own.shape)}; the base's is {info.dtype} {list(info.shape)}",
+        f"the adapter's module {module!r} is for shape {list(own.shape)}; the base has {info.dtype} {list(info.shape)}",
         f"{label}: {info.name}",
         "is it for another model, a quantised one, or a grouped convolution?",
     )

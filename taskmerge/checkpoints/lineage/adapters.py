@@ -58,9 +58,9 @@ def adapted(base: StateDict, adapter: str | Path, relative_to: Path | None = Non
     label, place = f"{base.label} + {adapter}", str(folder / file.name)
     if not file.entries:
         raise CheckpointError(
-            "holds no tensors: the adapter changes nothing",
+            "contains no tensors: the adapter changes nothing",
             place,
-            "save it again where it was trained; DeepSpeed ZeRO-3 must gather the weights first",
+            "save it again with the trainer that made it; DeepSpeed ZeRO-3 must gather the weights first",
         )
     config = read_config(folder / CONFIG)
     found = sorted_out(file, config, place)
@@ -82,13 +82,13 @@ def _open(adapter: str | Path, relative_to: Path | None) -> tuple[Path, WeightFi
         snapshot = open_snapshot(place)
         name = SAFETENSORS.adapter
         if name not in snapshot.weight_files:
-            raise CheckpointError(f"no {name} in this repository", str(place))
+            raise CheckpointError(f"{name} is missing in this repository", str(place))
         return snapshot.folder, open_file(name, snapshot.fetch(name))
     there = [row.adapter for row in READABLE if (place / row.adapter).is_file()]
     file_name = there[0] if there else SAFETENSORS.adapter
     for name in (CONFIG, file_name):
         if not (place / name).is_file():
-            raise CheckpointError(f"no {name}: not a PEFT adapter folder", str(place))
+            raise CheckpointError(f"{name} is missing: not a PEFT adapter folder", str(place))
         check_link(place / name, place)
     return place, open_file(file_name, place / file_name)
 
@@ -111,6 +111,8 @@ def _with_head(base: StateDict, found: AdapterTensors) -> StateDict:
     untied = with_own_head(base, heads[0] if heads else None)
     if untied is not base:
         what = "head" if heads else "table of tokens"
-        said = f"the adapter trains the {what} of two that the base ties: a head of its own is taken"
+        said = (
+            f"the adapter trains only the {what} of two tensors that the base ties: the result gets a head of its own"
+        )
         untied.beside = replace(untied.beside, notes=(*base.beside.notes, said))
     return untied

@@ -56,7 +56,9 @@ def align_all(
     Raises: MergeError or CheckpointError with every input that does not fit.
     """
     own_bases = own_bases or {}
-    empty = [Problem("holds no tensors", state_dict.label) for state_dict in inputs.values() if not state_dict.tensors]
+    empty = [
+        Problem("contains no tensors", state_dict.label) for state_dict in inputs.values() if not state_dict.tensors
+    ]
     if empty:
         raise MergeError(empty)
     check_modules(inputs, BASE)

@@ -95,7 +95,7 @@ class Census:
     def misfits(self, name: str, labels: Sequence[str]) -> list[Problem]:
         """Why a tensor of the base cannot be compared with some specialists': absent, of another shape or kind."""
         info = self.base.tensors[name]
-        advice = f"is it the same lineage? A rule keeps one side: - {{match: {name!r}, keep: base}}"
+        advice = f"are both of the same lineage? A rule keeps one side: - {{match: {name!r}, keep: base}}"
         advice += f"; in Python: without({name!r})"
         problems = []
         for label in labels:
@@ -120,7 +120,7 @@ class Census:
             return f"{label} stores no such {self.components[name]} tensor"
         home = self.components.home(name)
         if self.stack and not stands_in(label, name, home, self.stack):
-            return f"the stack takes nothing of {label} here"
+            return f"the stack takes no layer of {label} here"
         if any(self.components.home(other) == home for other in self.inputs[label].tensors):
             return None
         return f"{label} has no {home}"
@@ -132,7 +132,7 @@ class Census:
         if self.components.home(name) != HEAD or self.naming.label in owners:
             return None
         if "/" in name:
-            return "the base is no sentence-transformers folder that runs such a module"
+            return "the base is not a sentence-transformers folder that runs such a module"
         config = self.inputs[self.naming.label].config or self.base.config
         lacking = lacks_head(config, name)
         return f"{class_name(config)}, the result's class, has no {lacking}" if lacking else None
@@ -174,7 +174,7 @@ class Census:
                     first, _ = copied.setdefault(name, (label, pattern))
                     if first != label:
                         problems.append(
-                            Problem(f"copy: {first} and {label} both claim {name!r}", place, "name it once")
+                            Problem(f"copy: {first} and {label} are both listed for {name!r}", place, "list it once")
                         )
         return copied
 

@@ -81,14 +81,14 @@ def chosen_template(said: str, folders: Mapping[str, Path | None], beside: Path,
     if said == AUTO:
         return _most_common(folders)
     if said in NAMED:
-        return _checked(NAMED[said], place), f"the chat template is {said}'s"
+        return _checked(NAMED[said], place), f"the chat template is that of {said}"
     if "{{" in said or "{%" in said:
         return _checked(said, place), "the chat template is the one given"
     path = beside / Path(said).expanduser()
     if path.is_file():
         return _checked(_text(path), str(path)), f"the chat template is that of {said}"
     raise MergeError(
-        f"chat_template {clipped(repr(said), 100)} is no template, no file and no name that is known",
+        f"chat_template {clipped(repr(said), 100)} is not a template, a file or a known name",
         place,
         did_you_mean(said, [AUTO, *NAMED]),
     )
@@ -104,7 +104,7 @@ def _most_common(folders: Mapping[str, Path | None]) -> tuple[str | None, str]:
         return None, "no input has a chat template, so the output has none"
     (text, count), *_ = Counter(found.values()).most_common(1)  # of equally many, the one met first
     first = next(label for label, template in found.items() if template == text)
-    return text, f"the chat template is {first}'s, which {count} of {len(labels)} inputs have"
+    return text, f"the chat template is that of {first}; {count} of {len(labels)} inputs have the same one"
 
 
 def _checked(text: str, place: str) -> str:

@@ -67,8 +67,8 @@ def _unpack(state_dict: StateDict, expert_shape: tuple[int, int]) -> StateDict:
         expected = (len(leaves) * shape[0], shape[1])
         if len(info.shape) != 3 or info.shape[1:] != expected:
             raise MergeError(
-                f"packed experts of shape {list(info.shape)}; one file tensor per expert needs [experts, "
-                f"{expected[0]}, {expected[1]}]",
+                f"packed experts of shape {list(info.shape)}; storing one tensor per expert needs "
+                f"[experts, {expected[0]}, {expected[1]}]",
                 f"{state_dict.label}: {name}",
                 "save base and specialist with the same version of transformers",
             )
@@ -107,7 +107,7 @@ def _packed_view(label: str, name: str, singles: Mapping[tuple[int, str], Tensor
         or {(one.shape, one.dtype) for one in present} != {(first.shape, first.dtype)}
     ):
         raise MergeError(
-            f"{experts} experts whose {' and '.join(leaves)} are not all there and alike", f"{label}: {name}"
+            f"{experts} experts whose {' and '.join(leaves)} are not all present and of one shape", f"{label}: {name}"
         )
     rows, columns = first.shape
     info = TensorInfo(name, first.dtype, (experts, len(leaves) * rows, columns))

@@ -54,9 +54,9 @@ def folded(state_dict: StateDict) -> StateDict:
     adapters = sorted({adapter for adapter, _ in pairs})
     if len(adapters) > 1:
         raise CheckpointError(
-            f"holds the LoRA factors of several adapters inside its weights: {few(adapters)}",
+            f"contains the LoRA factors of several adapters: {few(adapters)}",
             place,
-            "fold the one you mean into the weights first, or name a base that holds the same",
+            "fold the one that you want into the weights first, or name a base that contains the same factors",
         )
     config = _settings(state_dict, adapters[0])
     factors: dict[str, Factors] = {}
@@ -76,7 +76,9 @@ def folded(state_dict: StateDict) -> StateDict:
     for target, own in factors.items():
         if target not in base.tensors or base.tensors[target].shape != own.shape:
             raise CheckpointError(
-                f"the LoRA factors of {target!r} do not fit it", place, "save the model again, folded"
+                f"the LoRA factors of {target!r} do not fit it",
+                place,
+                "fold the factors into the weights and save the model again",
             )
     model = AdaptedStateDict(base, _Inside(state_dict, used), factors, {}, place)
     model.beside = base.beside
@@ -102,7 +104,7 @@ def _pairs(state_dict: StateDict, names: Iterable[str]) -> dict[tuple[str, str],
         match = _FACTOR.fullmatch(name)
         assert match is not None
         if match["part"] not in ("A", "B"):
-            raise CheckpointError(f"{name!r} inside its weights is not known here", state_dict.label, _FIRST)
+            raise CheckpointError(f"{name!r} among its weights is not supported", state_dict.label, _FIRST)
         found.setdefault((match["adapter"] or "default", match["module"]), {})[match["part"]] = name
     if odd := [module for (_, module), own in found.items() if len(own) < 2]:
         raise CheckpointError(
@@ -111,7 +113,7 @@ def _pairs(state_dict: StateDict, names: Iterable[str]) -> dict[tuple[str, str],
     return {key: _Pair(own["A"], own["B"]) for key, own in found.items()}
 
 
-_FIRST = "fold them first: peft's merge_and_unload() and save_pretrained where it was trained"
+_FIRST = "fold them first: peft's merge_and_unload(), then save_pretrained"
 
 
 def _settings(state_dict: StateDict, adapter: str) -> AdapterConfig:
@@ -124,7 +126,7 @@ def _settings(state_dict: StateDict, adapter: str) -> AdapterConfig:
     if folder is not None and (folder / "adapter_config.json").is_file():
         return read_config(folder / "adapter_config.json")
     raise CheckpointError(
-        f"holds LoRA factors inside its weights ({adapter}), and does not say by what their product is multiplied",
+        f"contains LoRA factors among its weights ({adapter}), but does not say what their product is multiplied by",
         state_dict.label,
-        f"{_FIRST}; or put its adapter_config.json beside the weights",
+        f"{_FIRST}; or put its adapter_config.json next to the weights",
     )

@@ -51,7 +51,7 @@ _MODES = {
 }
 _GRAFTED = "OmniEmbedder"
 """The first module of a grafted embedder, which holds the transformer that others have there."""
-_NEXT = "modules that work differently cannot be merged: name the plain transformers folder inside as the specialist"
+_NEXT = "modules that work differently cannot be merged: give the plain transformers folder inside it as the specialist"
 
 
 def _modules(state_dict: StateDict) -> list[tuple[str, dict[str, Any]]] | None:

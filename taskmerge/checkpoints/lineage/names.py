@@ -250,11 +250,10 @@ def _cannot_match(base: StateDict, other: StateDict, found: Mapping[str, tuple[l
 
     problems = [
         Problem(
-            f"{home}: names of {other.label} cannot be matched to those of {base.label}\n"
-            f"    only in {base.label}: {some(ours)}\n"
-            f"    only in {other.label}: {some(theirs)}",
+            f"{home}: the names in {other.label} cannot be matched to those in {base.label}\n    only "
+            f"in {base.label}: {some(ours)}\n    only in {other.label}: {some(theirs)}",
             other.label,
-            "are both of one lineage? Load and save one of them with the class that saved the other",
+            "are both of the same lineage? Load and save one of them with the class that saved the other",
         )
         for home, (ours, theirs) in found.items()
     ]

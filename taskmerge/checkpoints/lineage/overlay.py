@@ -35,13 +35,15 @@ class Overlaid(StateDict):
 
     def __init__(self, model: StateDict, over: StoredStateDict) -> None:
         if not over.tensors:
-            raise CheckpointError("holds no tensors: it changes nothing", over.label, "leave it out, or save it again")
+            raise CheckpointError(
+                "contains no tensors: it changes nothing", over.label, "leave it out, or save it again"
+            )
         self.model, self.over = model, over
         self.label = f"{model.label} + {over.label}"
         self._own, how = _places(model, over, self.label)
         taken = sum(name in model.tensors for name in self._own)
         new = len(self._own) - taken
-        said = f"{over.label}: {taken} tensors in the place of the model's" + (f", {new} new" if new else "")
+        said = f"{over.label}: {taken} tensors replace the model's" + (f", {new} new" if new else "")
         files = {**model.beside.files, **{f"also/{name}": file for name, file in over.beside.files.items()}}
         self.beside = replace(
             model.beside,
@@ -99,7 +101,8 @@ def _places(model: StateDict, over: StateDict, label: str) -> tuple[dict[str, st
     for ours, own in placed.items():
         if ours in model.tensors and model.tensors[ours].shape != over.tensors[own].shape:
             raise MergeError(
-                f"{own!r} is {list(over.tensors[own].shape)}, the model's {ours!r} {list(model.tensors[ours].shape)}",
+                f"{own!r} has shape {list(over.tensors[own].shape)}, the model's {ours!r} "
+                f"has {list(model.tensors[ours].shape)}",
                 over.label,
                 "is it for another model?",
             )

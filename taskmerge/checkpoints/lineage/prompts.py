@@ -37,7 +37,7 @@ def joined_prompts(inputs: Mapping[str, StateDict], naming: str = BASE) -> tuple
             _put(joined, key, chosen)
         if others:
             named = ", ".join(f"{label} {value!r}" for label, value in values.items())
-            taken = f"{naming}'s is taken" if naming in values else f"none is taken, as {naming} has none"
+            taken = f"the one of {naming} is used" if naming in values else f"none is used, because {naming} has none"
             warnings.append(f"config_sentence_transformers.json: {': '.join(key)} differs: {named}; {taken}")
     for saved_by in _NOT_SETTINGS:
         for state_dict in inputs.values():

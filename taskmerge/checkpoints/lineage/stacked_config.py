@@ -46,7 +46,8 @@ def stacked_config(
         parts = [_inner(section, key) for section in sections]
         renewed = _renewed(inner, depth, list(zip(parts, sections, strict=True)), layers)
         notes += [
-            f"config.json says {name}: {inner[name]}, which counts layers by their place; they stand elsewhere now"
+            f"config.json says {name}: {inner[name]}, which refers to layers by their number; their numbers "
+            "are different now"
             for name in _BY_PLACE
             if isinstance(inner.get(name), int) and inner[name] and "layer_types" not in inner
         ]

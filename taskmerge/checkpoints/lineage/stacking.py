@@ -167,7 +167,7 @@ def _places(parts: Sequence[_Part], components: Components) -> dict[str, tuple[S
                 shape, first = shapes.setdefault(there, (info.shape, part.label))
                 if shape != info.shape:
                     told = f"{there!r} is {list(shape)} in {first} and {list(info.shape)} in {part.label}"
-                    problems.append(Problem(told, None, "stack layers of models of one architecture and size"))
+                    problems.append(Problem(told, None, "stack only layers of models of one architecture and size"))
     if problems:
         raise MergeError(problems[:_MOST_PROBLEMS])
     return places
@@ -179,7 +179,7 @@ def _check_layers(inputs: Mapping[str, StateDict], runs: Sequence[Run], componen
         Problem(
             f"{label} has {depths[label]} layers; stack[{number}] takes layer {layers[-1]} of it",
             None,
-            "take layers that it has, counted from 0",
+            "use layers that it has, counted from 0",
         )
         for number, run in enumerate(runs)
         for label, layers in run.items()

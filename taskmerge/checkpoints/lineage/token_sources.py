@@ -88,7 +88,7 @@ def _row(
 ) -> int:
     what = f"output: tokens: {token!r}"
     if label not in known:
-        problems.append(Problem(f"{what}: no tokenizer of {label} is known", None, did_you_mean(label, known)))
+        problems.append(Problem(f"{what}: {label} has no tokenizer that can be read", None, did_you_mean(label, known)))
         return 0
     wanted = token if said.token is None else said.token
     row = known[label].ids.get(wanted) if said.row is None else said.row

@@ -126,10 +126,14 @@ def join(
     unknown = [label for label in tables if label not in known]
     if unknown:
         sizes = ", ".join(f"{label} {rows}" for label, rows in tables.items())
-        differ = f"token tables of different sizes ({sizes}), and" if not same else "rows of tokens are asked for, but"
+        differ = (
+            f"token tables of different sizes ({sizes}), and"
+            if not same
+            else "rows of single tokens are requested, but"
+        )
         raise MergeError(
-            f"{differ} no tokenizer of {', '.join(unknown)} to match them by",
-            next_move="put tokenizer.json beside the weights",
+            f"{differ} no tokenizer of {', '.join(unknown)} is available to match them",
+            next_move="put tokenizer.json next to the weights",
         )
     kept = base if mode in ("base", "union") else mode
     start = known[kept]
@@ -188,7 +192,7 @@ def _from_tokenizer_json(path: Path) -> Vocabulary:
     vocabulary: Any = table["model"].get("vocab")
     if isinstance(vocabulary, list):  # unigram: [[token, score], …]
         if not all(isinstance(row, list) and row and isinstance(row[0], str) for row in vocabulary):
-            raise CheckpointError("its unigram vocabulary is no list of [token, score]", str(path))
+            raise CheckpointError("its unigram vocabulary is not a list of [token, score]", str(path))
         vocabulary = {row[0]: place for place, row in enumerate(vocabulary)}
     added = table.get("added_tokens") or []
     ids = _checked_ids(vocabulary, path) | _checked_ids({row["content"]: row.get("id") for row in added}, path)
@@ -205,7 +209,7 @@ def _from_lines(path: Path) -> dict[str, int]:
 
 def _checked_ids(ids: Any, path: Path) -> dict[str, int]:
     if not isinstance(ids, dict) or not all(type(row) is int and 0 <= row < _MOST_TOKENS for row in ids.values()):
-        raise CheckpointError("no table from tokens to ids", str(path))
+        raise CheckpointError("not a table from tokens to ids", str(path))
     return dict(ids)
 
 
@@ -233,7 +237,8 @@ def _new_tokens(known: Mapping[str, Vocabulary], base: str, rowed: Mapping[str, 
                 ordinary += token not in own.added
         if ordinary > _MOST_ORDINARY:
             raise MergeError(
-                f"{label} has {ordinary} ordinary tokens the base lacks: another tokenizer, not an extended one",
+                f"{label} has {ordinary} ordinary tokens that the base lacks: it is a different tokenizer, "
+                "not an extended one",
                 next_move=f"choose one: output: {{tokenizer: base}} or {{tokenizer: {label}}}",
             )
     return fresh
@@ -253,8 +258,8 @@ def _check_fits(known: Mapping[str, Vocabulary], tables: Mapping[str, int], rowe
         beyond = len(own.ids) - len(rowed[label])
         if own.ids and (not rowed[label] or beyond > _MOST_ORDINARY):
             raise MergeError(
-                f"the tokenizer of {label} has ids up to {own.size - 1}, its token table {tables[label]} rows: "
-                f"{beyond} tokens have none",
+                f"the tokenizer of {label} has ids up to {own.size - 1}, but its token table "
+                f"has {tables[label]} rows: {beyond} tokens have no row",
                 str(own.folder),
                 "is it the tokenizer of this model?",
             )

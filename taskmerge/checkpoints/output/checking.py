@@ -45,7 +45,7 @@ def check_made(folder: Path) -> Checked:
     for label, source in record["inputs"].items():
         stored = _opened(folder, source)
         if stored is None:
-            unchecked.append(f"input {label}: not at hand: {source.get('source', '')}")
+            unchecked.append(f"input {label}: not available: {source.get('source', '')}")
             continue
         changed = list(_changed(stored, source))
         differences += [f"input {label}: {name} is not the recorded file" for name in changed]
@@ -56,7 +56,7 @@ def check_made(folder: Path) -> Checked:
         trained: _Trained = read_json(folder / FILE, _Trained, own=True)
         counted, moved = _frozen(open_stored(folder), at_hand["model"], frozenset(trained["trained"]))
         differences += moved
-        checked.append(f"{counted:,} tensors that were not trained: every bit compared with the model before")
+        checked.append(f"{counted:,} tensors that were not trained: every bit compared with the previous model")
     return Checked(tuple(differences), tuple(checked), tuple(unchecked))
 
 
@@ -67,7 +67,7 @@ def files_checked(names: Iterable[str]) -> list[str]:
 
 def card_unchecked(record: Record) -> list[str]:
     """The recorded file that `changed_files` leaves out, in words."""
-    return [f"{CARD}: the card is the user's to edit"] if CARD in record["outputs"] else []
+    return [f"{CARD}: not compared, because users may edit the card"] if CARD in record["outputs"] else []
 
 
 def _opened(folder: Path, source: Source) -> StoredStateDict | None:
@@ -97,6 +97,6 @@ def _frozen(now: StoredStateDict, before: StoredStateDict, trained: frozenset[st
         for start in range(0, info.count, CHUNK):
             stop = min(start + CHUNK, info.count)
             if now.read(name, start, stop).tobytes() != before.read(name, start, stop).tobytes():
-                differences.append(f"tensor {name}: was not trained, and differs from the model before")
+                differences.append(f"tensor {name}: was not trained, but differs from the previous model")
                 break
     return counted, differences

@@ -88,7 +88,7 @@ class Lease:
                 what = (
                     f"another process is writing {self._what or 'this output'}: {holder['process']} on {holder['host']}"
                 )
-                move = f"wait for it to end; if it was killed, {LIFE:.0f} seconds after that this can go on"
+                move = f"wait for it to end; if it was killed, retry after {LIFE:.0f} seconds"
                 raise OutputError(what, str(self._store.uri), move)
 
     def _concerns(self, name: str) -> bool:

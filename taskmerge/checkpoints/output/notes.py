@@ -75,14 +75,14 @@ def join_run(notes: Notes, identity: str, discard: str) -> None:
     when the parts there are of another run.
     """
     if not identity:
-        what = "inputs in memory, or code without a file: nobody can say whether all parts are of the same"
-        raise OutputError(what, notes.place, "write it whole, without --part")
+        what = "inputs in memory, or code without a file: it is impossible to check whether all parts use the same ones"
+        raise OutputError(what, notes.place, "write the complete output, without --part")
     known: Run | None = read_note(notes, IDENTITY, Run)
     if known is None:
         write_note(notes, IDENTITY, {"identity": identity})
         known = read_note(notes, IDENTITY, Run)
     if known is None or known["identity"] != identity:
-        what = "parts with another recipe, other inputs or another version lie here"
+        what = "there are parts here from another recipe, other inputs or another version"
         raise OutputError(what, notes.place, discard)
 
 

@@ -70,7 +70,7 @@ class LocalParts:
         self._lock = os.fdopen(handle, "r+b", buffering=0)
         try:
             self._share()
-            join_run(self.notes, self.identity, f"remove {self.staging} to throw them away")
+            join_run(self.notes, self.identity, f"remove {self.staging} to delete them")
         except BaseException:
             self._lock.close()
             raise
@@ -83,7 +83,7 @@ class LocalParts:
         self._closing.close()
 
     def _share(self) -> None:
-        what = "another process is writing this output whole, or publishing it"
+        what = "another process is writing this complete output or publishing it"
         taken = OutputError(what, str(self.final), "wait for it to end")
         held = take_lock(self._lock, self.staging, fcntl.LOCK_SH, taken)
         if not held.st_size:
@@ -190,8 +190,10 @@ class PartsFolder(OutputFolder):
         if run is None:
             return None
         if run["identity"] != self.identity:
-            what = "parts with another recipe, other inputs or another version lie here"
-            raise OutputError(what, str(self.staging), "--fresh throws them away, `--finish` of their recipe ends them")
+            what = "there are parts here from another recipe, other inputs or another version"
+            raise OutputError(
+                what, str(self.staging), "--fresh deletes them, `--finish` with their recipe publishes them"
+            )
         known: dict[str, FileNote] = {}
         for name in notes.names(FILES):
             note: FileNote | None = read_note(notes, name, FileNote)
@@ -230,5 +232,7 @@ def check_parts(files: Sequence[str], known: dict[str, FileNote], whole: Iterabl
     again = f"part {few(f'{number}/{of}' for number in parts)}" if of else "every part"
     what = f"{len(lost):,} of {len(files):,} files were not written: {few(lost, 5)}"
     if changed:
-        what = f"{len(lost):,} of {len(files):,} files are missing or no longer what was written: {few(lost, 5)}"
+        what = (
+            f"{len(lost):,} of {len(files):,} files are missing or were changed since they were written: {few(lost, 5)}"
+        )
     raise OutputError(what, place, f"run {again} again (`--part`), then --finish")

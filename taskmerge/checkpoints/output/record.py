@@ -82,10 +82,10 @@ def read_record(folder: Path) -> Record:
         older = next((name for name in FORMER if (folder / name).is_file()), None)
         what = f"has no {FILE}: it was not made by taskmerge"
         if older:
-            what = f"has {older} of an older taskmerge and no {FILE}, which says what each file is"
-        move = "`verify MODEL --base BASE` with --recipe, --adapter or --specialist judges anybody's merge"
+            what = f"has {older} of an older taskmerge and no {FILE}, which describes each file"
+        move = "`verify MODEL --base BASE` with --recipe, --adapter or --specialist checks a merge made by any program"
         raise CheckpointError(what, str(folder), move)
-    move = "without its record nobody can say whether the folder is as it was made; make it again"
+    move = "without its record it is impossible to check whether the folder was changed; make it again"
     check_link(path, folder)
     record: Record = read_json(path, Record, move, own=True)
     if any("\0" in name for name in record["outputs"]):
@@ -219,7 +219,7 @@ def changed_files(folder: Path, names: Iterable[str] | None = None) -> list[str]
         if name == CARD:
             continue
         if not path.resolve().is_relative_to(folder.resolve()):
-            findings.append(f"{name}: lies outside the folder")
+            findings.append(f"{name}: is outside the folder")
         elif not path.is_file():
             findings.append(f"{name}: missing")
         elif not _could_be_ours(path) or content_sha256(path) != outputs[name]:

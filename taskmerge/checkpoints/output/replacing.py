@@ -86,12 +86,12 @@ def site(final: Path, fresh: bool = False, inputs: Iterable[Path] = (), *, keep:
 def _giving_way(final: Path, fresh: bool) -> Contents | None:
     """What of ours is at `final`; None for nothing, or an empty folder."""
     if final.is_symlink() or (os.path.lexists(final) and not final.is_dir()):
-        raise OutputError("exists and is no folder", str(final), "choose another output path")
+        raise OutputError("exists and is not a folder", str(final), "choose another output path")
     if not final.exists():
         return None
     if os.path.ismount(final):
         raise OutputError(
-            "is a mount point, which cannot be replaced", str(final), f"name a folder in it: {final / 'model'}"
+            "is a mount point, which cannot be replaced", str(final), f"use a folder in it: {final / 'model'}"
         )
     try:
         empty = not any(final.iterdir())
@@ -112,7 +112,7 @@ def _ours(final: Path, fresh: bool) -> Contents:
         raise OutputError("the output folder already exists", str(final), "--fresh replaces it, --out writes elsewhere")
     found = contents(final)
     if found.others:
-        what = f"is to be replaced, but holds what taskmerge did not write: {few(found.others)}"
+        what = f"would be replaced, but contains files that taskmerge did not write: {few(found.others)}"
         raise OutputError(what, str(final), "move these out of it, or choose another output path")
     return found
 
@@ -122,7 +122,7 @@ def check_apart(final: Path, inputs: Iterable[Path]) -> None:
     where = final.resolve()
     if where == Path(where.anchor) or Path.cwd().resolve().is_relative_to(where):
         move = "choose another output path, such as ./model"
-        raise OutputError("the output would replace the folder that this runs in, or one above it", str(final), move)
+        raise OutputError("the output would replace the current folder, or one above it", str(final), move)
     for place in inputs:
         if place.resolve().is_relative_to(where):
             raise OutputError(f"the output would replace an input: {place}", str(final), "choose another output path")
@@ -131,7 +131,7 @@ def check_apart(final: Path, inputs: Iterable[Path]) -> None:
 def _check_aside(aside: Path) -> None:
     """What a killed run left between its two renames may go; anything else may not."""
     if os.path.lexists(aside) and not _may_go(aside):
-        what = "stands where the older output waits while it is replaced, and was not made by taskmerge"
+        what = "is in the place where the previous output is kept during replacement, and was not made by taskmerge"
         raise OutputError(what, str(aside), "move it away")
 
 

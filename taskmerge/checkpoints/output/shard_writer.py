@@ -26,7 +26,7 @@ from taskmerge.words.system_errors import as_output_error
 
 BUFFER = 8 << 20
 BUFFERS = 7
-AGAIN = "run the same command again: it goes on from its finished files"
+AGAIN = "run the same command again: it continues from its finished files"
 _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
@@ -67,7 +67,7 @@ class ShardWriter:
         try:
             self._file: Sink = _StraightFile(Path(str(path)), layout.size) if file is None else file
         except OSError as error:
-            raise self._failed(error, f"no room for {layout.size:,} bytes") from None
+            raise self._failed(error, f"no disk space for {layout.size:,} bytes") from None
         self._writing = _Consumer(self._write_out)
         self._hashing = _Consumer(self._hash_more)
 

@@ -35,7 +35,9 @@ def side_files(folder: Path, modules: Iterable[str]) -> list[str]:
                 if path.is_file() and not any(path.match(skip) for skip in _NOT_OURS):
                     check_link(path, folder)
                     if path.stat().st_size > _LARGEST:
-                        raise CheckpointError(f"{path.stat().st_size:,} bytes is too much for a side file", str(path))
+                        raise CheckpointError(
+                            f"{path.stat().st_size:,} bytes is too large for a file beside the weights", str(path)
+                        )
                     names.add(str(path.relative_to(folder)))
         extra = here / "additional_chat_templates"
         if extra.is_dir():

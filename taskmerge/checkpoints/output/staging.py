@@ -81,7 +81,7 @@ def check_staging(staging: Path) -> None:
     """What lies where files are to be collected is an unfinished output of ours, nothing, or refused by name."""
     if not os.path.lexists(staging):
         return
-    what = "stands where the output is put together, and was not made by taskmerge"
+    what = "is in the place where the output is assembled, and was not made by taskmerge"
     if staging.is_symlink() or not staging.is_dir():
         raise OutputError(what, str(staging), "move it away")
     there, lock = {path.name for path in staging.iterdir()}, staging / LOCK
@@ -92,5 +92,8 @@ def check_staging(staging: Path) -> None:
     strange = [name for name in files_below(staging) if not is_ours(name, begun) or (staging / name).is_symlink()]
     strange += strange_folders(staging, begun)
     if strange or (LOCK in there and not is_lock(lock)):
-        what = f"an unfinished output lies here, and in it what taskmerge did not write: {few(strange or [LOCK])}"
+        what = (
+            "there is an unfinished output here that contains files which taskmerge did not "
+            f"write: {few(strange or [LOCK])}"
+        )
         raise OutputError(what, str(staging), "move these out of it")

@@ -86,7 +86,7 @@ class StoreFolder:
         for place in inputs:
             far = mirrored(place)
             if far is not None and (far.uri.is_below(final) or final.is_below(far.uri)):
-                what = f"the output would lie with an input: {far.uri}"
+                what = f"the output would be in the same place as an input: {far.uri}"
                 raise OutputError(what, str(final), "choose another output uri")
 
     def __enter__(self) -> StoreFolder:
@@ -118,11 +118,11 @@ class StoreFolder:
         if FILE in there:
             if not self._fresh or self.part is not None:
                 move = "remove it first, or write to another uri" if self.part else "--fresh replaces it"
-                raise OutputError("a model that taskmerge made lies there", str(self.final), move)
+                raise OutputError("it already contains a model that taskmerge made", str(self.final), move)
             self._older = self._recorded(there)
             strange = [name for name in there if name not in self._older and not name.startswith(f"{UNFINISHED}/")]
             if strange:
-                what = f"is to be replaced, but holds what taskmerge did not write: {few(strange)}"
+                what = f"would be replaced, but contains files that taskmerge did not write: {few(strange)}"
                 raise OutputError(what, str(self.final), "move these out of it, or choose another output uri")
         elif there and not marked:
             what = f"is not empty, and was not made by taskmerge: {few(there, 3)}"
@@ -141,7 +141,7 @@ class StoreFolder:
             other = began != self._identity
             if began.startswith(_ONCE) or (other and self._fresh and not self._expected):
                 self._clear(there)
-        join_run(self.notes, self._identity, f"remove {self.notes.place}/, or --fresh throws them away")
+        join_run(self.notes, self._identity, f"remove {self.notes.place}/, or use --fresh to delete them")
 
     def _clear(self, there: Mapping[str, Stat]) -> None:
         """Forget an unfinished run, and remove what it finished."""
@@ -224,7 +224,7 @@ class StoreFolder:
             if name not in outputs and name not in self._older and not name.startswith(f"{UNFINISHED}/")
         ]  # fmt: skip
         if strange:
-            what = f"something was put into the unfinished output: {few(strange)}"
+            what = f"files were added to the unfinished output: {few(strange)}"
             raise OutputError(what, str(self.final), "move these out of it, and run the same command again")
         text = render({**(record or new_record("model", "save")), "outputs": outputs})
         storing(self.final, lambda: self._store.put(FILE, text.encode()))

@@ -86,7 +86,7 @@ class OutputFolder:
         except OSError as error:
             self._remove_made()
             raise OutputError(
-                f"cannot be made: {error.strerror}", str(self.final), "choose another output path"
+                f"cannot be created: {error.strerror}", str(self.final), "choose another output path"
             ) from None
         try:
             taken = OutputError("another process is writing this output", str(self.final), "wait for it to end")
@@ -133,9 +133,9 @@ class OutputFolder:
             self._clear()
         elif known["identity"] != self.identity:
             raise OutputError(
-                "an unfinished run with another recipe, other inputs or another version lies here",
+                "there is an unfinished run here with another recipe, other inputs or another version",
                 str(self.staging),
-                "--fresh throws it away",
+                "--fresh deletes it",
             )
         else:
             self._keep_what_is_whole(known["finished"])
@@ -243,7 +243,7 @@ class OutputFolder:
         names = sorted(name for name in files_below(self.staging) if name not in (LOCK, JOURNAL, FILE))
         strange = [name for name in names if name not in self._begun and name not in self.finished]
         if strange := [*strange, *strange_folders(self.staging, self._begun)]:
-            what = f"something was put into the unfinished output: {few(strange)}"
+            what = f"files were added to the unfinished output: {few(strange)}"
             raise OutputError(what, str(self.staging), "move these out of it, and run the same command again")
         with writing(self.final):
             outputs = {name: self.finished.get(name) or content_sha256(self.staging / name) for name in names}
@@ -287,11 +287,11 @@ def _journal(path: Path) -> _Journal:
     try:
         journal: _Journal = read_json(path, _Journal)
     except CheckpointError as error:
-        what = f"an unfinished run lies here, and its journal {error.problems[0].what}"
-        raise OutputError(what, str(path.parent), "--fresh throws it away") from None
+        what = f"there is an unfinished run here, and its journal {error.problems[0].what}"
+        raise OutputError(what, str(path.parent), "--fresh deletes it") from None
     if any("\0" in name or ".." in Path(name).parts or Path(name).is_absolute() for name in journal["finished"]):
-        what = "an unfinished run lies here, and its journal names files outside"
-        raise OutputError(what, str(path.parent), "--fresh throws it away")
+        what = "there is an unfinished run here, and its journal names files outside the folder"
+        raise OutputError(what, str(path.parent), "--fresh deletes it")
     return journal
 
 
@@ -309,13 +309,13 @@ def check_space(final: Path, needed: int, files: int = 1, what: str = "the outpu
     free = disk.f_frsize * disk.f_bavail
     if disk.f_files and disk.f_favail < files + _SIDES:  # some file systems count none
         raise OutputError(
-            f"{what} needs {files + _SIDES:,} files, the disk has room for {disk.f_favail:,} (`df -i`)",
+            f"{what} needs {files + _SIDES:,} files, the disk can hold only {disk.f_favail:,} more (`df -i`)",
             str(final),
             "remove files or choose another disk",
         )
     if needed > free:
         raise OutputError(
-            f"{what} needs {needed:,} bytes, the disk has {free:,} free",
+            f"{what} needs {needed:,} bytes, the disk has only {free:,} free",
             str(final),
             "free space or choose another disk",
         )

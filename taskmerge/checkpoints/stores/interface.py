@@ -13,7 +13,9 @@ from taskmerge.words.places import StoreUri
 _QUERY = re.compile(r"(https?://[^\s?\"'<>]+)\?[^\s\"'<>]+")
 _TRIES, _PAUSE = 6, 0.2
 _NOT_AGAIN = (FileNotFoundError, PermissionError, FileExistsError, NotImplementedError, IsADirectoryError)
-CREDENTIALS = "check that the store's own tools reach it from here: credentials (environment, roles), region, endpoint"
+CREDENTIALS = (
+    "check that the store's own tools can reach it from here: credentials (environment, roles), region, endpoint"
+)
 Result = TypeVar("Result")
 UNFINISHED = ".taskmerge-unfinished"
 """The folder of marks in an output that is being written to a store; see `output.store_folder`."""
@@ -107,9 +109,9 @@ def reading(place: object, call: Callable[[], Result]) -> Result:
         raise
     except Changed:
         what = "was written to while it was being read"
-        raise CheckpointError(what, str(place), "run it again when nobody writes to it any more") from None
+        raise CheckpointError(what, str(place), "run it again when no other program writes to it") from None
     except FileNotFoundError:
-        raise CheckpointError("is not there", str(place), "check the uri") from None
+        raise CheckpointError("does not exist", str(place), "check the uri") from None
     except Exception as error:
         raise CheckpointError(f"cannot be read: {said(error)}", str(place), CREDENTIALS) from None
 
@@ -121,9 +123,9 @@ def storing(place: object, call: Callable[[], Result], again: bool = True) -> Re
     except TaskmergeError:
         raise
     except NotImplementedError:
-        raise OutputError("cannot be written to", str(place), "write to another store, or to a folder") from None
+        raise OutputError("cannot be written to", str(place), "write to another store or to a folder") from None
     except Exception as error:
-        move = f"{CREDENTIALS}; then run the same command again: it goes on from what is finished"
+        move = f"{CREDENTIALS}; then run the same command again: it continues from the finished files"
         raise OutputError(f"cannot be written: {said(error)}", str(place), move) from None
 
 

@@ -49,7 +49,7 @@ class Mirror:
         changed = [name for name, stat in self.files.items() if name not in now or now[name].state != stat.state]
         if changed:
             what = f"was written to while it was being read: {few(changed)}"
-            raise CheckpointError(what, str(self.uri), "run it again when nobody writes to it any more")
+            raise CheckpointError(what, str(self.uri), "run it again when no other program writes to it")
 
 
 _mirrors: dict[StoreUri, Mirror] = {}
@@ -68,10 +68,10 @@ def mirror(uri: StoreUri) -> Path:
     if not names:
         folder = mirror_of_file(uri) if "/" in uri.text.partition("://")[2] else None
         if folder is None:
-            raise CheckpointError("nothing lies there", str(uri), "check bucket and folder")
+            raise CheckpointError("there are no objects there", str(uri), "check bucket and folder")
         return folder
     if RECORD not in names and any(name.startswith(f"{UNFINISHED}/") for name in names):
-        what = "is an output that is not finished: no record, and marks of a run that writes it or was cut off"
+        what = "is an unfinished output: it has no record, and marks of a run that is writing it or was interrupted"
         raise CheckpointError(what, str(uri), "run the same fuse again, or its missing parts and --finish")
     return _made(uri, store, names).folder
 
@@ -113,7 +113,7 @@ def remote_file(path: Path, name: str | None = None) -> RemoteFile | None:
         return None
     if not key.endswith(".safetensors"):
         raise CheckpointError(
-            "is not read from a store: only safetensors can be read in ranges", f"{found.store.uri}/{key}",
+            "cannot be read from a store: only safetensors can be read in ranges", f"{found.store.uri}/{key}",
             "copy it to this disk, or save it as safetensors",
         )  # fmt: skip
     if key not in found.opened:

@@ -69,7 +69,7 @@ class ObjectStore:
         except self._library.exceptions.PreconditionError:
             raise Changed from None
         if len(data) != stop - start:
-            raise OSError(f"{len(data):,} bytes came of {stop - start:,}")
+            raise OSError(f"{len(data):,} bytes arrived of {stop - start:,}")
         return data
 
     def put(self, name: str, data: bytes) -> str:

@@ -68,7 +68,9 @@ class RemoteFile(WeightFile):
         now = reading(self.uri, lambda: self._store.stat(self._key))
         if now is None or now.state != self._stat.state:
             what = "was removed" if now is None else "was written to"
-            raise CheckpointError(f"{what} while it was being read", self.uri, "run it again when nobody writes to it")
+            raise CheckpointError(
+                f"{what} while it was being read", self.uri, "run it again when no other program writes to it"
+            )
 
     def read(self, name: str, start: int, stop: int | None) -> np.ndarray:
         """See `WeightFile.read`; the bytes are fetched."""
@@ -92,7 +94,7 @@ class RemoteFile(WeightFile):
 
     def mapped(self) -> np.ndarray:
         """Not to be had."""
-        raise CheckpointError("lies in a store and cannot be mapped", self.uri, "copy it to this disk")
+        raise CheckpointError("is in a store and cannot be mapped into memory", self.uri, "copy it to this disk")
 
     def span(self, start: int, stop: int) -> bytes | memoryview:
         """Bytes [start, stop) of the file; the next block of the same tensor is fetched ahead."""

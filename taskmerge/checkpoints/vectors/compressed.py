@@ -53,7 +53,7 @@ class CompressedDeltas(StateDict):
 
     def __post_init__(self) -> None:
         if self.form not in FORMS:
-            raise UsageError(f"no form {self.form!r}", next_move=f"known: dense, {', '.join(FORMS)}")
+            raise UsageError(f"unknown form {self.form!r}", next_move=f"known: dense, {', '.join(FORMS)}")
         if self.form == "sparse" and not (self.density and 0 < self.density <= 1):
             raise UsageError(f"density {self.density!r}", next_move="a sparse task vector needs one in (0, 1]")
         if self.form == "low_rank" and not (self.rank and self.rank > 0):

@@ -92,8 +92,8 @@ def extract_lora(
         else:
             _keep_whole(adapter, base, name, module, leaf, read_delta, shapes[name])
     if not adapter.stored:
-        what = f"no delta is one that an adapter can carry; left out: {few(left_out)}"
-        raise UsageError(what, next_move="write a task vector: leave --lora out")
+        what = f"an adapter cannot represent any of the deltas; left out: {few(left_out)}"
+        raise UsageError(what, next_move="write a task vector instead: leave out --lora")
     _name_biases(adapter)
     size = _write(output, adapter, _config(adapter, base, rank, base_name), sources, class_name(base.config))
     total = sum(squares.values())

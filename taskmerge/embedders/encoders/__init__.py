@@ -46,10 +46,10 @@ def encoder_problems(encoder: str, modality: str) -> Iterator[Problem]:
         takes = getattr(kinds[encoder], "modalities", (modality,))  # some know it only when they are built
         fit = [kind for kind in kinds if modality in getattr(kinds[kind], "modalities", ())]
         if modality not in takes:
-            move = f"{', '.join(fit)} does, or a transformers encoder: folder or hub id"
+            move = f"use {', '.join(fit)}, or a transformers encoder: folder or hub id"
             yield Problem(f"encoder {encoder!r} takes {', '.join(takes)}, not {modality}", next_move=move)
     elif "/" not in encoder and not Path(encoder).exists() and nearest(encoder, kinds):
-        yield Problem(f"no encoder {encoder!r}", next_move=did_you_mean(encoder, kinds))
+        yield Problem(f"unknown encoder {encoder!r}", next_move=did_you_mean(encoder, kinds))
 
 
 def build_encoder(options: Mapping[str, Any]) -> Encoder:
@@ -61,7 +61,7 @@ def build_encoder(options: Mapping[str, Any]) -> Encoder:
     kind = options.pop("kind", None)
     kinds = encoder_kinds()
     if kind not in kinds:
-        raise UsageError(f"no encoder kind {kind!r}", next_move=did_you_mean(str(kind), kinds))
+        raise UsageError(f"unknown encoder kind {kind!r}", next_move=did_you_mean(str(kind), kinds))
     try:
         return kinds[kind](**options)
     except TypeError as error:

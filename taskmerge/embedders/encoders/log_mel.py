@@ -61,7 +61,9 @@ class LogMelEncoder(Encoder):
         longest = int(self.max_seconds * self.sampling_rate)
         if len(wave) > longest:
             seconds = len(wave) / self.sampling_rate
-            warnings.warn(f"audio of {seconds:.1f} s is cut to {self.max_seconds:.1f} s (max_seconds)", stacklevel=2)
+            warnings.warn(
+                f"audio of {seconds:.1f} s is truncated to {self.max_seconds:.1f} s (max_seconds)", stacklevel=2
+            )
             wave = wave[:longest]
         wave = torch.nn.functional.pad(wave, (0, max(0, self.window - len(wave))))
         spectrum = torch.stft(

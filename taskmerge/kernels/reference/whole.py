@@ -53,7 +53,7 @@ def _check(program: Program, deltas: Tensor, random_bits: Tensor | None) -> None
         raise MergeError(f"deltas of dtype {deltas.dtype}, not torch.float64")
     if program.random and (random_bits is None or random_bits.shape != deltas.shape):
         shape = "none" if random_bits is None else f"of shape {tuple(random_bits.shape)}"
-        raise MergeError(f"the program drops entries at random: random bits as the deltas' shape, not {shape}")
+        raise MergeError(f"the program drops entries at random: random bits must have the deltas' shape, not {shape}")
 
 
 def _found_weights(program: Program, deltas: Tensor, base: Tensor | None) -> tuple[float, ...]:

@@ -49,7 +49,9 @@ def capture(embedder: Embedder, items: Sequence[Any], anatomy: Anatomy, modality
     if tokens is None:
         tokens = features["attention_mask"].bool()
     if not bool(tokens.any()):
-        raise UsageError(f"no token of these items stands for {modality}", next_move="are the probes of that modality?")
+        raise UsageError(
+            f"no token of these items represents {modality}", next_move="do the probes have that modality?"
+        )
     kept = Captured(np.empty((0, 0)))
     with embedder.inference(), _hooks(anatomy, modality, tokens, kept):
         output = as_array(embedder.embed(features))

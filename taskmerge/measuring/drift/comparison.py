@@ -110,7 +110,9 @@ def compare(
     anatomies = (reference.anatomy(), other.anatomy())
     if len(anatomies[0].layers) != len(anatomies[1].layers):
         depths = " and ".join(str(len(anatomy.layers)) for anatomy in anatomies)
-        raise UsageError(f"the two backbones have {depths} layers: drift compares models of one architecture")
+        raise UsageError(
+            f"the two backbones have {depths} layers: drift can only be measured between models of one architecture"
+        )
     texts, right = pairs.distinct()
     layers = _LayerSums(len(anatomies[0].layers) + 1, moments_memory)
     projector = _ProjectorSums()

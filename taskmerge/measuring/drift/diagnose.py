@@ -65,9 +65,12 @@ def diagnose_drift(
     device = device_or_default(device)
     specialists, sets = _by_name(specialist, probes)
     if not sets and base is None:
-        raise UsageError("nothing to diagnose with", next_move="give probes to measure, or a base to forecast from")
+        raise UsageError("nothing to diagnose", next_move="give probes to measure, or a base to forecast from")
     if not 0 < limit <= 1:
-        raise UsageError(f"limit {limit:g} is no share", next_move="above 0, at most 1: 0.05 is a drop of 5 points")
+        raise UsageError(
+            f"limit {limit:g} is not a valid share",
+            next_move="give a number above 0 and at most 1: 0.05 is a drop of 5 points",
+        )
     if not sets and not isinstance(specialist, Mapping):
         specialists = {_grafted(specialist, base, components): specialist}
     pairs = _checked(sets)
@@ -213,7 +216,7 @@ def _by_name(specialist: Any, probes: Any) -> tuple[dict[str, Any], dict[str, An
         unknown = set(probes or {}) - set(specialist)
         if unknown:
             raise UsageError(
-                f"probes for {', '.join(sorted(unknown))}, but no such specialist",
+                f"there are there are probes for {', '.join(sorted(unknown))}, but no such specialist",
                 next_move=f"specialists: {', '.join(specialist)}",
             )
         return dict(specialist), dict(probes or {})
@@ -230,7 +233,9 @@ def _trained_on(said: Any, specialist: Any, pairs: Mapping[str, Pairs]) -> dict[
     by_name = dict(said) if isinstance(specialist, Mapping) else dict.fromkeys(pairs, said)
     strange = sorted(set(by_name) - set(pairs))
     if strange:
-        raise UsageError(f"trained_on: no probes for {strange[0]!r}", next_move=f"there are: {', '.join(pairs)}")
+        raise UsageError(
+            f"trained_on: there are no probes for {strange[0]!r}", next_move=f"there are: {', '.join(pairs)}"
+        )
     sets = {name: source.values() if isinstance(source, Mapping) else [source] for name, source in by_name.items()}
     return {name: [read_pairs(source) for source in own] for name, own in sets.items()}
 
@@ -255,7 +260,7 @@ def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:
         try:
             checked[name] = read_pairs(source).check()
             if len(checked[name].distinct()[0]) < 2:
-                problems.append(Problem("all probes have the same text: nothing can be ranked", checked[name].source))
+                problems.append(Problem("all probes have the same text: they cannot be ranked", checked[name].source))
         except UsageError as error:
             problems += error.problems
     if problems:

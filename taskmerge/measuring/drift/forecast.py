@@ -58,10 +58,13 @@ class Forecast:
     def __str__(self) -> str:
         if self.unit == "base":
             return (
-                "the specialist's backbone is the base's own: it is moved only by the others, by "
-                f"{self.displacement:.1%} of the base's norm"
+                "the specialist's backbone is the base's own: only the other specialists move it, "
+                f"by {self.displacement:.1%} of the base's norm"
             )
-        return f"the fused backbone lies {self.displacement:.2f} specialist task vectors away from the specialist"
+        return (
+            f"the distance of the fused backbone from the specialist is {self.displacement:.2f} times the length "
+            "of the specialist's task vector"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -95,7 +98,7 @@ def forecast_drift(
     total = sum(sums.values(), _Sums())
     if not sums:
         raise MergeError(
-            "the three models share no backbone tensors", next_move="are base and specialist the right ones?"
+            "the three models have no backbone tensors in common", next_move="are base and specialist the right ones?"
         )
     unit: Literal["task vector", "base"] = "task vector" if total.task else "base"
     layers = sorted(sums, key=lambda layer: -1 if layer is None else layer)

@@ -35,7 +35,7 @@ def _merged(pairs: Pairs) -> str:
     written = len(set(pairs.texts))
     if written == len(distinct):
         return ""
-    return f"{written} texts that differ only in case, spaces or closing punctuation were taken as {len(distinct)}."
+    return f"{written} texts that differ only in case, spaces or closing punctuation were counted as {len(distinct)}."
 
 
 def _found_alike(pairs: Pairs, probes: np.ndarray, texts: np.ndarray) -> str:
@@ -48,8 +48,8 @@ def _found_alike(pairs: Pairs, probes: np.ndarray, texts: np.ndarray) -> str:
         return ""
     own, other = alike[0]
     return (
-        f"{len(alike)} of {len(pairs)} probes find a text that is almost theirs ({other!r} for {own!r}), which counts "
-        "as not found: if these are spellings of one text, write one of them."
+        f"{len(alike)} of {len(pairs)} probes retrieve a text that is almost their own ({other!r} "
+        f"for {own!r}), which counts as not found: if these are spellings of one text, use only one of them."
     )
 
 
@@ -61,16 +61,16 @@ def _trained(pairs: Pairs, others: Pairs) -> Iterator[str]:
     shared = Overlap.of(pairs, others)
     if shared.items:
         yield (
-            f"{len(shared.items)} of {len(pairs)} probes are in what the specialist was trained on ({others.source}): "
-            "it knows them by heart, and others may lose more."
+            f"{len(shared.items)} of {len(pairs)} probes are in the specialist's training data "
+            f"({others.source}): it has memorised them, and other items may lose more."
         )
     if shared.groups:
         yield (
-            f"{len(shared.groups)} of {len(pairs)} probes are of a {GROUP} that the specialist was trained on: "
-            "others may lose more."
+            f"{len(shared.groups)} of {len(pairs)} probes have a {GROUP} of the specialist's training data: "
+            "other items may lose more."
         )
     if shared.texts:
         yield (
-            f"{len(shared.texts)} of {len(pairs)} probes have a text that the specialist was trained on: new texts may "
-            "lose more."
+            f"{len(shared.texts)} of {len(pairs)} probes have a text of the specialist's training data: new "
+            "texts may lose more."
         )

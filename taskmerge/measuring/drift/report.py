@@ -121,7 +121,7 @@ class DriftReport:
             for name, found in self.modalities.items()
         ]
         for name, forecast in self.forecasts.items():
-            lines.append(f"{name}, weights alone: {forecast} (a forecast; only probes can tell).")
+            lines.append(f"{name}, weights alone: {forecast} (a forecast; only probes can decide).")
         return "\n".join(lines)
 
 

@@ -276,5 +276,5 @@ def _effective_rank(covariance: np.ndarray) -> float:
 
 def _paired(x: np.ndarray, y: np.ndarray, *, same_width: bool = True) -> tuple[np.ndarray, np.ndarray]:
     if x.ndim != 2 or y.ndim != 2 or len(x) != len(y) or (same_width and x.shape != y.shape):
-        raise UsageError(f"rows of the two models must pair up: got shapes {x.shape} and {y.shape}")
+        raise UsageError(f"the two models must have matching rows: got shapes {x.shape} and {y.shape}")
     return np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)

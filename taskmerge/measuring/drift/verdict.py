@@ -18,12 +18,12 @@ Outcome = Literal["drifted", "not drifted", "cannot tell"]
 FEWEST_PROBES = 30
 DEFAULT_LIMIT = 0.05
 _LIKE_THESE = (
-    "This holds for items like these probes: where their voices, places or sources were trained on, others may lose "
-    "more."
+    "This applies to items like these probes: if their voices, places or sources are in the training data, "
+    "other items may lose more."
 )
 _NOT_CHECKED = (
-    "The projector's control was not checked: no output of a projector was seen, so whether the projector itself was "
-    "changed, or the backbone alone, is open."
+    "The projector was not checked: no output of a projector was recorded, so the projector itself may have "
+    "changed too, not only the backbone."
 )
 
 
@@ -77,9 +77,9 @@ def judge(
     needed: int | None = None
     if loss.count < FEWEST_PROBES:
         needed = enough
-        why = f"with {loss.count} probes no loss below {3 / max(loss.count, 1):.0%} can be seen."
+        why = f"with {loss.count} probes a loss below {3 / max(loss.count, 1):.0%} cannot be detected."
     elif specialist_recall <= limit:
-        why = f"the specialist itself finds only {specialist_recall:.0%} of these probes: there is nothing to lose."
+        why = f"the specialist itself retrieves only {specialist_recall:.0%} of these probes: there is nothing to lose."
     elif moved and loss.low > 0 and bands["recall_at_1_loss"].outside(loss.estimate):
         outcome, why = "drifted", _moved(moved, changes, bands, control_identical)
     elif loss.count >= enough and (not moved or loss.high <= limit):
@@ -87,9 +87,12 @@ def judge(
         why = _within(moved, loss, limit)
     else:
         needed = _probes_needed(loss, limit, enough)
-        why = f"the loss may lie anywhere between {_points(loss.low)} and {_points(loss.high)} points."
+        why = f"the loss may be anywhere between {_points(loss.low)} and {_points(loss.high)} points."
         if loss.high <= 0:
-            why = f"no loss was seen, but {loss.count} probes without one still allow {_points(3 / loss.count)} points."
+            why = (
+                f"no loss was observed, but with {loss.count} probes a loss of up to {_points(3 / loss.count)} "
+                "points is still possible."
+            )
     return Verdict(
         outcome,
         outcome == "drifted" and loss.estimate > limit,
@@ -110,15 +113,15 @@ def _sentences(
     )
     lines = [f"{outcome[0].upper()}{outcome[1:]}: {why}", lost]
     if needed is not None:
-        lines.append(f"About {needed} probes would settle it.")
+        lines.append(f"About {needed} probes would be enough to decide.")
     if outcome == "not drifted":
         lines.append(_LIKE_THESE)
     if identical is None:
         lines.append(_NOT_CHECKED)
     elif not identical:
         lines.append(
-            "The encoder or the projector itself differs between the two models, so more was changed than the "
-            "backbone: this is not (only) projector drift."
+            "The encoder or the projector itself differs between the two models, so more than the backbone "
+            "was changed: this is not (only) projector drift."
         )
     return tuple(lines)
 
@@ -132,7 +135,7 @@ def _moved(
         value, limit = float(changes[name].mean()), bands[name].limit
         shown.append(f"{row.title} {row.shown(value)} (null band {row.shown(limit)})")
     who = "the backbone reads the projected tokens differently" if identical else "the embeddings moved"
-    return f"{', '.join(shown)}: {who}, and retrieval pays for it."
+    return f"{', '.join(shown)}: {who}, and retrieval suffers."
 
 
 def _within(moved: Sequence[str], loss: Interval, limit: float) -> str:

@@ -217,28 +217,28 @@ def _check_choices(
 ) -> None:
     unknown = set(directions) - set(DIRECTIONS)
     if unknown or not directions:
-        what = f"unknown direction {sorted(unknown)}" if unknown else "no direction to evaluate in"
+        what = f"unknown direction {sorted(unknown)}" if unknown else "no direction to evaluate"
         raise UsageError(what, next_move=f"known: {', '.join(DIRECTIONS)}")
     if small := [one for one in dimensions if one < 1]:
-        raise UsageError(f"embeddings cannot be cut to {small[0]} numbers", next_move="at least 1")
+        raise UsageError(f"embeddings cannot be truncated to {small[0]} dimensions", next_move="at least 1")
     strange = {name for variant, others in (against or {}).items() for name in (variant, *others)} - set(variants)
     if strange:
-        raise UsageError(f"no variant {sorted(strange)[0]!r} to compare", next_move=f"there are: {', '.join(variants)}")
+        raise UsageError(f"unknown variant {sorted(strange)[0]!r}", next_move=f"there are: {', '.join(variants)}")
 
 
 def _check_dimensions(label: str, width: int, dimensions: Sequence[int]) -> None:
     if max(dimensions) > width:
         raise UsageError(
-            f"{label}: embeddings have {width} numbers, none can be cut to {max(dimensions)}",
-            next_move=f"dimensions of at most {width}",
+            f"{label}: embeddings have {width} dimensions and cannot be truncated to {max(dimensions)}",
+            next_move=f"use use dimensions of at most {width}",
         )
 
 
 def _check_taken(left: Mapping[str, Pairs]) -> None:
     """Raises UsageError for sets that no variant takes: nothing would be said of them."""
-    move = "`taskmerge graft` attaches an encoder; leave the set out to measure the others"
+    move = "`taskmerge graft` attaches an encoder; or leave out the set to measure the others"
     problems = [
-        Problem(f"{name} holds {pairs.modality}, for which no model here has an encoder", pairs.source, move)
+        Problem(f"{name} contains {pairs.modality}, for which none of the models has an encoder", pairs.source, move)
         for name, pairs in left.items()
     ]
     if problems:
@@ -256,10 +256,10 @@ def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:
                 problems.append(Problem(part.what, f"{name}: {part.place}" if part.place else name, part.next_move))
             continue
         if len(pairs.distinct()[0]) < 2:
-            problems.append(Problem("all items have the same text: nothing can be ranked", f"{name}: {pairs.source}"))
+            problems.append(Problem("all items have the same text: they cannot be ranked", f"{name}: {pairs.source}"))
         checked[name] = pairs
     if not sets:
-        problems.append(Problem("no set to evaluate on"))
+        problems.append(Problem("there is there is no set to evaluate on"))
     if problems:
         raise UsageError(problems)
     return checked

@@ -103,7 +103,9 @@ def evaluate_mmeb(
     _check_folder(output_path(out), embedder)
     files = {kind: folder / f"{name}_{kind}" for kind in ("qry", "tgt", "info.jsonl", "pred.jsonl", "score.json")}
     if files["score.json"].is_file():
-        return dict(read_json(files["score.json"], dict[str, float], "remove this file: it is made again", own=True))
+        return dict(
+            read_json(files["score.json"], dict[str, float], "remove this file: it will be written again", own=True)
+        )
     rows = list(queries)
     found = list(query_items(rows))
     if not found:
@@ -179,7 +181,7 @@ def mmeb_report(folder: str | Path, metadata: Mapping[str, Any]) -> tuple[Path, 
         missing = [name for name in names if name not in found]
         summary[suite] = {"score": MAIN_SCORE[suite], "mean": mean, "data_sets": len(values), "missing": missing}
     if not any(row["data_sets"] for row in summary.values()):
-        raise UsageError("holds no score of MMEB-V2", str(folder), f"its suites: {few(DATA_SETS)}")
+        raise UsageError("contains no score of MMEB-V2", str(folder), f"its suites: {few(DATA_SETS)}")
     said = {key: metadata.get(key, "NONE") for key in METADATA}
     table = {"metadata": {**said, "report_generated_date": datetime.now().isoformat()}, "metrics": metrics}
     path = folder / f"{metadata['model_name']}.json"
@@ -199,7 +201,9 @@ def _ranked(
 ) -> Iterator[list[str]]:
     """The names of candidates for every query, best first."""
     if ranking not in ("global", "local"):
-        raise UsageError(f"no ranking {ranking!r}", next_move="global or local, as the YAML's eval_type says")
+        raise UsageError(
+            f"unknown ranking {ranking!r}", next_move="use global or local, like eval_type in the YAML file"
+        )
     if len(queries) != len(answers):
         raise UsageError(
             f"{name}: {len(queries)} embedded queries, but {len(answers)} rows", next_move="remove its files"
@@ -210,7 +214,7 @@ def _ranked(
     for number, (query, answer) in enumerate(zip(queries, answers, strict=True), start=1):
         among = names if ranking == "global" else list(answer.candidates)
         if unknown := [own for own in (*among, *answer.labels) if own not in places]:
-            raise UsageError(f"{name}: query {number} names {unknown[0]!r}, which is no candidate")
+            raise UsageError(f"{name}: query {number} names {unknown[0]!r}, which is not a candidate")
         scores = (matrix if ranking == "global" else matrix[[places[own] for own in among]]) @ query
         yield [among[place] for place in np.argsort(-scores, kind="stable")]
 
@@ -232,12 +236,12 @@ def _check_folder(folder: Path, embedder: Embedder) -> None:
         )
         if known != own:
             raise OutputError(
-                "holds scores of another model, or of other prompts", str(folder), "choose another folder"
+                "contains scores of another model or of other prompts", str(folder), "choose another folder"
             )
         return
     if any(folder.glob("*/*_score.json")):
         raise OutputError(
-            f"holds scores, but no {RECORD} that says of which model", str(folder), "choose another folder"
+            f"contains scores, but no {RECORD} that identifies the model", str(folder), "choose another folder"
         )
     _write(record, json.dumps(own, indent=1).encode())
 
@@ -260,7 +264,9 @@ class _Arrays(pickle.Unpickler):
             "scalar",
         ):
             return super().find_class(module, name)
-        raise UsageError(f"the file of embeddings asks for {module}.{name}", next_move="remove it: it is made again")
+        raise UsageError(
+            f"the file of embeddings asks for {module}.{name}", next_move="remove it: it will be written again"
+        )
 
 
 def _write(path: Path, data: bytes) -> None:

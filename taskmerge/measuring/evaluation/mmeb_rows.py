@@ -41,7 +41,9 @@ def query_items(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Any, Answer
     for number, row in enumerate(rows, start=1):
         parts = list(_side(row, "query", number))
         if len(parts) != 1:
-            raise UsageError(f"row {number} holds {len(parts)} queries", next_move="MMEB-V2's loaders make one a row")
+            raise UsageError(
+                f"row {number} contains {len(parts)} queries", next_move="MMEB-V2's loaders make one per row"
+            )
         yield parts[0], _answer(row, number)
 
 
@@ -56,7 +58,7 @@ def candidate_items(
         if not parts:
             continue
         if len(parts) != len(names):
-            raise UsageError(f"row {number} holds {len(parts)} candidates and {len(names)} names")
+            raise UsageError(f"row {number} contains {len(parts)} candidates and {len(names)} names")
         for name, item in zip(names, parts, strict=True):
             if name not in seen:
                 seen.add(name)
@@ -81,14 +83,16 @@ def _side(row: Mapping[str, Any], side: Side, number: int) -> Iterator[Any]:
     key = next((name for name in (f"{side}_image", f"{side}_video") if row.get(name) is not None), None)
     visuals = _visuals(row[key], len(texts)) if key else [None] * len(texts)
     if row.get(f"{side}_audio") is not None:
-        raise UsageError(f"row {number} holds {side}_audio, which MMEB-V2 does not have", next_move="use mteb's MAEB")
+        raise UsageError(
+            f"row {number} contains {side}_audio, which MMEB-V2 does not have", next_move="use mteb's MAEB"
+        )
     if len(visuals) != len(texts):
         raise UsageError(f"row {number}: {len(texts)} {side}_text and {len(visuals)} {key}")
     for text, visual in zip(texts, visuals, strict=True):
         words = _PLACEHOLDERS.sub("", text or "")
         media = _media(visual, number)
         if not media and not words.strip():
-            raise UsageError(f"row {number}: neither text nor picture on the {side} side")
+            raise UsageError(f"row {number}: there is neither text nor picture on the {side} side")
         yield words if not media else {**media, "text": words} if words.strip() else next(iter(media.values()))
 
 

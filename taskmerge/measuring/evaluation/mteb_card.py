@@ -39,7 +39,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"cannot be read: {first_line(error)}", str(path)) from None
     if not isinstance(table, Mapping):
-        raise UsageError("holds no mapping of fields", str(path), "release_date: 2026-11-26")
+        raise UsageError("does not contain a mapping of fields", str(path), "release_date: 2026-11-26")
     found = {str(name): str(value) if isinstance(value, date) else value for name, value in table.items()}
     if isinstance(found.get("training_datasets"), list):
         found["training_datasets"] = set(found["training_datasets"])

@@ -62,7 +62,7 @@ def as_mteb_model(
     embedder = open_to_measure(model, device=device, precision=precision).prompted(prompts)
     if dimension is not None and not 1 <= dimension <= embedder.dimension:
         raise UsageError(
-            f"{embedder.label}: embeddings have {embedder.dimension} numbers, none can be cut to {dimension}"
+            f"{embedder.label}: embeddings have {embedder.dimension} dimensions and cannot be truncated to {dimension}"
         )
     own_prompts, _ = AbsEncoder.validate_task_to_prompt_name(dict(embedder.own_prompts), raise_for_invalid_keys=False)
 
@@ -199,5 +199,5 @@ def variant_names(names: Sequence[str]) -> dict[str, str]:
     for name, folder in folders.items():
         others = [other for other, own in folders.items() if own == folder and other != name]
         if others:
-            raise UsageError(f"{name!r} and {others[0]!r} are one name in mteb's results", next_move="rename one")
+            raise UsageError(f"{name!r} and {others[0]!r} have the same name in mteb's results", next_move="rename one")
     return found

@@ -46,10 +46,10 @@ def results_folder(folder: str | Path | None, revisions: Mapping[str, str | None
             try:
                 found = super().load_task_result(task_name, *arguments, **keywords)
             except (ValueError, KeyError, TypeError, AttributeError) as error:  # what is no result has many ways
-                say(f"{task_name}: the result in {path} cannot be read ({type(error).__name__}): it is made again")
+                say(f"{task_name}: the result in {path} cannot be read ({type(error).__name__}): it is computed again")
                 return None
             if found is not None and found.dataset_revision != revisions.get(task_name, found.dataset_revision):
-                say(f"{task_name}: the result in {path} was made of other data: it is made again")
+                say(f"{task_name}: the result in {path} was made from other data: it is computed again")
                 return None
             return found
 

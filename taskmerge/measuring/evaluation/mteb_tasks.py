@@ -59,11 +59,11 @@ def _tasks(mteb: Any, wanted: Any) -> list[Any]:
         said = str(error.args[0]).removeprefix("KeyError: ")
     versions = [name for name in benchmarks if _key(name.partition("(")[0]) == _key(wanted)]
     if versions:
-        raise UsageError(f"{wanted!r} names several mteb benchmarks", next_move=f"say which: {', '.join(versions)}")
+        raise UsageError(f"{wanted!r} matches several mteb benchmarks", next_move=f"choose one: {', '.join(versions)}")
     near = nearest(wanted, {other for names in called.values() for other in names})
-    known = f"mteb {version('mteb')} is installed; another may know more"
+    known = f"mteb {version('mteb')} is installed; another version may have more"
     move = f"did you mean the benchmark {near!r}? {known}" if near else f"{said} {known}"
-    raise UsageError(f"no mteb task or benchmark {wanted!r}", next_move=move)
+    raise UsageError(f"there is there is no mteb task or benchmark {wanted!r}", next_move=move)
 
 
 def _key(name: str) -> str:

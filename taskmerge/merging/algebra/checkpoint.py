@@ -129,7 +129,7 @@ class Checkpoint(TensorMapping):
             return difference(self, other)
         if isinstance(other, TaskVector):
             raise UsageError(
-                "model - task vector is ambiguous", next_move="to forget a task write model + (-1) * task_vector"
+                "model - task vector is ambiguous", next_move="to remove a task, write model + (-1) * task_vector"
             )
         return NotImplemented
 

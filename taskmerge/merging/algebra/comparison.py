@@ -25,7 +25,7 @@ def compare_task_vectors(base: Any, specialists: Mapping[str, Any]) -> dict[str,
     UsageError for fewer than one specialist.
     """
     if not specialists:
-        raise UsageError("nothing to compare", next_move="name the base, then at least one specialist")
+        raise UsageError("nothing to compare", next_move="give the base, then at least one specialist")
     start = Checkpoint.open(base)
     each = {name: task_vector(source, start, name) for name, source in specialists.items()}
     vectors = {name: vector.aligned_with(*each.values()) for name, vector in each.items()}

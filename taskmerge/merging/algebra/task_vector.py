@@ -256,7 +256,7 @@ class TaskVector(TensorMapping):
         if self.own:
             raise MergeError(
                 f"{self.label} has tensors of its own, e.g. {next(iter(self.own))!r}; an adapter cannot carry them",
-                next_move="take a part: only('backbone'), or write a task vector",
+                next_move="select a part: only('backbone'), or write a task vector",
             )
         if self.grown:
             raise self._cannot_grow("an adapter")

@@ -32,14 +32,17 @@ def as_said(
     if recipe is not None:
         if adapters or specialists or weights:
             move = "leave out --adapter, --specialist and --weight"
-            raise UsageError("--recipe says itself what is merged", next_move=move)
+            raise UsageError("--recipe already lists what is merged", next_move=move)
         said = load(recipe)
         return said if base is None else replace(said, base=str(Path(base).resolve()) if Path(base).exists() else base)
     count = len(adapters) + len(specialists)
     if base is None:
-        raise UsageError("of which base?", next_move="--base MODEL")
+        raise UsageError("the base is missing", next_move="--base MODEL")
     if not count:
-        raise UsageError("what should be in it?", next_move="--recipe FILE, --adapter FOLDER or --specialist MODEL")
+        raise UsageError(
+            "the adapters and specialists are missing",
+            next_move="--recipe FILE, --adapter FOLDER or --specialist MODEL",
+        )
     if len(weights) not in (0, 1, count):
         raise UsageError(
             f"{len(weights)} weights for {count} adapters and specialists",

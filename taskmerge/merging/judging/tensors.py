@@ -257,8 +257,8 @@ def _said(sides: Sides, name: str) -> np.ndarray:
     return weights
 
 
-_ROWS = ("fit", "are zero", "equal the base's", "fit nothing")
-_ROW = ("fits", "is zero", "equals the base's", "fits nothing")
+_ROWS = ("fit", "are zero", "equal the base's", "fit no weights")
+_ROW = ("fits", "is zero", "equals the base's", "fits no weights")
 
 
 class _Rows:

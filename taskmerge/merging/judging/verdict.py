@@ -102,10 +102,10 @@ def judge(merged: str | Path, recipe: Recipe, device: str = "cpu") -> Judgement:
     findings = [_finding(sides, name, components.get(name, "")) for name in names]
     weights = _other_weights(sides, findings)
     verdict = _verdict(findings)
-    notes += (f"tensors were compared ({len(names)}); config, tokenizer and other files beside them were not",)
+    notes += (f"the tensors were compared ({len(names)}); config, tokenizer and other files were not",)
     if any(not one.telling for one in findings):
         same = sum(not one.telling for one in findings)
-        notes += (f"{same} of {len(names)} tensors are planned to equal the base's: they cannot tell the two apart",)
+        notes += (f"{same} of {len(names)} tensors are planned to equal the base's: they cannot distinguish the two",)
     said = _sentence(verdict, findings, weights, sides)
     return Judgement(verdict, said, tuple(findings), weights, _text_path(sides, findings), notes)
 
@@ -130,7 +130,7 @@ def _sides(
     linear = all(is_linear(fused.plan.program(step)) for step in merging)
     labels = tuple(label for label in fused.plan.inputs if label != BASE) if linear else ()
     if other:
-        notes += (f"{other} tensors have another number format than planned: compared in their own",)
+        notes += (f"{other} tensors have another number format than planned: they were compared in their own format",)
     sides = Sides(inputs[BASE], inputs[_MERGED], inputs[_ORIGINAL], fused, labels)
     return sides, components, notes
 
@@ -143,7 +143,7 @@ def _aligned(
     try:
         alignment = align_all(inputs, recipe.components)
     except TaskmergeError as error:
-        said = f"names were compared as they are stored: {error.problems[0].what.splitlines()[0]}"
+        said = f"names were compared as stored: {error.problems[0].what.splitlines()[0]}"
         components = component_map({**merged.tensors, **fused.tensors}, fused.config, recipe.components, strict=False)
         return inputs, components, (said,)
     return alignment.census.inputs, alignment.census.components, alignment.notes
@@ -223,26 +223,26 @@ def _sentence(verdict: Verdict, findings: list[Finding], weights: Mapping[str, f
     largest = max((one.largest for one in findings), default=0.0)
     wrong = [one for one in findings if one.status not in FITS]
     if verdict == "exact":
-        return f"exact: all {count} tensors are bit for bit what the recipe gives"
+        return f"exact: all {count} tensors are bit for bit the result of the recipe"
     if verdict == "within rounding":
         of = sum(one.entries for one in findings)
         return (
-            f"within rounding: {off:,} of {of:,} entries are not bit for bit what the recipe gives; the largest is off "
-            f"by {largest:.3g} steps of its number format, and arithmetic rounded at every step may be by "
-            f"{sides.most_units}"
+            f"within rounding: {off:,} of {of:,} entries differ from the result of the recipe; the largest "
+            f"difference is {largest:.3g} steps of its number format, and arithmetic that rounds at every "
+            f"step may differ by {sides.most_units}"
         )
     if verdict == "not applied":
         what = "the adapter is" if sides.fused.plan.adapters else "the specialists are"
-        return f"not applied: {what} not in it; every tensor that should have changed is bit for bit the base's"
+        return f"not applied: {what} not contained; every tensor that should have changed is bit for bit the base's"
     if verdict == "other weights":
-        return f"other weights: it fits as if {_as_if(weights, sides)}"
+        return f"other weights: it matches as if {_as_if(weights, sides)}"
     if verdict == "torn":
         beyond, of = sum(one.beyond for one in wrong), sum(one.entries for one in findings)
         share = f"{beyond:,} of {of:,} entries" if beyond else "none of their entries is known to be wrong"
-        return f"torn: {len(wrong)} of {count} tensors do not fit ({share}), the others do: {_named(wrong)}"
+        return f"torn: {len(wrong)} of {count} tensors do not match ({share}), the others do: {_named(wrong)}"
     if verdict == "other tensors":
-        return f"other tensors: what both have fits, but {_named(wrong)}"
-    return f"another model: {len(wrong)} of {count} tensors do not fit, with no weights either: {_named(wrong)}"
+        return f"other tensors: the common ones match, but {_named(wrong)}"
+    return f"another model: {len(wrong)} of {count} tensors do not match with any weights: {_named(wrong)}"
 
 
 def _as_if(weights: Mapping[str, float], sides: Sides) -> str:
@@ -254,10 +254,10 @@ def _as_if(weights: Mapping[str, float], sides: Sides) -> str:
     parts = []
     for label, weight in weights.items():
         if label not in said:
-            parts.append(f"the whole change were multiplied by {weight:.4g}")
+            parts.append(f"the complete change were multiplied by {weight:.4g}")
         else:
             told = "/".join(f"{value:.4g}" for value in sorted(said[label]))
-            parts.append(f"{label} had the weight {weight:.4g} (the recipe says {told})")
+            parts.append(f"{label} had the weight {weight:.4g} (the recipe has {told})")
     return ", ".join(parts)
 
 

@@ -28,7 +28,7 @@ def actmat(
     noise: Tensor | None = None,
     *,
     density: Annotated[
-        float, Between(0, 1, open="low"), Doc("share of each delta's largest entries that G_i is made of (TACT: 0.5)")
+        float, Between(0, 1, open="low"), Doc("share of each delta's largest entries used for G_i (TACT: 0.5)")
     ] = 1.0,
     ridge: Ridge = 0.1,
 ) -> Tensor:
@@ -109,13 +109,13 @@ def swudi(
     weights: Tensor,
     noise: Tensor | None = None,
     *,
-    time: Annotated[float, Between(0, None), Doc("t, how far the gradient flow runs")] = 300.0,
+    time: Annotated[float, Between(0, None), Doc("t, the duration of the gradient flow")] = 300.0,
     density: Annotated[
         float,
         Between(0, 1),
-        Doc("ρ, the share of the spectrum that moves, largest first, rounded up; 0.85 for language models"),
+        Doc("ρ, the share of the spectrum that changes, largest first, rounded up; 0.85 for language models"),
     ] = 0.65,
-    init: Annotated[Literal["sum", "mean"], Doc("where the flow starts")] = "sum",
+    init: Annotated[Literal["sum", "mean"], Doc("the starting point of the flow")] = "sum",
 ) -> Tensor:
     """WUDI's gradient flow stopped early and only along the strongest directions.
 

@@ -38,7 +38,7 @@ def cart(
         Between(0, 1, open="low"),
         Doc("share of the rank that is kept of each specialist's distance to the mean"),
     ] = 0.08,
-    spread: Annotated[float, Doc("what those distances are multiplied by when they are added to the mean")] = 1.0,
+    spread: Annotated[float, Doc("the factor of those distances when they are added to the mean")] = 1.0,
 ) -> Tensor:
     """The mean of the specialists plus the leading directions in which each of them leaves it.
 
@@ -137,7 +137,7 @@ def svc(
     noise: Tensor | None = None,
     *,
     floor: Annotated[
-        float, Between(0, None, open="low"), Doc("α, the least that a specialist's share in a direction counts for")
+        float, Between(0, None, open="low"), Doc("α, the lower limit of a specialist's share in a direction")
     ] = 0.1,
 ) -> Tensor:
     """The weighted sum, its singular values divided by how often shared directions were counted.

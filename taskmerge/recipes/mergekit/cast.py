@@ -58,8 +58,8 @@ def _first(
         return base
     if len(listed) != 2:
         return base
-    said = "there is no base_model" if base is None else f"base_model {base.path} is neither of the two"
-    findings.note(f"{said}: {method} starts from {listed[0].path}, which stands first; mergekit 0.1.5 refuses it",
+    said = "there is no base_model" if base is None else f"base_model {base.path} is not one of the two"
+    findings.note(f"{said}: {method} starts from {listed[0].path}, which comes first; mergekit 0.1.5 refuses it",
                   at.place)  # fmt: skip
     return listed[0]
 
@@ -82,8 +82,8 @@ def _check_numbers(method: str, peer: Peer, base: Model | None, slices: Sequence
     for part in slices:
         merged = [source for source in part.sources if source.model != base]
         if peer.base == "none" and len(merged) > 1:
-            findings.problem(f"{method} takes one model for each slice", merged[1].at.place)
+            findings.problem(f"{method} needs one model for each slice", merged[1].at.place)
         elif peer.most is not None and len(merged) > peer.most:
-            besides = " besides base_model" if base is not None else ""
+            besides = " in addition to base_model" if base is not None else ""
             many = f"{method} takes {peer.most} model{'s' if peer.most > 1 else ''}{besides}, not {len(merged)}"
-            findings.problem(many, merged[peer.most].at.place, "remove the others, or take another method")
+            findings.problem(many, merged[peer.most].at.place, "remove the others, or use another method")

@@ -38,7 +38,7 @@ def read_modules(config: Mapping[str, Any], at: At, findings: Findings) -> dict[
     found = {}
     for name, section in modules.items():
         if name not in PATTERNS:
-            findings.problem(f"the module {name!r} is not known here", here.child(name).place,
+            findings.problem(f"the module {name!r} is not supported", here.child(name).place,
                              did_you_mean(str(name), PATTERNS))  # fmt: skip
         elif not isinstance(section, Mapping):
             findings.problem(f"the module {name!r} must be a mapping", here.child(name).place)

@@ -80,8 +80,8 @@ def _check_filters(settings: Settings, part: Slice, start: int, findings: Findin
     moved = any(source.layers and source.layers[0] != start for source in part.sources)
     numbered = [text for one in settings.values() for text in one.filters if any(sign.isdigit() for sign in text)]
     if moved and numbered:
-        what = f"the filter {numbered[0]!r} counts layers where these are moved"
-        findings.problem(what, part.sources[0].at.place, "give that layer a slice of its own")
+        what = f"the filter {numbered[0]!r} refers to layer numbers that the slices change"
+        findings.problem(what, part.sources[0].at.place, "put that layer into its own slice")
 
 
 def _rule(

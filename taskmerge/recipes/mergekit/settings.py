@@ -38,8 +38,8 @@ class Reader:
             for key, value in parameters.items():
                 harmless = self.peer.unsupported.get(key)
                 if harmless is not None and value != harmless:
-                    move = f"only {key}: {str(harmless).lower()} is"
-                    self.findings.problem(f"{key}: {value} is not done here", at.child(key).place, move)
+                    move = f"only {key}: {str(harmless).lower()} is supported supported"
+                    self.findings.problem(f"{key}: {value} is not supported", at.child(key).place, move)
 
     def settings(self, part: Slice) -> Settings:
         """Every parameter of a slice."""
@@ -96,7 +96,7 @@ class Reader:
                 said["epsilon"][name] = 0.0
             elif _highest(density) + _highest(epsilon) >= 1.0 or _lowest(density) - _highest(epsilon) <= 0.0:
                 shown = f"{epsilon:g}" if isinstance(epsilon, float) else str(epsilon)
-                what = f"density of {name} plus or minus epsilon ({shown}) leaves (0, 1)"
+                what = f"density of {name} plus or minus epsilon ({shown}) is outside (0, 1)"
                 self.findings.problem(what, self.at.place, "lower epsilon")
 
 

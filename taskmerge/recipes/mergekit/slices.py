@@ -47,7 +47,7 @@ def read_slices(config: Mapping[str, Any], at: At, findings: Findings) -> list[S
     if len(given) == 2:
         findings.problem("a configuration has `models` or `slices`, not both", at.child("slices").place)
     if not given:
-        move = "name `models` or `slices` to merge"
+        move = "give `models` or `slices` to merge"
         findings.problem("a configuration must list models or slices", at.place, move)
         return []
     if given[0] == "models":
@@ -55,7 +55,7 @@ def read_slices(config: Mapping[str, Any], at: At, findings: Findings) -> list[S
         return [Slice(sources)] if sources else []
     listed, here = config["slices"], at.child("slices")
     if not isinstance(listed, (list, tuple)) or not listed:
-        findings.problem("slices must be a list", here.place, "name models or slices to merge")
+        findings.problem("slices must be a list", here.place, "give models or slices to merge")
         return []
     found = [_slice(entry, here.child(index), findings) for index, entry in enumerate(listed)]
     return [part for part in found if part is not None]
@@ -69,7 +69,7 @@ def _slice(entry: Any, at: At, findings: Findings) -> Slice | None:
     for key in ("base_model", "residual_weight"):
         if entry.get(key) is not None:
             findings.problem(
-                f"a slice's own {key} is not done here", at.child(key).place, "give it for the whole merge"
+                f"{key} of a single slice is not supported", at.child(key).place, "set it for the complete merge"
             )
     sources = _sources(entry["sources"], at.child("sources"), ("model", "layer_range", "parameters"), findings)
     if len({end - first for source in sources if source.layers for first, end in [source.layers]}) > 1:
@@ -94,7 +94,7 @@ def _sources(value: Any, at: At, keys: Sequence[str], findings: Findings) -> tup
         if model is None:
             continue
         if any(model == source.model for source in found):
-            findings.problem(f"{model.path!r} is named twice", here.place, "give it once, with one weight")
+            findings.problem(f"{model.path!r} is listed twice", here.place, "list it once, with one weight")
         found.append(Source(model, layers, _parameters(entry, here, findings), here.child("parameters")))
     return tuple(found)
 

@@ -61,7 +61,9 @@ class _Reader:
             for other in everyone:
                 if same(other):
                     return self.cast.label(other)
-        self.findings.problem(f"no model is called {model.path!r}", at.place, "base, union, or one of the models")
+        self.findings.problem(
+            f"there is no model {model.path!r}", at.place, "use use base, union, or one of the models"
+        )
         return None
 
     def _tokens(self, tokens: Any, at: At) -> dict[str, Any]:
@@ -88,6 +90,6 @@ class _Reader:
             row["source"] = self._label(source.get("model"), here.child("model")) or "base"
             named = {"token": "token", "token_id": "row"}
             return row | {ours: source[key] for key, ours in named.items() if source.get(key) is not None}
-        self.findings.problem(f"the kind {kind!r} of a token's source is not known", here.child("kind").place,
-                              "zero, model_token, or the path of a model")  # fmt: skip
+        self.findings.problem(f"the kind {kind!r} of a token's source is not supported", here.child("kind").place,
+                              "use use zero, model_token, or the path of a model")  # fmt: skip
         return row

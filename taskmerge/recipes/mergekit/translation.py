@@ -73,7 +73,7 @@ def _peer(config: Mapping[str, Any], at: At, findings: Findings) -> Peer | None:
     name = config.get("merge_method")
     if isinstance(name, str) and name in PEERS:
         return PEERS[name]
-    what = f"mergekit's merge method {name!r} is not done here" if name else "the configuration lacks 'merge_method'"
+    what = f"mergekit's merge method {name!r} is not supported" if name else "the configuration lacks 'merge_method'"
     findings.problem(what, at.child("merge_method").place, did_you_mean(str(name), PEERS))
     return None
 
@@ -131,7 +131,8 @@ def _merge(regions: Mapping[str, Region], roles: Cast, peer: Peer, findings: Fin
         rules += some
     if len(regions) > 1:
         findings.note(
-            "tensors of modules that are not named are the base's", regions[next(iter(regions))].reader.at.place
+            "tensors of modules that are not listed are taken from the base",
+            regions[next(iter(regions))].reader.at.place,
         )
         rules.append({"match": ["*"], "optional": True, "keep": "base"})
     return {**merge, "rules": rules} if rules else merge
@@ -148,7 +149,7 @@ def _check_models(region: Region, roles: Cast, peer: Peer, findings: Findings) -
     missing = [name for model, name in roles.names.items() if model not in here]
     if missing and not peer.weight and peer.base != "none":
         place = region.slices[0].sources[0].at.place
-        findings.problem(f"{missing[0]} stands in another module and not in this one", place, "list it in each module")
+        findings.problem(f"{missing[0]} is in another module but not in this one", place, "list it in each module")
 
 
 def _padded(said: dict[str, Any], roles: Cast) -> dict[str, Any]:
@@ -167,7 +168,9 @@ def _stack(regions: Mapping[str, Region], roles: Cast, findings: Findings) -> li
             stack = stack_of(region.slices, labels)
         elif len(region.slices) > 1 or any(part.moves_layers for part in region.slices):
             place = region.slices[0].sources[0].at.place
-            findings.problem(f"the layers of {name} are rearranged, which is done for the text decoder alone", place)
+            findings.problem(
+                f"the layers of {name} are rearranged, which is supported only for the text decoder", place
+            )
     if stack and not roles.names:
         stack = [{**entry, ITSELF: entry["base"]} for entry in stack]
     return stack

@@ -77,7 +77,7 @@ def _conditions(value: Any, at: At, findings: Findings) -> Iterator[Condition]:
 
 def _conditional(entry: Any, at: At, findings: Findings) -> Iterator[Condition]:
     if not isinstance(entry, Mapping) or "value" not in entry:
-        findings.problem(f"{at.name} must be a mapping with `value` and, if need be, `filter`", at.place)
+        findings.problem(f"{at.name} must be a mapping with `value` and optionally `filter`", at.place)
         return
     findings.ignored(entry, ("filter", "value"), at)
     contains = entry.get("filter")

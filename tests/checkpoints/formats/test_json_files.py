@@ -243,7 +243,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 def test_too_large_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taskmerge.checkpoints.formats.json_files.LARGEST", 10)
     (tmp_path / "a.json").write_text('{"a": "long enough"}')
-    with pytest.raises(CheckpointError, match="is too much for a JSON file"):
+    with pytest.raises(CheckpointError, match="is too large for a JSON file"):
         read_json(tmp_path / "a.json")
 
 

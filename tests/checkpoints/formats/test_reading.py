@@ -195,12 +195,15 @@ BROKEN_FOLDERS: dict[str, tuple[Break, str]] = {
         lambda folder: (folder / SHARD).unlink(),
         f"names 1 files that are not there: {SHARD}\n    finish the download",
     ),
-    "an index that leaves the folder": (map_to("x", "../secret.safetensors"), "'x' is said to lie outside the folder"),
+    "an index that leaves the folder": (
+        map_to("x", "../secret.safetensors"),
+        "'x' is listed with a path outside the folder",
+    ),
     "an index with an absolute path": (
         map_to("x", "/etc/passwd"),
-        "'x' is said to lie outside the folder: '/etc/passwd'",
+        "'x' is listed with a path outside the folder: '/etc/passwd'",
     ),
-    "an index with a backslash": (map_to("x", "..\\y.safetensors"), "'x' is said to lie outside the folder"),
+    "an index with a backslash": (map_to("x", "..\\y.safetensors"), "'x' is listed with a path outside the folder"),
     "an index without a map": (edit_index(lambda table: table.pop("weight_map") and None), "no weight_map from tensor"),
     "an index of numbers": (edit_index(lambda table: {"weight_map": {"a": 1}}), "no weight_map from tensor names"),
     "an index that is a list": (edit_index(lambda table: [1]), "no weight_map from tensor names to file names"),
@@ -222,7 +225,7 @@ BROKEN_FOLDERS: dict[str, tuple[Break, str]] = {
     ),
     "modules.json without paths": (
         lambda folder: (folder / "modules.json").write_text("[{}]") and None,
-        "modules.json: [0] lacks 'path'\n    not a list of modules with a path each",
+        "modules.json: [0] lacks 'path'\n    not a list of modules that each have a path",
     ),
 }
 
@@ -245,8 +248,8 @@ def test_shards_without_index_must_be_complete(tmp_path: Path) -> None:
 def test_folders_without_weights(tmp_path: Path) -> None:
     assert "no weights that can be read in this folder\n    name a folder with model.safetensors" in refused(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    assert "only 'pytorch_model.bin' is there: save its tensors alone" in refused(tmp_path)
-    assert "'pytorch_model.bin' is no safetensors file" in refused(tmp_path / "pytorch_model.bin")
+    assert "only 'pytorch_model.bin' is there: save only its tensors" in refused(tmp_path)
+    assert "'pytorch_model.bin' is not a safetensors file" in refused(tmp_path / "pytorch_model.bin")
 
 
 # --- links --------------------------------------------------------------------------------------------------------
@@ -287,12 +290,12 @@ def entry(start: int, stop: int, dtype: str = "F32", shape: Any = (2,)) -> dict[
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "the file has 0 bytes"),
     "short": (b"\x01\x00", "the file has 2 bytes"),
-    "header beyond the file": (raw(b"{}", length=999), "the header claims 999 bytes, the whole file has 10"),
+    "header beyond the file": (raw(b"{}", length=999), "the header claims 999 bytes, but the file has only 10"),
     "header beyond all bounds": (raw(b"{}", length=2**63), "the format allows 100,000,000"),
-    "no JSON": (raw(b"{nope}"), "its header is no JSON"),
-    "no UTF-8": (raw(b"\xff\xfe"), "its header is no JSON"),
-    "a list": (raw(b"[]"), "its header is no JSON table"),
-    "nested without end": (raw(b"[" * 100_000), "its header is no JSON"),
+    "no JSON": (raw(b"{nope}"), "its header is not JSON"),
+    "no UTF-8": (raw(b"\xff\xfe"), "its header is not JSON"),
+    "a list": (raw(b"[]"), "its header is not a JSON object"),
+    "nested without end": (raw(b"[" * 100_000), "its header is not JSON"),
     "metadata of numbers": (raw({"__metadata__": {"a": 1}}), "__metadata__ is not a table of text"),
     "a name twice": (
         raw(
@@ -310,13 +313,13 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "offsets that run back": (raw({"a": entry(8, 0)}, bytes(8)), "tensor 'a' has the offsets [8, 0]"),
     "too few bytes": (raw({"a": entry(0, 4)}, bytes(4)), "F32 [2] needs 8 bytes, its offsets give 4"),
     "overlap": (raw({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), "tensor 'b' overlaps the tensor before it"),
-    "a hole": (raw({"a": entry(0, 8), "b": entry(12, 20)}, bytes(20)), "tensor 'b' leaves a hole before it"),
+    "a hole": (raw({"a": entry(0, 8), "b": entry(12, 20)}, bytes(20)), "tensor 'b' leaves a gap before it"),
     "bytes left over": (raw({"a": entry(0, 8)}, bytes(9)), "the file at"),
     "an unknown key": (
         raw({"a": {**entry(0, 8), "code": "x"}}, bytes(8)),
-        "needs exactly dtype, shape and data_offsets",
+        "must have exactly dtype, shape and data_offsets",
     ),
-    "an entry that is text": (raw({"a": "b"}), "needs exactly dtype, shape and data_offsets"),
+    "an entry that is text": (raw({"a": "b"}), "must have exactly dtype, shape and data_offsets"),
 }
 STRICTER_THAN_THE_LIBRARY = {"an unknown key", "a name twice"}
 

@@ -110,11 +110,11 @@ def broken(folder: Path, case: str) -> None:
 
 BROKEN = {
     "a rank is missing": ("ranks", "the files of ranks 2 of 4 are missing"),
-    "two saves": ("ranks", "files of several saves"),
-    "one rank twice": ("ranks", "do not make it up"),
+    "two saves": ("ranks", "files of several checkpoints"),
+    "one rank twice": ("ranks", "do not add up to the complete tensor"),
     "a rank cut off": ("ranks", "rank_0.pt"),
     "a .distcp is missing": ("dcp", "'__2_0.distcp' is missing"),
-    "no metadata": ("dcp", "no .metadata: the .distcp files cannot be told apart"),
+    "no metadata": ("dcp", "no .metadata, which describes the .distcp files"),
     "foreign metadata": ("dcp", "not the metadata of torch.distributed.checkpoint"),
     "a .distcp cut off": ("dcp", "is shorter than .metadata says"),
 }

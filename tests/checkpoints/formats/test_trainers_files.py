@@ -84,7 +84,7 @@ WRAPPED: dict[str, tuple[str, Callable[[Tensors], Any], str]] = {
     ),
     "another key": ("model.pt", lambda own: {"student": own, "teacher_ema": tensors(1)}, "['student']"),
     "numbers among them": (
-        "model.pt", lambda own: {**own, "epoch": 3, "note": "x"}, "left out, no tensors: 'epoch', 'note'",
+        "model.pt", lambda own: {**own, "epoch": 3, "note": "x"}, "left out, not tensors: 'epoch', 'note'",
     ),
 }  # fmt: skip
 
@@ -171,7 +171,7 @@ def test_a_whole_file_goes_before_a_stale_index(tmp_path: Path) -> None:
     index = {"metadata": {}, "weight_map": dict.fromkeys(model.state_dict(), "model-00001-of-00002.safetensors")}
     (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
     weights = open_stored(tmp_path / "model")
-    assert "model.safetensors.index.json beside it is passed over; it names model-00001-of-00002.safetensors" in str(
+    assert "model.safetensors.index.json next to it is ignored; it names model-00001-of-00002.safetensors" in str(
         weights.beside.notes
     )
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
@@ -296,15 +296,15 @@ REFUSED = {
     "TorchScript": "a TorchScript program",
     "whole module": "a torch.nn.modules.linear.Linear was saved whole",
     "several": "holds several tables of tensors: 'encoder', 'decoder'",
-    "two levels": "holds more than a table of named tensors: 'inner'",
+    "two levels": "contains more than a table of named tensors: 'inner'",
     "an optimizer": "holds no named tensors: its keys are 'state', 'param_groups'",
     "complex": "'a' is complex128",
-    "quantised": "no tensors can be read from it as PyTorch's",
-    "sparse": "holds more than a table of named tensors",
-    "a plain pickle": "no tensors can be read from it as PyTorch's",
-    "cut off": "no tensors can be read from it as PyTorch's",
-    "cut off, old": "no tensors can be read from it as PyTorch's",
-    "repeating": "out of a few that repeat",
+    "quantised": "no tensors can be read from it as a PyTorch file",
+    "sparse": "contains more than a table of named tensors",
+    "a plain pickle": "no tensors can be read from it as a PyTorch file",
+    "cut off": "no tensors can be read from it as a PyTorch file",
+    "cut off, old": "no tensors can be read from it as a PyTorch file",
+    "repeating": "made of a few repeated ones",
     "GGUF": "its format: GGUF",
 }
 

@@ -163,8 +163,8 @@ BAD_FIELDS = {
     "tokens": ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
     "packed experts": ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters"),
     "rank of another adapter": ({"r": 8}, "its rank should be 8"),
-    "rank that is no number": ({"r": "8"}, "r: '8' is no positive number"),
-    "rank zero": ({"r": 0}, "r: 0 is no positive number"),
+    "rank that is no number": ({"r": "8"}, "r: '8' is not a positive number"),
+    "rank zero": ({"r": 0}, "r: 0 is not a positive number"),
     "alpha beyond measure": ({"lora_alpha": 1e30}, "lora_alpha: 1e+30"),
     "alpha true": ({"lora_alpha": True}, "lora_alpha: True"),
     "flag that is none": ({"use_rslora": "yes"}, "use_rslora: 'yes' is neither true nor false"),
@@ -261,7 +261,7 @@ def test_a_base_that_is_an_adapter_is_laid_over_its_own_base(tmp_path: Path) -> 
         fusion.plan(recipe)
     settings_file.write_text(json.dumps(table | {"base_model_name_or_path": str(base)}))
     decided = fusion.plan(recipe)
-    assert f"adapter is an adapter: laid over {base}" in " ".join(decided.warnings)
+    assert f"adapter is an adapter: applied to {base}" in " ".join(decided.warnings)
     fused, start, one = fusion.FusedStateDict(decided), open_stored(merged), open_stored(tmp_path / "one")
     for name in start.tensors:
         expected = start.read(name) + 0.5 * (one.read(name).astype(float) - start.read(name))

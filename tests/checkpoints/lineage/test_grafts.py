@@ -122,7 +122,7 @@ def test_grafts_of_two_classes_that_call_their_modules_alike_are_refused(tmp_pat
     base = zoo.save(zoo.BY_NAME["Llama"].build(), tmp_path / "base")
     image = zoo.save(zoo.BY_NAME["LLaVA"].build(), tmp_path / "image")
     sound = zoo.save(zoo.BY_NAME["Voxtral"].build(), tmp_path / "sound")
-    with pytest.raises(TaskmergeError, match="image and sound both bring their own 'multi_modal_projector"):
+    with pytest.raises(TaskmergeError, match="image and sound both have their own 'multi_modal_projector"):
         fuse(tmp_path / "out", base, {"image": image, "sound": sound})
     assert not (tmp_path / "out").exists()
 
@@ -132,7 +132,7 @@ def test_two_specialists_with_the_same_graft_must_be_told_apart(tmp_path: Path) 
     first = zoo.save(zoo.BY_NAME["Qwen2-Audio"].build(seed=1), tmp_path / "first")
     second = zoo.save(zoo.BY_NAME["Qwen2-Audio"].build(seed=2), tmp_path / "second")
     specialists = {"first": first, "second": second}
-    with pytest.raises(TaskmergeError, match="first and second both bring their own"):
+    with pytest.raises(TaskmergeError, match="first and second both have their own"):
         fuse(tmp_path / "out", base, specialists)
     fuse(tmp_path / "out", base, specialists, copy={"second": ["audio_encoder", "audio_projector"]})
     name = "audio_tower.layers.0.fc1.weight"

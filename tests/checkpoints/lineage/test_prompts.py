@@ -41,7 +41,7 @@ def test_what_only_a_specialist_says_is_carried() -> None:
 def test_the_bases_word_stands_and_the_other_is_named() -> None:
     joined, said = joined_prompts(saying(base={"prompts": {"query": "a"}}, audio={"prompts": {"query": "b"}}))
     assert joined == {"prompts": {"query": "a"}}
-    assert said == [f"{PROMPTS}: prompts: query differs: base 'a', audio 'b'; base's is taken"]
+    assert said == [f"{PROMPTS}: prompts: query differs: base 'a', audio 'b'; the one of base is used"]
 
 
 def test_specialists_that_disagree_are_both_named() -> None:

@@ -138,10 +138,10 @@ def test_layers_of_other_shapes_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stack", "what"),
     [
-        ([{"base": "0..3", "a": "1..3"}], "takes different numbers of layers"),
+        ([{"base": "0..3", "a": "1..3"}], "has different numbers of layers"),
         ([{"base": "3..0", "a": "0..3"}], "base must be layers such as 0..15, not '3..0'"),
         ([{"base": "0-3", "a": "0..3"}], "must be layers such as 0..15"),
-        ([{"base": "0..3"}], "stack names no layers of a"),
+        ([{"base": "0..3"}], "stack uses no layers of a"),
         ([{}], "names no layers"),
         ([{"base": "0..3", "x": "0..3"}], "'x'"),
     ],

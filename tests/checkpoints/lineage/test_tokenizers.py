@@ -189,7 +189,7 @@ def test_different_sizes_without_a_tokenizer_are_refused(tmp_path: Path) -> None
 def test_another_tokenizer_is_not_taken_for_an_extended_one() -> None:
     base = Vocabulary({"a": 0}, {}, Path("base"))
     other = Vocabulary({f"t{row}": row for row in range(2000)}, {}, Path("other"))
-    with pytest.raises(MergeError, match="2000 ordinary tokens the base lacks: another tokenizer"):
+    with pytest.raises(MergeError, match="2000 ordinary tokens that the base lacks: it is a different tokenizer"):
         join({"base": base, "other": other}, {"base": 1, "other": 2000}, Vocabularies("union"), "base")
 
 
@@ -305,7 +305,7 @@ def test_ids_beyond_the_table_have_no_rows(tmp_path: Path, tied: bool) -> None:
     assert merged.config["vocab_size"] == size + 1
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()["<s1>"] == size
     said = " ".join(decided.warnings)
-    assert "base: the ids of 2 tokens lie beyond its token table" in said and "two: the ids of 2 tokens" in said
+    assert "base: the ids of 2 tokens are beyond its token table" in said and "two: the ids of 2 tokens" in said
     assert transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").config.vocab_size == size + 1
 
 

@@ -221,7 +221,7 @@ def test_a_journal_that_cannot_be_read_is_not_guessed_at(tmp_path: Path) -> None
     with OutputFolder(tmp_path / "out", identity="a"):
         pass
     (tmp_path / ".out.partial" / JOURNAL).write_text("{")
-    with pytest.raises(OutputError, match="--fresh throws it away"), OutputFolder(tmp_path / "out", identity="a"):
+    with pytest.raises(OutputError, match="--fresh deletes it"), OutputFolder(tmp_path / "out", identity="a"):
         pass
 
 

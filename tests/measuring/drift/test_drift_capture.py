@@ -64,7 +64,7 @@ def test_no_hook_is_left_behind(native: Embedder) -> None:
 
 
 def test_texts_hold_no_projected_tokens(native: Embedder) -> None:
-    with pytest.raises(UsageError, match="no token of these items stands for audio"):
+    with pytest.raises(UsageError, match="no token of these items represents audio"):
         capture(native, ["a dog"], native.anatomy(), "audio")
 
 

@@ -106,7 +106,7 @@ def test_the_command_without_probes_says_what_the_weights_forecast(on_disk: Path
     ran = command("diagnose-drift", *paths, "--specialist", on_disk / "grafted")
     assert ran.code == 0
     title, columns, *rows = ran.out.splitlines()
-    assert title.startswith("audio: how far the fused backbone lies from the specialist")
+    assert title.startswith("audio: distance of the fused backbone from the specialist")
     assert columns == "layer\tdisplacement\toverlap" and rows[1].startswith("1\t")
     assert "‖fused - specialist‖ / ‖specialist - base‖" in ran.out
 
@@ -114,8 +114,8 @@ def test_the_command_without_probes_says_what_the_weights_forecast(on_disk: Path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--limit", "5"], "--limit 5 is no share\n    above 0, at most 1"),
-        (["--limit", "0"], "--limit 0 is no share"),
+        (["--limit", "5"], "--limit 5 is not a valid share\n    give a number above 0 and at most 1"),
+        (["--limit", "0"], "--limit 0 is not a valid share"),
         (["--recover"], "--recover needs a recipe"),
         (["recipe.yaml"], "recipe.yaml: --fused, --specialist beside a recipe\n    give one or the other"),
     ],
@@ -142,7 +142,7 @@ def test_probes_the_model_does_not_take_are_told(native: Any, on_disk: Path) -> 
         UsageError, match="holds image, for which the model has no encoder\n    the model takes text, a"
     ):
         diagnose_drift(str(on_disk / "fused"), str(on_disk / "grafted"), None, pictures)
-    with pytest.raises(UsageError, match="limit 0 is no share"):
+    with pytest.raises(UsageError, match="limit 0 is not a valid share"):
         diagnose_drift(native, native, None, sounds(2), limit=0.0)
 
 
@@ -176,7 +176,7 @@ def test_bad_probes_are_told_before_any_model_runs() -> None:
         diagnose_drift("fused", {"a": "x", "b": "y"}, None, {"a": broken, "b": same})
     assert "empty" in str(error.value)
     assert "all probes have the same text" in str(error.value)
-    with pytest.raises(UsageError, match="nothing to diagnose with"):
+    with pytest.raises(UsageError, match="nothing to diagnose"):
         diagnose_drift("fused", "specialist")
     with pytest.raises(UsageError, match="no such specialist"):
         diagnose_drift("fused", {"a": "x"}, None, {"c": same})

@@ -31,7 +31,7 @@ def test_a_control_that_saw_nothing_has_not_passed(native: Any) -> None:
     hidden = {"backbone": ["*"]}
     found = diagnose_drift(moved(native, 0.8), native, None, sounds(8), components=hidden).modalities["audio"]
     assert (found.control.outputs, found.control.identical, found.control.passed) == (0, None, None)
-    assert "control was not checked" in str(found.verdict)
+    assert "projector was not checked" in str(found.verdict)
 
 
 def test_a_changed_projector_that_nobody_saw_run_is_found_by_its_tensors(native: Any) -> None:
@@ -68,7 +68,7 @@ def test_probes_that_were_trained_on_are_counted(tmp_path: Path) -> None:
     embeddings = np.eye(6)
     notes = probe_notes(read_pairs(arrays), embeddings, embeddings, [arrays[1:3]])
     assert notes == (
-        "2 of 6 probes are in what the specialist was trained on (pairs in memory): it knows them by heart, and others "
+        "2 of 6 probes are in the specialist's training data (pairs in memory): it has memorised them, and other items "
         "may lose more.",
     )
     assert probe_notes(read_pairs(arrays), embeddings, embeddings, [sounds(3, seed=9)]) == ()
@@ -110,4 +110,6 @@ def test_almost_the_right_text_is_named() -> None:
     pairs = read_pairs([{"query": str(number), "text": text} for number, text in enumerate(texts)])
     gallery = torch.eye(3).numpy()
     (note,) = probe_notes(pairs, gallery[[1, 1, 0]], gallery)  # the last finds another text altogether
-    assert note.startswith("1 of 3 probes find a text that is almost theirs ('the color red' for 'the colour red')")
+    assert note.startswith(
+        "1 of 3 probes retrieve a text that is almost their own ('the color red' for 'the colour red')"
+    )

@@ -209,7 +209,7 @@ def test_what_is_kept_does_not_grow_with_the_rows() -> None:
 
 
 def test_rows_that_do_not_pair_up_are_refused() -> None:
-    with pytest.raises(UsageError, match="must pair up"):
+    with pytest.raises(UsageError, match="must have matching rows"):
         PairMoments().update(np.zeros((3, 2)), np.zeros((4, 2)))
     with pytest.raises(UsageError, match="at least 2 rows"):
         fed(np.zeros((1, 2)), np.zeros((1, 2)), []).covariances()

@@ -62,14 +62,16 @@ def test_nothing_moved() -> None:
 def test_ten_probes_cannot_tell(lost: int) -> None:
     found = verdict(lost=lost, probes=10)
     assert (found.outcome, found.beyond_limit, found.probes_needed) == ("cannot tell", False, 60)
-    assert "with 10 probes no loss below 30% can be seen" in str(found)
+    assert "with 10 probes a loss below 30% cannot be detected" in str(found)
 
 
 def test_no_loss_among_too_few_probes_is_not_proof() -> None:
     # 40 probes without a loss still allow 3/40 = 7.5 %
     found = verdict(lost=0, probes=40, moved=False)
     assert found.outcome == "cannot tell"
-    assert "no loss was seen, but 40 probes without one still allow 7.5 points. R@1 went" in str(found)
+    assert "no loss was observed, but with 40 probes a loss of up to 7.5 points is still possible. R@1 went" in str(
+        found
+    )
     assert verdict(lost=0, probes=60, moved=False).outcome == "not drifted"
     assert verdict(lost=0, probes=40, moved=False, limit=0.1).outcome == "not drifted"
     assert verdict(lost=20, probes=40).outcome == "drifted"
@@ -89,12 +91,12 @@ def test_an_open_case_says_how_many_probes_it_takes() -> None:
 def test_a_specialist_that_finds_nothing_has_nothing_to_lose() -> None:
     found = verdict(lost=0, probes=200, recall=0.02)
     assert found.outcome == "cannot tell"
-    assert "the specialist itself finds only 2%" in str(found)
+    assert "the specialist itself retrieves only 2%" in str(found)
 
 
 def test_a_changed_projector_is_said() -> None:
-    assert "more was changed than the backbone" in str(verdict(lost=40, probes=200, control_identical=False))
-    assert "more was changed" not in str(verdict(lost=40, probes=200))
+    assert "more than the backbone" in str(verdict(lost=40, probes=200, control_identical=False))
+    assert "more than the backbone" not in str(verdict(lost=40, probes=200))
 
 
 def test_a_loss_that_seeds_also_show_is_no_drift() -> None:
@@ -148,5 +150,5 @@ def test_the_backbone_is_not_blamed_where_the_projector_may_have_changed(control
 
 
 def test_no_drift_is_said_of_items_like_the_probes_alone() -> None:
-    assert "others may lose more" in str(verdict(lost=0, probes=100, moved=False))
-    assert "others may lose more" not in str(verdict(lost=40, probes=200))
+    assert "other items may lose more" in str(verdict(lost=0, probes=100, moved=False))
+    assert "other items may lose more" not in str(verdict(lost=40, probes=200))

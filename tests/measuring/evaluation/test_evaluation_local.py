@@ -68,7 +68,7 @@ def test_a_variant_is_not_asked_for_what_it_cannot_take() -> None:
 @pytest.mark.parametrize("names", [["one"], ["one", "two"]])
 def test_a_set_that_no_variant_takes_is_an_error_not_an_empty_page(names: list[str]) -> None:
     variants = {name: Oracle() for name in names}
-    with pytest.raises(UsageError, match="sounds holds audio, for which no model here has an encoder"):
+    with pytest.raises(UsageError, match="sounds contains audio, for which none of the models has an encoder"):
         evaluate_retrieval(variants, {"words": PAIRS, "sounds": SOUNDS})
     assert len(names) > 1 or not variants["one"].seen  # a single model is not run first
 
@@ -128,6 +128,6 @@ def test_sets_that_nobody_takes_are_not_an_empty_page() -> None:
     sound = [{"audio": {"array": np.ones(400, dtype=np.float32), "sampling_rate": 16000}, "text": w} for w in WORDS]
     model = Oracle()
     for sets in ({"sounds": sound}, {"words": PAIRS, "sounds": sound}):
-        with pytest.raises(UsageError, match="sounds holds audio, for which no model here has an encoder"):
+        with pytest.raises(UsageError, match="sounds contains audio, for which none of the models has an encoder"):
             evaluate_retrieval({"text only": model}, sets)
     assert not model.seen

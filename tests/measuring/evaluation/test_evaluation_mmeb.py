@@ -204,7 +204,7 @@ def test_rows_that_make_no_sense_are_told(model: Any, tmp_path: Path) -> None:
         ({"query_audio": [1]}, "query_audio, which MMEB-V2 does not have"),
         ({"query_text": [" "]}, "neither text nor picture"),
         ({"dataset_infos": {**row["dataset_infos"], "rel_scores": [1]}}, "2 labels and 1 rel_scores"),
-        ({"dataset_infos": {**row["dataset_infos"], "label_name": ["px", "py"]}}, "'px', which is no candidate"),
+        ({"dataset_infos": {**row["dataset_infos"], "label_name": ["px", "py"]}}, "'px', which is not a candidate"),
     ):
         with pytest.raises(UsageError, match=words):
             evaluate_mmeb(model, "EDIS", [{**row, **change}], corpus, out=tmp_path / words[:5], suite="image")

@@ -139,7 +139,7 @@ def test_truncated_embeddings_are_scored_as_mteb_scores_them(folder: Path) -> No
         assert table.get("tiny", "words", "ndcg_at_10", dimension=dimension).estimate == pytest.approx(
             wanted, abs=ROUNDED
         )
-    with pytest.raises(UsageError, match="embeddings have 32 numbers, none can be cut to 64"):
+    with pytest.raises(UsageError, match="embeddings have 32 dimensions and cannot be truncated to 64"):
         evaluate_retrieval({"tiny": str(folder)}, {"words": WORD_PAIRS}, dimensions=[64])
 
 

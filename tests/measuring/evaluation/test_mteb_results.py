@@ -134,7 +134,7 @@ def test_benchmarks_by_name() -> None:
     assert "'ViDoRe' names several mteb benchmarks" in str(error.value)
     assert "ViDoRe(v1), ViDoRe(v2)" in str(error.value)
     assert "no mteb task or benchmark 'MOEB-nano'" in str(error.value)
-    assert "another may know more" in str(error.value)
+    assert "another version may have more" in str(error.value)
 
 
 def test_two_variants_do_not_share_a_folder(folder: Path) -> None:

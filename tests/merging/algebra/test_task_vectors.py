@@ -279,7 +279,7 @@ def test_a_task_vector_is_saved_and_loaded(tmp_path: Path) -> None:
     ]
     assert files[0] == files[1]
     assert all(same_bits(tensor, audio[name]) for name, tensor in read_model(indirect).items())
-    with pytest.raises(CheckpointError, match="a checkpoint, but no task vector") as caught:
+    with pytest.raises(CheckpointError, match="a checkpoint, not a task vector") as caught:
         TaskVector.load(tmp_path / "base", start)
     assert caught.value.problems[0].next_move == "task vectors are made by extract"
 
@@ -351,7 +351,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[TaskmergeError], str, str]] = {
         lambda: small("C", w=(2,)) + VECTOR, MergeError, "C lacks 'model.v.weight', which B changes", "without(",
     ),
     "the same graft twice": (
-        lambda: GRAFT + OTHER_GRAFT, MergeError, "G and G (2) both bring their own 'audio_tower.weight'",
+        lambda: GRAFT + OTHER_GRAFT, MergeError, "G and G (2) both have their own 'audio_tower.weight'",
         "without('audio_tower.weight')",
     ),
     "deltas of different shapes": (

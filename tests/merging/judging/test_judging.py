@@ -282,10 +282,10 @@ def test_names_of_another_wrapping_are_the_same_tensors(merged: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"base": None, "adapters": ["x"]}, "of which base"),
-        ({"base": "b"}, "what should be in it"),
+        ({"base": None, "adapters": ["x"]}, "the base is missing"),
+        ({"base": "b"}, "the adapters and specialists are missing"),
         ({"base": "b", "adapters": ["x", "y"], "weights": [1, 2, 3]}, "3 weights for 2"),
-        ({"base": "b", "recipe": Path("r"), "adapters": ["x"]}, "--recipe says itself"),
+        ({"base": "b", "recipe": Path("r"), "adapters": ["x"]}, "--recipe already lists"),
     ],
 )
 def test_what_makes_no_merge(arguments: dict[str, Any], said: str) -> None:

@@ -203,13 +203,18 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
 @pytest.mark.parametrize(
     ("text", "line", "what", "move"),
     [
-        ("merge_method: tangent\n" + TWO, 1, "mergekit's merge method 'tangent' is not done here", None),
-        ("merge_method: arcee_fusion\n" + TWO, 3, "arcee_fusion takes 1 model besides base_model, not 2", "remove"),
+        ("merge_method: tangent\n" + TWO, 1, "mergekit's merge method 'tangent' is not supported", None),
+        (
+            "merge_method: arcee_fusion\n" + TWO,
+            3,
+            "arcee_fusion takes 1 model in addition to base_model, not 2",
+            "remove",
+        ),
         ("merge_method: nuslerp\n" + TWO.replace("[{", "[{model: o}, {", 1), 3, "takes 2 models besides", "remove"),
         ("merge_method: passthrough\n" + TWO, 3, "passthrough takes one model for each slice", None),
-        ("merge_method: tise\n" + TWO, 1, "mergekit's merge method 'tise' is not done here", "did you mean 'ties'?"),
+        ("merge_method: tise\n" + TWO, 1, "mergekit's merge method 'tise' is not supported", "did you mean 'ties'?"),
         ("base_model: b\nmodels: [{model: m}]\n", None, "the configuration lacks 'merge_method'", None),
-        ("merge_method: ties\nbase_model: b\nmodles: []\n", None, "must list models or slices", "name `models`"),
+        ("merge_method: ties\nbase_model: b\nmodles: []\n", None, "must list models or slices", "give `models`"),
         (
             "merge_method: ties\n" + TWO + "tokenizer: {tokens: {a: {source: {kind: odd}}}}\n",
             4,
@@ -264,7 +269,7 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
             "filter_wise: True is not",
             "only",
         ),
-        ("merge_method: della\n" + TWO + "parameters: {density: 0.9}\n", 1, "leaves (0, 1)", "lower epsilon"),
+        ("merge_method: della\n" + TWO + "parameters: {density: 0.9}\n", 1, "is outside (0, 1)", "lower epsilon"),
         (
             "merge_method: linear\nslices:\n  - sources: [{model: m, layer_range: [0, 4]},"
             " {model: n, layer_range: [2, 5]}]\n",
@@ -283,8 +288,8 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
             "merge_method: linear\nparameters: {weight: [{filter: layers.2, value: 1}, {value: 0}]}\nslices:\n"
             "  - sources: [{model: m, layer_range: [0, 4]}]\n  - sources: [{model: n, layer_range: [2, 5]}]\n",
             5,
-            "the filter 'layers.2' counts layers where these are moved",
-            "a slice of its own",
+            "the filter 'layers.2' refers to layer numbers that the slices change",
+            "put that layer into its own slice",
         ),
         (
             "merge_method: linear\nmodules: {eyes: {models: [{model: m}]}}\n",
@@ -343,7 +348,7 @@ def test_one_document_is_one_recipe(tmp_path: Path) -> None:
     path.write_text(CASES["ties"])
     assert recipes.load_all(path, tmp_path) == [recipes.load(path)]
     path.write_text("base: b\nspecialists: {a: m}\n---\nbase: b\nspecialists: {a: m}\n")
-    with pytest.raises(RecipeError, match="only mergekit files may hold several"):
+    with pytest.raises(RecipeError, match="only mergekit files may contain several"):
         recipes.load_all(path, tmp_path)
 
 

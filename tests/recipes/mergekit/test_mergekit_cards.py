@@ -24,7 +24,7 @@ REFUSED = {
     "hx-mistral-1.5b": "is named twice",  # so does mergekit 0.1.5
     "megamoon-karcher": "is named twice",  # so does mergekit 0.1.5
     "kansensakura-erosion": "no model is called",  # the tokenizer of a model that is not merged
-    "phi-2-ranked-ties": "merge method 'ranked_ties' is not done here",  # of a fork
+    "phi-2-ranked-ties": "merge method 'ranked_ties' is not supported",  # of a fork
 }
 """Card -> why it is refused. All others plan."""
 LEAST_SHARE = 0.9

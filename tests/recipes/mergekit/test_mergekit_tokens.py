@@ -101,7 +101,7 @@ def test_a_template_is_text_or_a_file(folder: Path, tmp_path: Path) -> None:
     [
         ("chatlm", "chat_template 'chatlm' is no template"),
         ("'{% for message %}'", "the chat template cannot be read"),
-        ("mine.jinjo", "no template, no file"),
+        ("mine.jinjo", "not a template, a file"),
     ],
 )
 def test_what_is_no_template_is_refused(said: str, what: str, folder: Path) -> None:
