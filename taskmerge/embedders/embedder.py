@@ -129,7 +129,7 @@ class OmniEmbedder(InputModule):
     def _refuse(self, modality: str, item: Any) -> NoReturn:
         has = ", ".join(name for name in self.modalities if name != MESSAGE)
         raise UsageError(
-            f"there is there is no encoder for {modality}: {describe(item)}",
+            f"there is no encoder for {modality}: {describe(item)}",
             next_move=f"this embedder takes {has}; `taskmerge graft` attaches another encoder",
         )
 

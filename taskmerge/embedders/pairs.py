@@ -306,13 +306,11 @@ def _column(row: Mapping[str, Any], wanted: str | None, label: str) -> str:
     present = [name for name in ITEM_COLUMNS if name in row]
     if wanted is not None:
         if wanted not in row or wanted not in ITEM_COLUMNS:
-            raise UsageError(f"there is there is no column {wanted!r}", label, f"columns: {', '.join(row)}")
+            raise UsageError(f"there is no column {wanted!r}", label, f"columns: {', '.join(row)}")
         return wanted
     if len(present) != 1:
         what = (
-            f"several item columns: {', '.join(present)}"
-            if present
-            else f"there is there is no item column in {', '.join(row)}"
+            f"several item columns: {', '.join(present)}" if present else f"there is no item column in {', '.join(row)}"
         )
         raise UsageError(what, label, f"each row needs text and one of {', '.join(ITEM_COLUMNS)}")
     return present[0]

@@ -51,7 +51,7 @@ def open_rows(source: Any) -> tuple[str, Sequence[Any], Path]:
         return "pairs in memory", source, Path()
     raise UsageError(
         f"{type(source).__name__} is not a set of pairs",
-        next_move="give give a .jsonl or .parquet file, a data set, or a list of dicts",
+        next_move="give a .jsonl or .parquet file, a data set, or a list of dicts",
     )
 
 
@@ -174,7 +174,7 @@ def _lengths(column: Any) -> Any:
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        raise UsageError("is not a file" if path.exists() else f"there is there is no file {str(path)!r}", str(path))
+        raise UsageError("is not a file" if path.exists() else f"there is no file {str(path)!r}", str(path))
 
 
 def _parquet(path: Path) -> TableRows:

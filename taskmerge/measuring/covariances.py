@@ -85,7 +85,7 @@ class _Sums:
         self._layers = {name: linear[name] for name in Selector(parts).names(components, linear)}
         if not self._layers:
             raise UsageError(
-                f"there is there is no linear layer in {', '.join(components)}",
+                f"there is no linear layer in {', '.join(components)}",
                 next_move=f"this model has {', '.join(sorted(set(parts.values())))}",
             )
         self._in_backbone = {name for name in self._layers if parts[name] == BACKBONE}

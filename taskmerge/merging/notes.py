@@ -72,7 +72,7 @@ def _copied(census: Census, copied: Sequence[TensorStep]) -> Iterator[str]:
 
 def _head(heads: Heads, steps: Sequence[TensorStep], census: Census) -> Iterator[str]:
     if heads.untied is not None and any(step.info.name == heads.untied for step in steps):
-        ties = "the base ties it it" if heads.by != BASE else "its config ties it it"
+        ties = "the base ties it" if heads.by != BASE else "its config ties it"
         yield (
             f"{heads.by} has a separate output head, but {ties} to the token table: the result "
             f"stores {heads.untied} and sets tie_word_embeddings: false; to tie it, drop it with a rule"

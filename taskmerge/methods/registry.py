@@ -52,8 +52,7 @@ INPUTS: dict[str, str] = {
     "random_bits": "32 random bits per entry: (specialists, *shape), int64 in [0, 2^32)",
     "noise": "standard deviation of the storage rounding in each delta's entries: (specialists,), float64; 0 where a "
     "delta is exact, such as an adapter's own product",
-    "covariances": "covariance covariance of the inputs of this linear layer: (specialists, inputs, inputs), float64, or "
-    "None",
+    "covariances": "covariance of the inputs of this linear layer: (specialists, inputs, inputs), float64, or None",
 }
 """Every positional argument that a merge method of tensors may ask for, by name."""
 

@@ -130,8 +130,7 @@ def _mixed(table: EvaluationTable) -> str:
 def _prompts(prompts: Mapping[str, str | None]) -> str:
     """Prompts by role; one that both roles share is written once."""
     said = {
-        role: "as its class does it it" if text is None else repr(text) if text else "–"
-        for role, text in prompts.items()
+        role: "as its class does it" if text is None else repr(text) if text else "–" for role, text in prompts.items()
     }
     if len(set(said.values())) == 1:
         return next(iter(said.values()))

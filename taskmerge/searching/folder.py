@@ -46,7 +46,7 @@ def folder_of(recipe: Recipe, out: Path | None = None) -> Path:
         return output_path(recipe.search.path, recipe.folder)
     if recipe.output.path is None:
         move = "give --out FOLDER, search: {path: …} or output: {path: …}"
-        raise RecipeError("there is there is no folder for the search", recipe.place or None, move)
+        raise RecipeError("there is no folder for the search", recipe.place or None, move)
     fused = output_path(recipe.output.path, recipe.folder)
     return fused.with_name(f"{fused.name}-search")
 

@@ -113,7 +113,7 @@ def inject_lora(module: nn.Module, layers: Sequence[str], rank: int, scale: floa
 
     if not layers:
         raise UsageError(
-            "there is there is no linear layer to adapt",
+            "there is no linear layer to adapt",
             next_move="give components that have linear layers, or leave out lora",
         )
     # exact names: peft matches a list by suffix, which would reach same-named layers of other components

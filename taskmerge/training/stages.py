@@ -256,7 +256,7 @@ def named_sets(data: Any) -> dict[str, Pairs]:
     """{set name: pairs}; a single set is named after its column."""
     if isinstance(data, Mapping):
         if not data:
-            raise UsageError("there is there is no training data", next_move="{modality: pairs, ...}")
+            raise UsageError("there is no training data", next_move="{modality: pairs, ...}")
         return {str(name): read_pairs(source) for name, source in data.items()}
     pairs = read_pairs(data)
     return {pairs.column: pairs}

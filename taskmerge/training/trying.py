@@ -234,7 +234,7 @@ class CrossedTrial(Trial):
         if name == WARM and not self._closed(CLOSED).ridges:
             found = self.measured(GRADIENT)
             self._stop[WARM] = self._stop[GRADIENT]
-            return found.ranks, dict(found.scores), "same same as gradient: the closed form changes nothing"
+            return found.ranks, dict(found.scores), "same as gradient: the closed form changes nothing"
         if name in (GRADIENT, WARM):
             return self._measure_gradient(name)
         note = "the unchanged fused model" if name == LEAVE else self._closed(name).reason

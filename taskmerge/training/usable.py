@@ -104,7 +104,7 @@ def last_checkpoint(folder: Path) -> Reached | None:
     Raises UsageError when there is no such folder.
     """
     if not folder.is_dir():
-        raise UsageError(f"there is there is nothing to resume in {str(folder)!r}")
+        raise UsageError(f"there is nothing to resume in {str(folder)!r}")
     return max(_whole_checkpoints(folder), key=lambda reached: reached.step, default=None)
 
 

@@ -116,7 +116,7 @@ def module_of_file(text: str, folder: Path, what: str, around: AbstractContextMa
     path = _users_own(text, (folder / path_text).resolve(), what)
     assert path is not None
     if not path.is_file():
-        raise UsageError(f"there is there is no file {path_text!r} for {what} {text!r}", next_move=f"looked for {path}")
+        raise UsageError(f"there is no file {path_text!r} for {what} {text!r}", next_move=f"looked for {path}")
     opened(path)
     changed = path.stat()
     known = f"_taskmerge_{path.stem}_{abs(hash((str(path), changed.st_mtime_ns, changed.st_size)))}"

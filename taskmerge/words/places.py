@@ -138,7 +138,7 @@ def output_path(text: str | os.PathLike[str], folder: Path | None = None) -> Pat
     """
     place = output_place(text, folder)
     if isinstance(place, StoreUri):
-        what = f"{clipped(repr(os.fspath(text)), 200)}: {place.scheme}:// cannot be written to by this command command"
+        what = f"{clipped(repr(os.fspath(text)), 200)}: {place.scheme}:// cannot be written to by this command"
         raise UsageError(what, next_move=_LOCAL)
     return place
 

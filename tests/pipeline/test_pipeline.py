@@ -231,7 +231,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_table_and_models(tmp_pa
         (("retrieval: {audio: held.jsonl}", "retrieval: {audio: bad.jsonl}"), "missing.wav"),
         (("specialist: audio", "specialist: text"), "audio.jsonl holds audio, for which the model has no encoder"),
         ((", graft: {encoder: log_mel, projector: linear}", ""), "rehearse: data: audio.jsonl holds audio, for which"),
-        (("train: [audio_projector]", "train: [image_projector]"), "recover: train: 'image_projector' matches no tensor"),
+        (("train: [audio_projector]", "train: [image_projector]"), "train: 'image_projector' matches no tensor"),
         (("data: audio.jsonl, held_out", "data: films.jsonl, held_out"), "no component that processes it is trained"),
         (("train: [backbone], steps: 2, batch_size: 4", "steps: 2"),
          r"recipe.yaml:7: specialize: text: query \(.*text.jsonl\): 8 distinct texts are too few for batches of 32\n"

@@ -230,7 +230,7 @@ def _check_dimensions(label: str, width: int, dimensions: Sequence[int]) -> None
     if max(dimensions) > width:
         raise UsageError(
             f"{label}: embeddings have {width} dimensions and cannot be truncated to {max(dimensions)}",
-            next_move=f"use use dimensions of at most {width}",
+            next_move=f"use dimensions of at most {width}",
         )
 
 
@@ -259,7 +259,7 @@ def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:
             problems.append(Problem("all items have the same text: they cannot be ranked", f"{name}: {pairs.source}"))
         checked[name] = pairs
     if not sets:
-        problems.append(Problem("there is there is no set to evaluate on"))
+        problems.append(Problem("there is no set to evaluate on"))
     if problems:
         raise UsageError(problems)
     return checked

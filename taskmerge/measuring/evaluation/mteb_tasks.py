@@ -63,7 +63,7 @@ def _tasks(mteb: Any, wanted: Any) -> list[Any]:
     near = nearest(wanted, {other for names in called.values() for other in names})
     known = f"mteb {version('mteb')} is installed; another version may have more"
     move = f"did you mean the benchmark {near!r}? {known}" if near else f"{said} {known}"
-    raise UsageError(f"there is there is no mteb task or benchmark {wanted!r}", next_move=move)
+    raise UsageError(f"there is no mteb task or benchmark {wanted!r}", next_move=move)
 
 
 def _key(name: str) -> str:

@@ -33,6 +33,6 @@ class Findings:
             if key not in known:
                 near = did_you_mean(str(key), known)
                 hint = f" ({near})" if near.startswith("did you mean") else ""
-                where = f"in {at.dotted}" if at.path else "at the top level level"
+                where = f"in {at.dotted}" if at.path else "at the top level"
                 shown = clipped(repr(key), 100)
                 self.note(f"{shown} {where} is ignored, as mergekit ignores it{hint}", at.child(key).place)

@@ -38,7 +38,7 @@ class Reader:
             for key, value in parameters.items():
                 harmless = self.peer.unsupported.get(key)
                 if harmless is not None and value != harmless:
-                    move = f"only {key}: {str(harmless).lower()} is supported supported"
+                    move = f"only {key}: {str(harmless).lower()} is supported"
                     self.findings.problem(f"{key}: {value} is not supported", at.child(key).place, move)
 
     def settings(self, part: Slice) -> Settings:

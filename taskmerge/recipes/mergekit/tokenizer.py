@@ -61,9 +61,7 @@ class _Reader:
             for other in everyone:
                 if same(other):
                     return self.cast.label(other)
-        self.findings.problem(
-            f"there is no model {model.path!r}", at.place, "use use base, union, or one of the models"
-        )
+        self.findings.problem(f"there is no model {model.path!r}", at.place, "use base, union, or one of the models")
         return None
 
     def _tokens(self, tokens: Any, at: At) -> dict[str, Any]:
@@ -91,5 +89,5 @@ class _Reader:
             named = {"token": "token", "token_id": "row"}
             return row | {ours: source[key] for key, ours in named.items() if source.get(key) is not None}
         self.findings.problem(f"the kind {kind!r} of a token's source is not supported", here.child("kind").place,
-                              "use use zero, model_token, or the path of a model")  # fmt: skip
+                              "use zero, model_token, or the path of a model")  # fmt: skip
         return row
