@@ -8,7 +8,6 @@ its header say.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.header import Header, read_file_header
 from taskmerge.checkpoints.formats.links import check_link
 from taskmerge.checkpoints.output.record import add_to_record
+from taskmerge.checkpoints.output.whole_files import scratch_of
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.stores.mirrors import remote_file
 from taskmerge.errors import CheckpointError, few
@@ -63,9 +63,9 @@ class InputCovariances(Mapping[str, np.ndarray]):
             InputCovariances.open(folder)
         stored = {name: np.asarray(self._matrices[name], dtype=np.float32) for name in set(self.aliases.values())}
         header = {"format": FORMAT, "aliases": json.dumps(self.aliases), "counts": json.dumps(self.counts)}
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = scratch_of(path)
             try:
                 save_file(stored, unfinished, metadata=header)
                 unfinished.replace(path)

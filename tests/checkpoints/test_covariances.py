@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,14 @@ def test_stored_beside_the_model_and_found_again(folder: Path, collected: InputC
     stored = InputCovariances.open(folder)
     assert (set(stored), stored.counts) == (set(collected), collected.counts)
     assert len(stored) == len(collected) == 12
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = (folder / FILE).with_name(f".{FILE.name}.{ended.pid}")
+    others = [left.with_name(f".{FILE.name}.{name}") for name in ("1", "mine")]
+    for path in (left, *others):
+        path.write_bytes(b"half")
+    collected.save(folder)
+    assert not left.exists() and all(path.read_bytes() == b"half" for path in others)  # a living process's, a user's
 
 
 def test_keyed_by_the_names_in_the_file(tmp_path: Path) -> None:

@@ -104,7 +104,9 @@ def outcome(room: Path) -> dict[str, str]:
         elif path.is_file() and path.name != ".lock" and "-report/" not in name:
             found[name] = _digest(path)
         elif path.is_file() and name.endswith("-report/evaluate.json"):
-            found[name] = json.dumps(_timeless(json.loads(path.read_text())).get("result"), sort_keys=True)
+            result = _timeless(json.loads(path.read_text())).get("result")
+            if result is not None:  # else it says that the scores are being made: there are none
+                found[name] = json.dumps(result, sort_keys=True)
     return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -20,3 +21,22 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def unfinished_of(path: Path) -> Path:
     """Where the next form of a file is written."""
     return path.with_name(f".{path.name}.new")
+
+
+def scratch_of(path: Path) -> Path:
+    """A file of this process beside `path`, written first, then renamed. What killed processes left there is removed."""
+    for left in path.parent.glob(f".{path.name}.*"):
+        number = left.name.rpartition(".")[2]
+        if number.isascii() and number.isdigit() and not _lives(int(number)):
+            left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
