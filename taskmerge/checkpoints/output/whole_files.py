@@ -24,7 +24,7 @@ def unfinished_of(path: Path) -> Path:
 
 
 def scratch_of(path: Path) -> Path:
-    """A file of this process beside `path`, written first, then renamed. What killed processes left there is removed."""
+    """A file of this process beside `path`, to be renamed. What killed processes left there is removed."""
     for left in path.parent.glob(f".{path.name}.*"):
         number = left.name.rpartition(".")[2]
         if number.isascii() and number.isdigit() and not _lives(int(number)):
