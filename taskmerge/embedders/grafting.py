@@ -76,15 +76,18 @@ def _save(model: Any, out: Path, fresh: bool, read: Sequence[Path], made_of: Map
         else:
             sources[label] = {"source": str(source)}
     record = new_record("grafted", "graft", sources)
-    publish_saved(
-        lambda place: model.save_pretrained(str(place), create_model_card=False),
-        out,
-        record,
-        needed=bytes_of(model.state_dict(keep_vars=True).values()),
-        fresh=fresh,
-        inputs=read,
-        base=local_folder(made_of["backbone"]),
-    )
+    from taskmerge.embedders.opening import quiet
+
+    with quiet():
+        publish_saved(
+            lambda place: model.save_pretrained(str(place), create_model_card=False),
+            out,
+            record,
+            needed=bytes_of(model.state_dict(keep_vars=True).values()),
+            fresh=fresh,
+            inputs=read,
+            base=local_folder(made_of["backbone"]),
+        )
 
 
 def graft_on_meta(

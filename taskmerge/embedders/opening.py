@@ -45,7 +45,7 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()
-    logs = [logging.getLogger(f"transformers.{name}") for name in ("configuration_utils", "modeling_utils")]
+    logs = [logging.getLogger(f"transformers.{name}") for name in _REMARKING]
     transformers_logging.disable_progress_bar()
     for log in logs:
         log.addFilter(_is_no_remark)
@@ -58,7 +58,14 @@ def quiet() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
+_REMARKING = ("configuration_utils", "modeling_utils", "trainer_utils")
+_REMARKS = (
+    "model of type `taskmerge_omni`",  # a grafted embedder's tokenizer is read beside a config.json that is ours
+    "new embeddings will be initialized",  # new tokens get rows near the mean
+    "mtime may not be reliable",  # checkpoints are told apart by their numbers then, as they should be
+)
+
+
 def _is_no_remark(record: logging.LogRecord) -> bool:
-    """A grafted embedder's tokenizer is read beside a config.json that is ours; new tokens get rows near the mean."""
     said = record.getMessage()
-    return "model of type `taskmerge_omni`" not in said and "new embeddings will be initialized" not in said
+    return not any(remark in said for remark in _REMARKS)

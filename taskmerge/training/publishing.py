@@ -14,6 +14,7 @@ from taskmerge.checkpoints.output.library_saves import publish_saved
 from taskmerge.checkpoints.output.record import Kind, Source, described, new_record
 from taskmerge.checkpoints.output.replacing import absolute, site
 from taskmerge.embedders.interface import Embedder
+from taskmerge.embedders.opening import quiet
 from taskmerge.embedders.sources import ModelSource
 from taskmerge.words.processes import is_first
 
@@ -68,10 +69,11 @@ def publish(
     sources = _sources({**models, **(out.made_from or {})}, out.path)
     record = new_record(kind, stage, sources, trained=sorted(trained), report=dict(report))
     needed = bytes_of(embedder.state_dict.values.values())
-    publish_saved(
-        embedder.save, out.path, record, needed=needed, fresh=out.fresh, inputs=out.inputs, keep=out.keep,
-        base=_folder_of({**models, **(out.made_from or {})}),
-    )  # fmt: skip
+    with quiet():
+        publish_saved(
+            embedder.save, out.path, record, needed=needed, fresh=out.fresh, inputs=out.inputs, keep=out.keep,
+            base=_folder_of({**models, **(out.made_from or {})}),
+        )  # fmt: skip
 
 
 def _folder_of(models: Mapping[str, Any]) -> Path | None:

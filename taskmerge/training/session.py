@@ -11,6 +11,7 @@ import numpy as np
 
 from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import EMBEDDING, Embedder
+from taskmerge.embedders.opening import quiet
 from taskmerge.embedders.pairs import Pairs
 from taskmerge.errors import UsageError
 from taskmerge.training.components import (
@@ -152,6 +153,7 @@ class Session:
                 self.held_out.items.run = lambda features: model(dict(features))[EMBEDDING]
             if self.settings.gradient_checkpointing:
                 around.enter_context(recomputed(self.embedder))
+            around.enter_context(quiet())
             done = 0 if resumed is None else resumed.step
             trainer.told = around.enter_context(work(self.stage, self.settings.steps, "steps", done))
             trainer.train(resume_from_checkpoint=None if resumed is None else resumed.folder)
