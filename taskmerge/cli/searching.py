@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from taskmerge.cli.options import JSON, MODEL_DEVICE
+from taskmerge.cli.options import HTML, JSON, MODEL_DEVICE
 from taskmerge.cli.output import announce_preparing, note, print_json, print_table, say
 from taskmerge.words.places import output_path
 from taskmerge.words.sizes import parse_size
@@ -27,6 +27,7 @@ def search(
     memory: str = typer.Option("4GiB", "--memory", help="What may be kept of what trials have in common."),
     device: str = MODEL_DEVICE,
     fresh: bool = typer.Option(False, "--fresh", help="Forget the trials of another search in the folder."),
+    html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
     """Find weights, methods and their parameters by trying them in memory.
@@ -37,7 +38,10 @@ def search(
     from taskmerge.searching.api import search as run
 
     announce_preparing()
-    found = run(recipe, out=out, trials=trials, device=device, fresh=fresh, memory=parse_size(memory), say=note)
+    options = {"out": out, "trials": trials, "device": device, "fresh": fresh, "page": html}
+    found = run(recipe, memory=parse_size(memory), say=note, **options)
+    if html is not None:
+        note(f"page: {html}")
     if as_json:
         print_json(found.as_dict())
         return
