@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from taskmerge.cli.options import JSON, MODEL_DEVICE
+from taskmerge.cli.options import HTML, JSON, MODEL_DEVICE
 from taskmerge.cli.output import announce_preparing, next_move, note, print_json, print_table, say
 from taskmerge.words.places import output_path
 from taskmerge.words.sizes import parse_size
@@ -27,6 +27,7 @@ def search(
     memory: str = typer.Option("4GiB", "--memory", help="Memory for results that several trials share."),
     device: str = MODEL_DEVICE,
     fresh: bool = typer.Option(False, "--fresh", help="Discard the trials of another search in the folder."),
+    html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
     """Find weights, methods and their parameters by trying merges in memory.
@@ -38,7 +39,10 @@ def search(
     from taskmerge.searching.api import search as run
 
     announce_preparing()
-    found = run(recipe, out=out, trials=trials, device=device, fresh=fresh, memory=parse_size(memory), say=note)
+    options = {"out": out, "trials": trials, "device": device, "fresh": fresh, "page": html}
+    found = run(recipe, memory=parse_size(memory), say=note, **options)
+    if html is not None:
+        note(f"page: {html}")
     if as_json:
         places = {"recipe": str(found.folder / "best.yaml"), "report": str(found.folder / "report.html")}
         print_json({**found.as_dict(), **places})

@@ -41,7 +41,7 @@ def page_sections(table: Mapping[str, Any], stage: str | None = None) -> list[Se
         results.get("fuse"),
         read("diagnose", DriftReport),
         read("recover", RecoveryReport),
-        [read(name, StageReport) for name in trained],
+        {name: read(name, StageReport) for name in trained},
         read("evaluate", Evaluated),
     )
     if stage == "recover":

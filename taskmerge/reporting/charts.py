@@ -13,10 +13,11 @@ WIDTH = 520
 LEFT, RIGHT, TOP, BOTTOM = 52, 140, 22, 40
 PLOT_HEIGHT = 220
 ROW = 34
-NAMES = 184
+NAMES = 200
 COLORS = 6
 SMALL, STRETCHED = 340, 1.29
-LETTER = 6.6
+LEAST_ROOM = 0.005
+LETTER = 6.4
 """Pixels that a letter takes, on the mean."""
 
 Scale = Callable[[float], float]
@@ -62,12 +63,10 @@ def range_chart(chart: RangeChart) -> str:
 
     bottom = TOP + ROW * len(chart.spans)
     parts = []
-    for tick in ticks(low, high):
+    for tick, text in ticks(low, high):
         x = across(tick)
         parts.append(f'<line class="grid" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}"/>')
-        parts.append(
-            f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{bottom + 18}">{number_text(tick)}</text>'
-        )
+        parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{bottom + 18}">{text}</text>')
     if low < 0 < high:
         parts.append(f'<line class="zero" x1="{across(0):.1f}" y1="{TOP}" x2="{across(0):.1f}" y2="{bottom}"/>')
     for number, span in enumerate(chart.spans):
@@ -125,12 +124,10 @@ def _band(line: Line, color: str, at: Place) -> str:
 
 def grid_lines(y_low: float, y_high: float, at: Place, x_low: float, x_high: float) -> list[str]:
     parts = []
-    for tick in ticks(y_low, y_high):
+    for tick, text in ticks(y_low, y_high):
         (left, y), (right, _) = at(x_low, tick), at(x_high, tick)
         parts.append(f'<line class="grid" x1="{left:.1f}" y1="{y:.1f}" x2="{right:.1f}" y2="{y:.1f}"/>')
-        parts.append(
-            f'<text class="tick" text-anchor="end" x="{left - 8:.1f}" y="{y + 4:.1f}">{number_text(tick)}</text>'
-        )
+        parts.append(f'<text class="tick" text-anchor="end" x="{left - 8:.1f}" y="{y + 4:.1f}">{text}</text>')
     return parts
 
 
@@ -138,13 +135,11 @@ def x_axis(low: float, high: float, label: str, whole: bool = False) -> list[str
     """whole: of whole numbers, such as layers, between which there is nothing."""
     bottom = TOP + PLOT_HEIGHT
     parts = []
-    for tick in ticks(low, high):
+    for tick, text in ticks(low, high):
         if whole and not math.isclose(tick, round(tick), abs_tol=1e-9):
             continue
         x = LEFT + (tick - low) / (high - low) * (WIDTH - LEFT - RIGHT)
-        parts.append(
-            f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{bottom + 18}">{number_text(tick)}</text>'
-        )
+        parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{bottom + 18}">{text}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(f'<text class="axis" text-anchor="middle" x="{middle:.1f}" y="{bottom + 36}">{escape(label)}</text>')
     return parts
@@ -179,17 +174,29 @@ def _known(line: Line) -> list[tuple[float, float]]:
 
 
 def padded(low: float, high: float) -> tuple[float, float]:
-    room = 0.06 * (high - low) or 0.1 * abs(high) or 0.1
+    """Ends of an axis. A range tiny beside its values is widened: what is equal but for rounding looks equal."""
+    least = LEAST_ROOM * max(abs(low), abs(high))
+    room = max(0.06 * (high - low), least) if high > low else 0.1 * abs(high) or 0.1
     return low - room, high + room
 
 
-def ticks(low: float, high: float, wanted: int = 8) -> list[float]:
-    """Round numbers in [low, high], `wanted` of them at most."""
+def ticks(low: float, high: float, wanted: int = 8) -> list[tuple[float, str]]:
+    """Round numbers in [low, high], `wanted` of them at most, each with as many digits as tell it from the next."""
     rough = (high - low) / wanted
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough)
     first = math.ceil(low / step - 1e-9)
-    return [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    found = [index * step for index in range(first, math.floor(high / step + 1e-9) + 1)]
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    return [(value, _tick_text(value, digits)) for value in found]
+
+
+def _tick_text(value: float, digits: int) -> str:
+    if digits > 6 or abs(value) >= 1e7:
+        return f"{value:.3g}"
+    text = f"{value:.{digits}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
 
 
 def number_text(value: float) -> str:

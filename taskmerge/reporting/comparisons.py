@@ -144,5 +144,5 @@ def _kept(result: Mapping[str, Any]) -> list[Block]:
         [part, *(Cell(f"{row[name]:.1%}", share=row[name]) if name in row else Cell("–") for name in names)]
         for part, row in kept.items()
     ]
-    note = "Counted where the largest entries are kept; where entries are dropped at random, the density that was set."
+    note = "Counted where the largest are kept; the density that was set where entries are dropped at random."
     return [Table("Entries kept of each task vector", ["component", *names], rows, note)]

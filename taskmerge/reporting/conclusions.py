@@ -89,7 +89,8 @@ def evaluation_verdict(evaluated: Evaluated, places: Mapping[str, str]) -> list[
         head = f"{found.variant}: {title_of(DECIDING)} {found.mean:.3f} over {sets}"
         return [Banner("plain", head, "One model alone: whether that is good, a comparison tells.", [move])]
     tone, said = _sure(found)
-    head = f"Use {found.variant}: mean {title_of(DECIDING)} {found.mean:.3f} over {sets}{_at(found.variant, places)}"
+    use = "Use" if tone == "good" else "Highest, but not surely the best:"
+    head = f"{use} {found.variant}: mean {title_of(DECIDING)} {found.mean:.3f} over {sets}{_at(found.variant, places)}"
     return [Banner(tone, head, said)]
 
 

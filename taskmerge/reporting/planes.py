@@ -81,6 +81,6 @@ def heat_map(chart: HeatMap) -> str:
     under = TOP + PLOT_HEIGHT + 36
     parts.append(f'<text class="axis" text-anchor="middle" x="{middle}" y="{under}">{escape(chart.x_label)}</text>')
     parts.append(f'<text class="axis" x="0" y="12">{escape(chart.y_label)}</text>')
-    scale = f"{number_text(low)} (pale) to {number_text(high)} (strong)"
-    parts.append(f'<text class="tick" x="{WIDTH - RIGHT + 8}" y="{TOP + 12}">{escape(scale)}</text>')
+    for line, words in enumerate((f"pale: {number_text(low)}", f"strong: {number_text(high)}")):
+        parts.append(f'<text class="tick" x="{WIDTH - RIGHT + 8}" y="{TOP + 12 + 18 * line}">{words}</text>')
     return drawing(TOP + PLOT_HEIGHT + BOTTOM, chart.title, parts)

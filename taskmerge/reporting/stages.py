@@ -21,6 +21,9 @@ from taskmerge.words.statistics import title as title_of
 
 Row = Sequence[Cell | str]
 
+_MODELS = {"rehearse": "rehearsed", "recover": "recovered"}
+"""Stage -> what the model that it leaves is called."""
+
 
 @dataclass(frozen=True)
 class StageResults:
@@ -30,7 +33,7 @@ class StageResults:
     fuse: Mapping[str, Any] | None = None
     diagnose: DriftReport | None = None
     recover: RecoveryReport | None = None
-    trained: Sequence[StageReport] = ()
+    trained: Mapping[str, StageReport] = field(default_factory=dict)
     evaluate: Evaluated | None = None
 
 
@@ -43,7 +46,7 @@ def run_page(found: StageResults) -> list[Section]:
         sections += drift_details(found.diagnose)
     if found.recover is not None:
         sections += _recovery(found.recover)
-    sections += [section for report in found.trained for section in _training(report)]
+    sections += [_training(name, report) for name, report in found.trained.items()]
     if found.fuse is not None:
         warnings = [Banner("open", "Warning", line) for line in found.fuse["warnings"]]
         sections.append(Section("Fuse", (*warnings, components_table(found.fuse["components"]))))
@@ -59,8 +62,8 @@ def recovery_page(found: StageResults) -> list[Section]:
 
 def training_page(found: StageResults) -> list[Section]:
     """What `specialize` or `rehearse` found."""
-    verdicts = [_training_verdict(report, found.places) for report in found.trained]
-    return [Section("Verdict", verdicts), *(part for report in found.trained for part in _training(report))]
+    verdicts = [_training_verdict(name, report, found.places) for name, report in found.trained.items()]
+    return [Section("Verdict", verdicts), *(_training(name, report) for name, report in found.trained.items())]
 
 
 def _run_verdict(found: StageResults) -> list[Banner]:
@@ -74,7 +77,11 @@ def _run_verdict(found: StageResults) -> list[Banner]:
         stages.append(Banner("plain", f"Fusing alone made {names} drift", text))
     if found.recover is not None:
         stages.append(_recovery_verdict(found.recover, found.places))
-    stages += [_training_verdict(report, found.places) for report in found.trained if report.stage == "rehearse"]
+    stages += [
+        _training_verdict(name, report, found.places)
+        for name, report in found.trained.items()
+        if report.stage == "rehearse"
+    ]
     if not banners:
         move = "an `evaluate` section scores base, specialists and what the stages left on pairs of your own"
         latest = next((name for name in ("rehearsed", "recovered", "fused") if name in found.places), None)
@@ -86,12 +93,12 @@ def _run_verdict(found: StageResults) -> list[Banner]:
 def _recovery_verdict(report: RecoveryReport, places: Mapping[str, str]) -> Banner:
     at = f" ({places['recovered']})" if "recovered" in places else ""
     if report.kept == LEAVE:
-        text = f"{report.reason}." if report.reason else ""
         moves = ["more pairs in the `recover` section's data; a difference this small needs more of them to be sure"]
-        return Banner("open", f"Recovery changed nothing{at}", text, moves)
+        return Banner("open", f"Recovery changed nothing{at}", _sentence(report.reason), moves)
     gain = next((arm.gain for arm in report.arms if arm.name == report.kept), None)
     gained = "" if gain is None else f": MRR gained {gain.estimate:.3f} ({gain.low:.3f} to {gain.high:.3f})"
-    return Banner("good", f"Use the recovered model{at}{gained}", f"Repaired by {report.kept}; {report.reason}.")
+    text = _sentence(f"repaired by {report.kept}; {report.reason}")
+    return Banner("good", f"Use the recovered model{at}{gained}", text)
 
 
 def _recovery(report: RecoveryReport) -> list[Section]:
@@ -102,38 +109,49 @@ def _recovery(report: RecoveryReport) -> list[Section]:
     return [Section("Recovery", (gains, *arms.blocks))]
 
 
-def _training_verdict(report: StageReport, places: Mapping[str, str]) -> Banner:
-    model = {"rehearse": "rehearsed", "recover": "recovered"}.get(report.stage, "specialist")
-    at = f" ({places[model]})" if model in places else ""
+def _training_verdict(name: str, report: StageReport, places: Mapping[str, str]) -> Banner:
+    stage, model = _sentence(_called(name))[:-1], _MODELS.get(report.stage)
+    at = f" ({places[model]})" if model is not None and model in places else ""
     said = " ".join(f"{line}." for line in report.verdict())
-    if report.barred:
-        return Banner("bad", f"The {report.stage} stage left the model as it came{at}", said)
-    if not report.kept:
-        moves = ["another learning rate, more steps or more pairs"]
-        return Banner("open", f"The {report.stage} stage left the model as it came{at}", "Nothing beat it.", moves)
+    if report.barred or not report.kept:
+        head = f"{stage}: the model was left as it came{at}"
+        if report.barred:
+            return Banner("bad", head, said)
+        return Banner("open", head, "Nothing beat it.", ["another learning rate, more steps or more pairs"])
     tone: Tone = "open" if report.below else "good"
     change = ""
     if "mrr" in report.before and "mrr" in report.after:
         change = f": mean MRR {report.before['mrr']:.3f} → {report.after['mrr']:.3f}"
     else:
         tone, said = "plain", f"{said} No pairs were held out, so whether it became better was not measured.".strip()
-    return Banner(tone, f"Use the {model} model{at}{change}" if model != "specialist" else f"Trained{change}", said)
+    head = f"{stage}: trained" if model is None else f"Use the {model} model{at}"
+    return Banner(tone, f"{head}{change}", said)
 
 
-def _training(report: StageReport) -> list[Section]:
-    section = training_section(report)
-    return [Section(section.title, (*_before_after(report), *section.blocks))]
+def _training(name: str, report: StageReport) -> Section:
+    return Section(f"Training: {_called(name)}", (*_before_after(report), *training_section(report).blocks))
+
+
+def _called(name: str) -> str:
+    """A stage as its note is named, in words: "specialize-audio"."""
+    return name.replace("-", " ", 1)
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}." if text else ""
 
 
 def _before_after(report: StageReport) -> list[Block]:
     """Scores on held-out pairs before and after, a row each."""
-    keys = [key for key in report.before if key in report.after and statistic(key).title != key.replace("_", " ")]
     rows: list[Row] = []
-    for key in keys:
-        row, before, after = statistic(key), report.before[key], report.after[key]
+    for key, before in report.before.items():
+        row, after = statistic(key), report.after.get(key)
+        if after is None or row.title == key.replace("_", " "):  # not a score: what decides between looks
+            continue
         target = report.targets.get(key.removesuffix("_mrr")) if key.endswith("_mrr") else None
+        called = "mean MRR" if key == "mrr" else title_of(key)
         cells = [row.shown(before), Cell(row.shown(after), share=after), f"{after - before:+.3f}"]
-        rows.append([title_of(key), *cells, *([row.shown(target)] if report.targets else [])])
+        rows.append([called, *cells, *([row.shown(target)] if report.targets else [])])
     columns = ["held-out pairs", "before", "after", "change", *(["specialist"] if report.targets else [])]
-    note = "Means over held-out pairs. The paired intervals that decide are taken at every look; see the floors."
+    note = "Means over held-out pairs. What decides are the paired intervals of every look while training."
     return [Table(f"{report.stage}: before and after", columns, rows, note)]

@@ -1,11 +1,12 @@
 """The style sheet of pages and of pictures on their own: light, dark, narrow, wide and printed."""
 
 LIGHT = """--page: #f9f9f7; --card: #ffffff; --ink: #0b0b0b; --soft: #52514e; --faint: #dddcd6;
-  --good: #0a7a3d; --bad: #b3261e; --open: #8a5a00; --band: #dcebe2;
+  --good: #0a7a3d; --bad: #b3261e; --open: #8a5a00; --band: #dcebe2; --edge: #00000029; --link: #1d5fb8;
   --c0: #2a78d6; --c1: #d9541e; --c2: #12805a; --c3: #7a4fc9; --c4: #9a6f00; --c5: #c23b80;"""
 
 DARK = """--page: #161615; --card: #20201e; --ink: #f4f4f2; --soft: #b5b4ae;
-  --faint: #3b3b38; --good: #57c98a; --bad: #ff8a80; --open: #f0b95a; --band: #27382e;
+  --faint: #3b3b38; --good: #57c98a; --bad: #ff8a80; --open: #f0b95a; --band: #27382e; --edge: #000000b0;
+  --link: #8abaf5;
   --c0: #6aa8f0; --c1: #f08a5d; --c2: #4cc394; --c3: #b39af0; --c4: #e0b84a; --c5: #ee84b6;"""
 
 DRAWN = """
@@ -41,7 +42,7 @@ main { max-width: 60rem; margin: 0 auto; padding: 2rem 1.25rem 4rem; overflow-wr
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .25rem; }
 h2 { font-size: 1.2rem; margin: 2.5rem 0 .75rem; scroll-margin-top: 1rem; }
 h3 { font-size: 1rem; margin: 0 0 .5rem; } .lead { color: var(--soft); margin: 0; }
-a { color: var(--c0); } a:focus-visible, summary:focus-visible { outline: 2px solid var(--c0); outline-offset: 2px; }
+a { color: var(--link); } a:focus-visible, summary:focus-visible { outline: 2px solid var(--c0); outline-offset: 2px; }
 .contents { margin: 1.25rem 0 0; padding: 0; list-style: none; display: flex; flex-wrap: wrap; gap: .35rem 1.1rem; }
 .card { background: var(--card); border: 1px solid var(--faint); border-radius: 10px;
   padding: 1rem 1.25rem; margin: 0 0 1rem; }
@@ -50,7 +51,12 @@ a { color: var(--c0); } a:focus-visible, summary:focus-visible { outline: 2px so
 .banner.open { border-left-color: var(--open); } .mark-good { color: var(--good); } .mark-bad { color: var(--bad); }
 .mark-open { color: var(--open); } .headline { font-weight: 650; font-size: 1.1rem; }
 .banner .move { color: var(--ink); margin-top: .5rem; }
-.scroll { overflow-x: auto; } .scroll:focus-visible { outline: 2px solid var(--c0); }
+.scroll { overflow-x: auto; background:
+  linear-gradient(to right, var(--card) 1rem, transparent 2.5rem) left / 3rem 100% no-repeat local,
+  linear-gradient(to left, var(--card) 1rem, transparent 2.5rem) right / 3rem 100% no-repeat local,
+  linear-gradient(to right, var(--edge), transparent) left / .9rem 100% no-repeat,
+  linear-gradient(to left, var(--edge), transparent) right / .9rem 100% no-repeat; }
+.scroll:focus-visible { outline: 2px solid var(--c0); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
 th, td { text-align: right; padding: .4rem .6rem; border-bottom: 1px solid var(--faint); vertical-align: top; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; } thead th { color: var(--soft); font-weight: 600; }
@@ -71,7 +77,7 @@ summary { cursor: pointer; } pre { overflow-x: auto; font-size: .8rem; }
 @media print {
   body { font-size: 10pt; } main { max-width: none; padding: 0; } .contents a { color: inherit; text-decoration: none; }
   .card { break-inside: avoid; border-color: #bbbbbb; } h2, h3 { break-after: avoid; }
-  .scroll, pre { overflow: visible; } pre { white-space: pre-wrap; } .drawn svg { min-width: 0; }
+  .scroll, pre { overflow: visible; background: none; } pre { white-space: pre-wrap; } .drawn svg { min-width: 0; }
   details::details-content { content-visibility: visible; height: auto; }
   .bar, .bar i, .banner { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }

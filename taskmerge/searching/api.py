@@ -11,6 +11,7 @@ from typing import Any
 from taskmerge.checkpoints.output.replacing import absolute
 from taskmerge.merging.bench import MEMORY, Bench
 from taskmerge.merging.inputs import Inputs
+from taskmerge.reporting import check_page
 from taskmerge.searching.concluding import conclude
 from taskmerge.searching.folder import SearchFolder, digest, folder_of
 from taskmerge.searching.opening import live_model
@@ -45,6 +46,7 @@ def search(
     device: str | None = None,
     memory: int = MEMORY,
     batch_size: int = BATCH_SIZE,
+    page: str | Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
     """Find weights, methods and their parameters by trying.
@@ -69,6 +71,7 @@ def search(
         device: where the model runs and merges are computed.
         memory: bytes kept of what trials have in common.
         batch_size: items that run at once.
+        page: where the report is written too, beside the study's folder.
         say: is told of every trial, and of what is assumed.
 
     Returns:
@@ -79,6 +82,8 @@ def search(
         TaskmergeError: when the recipe's own merge cannot be made or scored.
     """
     require("optuna", "scipy")
+    if page is not None:
+        check_page(page)
     names = [maximize] if isinstance(maximize, str) else maximize
     given = {"vary": vary, "maximize": names, "floor": floor, "trials": trials, "sampler": sampler, "prune": prune,
              "sensitivity": sensitivity}  # fmt: skip
@@ -89,7 +94,7 @@ def search(
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskmerge-search-")))
         else:
             place = absolute(folder_of(setting.recipe, None if out is None else Path(out)))
-        return _search(setting, inputs, model, SearchFolder(place), fresh, device, memory, batch_size, say)
+        return _search(setting, inputs, model, SearchFolder(place), fresh, device, memory, batch_size, page, say)
 
 
 def _search(
@@ -101,6 +106,7 @@ def _search(
     device: str | None,
     memory: int,
     batch_size: int,
+    page: str | Path | None,
     say: Callable[[str], None],
 ) -> Outcome:
     section, own = setting.section, stripped(setting.recipe)
@@ -130,7 +136,7 @@ def _search(
             runner.teach(study)
         runner.trials(study)
         with folder.alone():
-            return conclude(setting, runner, study, batch_size)
+            return conclude(setting, runner, study, batch_size, page)
 
 
 def _said(setting: Setting, bench: Bench) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from taskmerge.errors import TaskmergeError, UsageError
@@ -29,7 +30,9 @@ CONFIRMED = 8
 _WAIT = 1.0
 
 
-def conclude(setting: Setting, runner: Runner, study: Study, batch_size: int) -> Outcome:
+def conclude(
+    setting: Setting, runner: Runner, study: Study, batch_size: int, page: str | Path | None = None
+) -> Outcome:
     """Wait for what still runs elsewhere, then find out what the study says.
 
     Raises:
@@ -74,7 +77,7 @@ def conclude(setting: Setting, runner: Runner, study: Study, batch_size: int) ->
     )
     from taskmerge.searching.files import write_files
 
-    write_files(outcome, setting)
+    write_files(outcome, setting, page)
     if best is None:
         raise _nobody_meets(setting, candidates(points))
     return outcome

@@ -10,18 +10,18 @@ from taskmerge.recipes.varied import with_values
 from taskmerge.reporting import write_report
 from taskmerge.reporting.pictures import write_pictures
 from taskmerge.searching.outcome import Outcome
-from taskmerge.searching.page import lead, sections
+from taskmerge.searching.page import BEST, lead, sections
 from taskmerge.searching.points import Point
 from taskmerge.searching.setting import Setting
 from taskmerge.words.extras import missing
 from taskmerge.words.system_errors import writing
 
-BEST = "best.yaml"
 PAGE = "report.html"
 
 
-def write_files(outcome: Outcome, setting: Setting) -> None:
-    """Write everything into the search's folder. A recipe there names the same models as the one that was searched."""
+def write_files(outcome: Outcome, setting: Setting, page: str | Path | None = None) -> None:
+    """Write everything into the search's folder, the report to `page` too. A recipe there names the same models as the
+    one that was searched."""
     folder = outcome.folder
     if outcome.best is not None and outcome.recipe is not None:
         _write(folder / BEST, _text(outcome.best, outcome.recipe, setting, folder))
@@ -31,7 +31,8 @@ def write_files(outcome: Outcome, setting: Setting) -> None:
             place = folder / "front"
             _write(place / f"{point.name.replace(' ', '-')}.yaml", _text(point, recipe, setting, place))
     shown = sections(outcome, setting)
-    write_report(folder / PAGE, "Search", shown, outcome.as_dict(), lead(outcome, setting))
+    for place in (folder / PAGE, *([] if page is None else [page])):
+        write_report(place, "Search", shown, outcome.as_dict(), lead(outcome, setting), setting.recipe.text)
     write_pictures(folder, shown)
     if missing(["matplotlib"]) is None:  # else the notes say so
         from taskmerge.reporting.pixels import write_pixels

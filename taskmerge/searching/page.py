@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from typing import Literal
 
@@ -27,6 +28,8 @@ from taskmerge.searching.points import Point
 from taskmerge.searching.references import OWN
 from taskmerge.searching.setting import Setting
 
+BEST = "best.yaml"
+"""The best point's recipe, in the study's folder."""
 COPIED = 400
 """Recipes to copy from the page, more than most searches have points; the JSON has those of all."""
 Row = Sequence[Cell | str]
@@ -58,7 +61,8 @@ def _banners(outcome: Outcome) -> list[Block]:
         blocks.append(Banner("bad", "No point meets the floors", "The table lists by how much each point misses them."))
     else:
         said = ", ".join(f"{name} {_text(value)}" for name, value in outcome.best.values.items())
-        blocks.append(Banner("plain", f"Best: {outcome.best.name}", said or "the unchanged recipe"))
+        moves = [f"taskmerge fuse {shlex.quote(str(outcome.folder / BEST))}"]
+        blocks.append(Banner("plain", f"Best: {outcome.best.name}", said or "the unchanged recipe", moves))
     for one in outcome.confirmed[:1]:
         tone: Tone = "good" if one.gain.low > 0 else "bad" if one.gain.high < 0 else "open"
         blocks.append(Banner(tone, "Against the recipe's own weights", one.sentence()))

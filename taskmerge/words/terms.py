@@ -18,7 +18,6 @@ TERMS: dict[str, str] = {
     "relative norm": "One length divided by another: of states, the fused model's by the specialist's; 1 is unchanged.",
     "sign conflict": "Share of the entries that both task vectors change in which one raises and the other lowers. "
     "Two unrelated task vectors conflict in half of them.",
-    "kept": "Share of a task vector's entries that are left after trimming or random drops; the others count as zero.",
     "density": "The share of a task vector's entries that trimming keeps.",
     # of scores
     "R@1": "Recall at 1: share of the queries whose right answer is the nearest of all.",

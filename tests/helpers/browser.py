@@ -113,7 +113,7 @@ class Browser:
         for event in self.events:
             method, told = event.get("method", ""), event.get("params", {})
             if method in ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded"):
-                found.append(json.dumps(told)[:300])
+                found.append(json.dumps(told)[:2000])
             elif method == "Network.requestWillBeSent" and told["type"] != "Document":
                 found.append(f"asks for {told['request']['url'][:200]}")
         return found

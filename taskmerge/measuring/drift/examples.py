@@ -20,6 +20,8 @@ from taskmerge.metrics.rotation import orthogonal_procrustes
 
 MOST_EXAMPLES, NEAREST = 12, 3
 MOST_MAPPED = 150
+NOTHING = 1e-12
+"""Squared distance from the middle below which embeddings do not differ."""
 _LONGEST = 120
 
 
@@ -127,7 +129,7 @@ def embedding_plane(found: Comparison, pairs: Pairs) -> EmbeddingPlane | None:
     middle = shown.mean(axis=0)
     _, lengths, axes = np.linalg.svd(shown - middle, full_matrices=False)
     variance = float((lengths**2).sum())
-    if len(rows) < 3 or len(axes) < 2 or not np.isfinite(variance) or variance <= 0:
+    if len(rows) < 3 or len(axes) < 2 or not variance > NOTHING * len(shown):
         return None
     xy_before, xy_after, xy_texts = (
         ((side - middle) @ axes[:2].T).round(4).tolist() for side in (before, after, texts)
