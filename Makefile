@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-text test test-slow fuzz check docs install clean
+.PHONY: demo demo-text test test-slow coverage fuzz check docs tutorial install clean
 
 demo: $(VENV)/.installed
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/taskmerge demo --out .demo
@@ -16,6 +16,12 @@ test: check
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# lines and branches that the fast tests reach, the processes that they start among them
+coverage: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -n 2
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 # five thousand generated cases and more, fifty faults of each kind in every command that writes, two hundred kills: an hour
 fuzz: $(VENV)/.installed
@@ -33,6 +39,10 @@ docs: $(VENV)/.installed
 	$(BIN)/python -m taskmerge.cli.json_docs > docs/json.md
 	$(BIN)/zensical build --clean --strict
 
+# run the tutorial's commands and write what they print, in the page and the notebook
+tutorial: $(VENV)/.installed
+	$(BIN)/python tests/helpers/executed_pages.py
+
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -42,4 +52,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) site .cache .demo .demo-text .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .coverage* .cache .demo .demo-text .pytest_cache .mypy_cache .ruff_cache .hypothesis

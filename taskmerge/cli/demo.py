@@ -9,6 +9,7 @@ import typer
 
 from taskmerge.cli.options import JSON, OUT_DEMO
 from taskmerge.cli.output import console, note, print_json, say
+from taskmerge.errors import UsageError
 
 
 def demo(
@@ -18,9 +19,14 @@ def demo(
         "--from-scratch",
         help="First rebuild the shipped data and models from scratch (needs espeak-ng; takes ten minutes).",
     ),
+    texts: bool = typer.Option(
+        False, "--texts", help="Only write a text embedder, two specialists of it and pairs, to try commands on."
+    ),
     as_json: bool = JSON,
 ) -> None:
     """Run a complete example on real weights in minutes: fuse, diagnose, recover, rehearse, evaluate."""
+    if texts:
+        return _texts(out, from_scratch, as_json)
     import logging
 
     from transformers.utils.logging import disable_progress_bar
@@ -41,6 +47,22 @@ def demo(
         "taskmerge.open_embedder does not need this permission. The report, one self-contained page:"
     )
     say(places.report / "report.html")
+
+
+def _texts(out: Path, from_scratch: bool, as_json: bool) -> None:
+    """Write the models of `--texts` and say where they are."""
+    from taskmerge.demo.texts import TASKS, lay_out
+
+    if from_scratch:
+        move = "python -m taskmerge.demo.texts FOLDER trains the two specialists"
+        raise UsageError("--texts beside --from-scratch", next_move=move)
+    folder = lay_out(out, note)
+    models = {name: str(folder / name) for name in ("base", *TASKS)}
+    if as_json:
+        print_json({"folder": str(folder), "models": models})
+        return
+    note(f"next: taskmerge init {' '.join(models.values())}")
+    say(folder)
 
 
 def _show_end(table: dict[str, Any]) -> None:

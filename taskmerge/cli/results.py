@@ -384,6 +384,13 @@ class Told(TypedDict):
     stages: Annotated[dict[str, Any], Doc("As `run` prints it.")]
 
 
+class LaidOut(TypedDict):
+    """`demo --texts`."""
+
+    folder: Annotated[str, Doc("What holds the models and pairs.")]
+    models: Annotated[dict[str, str], Doc("`base` and the specialists -> folder.")]
+
+
 class WrittenSchema(TypedDict):
     """`schema --out FILE`; without --out it prints the JSON Schema itself."""
 
@@ -396,7 +403,7 @@ RESULTS: dict[str, tuple[Any, ...]] = {
     "apply": (Made,),
     "check-model": (CheckedModel,),
     "compare": (Compared,),
-    "demo": (Told,),
+    "demo": (Told, LaidOut),
     "diagnose-drift": (Drifted,),
     "diff": (Diff,),
     "doctor": (Doctored,),

@@ -10,8 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from taskmerge.checkpoints.output.record import FILE, is_made_here, new_record, render
+from taskmerge.checkpoints.output.record import FILE
 from taskmerge.demo.findings import FINDINGS
+from taskmerge.demo.folder import begin, check_folder
 from taskmerge.demo.speech import check_speaker
 from taskmerge.demo.unpacking import SHIPPED, base_model, check_libraries, specialist_model
 from taskmerge.errors import OutputError
@@ -54,9 +55,7 @@ def tell(out: Path, say: Say = print, *, from_scratch: bool = False) -> tuple[di
         check_speaker()
     _check_folder(out, from_scratch)
     began = time.monotonic()
-    if not is_made_here(out, "demo"):
-        out.mkdir(parents=True, exist_ok=True)
-        (out / FILE).write_text(render(new_record("demo", "demo")), "utf-8")
+    begin(out, "demo")
     shipped = remade(out / REMADE, say) if from_scratch else SHIPPED
     recipe = set_stage(out, shipped, say)
     current = Run(recipe, Places.of(recipe), lambda line: _paragraph(say, line.strip()))
@@ -71,18 +70,8 @@ def tell(out: Path, say: Say = print, *, from_scratch: bool = False) -> tuple[di
 
 
 def _check_folder(out: Path, from_scratch: bool) -> None:
-    """Refuses a folder that no demo has made; nothing in it, nor where links in it lead, is written over."""
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise OutputError("exists and is not a folder", str(out), "choose another --out")
-    holds = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if holds and not is_made_here(out, "demo"):
-        raise OutputError(
-            "the folder contains something other than a demo", str(out), "choose another --out, or remove it"
-        )
-    links = [path for place in (RECIPE, "data", "models", REMADE) for path in (out / place, *(out / place).glob("*"))
-             if path.is_symlink()]  # fmt: skip
-    if links:
-        raise OutputError("is a link, which a demo never creates", str(links[0]), "remove it")
+    """Refuses a folder that no such demo has made."""
+    holds = check_folder(out, "demo", (RECIPE, "data", "models", REMADE))
     if holds - {FILE} and (REMADE in holds) != from_scratch:
         made = "made from scratch" if REMADE in holds else "of the shipped models"
         raise OutputError(f"the folder contains a demo {made}", str(out), "choose another --out, or remove it")

