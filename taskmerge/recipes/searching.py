@@ -36,11 +36,7 @@ class Range:
         float | None, Between(0, None, open="low"), Doc("only low, low + step, …; by default all values")
     ] = None
     log: Annotated[
-        bool,
-        Doc(
-            "search on a logarithmic scale: search on a logarithmic scale: as many trials between 0.01 and 0.1 "
-            "as between 0.1 and 1"
-        ),
+        bool, Doc("search on a logarithmic scale: as many trials between 0.01 and 0.1 as between 0.1 and 1")
     ] = False
     depth: Annotated[
         int | None, Between(2, 16), Doc("number of values of a gradient over depth, from the first layer to the last")
