@@ -160,7 +160,7 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def diff(first: str = MODEL, second: str = MODEL, as_json: bool = JSON) -> None:
-    """List all differences of two checkpoints; exit with 1 if there are any."""
+    """List all differences between two checkpoints; exit with 1 if there are any."""
     from taskmerge.merging.algebra.comparison import differences
 
     announce_notes()

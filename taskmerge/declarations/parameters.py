@@ -203,7 +203,7 @@ def read_mapping(
             misspelt.add(nearest(str(key), known))
     for parameter in parameters:
         if parameter.required and parameter.name not in value and parameter.name not in misspelt:
-            where = f"{at.dotted} lacks" if at.path else "missing:"
+            where = f"{at.dotted} lacks" if at.path else "the recipe lacks"
             move = f"add {parameter.name}: {parameter.doc} ({parameter.kind.words})"
             problems.append(Problem(f"{where} {parameter.name!r}", at.place, move))
     return read

@@ -1,4 +1,4 @@
-"""Methods that decide entry by entry whose task vector counts."""
+"""Methods that decide for each entry which task vector counts."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def sce(
         float, Between(0, 1, open="low"), Doc("τ, the share of entries kept: those that vary most across specialists")
     ] = 1.0,
 ) -> Tensor:
-    """Select the entries of largest variance, weigh specialists by their mean square, erase minority signs.
+    """Select the entries of largest variance, weight specialists by their mean square, drop minority signs.
 
     Weights are mean(d_i²) of the selected entries times the specialist's own; agreeing entries are averaged by them.
     Entries as variable as the last one selected are selected too, and at least one is. Differs elsewhere: mergekit
-    selects τ of the entries whose variance is not 0, none when that is less than one; has no weights of one's own; and
-    weighs all alike where the mean squares add up to less than 1e-6.
+    selects τ of the entries whose variance is not 0, none if that is less than one; has no user-defined weights; and
+    gives all specialists the same weight if the mean squares add up to less than 1e-6.
 
-    At weight 0 a specialist has no part in the mean; with any other weight it decides alone the entries at which
-    nobody else agrees, however small it is.
+    At weight 0 a specialist has no part in the mean; with any other weight, however small, it alone decides the entries
+    at which no other agrees.
 
     deltas (specialists, *shape), weights (specialists,) -> (*shape), float64.
     """
@@ -76,11 +76,11 @@ def pcb(
         Doc("share of each task vector's entries that is kept: the best balanced ones"),
     ] = 0.1,
 ) -> Tensor:
-    """Weigh entries by how much they matter to their own task and how well they agree with the others.
+    """Weight entries by their importance for their own task and their agreement with the others.
 
     β = exp(T·minmax(|d_i|)²) · tanh(d_i·Σ_j d_j); per specialist the largest β are kept, and Σ β d / Σ β is the
     result. A negative β (an entry against the majority) is never kept. T counts every specialist that has the tensor,
-    those of weight 0 included. Not scale equivariant: tanh is not. Differs elsewhere: the paper's code works on the
+    including those of weight 0. Not scale equivariant: tanh is not. Differs elsewhere: the paper's code works on the
     whole model as one vector, not per tensor; clamps the largest and smallest 0.01 % of magnitudes; and uses the kept β
     as distances from the smallest of them, divided by their span.
 
@@ -109,8 +109,8 @@ Changed = Annotated[float, Between(0, None), Doc("ε, the magnitude above which 
 def ram(deltas: Tensor, weights: Tensor, *, above: Changed = 1e-5) -> Tensor:
     """Average each entry over the specialists that changed it: Σ w d / their number, where |d| > ε.
 
-    What one specialist alone changed is kept whole; what nobody changed stays the base's. A specialist of weight 0
-    counts where it changed an entry. Not scale equivariant. mergekit's knows no weights.
+    An entry that only one specialist changed is kept in full; an entry that none changed keeps the base's value. A
+    specialist of weight 0 counts where it changed an entry. Not scale equivariant. mergekit's has no weights.
 
     deltas (specialists, *shape), weights (specialists,) -> (*shape), float64.
     """
@@ -129,10 +129,10 @@ def ramplus_tl(
     most: Annotated[float, Between(0, None), Doc("α, the upper limit of the ratio of shared to sole entries")] = 0.2,
     above: Changed = 1e-5,
 ) -> Tensor:
-    """As ram, with what one specialist alone changed lengthened by 1 + r · min(shared / sole, α).
+    """Like ram, but entries that only one specialist changed are multiplied by 1 + r · min(shared / sole, α).
 
     shared and sole are the numbers of a specialist's changed entries, in this tensor, that others changed too and that
-    it alone changed. It makes up for what averaging takes from a specialist whose entries are mostly shared.
+    only it changed. This compensates for the loss by averaging of a specialist whose entries are mostly shared.
 
     deltas (specialists, *shape), weights (specialists,) -> (*shape), float64.
     """

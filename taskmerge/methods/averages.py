@@ -19,8 +19,8 @@ def linear(
 ) -> Program:
     """Weighted average of the specialists themselves: Σ w x / Σ w.
 
-    Refuses weights that are not zero but sum to zero. With normalize false the result is Σ w x, whatever the base: 0
-    where every weight is.
+    Rejects weights that are not zero but sum to zero. With normalize false the result is Σ w x, independent of the
+    base, and 0 if all weights are 0.
     """
     return Program(pieces.shares(weights, normalize), base="weighted" if normalize else "summed")
 

@@ -14,7 +14,7 @@ def breadcrumbs(
 ) -> Program:
     """Drop the largest γ of each task vector's entries, keep the next ρ, sum.
 
-    max(1, ⌊ρ·n⌋) entries are kept (none at ρ = 0) and ⌊γ·n⌋ skipped, or as many fewer as leave so many to keep; equal
+    max(1, ⌊ρ·n⌋) entries are kept (none at ρ = 0) and ⌊γ·n⌋ skipped, or fewer if not enough would be left; equal
     magnitudes are kept together.
     """
     return Program(pieces.shares(weights, normalize), pieces.trim(density, skip=outliers))
@@ -29,9 +29,10 @@ def breadcrumbs_ties(
     elect: ElectSign = "weighted_mass",
     average: Average = "weight",
 ) -> Program:
-    """Drop the largest γ of each task vector's entries, keep the next ρ, then elect a sign and merge what agrees.
+    """Drop the largest γ of each task vector's entries, keep the next ρ, then elect a sign and merge the entries that
+    agree.
 
-    At weight 0 a specialist has no part in the mean; with any other weight it decides alone the entries at which
-    nobody else agrees, however small it is.
+    At weight 0 a specialist has no part in the mean; with any other weight, however small, it alone decides the entries
+    at which no other agrees.
     """
     return Program(weights, pieces.trim(density, skip=outliers), Elect(elect, average))

@@ -1,4 +1,4 @@
-"""Methods that weigh each task vector by what its linear layers see: the covariance of their inputs.
+"""Methods that weight each task vector by the input covariances of its linear layers.
 
 covariances: (specialists, inputs, inputs) float64, C_i = E[z zᵀ] of the inputs z of this layer under specialist i,
 collected from unlabelled probes (`taskmerge stats`). A tensor without them (norms, biases, embeddings) takes the
@@ -41,10 +41,10 @@ def regmean(
     off_diagonal: OffDiagonal = 1.0,
     ridge: Ridge = 1e-3,
 ) -> Tensor:
-    """The delta that changes every specialist's layer outputs as its own does, in the least-squares sense.
+    """Find the delta that reproduces the changes of every specialist's layer outputs, in the least-squares sense.
 
     W = (Σ w_i d_i C_i)(Σ w_i C_i)⁻¹ minimises Σ w_i E‖(W - d_i) z_i‖², with C ← a·C + (1-a)·diag C + ε·mean(diag C)·I.
-    Weights are relative here: doubling all of them changes nothing. Tensors without covariances take Σ w_i d_i.
+    Weights are relative: doubling all of them changes nothing. Tensors without covariances take Σ w_i d_i.
 
     deltas (specialists, outputs, inputs), weights (specialists,), covariances (specialists, inputs, inputs) ->
     (outputs, inputs), float64. Raises MergeError when the covariances do not fit or, with ridge 0, cannot be inverted.
@@ -64,7 +64,7 @@ def regmean(
 
 @remembered
 def protected(deltas: Tensor, covariances: Sequence[Tensor | None], energy: float = 0.9) -> Tensor:
-    """Each delta without the directions that carry another specialist's inputs; any method may merge what is left.
+    """Remove from each delta the directions of other specialists' inputs; any method can merge the result.
 
     d_j ← d_j (I - Π_i Π_iᵀ) for every i ≠ j with a covariance, Π_i the top eigenvectors of C_i that hold `energy` of
     it.

@@ -16,9 +16,9 @@ def dare_linear(
     rescale: Rescale = "inverse_density",
     normalize: Normalize = False,
 ) -> Program:
-    """Drop entries of each task vector at random, rescale the survivors, sum.
+    """Drop entries of each task vector at random, rescale the kept entries, sum.
 
-    Which entries are dropped depends on seed, specialist, tensor and position alone.
+    The dropped entries depend only on seed, specialist, tensor and position.
     """
     return Program(pieces.shares(weights, normalize), pieces.drop(density, rescale))
 
@@ -32,10 +32,11 @@ def dare_ties(
     elect: ElectSign = "weighted_mass",
     average: Average = "weight",
 ) -> Program:
-    """Drop entries of each task vector at random, rescale the survivors, then elect a sign and merge what agrees.
+    """Drop entries of each task vector at random, rescale the kept entries, then elect a sign and merge the entries
+    that agree.
 
-    At weight 0 a specialist has no part in the mean; with any other weight it decides alone the entries at which
-    nobody else agrees, however small it is.
+    At weight 0 a specialist has no part in the mean; with any other weight, however small, it alone decides the entries
+    at which no other agrees.
     mergekit's dare_ties does not divide by the weights: average "none" here.
     """
     return Program(weights, pieces.drop(density, rescale), Elect(elect, average))

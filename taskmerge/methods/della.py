@@ -25,10 +25,11 @@ def della_linear(
     rescale: RescaleByOwn = "own_probability",
     normalize: Normalize = False,
 ) -> Program:
-    """Drop entries at random by their rank within the row, rescale each survivor by its own probability, sum.
+    """Drop entries at random by their rank within the row, rescale each kept entry by its own probability, sum.
 
-    The probability to be kept is linear in the rank by magnitude, ρ-ε to ρ+ε, cut to [0, 1]. Rows run along the last
-    axis; vectors and scalars are one row. Entries of equal magnitude share their mean rank; a row of one keeps with ρ.
+    The probability to be kept is linear in the rank by magnitude, ρ-ε to ρ+ε, clipped to [0, 1]. Rows run along the
+    last axis; vectors and scalars are one row. Entries of equal magnitude share their mean rank; a row of one keeps
+    with ρ.
     """
     return Program(pieces.shares(weights, normalize), pieces.drop_by_rank(density, epsilon, rescale))
 
@@ -43,9 +44,9 @@ def della(
     elect: ElectSign = "weighted_mass",
     average: Average = "weight",
 ) -> Program:
-    """Drop entries at random by their rank within the row, then elect a sign and merge what agrees.
+    """Drop entries at random by their rank within the row, then elect a sign and merge the entries that agree.
 
-    Probabilities as in `della_linear`. At weight 0 a specialist has no part in the mean; with any other weight it
-    decides alone the entries at which nobody else agrees, however small it is.
+    Probabilities as in `della_linear`. At weight 0 a specialist has no part in the mean; with any other weight, however
+    small, it alone decides the entries at which no other agrees.
     """
     return Program(weights, pieces.drop_by_rank(density, epsilon, rescale), Elect(elect, average))

@@ -1,4 +1,4 @@
-"""Methods that need only the angles and lengths of the task vectors: each finds weights from their Gram matrix.
+"""Methods that need only the angles and lengths of the task vectors: each computes weights from their Gram matrix.
 
 gram: (specialists, specialists) float64, <d_i, d_j> over one tensor.
 """
@@ -52,10 +52,10 @@ def model_stock_weights(gram: np.ndarray, weights: MergeWeights) -> np.ndarray:
 
 @merge_method(source="Model Stock, arXiv 2403.19522")
 def model_stock(weights: MergeWeights) -> Program:
-    """The average of the task vectors, shortened by how far they disagree: b + t·mean(d), per tensor.
+    """The average of the task vectors, shortened according to their disagreement: b + t·mean(d), per tensor.
 
-    t = N·c / (1 + (N-1)·c) with c the mean pairwise cosine, a specialist of weight 0 counted. Weights, if they differ,
-    make the mean a weighted one. Dot products in float64.
+    t = N·c / (1 + (N-1)·c) with c the mean pairwise cosine, including specialists of weight 0. Different weights give a
+    weighted mean. Dot products in float64.
     """
     return Program(shares(weights), from_gram=partial(model_stock_weights, weights=weights))
 
@@ -93,10 +93,9 @@ def slerp(
 ) -> Program:
     """Spherical interpolation of two specialists: sin((1-t)Ω)/sin Ω · v_1 + sin(tΩ)/sin Ω · v_2.
 
-    Ω is the angle between the two. Where they are parallel, opposed or of length zero the line is straight. Weights
-    multiply the deltas (space "delta" only); where one is 0 the angle is that of small weights. Refuses any number of
-    specialists but two. mergekit's slerp is space "model" with its base model as the first of the two, and knows no
-    weights.
+    Ω is the angle between the two. If they are parallel, opposed or of length zero, the interpolation is linear.
+    Weights multiply the deltas (space "delta" only); where one is 0 the angle is that of small weights. Needs exactly
+    two specialists. mergekit's slerp is space "model" with its base model as the first of the two, and has no weights.
     """
     _two(len(weights), "slerp")
     if space == "delta":
@@ -109,7 +108,7 @@ def slerp(
 def nuslerp(weights: MergeWeights, *, space: Space = "delta", lerp_above: LerpAbove = 0.9995) -> Program:
     """Spherical interpolation of two specialists by their weights: w_2 / (w_1 + w_2) of the way from the first.
 
-    Refuses any number of specialists but two.
+    Needs exactly two specialists.
     """
     _two(len(weights), "nuslerp")
     fraction = float(shares(weights)[1])
@@ -147,8 +146,8 @@ def multislerp(
     """Barycentre on the sphere of any number of specialists: one step from their mean direction, by the weights.
 
     The step is taken in the plane that touches the sphere at the weighted mean of the directions; lengths are summed
-    by the weights. With normalize false the weights are used as they are, so that their sum lengthens the result.
-    Where the directions cancel, the first one is taken. `karcher` iterates to the exact mean. Dot products in float64.
+    by the weights. With normalize false the weights are used as they are, so their sum scales the result.
+    If the directions cancel, the first one is used. `karcher` iterates to the exact mean. Dot products in float64.
     """
     used = shares(weights, normalize)
     return _between(used, space, partial(multislerp_weights, weights=used))
@@ -202,7 +201,7 @@ def karcher(
     """The mean direction of any number of specialists on the sphere, with their mean length.
 
     Directions are averaged by the Riemannian (Karcher) mean, lengths arithmetically, both by the weights. Dot products
-    in float64. Refuses negative weights: a mean direction of those is not one direction.
+    in float64. Rejects negative weights, for which a mean direction is not defined.
     """
     normalized = shares(weights)
     if any(weight < 0 for weight in weights):

@@ -1,4 +1,4 @@
-"""Methods that take from a specialist only what is near the base, or only what matters."""
+"""Methods that use only the small, or only the important, changes of a specialist."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def nearswap(
 ) -> Tensor:
     """Move each entry towards the specialist by at most t: Σ clip(w d, -t, t).
 
-    Where specialist and base differ by less than t the specialist's own value is taken. Written as an interpolation it
-    is min(1, t / |d|) of the way from the base. Not scale equivariant. mergekit's takes one specialist and no weight.
+    Where specialist and base differ by less than t, the result is the specialist's value. This is an interpolation by
+    min(1, t / |d|) from the base. Not scale equivariant. mergekit's version uses one specialist and no weight.
 
     deltas (specialists, *shape), weights (specialists,), which multiply the deltas first -> (*shape), float64.
     """
@@ -32,12 +32,12 @@ def nearswap(
 
 @merge_method(source="mergekit's Arcee Fusion", memory=held(2, 5.1))
 def arcee_fusion(deltas: Tensor, weights: Tensor, base: Tensor) -> Tensor:
-    """Take a specialist's entries only where they matter: Σ w d over the entries of outstanding importance.
+    """Use only the important entries of each specialist: Σ w d over the entries of outstanding importance.
 
-    Importance is |d| · KL(softmax x ‖ softmax b), the softmax over the last axis, x = b + d. Outstanding is what
-    reaches median + 1.5 · (third - first quartile) of the tensor; the quantile q of n entries is the entry of rank
-    ⌊q·(n-1)⌋, counted from 0. Each specialist is looked at by itself, whatever its weight. Not scale equivariant.
-    mergekit's takes one specialist and no weight.
+    Importance is |d| · KL(softmax x ‖ softmax b), the softmax over the last axis, x = b + d. Outstanding means at least
+    median + 1.5 · (third - first quartile) of the tensor; the quantile q of n entries is the entry of rank ⌊q·(n-1)⌋,
+    counted from 0. Each specialist is judged separately, independent of its weight. Not scale equivariant. mergekit's
+    version uses one specialist and no weight.
 
     deltas (specialists, *shape), weights (specialists,), base (*shape) -> (*shape), float64.
     """

@@ -17,17 +17,16 @@ def ties(
     elect: ElectSign = "weighted_mass",
     average: Average = "weight",
 ) -> Program:
-    """Trim small entries, elect a sign per entry, average what agrees with it.
+    """Trim small entries, elect a sign per entry, average the entries that agree with it.
 
-    Keeps the max(1, ⌊ρ·n⌋) entries of largest magnitude of each task vector (none at ρ = 0), entries equal to the
-    threshold all kept, so that no sort's tie order matters. A zero sum elects +. Entries that were trimmed do not
-    count in the mean. Where entries vote by w d, a negative weight turns a task vector around before it agrees.
+    Keeps the max(1, ⌊ρ·n⌋) entries of largest magnitude of each task vector (none at ρ = 0), with all entries equal to
+    the threshold, so the result does not depend on a sort order. A zero sum elects +. Entries that were trimmed do not
+    count in the mean. If entries vote by w d, a negative weight reverses a task vector before the vote.
 
-    With trim "model", n counts the entries of every tensor that is merged with trim "model", whatever its weights,
-    scale or density, and ρ gives one threshold for all of them.
-    At weight 0 a specialist has no part in the mean; with any other weight it decides alone the entries at which
-    nobody else agrees, however small it is.
-    Differs elsewhere: the paper's code trims over the whole model; mergekit trims per tensor and its
+    With trim "model", n counts the entries of all tensors that are merged with trim "model", with any weights, scale or
+    density, and ρ gives one threshold for all of them. At weight 0 a specialist has no part in the mean; with any other
+    weight it decides alone the entries at which nobody else agrees, however small it is.
+    Differs elsewhere: the paper's code trims over the complete model; mergekit trims per tensor and its
     `normalize: false` is average "none" here.
     """
     return Program(weights, pieces.trim(density, across=trim), Elect(elect, average))

@@ -1,4 +1,4 @@
-"""The reference pages, printed from the declarations: `python -m taskmerge.recipes.docs docs` writes them anew."""
+"""The reference pages, printed from the declarations: `python -m taskmerge.recipes.docs docs` writes them again."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _filled = {"filled": "options"}
 
 @dataclass(frozen=True)
 class Rule:
-    """What happens to the tensors that match; the first rule that matches a tensor claims it.
+    """The treatment of the tensors that match; the first rule that matches a tensor applies.
 
     options: the method's parameters that stand beside `match`.  merge_method: the method itself, None where the rule
     does not merge (keep, drop).
@@ -48,7 +48,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Merge:
-    """How task vectors are merged.
+    """The merge method, its parameters and its rules.
 
     options: the method's parameters as given (numbers may be gradients over depth).  merge_method: the method itself.
     """

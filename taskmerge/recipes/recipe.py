@@ -1,4 +1,4 @@
-"""The recipe: what is merged, how, into what, and what happens to it before and after. Read strictly, all at once."""
+"""The recipe: inputs, method, output, and the stages before and after the fusion. Read strictly and completely."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ from taskmerge.words.numerals import is_whole
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole recipe, checked in itself; no model has been looked at.
+    """A complete recipe, checked by itself; no model has been opened.
 
     place: the file (or "recipe").  folder: what relative file names of methods are relative to.  text: as written.
-    notes: what of it was ignored or assumed, to be told to the user.
+    notes: what was ignored or assumed, to be reported to the user.
     """
 
     base: Annotated[str, Doc("the model all specialists were fine-tuned from: path, hub id[@revision] or hf:// uri")]
@@ -125,7 +125,7 @@ def _of_user_or_model(path: Path) -> AbstractContextManager[None]:
 
 
 def load_all(path: str | Path, intermediate: str | Path) -> list[Recipe]:
-    """Every merge of a file, in order: one, or those of a mergekit file of several documents.
+    """Read all merges of a file, in order: one, or those of a mergekit file with several documents.
 
     A document's `name` is how later ones call its result, which is written to the folder `intermediate`/name. Raises
     RecipeError with every problem in the first document that has one.

@@ -1,4 +1,4 @@
-"""The `search` section: which numbers and methods are varied, what is maximised, what may not be lost."""
+"""The `search` section: the numbers and methods to vary, the objective, and the floors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_STEPS = 10_000
 
 @dataclass(frozen=True)
 class Range:
-    """What one number, or one word, may be: `[low, high]`, several values, or `low:high:step`."""
+    """The range of one number or word: `[low, high]`, several values, or `low:high:step`."""
 
     shorthand: ClassVar[str] = "values"
 
@@ -36,11 +36,7 @@ class Range:
         float | None, Between(0, None, open="low"), Doc("only low, low + step, …; by default all values")
     ] = None
     log: Annotated[
-        bool,
-        Doc(
-            "search on a logarithmic scale: search on a logarithmic scale: as many trials between 0.01 and 0.1 "
-            "as between 0.1 and 1"
-        ),
+        bool, Doc("search on a logarithmic scale: as many trials between 0.01 and 0.1 as between 0.1 and 1")
     ] = False
     depth: Annotated[
         int | None, Between(2, 16), Doc("number of values of a gradient over depth, from the first layer to the last")
@@ -129,7 +125,7 @@ def _is_number(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Floor:
-    """What one modality may lose at most."""
+    """The maximum loss of one modality."""
 
     shorthand: ClassVar[str] = "change"
 
@@ -146,7 +142,7 @@ class Floor:
 
 @dataclass(frozen=True)
 class Search:
-    """Weights, methods and their parameters, found by trying."""
+    """A search for weights, methods and their parameters."""
 
     vary: Annotated[
         Mapping[str, Range],

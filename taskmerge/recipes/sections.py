@@ -103,7 +103,7 @@ class Specialist:
 
 @dataclass(frozen=True)
 class TokenRow:
-    """Where one token's row of the embedding, and of the head, comes from."""
+    """The source of one token's row in the embedding and the head."""
 
     shorthand: ClassVar[str] = "source"
 
@@ -120,7 +120,7 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class Output:
-    """What is written, and where."""
+    """The output: where and how it is written."""
 
     path: Annotated[str | None, Doc("folder of the fused model; `--out` overrides it")] = None
     dtype: Annotated[
@@ -192,7 +192,7 @@ class Lora:
 
 @dataclass(frozen=True)
 class FailAbove:
-    """What counts as drifted too far."""
+    """Limits of drift."""
 
     recall_drop: Annotated[
         float, Between(0, 1, open="low"), Doc("maximum acceptable drop in R@1 against the specialist")
@@ -202,7 +202,7 @@ class FailAbove:
 
 @dataclass(frozen=True)
 class RolePrompts:
-    """What stands before items of one modality, or of one set or task."""
+    """Prompts before items of one modality, or of one set or task."""
 
     query: Annotated[PromptText | None, Doc('prompt before queries; `""`: none')] = None
     document: Annotated[PromptText | None, Doc('prompt before documents; `""`: none')] = None
@@ -214,7 +214,7 @@ class RolePrompts:
 
 @dataclass(frozen=True)
 class Prompts(RolePrompts):
-    """What stands before items in place of the models' own prompts, in every stage that runs a model."""
+    """Prompts before items, in every stage that runs a model. They replace the models' own prompts."""
 
     modalities: Annotated[
         Mapping[str, RolePrompts], Doc("prompts before items of one modality: `{audio: {query: …}}`")
@@ -234,7 +234,7 @@ class Prompts(RolePrompts):
 
 @dataclass(frozen=True)
 class Drift:
-    """How drift is diagnosed."""
+    """Drift diagnosis."""
 
     specialist: Annotated[tuple[SpecialistName, ...], Doc("the specialists whose modality is probed")]
     probes: Annotated[Sources, Doc("probe pairs, one source or one per specialist")]
@@ -253,7 +253,7 @@ class Drift:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """What every training stage can be told; left out: the stage's own default."""
+    """Settings of all training stages; each stage has its own defaults."""
 
     steps: Annotated[int | None, Between(1, None), Doc("maximum number of gradient steps")] = None
     lr: Annotated[float | None, Positive, Doc("learning rate")] = None
@@ -290,7 +290,7 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True)
 class Recover(Training):
-    """How a drifted projector is fitted to the fused backbone."""
+    """Fitting of drifted projectors to the fused backbone."""
 
     train: Annotated[tuple[NamePattern, ...], Doc("components or name patterns to train; all others stay frozen")]
     data: Annotated[Sources, Doc("pairs, one source or one per modality")]
@@ -343,7 +343,7 @@ class Balance:
 
 @dataclass(frozen=True, kw_only=True)
 class Rehearse(Training):
-    """Balanced training of the fused model over all modalities."""
+    """Balanced training of the fused model on all modalities."""
 
     train: Annotated[tuple[NamePattern, ...], Doc("components or name patterns to train; all others stay frozen")]
     data: Annotated[Mapping[str, str], Doc("pairs by name: one set per modality, or several sets of a modality")]
@@ -372,7 +372,7 @@ class Rehearse(Training):
 
 @dataclass(frozen=True)
 class Graft:
-    """A fresh encoder and projector attached to the base before its specialist is trained."""
+    """A new encoder and projector to attach to the base before its specialist is trained."""
 
     encoder: Annotated[str, Doc("log_mel, patches, or a transformers encoder: folder or hub id")]
     projector: Annotated[Literal["linear", "mlp"], Doc("the projector from the encoder into the backbone")] = "mlp"
@@ -381,7 +381,7 @@ class Graft:
 
 @dataclass(frozen=True, kw_only=True)
 class Specialize(Training):
-    """How one specialist is trained from the base."""
+    """Training of one specialist from the base."""
 
     data: Annotated[Sources, Doc("pairs, one source or several sets by name; every batch is of one set")]
     balance: Annotated[Balance, Doc("how batches are shared among several sets")] = field(default_factory=Balance)
@@ -403,7 +403,7 @@ class Specialize(Training):
 
 @dataclass(frozen=True)
 class Evaluate:
-    """What the variants are scored on."""
+    """Evaluation of all variants."""
 
     retrieval: Annotated[Mapping[str, str], Doc("local retrieval sets by name")] = field(default_factory=dict)
     mteb: Annotated[tuple[str, ...], Doc("mteb benchmarks or tasks")] = ()

@@ -249,7 +249,7 @@ class _Reader:
     def alternatives(self, depth: int) -> Step:
         start = self.at
         if depth > DEEPEST:
-            raise self.fail("braces are nested too deeplyly", start)
+            raise self.fail("braces are nested too deeply", start)
         end = self.text.find("}", start)
         span = _RANGE.match(self.text[start + 1 : end]) if end >= 0 else None
         if span:

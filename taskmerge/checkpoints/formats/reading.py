@@ -179,7 +179,7 @@ def _open_hub(place: HubPlace, label: str) -> StoredStateDict:
         ]
         remote = [row for row in READABLE if row.remote]
         if not prefix and not here:
-            what = "there are there are no readable weights in this repository"
+            what = "there are no readable weights in this repository"
             raise CheckpointError(what, str(place), advice(snapshot.folder, snapshot.others))
         chosen = choose_files(here, snapshot.folder / inside, required=not prefix, formats=remote)
         part = {name: _hub_file(snapshot, _join(inside, name)) for name in chosen.names}

@@ -216,7 +216,7 @@ def _by_name(specialist: Any, probes: Any) -> tuple[dict[str, Any], dict[str, An
         unknown = set(probes or {}) - set(specialist)
         if unknown:
             raise UsageError(
-                f"there are there are probes for {', '.join(sorted(unknown))}, but no such specialist",
+                f"there are probes for {', '.join(sorted(unknown))}, but no such specialist",
                 next_move=f"specialists: {', '.join(specialist)}",
             )
         return dict(specialist), dict(probes or {})

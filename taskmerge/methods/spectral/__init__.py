@@ -1,4 +1,4 @@
-"""Methods that work on whole matrices through their singular values; tensors that are no matrices take the mean."""
+"""Methods that work on complete matrices through their singular values; other tensors get the mean."""
 
 from taskmerge.methods.spectral import closed_form, isotropic, spaces, trimmed, tsv
 

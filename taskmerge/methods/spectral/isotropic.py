@@ -1,4 +1,4 @@
-"""Isotropic merging: level the singular values of the sum."""
+"""Isotropic merging: equalise the singular values of the sum."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 def iso_c(deltas: Tensor, weights: Tensor, noise: Tensor | None = None) -> Tensor:
     """The sum of the task vectors with every singular value set to their mean.
 
-    Only the k directions of the numerical rank count: s̄ · U_k V_kᵀ, s̄ the mean of the first k values. Without that
-    guard a rank-deficient sum (LoRA) has its null directions filled with noise as strong as the signal. The paper's
-    code has none, and takes s̄ over all min(rows, columns) values. Weight 0: no part in it.
+    Only the k directions of the numerical rank count: s̄ · U_k V_kᵀ, s̄ the mean of the first k values. Without this
+    limit, the null directions of a rank-deficient sum (LoRA) would be filled with noise as strong as the signal. The
+    paper's code has no limit and takes s̄ over all min(rows, columns) values. A specialist of weight 0 is ignored.
 
     deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
@@ -64,10 +64,10 @@ def iso_cts(
         float, Between(0, 1), Doc("share of directions taken from the sum; the specialists fill the rest")
     ] = 0.8,
 ) -> Tensor:
-    """The sum's leading directions and, of each specialist, the leading ones outside them, all equally strong.
+    """The leading directions of the sum and, of each specialist, the leading ones outside them, all equally strong.
 
     Of r directions (the smaller side), `common` come from Σ w d; the rest is shared equally among the T specialists
-    that have the tensor, those of weight 0 included, from what of each w d lies outside the common left space. Both
+    that have the tensor, those of weight 0 included, from the part of each w d outside the common left space. Both
     sides are made orthogonal, values set to their mean.
 
     deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).

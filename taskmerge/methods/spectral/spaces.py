@@ -44,13 +44,13 @@ def knots(
     inside: Inside = "ties",
     density: Density = 0.2,
 ) -> Tensor:
-    """Align the task vectors by one common SVD, merge what is left of each, bring it back.
+    """Align the task vectors by one common SVD, merge the aligned parts, transform the result back.
 
     [d_1 … d_T] = U S [V_1 … V_T]; the S·V_i are merged (`inside`), and the result is U times that. They are found as
-    Uᵀ d_i, which is the same: that of a task vector of zeros is zero, wherever it stands.
+    Uᵀ d_i, which is equivalent: for a task vector of zeros it is zero, at any position.
 
-    At weight 0 a specialist has no part in the mean of `ties`; with any other weight it decides alone the entries at
-    which nobody else agrees, however small it is.
+    At weight 0 a specialist has no part in the mean of `ties`; with any other weight, however small, it alone decides
+    the entries at which no other agrees.
 
     deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
@@ -81,10 +81,10 @@ def core(
     U and V are orthonormal bases of all columns and all rows; the Uᵀ d_i V are merged (`inside`) and lifted back, which
     loses nothing. The bases are singular vectors of the task vectors side by side and on top of each other, so the core
     does not depend on the order of specialists. The paper makes its bases from the LoRA factors, [B_1 …] and [A_1; …]:
-    the same spaces seen along other axes, among which `ties` then chooses other entries; and it merges by any method.
+    the same spaces with other axes, for which `ties` then selects other entries; and it allows any method.
 
-    At weight 0 a specialist has no part in the mean of `ties`; with any other weight it decides alone the entries at
-    which nobody else agrees, however small it is.
+    At weight 0 a specialist has no part in the mean of `ties`; with any other weight, however small, it alone decides
+    the entries at which no other agrees.
 
     deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """

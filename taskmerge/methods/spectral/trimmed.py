@@ -1,4 +1,4 @@
-"""Methods that keep, or temper, the leading singular directions."""
+"""Methods that keep or reduce the leading singular directions."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def cart(
     ] = 0.08,
     spread: Annotated[float, Doc("the factor of those distances when they are added to the mean")] = 1.0,
 ) -> Tensor:
-    """The mean of the specialists plus the leading directions in which each of them leaves it.
+    """The mean of the specialists plus the leading directions of each specialist's distance from the mean.
 
     mean + spread · Σ svd_k(w_i d_i - mean), mean = Σ w d / T, k the share of the smaller side, at least 1. Weights
     multiply the deltas first; T counts every specialist that has the tensor, and each has its distance to the mean,
@@ -140,11 +140,11 @@ def svc(
         float, Between(0, None, open="low"), Doc("α, the lower limit of a specialist's share in a direction")
     ] = 0.1,
 ) -> Tensor:
-    """The weighted sum, its singular values divided by how often shared directions were counted.
+    """The weighted sum, with its singular values divided by how often shared directions were counted.
 
-    A direction that all T specialists agree on is summed T times; it is brought back to once. Shares are those of the
-    d_i themselves, whatever their weights: weights decide what is summed and are relative, so doubling all changes
-    nothing but where `floor` holds. T counts every specialist that has the tensor, those of weight 0 included. The same
+    A direction that all T specialists agree on is summed T times; it is reduced to one count. Shares are computed from
+    the d_i without weights: the weights only decide the sum and are relative, so doubling all of them changes nothing
+    except where `floor` applies. T counts every specialist that has the tensor, those of weight 0 included. The same
     finishing step for any other merge is `taskmerge.methods.spectral.trimmed.calibrated`.
 
     deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 @merge_method(source="Task Singular Vectors, arXiv 2412.00081", whole_matrices=True, memory=held(1, 5.5, small=5.1))
 def tsv(deltas: Tensor, weights: Tensor, noise: Tensor | None = None) -> Tensor:
-    """Give each specialist an equal share of singular directions, and make the shares orthogonal to one another.
+    """Give each specialist an equal share of singular directions and make the shares orthogonal to one another.
 
     The top k = ⌊r/T⌋ triplets of each d_i (r the smaller side) side by side: A = [U_1 … U_T], B = [V_1 … V_T], and the
     result is polar(A) · diag(S) · polar(B)ᵀ. T counts every specialist that has the tensor, those of weight 0
-    included: weights multiply the S_i, and U_i and V_i take their room whatever they are.
+    included: weights multiply the S_i; U_i and V_i keep their share for any weight.
 
     deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
