@@ -12,7 +12,7 @@ import os
 import threading
 import uuid
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,11 @@ RECORD = np.dtype([("high", "<u8"), ("low", "<u8"), ("start", "<u8"), ("rows", "
 LIMIT = 50 << 30
 """Bytes on the disk, of all folders together, unless the user says otherwise."""
 _MERGED = 1 << 16
+_START, _ROWS, _WIDTH, _CRC, _SEGMENT = (
+    (RECORD.names or ()).index(name) for name in ("start", "rows", "width", "crc", "segment")
+)
+_TOGETHER = 1 << 17
+"""Bytes from which on entries that lie one behind the other are no longer read at once: each keeps all of them."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,33 @@ class Encodings:
 
     def find(self, keys: Sequence[bytes]) -> list[Tensor | None]:
         """The entry of each key; None where there is none, or its bytes are not what was written."""
-        halves = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
-        places = np.searchsorted(self._high, halves[:, 0])
-        found = [self._read(self._recent.get(key, self._at(int(place), half)))
-                 for key, place, half in zip(keys, places, halves, strict=True)]  # fmt: skip
+        records = self._records(keys)
+        found: list[Tensor | None] = [None] * len(keys)
+        for run in _runs(records, self.dtype.itemsize):
+            for place, tensor in zip(run, self._read([records[place] for place in run]), strict=True):
+                found[place] = tensor
         self.hits += sum(one is not None for one in found)
         self.misses += sum(one is None for one in found)
+        return found
+
+    def _records(self, keys: Sequence[bytes]) -> list[Any]:
+        """The record of each key as a tuple; None where there is none."""
+        halves = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
+        places = np.searchsorted(self._high, halves[:, 0])
+        found: list[Any] = [None] * len(keys)
+        if len(self._known):
+            first = self._known[np.minimum(places, len(self._known) - 1)]
+            behind = self._high[np.minimum(places + 1, len(self._known) - 1)]
+            known = (first["high"] == halves[:, 0]) & (first["low"] == halves[:, 1])
+            several = (behind == halves[:, 0]) & (places + 1 < len(self._known))
+            found = [row if there else None for row, there in zip(first.tolist(), known.tolist(), strict=True)]
+            for number in np.flatnonzero(several):
+                record = self._at(int(places[number]), halves[number])
+                found[number] = None if record is None else record.tolist()
+        if self._recent:
+            for number, key in enumerate(keys):
+                if (record := self._recent.get(key)) is not None:
+                    found[number] = record.tolist()
         return found
 
     def _at(self, place: int, key: np.ndarray) -> Any:
@@ -131,19 +157,25 @@ class Encodings:
             place += 1
         return found
 
-    def _read(self, record: Any) -> Tensor | None:
+    def _read(self, run: Sequence[Any]) -> list[Tensor | None]:
+        """The entries of records whose bytes lie one behind the other."""
         import torch
 
-        if record is None:
-            return None
-        rows, width = int(record["rows"]), int(record["width"])
-        count = rows * width * self.dtype.itemsize
-        content = self._segments[int(record["segment"])].read(int(record["start"]), count)
-        if len(content) != count or zlib.crc32(content) != int(record["crc"]):
-            return None
-        if not count:
-            return torch.empty(rows, width, dtype=self.dtype)
-        return torch.frombuffer(content, dtype=self.dtype).view(rows, width)
+        counts = [record[_ROWS] * record[_WIDTH] for record in run]
+        size = self.dtype.itemsize
+        content = self._segments[run[0][_SEGMENT]].read(run[0][_START], sum(counts) * size)
+        content += bytes(sum(counts) * size - len(content))  # cut off: what is missing has another checksum
+        if not content:
+            return [torch.empty(record[_ROWS], record[_WIDTH], dtype=self.dtype) for record in run]
+        values = torch.frombuffer(content, dtype=self.dtype).split(counts)
+        found: list[Tensor | None] = []
+        start = 0
+        view = memoryview(content)
+        for record, own, count in zip(run, values, counts, strict=True):
+            whole = zlib.crc32(view[start : start + count * size]) == record[_CRC]
+            start += count * size
+            found.append(own.view(record[_ROWS], record[_WIDTH]) if whole else None)
+        return found
 
     def add(self, keys: Sequence[bytes], values: Sequence[Tensor]) -> None:
         """Keep entries (rows, width). Where the disk or the limit has no room, they are not kept, and that is told."""
@@ -212,6 +244,23 @@ class Encodings:
     def _stop(self, why: str) -> None:
         self._full = True
         tell(f"encodings in {self.folder}: {why}")
+
+
+def _runs(records: Sequence[Any], size: int) -> Iterator[list[int]]:
+    """Places of records whose bytes lie one behind the other. size: of a number."""
+    run: list[int] = []
+    start, end, segment = 0, -1, -1
+    for place, record in enumerate(records):
+        if record is None:
+            continue
+        if run and (record[_START] != end or record[_SEGMENT] != segment or end - start >= _TOGETHER):
+            yield run
+            run = []
+        start = start if run else record[_START]
+        run.append(place)
+        end, segment = record[_START] + record[_ROWS] * record[_WIDTH] * size, record[_SEGMENT]
+    if run:
+        yield run
 
 
 def text_key(prompt: str | None, text: str) -> bytes:

@@ -14,7 +14,7 @@ from torch import nn
 from taskmerge.checkpoints.selector import Selector
 from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
-from taskmerge.errors import TaskmergeError, UsageError
+from taskmerge.errors import TaskmergeError
 from taskmerge.words.modalities import TEXT, tower_of
 
 
@@ -111,11 +111,6 @@ def inject_lora(module: nn.Module, layers: Sequence[str], rank: int, scale: floa
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
 
-    if not layers:
-        raise UsageError(
-            "there is no linear layer to adapt",
-            next_move="give components that have linear layers, or leave out lora",
-        )
     # exact names: peft matches a list by suffix, which would reach same-named layers of other components
     pattern = "|".join(re.escape(f"model.{layer}") for layer in layers)
     options: dict[str, Any] = {"lora_alpha": scale, "lora_dropout": 0.0, "target_modules": f"({pattern})"}

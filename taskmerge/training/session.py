@@ -63,6 +63,7 @@ class Session:
         batch = settings.batch_size * self.processes
         check_batches(sets, batch, not self.text_is_frozen)
         check_rates(settings, [embedder.parameter_names()[name] for name in self.trained])
+        self.adapted, self.layers = self._adaptable()
         self.sizes = [len(pairs) for pairs in sets.values()]
         sets = drawn(sets, settings.steps * settings.accumulation * batch, batch, settings.seed)
         self.items = TrainingItems(embedder, sets, settings.input_noise, settings.encodings)
@@ -169,6 +170,25 @@ class Session:
         steps = int(trainer.state.global_step)
         return steps, _thinned(trainer.step_losses, steps - len(trainer.step_losses))
 
+    def _adaptable(self) -> tuple[set[str], list[str]]:
+        """(tensors of the components that LoRA is wanted for, their linear layers); none without LoRA.
+
+        Raises UsageError where there is no linear layer.
+        """
+        lora = self.settings.lora
+        if lora is None:
+            return set(), []
+        wanted = lora.components or [
+            part for part in sorted({self.components[name] for name in self.trained}) if not part.endswith("projector")
+        ]
+        adapted = set(select(self.embedder, list(wanted))) & set(self.trained) if wanted else set()
+        layers = adaptable_layers(self.embedder, sorted(adapted))
+        if not layers:
+            parts = ", ".join(sorted({self.components[name] for name in self.trained}))
+            move = f"projectors are adapted where LoRA's `components` name them; trained: {parts}"
+            raise UsageError("LoRA has no linear layer to adapt", next_move=move)
+        return adapted, layers
+
     def _adapters(self) -> Any:
         """LoRA on the linear layers it is wanted for; other trained tensors of those components stay frozen."""
         import torch
@@ -176,17 +196,12 @@ class Session:
         lora = self.settings.lora
         if lora is None:
             return None
-        wanted = lora.components or [
-            part for part in sorted({self.components[name] for name in self.trained}) if not part.endswith("projector")
-        ]
-        adapted = [name for name in select(self.embedder, list(wanted)) if name in set(self.trained)]
-        layers = adaptable_layers(self.embedder, adapted)
         places = self.embedder.parameter_names()
-        full = {places[name] for name in self.trained if name not in set(adapted)}
+        full = {places[name] for name in self.trained if name not in self.adapted}
         module = self.embedder.module
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.settings.seed)
-            adapters = inject_lora(module, layers, lora.rank, lora.scale)
+            adapters = inject_lora(module, self.layers, lora.rank, lora.scale)
         for name, parameter in module.named_parameters():
             parameter.requires_grad_(".lora_" in name or name in full)
         return adapters

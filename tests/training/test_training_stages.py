@@ -251,6 +251,8 @@ def test_bad_requests_are_told_before_training(start: Path, sounds: dict[str, Pa
             start, sounds["train"], ["audio_projector"], TrainingSettings(learning_rates={"projecter": 1.0}),
             held_out=sounds["held_out"],
         )  # fmt: skip
+    with pytest.raises(UsageError, match="LoRA has no linear layer to adapt"):
+        recover(start, sounds["train"], ["audio_projector"], TrainingSettings(lora=LoraSettings()))
     (tmp_path / "mine").write_text("keep me")
     with pytest.raises(OutputError, match="not empty"):
         recover(start, sounds["train"], settings=FAST, out=tmp_path)
