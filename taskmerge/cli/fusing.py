@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from taskmerge.cli.options import DEVICE, JSON, ON, OUT_PLACE
+from taskmerge.cli.options import CACHE_SIZE, DEVICE, JSON, ON, OUT_PLACE
 from taskmerge.cli.output import announce_preparing, note, print_json, print_table, progress, say
 from taskmerge.errors import UsageError
 from taskmerge.words.places import StoreUri, output_place
@@ -52,6 +52,7 @@ def fuse(
     ),
     finish: bool = typer.Option(False, "--finish", help="Check what all parts have written, and publish it."),
     on: str = ON,
+    cache_size: str = CACHE_SIZE,
     as_json: bool = JSON,
 ) -> None:
     """Fuse the specialists of a recipe into one model.
@@ -65,6 +66,7 @@ def fuse(
     from taskmerge.words.devices import parse_device
 
     allowed, device = parse_size(memory), parse_device(device)
+    cache = _cache(cache_size)
     share = _share(part, measure, finish, dry_run, resume)
     _check_together(share is not None or finish, bool(sweep) or keep is not None, on)
     chosen = None
@@ -89,7 +91,8 @@ def fuse(
             if len(merges) > 1:
                 note(f"{len(merges) - 1} more documents; each is planned when what it is made from is there")
             return
-        _write(decided, said, target, _How(device, allowed, fresh, resume, share, measure, finish, on, as_json))
+        how = _How(device, allowed, fresh, resume, share, measure, finish, on, cache, as_json)
+        _write(decided, said, target, how)
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,21 @@ class _How:
     measure: bool
     finish: bool
     on: str | None
+    cache: int | None
     as_json: bool
+
+
+def _cache(text: str | None) -> int | None:
+    """What `--cache-size` says; ranges of models in stores are kept from now on."""
+    if text is None:
+        return None
+    from taskmerge.checkpoints.stores.cached import use_cache
+
+    size = parse_size(text)
+    kept = use_cache(size)
+    place = kept.folder if kept is not None else ""
+    note(f"ranges of models in s3://, gs:// and az:// are kept in {place}, at most {show_bytes(size)}")
+    return size
 
 
 def _write(decided: Plan, said: Recipe, target: Path | StoreUri, how: _How) -> None:
@@ -120,7 +137,7 @@ def _write(decided: Plan, said: Recipe, target: Path | StoreUri, how: _How) -> N
         if how.share is not None:
             _fuse_part(job, how.share, how.measure, how.memory, how.as_json)
             return
-        _write_on_ray(job, str(how.on), how.memory, how.as_json)
+        _write_on_ray(job, str(how.on), how.memory, how.cache, how.as_json)
     by_parts = how.finish or how.on is not None
     with progress(decided.bytes_written, "fusing", quiet=how.as_json) as advance:
         written = execute(
@@ -165,12 +182,12 @@ def _share(part: str | None, measure: bool, finish: bool, dry_run: bool, resume:
     return None if part is None else parse_part(part)
 
 
-def _write_on_ray(job: Job, on: str, memory: int, as_json: bool) -> None:
+def _write_on_ray(job: Job, on: str, memory: int, cache: int | None, as_json: bool) -> None:
     from taskmerge.merging.on_ray import parse_launcher, write_parts
 
     address = parse_launcher(on)
     with progress(job.plan.bytes_written, "fusing on Ray", quiet=as_json) as advance:
-        write_parts(job, address, memory=memory, done=advance)
+        write_parts(job, address, memory=memory, cache=cache, done=advance)
 
 
 def _fuse_part(job: Job, part: Part, measure: bool, memory: int, as_json: bool) -> None:

@@ -45,6 +45,12 @@ ENCODINGS = typer.Option(
 )
 ENCODINGS_LIMIT = typer.Option("50GiB", "--encodings-limit", help="Most that is kept there; 0 keeps none.")
 ON = typer.Option(None, "--on", help="ray, or ray:ADDRESS: have a Ray cluster do it, one task a file (extra [ray]).")
+CACHE_SIZE = typer.Option(
+    None,
+    "--cache-size",
+    help="Keep ranges of models in s3://, gs:// and az:// in the user's cache folder, at most so many bytes (50GB); "
+    "by default nothing is kept.",
+)
 FRESH = typer.Option(False, "--fresh", help="Replace an existing folder that taskmerge made.")
 JSON = typer.Option(False, "--json", help="Print JSON for machines.")
 
