@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from taskmerge.cli.options import DEVICE, HTML, JSON, ON, OUT_PLACE
+from taskmerge.cli.options import CACHE_SIZE, DEVICE, HTML, JSON, ON, OUT_PLACE
 from taskmerge.cli.output import announce_preparing, next_move, note, print_json, print_table, progress, say
 from taskmerge.cli.pages import check_html, write_fusion
 from taskmerge.errors import UsageError
@@ -59,6 +59,7 @@ def fuse(
     ),
     finish: bool = typer.Option(False, "--finish", help="Check the files of all parts and publish the output."),
     on: str = ON,
+    cache_size: str = CACHE_SIZE,
     html: Path = HTML,
     compare: bool = typer.Option(
         False, "--compare", help="With --html: compare the task vectors on the page, which reads them once more."
@@ -76,6 +77,7 @@ def fuse(
     from taskmerge.words.devices import parse_device
 
     allowed, device = parse_size(memory), parse_device(device)
+    cache = _cache(cache_size)
     share = _share(part, measure, finish, dry_run, resume)
     _check_together(share is not None or finish, bool(sweep) or keep is not None, on)
     _check_page(html, compare, dry_run, share is not None, bool(sweep) and keep is None)
@@ -104,7 +106,7 @@ def fuse(
                 note(f"{len(merges) - 1} more documents; each is planned when its inputs exist")
             return
         page = html if said is merges[-1] else None
-        how = _How(device, allowed, fresh, resume, share, measure, finish, on, page, compare, as_json)
+        how = _How(device, allowed, fresh, resume, share, measure, finish, on, cache, page, compare, as_json)
         done.append(_write(decided, said, target, how))
     if as_json:
         last = done[-1] if len(done) == 1 else {"merges": done}
@@ -123,13 +125,27 @@ class _How:
     measure: bool
     finish: bool
     on: str | None
+    cache: int | None
     html: Path | None
     compare: bool
     as_json: bool
 
 
+def _cache(text: str | None) -> int | None:
+    """What `--cache-size` says; ranges of models in stores are kept from now on."""
+    if text is None:
+        return None
+    from taskmerge.checkpoints.stores.cached import use_cache
+
+    size = parse_size(text)
+    kept = use_cache(size)
+    place = kept.folder if kept is not None else ""
+    note(f"ranges of models in s3://, gs:// and az:// are kept in {place}, at most {show_bytes(size)}")
+    return size
+
+
 def _write(decided: Plan, said: Recipe, target: Path | StoreUri, how: _How) -> dict[str, Any]:
-    """Write one planned merge: whole, a part of it, or on a cluster. Returns what --json tells of it."""
+    """Write one planned merge: completely, a part of it, or on a cluster. Returns what --json tells of it."""
     from taskmerge.merging import execute
 
     began = time.monotonic()
@@ -140,7 +156,7 @@ def _write(decided: Plan, said: Recipe, target: Path | StoreUri, how: _How) -> d
         job = Job(decided, said, target, how.device, how.fresh)
         if how.share is not None:
             return _fuse_part(job, how.share, how.measure, how.memory, how.as_json)
-        _write_on_ray(job, str(how.on), how.memory, how.as_json)
+        _write_on_ray(job, str(how.on), how.memory, how.cache, how.as_json)
     by_parts = how.finish or how.on is not None
     with progress(decided.bytes_written, "fusing", quiet=how.as_json) as advance:
         written = execute(
@@ -210,12 +226,12 @@ def _share(part: str | None, measure: bool, finish: bool, dry_run: bool, resume:
     return None if part is None else parse_part(part)
 
 
-def _write_on_ray(job: Job, on: str, memory: int, as_json: bool) -> None:
+def _write_on_ray(job: Job, on: str, memory: int, cache: int | None, as_json: bool) -> None:
     from taskmerge.merging.on_ray import parse_launcher, write_parts
 
     address = parse_launcher(on)
     with progress(job.plan.bytes_written, "fusing on Ray", quiet=as_json) as advance:
-        write_parts(job, address, memory=memory, done=advance)
+        write_parts(job, address, memory=memory, cache=cache, done=advance)
 
 
 def _fuse_part(job: Job, part: Part, measure: bool, memory: int, as_json: bool) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from taskmerge import kernels
 from taskmerge.checkpoints.output.checking import Checked
+from taskmerge.checkpoints.stores.cached import use_cache
 from taskmerge.errors import Problem, TaskmergeError, UsageError
 from taskmerge.merging.measured import Measured
 from taskmerge.merging.parts import Job, execute_part, measure_part, measures_the_model
@@ -57,22 +58,24 @@ class Told:
     device: str
     fresh: bool
     memory: int
+    cache: int | None
 
     @classmethod
-    def of(cls, job: Job, memory: int) -> Told:
+    def of(cls, job: Job, memory: int, cache: int | None = None) -> Told:
         """What another process plans the same job from."""
         in_store = isinstance(job.out, StoreUri)
         out = str(job.out) if in_store else str(Path(str(job.out)).absolute())
         recipe = job.recipe
         return cls(
             recipe.text, recipe.place.rpartition(":")[0], recipe.folder.absolute(),
-            out, in_store, job.device, job.fresh, memory,
+            out, in_store, job.device, job.fresh, memory, cache,
         )  # fmt: skip
 
 
 @lru_cache(2)
 def _job(told: Told) -> Job:
     """The job, planned once for all tasks that a worker runs."""
+    use_cache(told.cache)
     recipe = loads(told.recipe, told.label, told.folder)
     out = StoreUri(told.out) if told.in_store else Path(told.out)
     return Job(plan(recipe), recipe, out, told.device, told.fresh)
@@ -158,12 +161,15 @@ def _guarded(function: Callable[..., Any], arguments: tuple[Any, ...], part: Par
         return [(one.what, one.place, one.next_move) for one in error.problems], again, None
 
 
-def write_parts(job: Job, address: str | None, *, memory: int, done: Callable[[int], None]) -> None:
+def write_parts(
+    job: Job, address: str | None, *, memory: int, cache: int | None = None, done: Callable[[int], None]
+) -> None:
     """Have a cluster write every file of a planned merge, and measure first what is measured over the whole model.
 
-    done: called with the bytes of every file that is written. Nothing is published: `execute(finish=True)` does.
+    cache: bytes of ranges of remote files that each machine may keep. done: called with the bytes of every file that is
+    written. Nothing is published: `execute(finish=True)` does.
     """
-    told, files = Told.of(job, memory), len(job.plan.shards)
+    told, files = Told.of(job, memory, cache), len(job.plan.shards)
     parts = [Part(number, files) for number in range(1, files + 1)]
     with Cluster(address) as cluster:
         if measures_the_model(job.plan):

@@ -106,6 +106,20 @@ def test_in_one_three_and_eight_parts(merge: dict[str, Any], models: Path, serve
     assert server.objects["bucket/out8/tokenizer.json"].data == (tmp_path / "out" / "tokenizer.json").read_bytes()
 
 
+@pytest.mark.parametrize("merge", METHODS, ids=["ties", "trim model", "dare", "tsv"])
+def test_on_ray(merge: dict[str, Any], models: Path, server: S3, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    recipe_of(models, tmp_path, merge)
+    run(tmp_path)
+    recipe = in_store(server, tmp_path)
+    paths = os.pathsep.join([*sys.path, environment()["PYTHONPATH"]])
+    env = {**environment(), "PYTHONPATH": paths, "RAY_DISABLE_IMPORT_WARNING": "1"}
+    words = [sys.executable, "-m", "taskmerge", "fuse", str(recipe), "--out", "s3://bucket/ray", "--on", "ray"]
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert weights(server, "bucket/ray") == local_weights(digests(tmp_path / "out"))
+
+
 SHELL = """
 for i in 1 2 3; do $TASKMERGE fuse $RECIPE --out s3://bucket/shell --measure --part $i/3 & done; wait
 for i in 1 2 3; do

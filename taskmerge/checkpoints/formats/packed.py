@@ -61,7 +61,7 @@ class Codec(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class EightBits:
     """8-bit floats with scales. scaled: where the scale is, and its block."""
 
@@ -134,7 +134,7 @@ class EightBits:
         return {self.name: bits.reshape(-1), self.scaled.scale: np.where(moved.reshape(-1), fresh, kept)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FourBits:
     """Whole numbers of four bits, eight in a word, with a scale for a group of a row. name: of the module."""
 

@@ -38,7 +38,7 @@ _PACKED = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scaled:
     """Where a weight's scale is. block: rows and columns that share one entry of the scale."""
 
@@ -50,6 +50,8 @@ def packed_modules(state_dict: StateDict) -> dict[str, frozenset[str]]:
     """Module -> its tensors, of the modules whose numbers are packed in a way that is not known here: INT4 and the
     like, with their scales and zero points. Biases are numbers as others are."""
     modules = {_module(name) for name in state_dict.tensors if name.endswith(_PACKED)}
+    if not modules:  # nearly always, and names may be very many
+        return {}
     found: dict[str, set[str]] = {module: set() for module in modules}
     for name in state_dict.tensors:
         module = _module(name)

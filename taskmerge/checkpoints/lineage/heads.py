@@ -21,6 +21,9 @@ _HEADS = (
 )  # fmt: skip
 
 
+_LAST = tuple(".".join(ending) for ending in _HEADS)
+
+
 @dataclass(frozen=True)
 class Heads:
     """All inputs with the same output heads.
@@ -37,6 +40,8 @@ class Heads:
 
 def is_output_head(name: str) -> bool:
     """Whether a tensor bears the name of an output head that may be tied to the token table."""
+    if not name.endswith(_LAST):  # nearly always, and names may be very many
+        return False
     parts = tuple(name.split("."))
     return any(parts[-len(ending) :] == ending for ending in _HEADS)
 
