@@ -56,10 +56,10 @@ def _drawn(block: LineChart | ScatterChart | HeatMap) -> bytes | None:
         shown = _dots(block, axes) if isinstance(block, ScatterChart) else _cells(block, axes)
     if not shown:
         return None
-    plain = {"parse_math": False}  # a dollar sign in a name begins no formula
-    axes.set_title(printable_line(block.title), **plain)
-    axes.set_xlabel(printable_line(block.x_label), **plain)
-    axes.set_ylabel(printable_line(block.y_label), **plain)
+    # a dollar sign in a name begins no formula
+    axes.set_title(printable_line(block.title), parse_math=False)
+    axes.set_xlabel(printable_line(block.x_label), parse_math=False)
+    axes.set_ylabel(printable_line(block.y_label), parse_math=False)
     bytes_of = io.BytesIO()
     figure.savefig(bytes_of, dpi=DOTS_AN_INCH, format="png", metadata={"Software": "drawn by taskmerge"})
     return bytes_of.getvalue()
