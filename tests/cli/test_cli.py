@@ -251,6 +251,7 @@ COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 
 
 def test_the_page_of_commands_is_up_to_date() -> None:
+    pytest.importorskip("typer", "0.28", reason="earlier ones write help otherwise")
     text = (ROOT / "docs" / "commands.md").read_text("utf-8")
     assert text == page(), "python -m taskmerge.cli.docs > docs/commands.md"
     assert re.findall(r"^## (\S+)$", text, re.MULTILINE) == COMMANDS

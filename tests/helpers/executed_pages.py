@@ -24,7 +24,7 @@ PAGE, NOTEBOOK = ROOT / "docs" / "tutorial.md", ROOT / "examples" / "tutorial.ip
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 TERMINAL = {"COLUMNS": "100", "LINES": "50", "NO_COLOR": "1", "TERM": "xterm", "HF_HUB_OFFLINE": "1"}
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)|\r")
-_PASSING = re.compile(r"^(?:Preparing kernels for this processor.*|.*/s, .*(?: left| in all))\n", re.MULTILINE)
+_PASSING = re.compile(r"^(?:Preparing kernels for this processor.*|.*\d \S+/s, .*)\n", re.MULTILINE)
 """What is printed on a slow machine alone, or drawn over by a bar."""
 LEFT_OUT = "…"
 _NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
