@@ -273,7 +273,7 @@ _private = False
 
 
 @overload
-def merge_method(function: Callable[..., Any]) -> MergeMethod: ...
+def merge_method(function: Callable[..., Tensor | Program]) -> MergeMethod: ...
 @overload
 def merge_method(
     *,
@@ -282,16 +282,16 @@ def merge_method(
     source: str = "",
     whole_matrices: bool = False,
     memory: Memory | None = None,
-) -> Callable[[Callable[..., Any]], MergeMethod]: ...
+) -> Callable[[Callable[..., Tensor | Program]], MergeMethod]: ...
 def merge_method(
-    function: Callable[..., Any] | None = None,
+    function: Callable[..., Tensor | Program] | None = None,
     *,
     name: str | None = None,
     aliases: Sequence[str] = (),
     source: str = "",
     whole_matrices: bool = False,
     memory: Memory | None = None,
-) -> MergeMethod | Callable[[Callable[..., Any]], MergeMethod]:
+) -> MergeMethod | Callable[[Callable[..., Tensor | Program]], MergeMethod]:
     """Declare a function to be a merge method and register it under its name (and aliases).
 
     A function of `weights` alone returns a Program, which streams; a function of `deltas` returns a tensor.
