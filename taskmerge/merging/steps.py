@@ -160,7 +160,7 @@ class Plan(Shown):
     def in_one_line(self) -> str:
         """See `Shown`: what is merged, and how many tensors are merged, kept, copied and dropped."""
         actions = Counter(step.action for step in self.steps)
-        done = {"merge": "merged", "keep": "kept", "copy": "copied"}
+        done: dict[Action, str] = {"merge": "merged", "keep": "kept", "copy": "copied"}
         counts = [f"{actions[action]:,} {word}" for action, word in done.items() if actions[action]]
         counts += [f"{len(self.dropped):,} dropped"] if self.dropped else []
         specialists = few([label for label in self.inputs if label != BASE], 3)

@@ -88,7 +88,8 @@ class MergeMethod:
     weighted_by: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __call__(self, *inputs: Any, **keywords: Any) -> Tensor:
-        return self.function(*inputs, **keywords)
+        merged: Tensor = self.function(*inputs, **keywords)
+        return merged
 
     @property
     def doc(self) -> str:
@@ -169,7 +170,7 @@ class MergeMethod:
         if self.weighted_by is not None:
             flat = deltas.reshape(deltas.shape[0], -1)
             have["weights"] = torch.as_tensor(self.weighted_by((flat @ flat.T).cpu().numpy()), device=deltas.device)
-        merged = self.function(*(have[name] for name in self.inputs), **self._split(options)[0])
+        merged: Tensor = self.function(*(have[name] for name in self.inputs), **self._split(options)[0])
         if tuple(merged.shape) != tuple(deltas.shape[1:]):
             made, wanted = tuple(merged.shape), tuple(deltas.shape[1:])
             raise MergeError(
