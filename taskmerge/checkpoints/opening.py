@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.state_dict import HasTensors, StateDict, adopted
 from taskmerge.errors import UsageError
 
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
 
-def open_state_dict(source: Any, label: str | None = None) -> StateDict:
+    Tensors = Mapping[str, torch.Tensor] | Mapping[str, np.ndarray] | Mapping[str, torch.Tensor | np.ndarray]
+    Stored = str | Path | Tensors | StateDict | HasTensors
+    """A model that is no live one: a path, a hub id, tensors by name."""
+    Openable = Stored | nn.Module
+
+
+def open_state_dict(source: Openable, label: str | None = None) -> StateDict:
     """Open a path, hub id[@revision], hf:// uri, dict of tensors, live module or anything with `StateDict`' methods.
 
     Reads headers only.

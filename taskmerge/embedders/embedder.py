@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from sentence_transformers.base.modality import infer_modality
@@ -20,6 +20,9 @@ from taskmerge.embedders.sequences import SequenceBuilder
 from taskmerge.embedders.towers import Projector, TowerConfig
 from taskmerge.errors import UsageError
 from taskmerge.words.modalities import modality_of_column
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _HUB_OPTIONS = ("token", "cache_folder", "revision", "local_files_only")
 
@@ -81,7 +84,7 @@ class OmniEmbedder(InputModule):
         return self._inputs[0]
 
     @property
-    def tokenizer(self) -> Any:  # type: ignore[override]
+    def tokenizer(self) -> PreTrainedTokenizerBase:  # type: ignore[override]
         """The backbone's, with the tokens that grafting added."""
         return self.inputs.tokenizer
 
@@ -120,7 +123,7 @@ class OmniEmbedder(InputModule):
             own.append(kept)
         return self.assemble(own, prepared, prompt, **kwargs)
 
-    def prepare(self, item: Any, modality: str) -> Tensor:
+    def prepare(self, item: object, modality: str) -> Tensor:
         """One item as its encoder's prepared tensor (length, ...)."""
         if modality not in self.tower_of:
             self._refuse(modality, item)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from taskmerge.checkpoints.formats.folders import module_folders
 from taskmerge.checkpoints.formats.links import check_links
@@ -19,6 +19,8 @@ from taskmerge.words.extras import TRAINING, require
 from taskmerge.words.modalities import modality_of_column, through, tower_of, with_tower
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from taskmerge.embedders.embedder import OmniEmbedder
     from taskmerge.embedders.inputs import BackboneInputs
     from taskmerge.embedders.towers import TowerConfig
@@ -27,8 +29,8 @@ if TYPE_CHECKING:
 def graft(
     backbone: str | Path,
     modality: str,
-    encoder: str | Mapping[str, Any],
-    projector: str | Mapping[str, Any] = "mlp",
+    encoder: str | Mapping[str, object],
+    projector: str | Mapping[str, object] = "mlp",
     out: str | Path | None = None,
     *,
     pooling: str | None = None,
@@ -39,7 +41,7 @@ def graft(
     max_seq_length: int | None = None,
     seed: int = 0,
     fresh: bool = False,
-) -> Any:
+) -> SentenceTransformer:
     """A SentenceTransformer that takes `modality` too; saved to `out` when given.
 
     backbone: folder or hub id of a text or vision-language model, or a folder this function made (towers add up). What
@@ -64,7 +66,7 @@ def graft(
     model = _attached(backbone, modality, encoder, projector, pooling, normalize, tokens, max_seq_length, seed)
     if out is not None:
         _save(model, Path(out), fresh, read, {"backbone": backbone, "encoder": encoder})
-    return model
+    return cast("SentenceTransformer", model)
 
 
 def _save(model: Any, out: Path, fresh: bool, read: Sequence[Path], made_of: Mapping[str, Any]) -> None:

@@ -141,7 +141,7 @@ class Embedder(ABC):
         """What stands before items of a role and modality; None: nothing, or what the model does by itself."""
         return self.prompts.text(role, modality)
 
-    def prompted(self, prompts: Any, task: str | None = None) -> Embedder:
+    def prompted(self, prompts: Prompts | Mapping[str, object] | None, task: str | None = None) -> Embedder:
         """The same model with other prompts.
 
         Args:

@@ -13,7 +13,7 @@ from taskmerge.checkpoints.formats.reading import local_folder, open_stored
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.opening import opening
 from taskmerge.embedders.sentence import GraftedEmbedder, SentenceEmbedder
-from taskmerge.embedders.sources import ModelSource
+from taskmerge.embedders.sources import Loader, ModelSource
 from taskmerge.embedders.users import (
     check_against_file,
     class_address,
@@ -30,6 +30,8 @@ from taskmerge.words.precisions import parse_precision
 if TYPE_CHECKING:
     import torch
 
+    from taskmerge.embedders.takes import Model
+
 FORMER_ADDRESSES = ("taskmerge.embedders.embedder.OmniEmbedder", "taskmerge.omni.embedder.OmniEmbedder")
 """Under which folders saved before name the grafted embedder's class."""
 
@@ -41,11 +43,11 @@ class _Module(TypedDict):
 
 
 def open_embedder(
-    source: Any,
+    source: Model,
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
-    embedder: Any = None,
+    embedder: Loader | type | str | None = None,
     components: Mapping[str, Sequence[str]] | None = None,
 ) -> Embedder:
     """Open a model to run it.

@@ -22,6 +22,9 @@ class ModelSource:
             ``package.module:name``, an entry point of the group `taskmerge.embedders`). None: as its files say.
         components: component -> patterns of tensor names, where the names and the config do not tell it.
         folder: what a relative file name in `embedder` is relative to.
+
+    >>> str(ModelSource("models/mine", embedder="my_model.py:load"))
+    'models/mine'
     """
 
     path: str | Path

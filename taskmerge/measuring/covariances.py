@@ -20,19 +20,21 @@ from taskmerge.words.devices import device_or_default
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from taskmerge.embedders.takes import Model, PairSets, PromptSource
+
 BATCH_SIZE = 32
 DEFAULT_COMPONENTS = (BACKBONE, "vision_encoder", "audio_encoder", "vision_projector")
 
 
 def collect_covariances(
-    model: Any,
-    probes: Any,
+    model: Model,
+    probes: PairSets,
     texts: Sequence[str] | None = None,
     *,
     components: Sequence[str] = DEFAULT_COMPONENTS,
     batch_size: int = BATCH_SIZE,
     device: str | None = None,
-    prompts: Any = None,
+    prompts: PromptSource = None,
 ) -> InputCovariances:
     """E[z zᵀ] of the inputs z of every linear layer, over the probes' items plus the same over the texts.
 

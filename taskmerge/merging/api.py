@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from taskmerge.checkpoints.memory import is_live
-from taskmerge.checkpoints.state_dict import BASE, HasTensors, StateDict
+from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import UsageError
 from taskmerge.merging.algebra import Checkpoint, TaskVector
 from taskmerge.merging.fused import FusedStateDict
@@ -20,12 +20,10 @@ from taskmerge.recipes import Recipe, from_dict
 from taskmerge.words.devices import parse_device
 
 if TYPE_CHECKING:
-    import numpy as np
-    import torch
     from torch import nn
 
-    StoredSource = str | Path | Mapping[str, "torch.Tensor | np.ndarray"] | Checkpoint | StateDict | HasTensors
-    Source = StoredSource | TaskVector | nn.Module
+    from taskmerge.merging.algebra.sources import Source, StoredSource
+
     Module = TypeVar("Module", bound=nn.Module)
 
 Weights = Mapping[str, float | Sequence[float]] | float | Literal["metagpt"] | None
@@ -89,6 +87,12 @@ def fuse(
 
         model = fuse(SentenceTransformer("base"), {"law": SentenceTransformer("law"), "code": "folder/of/code"}, "ties")
         model.encode(["a sentence"])
+
+        >>> base, law, code = (torch.nn.Linear(2, 1, bias=False) for _ in range(3))
+        >>> for model, values in ((base, [1.0, 1.0]), (law, [3.0, 1.0]), (code, [1.0, 0.0])):
+        ...     model.weight.data = torch.tensor([values])
+        >>> fuse(base, {"law": law, "code": code}, weights=0.5).weight.data
+        tensor([[2.0000, 0.5000]])
 
     Live models are merged as the folders are that they would be saved as, with the same bits.
 

@@ -10,20 +10,29 @@ from taskmerge.words.tables import counted
 
 
 class FusedModel(Checkpoint):
-    """A merged model: a `Checkpoint` whose tensors are merged when they are read or saved."""
+    """A merged model: a `Checkpoint` whose tensors are merged when they are read or saved.
+
+    >>> fused = taskmerge.fuse({"w": torch.zeros(2)}, {"one": {"w": torch.tensor([1.0, 2.0])}}, weights=0.5)
+    >>> fused
+    <FusedModel of base and one by task_arithmetic, 1 tensor, 2 entries, float32>
+    >>> fused["w"]
+    tensor([0.5000, 1.0000])
+    >>> fused.plan
+    <Plan of base and one: 1 tensor, 1 merged>
+    """
 
     def __init__(self, fused: FusedStateDict) -> None:
         super().__init__(fused)
         self._plan = fused.plan
 
-    def summary(self) -> str:
-        """See `TensorMapping.summary`; what it is merged from, and by which methods."""
+    def in_one_line(self) -> str:
+        """See `TensorMapping.in_one_line`; what it is merged from, and by which methods."""
         specialists = [label for label in self._plan.inputs if label != BASE]
         methods = list(dict.fromkeys(step.method for step in self._plan.steps if step.action == "merge"))
         said = f"base and {few(specialists, 3)}" if specialists else "base"
         how = f" by {few(methods, 3)}" if methods else ""
         warned = f"; {counted(len(self.warnings), 'warning')}" if self.warnings else ""
-        return f"of {said}{how}, {super().summary().partition(': ')[2]}{warned}"
+        return f"of {said}{how}, {super().in_one_line().partition(': ')[2]}{warned}"
 
     @property
     def plan(self) -> Plan:

@@ -13,8 +13,10 @@ from taskmerge.checkpoints.output.layout import ShardLayout
 from taskmerge.checkpoints.repacking import Unpacked
 from taskmerge.checkpoints.state_dict import BASE, Beside, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
+from taskmerge.errors import few
 from taskmerge.kernels.program import Program
 from taskmerge.methods.registry import MergeMethod
+from taskmerge.words.tables import Shown, Table, counted
 
 Action = Literal["merge", "keep", "copy"]
 
@@ -69,8 +71,8 @@ class Streamed:
     sources: tuple[Source, ...]
 
 
-@dataclass(frozen=True)
-class Plan:
+@dataclass(frozen=True, repr=False)
+class Plan(Shown):
     """A merge, decided.
 
     inputs: label -> state dict, "base" first. steps: one per output tensor, in output order. methods: by
@@ -154,6 +156,40 @@ class Plan:
         for step in self.steps:
             if step.action == "merge" and (step.protected or self.program(step) is None):
                 yield step
+
+    def in_one_line(self) -> str:
+        """See `Shown`: what is merged, and how many tensors are merged, kept, copied and dropped."""
+        actions = Counter(step.action for step in self.steps)
+        done: dict[Action, str] = {"merge": "merged", "keep": "kept", "copy": "copied"}
+        counts = [f"{actions[action]:,} {word}" for action, word in done.items() if actions[action]]
+        counts += [f"{len(self.dropped):,} dropped"] if self.dropped else []
+        specialists = few([label for label in self.inputs if label != BASE], 3)
+        warned = f"; {counted(len(self.warnings), 'warning')}" if self.warnings else ""
+        return f"of base and {specialists}: {counted(len(self.steps), 'tensor')}, {', '.join(counts)}{warned}"
+
+    def as_table(self) -> Table:
+        """See `Shown`: one row a tensor of the output."""
+        columns = (
+            "tensor",
+            "component",
+            "action",
+            "rule",
+            "dtype",
+            "shape",
+            "source",
+            "specialists",
+            "method",
+            "weights",
+        )
+        rows = (
+            (
+                step.info.name, step.component, step.action, step.rule, step.info.format.torch_name, step.info.shape,
+                step.source.label, ", ".join(source.label for source in step.specialists), step.method,
+                ", ".join(f"{float(weight):g}" for weight in step.weights),
+            )
+            for step in self.steps
+        )  # fmt: skip
+        return Table(columns, rows, len(self.steps))
 
     def table(self) -> dict[str, Counter[str]]:
         """Component -> how many tensors are merged, kept, copied."""

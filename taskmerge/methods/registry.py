@@ -88,7 +88,8 @@ class MergeMethod:
     weighted_by: Callable[[np.ndarray], np.ndarray] | None = None
 
     def __call__(self, *inputs: Any, **keywords: Any) -> Tensor:
-        return self.function(*inputs, **keywords)
+        merged: Tensor = self.function(*inputs, **keywords)
+        return merged
 
     @property
     def doc(self) -> str:
@@ -169,7 +170,7 @@ class MergeMethod:
         if self.weighted_by is not None:
             flat = deltas.reshape(deltas.shape[0], -1)
             have["weights"] = torch.as_tensor(self.weighted_by((flat @ flat.T).cpu().numpy()), device=deltas.device)
-        merged = self.function(*(have[name] for name in self.inputs), **self._split(options)[0])
+        merged: Tensor = self.function(*(have[name] for name in self.inputs), **self._split(options)[0])
         if tuple(merged.shape) != tuple(deltas.shape[1:]):
             made, wanted = tuple(merged.shape), tuple(deltas.shape[1:])
             raise MergeError(
@@ -273,7 +274,7 @@ _private = False
 
 
 @overload
-def merge_method(function: Callable[..., Any]) -> MergeMethod: ...
+def merge_method(function: Callable[..., Tensor | Program]) -> MergeMethod: ...
 @overload
 def merge_method(
     *,
@@ -282,16 +283,16 @@ def merge_method(
     source: str = "",
     whole_matrices: bool = False,
     memory: Memory | None = None,
-) -> Callable[[Callable[..., Any]], MergeMethod]: ...
+) -> Callable[[Callable[..., Tensor | Program]], MergeMethod]: ...
 def merge_method(
-    function: Callable[..., Any] | None = None,
+    function: Callable[..., Tensor | Program] | None = None,
     *,
     name: str | None = None,
     aliases: Sequence[str] = (),
     source: str = "",
     whole_matrices: bool = False,
     memory: Memory | None = None,
-) -> MergeMethod | Callable[[Callable[..., Any]], MergeMethod]:
+) -> MergeMethod | Callable[[Callable[..., Tensor | Program]], MergeMethod]:
     """Declare a function to be a merge method and register it under its name (and aliases).
 
     A function of `weights` alone returns a Program, which streams; a function of `deltas` returns a tensor.

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taskmerge.checkpoints.output.replacing import absolute
 from taskmerge.merging.bench import MEMORY, Bench
@@ -24,23 +24,31 @@ from taskmerge.searching.study import JOURNAL, Study
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.extras import require
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from taskmerge.embedders.interface import Embedder
+    from taskmerge.embedders.takes import PairSource
+    from taskmerge.merging.algebra.sources import Source
+    from taskmerge.recipes import Recipe
+
 BATCH_SIZE = 32
 
 
 def search(
-    models: Any,
-    objective: Callable[[Any], Any] | None = None,
+    models: Recipe | str | Path | Mapping[str, Source],
+    objective: Callable[..., float | Mapping[str, float]] | None = None,
     *,
-    vary: Mapping[str, Any] | None = None,
+    vary: Mapping[str, object] | None = None,
     maximize: Sequence[str] | str | None = None,
-    on: Mapping[str, Any] | None = None,
-    floor: Mapping[str, Any] | None = None,
-    confirm: Mapping[str, Any] | Callable[[Any], Any] | None = None,
+    on: Mapping[str, PairSource] | None = None,
+    floor: Mapping[str, object] | None = None,
+    confirm: Mapping[str, PairSource] | Callable[..., float | Mapping[str, float]] | None = None,
     trials: int | None = None,
     sampler: str | None = None,
     prune: bool | None = None,
     sensitivity: int | None = None,
-    model: Any = None,
+    model: nn.Module | Embedder | Callable[[str], nn.Module | Embedder] | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
     device: str | None = None,

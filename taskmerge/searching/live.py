@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from taskmerge.checkpoints.components import component_map, with_overrides
+from taskmerge.checkpoints.live.values import WithLiveValues
 from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
@@ -96,7 +97,8 @@ class LiveModel:
         """The model must not be one of the inputs: it would change under the merge."""
         live = {tensor.data_ptr() for tensor in self.values.values()}
         for label, state_dict in self.bench.inputs.state_dicts.items():
-            tensors = state_dict.values.values() if isinstance(state_dict, MemoryStateDict) else ()
+            held = state_dict.live if isinstance(state_dict, WithLiveValues) else state_dict
+            tensors = held.values.values() if isinstance(held, MemoryStateDict) else ()
             if any(tensor.data_ptr() in live for tensor in tensors if hasattr(tensor, "data_ptr")):
                 what = f"the model for the trials is {label} itself"
                 raise UsageError(what, next_move="give a copy: copy.deepcopy(model)")

@@ -10,10 +10,11 @@ from typing import Any
 from taskmerge.recipes import Recipe
 from taskmerge.searching.findings import Confirmed, Correlation, Curve
 from taskmerge.searching.points import Point
+from taskmerge.words.tables import Shown, Table, counted
 
 
-@dataclass(frozen=True)
-class Outcome:
+@dataclass(frozen=True, repr=False)
+class Outcome(Shown):
     """All that a search found.
 
     Attributes:
@@ -43,6 +44,31 @@ class Outcome:
     notes: tuple[str, ...] = ()
     folder: Path = Path()
     recipes: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def in_one_line(self) -> str:
+        """See `Shown`: the best point and what it scores."""
+        what = f"{counted(len(self.points), 'point')} for {' and '.join(self.objectives) or 'nothing'}"
+        if self.best is None:
+            return f"of {what}: none meets all floors"
+        return f"of {what}: {self.best.name} is best with {', '.join(f'{value:.4g}' for value in self.best.results)}"
+
+    def as_table(self) -> Table:
+        """See `Shown`: one row a point; its values on the axes, its results, and all its scores."""
+        axes = list(dict.fromkeys(name for point in self.points for name in point.values))
+        scores = list(dict.fromkeys(name for point in self.points for name in point.scores))
+        scores = [name for name in scores if name not in (*axes, *self.objectives)]
+        rows = (
+            (
+                point.name, point.state, point == self.best, point.meets_floors,
+                *(point.values.get(name) for name in axes),
+                *(point.results[at] if at < len(point.results) else None for at in range(len(self.objectives))),
+                *(point.scores.get(name) for name in scores),
+            )
+            for point in self.points
+        )  # fmt: skip
+        return Table(
+            ("point", "state", "best", "meets_floors", *axes, *self.objectives, *scores), rows, len(self.points)
+        )
 
     def sentences(self) -> list[str]:
         """What to know, in plain words."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.sources import ModelSource
@@ -16,6 +16,10 @@ from taskmerge.training.publishing import Destination, publish
 from taskmerge.training.room import check_room
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.training.work import check_work
+
+if TYPE_CHECKING:
+    from taskmerge.embedders.takes import PairSets
+
 
 How = Literal["auto", "gradient", "closed_form"]
 
@@ -48,13 +52,13 @@ class RecoveryReport:
 
 def recover_by_choice(
     fused: str | Path | ModelSource,
-    data: Any,
+    data: PairSets,
     train: Sequence[str] = ("*_projector",),
     *,
     method: How = "auto",
     specialist: str | Path | ModelSource | None = None,
     settings: TrainingSettings | None = None,
-    held_out: Any = None,
+    held_out: PairSets | None = None,
     out: str | Path | Destination,
     work: str | Path | None = None,
 ) -> RecoveryReport:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from taskmerge.embedders.encodings import Keeping
 from taskmerge.errors import Problem, UsageError, did_you_mean
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.precisions import Half
+
+if TYPE_CHECKING:
+    from taskmerge.embedders.takes import PromptSource
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class TrainingSettings:
     patience: int | None = None
     stop_at: int | None = None
     report_to: str = "none"
-    prompts: Any = None
+    prompts: PromptSource = None
     resume: bool = False
     seed: int = 0
     device: str | None = None

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
@@ -22,6 +22,10 @@ from taskmerge.training.watching import METRIC, Watch
 from taskmerge.training.work import check_work, claim_work, clear_work
 from taskmerge.words.modalities import tower_of
 from taskmerge.words.processes import say_to_all
+
+if TYPE_CHECKING:
+    from taskmerge.embedders.takes import Model, PairSets, PairSource
+
 
 _NO_TARGET = "{}: there is no specialist to compare with: its batches depend on its distance from an MRR of 1"
 CHECKPOINTS = ".checkpoints"
@@ -75,12 +79,12 @@ class StageReport:
 
 
 def specialize(
-    model: Any,
-    data: Any,
+    model: Model,
+    data: PairSets,
     train: Sequence[str] | None = None,
     settings: TrainingSettings | None = None,
     *,
-    held_out: Any = None,
+    held_out: PairSets | None = None,
     out: str | Path | Destination | None = None,
     work: str | Path | None = None,
 ) -> StageReport:
@@ -102,12 +106,12 @@ def specialize(
 
 
 def recover(
-    model: Any,
-    data: Any,
+    model: Model,
+    data: PairSets,
     train: Sequence[str] = ("*_projector",),
     settings: TrainingSettings | None = None,
     *,
-    held_out: Any = None,
+    held_out: PairSets | None = None,
     out: str | Path | Destination | None = None,
     work: str | Path | None = None,
 ) -> StageReport:
@@ -126,14 +130,14 @@ def recover(
 
 
 def rehearse(
-    model: Any,
-    data: Mapping[str, Any],
+    model: Model,
+    data: Mapping[str, PairSource],
     train: Sequence[str] = ("backbone", "vision_encoder"),
     settings: TrainingSettings | None = None,
     *,
-    held_out: Any = None,
+    held_out: PairSets | None = None,
     may_fall: Sequence[str] = (),
-    specialists: Mapping[str, Any] | None = None,
+    specialists: Mapping[str, Model] | None = None,
     out: str | Path | Destination | None = None,
     work: str | Path | None = None,
 ) -> StageReport:

@@ -45,15 +45,15 @@ class Table:
 class Shown:
     """What shows itself in a notebook. Showing reads no tensor and never fails.
 
-    A class says `summary`, one line without its own name, and `table`.
+    A class says `in_one_line`, without its own name, and `as_table`.
     """
 
     @abstractmethod
-    def summary(self) -> str:
+    def in_one_line(self) -> str:
         """What it is, in one line."""
 
     @abstractmethod
-    def table(self) -> Table:
+    def as_table(self) -> Table:
         """What it holds, as rows."""
 
     def to_pandas(self) -> DataFrame:
@@ -61,19 +61,19 @@ class Shown:
         require("pandas")
         from pandas import DataFrame
 
-        table = self.table()
+        table = self.as_table()
         return DataFrame([list(row) for row in table.rows], columns=list(table.columns))
 
     def __repr__(self) -> str:
         try:
-            return f"<{type(self).__name__} {printable_line(self.summary())}>"
+            return f"<{type(self).__name__} {printable_line(self.in_one_line())}>"
         except Exception as error:  # a repr is what debuggers, logs and tracebacks call
             return f"<{type(self).__name__}: {printable_line(f'{type(error).__name__}: {error}')[:200]}>"
 
     def _repr_html_(self) -> str:
         try:
-            head = f"<p><strong>{type(self).__name__}</strong> {escaped(self.summary())}</p>"
-            return f"<div>{head}{self.table().html()}</div>"
+            head = f"<p><strong>{type(self).__name__}</strong> {escaped(self.in_one_line())}</p>"
+            return f"<div>{head}{self.as_table().html()}</div>"
         except Exception:
             return f"<div><p>{escaped(repr(self))}</p></div>"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,23 +30,27 @@ from taskmerge.words.devices import device_or_default
 from taskmerge.words.modalities import TEXT, through
 from taskmerge.words.precisions import precision_name
 
+if TYPE_CHECKING:
+    from taskmerge.embedders.takes import Model, PairSets, PromptSource
+
+
 BATCH_SIZE = 32
 
 
 def diagnose_drift(
-    fused: Any,
-    specialist: Any,
-    base: Any = None,
-    probes: Any = None,
+    fused: Model,
+    specialist: Model | Mapping[str, Model],
+    base: Model | StateDict | None = None,
+    probes: PairSets | None = None,
     *,
     limit: float = DEFAULT_LIMIT,
-    references: Mapping[str, Any] | Sequence[Any] = (),
+    references: Mapping[str, Sequence[Model]] | Sequence[Model] = (),
     batch_size: int = BATCH_SIZE,
-    components: Mapping[str, Any] | None = None,
+    components: Mapping[str, Sequence[str]] | None = None,
     device: str | None = None,
     precision: str | None = None,
-    prompts: Any = None,
-    trained_on: Any = None,
+    prompts: PromptSource = None,
+    trained_on: PairSets | None = None,
 ) -> DriftReport:
     """Measure what fusing did to what the specialist could do, and judge it.
 

@@ -17,6 +17,7 @@ from taskmerge.measuring.drift.verdict import Verdict
 from taskmerge.metrics.bootstrap import Interval
 from taskmerge.words.json_text import check_json
 from taskmerge.words.system_errors import writing
+from taskmerge.words.tables import Shown, Table
 
 EXIT_DRIFTED = 3
 EXIT_CANNOT_TELL = 4
@@ -66,8 +67,8 @@ class ModalityDrift:
         return {**asdict(self), "onset": self.onset}
 
 
-@dataclass(frozen=True)
-class DriftReport:
+@dataclass(frozen=True, repr=False)
+class DriftReport(Shown):
     """All modalities that were diagnosed. forecasts: modality -> what the weights alone say, where a base was given."""
 
     modalities: Mapping[str, ModalityDrift]
@@ -92,6 +93,26 @@ class DriftReport:
     def exit_code(self) -> int:
         """3 when a modality drifted beyond its limit, else 4 when of one it cannot be told, else 0."""
         return EXIT_DRIFTED if self.beyond_limit else EXIT_CANNOT_TELL if self.open else 0
+
+    def in_one_line(self) -> str:
+        """See `Shown`: the verdict on each modality."""
+        found = [f"{name} {one.verdict.outcome}" for name, one in self.modalities.items()]
+        only = [f"{name} forecast" for name in self.forecasts if name not in self.modalities]
+        return ", ".join([*found, *only]) or "of nothing"
+
+    def as_table(self) -> Table:
+        """See `Shown`: one row a modality; R@1 of the specialist and the fused model, and what was lost."""
+        columns = ("modality", "source", "verdict", "beyond_limit", "loss", "low", "high", "limit", "probes",
+                   "probes_needed", "onset", "specialist", "fused")  # fmt: skip
+        rows = (
+            (
+                name, one.source, one.verdict.outcome, one.verdict.beyond_limit, one.verdict.loss.estimate,
+                one.verdict.loss.low, one.verdict.loss.high, one.verdict.limit, one.probes, one.verdict.probes_needed,
+                one.onset, *(one.scores.get(who, {}).get("recall_at_1") for who in ("specialist", "fused")),
+            )
+            for name, one in self.modalities.items()
+        )  # fmt: skip
+        return Table(columns, rows, len(self.modalities))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; what is not a number is None."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from taskmerge.metrics.retrieval import METRICS, QueryScores, score_queries
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.precisions import precision_name
 
+if TYPE_CHECKING:
+    from taskmerge.embedders.takes import Model, PairSource, PromptSource
+
+
 BATCH_SIZE = 32
 DIRECTIONS = ("to_text", "from_text")
 """to_text: the item is the query, to find its text among the distinct texts.  from_text: the text is the query, to find
@@ -30,14 +34,14 @@ _Key = tuple[str, str, str, int | None]
 
 
 def evaluate_retrieval(
-    variants: Mapping[str, Any],
-    sets: Mapping[str, Any],
+    variants: Mapping[str, Model],
+    sets: Mapping[str, PairSource],
     *,
     batch_size: int = BATCH_SIZE,
     directions: Sequence[str] = DIRECTIONS,
     device: str | None = None,
     precision: str | None = None,
-    prompts: Any = None,
+    prompts: PromptSource = None,
     dimensions: Sequence[int] = (),
     against: Mapping[str, Sequence[str]] | None = None,
 ) -> EvaluationTable:

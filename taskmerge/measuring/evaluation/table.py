@@ -10,6 +10,7 @@ from taskmerge.errors import UsageError
 from taskmerge.metrics.bootstrap import Interval
 from taskmerge.metrics.retrieval import collapse
 from taskmerge.words.json_text import as_read, check_json
+from taskmerge.words.tables import Shown, Table, counted
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,13 @@ class Condition:
     spellings: int = 0
 
 
-@dataclass(frozen=True)
-class EvaluationTable:
-    """All results, in the order measured: variants within sets."""
+@dataclass(frozen=True, repr=False)
+class EvaluationTable(Shown):
+    """All results, in the order measured: variants within sets.
+
+    >>> EvaluationTable(())
+    <EvaluationTable of 0 variants on 0 sets: 0 results>
+    """
 
     results: tuple[RetrievalResult, ...]
     differences: tuple[Difference, ...] = ()
@@ -123,6 +128,30 @@ class EvaluationTable:
             (*self.differences, *other.differences),
             (*self.conditions, *other.conditions),
         )
+
+    def in_one_line(self) -> str:
+        """See `Shown`: how much was measured."""
+        measured = f"{counted(len(self.variants), 'variant')} on {counted(len(self.sets), 'set')}"
+        paired = f", {counted(len(self.differences), 'paired difference')}" if self.differences else ""
+        return f"of {measured}: {counted(len(self.results), 'result')}{paired}"
+
+    def as_table(self) -> Table:
+        """See `Shown`: one row a metric of a result; then one of a difference, which names its reference."""
+        columns = ("variant", "reference", "set", "modality", "direction", "dimension", "metric", "estimate", "low",
+                   "high", "count")  # fmt: skip
+        found = [
+            ((row.variant, None, row.set_name, row.modality, row.direction, row.dimension), row.intervals)
+            for row in self.results
+        ] + [
+            ((row.variant, row.reference, row.set_name, None, row.direction, row.dimension), row.intervals)
+            for row in self.differences
+        ]
+        rows = [
+            (*where, metric, one.estimate, one.low, one.high, one.count)
+            for where, intervals in found
+            for metric, one in intervals.items()
+        ]
+        return Table(columns, rows, len(rows))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

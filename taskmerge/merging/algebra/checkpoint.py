@@ -33,19 +33,22 @@ from taskmerge.merging.fused import FusedStateDict
 if TYPE_CHECKING:
     import torch
 
+    from taskmerge.checkpoints.opening import Openable
+
 
 class Checkpoint(TensorMapping):
     """A model: a lazy mapping from tensor name to tensor, whatever holds it.
 
     underlying: what is underneath. Subtract two to get a `TaskVector`; add a task vector to get a model again.
 
-        >>> model = Checkpoint.open({"layer.weight": torch.ones(2, 3)}, label="mine")
-        >>> model
-        <Checkpoint mine: 1 tensor, 6 entries, float32>
-        >>> "layer.weight" in model, len(model), list(model)
-        (True, 1, ['layer.weight'])
-        >>> (model + 2 * (Checkpoint.open({"layer.weight": torch.zeros(2, 3)}) - model))["layer.weight"].sum()
-        tensor(-6.)
+    >>> base = Checkpoint.open({"layer.weight": torch.ones(2, 3)}, label="mine")
+    >>> base
+    <Checkpoint mine: 1 tensor, 6 entries, float32>
+    >>> "layer.weight" in base, len(base), list(base)
+    (True, 1, ['layer.weight'])
+    >>> away = Checkpoint.open({"layer.weight": torch.zeros(2, 3)}) - base
+    >>> (base + 2 * away)["layer.weight"].sum()
+    tensor(-6.)
     """
 
     def __init__(self, state_dict: StateDict) -> None:
@@ -67,7 +70,7 @@ class Checkpoint(TensorMapping):
         return ()
 
     @classmethod
-    def open(cls, source: Any, *, label: str | None = None) -> Checkpoint:
+    def open(cls, source: Openable | Checkpoint, *, label: str | None = None) -> Checkpoint:
         """Opens a path, hub id[@revision], hf:// uri, dict of tensors, live module or a `StateDict`.
 
         A live module is what its library would save: names, tied tensors, config and tokenizer as in its folder.
@@ -202,7 +205,7 @@ def difference(specialist: Checkpoint, base: Checkpoint) -> TaskVector:
     return TaskVector(base.numbers, [Term(model, base.numbers, Fraction(1), specialist.label)], specialist.label)
 
 
-def task_vector(source: Any, base: Checkpoint, label: str | None = None) -> TaskVector:
+def task_vector(source: Openable | Checkpoint | TaskVector, base: Checkpoint, label: str | None = None) -> TaskVector:
     """The task vector of what stands for a specialist: a model, an adapter's folder, a task vector or its folder."""
     if isinstance(source, TaskVector):
         return source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,14 +15,45 @@ from taskmerge.merging.algebra.checkpoint import Checkpoint, task_vector
 from taskmerge.merging.algebra.task_vector import CHUNK, TaskVector
 from taskmerge.merging.compared import layer_of
 from taskmerge.numbers.rounding import decode
+from taskmerge.words.tables import Shown, Table
+
+if TYPE_CHECKING:
+    from taskmerge.merging.algebra.sources import Source
 
 
-def compare_task_vectors(base: Any, specialists: Mapping[str, Any]) -> dict[str, Any]:
+class Comparison(Shown, dict[str, Any]):
+    """What `compare_task_vectors` found, as plain tables for JSON."""
+
+    def in_one_line(self) -> str:
+        """See `Shown`."""
+        return f"of {', '.join(self.get('norms', ())) or 'nothing'}"
+
+    def as_table(self) -> Table:
+        """See `Shown`: one row a task vector, with its cosine and its sign conflict to each other one."""
+        names = list(self.get("norms", ()))
+        rows = (
+            (
+                name, *self["norms"][name],
+                *(self["cosine"][name].get(other) for other in names),
+                *(self["sign_conflict"][name].get(other) for other in names),
+            )
+            for name in names
+        )  # fmt: skip
+        columns = [f"{what} {other}" for what in ("cosine", "sign_conflict") for other in names]
+        return Table(("task vector", "norm", "relative_norm", *columns), rows, len(names))
+
+
+def compare_task_vectors(base: Source, specialists: Mapping[str, Source]) -> Comparison:
     """Norms (absolute, and relative to the base's over the same tensors), cosines, sign conflicts, norms by layer.
 
     Returns plain tables for JSON: "norms" name -> [norm, relative], "cosine" and "sign_conflict" name -> name ->
     number, "by_layer" layer -> name -> norm, "warnings" what their configs say otherwise than the base's. Raises
     UsageError for fewer than one specialist.
+
+    >>> models = {name: {"w": torch.tensor(values)} for name, values in (("a", [1.0, 2.0]), ("b", [2.0, -1.0]))}
+    >>> found = compare_task_vectors({"w": torch.zeros(2)}, models)
+    >>> found["cosine"]["a"]["b"], found["sign_conflict"]["a"]["b"]
+    (0.0, 0.5)
     """
     if not specialists:
         raise UsageError("nothing to compare", next_move="give the base, then at least one specialist")
@@ -33,13 +64,13 @@ def compare_task_vectors(base: Any, specialists: Mapping[str, Any]) -> dict[str,
     shared = [name for name in next(iter(vectors.values())).shapes if name in start.numbers.tensors]
     base_norm = math.sqrt(math.fsum(_square(start.numbers, name) for name in shared))
     totals = {name: math.hypot(*norms.values()) for name, norms in per_tensor.items()}
-    return {
+    return Comparison({
         "norms": {name: [total, total / base_norm if base_norm else math.nan] for name, total in totals.items()},
         "cosine": _matrix(vectors, TaskVector.cosine),
         "sign_conflict": _matrix(vectors, TaskVector.sign_conflict),
         "by_layer": _by_layer(start, per_tensor),
         "warnings": list(dict.fromkeys(line for vector in each.values() for line in vector.warnings)),
-    }
+    })  # fmt: skip
 
 
 def _square(state_dict: StateDict, name: str) -> float:
@@ -70,7 +101,7 @@ def _by_layer(base: Checkpoint, per_tensor: Mapping[str, Mapping[str, float]]) -
     return layers
 
 
-def differences(first: Any, second: Any) -> list[dict[str, Any]]:
+def differences(first: Source, second: Source) -> list[dict[str, Any]]:
     """One row per tensor that is not bit for bit the same in both: what differs, how many entries, the largest step.
 
     The second model is seen under the first's names, its token rows beside the rows of the same tokens; where the two

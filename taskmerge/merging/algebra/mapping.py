@@ -50,7 +50,7 @@ class TensorMapping(Shown, Mapping[str, "torch.Tensor"]):
     def __hash__(self) -> int:
         return id(self)
 
-    def summary(self) -> str:
+    def in_one_line(self) -> str:
         """Name, number of tensors and of their entries, number formats."""
         infos = self.headers.values()
         formats = list(dict.fromkeys(str(info.format.torch_name or info.dtype) for info in infos))
@@ -58,7 +58,7 @@ class TensorMapping(Shown, Mapping[str, "torch.Tensor"]):
         entries = counted(sum(info.count for info in infos), "entry").replace("entrys", "entries")
         return ", ".join(filter(None, [f"{self.label}: {counted(len(infos), 'tensor')}", entries, shown]))
 
-    def table(self) -> Table:
+    def as_table(self) -> Table:
         """One row a tensor."""
         infos = self.headers.values()
         rows = ((info.name, info.shape, info.format.torch_name or info.dtype, info.nbytes) for info in infos)

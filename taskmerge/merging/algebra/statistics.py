@@ -14,7 +14,8 @@ from taskmerge.errors import MergeError
 class Deltas(Protocol):
     """What is known of a task vector here. chunks: a flattened delta in float64 pieces."""
 
-    label: str
+    @property
+    def label(self) -> str: ...
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...

@@ -59,6 +59,15 @@ class TaskVector(TensorMapping):
 
     base: the model it starts from. terms: what is added up. label: what messages call it. beside: task vectors whose
     token rows it shares.
+
+    >>> base = taskmerge.Checkpoint.open({"w": torch.zeros(4)})
+    >>> moved = taskmerge.Checkpoint.open({"w": torch.tensor([3.0, 0.0, -4.0, 0.0])}, label="moved") - base
+    >>> moved
+    <TaskVector moved: 1 tensor, 4 entries, float32>
+    >>> moved.norm(), moved.cosine(-0.5 * moved)
+    (5.0, -1.0)
+    >>> moved.sparsify(0.25)["w"]
+    tensor([ 0.,  0., -4.,  0.])
     """
 
     def __init__(

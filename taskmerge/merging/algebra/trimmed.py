@@ -19,7 +19,8 @@ from taskmerge.recipes import Merge, Recipe, Specialist
 class Deltas(Protocol):
     """What is known of a task vector here."""
 
-    label: str
+    @property
+    def label(self) -> str: ...
 
     @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]: ...

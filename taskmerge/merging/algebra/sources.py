@@ -1,0 +1,17 @@
+"""What stands for a model in a merge, for type checkers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from taskmerge.checkpoints.opening import Stored
+    from taskmerge.merging.algebra.checkpoint import Checkpoint
+    from taskmerge.merging.algebra.task_vector import TaskVector
+
+    StoredSource = Stored | Checkpoint
+    """A base that is no live model."""
+    Source = StoredSource | TaskVector | nn.Module
+    """A specialist: a live model and a task vector too."""
