@@ -59,7 +59,7 @@ def _section(shape: Any, named: dict[str, Any]) -> Iterator[str]:
     if text and not text.startswith(("dict(", f"{own.__name__}(")):
         yield text + "\n"
     yield "| key | holds | meaning |\n|---|---|---|"
-    optional = getattr(own, "__optional_keys__", frozenset())
+    optional: frozenset[str] = getattr(own, "__optional_keys__", frozenset())
     for key, hint in hints_of(own).items():
         kind, meaning = _meaning(hint)
         yield f"| `{key}` | {_words(kind, named)}{' *optional*' if key in optional else ''} | {meaning} |"

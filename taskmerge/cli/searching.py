@@ -39,8 +39,8 @@ def search(
     from taskmerge.searching.api import search as run
 
     announce_preparing()
-    options = {"out": out, "trials": trials, "device": device, "fresh": fresh, "page": html}
-    found = run(recipe, memory=parse_size(memory), say=note, **options)
+    allowed = parse_size(memory)
+    found = run(recipe, out=out, trials=trials, device=device, fresh=fresh, memory=allowed, page=html, say=note)
     if html is not None:
         note(f"page: {html}")
     if as_json:

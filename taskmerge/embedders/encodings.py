@@ -139,7 +139,7 @@ class Encodings:
             known = (first["high"] == halves[:, 0]) & (first["low"] == halves[:, 1])
             several = (behind == halves[:, 0]) & (places + 1 < len(self._known))
             found = [row if there else None for row, there in zip(first.tolist(), known.tolist(), strict=True)]
-            for number in np.flatnonzero(several):
+            for number in np.flatnonzero(several).tolist():
                 record = self._at(int(places[number]), halves[number])
                 found[number] = None if record is None else record.tolist()
         if self._recent:

@@ -66,12 +66,12 @@ def shared_items(pairs: Pairs, others: Pairs) -> list[int]:
     known: set[str] = set()
     alike = np.fromiter((size in wanted for size in map(_size, _lean(others.items))), bool, len(others))
     for start in range(0, len(others), _BLOCK):
-        rows = np.flatnonzero(alike[start : start + _BLOCK])
+        rows = np.flatnonzero(alike[start : start + _BLOCK]).tolist()
         if len(rows) > _BLOCK // 8:  # read together
             block = others.items[start : start + _BLOCK]
             found = [block[row] for row in rows]
         else:
-            found = [others.items[start + int(row)] for row in rows]
+            found = [others.items[start + row] for row in rows]
         there |= {_size(item) for item in found}
         known |= {item_digest(item) for item in found}
     return [row for row, size in enumerate(sizes) if size in there and item_digest(pairs.items[row]) in known]

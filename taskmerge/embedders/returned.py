@@ -96,7 +96,7 @@ def _put_as_is(tensor: Tensor, fused: StateDict, name: str) -> None:
 def _say_format(module: nn.Module, dtype: Any) -> None:
     for part in module.modules():
         config = getattr(part, "config", None)
-        if hasattr(config, "to_dict") and hasattr(config, "dtype"):
+        if config is not None and hasattr(config, "to_dict") and hasattr(config, "dtype"):
             config.dtype = dtype
 
 

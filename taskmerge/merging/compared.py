@@ -83,7 +83,7 @@ class _Sums:
             for place, (low, high) in bounds.items():
                 size = np.abs(rows[place]).astype(np.float32)
                 counts[place] += float(np.count_nonzero((size >= low) & (size <= high) & (size > 0)))
-            progress((stop - start) * step.info.format.storage.itemsize)
+            progress((stop - start) * np.dtype(step.info.format.storage).itemsize)
         self.products[at] += gram
         squares = np.diag(gram)
         self.shared[0][at] += squares[:, None]

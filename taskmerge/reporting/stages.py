@@ -150,7 +150,7 @@ def _before_after(report: StageReport) -> list[Block]:
             continue
         target = report.targets.get(key.removesuffix("_mrr")) if key.endswith("_mrr") else None
         called = "mean MRR" if key == "mrr" else title_of(key)
-        cells = [row.shown(before), Cell(row.shown(after), share=after), f"{after - before:+.3f}"]
+        cells: list[Cell | str] = [row.shown(before), Cell(row.shown(after), share=after), f"{after - before:+.3f}"]
         rows.append([called, *cells, *([row.shown(target)] if report.targets else [])])
     columns = ["held-out pairs", "before", "after", "change", *(["specialist"] if report.targets else [])]
     note = "Means over held-out pairs. What decides are the paired intervals of every look while training."

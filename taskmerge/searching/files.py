@@ -28,8 +28,8 @@ def write_files(outcome: Outcome, setting: Setting, page: str | Path | None = No
     if len(outcome.objectives) > 1:
         for point in outcome.front:
             recipe = with_values(setting.recipe, setting.axes, point.values)
-            place = folder / "front"
-            _write(place / f"{point.name.replace(' ', '-')}.yaml", _text(point, recipe, setting, place))
+            front = folder / "front"
+            _write(front / f"{point.name.replace(' ', '-')}.yaml", _text(point, recipe, setting, front))
     shown = sections(outcome, setting)
     for place in (folder / PAGE, *([] if page is None else [page])):
         write_report(place, "Search", shown, outcome.as_dict(), lead(outcome, setting), setting.recipe.text)

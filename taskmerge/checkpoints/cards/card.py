@@ -204,8 +204,8 @@ def _components(table: Mapping[str, Mapping[str, int]]) -> str:
 def _training(report: Mapping[str, Any]) -> str:
     """The held-out scores before and after, or those of every arm that was tried."""
     if "arms" in report:
-        rows = [(markdown.name(arm["name"]), f"{arm['scores']['mrr']:.3f}") for arm in report["arms"]]
-        return _table(("way", "held-out MRR"), rows) + f"\n\nKept: {markdown.name(str(report['kept']))}."
+        arms = [(markdown.name(arm["name"]), f"{arm['scores']['mrr']:.3f}") for arm in report["arms"]]
+        return _table(("way", "held-out MRR"), arms) + f"\n\nKept: {markdown.name(str(report['kept']))}."
     before, after = report.get("before", {}), report.get("after", {})
     rows = [(markdown.name(name), f"{before[name]:.3f}", f"{after[name]:.3f}") for name in after if name in before]
     return _table(("held out", "before", "after"), rows)

@@ -154,7 +154,8 @@ def _card(
 
 def _base_folder(folder: Path, record: Mapping[str, Any]) -> Path | None:
     """Where the first thing that a model was made from lies, if it still does."""
-    source = next(iter(record["inputs"].values()), {}).get("source", "")
+    first: Mapping[str, Any] = next(iter(record["inputs"].values()), {})
+    source = first.get("source", "")
     for place in (folder / source, Path(source)) if source else ():
         if place.is_dir():
             return place

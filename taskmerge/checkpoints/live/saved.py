@@ -107,7 +107,7 @@ def _save_tensors(module: nn.Module, folder: Path) -> None:
 
     safetensors.torch.save_model(module, str(folder / SAFETENSORS.single))
     config = getattr(module, "config", None)
-    if hasattr(config, "save_pretrained"):
+    if config is not None and hasattr(config, "save_pretrained"):
         config.save_pretrained(str(folder))
 
 
