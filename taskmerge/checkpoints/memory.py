@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from taskmerge.numbers.dtypes import BY_TORCH_NAME, DTYPES
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 _BY_NUMPY = {row.storage: row.name for row in DTYPES.values() if row.storage is not None and row.kind != "small_float"}
 _BY_NUMPY[np.dtype("u1")], _BY_NUMPY[np.dtype("<u2")] = "U8", "U16"
@@ -56,7 +57,7 @@ class MemoryStateDict(StateDict):
         return flat.view(_same_size_integer(flat)).numpy().view(storage)
 
 
-def is_live(source: object) -> bool:
+def is_live(source: object) -> TypeGuard[nn.Module]:
     """Whether it is a torch module. Without torch, nobody has one: asking loads nothing."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(source, torch.nn.Module)

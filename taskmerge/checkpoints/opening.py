@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.memory import MemoryStateDict
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    Tensors = Mapping[str, torch.Tensor] | Mapping[str, np.ndarray] | Mapping[str, torch.Tensor | np.ndarray]
-    Stored = str | Path | Tensors | StateDict | HasTensors
+    Tensors: TypeAlias = Mapping[str, torch.Tensor] | Mapping[str, np.ndarray] | Mapping[str, torch.Tensor | np.ndarray]
+    Stored: TypeAlias = str | Path | Tensors | StateDict | HasTensors
     """A model that is no live one: a path, a hub id, tensors by name."""
-    Openable = Stored | nn.Module
+    Openable: TypeAlias = Stored | nn.Module
 
 
 def open_state_dict(source: Openable, label: str | None = None) -> StateDict:
@@ -40,7 +40,7 @@ def open_state_dict(source: Openable, label: str | None = None) -> StateDict:
     if isinstance(source, Mapping):
         return MemoryStateDict(source, label or "in memory")
     if hasattr(source, "state_dict"):
-        return MemoryStateDict.of_module(source, label)
+        return MemoryStateDict.of_module(cast("nn.Module", source), label)
     if isinstance(source, StateDict | HasTensors):
         return adopted(source)
     raise UsageError(

@@ -47,7 +47,7 @@ def checkpoints_of(text: str, folder: Path | None = None, last: int | None = Non
     return found if last is None else found[-last:]
 
 
-def _number(path: Path) -> tuple[tuple[int, int | str], ...]:
+def _number(path: Path) -> list[str]:
     return natural(str(path))
 
 

@@ -206,7 +206,7 @@ def evaluate(
         cut = dimensions_of(dimensions)
         options = {"device": device, "prompts": prompts, "dimensions": cut, **_how(precision, batch_size)}
         result = _by_model(ModelSource(model, embedder), retrieval, mteb, results, model_meta, options)
-    checked = check_json(result, Evaluated, "the evaluation")
+    checked: Any = check_json(result, Evaluated, "the evaluation")
     sections = evaluated_sections(checked)
     if html is not None:
         page = evaluation_page(checked)

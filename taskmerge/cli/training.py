@@ -53,7 +53,7 @@ def graft(
     announce_notes()
     from taskmerge.embedders import graft as attach
 
-    first = attach(backbone, modality, encoder, projector, out, seed=seed, fresh=fresh)[0]
+    first: Any = attach(backbone, modality, encoder, projector, out, seed=seed, fresh=fresh)[0]
     takes = [name for name in first.modalities if name != "message"]
     tokens = {name: tower.placeholder for name, tower in first.towers.items()}
     shown = ", ".join(f"{token} for {name}" for name, token in tokens.items())

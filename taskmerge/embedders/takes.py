@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from taskmerge.embedders.prompts import Prompts
     from taskmerge.embedders.sources import ModelSource
 
-    Model = str | Path | ModelSource | Embedder | SentenceTransformer
+    Model: TypeAlias = str | Path | ModelSource | Embedder | SentenceTransformer
     """What `open_embedder` opens."""
-    PairSource = str | Path | Pairs | Iterable[Mapping[str, object]]
+    PairSource: TypeAlias = str | Path | Pairs | Iterable[Mapping[str, object]]
     """What `read_pairs` reads: a file, a data set's folder or id, its rows."""
-    PairSets = PairSource | Mapping[str, PairSource]
+    PairSets: TypeAlias = PairSource | Mapping[str, PairSource]
     """One set of pairs, or several by name."""
-    PromptSource = Prompts | Mapping[str, object] | None
+    PromptSource: TypeAlias = Prompts | Mapping[str, object] | None
     """What `Embedder.prompted` takes."""

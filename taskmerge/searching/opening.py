@@ -6,6 +6,7 @@ from typing import Any
 
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
+from taskmerge.embedders.prompts import Prompts
 from taskmerge.embedders.sources import ModelSource
 from taskmerge.merging.bench import Bench
 from taskmerge.merging.fused import FusedStateDict
@@ -33,7 +34,8 @@ def live_model(recipe: Recipe, bench: Bench, model: Any, folder: SearchFolder, d
     start = folder.start_model(bench, bench.recipe)
     if model is not None:
         return LiveModel(bench, model(start), own=False)
+    prompts = None if recipe.prompts is None else Prompts.of(recipe.prompts)
     source = ModelSource(start, recipe.embedder, recipe.components, recipe.folder)
-    live = LiveModel(bench, open_embedder(source, device=device).prompted(recipe.prompts), own=True)
+    live = LiveModel(bench, open_embedder(source, device=device).prompted(prompts), own=True)
     live.check(FusedStateDict(bench.plan))
     return live

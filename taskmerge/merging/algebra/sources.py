@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from torch import nn
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from taskmerge.merging.algebra.checkpoint import Checkpoint
     from taskmerge.merging.algebra.task_vector import TaskVector
 
-    StoredSource = Stored | Checkpoint
+    StoredSource: TypeAlias = Stored | Checkpoint
     """A base that is no live model."""
-    Source = StoredSource | TaskVector | nn.Module
+    Source: TypeAlias = StoredSource | TaskVector | nn.Module
     """A specialist: a live model and a task vector too."""
