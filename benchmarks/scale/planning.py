@@ -92,9 +92,9 @@ def main() -> None:
                                 for what in ("seconds", "peak_memory")}  # fmt: skip
         rows.append(row)
         print(json.dumps(row), flush=True)
-    table = {"tensors_stored_by_each_model": stored, "load": os.getloadavg()[0], "rows": rows}
-    if said.out:
-        said.out.write_text(json.dumps(table, indent=1) + "\n")
+        table = {"tensors_stored_by_each_model": stored, "load": os.getloadavg()[0], "rows": rows}
+        if said.out:
+            said.out.write_text(json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":
