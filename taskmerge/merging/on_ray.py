@@ -115,7 +115,8 @@ class Cluster:
             ray.init(self.address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
             move = "start it (`ray start --head`), or leave the address out for a cluster of this machine"
-            raise UsageError(f"there is no Ray cluster at {self.address}: {error}", next_move=move) from None
+            where = f"at {self.address}" if self.address else "here, and none could be started"
+            raise UsageError(f"there is no Ray cluster {where}: {error}", next_move=move) from None
         return self
 
     def __exit__(self, *_: object) -> None:
