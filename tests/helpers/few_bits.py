@@ -74,6 +74,16 @@ def read_gpt_oss(stored: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     return _out_of_mxfp4(stored[f"{name}_blocks"], stored[f"{name}_scales"]).transpose(1, 2)
 
 
+def check_nearest_in_mxfp4(scales: torch.Tensor, found: torch.Tensor, exact: torch.Tensor) -> None:
+    """Every number within half a step of the format at its place, and the nearest that its group's scale has."""
+    scale = torch.exp2(scales.double() - 127).repeat_interleave(32, -1)
+    sizes = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
+    wanted, error = (exact / scale).abs(), ((found - exact) / scale).abs()
+    assert (error <= (wanted[..., None] - sizes).abs().amin(-1) + 1e-6).all()
+    step = torch.where(wanted >= 4, 2.0, torch.where(wanted >= 2, 1.0, 0.5))
+    assert (error <= step / 2 + 1e-6).all() and error.max() > 0
+
+
 def read_fp8(stored: dict[str, torch.Tensor], name: str) -> torch.Tensor:
     scale = stored[f"{name}.weight_scale_inv"].double()
     value = stored[f"{name}.weight"].double()

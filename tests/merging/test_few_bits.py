@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 import torch
 from checkpoint_files import write_recipe
-from few_bits import BLOCK, FP8, GROUP, INT4, MXFP4, fp8, int4, mxfp4, read_fp8, read_int4, read_mxfp4
+from few_bits import (
+    BLOCK,
+    FP8,
+    GROUP,
+    INT4,
+    MXFP4,
+    check_nearest_in_mxfp4,
+    fp8,
+    int4,
+    mxfp4,
+    read_fp8,
+    read_int4,
+    read_mxfp4,
+)
 from safetensors.torch import load_file, save_file
 
 from taskmerge import recipes
@@ -135,16 +148,6 @@ def check_nearest(read: Any, found: dict[str, torch.Tensor], name: str, exact: t
     nearest = (exact / scale).clamp(-448, 448).float().to(torch.float8_e4m3fn).double() * scale
     assert ((read(found, name) - exact).abs() <= (nearest - exact).abs() * (1 + 1e-6) + 1e-12).all()
     assert (error <= exact.abs() / 16 + scale * 2.0**-10 + 1e-12).all()
-
-
-def check_nearest_in_mxfp4(scales: torch.Tensor, found: torch.Tensor, exact: torch.Tensor) -> None:
-    """Every number within half a step of the format at its place, and the nearest that its group's scale has."""
-    scale = torch.exp2(scales.double() - 127).repeat_interleave(32, -1)
-    sizes = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6], dtype=torch.float64)
-    wanted, error = (exact / scale).abs(), ((found - exact) / scale).abs()
-    assert (error <= (wanted[..., None] - sizes).abs().amin(-1) + 1e-6).all()
-    step = torch.where(wanted >= 4, 2.0, torch.where(wanted >= 2, 1.0, 0.5))
-    assert (error <= step / 2 + 1e-6).all() and error.max() > 0
 
 
 def test_eight_bits_as_torch_rounds_them() -> None:

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_files import write_recipe
-from few_bits import gpt_oss, read_gpt_oss
+from few_bits import check_nearest_in_mxfp4, gpt_oss, read_gpt_oss
 from safetensors.torch import load_file, save_file
-from test_few_bits import check_nearest_in_mxfp4
 
 from taskmerge import recipes
 from taskmerge.errors import CheckpointError
