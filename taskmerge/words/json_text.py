@@ -118,7 +118,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _depth_beyond(value: Any, most: int) -> bool:
-    level = [[value]]
+    level: list[Any] = [[value]]
     for _ in range(most + 2):  # exact types: what the parser makes, and the headers of models have very many of them
         inner = [entry for one in level for entry in (one.values() if type(one) is dict else one)
                  if type(entry) is dict or type(entry) is list]  # fmt: skip
