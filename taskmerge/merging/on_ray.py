@@ -115,9 +115,8 @@ class Cluster:
             ray.init(self.address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
         except Exception as error:
             move = "start it (`ray start --head`), or leave the address out for a cluster of this machine"
-            where = f"there is no Ray cluster at {self.address}"
-            what = where if self.address else "no Ray cluster could be found or started"
-            raise UsageError(f"{what}: {error}", next_move=move) from None
+            where = f"at {self.address}" if self.address else "here, and none could be started"
+            raise UsageError(f"there is no Ray cluster {where}: {error}", next_move=move) from None
         return self
 
     def __exit__(self, *_: object) -> None:
