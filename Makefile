@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo demo-text test test-slow coverage fuzz check docs tutorial install clean
+.PHONY: demo demo-text test test-slow coverage fuzz check docs tutorial screenshots install clean
 
 demo: $(VENV)/.installed
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/taskmerge demo --out .demo
@@ -42,6 +42,10 @@ docs: $(VENV)/.installed
 # run the tutorial's commands and write what they print, in the page and the notebook
 tutorial: $(VENV)/.installed
 	$(BIN)/python tests/helpers/executed_pages.py
+
+# pictures of pages for the documentation, of the demo's models; needs Chromium
+screenshots: $(VENV)/.installed
+	$(BIN)/python benchmarks/screenshots.py --work .demo-pages
 
 install: $(VENV)/.installed
 

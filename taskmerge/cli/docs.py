@@ -16,7 +16,7 @@ Made from the commands' own help by `python -m taskmerge.cli.docs`; edit the hel
 
 Data goes to stdout, progress and messages to stderr; tables are drawn on a terminal and tab-separated otherwise;
 `--json` prints [one documented JSON object](json.md), of errors too. `NO_COLOR`, `HF_HOME`, `HF_HUB_OFFLINE` and
-`HF_TOKEN` are honoured, and `TASKMERGE_THREADS` limits the cores used.
+`HF_TOKEN` are honoured, and `TASKMERGE_THREADS` limits the cores used. `--html FILE` writes [a page](pages.md).
 
 ## Exit codes
 

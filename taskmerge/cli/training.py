@@ -205,12 +205,12 @@ def run(
     from taskmerge.pipeline import Places
     from taskmerge.recipes import load
 
-    said = load(recipe)
-    if assume is not None and not dry_run:
-        raise UsageError("--assume without --dry-run", next_move="taskmerge run --dry-run --assume 4x80GB RECIPE")
     if dry_run and html is not None:
         raise UsageError("--html is the page of a run, --dry-run runs nothing", next_move="leave out one of them")
     check_html(html)
+    said = load(recipe)
+    if assume is not None and not dry_run:
+        raise UsageError("--assume without --dry-run", next_move="taskmerge run --dry-run --assume 4x80GB RECIPE")
     if dry_run:
         show_run_plan(said, out, assume, processes, as_json)
         return

@@ -61,7 +61,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: right; padding: .4rem .6rem; border-bottom: 1px solid var(--faint); vertical-align: top; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; } thead th { color: var(--soft); font-weight: 600; }
 tbody tr:last-child td, tbody tr:last-child th { border-bottom: 0; } tbody th { font-weight: 500; }
-table.words td { text-align: left; } table.words td, table.words th { min-width: 9rem; }
+table.words td, table.words th { text-align: left; } table.words td, table.words th { min-width: 9rem; }
 .detail { color: var(--soft); font-size: .82rem; white-space: nowrap; } .strong { font-weight: 700; }
 .bar { height: 4px; border-radius: 2px; background: var(--faint); margin-top: .25rem; }
 .bar i { display: block; height: 100%; border-radius: 2px; background: var(--c0); }

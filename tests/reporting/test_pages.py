@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from browser import Browser, Scheme, find_browser
+from safetensors.numpy import save_file
 
 from taskmerge.embedders.pairs import Pairs, read_pairs
 from taskmerge.measuring.drift.comparison import Comparison, DepthChange, Embedded, ProjectorControl
@@ -227,6 +230,29 @@ def test_a_comparison_of_nothing_and_of_many(tmp_path: Path) -> None:
     write_report(tmp_path / "many.html", "t", sections, many)
     text = (tmp_path / "many.html").read_text("utf-8")
     assert "model 29 moved 30.0 times as far as model 0" in text and "Stacks of layers not drawn" in text
+
+
+def test_the_page_of_a_comparison(tmp_path: Path, command: Callable[..., Any]) -> None:
+    """Replaced when it is ours; with the numbers that the command prints beside it."""
+    rng = np.random.default_rng(0)
+    for name in ("base", "law", "code"):
+        (tmp_path / name).mkdir()
+        tensors = {f"model.layers.{n}.mlp.up_proj.weight": rng.normal(size=(4, 8)).astype("f4") for n in range(3)}
+        save_file(tensors, tmp_path / name / "model.safetensors", {"format": "pt"})
+        (tmp_path / name / "config.json").write_text('{"model_type": "llama", "num_hidden_layers": 3}')
+    page, models = tmp_path / "page.html", [tmp_path / name for name in ("base", "law", "code")]
+    for _ in range(2):
+        ran = command("compare", *models, "--html", page, "--json")
+        assert ran.code == 0
+    assert json.loads(page.with_suffix(".json").read_text("utf-8")) == json.loads(ran.out)
+    text = page.read_text("utf-8")
+    for words in (
+        "Cosine of the task vectors",
+        "Norm by layer: backbone",
+        "law and code: cosine",
+        "Versions and machine",
+    ):
+        assert words in text
 
 
 # ------------------------------------------------------------------------------------------------------- a browser

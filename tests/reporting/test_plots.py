@@ -67,10 +67,17 @@ def test_more_than_a_picture_shows_is_refused(tmp_path: Path) -> None:
     "words",
     [
         ("compare", "nowhere", "nothing", "--plot", "mine.png"),
+        ("compare", "nowhere", "nothing", "--html", "mine.html"),
+        ("fuse", "nowhere.yaml", "--html", "mine.html"),
+        ("specialize", "nowhere.yaml", "--html", "mine.html"),
+        ("recover", "nowhere.yaml", "--html", "mine.html"),
+        ("rehearse", "nowhere.yaml", "--html", "mine.html"),
+        ("run", "nowhere.yaml", "--html", "mine.html"),
+        ("search", "nowhere.yaml", "--html", "mine.html"),
         ("evaluate", "nowhere", "--retrieval", "a=nothing", "--html", "mine.html"),
         ("diagnose-drift", "--fused", "nowhere", "--specialist", "no", "--base", "no", "--html", "mine.html"),
     ],
-    ids=lambda words: words[0],
+    ids=lambda words: f"{words[0]} {words[-2]}",
 )
 def test_what_is_in_the_way_is_told_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., Any], words: tuple[str, ...]
