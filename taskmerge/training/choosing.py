@@ -9,7 +9,7 @@ import numpy as np
 
 from taskmerge.metrics.bootstrap import Interval, mean_interval
 
-LEAVE = "leave unchanged"
+LEAVE = "leave it"
 SURE, LIKELY = 0.95, 0.90
 """Confidence of an interval above zero that is enough, and of one that is enough when the gain is `CLEAR`."""
 CLEAR = 0.05
