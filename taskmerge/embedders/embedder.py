@@ -47,7 +47,7 @@ class OmniEmbedder(InputModule):
     __module__ = "taskmerge"
 
     def __init__(self, backbone: nn.Module, towers: Sequence[TowerConfig], inputs: BackboneInputs) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.backbone = backbone
         self.towers = {tower.name: tower for tower in towers}
         self.tower_of: dict[str, str] = {}
@@ -67,11 +67,13 @@ class OmniEmbedder(InputModule):
 
     def encoder(self, tower: str) -> Encoder:
         """The encoder of a tower, by the tower's name."""
-        return self._part(tower, "encoder")
+        part: Encoder = self._part(tower, "encoder")
+        return part
 
     def projector(self, tower: str) -> Projector:
         """The projector of a tower, by the tower's name."""
-        return self._part(tower, "projector")
+        part: Projector = self._part(tower, "projector")
+        return part
 
     def _part(self, tower: str, part: str) -> Any:
         if tower not in self.towers:
@@ -86,7 +88,8 @@ class OmniEmbedder(InputModule):
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:  # type: ignore[override]
         """The backbone's, with the tokens that grafting added."""
-        return self.inputs.tokenizer
+        own: PreTrainedTokenizerBase = self.inputs.tokenizer
+        return own
 
     @property
     def max_seq_length(self) -> int | None:
@@ -202,7 +205,8 @@ class OmniEmbedder(InputModule):
 
     def encode_media(self, tower: str, values: Tensor, lengths: Tensor) -> Tensor:
         """The encoder's output (items, tokens, width) for prepared items (items, longest, ...)."""
-        return self.encoder(tower)(values, lengths)
+        encoded: Tensor = self.encoder(tower)(values, lengths)
+        return encoded
 
     def forward(self, features: dict[str, Any], output_hidden_states: bool = False, **kwargs: Any) -> dict[str, Any]:
         """Adds ``token_embeddings`` (batch, sequence, width) to the features, per tower ``{tower}_projected``
@@ -233,7 +237,8 @@ class OmniEmbedder(InputModule):
             encoded = self.encode_media(tower, values, lengths[present])
         counts = features[f"{tower}_mask"].sum(dim=1)[present]
         inside = torch.arange(encoded.shape[1], device=encoded.device)[None, :] < counts[:, None]
-        return projector(encoded[inside].to(dtype))
+        projected: Tensor = projector(encoded[inside].to(dtype))
+        return projected
 
     # Saving and loading
 

@@ -10,12 +10,13 @@ import numpy as np
 
 from taskmerge.checkpoints.lineage.alignment import align_all
 from taskmerge.checkpoints.output.saving import CHUNK
+from taskmerge.checkpoints.state_dict import BASE
 from taskmerge.errors import MergeError, few
 from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.inputs import Inputs, open_inputs
 from taskmerge.merging.never_merged import check_packing
 from taskmerge.merging.plan import plan_aligned
-from taskmerge.merging.steps import BASE, Plan, TensorStep
+from taskmerge.merging.steps import Plan, TensorStep
 from taskmerge.merging.tokenizer import vocabularies
 from taskmerge.methods.remembered import Remembered
 from taskmerge.recipes import Recipe, runs_of

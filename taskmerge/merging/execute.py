@@ -15,6 +15,7 @@ from taskmerge.checkpoints.output.parts import PartsFolder
 from taskmerge.checkpoints.output.record import CARD, described
 from taskmerge.checkpoints.output.saving import AHEAD, MEMORY, folders_of, write_shards
 from taskmerge.checkpoints.output.writing import OutputFolder, check_space
+from taskmerge.checkpoints.state_dict import BASE
 from taskmerge.checkpoints.stores.mirrors import mirrored
 from taskmerge.errors import CheckpointError, MergeError, TaskmergeError, UsageError
 from taskmerge.kernels import threads
@@ -23,7 +24,7 @@ from taskmerge.merging.few_bits import result_of
 from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.identity import every_input, identity
 from taskmerge.merging.sides import add_side_files, side_bytes
-from taskmerge.merging.steps import BASE, Plan
+from taskmerge.merging.steps import Plan
 from taskmerge.recipes import Recipe
 from taskmerge.words.devices import parse_device
 from taskmerge.words.json_text import as_read

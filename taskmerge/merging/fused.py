@@ -12,7 +12,7 @@ import numpy as np
 
 from taskmerge import kernels
 from taskmerge.checkpoints.output.saving import AHEAD, CHUNK, converted, stored_format
-from taskmerge.checkpoints.state_dict import Output, StateDict
+from taskmerge.checkpoints.state_dict import BASE, Output, StateDict
 from taskmerge.checkpoints.storage_noise import noise_of
 from taskmerge.errors import MergeError
 from taskmerge.merging import common
@@ -20,7 +20,7 @@ from taskmerge.merging.covariances import matrices
 from taskmerge.merging.once import Once
 from taskmerge.merging.operands import Operands
 from taskmerge.merging.sides import add_side_files
-from taskmerge.merging.steps import BASE, Plan, Source, Streamed, TensorStep
+from taskmerge.merging.steps import Plan, Source, Streamed, TensorStep
 from taskmerge.merging.thresholds import ModelThresholds
 from taskmerge.methods.remembered import Remembered, remembering
 from taskmerge.numbers.randomness import stream_key, uniform_bits

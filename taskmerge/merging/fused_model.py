@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from taskmerge.checkpoints.state_dict import BASE
 from taskmerge.errors import few
 from taskmerge.merging.algebra import Checkpoint
 from taskmerge.merging.fused import FusedStateDict
-from taskmerge.merging.steps import BASE, Plan
+from taskmerge.merging.steps import Plan
 from taskmerge.words.tables import counted
 
 

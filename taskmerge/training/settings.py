@@ -125,7 +125,7 @@ def reporting_problems(report_to: str) -> Iterator[Problem]:
     if report_to not in INTEGRATION_TO_CALLBACK:
         near = did_you_mean(report_to, ("none", *INTEGRATION_TO_CALLBACK))
         yield Problem(f"report_to: {report_to!r} is unknown", next_move=near)
-    elif report_to not in (*get_available_reporting_integrations(), "flyte"):  # flyte is not in its list
+    elif report_to not in (*get_available_reporting_integrations(), "flyte"):  # type: ignore[no-untyped-call]  # flyte is not in its list
         yield Problem(f"report_to: {report_to!r} is not installed", next_move="install its library, or write none")
 
 

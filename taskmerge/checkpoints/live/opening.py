@@ -68,7 +68,7 @@ def _quietly() -> Iterator[None]:
     from transformers.utils import logging
 
     undo: Callable[[], None] = logging.enable_progress_bar if logging.is_progress_bar_enabled() else lambda: None
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:

@@ -123,7 +123,8 @@ class DriftReport(Shown):
             "modalities": {name: found.as_dict() for name, found in self.modalities.items()},
             "forecasts": {name: found.as_dict() for name, found in self.forecasts.items()},
         }
-        return plain_data(table)
+        plain: dict[str, Any] = plain_data(table)
+        return plain
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> DriftReport:
