@@ -70,7 +70,7 @@ def _run_verdict(found: StageResults) -> list[Banner]:
         stages += drift_verdict(found.diagnose)
     elif found.diagnose is not None:
         names = ", ".join(found.diagnose.drifted)
-        text = "That is of the model before its repair; the numbers stand in its section."
+        text = "This applies to the model before its repair; the numbers are in its section."
         stages.append(Banner("plain", f"Fusing alone made {names} drift", text))
     if found.recover is not None:
         stages.append(_recovery_verdict(found.recover, found.places))
@@ -107,10 +107,10 @@ def _training_verdict(report: StageReport, places: Mapping[str, str]) -> Banner:
     at = f" ({places[model]})" if model in places else ""
     said = " ".join(f"{line}." for line in report.verdict())
     if report.barred:
-        return Banner("bad", f"The {report.stage} stage left the model as it came{at}", said)
+        return Banner("bad", f"The {report.stage} stage left the model unchanged{at}", said)
     if not report.kept:
         moves = ["another learning rate, more steps or more pairs"]
-        return Banner("open", f"The {report.stage} stage left the model as it came{at}", "Nothing beat it.", moves)
+        return Banner("open", f"The {report.stage} stage left the model unchanged{at}", "Nothing beat it.", moves)
     tone: Tone = "open" if report.below else "good"
     change = ""
     if "mrr" in report.before and "mrr" in report.after:
