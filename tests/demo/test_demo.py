@@ -89,7 +89,7 @@ def test_the_story_on_a_small_cut(small: Path, tmp_path: Path, command: Command)
     told = json.loads(page.with_suffix(".json").read_text("utf-8"))["stages"]
     assert {row["variant"] for row in told["evaluate"]["retrieval"]["results"]} == VARIANTS
     assert all(variant in ran.out for variant in VARIANTS)
-    for words in ("2. Fuse", "3. Diagnose", "audio: ", "0 others did", "trust_remote_code"):
+    for words in ("2. Fuse", "3. Diagnose", "audio: ", "0 others changed", "trust_remote_code"):
         assert words in ran.err, words
 
     models_are_the_shipped_numbers(out)
@@ -127,7 +127,7 @@ def models_are_the_shipped_numbers(out: Path) -> None:
 def test_what_is_in_the_way_is_told_first(tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     ran = command("demo", "--out", tmp_path)
-    assert ran.code == 1 and "something else" in ran.err and len(list(tmp_path.iterdir())) == 1
+    assert ran.code == 1 and "something other" in ran.err and len(list(tmp_path.iterdir())) == 1
     monkeypatch.setenv("PATH", str(tmp_path))
     ran = command("demo", "--out", tmp_path / "out", "--from-scratch")
     assert ran.code == 2 and "apt-get install espeak-ng" in ran.err and not (tmp_path / "out").exists()
