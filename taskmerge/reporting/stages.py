@@ -73,7 +73,7 @@ def _run_verdict(found: StageResults) -> list[Banner]:
         stages += drift_verdict(found.diagnose)
     elif found.diagnose is not None:
         names = ", ".join(found.diagnose.drifted)
-        text = "That is of the model before its repair; the numbers stand in its section."
+        text = "This applies to the model before its repair; the numbers are in its section."
         stages.append(Banner("plain", f"Fusing alone made {names} drift", text))
     if found.recover is not None:
         stages.append(_recovery_verdict(found.recover, found.places))
