@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,15 +15,62 @@ from typer.testing import CliRunner
 from taskmerge.cli.app import app
 
 # from the table in CONTRIBUTING.md, whole words and phrases
-FORBIDDEN = re.compile(r"\b(dear|anew|most bytes of|shipped anew|goes on where it was)\b", re.IGNORECASE)
+EVERYWHERE = re.compile(
+    r"\b(dear|anew|afresh|thereof|most bytes of|goes on where it was|goes on from|by heart|told at once|"
+    r"said to lie|whoever reads|anybody's|throws? (?:it|them) away|as it came|uncut)\b",
+    re.IGNORECASE,
+)
+# in what the package prints and its help says: X is no Y, where things lie and stand, what is not done here
+PRINTED = re.compile(
+    rf"{EVERYWHERE.pattern}|"
+    r"(?<!there )\b(?:is|are|was|were) no (?!longer|other|more)[a-z]|"
+    r"\b(?:lie|lies|stand|stands) (?:in|at|here|there|outside|beyond|beside|before|behind|with)\b|"
+    r"\bnot (?:done|known|read) here\b|\b(?:nobody|somebody|anybody) (?:can|knows|writes)\b|"
+    r"\b(?:go on|mend|hand in|goes on|had from)\b|\bwas kept back\b|\bleft out: (?:all|as|the)\b",
+    re.IGNORECASE,
+)
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+MODULES = sorted((ROOT / "taskmerge").rglob("*.py"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_pages(page: Path) -> None:
-    assert not FORBIDDEN.findall(page.read_text("utf-8"))
+    assert not _found(EVERYWHERE, page.read_text("utf-8"))
 
 
 @pytest.mark.parametrize("command", sorted(getattr(get_command(app), "commands", {})))
 def test_help(command: str) -> None:
-    assert not FORBIDDEN.findall(CliRunner().invoke(app, [command, "--help"]).output)
+    assert not _found(PRINTED, CliRunner().invoke(app, [command, "--help"]).output)
+
+
+def test_messages() -> None:
+    """Every text of the package that is not a docstring: messages, tables, pages, descriptions of keys."""
+    wrong = [(str(path.relative_to(ROOT)), found) for path in MODULES for found in _found(PRINTED, *_texts(path))]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["'1XB' is no size", "a killed run goes on from it", "parts lie here", "Most bytes of one file", "not known here"],
+)
+def test_what_is_refused(text: str) -> None:
+    assert _found(PRINTED, text)
+
+
+@pytest.mark.parametrize("text", ["there is no file", "it is no longer there", "it understands", "believes in"])
+def test_what_is_not_refused(text: str) -> None:
+    assert not _found(PRINTED, text)
+
+
+def _found(pattern: re.Pattern[str], *texts: str) -> list[str]:
+    return [match.group() for text in texts for match in pattern.finditer(text)]
+
+
+def _texts(path: Path) -> Iterator[str]:
+    tree = ast.parse(path.read_text("utf-8"))
+    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value

@@ -43,7 +43,7 @@ class Command(TyperCommand):
     def __init__(self, *names: Any, params: list[Any] | None = None, **settings: Any) -> None:
         common = [
             _flag("-q", "--quiet", be_quiet, "Print results, warnings and errors only."),
-            _flag("-v", "--verbose", be_verbose, "Also print what libraries log, and the trace of a failure."),
+            _flag("-v", "--verbose", be_verbose, "Also print library logs, and the traceback of a failure."),
         ]
         super().__init__(*names, params=[*(params or []), *common], **settings)
 

@@ -1,16 +1,16 @@
-"""What the exit codes of all commands mean: one table, for the pages and for tests."""
+"""The meaning of all exit codes: one table, for the pages and for tests."""
 
 from __future__ import annotations
 
 EXIT_CODES: dict[int, str] = {
     0: "done; nothing drifted beyond its limit",
-    1: "failed: unreadable or unfitting inputs, a full disk; `diff`, `verify`, `check-model`, `doctor`: a difference "
-    "or a fault was found",
-    2: "a mistake in the command line or the recipe; nothing was done",
-    3: "drifted beyond the limit: `diagnose-drift`, and `run` where no stage of it repairs; `rehearse`, `run`: left "
-    "as it came, as a modality would have ended below what it had",
-    4: "cannot tell: nothing drifted beyond the limit, but of a modality it cannot be told (`diagnose-drift`, and "
-    "`run` where no stage of it repairs)",
-    70: "a fault of taskmerge itself; the message names the file that holds the whole trace",
-    130: "interrupted; the same command goes on from the finished files",
+    1: "failed: unreadable or incompatible inputs, a full disk; `diff`, `verify`, `check-model`, `doctor`: a "
+    "difference or a fault was found",
+    2: "an error in the command line or the recipe; nothing was done",
+    3: "drifted beyond the limit: `diagnose-drift`, and `run` without a stage that repairs; `rehearse`, `run`: "
+    "the model was left unchanged, because a modality would have scored lower",
+    4: "cannot tell: nothing drifted beyond the limit, but one modality cannot be decided (`diagnose-drift`, "
+    "and `run` without a stage that repairs)",
+    70: "a bug in taskmerge; the message names the file that contains the full traceback",
+    130: "interrupted; the same command continues from the finished files",
 }

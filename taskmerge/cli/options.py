@@ -29,7 +29,7 @@ OUT_FILE = typer.Option(None, "-o", "--out", help="File to write; stdout by defa
 OUT_RECIPE = typer.Option("merge.yaml", "-o", "--out", help="The recipe to write.", **_WRITTEN)
 OUT_DEMO = typer.Option("taskmerge-demo", "-o", "--out", help="Folder for the data, models and report.", **_WRITTEN)
 HTML = typer.Option(
-    None, "--html", help="Also write a page (.html) here, and its numbers beside it (.json).", **_WRITTEN
+    None, "--html", help="Also write a page (.html) here, and its numbers next to it (.json).", **_WRITTEN
 )
 PLOT = typer.Option(None, "--plot", help="Also draw heat maps: .png, .svg or .pdf (extra [plots]).", **_WRITTEN)
 DEVICE = typer.Option("cpu", "--device", help="Where the arithmetic runs: cpu, cuda, cuda:1, mps.")

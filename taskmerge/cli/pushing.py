@@ -24,14 +24,14 @@ def push(
     scores: Path = typer.Option(
         None, "--scores", help="JSON of an evaluation of this very model, for its card; by default OUT-report's."
     ),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Show what would be uploaded, and its card; upload nothing."),
+    dry_run: bool = typer.Option(False, "--dry-run", help="Show the files and the card without uploading anything."),
     as_json: bool = JSON,
 ) -> None:
     """Upload a model made by taskmerge with its model card, after checking it against its record.
 
-    Every file is hashed first. Only what the record names is uploaded; what else lies in the folder is named and stays.
-    The card is written for the name on the hub, unless you have edited it. No licence is claimed where the inputs'
-    licences differ or one states none.
+    All files are hashed first. Only the files of the record are uploaded; other files in the folder are listed and
+    skipped. The card is written for the name on the hub, unless you have edited it. No licence is claimed if the
+    inputs' licences differ or one states none.
     """
     from taskmerge.checkpoints.cards.pushing import upload_of
     from taskmerge.measuring.evaluation.of_model import scores_of

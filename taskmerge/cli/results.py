@@ -1,4 +1,4 @@
-"""What each command prints with --json: the only declaration of its keys. `python -m taskmerge.cli.json_docs` makes
+"""The output of each command with --json: the only declaration of its keys. `python -m taskmerge.cli.json_docs` makes
 docs/json.md of it, and every test that runs a command with --json holds the output against it.
 
 No command imports this: it is for the page and for tests.
@@ -36,32 +36,32 @@ class ErrorProblem(TypedDict):
 
 class ErrorBody(TypedDict):
     kind: Annotated[str, Doc("Class of the error: UsageError, RecipeError, CheckpointError, OutputError, MergeError, "
-                             "Fault (nobody foresaw it), Interrupted.")]  # fmt: skip
-    text: Annotated[str, Doc("What stands on stderr.")]
-    problems: Annotated[list[ErrorProblem], Doc("All that is wrong, uncut.")]
-    exit_code: Annotated[int, Doc("As the command ends.")]
+                             "Fault (an unexpected error), Interrupted.")]  # fmt: skip
+    text: Annotated[str, Doc("The text that is printed on stderr.")]
+    problems: Annotated[list[ErrorProblem], Doc("All problems, not shortened.")]
+    exit_code: Annotated[int, Doc("The exit code of the command.")]
 
 
 class Failed(TypedDict):
-    """Printed in place of any result, by every command."""
+    """Printed instead of a result, by every command."""
 
     error: Annotated[ErrorBody, Doc("Why there is no result.")]
 
 
 class Planned(TypedDict):
-    """`fuse --dry-run`: what would be done. Nothing is written."""
+    """`fuse --dry-run`: the plan. Nothing is written."""
 
     output: Annotated[str, Doc("Folder or uri.")]
     bytes_read: Annotated[int, Doc("Of all inputs.")]
     bytes_written: Annotated[int, Doc("Of the weight files.")]
-    peak_memory: Annotated[int, Doc("Bytes, at most, besides mapped inputs.")]
+    peak_memory: Annotated[int, Doc("Maximum number of bytes, not counting mapped inputs.")]
     files: Annotated[dict[str, int], Doc("Weight file -> bytes.")]
     components: Annotated[dict[str, dict[str, int]], Doc("Component -> merge, keep, copy -> number of tensors.")]
     ways: Annotated[list[PlannedWay], Doc("Each way in which tensors are treated.")]
-    tensors: Annotated[dict[str, str], Doc("Tensor -> what becomes of it, in words.")]
-    dropped: Annotated[dict[str, str], Doc("input:tensor -> the rule by which it does not reach the output.")]
-    warnings: Annotated[list[str], Doc("What may be wrong.")]
-    notes: Annotated[list[str], Doc("What is assumed, left out or approximated.")]
+    tensors: Annotated[dict[str, str], Doc("Tensor -> its treatment, in words.")]
+    dropped: Annotated[dict[str, str], Doc("input:tensor -> the rule that leaves it out of the output.")]
+    warnings: Annotated[list[str], Doc("Possible problems.")]
+    notes: Annotated[list[str], Doc("Assumptions, omissions and approximations.")]
     more_documents: Annotated[int, Doc("Merges after this one in the same file, planned when this one is made.")]
 
 
@@ -69,8 +69,8 @@ class PlannedWay(TypedDict):
     component: Annotated[str, Doc("Of the tensors.")]
     action: Annotated[Literal["merge", "keep", "copy"], Doc("merge; keep the base's; copy one specialist's.")]
     method: Annotated[str | None, Doc("Of a merge.")]
-    tensors: Annotated[int, Doc("How many are treated so.")]
-    how: Annotated[str, Doc("In words: options, weights, and the rule that says so.")]
+    tensors: Annotated[int, Doc("The number of tensors treated in this way.")]
+    how: Annotated[str, Doc("In words: options, weights, and the rule that applies.")]
 
 
 class Fused(TypedDict):
@@ -78,13 +78,15 @@ class Fused(TypedDict):
 
     path: Annotated[str, Doc("The model.")]
     bytes: Annotated[int, Doc("Of the weight files.")]
-    seconds: Annotated[float, Doc("It took.")]
+    seconds: Annotated[float, Doc("Duration.")]
     sha256: Annotated[dict[str, str], Doc("Weight file -> hash.")]
-    resumed: Annotated[list[str], Doc("Files taken over from an interrupted run.")]
-    remade: Annotated[list[str], Doc("Files of the interrupted run that were no longer as written.")]
-    notes: Annotated[list[str], Doc("What was assumed, left out or approximated.")]
-    left: Annotated[list[str], Doc("What was put into the replaced folder meanwhile, and stays.")]
-    card: Annotated[list[str], Doc("What the model card leaves open: licences that differ, inputs without a hub id.")]
+    resumed: Annotated[list[str], Doc("Files reused from an interrupted run.")]
+    remade: Annotated[list[str], Doc("Files of the interrupted run that had been changed and were written again.")]
+    notes: Annotated[list[str], Doc("Assumptions, omissions and approximations.")]
+    left: Annotated[list[str], Doc("Files that were added to the replaced folder meanwhile and are kept.")]
+    card: Annotated[
+        list[str], Doc("What the model card does not state: licences that differ, inputs without a hub id.")
+    ]
     published: Annotated[bool, Doc("False for one part of an output: `--finish` publishes.")]
 
 
@@ -98,22 +100,22 @@ class PartMeasured(TypedDict):
     """`fuse --part N/M --measure`."""
 
     part: Annotated[str, Doc("Which.")]
-    done: Annotated[bool, Doc("Whether all that has to be measured is.")]
+    done: Annotated[bool, Doc("Whether all measurements are complete.")]
     next: Annotated[str, Doc("What to run next.")]
 
 
 class SweptPoint(TypedDict):
     values: Annotated[dict[str, Any], Doc("Axis -> value.")]
-    length: Annotated[float | None, Doc("Of the merged task vector, over the base's.")]
+    length: Annotated[float | None, Doc("Norm of the merged task vector divided by the base's norm.")]
     cosines: Annotated[dict[str, float | None], Doc("Specialist -> cosine of the merged task vector with its own.")]
-    score: Annotated[float | None, Doc("On the recipe's pairs; null where it has none.")]
+    score: Annotated[float | None, Doc("On the recipe's pairs; null if there are none.")]
     scores: Annotated[dict[str, float | None], Doc("Every score by name.")]
 
 
 class Swept(TypedDict):
     """`fuse --sweep`."""
 
-    points: Annotated[list[SweptPoint], Doc("One a point of the grid.")]
+    points: Annotated[list[SweptPoint], Doc("One per point of the grid.")]
     best: Annotated[dict[str, Any] | None, Doc("Axis -> value of the best; null without pairs.")]
     written: Annotated[Fused | None, Doc("The model that `--keep best` wrote.")]
 
@@ -125,21 +127,21 @@ class Compared(TypedDict):
     cosine: Annotated[dict[str, dict[str, float | None]], Doc("Of each two.")]
     sign_conflict: Annotated[dict[str, dict[str, float | None]], Doc("Share of entries whose signs differ.")]
     by_layer: Annotated[dict[str, dict[str, float | None]], Doc("Layer -> task vector -> norm.")]
-    warnings: Annotated[list[str], Doc("What the configs say otherwise than the base's.")]
+    warnings: Annotated[list[str], Doc("Differences between the configs and the base's config.")]
 
 
 class Difference(TypedDict):
     tensor: Annotated[str, Doc("Its name.")]
-    difference: Annotated[str, Doc("values, or what of its header differs.")]
-    entries: Annotated[int | None, Doc("How many differ.")]
-    largest: Annotated[float | None, Doc("Largest step between two.")]
+    difference: Annotated[str, Doc("values, or the part of its header that differs.")]
+    entries: Annotated[int | None, Doc("The number of entries that differ.")]
+    largest: Annotated[float | None, Doc("The largest difference of two entries.")]
 
 
 class Diff(TypedDict):
-    """`diff`. Exit 1 where something differs."""
+    """`diff`. Exits with 1 if anything differs."""
 
-    same: Annotated[bool, Doc("Whether all bits are.")]
-    differences: Annotated[list[Difference], Doc("One a tensor.")]
+    same: Annotated[bool, Doc("Whether all bits are the same.")]
+    differences: Annotated[list[Difference], Doc("One per tensor.")]
 
 
 class InspectedTensor(TypedDict):
@@ -150,7 +152,7 @@ class InspectedTensor(TypedDict):
 
 class ToldByShapes(TypedDict):
     path: Annotated[str, Doc("Where the names begin.")]
-    component: Annotated[str, Doc("What it was taken for.")]
+    component: Annotated[str, Doc("The recognised component.")]
     reason: Annotated[str, Doc("Why.")]
 
 
@@ -160,15 +162,15 @@ class Inspected(TypedDict):
     model: Annotated[str, Doc("As named.")]
     config: Annotated[dict[str, Any], Doc("config.json.")]
     tensors: Annotated[dict[str, InspectedTensor], Doc("By name.")]
-    told_by_shapes: Annotated[list[ToldByShapes], Doc("Parts that no name tells.")]
+    told_by_shapes: Annotated[list[ToldByShapes], Doc("Parts that were recognised by shape, not by name.")]
 
 
 class Drifted(TypedDict):
-    """`diagnose-drift`. Exit 3 where `beyond_limit` is not empty, else 4 where `cannot_tell` is not."""
+    """`diagnose-drift`. Exits with 3 if `beyond_limit` is not empty, otherwise with 4 if `cannot_tell` is not empty."""
 
     drifted: Annotated[list[str], Doc("Modalities whose verdict is drifted.")]
     beyond_limit: Annotated[list[str], Doc("Those of them that lost more than the limit.")]
-    cannot_tell: Annotated[list[str], Doc("Modalities of which it cannot be told.")]
+    cannot_tell: Annotated[list[str], Doc("Modalities for which drift cannot be decided.")]
     modalities: Annotated[
         dict[
             str,
@@ -176,7 +178,7 @@ class Drifted(TypedDict):
         ],
         Doc("Modality -> verdict, scores and statistics."),
     ]
-    forecasts: Annotated[dict[str, Forecast], Doc("Modality -> what the weights alone say.")]
+    forecasts: Annotated[dict[str, Forecast], Doc("Modality -> the forecast from the weights alone.")]
     exit_code: Annotated[int, Doc("0, 3 or 4.")]
     recovered: Annotated[str | None, Doc("The repaired model, with --recover.")]
 
@@ -197,7 +199,7 @@ class Searched(TypedDict):
 
     objectives: Annotated[list[str], Doc("What was maximised.")]
     best: Annotated[str | None, Doc("Name of the best point that meets all floors.")]
-    front: Annotated[list[str], Doc("Points that no other beats in everything.")]
+    front: Annotated[list[str], Doc("Points that no other point beats in all objectives.")]
     points: Annotated[
         list[Annotated[Any, And(Point, {"recipe": (str | None, "Its recipe, as YAML.")})]],
         Doc("Trials and references."),
@@ -207,11 +209,11 @@ class Searched(TypedDict):
         Doc("Along each axis through the best trial."),
     ]
     confirmed: Annotated[
-        list[Annotated[Any, And(Confirmed, {"sentence": (str, "In words.")})]], Doc("On pairs kept back.")
+        list[Annotated[Any, And(Confirmed, {"sentence": (str, "In words.")})]], Doc("On held-out pairs.")
     ]
     importances: Annotated[list[dict[str, float | None]], Doc("Axis -> share, one an objective.")]
     correlations: Annotated[list[Correlation], Doc("Of agreement with real scores.")]
-    sentences: Annotated[list[str], Doc("What to know.")]
+    sentences: Annotated[list[str], Doc("Notes.")]
     notes: Annotated[list[str], Doc("What was assumed or left out.")]
     recipe: Annotated[str, Doc("The best one's recipe: a file.")]
     report: Annotated[str, Doc("The page.")]
@@ -239,7 +241,7 @@ class JudgedTensor(TypedDict):
 
 
 class Judged(TypedDict):
-    """`verify --base`, `verify --recipe`: anybody's merge. Exit 1 where it does not fit."""
+    """`verify --base`, `verify --recipe`: a merge made by any program. Exits with 1 if it does not match."""
 
     path: Annotated[str, Doc("As named.")]
     verdict: Annotated[str, Doc("exact, within rounding, not applied, other weights, torn, …")]
@@ -311,7 +313,7 @@ class Grafted(TypedDict):
 
     path: Annotated[str, Doc("The model.")]
     modalities: Annotated[list[str], Doc("It takes.")]
-    placeholders: Annotated[dict[str, str], Doc("Modality -> the token that stands in for an item.")]
+    placeholders: Annotated[dict[str, str], Doc("Modality -> the placeholder token of an item.")]
 
 
 class Stats(TypedDict):

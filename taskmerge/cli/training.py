@@ -57,7 +57,7 @@ def graft(
     takes = [name for name in first.modalities if name != "message"]
     tokens = {name: tower.placeholder for name, tower in first.towers.items()}
     shown = ", ".join(f"{token} for {name}" for name, token in tokens.items())
-    note(f"takes {', '.join(takes)}; tokens that stand in: {shown}")
+    note(f"takes {', '.join(takes)}; placeholder tokens: {shown}")
     next_move(f"taskmerge check-model {out}; nothing was trained yet: `specialize` in a recipe does")
     print_json({"path": str(out), "modalities": takes, "placeholders": tokens}) if as_json else say(out)
 

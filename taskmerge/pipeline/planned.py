@@ -125,7 +125,8 @@ def _trained(
     reckoned = ", ".join(f"{one} {TOKENS.get(one, TOKENS['image'])}" for one in dict.fromkeys([*modalities, TEXT]))
     notes = [
         f"tokens of an item: {reckoned}",
-        f"beside its device each process holds {show_bytes(found.host)}: what is trained, as it came",
+        f"in addition to its device, each process holds {show_bytes(found.host)}: a copy of the initial "
+        "values of the trained tensors",
     ]
     if found.total > machine.memory:
         notes.append(_move(settings, machine))

@@ -38,5 +38,5 @@ def prompt_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
     known += trained_sets(current)
     for name, row in prompts.tasks.items():
         if name not in known:
-            what = f"prompts: tasks: {name!r} is no set that is trained on, and no set or task of `evaluate`"
+            what = f"prompts: tasks: {name!r} is neither a training set nor a set or task of `evaluate`"
             yield Problem(what, row.place, did_you_mean(name, known))

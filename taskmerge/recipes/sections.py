@@ -37,7 +37,7 @@ Positive = Between(0, None, open="low")
 MeasuredIn = Annotated[
     Precision | None, Doc("precision that models are run in to be measured; left out: each one's own")
 ]
-LookedAtIn = Annotated[Half | None, Doc("precision that held-out pairs are scored in; left out: the model's own")]
+LookedAtIn = Annotated[Half | None, Doc("precision in which held-out pairs are scored; by default the model's own")]
 ItemsAtOnce = Annotated[int, Between(1, None), Doc("items that run at once")]
 
 

@@ -101,7 +101,7 @@ def _sure(found: Choice) -> tuple[Tone, str]:
     if found.worse:
         said.append(f"Worse beyond chance than {', '.join(found.worse)} on at least one set.")
     if found.even:
-        said.append(f"Not told apart from {', '.join(found.even)}: more pairs would tell.")
+        said.append(f"Not distinguishable from {', '.join(found.even)}: more pairs would decide.")
     tone: Tone = "open" if found.worse or not found.better else "good"
     return tone, " ".join(said) or "It was compared with no other variant query by query."
 

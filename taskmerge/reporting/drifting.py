@@ -28,7 +28,9 @@ def drift_details(report: DriftReport) -> list[Section]:
 def drift_verdict(report: DriftReport) -> list[Banner]:
     """Which model to use for which modality, and the next move; the numbers stand in the modality's own section."""
     if not report.modalities:
-        text = "Nothing was measured: the forecast below is of the weights alone, and recall follows it only loosely."
+        text = (
+            "Nothing was measured: the forecast below comes from the weights alone, and recall follows it only loosely."
+        )
         return [
             Banner("open", "No verdict without probes", text, ["give --probes PAIRS, and the same command measures"])
         ]
@@ -54,7 +56,7 @@ def drift_verdict(report: DriftReport) -> list[Banner]:
             [f"about {needed} probes would settle it (there were {report.modalities[name].probes})"] if needed else []
         )
         text = "Until then the specialist is the safe choice."
-        banners.append(Banner("open", f"Of {name} it cannot be told", text, moves))
+        banners.append(Banner("open", f"For {name} it cannot be decided", text, moves))
     return banners
 
 

@@ -172,7 +172,9 @@ def precision_notes(settings: TrainingSettings) -> list[str]:
     """What is to be said of the precision of scores; nothing where it is the model's own."""
     if settings.looked_at_in is None:
         return []
-    return [f"held-out pairs are scored in {settings.looked_at_in}: compare with nothing that is scored in another"]
+    return [
+        f"held-out pairs are scored in {settings.looked_at_in}: do not compare them with scores in another precision"
+    ]
 
 
 def _score(

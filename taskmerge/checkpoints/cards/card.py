@@ -24,12 +24,12 @@ from taskmerge.words.places import repository_of
 _DONE = {
     "fuse": "Fused",
     "specialize": "Trained on one modality",
-    "recover": "A fused model whose projectors were trained again",
-    "rehearse": "A fused model trained on all its modalities in turn",
-    "graft": "An encoder attached to a backbone through a fresh projector that nothing was trained on",
+    "recover": "A fused model whose projectors were retrained",
+    "rehearse": "A fused model trained on all its modalities together",
+    "graft": "An encoder attached to a backbone through a new, untrained projector",
     "apply": "A model plus a task vector",
     "soup": "The mean of several checkpoints",
-    "extract": "A task vector: what training changed, to be added to its base",
+    "extract": "A task vector: the changes made by training, to be added to its base",
 }
 KEPT = "## Card of the base"
 """Heading of the base's own card, which stands last."""
@@ -84,7 +84,7 @@ def card(name: str, record: Mapping[str, Any], read: ReadFile, *, kept: str = ""
         _training(record.get("report", {})),
         _scores(scores),
         *_recipe(record),
-        f"`{FILE}` holds the sha256 of every file and of what it was made from; `taskmerge verify` compares them.",
+        f"`{FILE}` holds the sha256 of every file and of every input; `taskmerge verify` compares them.",
         *_quoted(kept),
     ]  # fmt: skip
     return Card("\n\n".join(part for part in parts if part) + "\n", said.findings, said.conflict)
@@ -151,7 +151,7 @@ def _index(name: str, scores: Sequence[Score]) -> list[dict[str, Any]]:
 def _lead(record: Mapping[str, Any]) -> str:
     done = _DONE.get(record["stage"], "Written")
     if record["kind"] == "adapter":
-        done = "A low-rank adapter that holds what training changed"
+        done = "A low-rank adapter with the changes made by training"
     names = ", ".join(markdown.code(_named(label)) for label in record["inputs"])
     of = f" from {names}" if record["stage"] == "fuse" else ""
     return f"{done}{of}, with taskmerge {record.get('taskmerge', __version__)} (`{record['stage']}`)."

@@ -105,10 +105,10 @@ def upload_of(folder: Path, repository: str, scores: Sequence[Score] = ()) -> Up
     record = _checked(folder)
     others = contents(folder).others
     if links := [name for name in others if (folder / name.rstrip("/")).is_symlink()]:
-        what = f"holds links, which taskmerge did not write and an upload would follow: {few(links)}"
-        raise CheckpointError(what, str(folder), "remove them, or copy in what they lead to")
+        what = f"contains links, which taskmerge did not write and an upload would follow: {few(links)}"
+        raise CheckpointError(what, str(folder), "remove them, or replace them by copies of their targets")
     own = [name for name in record["outputs"] if not name.startswith(_SIDE)]
-    left = {name: "measured with the model, no part of it" for name in record["outputs"] if name.startswith(_SIDE)}
+    left = {name: "measured with the model, not a part of it" for name in record["outputs"] if name.startswith(_SIDE)}
     left |= {name: "taskmerge did not write it" for name in others if name.removesuffix(" (changed since)") != CARD}
     left |= {name: "unfinished" for name in (LOCK, UNFINISHED) if (folder / name).is_file()}
     made, texts = _card(folder, repository, record, scores)
@@ -135,8 +135,8 @@ def _checked(folder: Path) -> dict[str, Any]:
     if record["kind"] not in PUSHED:
         raise CheckpointError(f"a folder of kind {record['kind']!r}, not a model", str(folder), "push the model itself")
     if findings := changed_files(folder):
-        what = f"is not what its record says: {'; '.join(findings[:3])}"
-        raise CheckpointError(what, str(folder), "`taskmerge verify` says more")
+        what = f"does not match its record: {'; '.join(findings[:3])}"
+        raise CheckpointError(what, str(folder), "`taskmerge verify` shows details")
     whole: dict[str, Any] = read_json(folder / FILE, dict[str, Any], own=True)
     return whole
 
