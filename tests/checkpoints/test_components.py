@@ -275,7 +275,7 @@ def test_overrides_win_and_must_match() -> None:
     found = component_map(tensors, {}, {"audio_projector": ["model.my_bridge.*"]})
     assert found["model.my_bridge.weight"] == "audio_projector"
     assert found["model.layers.0.mlp.weight"] == "backbone"
-    with pytest.raises(MergeError, match="'model.bridge.*' names no tensor".replace("*", r"\*")):
+    with pytest.raises(MergeError, match="'model.bridge.*' matches no tensor".replace("*", r"\*")):
         component_map(tensors, {}, {"audio_projector": ["model.bridge.*"]})
 
 

@@ -153,7 +153,7 @@ def test_a_half_downloaded_repository_is_told(cache: Path, tmp_path: Path) -> No
     index = b'{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
     one = packed(tmp_path, {"a": torch.ones(1)})
     cached(cache, "owner/name", {"model.safetensors.index.json": index, "model-00001-of-00002.safetensors": one})
-    with pytest.raises(CheckpointError, match="names 1 files that are not there: model-00002-of-00002") as caught:
+    with pytest.raises(CheckpointError, match="names 1 files that are missing: model-00002-of-00002") as caught:
         open_stored("owner/name")
     assert caught.value.problems[0].next_move == "finish the download"
 

@@ -109,14 +109,14 @@ def test_a_transformers_module_brings_its_config() -> None:
 def test_what_is_no_tensor_is_named(value: Any, found: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         Checkpoint.open({"odd": value}, label="mine")
-    assert str(caught.value) == f"mine: 'odd' is no tensor of a known format: {found}"
+    assert str(caught.value) == f"mine: 'odd' is not a tensor of a known format: {found}"
 
 
 def test_a_module_without_values_is_told_when_read() -> None:
     with torch.device("meta"):
         model = Checkpoint.open(torch.nn.Linear(3, 2))
     assert model.tensors["weight"].shape == (2, 3)
-    with pytest.raises(CheckpointError, match="'weight' has no values: it is on the meta device"):
+    with pytest.raises(CheckpointError, match="'weight' has no values, because it is on the meta device"):
         model["weight"]
 
 

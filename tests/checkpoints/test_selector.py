@@ -176,7 +176,7 @@ def problem(pattern: str, **more: Any) -> str:
 
 def test_the_message_has_the_users_text_the_place_and_what_is_near() -> None:
     said = problem("vision_encodr", of="audio")
-    assert said.startswith("merge.yaml:7: copy: audio: 'vision_encodr' names no tensor of audio\n")
+    assert said.startswith("merge.yaml:7: copy: audio: 'vision_encodr' matches no tensor of audio\n")
     assert "did you mean 'vision_encoder'?" in said
 
 
@@ -201,11 +201,11 @@ def test_what_else_is_allowed_is_no_problem() -> None:
 def test_places_that_have_no_recipe_raise_the_same_words() -> None:
     base = Checkpoint.open(weights("BERT"))
     vector = base - base
-    with pytest.raises(UsageError, match="only: 'bakbone' names no tensor of"):
+    with pytest.raises(UsageError, match="only: 'bakbone' matches no tensor of"):
         vector.only("bakbone")
-    with pytest.raises(UsageError, match="train: 'bakbone' names no tensor of"):
+    with pytest.raises(UsageError, match="train: 'bakbone' matches no tensor of"):
         select(embedder(weights("BERT"), set(weights("BERT").tensors)), ["bakbone"])
-    with pytest.raises(MergeError, match="components: mine: 'bakbone' names no tensor"):
+    with pytest.raises(MergeError, match="components: mine: 'bakbone' matches no tensor"):
         component_map(base.tensors, base.config, {"mine": ["bakbone"]})
 
 

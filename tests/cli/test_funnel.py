@@ -68,7 +68,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("extract base base --out /dev/shm", "is a mount point"),
         ("extract base base --out .", "would replace the current folder"),
         ("extract base base --out /", "is the root of a disk"),
-        ("extract base base --out /proc/x/y", "the disk has 0 free"),
+        ("extract base base --out /proc/x/y", "the disk has only 0 free"),
         ("inspect $'nowhere\\x1b[31m\\xff'", "nowhere\\x1b[31m"),
         ("inspect base --js", "taskmerge inspect: No such option: --js"),
         ("inspect", "taskmerge inspect: Missing argument"),
@@ -115,7 +115,7 @@ def test_what_nobody_foresaw_is_told_and_kept(
     assert len(said) < 4096 and len(said.splitlines()) <= 20
     assert "Traceback" in kept.read_text() and "in run" in kept.read_text()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
-    assert funnel(run) == FAULT and "could not be kept" in capsys.readouterr().err
+    assert funnel(run) == FAULT and "could not be saved" in capsys.readouterr().err
 
 
 class OutOfMemoryError(RuntimeError):

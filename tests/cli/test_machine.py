@@ -29,4 +29,4 @@ def test_doctor_tells_a_broken_torchvision(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr("importlib.metadata.version", lambda name: "0.28.0")
     what, found, state, text = machine._import_works("torchvision")
     assert (what, found, state) == ("torchvision", "0.28.0", "broken")
-    assert "nms does not exist" in text and "install the one for your torch" in text
+    assert "nms does not exist" in text and "install the version for your torch" in text

@@ -89,7 +89,7 @@ def test_the_story_on_a_small_cut(small: Path, tmp_path: Path, command: Command)
     told = json.loads(page.with_suffix(".json").read_text("utf-8"))["stages"]
     assert {row["variant"] for row in told["evaluate"]["retrieval"]["results"]} == VARIANTS
     assert all(variant in ran.out for variant in VARIANTS)
-    for words in ("2. Fuse", "3. Diagnose", "audio: ", "0 others did", "trust_remote_code"):
+    for words in ("2. Fuse", "3. Diagnose", "audio: ", "0 others changed", "trust_remote_code"):
         assert words in ran.err, words
 
     models_are_the_shipped_numbers(out)

@@ -97,9 +97,9 @@ def test_batches_and_take() -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], "holds no pairs"),
-        ([{"audio": "sounds/low.wav", "text": ""}], "row 1: no text beside its audio: ''"),
-        ([{"audio": "sounds/low.wav", "text": "a"}, {"text": "b"}], "row 2: no audio beside the text 'b'"),
+        ([], "contains no pairs"),
+        ([{"audio": "sounds/low.wav", "text": ""}], "row 1: no text next to its audio: ''"),
+        ([{"audio": "sounds/low.wav", "text": "a"}, {"text": "b"}], "row 2: no audio next to the text 'b'"),
         ([{"audio": "sounds/missing.wav", "text": "a"}], "missing.wav' does not exist"),
         ([{"sound": "x", "text": "a"}], "no item column in sound, text"),
         ([{"audio": "x", "image": "y", "text": "a"}], "several item columns: image, audio"),
@@ -132,7 +132,7 @@ def test_many_problems_are_counted_not_listed() -> None:
 
 
 def test_what_is_no_set_of_pairs_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="int is no set of pairs"):
+    with pytest.raises(UsageError, match="int is not a set of pairs"):
         read_pairs(3)
     with pytest.raises(UsageError, match="no file"):
         read_pairs(tmp_path / "none.jsonl")

@@ -66,10 +66,10 @@ def with_a_projector(tensors: Tensors) -> Tensors:
     [
         (
             with_other_names,
-            r"tensors are not in the file of this BertModel: embeddings\.LayerNorm\.bias.* and \d+ more",
+            r"tensors are missing from the file of this BertModel: embeddings\.LayerNorm\.bias.* and \d+ more",
         ),
         (with_other_names, r"\d\d tensors in the file have no place in BertModel: t0"),
-        (without_last_layer, r"16 tensors are not in the file of this BertModel: encoder\.layer\.1\."),
+        (without_last_layer, r"16 tensors are missing from the file of this BertModel: encoder\.layer\.1\."),
         (with_another_layer, r"16 tensors in the file have no place in BertModel: encoder\.layer\.2\."),
         (with_a_projector, r"1 tensor in the file has no place in BertModel: audio_projector\.weight"),
     ],
@@ -89,7 +89,7 @@ def test_a_model_that_is_not_whole_is_refused(
 def test_measuring_refuses_it_too(text_model: Path, tmp_path: Path) -> None:
     broken = changed(text_model, tmp_path / "broken", with_other_names)
     pairs = [{"query": text, "text": text} for text in TEXTS]
-    with pytest.raises(CheckpointError, match="are not in the file"):
+    with pytest.raises(CheckpointError, match="are missing from the file"):
         evaluate_retrieval({"broken": broken}, {"pairs": pairs})
 
 
@@ -97,7 +97,7 @@ def test_another_shape_is_told_in_one_line(text_model: Path, tmp_path: Path) -> 
     def wider(tensors: Tensors) -> Tensors:
         return {**tensors, "embeddings.LayerNorm.weight": torch.ones(48)}
 
-    with pytest.raises(CheckpointError, match="no embedder can be loaded"):
+    with pytest.raises(CheckpointError, match="the embedder cannot be loaded"):
         open_embedder(changed(text_model, tmp_path / "broken", wider))
 
 

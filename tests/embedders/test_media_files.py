@@ -147,7 +147,7 @@ def test_a_parquet_file_whose_few_bytes_stand_for_many(tmp_path: Path, monkeypat
     assert len(found) == 5000 and set(found.texts) == {"x" * 1000}
     room = namedtuple("room", "free")
     monkeypatch.setattr(rows.shutil, "disk_usage", lambda _: room(2_000_000))
-    with pytest.raises(UsageError, match=r"unpacks to more than 1,0.* bytes, and 2,000,000 are free"):
+    with pytest.raises(UsageError, match=r"unpacks to more than 1,0.* bytes, but only 2,000,000 are free"):
         read_pairs(path)
 
 

@@ -204,10 +204,10 @@ def test_modality_without_encoder_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "error", "words"),
     [
-        ({"modality": "smell"}, UsageError, "no modality 'smell'"),
+        ({"modality": "smell"}, UsageError, "unknown modality 'smell'"),
         ({"encoder": {"kind": "log_mle"}}, UsageError, "did you mean 'log_mel'"),
         ({"encoder": {"kind": "log_mel", "bands": 3}}, UsageError, "bands"),
-        ({"projector": "conv"}, UsageError, "no projector kind 'conv'"),
+        ({"projector": "conv"}, UsageError, "unknown projector kind 'conv'"),
         ({"encoder": {"kind": "log_mel", "hop": 0}}, UsageError, "must be positive"),
         ({"backbone": "nowhere"}, CheckpointError, "no file or folder 'nowhere'"),
         (
@@ -215,7 +215,7 @@ def test_modality_without_encoder_is_refused(folder: Path) -> None:
             CheckpointError,
             "'owner/nowhere' here, and it cannot be downloaded from the hub",
         ),
-        ({"encoder": "logmel"}, UsageError, "no encoder 'logmel'\n    did you mean 'log_mel'"),
+        ({"encoder": "logmel"}, UsageError, "unknown encoder 'logmel'\n    did you mean 'log_mel'"),
         ({"encoder": "patches"}, UsageError, "encoder 'patches' takes image, video, not audio\n    log_mel does"),
         ({"encoder": {"kind": "patches"}}, UsageError, "takes image, video, not audio"),
     ],
@@ -256,7 +256,7 @@ def test_what_is_no_embedder_is_told(folder: Path, tmp_path: Path) -> None:
         ("nowhere", "no file or folder 'nowhere', and not a hub id"),
         (tmp_path / "nowhere", "no file or folder"),
         ("owner/nowhere", "no file or folder 'owner/nowhere' here, and it cannot be downloaded from the hub"),
-        (tmp_path / "empty", "no embedder can be loaded"),
+        (tmp_path / "empty", "the embedder cannot be loaded"),
     ):
         with pytest.raises(CheckpointError, match=words):
             open_embedder(model)

@@ -146,7 +146,7 @@ def test_a_recipes_prompts() -> None:
         "modalities": {"audio": {"query": "", "document": "blue "}},
         "tasks": {"clotho": {"query": "find: "}},
     }
-    with pytest.raises(RecipeError, match="prompts: 'sound' is no modality"):
+    with pytest.raises(RecipeError, match="prompts: 'sound' is not a modality"):
         loads(RECIPE.replace("{audio: {query", "{sound: {query"))
     with pytest.raises(RecipeError, match="unknown key 'qury'"):
         loads(RECIPE.replace('query: "red', 'qury: "red'))

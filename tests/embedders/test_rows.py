@@ -70,7 +70,7 @@ def test_a_data_set_of_the_hub_by_its_id(hub: list[tuple[Any, ...]], streaming: 
 def test_what_the_hub_does_not_have_is_told(hub: list[tuple[Any, ...]]) -> None:
     with pytest.raises(UsageError, match=r"owner/none:train: cannot be opened .*no data set owner/none"):
         read_pairs("owner/none:train")
-    with pytest.raises(UsageError, match=r"'steaming' is no way to read a data set"):
+    with pytest.raises(UsageError, match=r"'steaming' is not a way to read a data set"):
         read_pairs("owner/greys:train:steaming")
     assert hub == [("owner/none", "train", False)]
 
@@ -149,5 +149,5 @@ def test_problems_of_a_table_have_their_row(tmp_path: Path) -> None:
         read_pairs(written(tmp_path / "a.parquet", rows))
     said = str(error.value)
     assert "row 3: no image beside the text 'grey 2'" in said and "gone.png' does not exist" in said
-    assert "row 4: its negative is its text: 'grey 3'" in said
+    assert "row 4: its negative is the same as its text: 'grey 3'" in said
     assert len(open_rows(tmp_path / "a.parquet")[1]) == 4

@@ -118,12 +118,12 @@ def broken(hearing: Path, folder: Path, change: Any) -> Path:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        (lambda t: {n: v for n, v in t.items() if not n.startswith("audio_mlp.0")}, "not in the file"),
-        (lambda t: {n: v for n, v in t.items() if "layers.1." not in n}, "not in the file"),
-        (lambda t: {n.replace("whisper.", "ear."): v for n, v in t.items()}, "do not hold in HearingModel what"),
+        (lambda t: {n: v for n, v in t.items() if not n.startswith("audio_mlp.0")}, "missing from the file"),
+        (lambda t: {n: v for n, v in t.items() if "layers.1." not in n}, "missing from the file"),
+        (lambda t: {n.replace("whisper.", "ear."): v for n, v in t.items()}, "do not have the values of"),
         (lambda t: t | {"beak_mlp.weight": torch.ones(4, 4)}, "no place in"),
     ],
-    ids=["no projector", "a layer short", "other names", "more than the class has"],
+    ids=["unknown projector", "a layer short", "other names", "more than the class has"],
 )
 def test_a_model_that_is_not_whole_is_refused(hearing: Path, tmp_path: Path, change: Any, said: str) -> None:
     with pytest.raises(CheckpointError, match=said):
@@ -156,7 +156,7 @@ def test_a_loader_says_what_is_not_its_own(base: Path) -> None:
     ("named", "said"),
     [
         ("nowhere.py:load", "no file 'nowhere.py' for the embedder 'nowhere.py:load'"),
-        ("own.py", "does not say what in the file is meant"),
+        ("own.py", "does not name a function in the file"),
         ("own.py:lod", "has no 'lod'"),
         ("own.py:NUMBER", "which cannot be called"),
         ("own.py:five", "a int is not an embedder"),
@@ -221,7 +221,7 @@ def test_a_class_that_nobody_named_does_not_run(squeezed: tuple[Path, np.ndarray
     assert "modules.json names squeezing.Squeezing" in str(caught.value)
     assert "--embedder squeezing:Squeezing" in str(caught.value)
     (tmp_path / "other.py").write_text("from torch import nn\nclass Other(nn.Module): ...\n")
-    with pytest.raises(UsageError, match="does not name it"):
+    with pytest.raises(UsageError, match="does not list it"):
         open_embedder(ModelSource(folder, "other.py:Other", folder=tmp_path))
 
 

@@ -133,7 +133,7 @@ def judge(one: Command, ended: Ended, sandbox: Path, before: Snapshot, watched: 
 
 def _message(ended: Ended) -> Iterator[str]:
     if not (ended.err + ended.out).strip():
-        yield f"exit code {ended.code} without a word"
+        yield f"exit code {ended.code} without a message"
     text = ended.err[max(ended.err.find("taskmerge:"), 0) :]
     if len(text.splitlines()) > MOST_LINES or len(text) > MOST_CHARACTERS:
         yield f"a message of {len(text.splitlines())} lines, {len(text)} characters: {text[:300]!r}"

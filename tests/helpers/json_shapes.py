@@ -17,7 +17,7 @@ SEEN: set[tuple[str, str]] = set()
 
 def check_documented(command: str, out: str) -> None:
     """Fail when a command's stdout is not one JSON object of a shape that is documented for it."""
-    data = json.loads(out, parse_constant=lambda word: pytest_fail(f"{word} is no JSON"))
+    data = json.loads(out, parse_constant=lambda word: pytest_fail(f"{word} is not JSON"))
     assert isinstance(data, dict), out[:200]
     shapes = (Failed,) if "error" in data else RESULTS.get(command, ())
     problems = {str(shape): problems_of(data, shape) for shape in shapes}

@@ -268,7 +268,7 @@ def test_a_model_whose_specialists_have_not_all_tensors(device: str) -> None:
             first, last = way.ranks(falling.size)
             assert found[i][way] == (falling[last - 1], falling[first - 1] if first > 1 else math.inf)
     assert measure_model(rows, [[], []], device=device) == [{}, {}]
-    with pytest.raises(MergeError, match="2 specialists in a row of a model of 1"):
+    with pytest.raises(MergeError, match="2 specialists in one row, but the model has 1"):
         measure_model(rows, [ways], device=device)
 
 

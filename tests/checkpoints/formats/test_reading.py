@@ -193,7 +193,7 @@ BROKEN_FOLDERS: dict[str, tuple[Break, str]] = {
     ),
     "a file of the index is missing": (
         lambda folder: (folder / SHARD).unlink(),
-        f"names 1 files that are not there: {SHARD}\n    finish the download",
+        f"names 1 files that are missing: {SHARD}\n    finish the download",
     ),
     "an index that leaves the folder": (
         map_to("x", "../secret.safetensors"),
@@ -217,7 +217,7 @@ BROKEN_FOLDERS: dict[str, tuple[Break, str]] = {
     ),
     "a config that is a list": (
         lambda folder: (folder / "config.json").write_text("[]") and None,
-        "config.json is no table",
+        "config.json is not a table",
     ),
     "modules.json that leaves the folder": (
         lambda folder: (folder / "modules.json").write_text('[{"path": "../other"}]') and None,
@@ -246,7 +246,7 @@ def test_shards_without_index_must_be_complete(tmp_path: Path) -> None:
 
 
 def test_folders_without_weights(tmp_path: Path) -> None:
-    assert "no weights that can be read in this folder\n    name a folder with model.safetensors" in refused(tmp_path)
+    assert "no readable weights in this folder\n    name a folder with model.safetensors" in refused(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     assert "only 'pytorch_model.bin' is there: save only its tensors" in refused(tmp_path)
     assert "'pytorch_model.bin' is not a safetensors file" in refused(tmp_path / "pytorch_model.bin")
@@ -261,7 +261,7 @@ def test_links_stay_inside_or_point_to_the_hub_cache(tmp_path: Path) -> None:
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "model.safetensors").symlink_to(outside)
     message = refused(tmp_path / "linked")
-    assert f"a link to a file outside the folder: {outside}" in message and "copy the file in, or name it" in message
+    assert f"a link to a file outside the folder: {outside}" in message and "copy the file into the folder, or name it" in message
 
     cache = tmp_path / "models--owner--name"
     (cache / "blobs").mkdir(parents=True)
@@ -314,7 +314,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "too few bytes": (raw({"a": entry(0, 4)}, bytes(4)), "F32 [2] needs 8 bytes, its offsets give 4"),
     "overlap": (raw({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), "tensor 'b' overlaps the tensor before it"),
     "a hole": (raw({"a": entry(0, 8), "b": entry(12, 20)}, bytes(20)), "tensor 'b' leaves a gap before it"),
-    "bytes left over": (raw({"a": entry(0, 8)}, bytes(9)), "the file at"),
+    "bytes left over": (raw({"a": entry(0, 8)}, bytes(9)), "the file ends at"),
     "an unknown key": (
         raw({"a": {**entry(0, 8), "code": "x"}}, bytes(8)),
         "must have exactly dtype, shape and data_offsets",

@@ -150,7 +150,7 @@ def test_the_only_model_of_a_folder_is_it(tmp_path: Path, name: str) -> None:
 
 def test_a_trainers_own_files_are_no_model(tmp_path: Path) -> None:
     trainers_folder(tmp_path / "run")
-    with pytest.raises(CheckpointError, match="no weights that can be read"):
+    with pytest.raises(CheckpointError, match="no readable weights"):
         open_stored(tmp_path / "run")
 
 

@@ -155,10 +155,10 @@ def test_over_a_bfloat16_base_nothing_is_rounded_before_the_merge(tmp_path: Path
 # ----------------------------------------------------------------------------------------------------- refusals
 
 BAD_FIELDS = {
-    "another tuner": ({"peft_type": "IA3"}, "peft_type 'IA3' is not known here"),
+    "another tuner": ({"peft_type": "IA3"}, "peft_type 'IA3' is not supported"),
     "changes the base": ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa' changes the base"),
-    "unknown field": ({"use_qalora": True}, "use_qalora: True is not known here"),
-    "later field": ({"use_quantum_lora": True}, "use_quantum_lora: True is not known here"),
+    "unknown field": ({"use_qalora": True}, "use_qalora: True is not supported"),
+    "later field": ({"use_quantum_lora": True}, "use_quantum_lora: True is not supported"),
     "replicated layers": ({"layer_replication": [[0, 2], [1, 2]]}, "layer_replication"),
     "tokens": ({"trainable_token_indices": [1, 2]}, "trainable_token_indices"),
     "packed experts": ({"target_parameters": ["mlp.experts.gate_up_proj"]}, "target_parameters"),
@@ -212,7 +212,7 @@ def test_an_adapter_for_another_size_is_refused(plain: tuple[Path, Path], tmp_pa
 
 
 def test_a_folder_without_an_adapter_is_refused(plain: tuple[Path, Path]) -> None:
-    with pytest.raises(CheckpointError, match=r"no adapter_config\.json: not a PEFT adapter folder"):
+    with pytest.raises(CheckpointError, match=r"adapter_config\.json is missing: not a PEFT adapter folder"):
         adapted(open_stored(plain[0]), plain[0])
 
 
@@ -257,7 +257,7 @@ def test_a_base_that_is_an_adapter_is_laid_over_its_own_base(tmp_path: Path) -> 
     zoo.save(zoo.perturb(zoo.BY_NAME["Qwen3"].build(), 4), tmp_path / "one")
     recipe = recipes.from_dict({"base": "adapter", "specialists": {"one": {"model": "one", "weight": 0.5}}}, tmp_path)
     settings_file.write_text(json.dumps(table | {"base_model_name_or_path": None}))
-    with pytest.raises(TaskmergeError, match="is an adapter, and does not say of which model"):
+    with pytest.raises(TaskmergeError, match="is an adapter, but does not say for which model"):
         fusion.plan(recipe)
     settings_file.write_text(json.dumps(table | {"base_model_name_or_path": str(base)}))
     decided = fusion.plan(recipe)

@@ -81,7 +81,7 @@ def test_a_head_of_its_own_whatever_the_config_says(says: bool | None, tied: tup
     plan, out = fuse(tmp_path, folder, own=tmp_path / "own", other=tmp_path / "other")
     expect(out, base, head_and_table(own), head_and_table(other))
     assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
-    assert any("own has an output head of its own" in line for line in plan.notes)
+    assert any("own has a separate output head" in line for line in plan.notes)
 
 
 def test_a_table_stored_twice_stays_tied(tied: tuple[Any, Path], tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Names across one lineage: whatever way a model was saved, its tensors are found by their values."""
+"""Names across the same lineage: whatever way a model was saved, its tensors are found by their values."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_other_families_are_refused_with_examples_of_both_sides(saved) -> None:
     with pytest.raises(MergeError) as caught:
         match_names(bert, llama)
     text = str(caught.value)
-    assert "cannot be matched" in text and "one lineage" in text
+    assert "cannot be matched" in text and "the same lineage" in text
     assert "bert.embeddings.LayerNorm" in text and "model.layers.0" in text
 
 
@@ -131,7 +131,7 @@ def test_a_partly_renamed_backbone_is_refused_rather_than_merged_in_part() -> No
         "other",
         {"visual.blocks.0.weight": (2,), "trunk.layers.0.ffn.w1.weight": (2,), "trunk.layers.0.mlp.down.weight": (2,)},
     )
-    with pytest.raises(MergeError, match="backbone: names of other cannot be matched"):
+    with pytest.raises(MergeError, match="backbone: the names in other cannot be matched"):
         match_names(base, other)
 
 

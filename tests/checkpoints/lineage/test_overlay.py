@@ -88,7 +88,7 @@ def test_a_projector_alone_is_a_specialist(base: Path, tmp_path: Path, case: str
     decided = plan(recipe_of(tmp_path, {"model": "base", "also": also, "weight": 0.5}, base))
     check(decided, base, projector, 0.5)
     notes = " ".join(decided.warnings)
-    assert f"{also}: 4 tensors in the place of the model's" in notes and said in notes
+    assert f"{also}: 4 tensors replace the model's" in notes and said in notes
 
 
 def test_over_another_model_and_several_files(base: Path, tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_what_was_trained_beside_an_adapter_is_found(
         if PROJECTOR in name:
             expected = projector[name.partition(PROJECTOR)[2]].numpy().reshape(-1)
         np.testing.assert_allclose(fused.read(name), expected, rtol=2e-5, atol=2e-6, err_msg=name)
-    assert "non_lora_trainables.bin: 4 tensors in the place of the model's" in " ".join(decided.warnings)
+    assert "non_lora_trainables.bin: 4 tensors replace the model's" in " ".join(decided.warnings)
 
 
 def test_a_tower_that_the_base_lacks_is_brought(base: Path, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_the_bases_word_stands_and_the_other_is_named() -> None:
 def test_specialists_that_disagree_are_both_named() -> None:
     joined, said = joined_prompts(saying(base={}, a={"truncate_dim": 1}, b={"truncate_dim": 2}))
     assert joined == {}
-    assert said == [f"{PROMPTS}: truncate_dim differs: a 1, b 2; none is taken, as base has none"]
+    assert said == [f"{PROMPTS}: truncate_dim differs: a 1, b 2; none is used, because base has none"]
 
 
 def test_nothing_said_is_nothing_written() -> None:

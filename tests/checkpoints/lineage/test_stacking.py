@@ -142,7 +142,7 @@ def test_layers_of_other_shapes_are_refused(tmp_path: Path) -> None:
         ([{"base": "3..0", "a": "0..3"}], "base must be layers such as 0..15, not '3..0'"),
         ([{"base": "0-3", "a": "0..3"}], "must be layers such as 0..15"),
         ([{"base": "0..3"}], "stack uses no layers of a"),
-        ([{}], "names no layers"),
+        ([{}], "lists no layers"),
         ([{"base": "0..3", "x": "0..3"}], "'x'"),
     ],
 )
@@ -168,4 +168,4 @@ def test_the_config_follows_the_layers() -> None:
     }
     assert made["vision_config"] == {"num_hidden_layers": 4} and not notes
     by_place = {"num_hidden_layers": 4, "sliding_window_pattern": 2}
-    assert "counts layers by their place" in stacked_config(by_place, 4, [Section(by_place, range(1, 3), 4)], 2)[1][0]
+    assert "refers to layers by their number" in stacked_config(by_place, 4, [Section(by_place, range(1, 3), 4)], 2)[1][0]

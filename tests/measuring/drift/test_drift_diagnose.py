@@ -81,7 +81,7 @@ def test_four_paths(tmp_path: Path) -> None:
     # a plain text backbone is a base too: its names are the grafted ones without their prefix
     plain = diagnose_drift(str(tmp_path / "fused"), str(tmp_path / "grafted"), base=str(tmp_path / "backbone"))
     (forecast,) = plain.forecasts.values()
-    assert forecast.unit == "base" and "moved only by the others" in str(plain)
+    assert forecast.unit == "base" and "only the other specialists move it" in str(plain)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_the_command_without_probes_says_what_the_weights_forecast(on_disk: Path
         (["--limit", "5"], "--limit 5 is not a valid share\n    give a number above 0 and at most 1"),
         (["--limit", "0"], "--limit 0 is not a valid share"),
         (["--recover"], "--recover needs a recipe"),
-        (["recipe.yaml"], "recipe.yaml: --fused, --specialist beside a recipe\n    give one or the other"),
+        (["recipe.yaml"], "recipe.yaml: --fused, --specialist beside a recipe\n    give either a recipe or these options"),
     ],
 )
 def test_the_command_refuses_before_it_reads(command: Any, words: list[str], said: str) -> None:
@@ -231,7 +231,7 @@ def test_a_specialist_that_trained_its_projector_alone_is_moved_only_by_the_othe
     moved = sum(float(((fused[name] - base[name]) ** 2).sum()) for name in names)
     assert found.unit == "base" and found.cosine == 0
     assert found.displacement == pytest.approx((moved / sum(float((base[name] ** 2).sum()) for name in names)) ** 0.5)
-    assert f"moved only by the others, by {found.displacement:.1%} of the base's norm" in str(found)
+    assert f"only the other specialists move it, by {found.displacement:.1%} of the base's norm" in str(found)
     still = forecast_drift(MemoryStateDict(base), MemoryStateDict(base), MemoryStateDict(base))
     assert still.displacement == 0
 
