@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from taskmerge.errors import Problem, TaskmergeError
+from taskmerge.errors import OutputError, Problem, TaskmergeError
 from taskmerge.pipeline.sets import grafted_modality
 from taskmerge.pipeline.state import Run
 from taskmerge.recipes import Specialize
@@ -30,6 +30,8 @@ def fuse_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
     for name, section in missing.items():
         try:
             foreseen[name] = _foreseen(current, name, section)
+        except OutputError:  # a failing disk is not a problem of the recipe
+            raise
         except TaskmergeError as error:
             yield from _told(error, f"specialize: {name}", section.place)
     if len(foreseen) == len(missing) and "fuse" in stages:
@@ -42,6 +44,8 @@ def _fused(current: Run, foreseen: dict[str, StateDict]) -> Iterator[Problem]:
 
     try:
         plan(current.recipe, open_inputs(current.recipe, Inputs(foreseen)))
+    except OutputError:  # a failing disk is not a problem of the recipe
+        raise
     except TaskmergeError as error:
         yield from _told(error, "fuse, after all are trained", current.recipe.place)
 

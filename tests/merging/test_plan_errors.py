@@ -422,3 +422,25 @@ def test_eight_bit_floats_are_refused_unless_they_are_kept() -> None:
     )
     kept = fuse(models["base"], specialists, rules=[{"match": PROJ, "keep": "image"}], dtype="bfloat16")
     assert same_bits(kept[PROJ], models["image"][PROJ])
+
+
+def test_a_disk_that_fails_while_inputs_are_opened_is_not_the_recipes_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was opened is noted on the disk: a full one is told as a full disk, not at a line of the recipe."""
+    for name in ("base", "image"):
+        write_model(tmp_path / name, random_model(0))
+    recipe = write_recipe(
+        tmp_path,
+        base="base",
+        specialists={"image": {"model": "image", "weight": 1.0}},
+        merge={"method": "task_arithmetic"},
+        output={"path": "out"},
+    )
+
+    def full(*_: object, **__: object) -> None:
+        raise OutputError("cannot be written: No space left on device", "out-report/fuse.json", "free disk space")
+
+    monkeypatch.setattr("taskmerge.merging.inputs.open_stored", full)
+    with pytest.raises(OutputError, match="^out-report/fuse.json: cannot be written"):
+        plan(recipes.load(recipe))

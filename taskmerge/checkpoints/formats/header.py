@@ -95,7 +95,7 @@ def _load_json(text: bytes, place: str) -> dict[str, Any]:
 
 def _entry(name: str, row: Any, size: int, file_size: int, place: str) -> Entry:
     if not isinstance(row, dict) or row.keys() != _KEYS:
-        raise broken(place, f"tensor {name!r} needs exactly dtype, shape and data_offsets")
+        raise broken(place, f"tensor {name!r} must have exactly dtype, shape and data_offsets")
     dtype, shape, offsets = row["dtype"], row["shape"], row["data_offsets"]
     known = DTYPES.get(dtype) if isinstance(dtype, str) else None
     if known is None:

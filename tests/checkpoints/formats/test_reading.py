@@ -213,7 +213,7 @@ BROKEN_FOLDERS: dict[str, tuple[Break, str]] = {
     ),
     "a tensor in two files": (
         lambda folder: save_file(random_model(0), folder / SHARD),
-        f"stands in two files: model-00001-of-00003.safetensors and {SHARD}",
+        f"is in two files: model-00001-of-00003.safetensors and {SHARD}",
     ),
     "a config that is a list": (
         lambda folder: (folder / "config.json").write_text("[]") and None,
@@ -248,7 +248,7 @@ def test_shards_without_index_must_be_complete(tmp_path: Path) -> None:
 def test_folders_without_weights(tmp_path: Path) -> None:
     assert "no readable weights in this folder\n    name a folder with model.safetensors" in refused(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
-    assert "only 'pytorch_model.bin' is there: save only its tensors" in refused(tmp_path)
+    assert "only 'pytorch_model.bin' is present: save only its tensors" in refused(tmp_path)
     assert "'pytorch_model.bin' is not a safetensors file" in refused(tmp_path / "pytorch_model.bin")
 
 

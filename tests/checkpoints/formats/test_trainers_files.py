@@ -294,10 +294,10 @@ def write(path: Path, case: str) -> None:
 
 REFUSED = {
     "TorchScript": "a TorchScript program",
-    "whole module": "a torch.nn.modules.linear.Linear was saved whole",
+    "whole module": "a complete torch.nn.modules.linear.Linear was saved",
     "several": "holds several tables of tensors: 'encoder', 'decoder'",
     "two levels": "contains more than a table of named tensors: 'inner'",
-    "an optimizer": "holds no named tensors: its keys are 'state', 'param_groups'",
+    "an optimizer": "contains no named tensors: its keys are 'state', 'param_groups'",
     "complex": "'a' is complex128",
     "quantised": "no tensors can be read from it as a PyTorch file",
     "sparse": "contains more than a table of named tensors",
