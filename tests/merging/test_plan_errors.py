@@ -442,5 +442,5 @@ def test_a_disk_that_fails_while_inputs_are_opened_is_not_the_recipes_fault(
         raise OutputError("cannot be written: No space left on device", "out-report/fuse.json", "free disk space")
 
     monkeypatch.setattr("taskmerge.merging.inputs.open_stored", full)
-    with pytest.raises(OutputError, match="^out-report/fuse.json: cannot be written"):
+    with pytest.raises(OutputError, match=r"^out-report/fuse\.json: cannot be written"):
         plan(recipes.load(recipe))
