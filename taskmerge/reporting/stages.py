@@ -73,7 +73,7 @@ def _run_verdict(found: StageResults) -> list[Banner]:
         stages += drift_verdict(found.diagnose)
     elif found.diagnose is not None:
         names = ", ".join(found.diagnose.drifted)
-        text = "That is of the model before its repair; the numbers stand in its section."
+        text = "This applies to the model before its repair; the numbers are in its section."
         stages.append(Banner("plain", f"Fusing alone made {names} drift", text))
     if found.recover is not None:
         stages.append(_recovery_verdict(found.recover, found.places))
@@ -114,7 +114,7 @@ def _training_verdict(name: str, report: StageReport, places: Mapping[str, str])
     at = f" ({places[model]})" if model is not None and model in places else ""
     said = " ".join(f"{line}." for line in report.verdict())
     if report.barred or not report.kept:
-        head = f"{stage}: the model was left as it came{at}"
+        head = f"{stage}: the model was left unchanged{at}"
         if report.barred:
             return Banner("bad", head, said)
         return Banner("open", head, "Nothing beat it.", ["another learning rate, more steps or more pairs"])

@@ -191,7 +191,12 @@ def test_a_dataclass_becomes_rows_and_a_mapping_becomes_the_dataclass() -> None:
         ({"parts": {}}, "", "no parts", None),
         ({"parts": {"base": "x"}}, "parts/base", "the text 'base' cannot be a name", "choose a name of letters"),
         ({"parts": {"a b": "x"}}, "parts/a b", "the text 'a b' cannot be a name", "choose a name of letters"),
-        ({"parts": {"audio": "x"}, "first": "audoi"}, "first", "'audoi' is not one of the parts", "did you mean 'audio'?"),
+        (
+            {"parts": {"audio": "x"}, "first": "audoi"},
+            "first",
+            "'audoi' is not one of the parts",
+            "did you mean 'audio'?",
+        ),
         ({"parts": {"a": "x"}, "only": ["b", "c["]}, "only/1", "'[' is never closed", None),
         ({"parts": {"a": "x"}, "only": []}, "only", "only must be a list", None),
         ({"parts": {"a": "x"}, "size": "big"}, "size", "size must be a size such as 5GB", None),

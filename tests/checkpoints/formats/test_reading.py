@@ -261,7 +261,10 @@ def test_links_stay_inside_or_point_to_the_hub_cache(tmp_path: Path) -> None:
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "model.safetensors").symlink_to(outside)
     message = refused(tmp_path / "linked")
-    assert f"a link to a file outside the folder: {outside}" in message and "copy the file into the folder, or name it" in message
+    assert (
+        f"a link to a file outside the folder: {outside}" in message
+        and "copy the file into the folder, or name it" in message
+    )
 
     cache = tmp_path / "models--owner--name"
     (cache / "blobs").mkdir(parents=True)

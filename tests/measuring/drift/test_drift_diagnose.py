@@ -117,7 +117,10 @@ def test_the_command_without_probes_says_what_the_weights_forecast(on_disk: Path
         (["--limit", "5"], "--limit 5 is not a valid share\n    give a number above 0 and at most 1"),
         (["--limit", "0"], "--limit 0 is not a valid share"),
         (["--recover"], "--recover needs a recipe"),
-        (["recipe.yaml"], "recipe.yaml: --fused, --specialist beside a recipe\n    give either a recipe or these options"),
+        (
+            ["recipe.yaml"],
+            "recipe.yaml: --fused, --specialist beside a recipe\n    give either a recipe or these options",
+        ),
     ],
 )
 def test_the_command_refuses_before_it_reads(command: Any, words: list[str], said: str) -> None:
