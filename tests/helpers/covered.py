@@ -1,4 +1,4 @@
-"""Lines and branches that the tests reach, of `coverage json`: `coverage json -o - | python tests/helpers/covered.py`."""
+"""Lines and branches that tests reach, of `coverage json -o - | python tests/helpers/covered.py`."""
 
 from __future__ import annotations
 
