@@ -22,6 +22,7 @@ coverage: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -n 2
 	$(BIN)/python -m coverage combine --quiet
 	$(BIN)/python -m coverage report
+	$(BIN)/python -m coverage json --quiet -o - | $(BIN)/python tests/helpers/covered.py
 
 # five thousand generated cases and more, fifty faults of each kind in every command that writes, two hundred kills: an hour
 fuzz: $(VENV)/.installed
