@@ -114,7 +114,7 @@ def _training_verdict(name: str, report: StageReport, places: Mapping[str, str])
     at = f" ({places[model]})" if model is not None and model in places else ""
     said = " ".join(f"{line}." for line in report.verdict())
     if report.barred or not report.kept:
-        head = f"{stage}: the model was left as it came{at}"
+        head = f"{stage}: the model was left unchanged{at}"
         if report.barred:
             return Banner("bad", head, said)
         return Banner("open", head, "Nothing beat it.", ["another learning rate, more steps or more pairs"])
