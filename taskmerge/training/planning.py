@@ -97,7 +97,7 @@ class Load:
 class Needs:
     """Bytes on each device, numbers of parameters, operations of one step on one device.
 
-    host: bytes of every process beside its device: what is trained, as it came.
+    host: bytes of every process in addition to its device: initial values of the trained tensors.
     """
 
     trained: int

@@ -123,7 +123,7 @@ def broken(hearing: Path, folder: Path, change: Any) -> Path:
         (lambda t: {n.replace("whisper.", "ear."): v for n, v in t.items()}, "do not have the values of"),
         (lambda t: t | {"beak_mlp.weight": torch.ones(4, 4)}, "no place in"),
     ],
-    ids=["unknown projector", "a layer short", "other names", "more than the class has"],
+    ids=["no projector", "a layer short", "other names", "more than the class has"],
 )
 def test_a_model_that_is_not_whole_is_refused(hearing: Path, tmp_path: Path, change: Any, said: str) -> None:
     with pytest.raises(CheckpointError, match=said):

@@ -166,7 +166,7 @@ def test_commands(folder: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "r.yaml"
     recipe.write_text("base: base\nspecialists: {a: a}\nevaluate: {retrieval: {s: p.jsonl}}\noutput: {path: out}\n")
     done = CliRunner().invoke(app, ["evaluate", str(recipe), "--precision", "bfloat16"])
-    assert "--precision beside a recipe" in str(done.exception)
+    assert "--precision cannot be combined with a recipe" in str(done.exception)
     done = CliRunner().invoke(app, ["check-model", str(folder), "--precision", "bfloat16", "--json"])
     assert done.exit_code == 0 and json.loads(done.stdout)["precision"] == "bfloat16"
 

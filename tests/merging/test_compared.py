@@ -160,7 +160,7 @@ def test_the_page_of_a_fuse(tmp_path: Path, command: Callable[..., Any]) -> None
         (["--html", "page.html", "--dry-run"], "--dry-run writes none"),
         (["--html", "page.html", "--part", "1/2"], "--part writes none"),
         (["--html", "page.html", "--sweep", "scale=0.1,0.5"], "--sweep writes none"),
-        (["--html", "mine.html"], "mine.html: would be written over"),
+        (["--html", "mine.html"], "mine.html: would be overwritten"),
     ],
 )
 def test_pages_of_what_is_not_written_are_refused(

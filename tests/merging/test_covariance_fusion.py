@@ -95,12 +95,12 @@ def test_all_the_energy_takes_all_of_the_others(folder: Path) -> None:
 
 def test_missing_covariances_and_unknown_components_are_told_in_the_plan(folder: Path) -> None:
     (folder / "image" / "statistics" / "input_covariances.safetensors").unlink()
-    with pytest.raises(RecipeError, match="the method regmean needs the covariances of image's layer inputs"):
+    with pytest.raises(RecipeError, match="the method regmean needs the covariances of the layer inputs"):
         fused(folder, method="regmean")
     fused(folder, protect=["audio_projector"])  # the image's are not needed for this
     (folder / "audio" / "statistics" / "input_covariances.safetensors").unlink()
     with pytest.raises(RecipeError) as error:
         fused(folder, protect=["audio_projector", "nose"])
-    assert "protect needs the covariances of audio's layer inputs" in str(error.value)
+    assert "protect needs the covariances of the layer inputs" in str(error.value)
     assert "protect: 'nose' names no tensor of what the specialists bring" in str(error.value)
     assert "taskmerge stats" in str(error.value)

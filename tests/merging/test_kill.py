@@ -107,7 +107,7 @@ def test_another_method_in_the_same_file_is_not_mixed_in(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, progress=StopsAfter(2 * 32 * 32 * 2 + 100))
     (tmp_path / "own.py").write_text(OWN.replace("deltas[0]", "deltas[1]"))
-    assert "an unfinished run with another recipe" in refused(tmp_path)
+    assert "an unfinished run here with another recipe" in refused(tmp_path)
     (tmp_path / "own.py").write_text(OWN)
     assert "an unfinished run" in refused(tmp_path), "a file written anew may be another"
     assert run(tmp_path, fresh=True).resumed == ()
@@ -151,7 +151,7 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     prepare(tmp_path, layers=2, size=8)
     (tmp_path / "out").write_text("mine")
-    assert "out: exists and is no folder" in refused(tmp_path, fresh=True)
+    assert "out: exists and is not a folder" in refused(tmp_path, fresh=True)
     assert (tmp_path / "out").read_text() == "mine"
 
 

@@ -64,7 +64,7 @@ def test_thresholds_over_the_model_are_measured_in_parts(wide: bool, tmp_path: P
             write_model(tmp_path / label, held)
     run(tmp_path)
     one = local_job(tmp_path)
-    with pytest.raises(OutputError, match="was not measured yet"):
+    with pytest.raises(OutputError, match="has not been measured yet"):
         execute_part(one, Part(1, 3))
     for turn in itertools.count():
         said = [measure_part(one, Part(number, 3)) for number in (2, 1, 3)]
@@ -143,13 +143,13 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
             for name, entry in zip(layout.names, layout.entries, strict=True):
                 del entry
                 writer.write(one.plan.base.read(name))
-    with pytest.raises(UsageError, match="is no part"):
+    with pytest.raises(UsageError, match="is not a valid part"):
         parse_part("0/2")
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/2/3", "a/b", "-1/2", "1/0", "²/3", ""])
 def test_what_is_no_part(text: str) -> None:
-    with pytest.raises(UsageError, match="is no part"):
+    with pytest.raises(UsageError, match="is not a valid part"):
         parse_part(text)
 
 

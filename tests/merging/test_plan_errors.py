@@ -48,7 +48,9 @@ def lacks_a_base_tensor(models: dict[str, Tensors]) -> None:
     del models["image"][PROJ]
 
 
-@case(f"'{PROJ}' is [5, 3] in the base (", "and [3, 5] in image (", "is it the same lineage? A rule keeps one side")
+@case(
+    f"'{PROJ}' is [5, 3] in the base (", "and [3, 5] in image (", "are both of the same lineage? A rule keeps one side"
+)
 def shapes_differ(models: dict[str, Tensors]) -> None:
     models["image"][PROJ] = models["image"][PROJ].T.contiguous()
 
@@ -127,7 +129,7 @@ def booleans_disagree(models: dict[str, Tensors]) -> None:
 
 @case(
     "merge.yaml:",
-    "rule: '*.proj.wieght' names no tensor",
+    "rule: '*.proj.wieght' matches no tensor",
     "did you mean",
     code=2,
     merge={"rules": [{"match": "*.proj.wieght", "keep": "base"}]},
@@ -136,7 +138,7 @@ def a_rule_that_names_nothing(models: dict[str, Tensors]) -> None:
     pass
 
 
-@case("copy: audio: 'audio_encodr' names no tensor of audio", code=2, copy={"audio": ["audio_encodr"]})
+@case("copy: audio: 'audio_encodr' matches no tensor of audio", code=2, copy={"audio": ["audio_encodr"]})
 def a_copy_that_names_nothing(models: dict[str, Tensors]) -> None:
     models["audio"]["audio_tower.layers.0.weight"] = torch.ones(2, 2)
 
@@ -149,7 +151,7 @@ def a_rule_takes_what_is_not_there(models: dict[str, Tensors]) -> None:
     models["audio"]["model.extra.weight"] = torch.ones(2, 2)
 
 
-@case("components: audio_projector: 'nowhere.*' names no tensor", components={"audio_projector": ["nowhere.*"]})
+@case("components: audio_projector: 'nowhere.*' matches no tensor", components={"audio_projector": ["nowhere.*"]})
 def a_component_that_matches_nothing(models: dict[str, Tensors]) -> None:
     pass
 
@@ -203,7 +205,7 @@ def test_every_missing_input_is_told_at_once(tmp_path: Path, command: Callable[.
     ran = command("fuse", recipe)
     assert ran.code == 2 and "2 problems" in ran.err
     assert f"{recipe}:3: image: no file or folder 'image', and not a hub id" in ran.err
-    assert "check the path; relative paths start at the recipe's folder, then at the current one" in ran.err
+    assert "check the path; relative paths are looked up in the recipe's folder, then in the current one" in ran.err
     assert f"{recipe}:4: audio: no weights that can be read in this folder ({tmp_path / 'audio'})" in ran.err
     assert "only 'pytorch_model.bin' is there: save only its tensors" in ran.err
     assert not (tmp_path / "results").exists()
@@ -293,7 +295,7 @@ def test_no_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         execute(plan(recipe), recipe, tmp_path / "results" / "out")
     problem = caught.value.problems[0]
     needed = int(problem.what.removeprefix("the output needs ").partition(" ")[0].replace(",", ""))
-    assert problem.what == f"the output needs {needed:,} bytes, the disk has 1,000 free"
+    assert problem.what == f"the output needs {needed:,} bytes, the disk has only 1,000 free"
     assert needed >= plan(recipe).bytes_written  # and its side files
     assert problem.place == str(tmp_path / "results" / "out")
     assert problem.next_move == "free space or choose another disk"
@@ -307,7 +309,7 @@ def test_no_room_for_so_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     statvfs = "taskmerge.checkpoints.output.writing.os.statvfs"
     full = SimpleNamespace(f_frsize=1, f_bavail=10**12, f_files=1000, f_favail=7)
     monkeypatch.setattr(statvfs, lambda path: full)
-    with pytest.raises(OutputError, match=r"needs \d+ files, the disk has room for 7 \(`df -i`\)") as caught:
+    with pytest.raises(OutputError, match=r"needs \d+ files, the disk can hold only 7 \(`df -i`\)") as caught:
         execute(plan(recipe), recipe, tmp_path / "results" / "out")
     assert caught.value.problems[0].next_move == "remove files or choose another disk"
     assert digests(tmp_path) == before and not (tmp_path / "results").exists()
@@ -347,7 +349,7 @@ def test_the_disk_takes_no_more(tmp_path: Path) -> None:
 def test_an_output_below_a_file(tmp_path: Path) -> None:
     recipe = recipes.load(prepare(tmp_path, lambda models: None, {}))
     (tmp_path / "results").write_text("mine")
-    with pytest.raises(OutputError, match="cannot be made: Not a directory") as caught:
+    with pytest.raises(OutputError, match="cannot be created: Not a directory") as caught:
         execute(plan(recipe), recipe, tmp_path / "results" / "out")
     assert caught.value.problems[0].next_move == "choose another output path"
 

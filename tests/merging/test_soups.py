@@ -112,11 +112,11 @@ def test_what_only_the_run_has_is_written_in_its_own_format(tmp_path: Path) -> N
 
 
 REFUSED = {
-    "nothing is named so": ({"model": "run/ckpt-*"}, "no folder or file is named like 'run/ckpt-*'"),
-    "too few": ({"model": "run/checkpoint-*", "last": 9}, "last: 9, and 4 checkpoints are there"),
-    "last without a pattern": ({"model": "run/checkpoint-9", "last": 2}, "last: 2 is for a pattern of checkpoints"),
+    "nothing is named so": ({"model": "run/ckpt-*"}, "no folder or file matches 'run/ckpt-*'"),
+    "too few": ({"model": "run/checkpoint-*", "last": 9}, "last: 9, but there are 4 checkpoints"),
+    "last without a pattern": ({"model": "run/checkpoint-9", "last": 2}, "last: 2 needs a pattern of checkpoints"),
     "a decay of one": ({"model": "run/checkpoint-*", "ema": 1.0}, "ema"),
-    "other models among them": ({"model": "*/checkpoint-*"}, "not of one run with"),
+    "other models among them": ({"model": "*/checkpoint-*"}, "not from the same run as"),
     "files of a trainer": ({"model": "run/checkpoint-9/*.pt"}, "optimizer.pt"),
 }
 

@@ -83,7 +83,7 @@ def test_parts_in_a_store(of: int, trim: str, server: S3, tmp_path: Path) -> Non
     run(tmp_path)
     recipe = in_store(server, tmp_path)
     if trim == "model":
-        with pytest.raises(OutputError, match="was not measured yet"):
+        with pytest.raises(OutputError, match="has not been measured yet"):
             execute_part(store_job(recipe), Part(1, of))
         for number in range(1, of + 1):
             said = measure_part(store_job(recipe), Part(number, of))
@@ -91,7 +91,7 @@ def test_parts_in_a_store(of: int, trim: str, server: S3, tmp_path: Path) -> Non
     for number in random.Random(of).sample(range(1, of + 1), of):
         execute_part(store_job(recipe), Part(number, of))
         if number < of:
-            with pytest.raises(CheckpointError, match="is not finished"):
+            with pytest.raises(CheckpointError, match="is an unfinished output"):
                 open_stored("s3://bucket/out")
     job = store_job(recipe)
     whole(job, finish=True)
@@ -110,7 +110,7 @@ def test_a_lost_part_is_named_in_a_store(server: S3, tmp_path: Path) -> None:
         whole(store_job(recipe), finish=True)
     assert execute_part(store_job(recipe), Part(2, 3)).remade == ("model-00002-of-00005.safetensors",)
     whole(store_job(recipe), finish=True)
-    with pytest.raises(OutputError, match="a model that taskmerge made lies there"):
+    with pytest.raises(OutputError, match="a model that taskmerge made"):
         execute_part(store_job(recipe), Part(2, 3))
     with pytest.raises(OutputError, match="--fresh replaces it"):
         whole(store_job(recipe))
@@ -215,7 +215,7 @@ def test_no_more_is_read_than_is_needed(server: S3, tmp_path: Path) -> None:
 
 
 def test_a_whole_bucket(server: S3, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nothing lies there"):
+    with pytest.raises(CheckpointError, match="there are no objects there"):
         locate("s3://empty")
     prepare(tmp_path, layers=2, size=32)
     upload(server, tmp_path / "base", "models")
@@ -286,7 +286,7 @@ def test_what_cannot_be_read_in_ranges_is_named(server: S3, tmp_path: Path) -> N
     server.put("bucket/old/config.json", b"{}")
     with pytest.raises(CheckpointError, match="only safetensors can be read in ranges"):
         open_stored("s3://bucket/old")
-    with pytest.raises(CheckpointError, match="nothing lies there"):
+    with pytest.raises(CheckpointError, match="there are no objects there"):
         open_stored("s3://bucket/nowhere")
     server.put("bucket/model/model.safetensors", b"\xff" * 50)
     with pytest.raises(CheckpointError, match="not a valid safetensors file"):
@@ -299,7 +299,7 @@ def test_the_stages_of_a_run_say_that_they_need_a_disk(server: S3, tmp_path: Pat
     recipe = in_store(server, tmp_path)
     told = CliRunner().invoke(app, ["run", str(recipe)])
     assert isinstance(told.exception, TaskmergeError)
-    assert "lies in a store" in str(told.exception)
+    assert "is in a store" in str(told.exception)
 
 
 @pytest.mark.slow

@@ -81,7 +81,7 @@ def test_verify_knows_every_kind(finished: Path, command: Callable[..., Any], na
     assert ran.code == 0 and f"\nchecked: {files} files of the folder: sha256 of all bytes\n" in f"\n{ran.err}"
     assert "\nnot checked: README.md: not compared, because users may edit the card\n" in ran.err
     assert "\nnot checked: files that are not in the record: config.json notes\n" in ran.err
-    assert ran.err.endswith("as recorded, in all that was checked\n")
+    assert ran.err.endswith("as recorded, in everything that was checked\n")
     (finished / name / "config.json notes").unlink()
     (finished / name / "config_sentence_transformers.json").write_text('{"prompts": {"query": "evil"}}')
     ran = command("verify", finished / name)

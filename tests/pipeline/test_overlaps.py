@@ -31,7 +31,7 @@ def test_sets_that_judge_are_compared_with_what_each_stage_trains_on(tmp_path: P
     run = Run(loads(RECIPE, str(tmp_path / "recipe.yaml"), folder=tmp_path), Places(tmp_path / "fused"))
     held = run.data({"audio": "held.jsonl"})
     (note,) = overlap_notes(run, "evaluate", held)
-    assert "evaluate: audio: of 4 pairs that judge" in note and "audio.jsonl" in note
+    assert "evaluate: audio: of 4 evaluation pairs" in note and "audio.jsonl" in note
     assert "1 are training items, 1 have a text of the training data, 1 have a group of the training data" in note
     (tmp_path / "other.jsonl").write_text((tmp_path / "held.jsonl").read_text().splitlines()[3])
     assert (

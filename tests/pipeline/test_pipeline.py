@@ -154,7 +154,7 @@ def test_base_and_specialists_from_the_hub(project: Path, monkeypatch: pytest.Mo
         (
             ("encoder: log_mel", "encoder: logmel"),
             {},
-            "specialize: audio: no encoder 'logmel'\n    did you mean 'log_mel'",
+            "specialize: audio: unknown encoder 'logmel'\n    did you mean 'log_mel'",
         ),
         (
             ("encoder: log_mel", "encoder: patches"),
@@ -164,7 +164,7 @@ def test_base_and_specialists_from_the_hub(project: Path, monkeypatch: pytest.Mo
         (
             ("model: specialist-audio,", "adapter: x, model: base,"),
             {},
-            "audio is an adapter, and whole models are compared",
+            "audio is an adapter, but only complete models can be compared",
         ),
     ],
 )
@@ -223,8 +223,8 @@ def test_a_run_killed_again_and_again_ends_with_the_same_table_and_models(tmp_pa
     ("change", "what"),
     [
         (("data: audio.jsonl, graft", "data: gone.jsonl, graft"), "yaml:6: specialize: audio: gone.jsonl: no file"),
-        (("probes: audio.jsonl", "probes: none.jsonl"), "recipe.yaml:9: drift: probes: .*none.jsonl: holds no pairs"),
-        (("probes: audio.jsonl", "probes: no_text.jsonl"), "row 1: no text beside its audio: None"),
+        (("probes: audio.jsonl", "probes: none.jsonl"), "drift: probes: .*none.jsonl: contains no pairs"),
+        (("probes: audio.jsonl", "probes: no_text.jsonl"), "row 1: no text next to its audio: None"),
         (("probes: audio.jsonl", "probes: one_text.jsonl"), "one_text.jsonl have the same text: they cannot be ranked"),
         (("probes: audio.jsonl", "probes: empty.jsonl"), r"row 2: audio '.*empty.wav' is empty\n    remove the .*$"),
         (("probes: audio.jsonl", "probes: slow.jsonl"), "row 2: audio '.*slow.wav' has a sampling rate of 500 Hz"),
@@ -303,7 +303,7 @@ def test_prompts_of_a_recipe_reach_its_stages(project: Path) -> None:
         assert row["text_prompts"] == {"query": "red ", "document": "blue "}
     assert {row["dimension"] for row in retrieval["results"]} == {None, 4}
     assert {(row["variant"], row["reference"]) for row in retrieval["differences"]} == {("fused", "specialist audio")}
-    assert "8 of 8 probes are in what the specialist was trained on" in stages_said["diagnose"]["words"]
+    assert "8 of 8 probes are in the specialist's training data" in stages_said["diagnose"]["words"]
     assert stages_said["diagnose"]["exit_code"] == 4
     other = PROMPTED.replace("document: ", "query: ")
     assert running(run_quietly(project, other, start="diagnose")[1]) == ["diagnose", "evaluate"]

@@ -77,7 +77,7 @@ def test_probes_that_were_trained_on_are_counted(tmp_path: Path) -> None:
 def test_the_report_says_it(native: Any) -> None:
     probes = sounds(8)
     report = diagnose_drift(native, native, None, probes, trained_on=probes[:5])
-    assert "5 of 8 probes are in what the specialist was trained on" in str(report)
+    assert "5 of 8 probes are in the specialist's training data" in str(report)
     with pytest.raises(UsageError, match="no probes for 'image'"):
         diagnose_drift(native, {"audio": native}, None, {"audio": probes}, trained_on={"image": probes})
 
@@ -90,7 +90,7 @@ def test_spellings_of_one_text_are_one_text() -> None:
     assert right.tolist() == [0, 0, 0, 0, 1, 1, 1, 2, 3]
     embeddings = np.eye(4)
     notes = probe_notes(pairs, embeddings[right], embeddings)
-    assert notes == ("9 texts that differ only in case, spaces or closing punctuation were taken as 4.",)
+    assert notes == ("9 texts that differ only in case, spaces or closing punctuation were counted as 4.",)
 
 
 def test_spellings_do_not_make_a_specialist_find_nothing(native: Any) -> None:

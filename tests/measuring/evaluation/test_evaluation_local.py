@@ -87,7 +87,7 @@ def test_bad_sets_are_told_at_once_and_before_any_model_runs() -> None:
     message = str(error.value)
     assert "one: pairs in memory: row 1" in message
     assert "two: pairs in memory: all items have the same text" in message
-    assert "three: pairs in memory: holds no pairs" in message
+    assert "three: pairs in memory: contains no pairs" in message
     assert not model.seen
     with pytest.raises(UsageError, match="no set to evaluate on"):
         evaluate_retrieval({"m": model}, {})
@@ -112,7 +112,7 @@ def test_differences_are_paired_by_query() -> None:
     assert (found.low, found.high) == (wanted.low, wanted.high)
     chosen = evaluate_retrieval(variants, {"words": PAIRS}, against={"first": ["third"]})
     assert [(row.variant, row.reference) for row in chosen.differences] == [("first", "third")] * 2
-    with pytest.raises(UsageError, match="no variant 'fourth' to compare"):
+    with pytest.raises(UsageError, match="unknown variant 'fourth'"):
         evaluate_retrieval(variants, {"words": PAIRS}, against={"first": ["fourth"]})
 
 
@@ -120,7 +120,7 @@ def test_dimensions_are_scored_beside_the_whole() -> None:
     table = evaluate_retrieval({"good": Oracle()}, {"words": PAIRS}, dimensions=[3])
     assert table.get("good", "words").estimate == 1
     assert table.get("good", "words", dimension=3).estimate == 3 / 8  # the others are all zeros, and ties are lost
-    with pytest.raises(UsageError, match="cannot be cut to 0 numbers"):
+    with pytest.raises(UsageError, match="cannot be truncated to 0 dimensions"):
         evaluate_retrieval({"good": Oracle()}, {"words": PAIRS}, dimensions=[0])
 
 

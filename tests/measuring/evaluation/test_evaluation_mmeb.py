@@ -153,11 +153,11 @@ def test_what_is_there_is_not_run_again_and_never_another_models(model: Any, tmp
     (tmp_path / "visdoc" / "ViDoRe_docvqa_score.json").unlink()  # killed before its scores were written
     with embedder.module.register_forward_pre_hook(lambda *_: pytest.fail("nothing is embedded again")):
         assert evaluate_mmeb(embedder, "ViDoRe_docvqa", queries, corpus, out=tmp_path, suite="visdoc") == scores
-    with pytest.raises(OutputError, match="of another model, or of other prompts"):
+    with pytest.raises(OutputError, match="of another model or of other prompts"):
         evaluate_mmeb(model, "CIRR", queries, out=tmp_path, suite="image", prompts={"query": "find: "})
     with torch.no_grad():
         next(model.parameters()).view(-1)[0].add_(1e-3)
-    with pytest.raises(OutputError, match="of another model, or of other prompts"):
+    with pytest.raises(OutputError, match="of another model or of other prompts"):
         evaluate_mmeb(model, "CIRR", queries, out=tmp_path, suite="image")
 
 

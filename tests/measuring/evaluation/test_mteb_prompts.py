@@ -146,7 +146,7 @@ def test_truncated_embeddings_are_scored_as_mteb_scores_them(folder: Path) -> No
 def test_prompts_are_refused_where_nothing_puts_them_before_items() -> None:
     from oracle_embedder import Oracle
 
-    with pytest.raises(UsageError, match="a Oracle puts no prompts before its items"):
+    with pytest.raises(UsageError, match="a Oracle does not use prompts"):
         Oracle().prompted({"query": "find: "})
     with pytest.raises(UsageError, match="'qurey' is unknown"):
         Oracle().prompted({"qurey": "find: "})

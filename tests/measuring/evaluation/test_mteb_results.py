@@ -72,7 +72,7 @@ def test_what_is_half_written_or_of_other_data_is_made_again(folder: Path, tmp_p
     assert again == first
     assert any("cannot be read" in line for line in said)
     other, said = scores(folder, tmp_path, PAIRS[:4])
-    assert any("made of other data" in line for line in said)
+    assert any("made from other data" in line for line in said)
     assert other != first
 
 
@@ -131,12 +131,12 @@ def test_benchmarks_by_name() -> None:
     check_tasks(["MAEB", "MVEB", "MIEB-lite", "ViDoRe(v2)", "vidore (V1)"])
     with pytest.raises(UsageError) as error:
         check_tasks(["ViDoRe", "MOEB-nano"])
-    assert "'ViDoRe' names several mteb benchmarks" in str(error.value)
+    assert "'ViDoRe' matches several mteb benchmarks" in str(error.value)
     assert "ViDoRe(v1), ViDoRe(v2)" in str(error.value)
     assert "no mteb task or benchmark 'MOEB-nano'" in str(error.value)
     assert "another version may have more" in str(error.value)
 
 
 def test_two_variants_do_not_share_a_folder(folder: Path) -> None:
-    with pytest.raises(UsageError, match="are one name in mteb's results"):
+    with pytest.raises(UsageError, match="have the same name in mteb's results"):
         run_mteb({"a b": folder, "a_b": folder}, [local_task("LocalFirst", PAIRS)], keep=False)

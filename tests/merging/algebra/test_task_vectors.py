@@ -330,7 +330,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[TaskmergeError], str, str]] = {
     "an unknown tensor": (lambda: A["model.x.weight"], MergeError, "no tensor 'model.x.weight' in A", "did you mean"),
     "an unknown delta": (lambda: VECTOR["model.x.weight"], MergeError, "no delta 'model.x.weight' in B", "did you"),
     "a pattern for nothing": (lambda: VECTOR.only("bakbone"), UsageError, "only: 'bakbone' names no", "'backbone'?"),
-    "without nothing": (lambda: VECTOR.without("*.z"), UsageError, "without: '*.z' names no tensor of B", ""),
+    "without nothing": (lambda: VECTOR.without("*.z"), UsageError, "without: '*.z' matches no tensor of B", ""),
     "a missing tensor": (
         lambda: small("C", w=(2,)) - A, MergeError, "C (C) lacks the base's tensor 'model.v.weight'", "lineage",
     ),
@@ -345,7 +345,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[TaskmergeError], str, str]] = {
     "a model of another shape": (
         lambda: small("C", w=(2,), v=(4,)) + VECTOR, MergeError,
         "'model.v.weight' is [4] in the base (C) and [3] in B (B)",
-        "is it the same lineage?",
+        "are both of the same lineage?",
     ),
     "a model that lacks a tensor": (
         lambda: small("C", w=(2,)) + VECTOR, MergeError, "C lacks 'model.v.weight', which B changes", "without(",

@@ -80,7 +80,7 @@ def test_an_adapter_applied_with_another_weight(merged_by_peft: Path) -> None:
     found = judge(merged_by_peft / "merged", of_adapter(merged_by_peft, 0.5))
     assert found.verdict == "other weights"
     assert found.weights["adapter"] == pytest.approx(1.0, abs=1e-3)
-    assert "adapter had the weight" in found.sentence and "(the recipe says 0.5)" in found.sentence
+    assert "adapter had the weight" in found.sentence and "(the recipe has 0.5)" in found.sentence
 
 
 # --- merges by mergekit's own program ---------------------------------------------------------------------------------
@@ -175,7 +175,7 @@ def test_a_torn_merge(merged: Path, what: str) -> None:
     change, said = TORN[what]
     found = judged(merged, change)
     assert found.verdict == "torn" and not found.fits
-    assert f"torn: 1 of {len(found.findings)} tensors do not fit (" in found.sentence
+    assert f"torn: 1 of {len(found.findings)} tensors do not match (" in found.sentence
     assert f"the others do: {said}" in found.sentence
 
 
@@ -295,6 +295,6 @@ def test_what_makes_no_merge(arguments: dict[str, Any], said: str) -> None:
 
 def test_a_record_and_a_judgement_are_two_questions(merged: Path, command: Callable[..., Any]) -> None:
     ran = command("verify", merged / "merged", "--hashes-only", "--recipe", merged / "merge.yaml")
-    assert ran.code == 2 and "--hashes-only is of a model's own record" in ran.err
+    assert ran.code == 2 and "--hashes-only applies to a model's own record" in ran.err
     ran = command("verify", merged / "base")
     assert ran.code == 1 and "`verify MODEL --base BASE` with --recipe" in ran.err
