@@ -129,7 +129,7 @@ REFUSED = {
     "one path": (["run"], "names one path, not several"),
     "both": (["run-*", "--ema", "0.9", "--greedy", "p.jsonl"], "--greedy cannot be combined with --ema"),
     "a decay of two": (["run-*", "--ema", "2"], "is not between 0 and 1"),
-    "nothing there": (["run-*"], "no folder or file is named like 'run-*'"),
+    "nothing there": (["run-*"], "no folder or file matches 'run-*'"),
 }
 
 

@@ -120,7 +120,9 @@ def test_the_report_holds_no_score_of_another_model(trained: Path) -> None:
     assert "evaluate: belongs to another recipe, other inputs or another model; left out of the report" in said
     kept = json.loads((trained / "fused-report" / "report.json").read_text())
     assert set(kept["stages"]) == {"fuse"}
-    assert "Of another recipe" in (trained / "fused-report" / "report.html").read_text("utf-8")
+    assert "Not shown, because they belong to another recipe" in (trained / "fused-report" / "report.html").read_text(
+        "utf-8"
+    )
     table, said = run_quietly(trained, other, start="fuse")
     assert running(said) == ["evaluate"] and "evaluate" in table["stages"]
 

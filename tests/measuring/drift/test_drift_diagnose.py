@@ -117,7 +117,7 @@ def test_the_command_without_probes_says_what_the_weights_forecast(on_disk: Path
         (["--limit", "5"], "--limit 5 is not a valid share\n    give a number above 0 and at most 1"),
         (["--limit", "0"], "--limit 0 is not a valid share"),
         (["--recover"], "--recover needs a recipe"),
-        (["recipe.yaml"], "--fused, --specialist beside a recipe\n    give either a recipe or these options"),
+        (["recipe.yaml"], "--specialist cannot be combined with a recipe\n    give either a recipe or these options"),
     ],
 )
 def test_the_command_refuses_before_it_reads(command: Any, words: list[str], said: str) -> None:
@@ -238,7 +238,7 @@ def test_a_specialist_that_trained_its_projector_alone_is_moved_only_by_the_othe
 
 def test_models_without_a_common_backbone_are_refused() -> None:
     base = MemoryStateDict({"lm_head.weight": tensors(0)["layers.1.mlp.up_proj.weight"]})
-    with pytest.raises(MergeError, match="share no backbone tensors"):
+    with pytest.raises(MergeError, match="have no backbone tensors"):
         forecast_drift(base, base, base)
 
 
