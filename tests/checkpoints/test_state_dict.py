@@ -28,6 +28,7 @@ from taskmerge.checkpoints.lineage.overlay import overlaid
 from taskmerge.checkpoints.lineage.stacking import StackedStateDict
 from taskmerge.checkpoints.lineage.token_rows import MatchedTokens
 from taskmerge.checkpoints.lineage.tokenizers import Rows
+from taskmerge.checkpoints.live.values import WithLiveValues
 from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.repacking import Repacked, Unpacked
 from taskmerge.checkpoints.soups import Averaged
@@ -106,6 +107,7 @@ WRAPPERS: dict[str, tuple[Callable[[StateDict, Path], StateDict], set[str]]] = {
     "Overlaid": (lambda w, path: overlaid(w, [projector(path / "projector.safetensors")]), {"files", "notes"}),
     "StackedStateDict": (lambda w, _: StackedStateDict(w, {n: (w, n) for n in w.tensors}, w.config), set()),
     "Averaged": (lambda w, _: Averaged([w, w], (0.5, 0.5), "a soup"), {"files", "notes"}),
+    "WithLiveValues": (lambda w, _: WithLiveValues(w, MemoryStateDict({})), set()),
     "Unpacked": (lambda w, _: Unpacked(w, {}), {"config"}),  # which no longer says that numbers are in few bits
     "Repacked": (lambda w, _: Repacked(w, Unpacked(w, {})), set()),
     "FusedStateDict (of the algebra)": (moved, {"config", "output_dtype", "files", "commit", "notes"}),

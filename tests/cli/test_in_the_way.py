@@ -100,7 +100,7 @@ def test_places_that_are_none_of_this_disk(room: Path, command: Command, name: s
         pytest.skip("these write there: tests/merging/test_stores.py")
     words = COMMANDS.get(name, ("graft", "base", "--modality", "audio", "--encoder", "log_mel"))
     ran = command(*words, "--out", out)
-    assert ran.code == 2 and "cannot be written to" in ran.err
+    assert ran.code == 2 and ("cannot be written to" in ran.err or "or to a store" in ran.err)
     assert not [path for path in room.iterdir() if ":" in path.name]
 
 

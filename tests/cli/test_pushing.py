@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from checkpoint_files import random_model, write_model
 from hub_server import hub
 from huggingface_hub import ModelCard
+from safetensors.torch import save_file
 
 from taskmerge.checkpoints.output.record import read_record, weights_digest
 
@@ -86,7 +88,7 @@ def test_what_was_measured_with_a_model_stays(fused: Path, command: Callable[...
     from taskmerge.checkpoints.output.record import add_to_record
 
     (fused / "statistics").mkdir()
-    (fused / "statistics" / "input_covariances.safetensors").write_text("x")
+    save_file({"one": torch.zeros(2, 2)}, fused / "statistics" / "input_covariances.safetensors")
     add_to_record(fused, "statistics/input_covariances.safetensors")
     said = json.loads(command("push", fused, "owner/name", "--dry-run", "--json").out)
     assert "statistics/input_covariances.safetensors" in said["left"]

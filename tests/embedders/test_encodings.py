@@ -104,7 +104,7 @@ def test_the_limit_holds_and_the_oldest_goes_first(tmp_path: Path) -> None:
             now.add([key(n) for n in range(start, start + 10)], [torch.zeros(1, 100)] * 10)
     assert not list((tmp_path / "old").glob("*.values")) and not list((tmp_path / "newer").glob("*.values"))
     assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) <= limit
-    assert len(now) == 30 and len(said) == 1 and "full" in said[0]
+    assert len(now) == 30 and len(said) == 1 and "limit of" in said[0]
 
 
 def test_items_are_told_apart_by_what_they_are(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_nothing_is_decoded_before_it_is_needed(hearing: Path, monkeypatch: pyte
     said: list[str] = []
     with watching(lambda told: said.append(told.text) if isinstance(told, Said) else None):
         items = TrainingItems(open_embedder(hearing), {"audio": pairs})
-    assert len(decoded) == 3 and said == ["audio: looked at 3 of 50 items; the others are checked when they are used"]
+    assert len(decoded) == 3 and said == ["audio: checked 3 of 50 items; the others are checked when they are used"]
     items.batch([7, 8])
     items.batch([8, 7])
     assert len(decoded) - 3 <= 2, "small sets are held"

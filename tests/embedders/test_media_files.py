@@ -80,7 +80,7 @@ def test_the_bound_is_where_it_is_said(
 
     read(source(most), "x")
     with pytest.raises(
-        UsageError, match=f"x is too large: {most + step:,} (samples|pixels), at most {most:,} are read"
+        UsageError, match=f"x is too large: {most + step:,} (samples|pixels), at most {most:,} are allowed"
     ):
         read(source(most + step), "x")
 

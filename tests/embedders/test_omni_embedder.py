@@ -216,7 +216,7 @@ def test_modality_without_encoder_is_refused(folder: Path) -> None:
             "'owner/nowhere' here, and it cannot be downloaded from the hub",
         ),
         ({"encoder": "logmel"}, UsageError, "unknown encoder 'logmel'\n    did you mean 'log_mel'"),
-        ({"encoder": "patches"}, UsageError, "encoder 'patches' takes image, video, not audio\n    log_mel does"),
+        ({"encoder": "patches"}, UsageError, "encoder 'patches' takes image, video, not audio\n    use log_mel"),
         ({"encoder": {"kind": "patches"}}, UsageError, "takes image, video, not audio"),
     ],
 )

@@ -148,6 +148,6 @@ def test_problems_of_a_table_have_their_row(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as error:
         read_pairs(written(tmp_path / "a.parquet", rows))
     said = str(error.value)
-    assert "row 3: no image beside the text 'grey 2'" in said and "gone.png' does not exist" in said
+    assert "row 3: no image next to the text 'grey 2'" in said and "gone.png' does not exist" in said
     assert "row 4: its negative is the same as its text: 'grey 3'" in said
     assert len(open_rows(tmp_path / "a.parquet")[1]) == 4

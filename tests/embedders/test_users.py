@@ -139,7 +139,7 @@ def test_a_loader_that_leaves_values_out_is_found_out(hearing: Path) -> None:
         return made
 
     with pytest.raises(
-        CheckpointError, match=r"1 tensor does not hold in HearingModel what the file holds: audio_mlp\.0"
+        CheckpointError, match=r"1 tensor does not have the values of the file in HearingModel: audio_mlp\.0"
     ):
         open_embedder(hearing, embedder=careless)
 

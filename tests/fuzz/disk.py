@@ -23,7 +23,7 @@ from fuzz.system_calls import Disk, can_watch
 from taskmerge.words.system_errors import UNTOLD
 
 ERRORS = (errno.ENOSPC, errno.EIO)
-_TRACES = ("Traceback", "Exception ignored", "a fault of taskmerge", "Exception in thread")
+_TRACES = ("Traceback", "Exception ignored", "a bug in taskmerge", "Exception in thread")
 
 
 def main() -> int:

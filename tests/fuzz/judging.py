@@ -24,7 +24,7 @@ MOST_LINES, MOST_CHARACTERS = 20, 4096
 CANARY = "canary"
 """What foreign code makes when it is run: a file of this name, anywhere below the sandbox."""
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\x80-\x9f]")
-_TRACES = ("Traceback (most recent call last)", "Exception ignored", "this is a fault of taskmerge", "internal error")
+_TRACES = ("Traceback (most recent call last)", "Exception ignored", "this is a bug in taskmerge", "internal error")
 
 
 @dataclass

@@ -159,7 +159,7 @@ def test_base_and_specialists_from_the_hub(project: Path, monkeypatch: pytest.Mo
         (
             ("encoder: log_mel", "encoder: patches"),
             {},
-            "encoder 'patches' takes image, video, not audio\n    log_mel does",
+            "encoder 'patches' takes image, video, not audio\n    use log_mel",
         ),
         (
             ("model: specialist-audio,", "adapter: x, model: base,"),

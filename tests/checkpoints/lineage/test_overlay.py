@@ -149,7 +149,7 @@ def test_a_tower_that_the_base_lacks_is_brought(base: Path, tmp_path: Path) -> N
 REFUSED: dict[str, tuple[dict[str, torch.Tensor], str]] = {
     "another width": ({f"{PROJECTOR}linear_1.weight": torch.ones(3, 3)}, "is it for another model?"),
     "names that say nothing": ({"a.weight": torch.ones(3, 3), "b.weight": torch.ones(5)}, "cannot be matched"),
-    "nothing": ({}, "holds no"),
+    "nothing": ({}, "contains no"),
 }
 
 
@@ -165,7 +165,7 @@ def test_what_has_no_place_is_refused(base: Path, tmp_path: Path, case: str) -> 
 def test_an_empty_adapter_is_refused(base: Path, tmp_path: Path) -> None:
     folder = lora(base, tmp_path / "lora")
     save_file({}, folder / "adapter_model.safetensors")
-    with pytest.raises(TaskmergeError, match=r"holds no tensors: the adapter changes nothing\s.*\s*save it again"):
+    with pytest.raises(TaskmergeError, match=r"contains no tensors: the adapter changes nothing\s.*\s*save it again"):
         plan(recipe_of(tmp_path, {"model": "lora"}, base))
 
 

@@ -182,7 +182,7 @@ def test_different_sizes_without_a_tokenizer_are_refused(tmp_path: Path) -> None
     base = save(tmp_path / "base", WORDS, seed=0, tied=False)
     other = save(tmp_path / "other", WORDS, ("<|new|>",), seed=1, tied=False)
     (other / "tokenizer.json").unlink()
-    with pytest.raises(TaskmergeError, match="no tokenizer of other to match them by"):
+    with pytest.raises(TaskmergeError, match="no tokenizer of other is available to match them"):
         fuse(tmp_path / "out", base, {"other": (other, 0.5)}, "union")
 
 

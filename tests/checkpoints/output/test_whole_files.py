@@ -37,9 +37,9 @@ def test_what_a_kill_leaves_of_a_record_is_ours(tmp_path: Path) -> None:
     """It would otherwise stand in the way of replacing the folder."""
     write_record(tmp_path, new_record("model", "save"))
     (tmp_path / "statistics").mkdir()
-    (tmp_path / "statistics" / "a.safetensors").write_bytes(b"x")
-    add_to_record(tmp_path, "statistics/a.safetensors")
+    (tmp_path / "statistics" / "a.txt").write_bytes(b"x")
+    add_to_record(tmp_path, "statistics/a.txt")
     unfinished_of(tmp_path / FILE).write_text('{"half":')
     found = contents(tmp_path)
-    assert found.others == [] and set(found.own) == {FILE, f".{FILE}.new", "statistics/a.safetensors"}
-    assert set(read_record(tmp_path)["outputs"]) == {"statistics/a.safetensors"}
+    assert found.others == [] and set(found.own) == {FILE, f".{FILE}.new", "statistics/a.txt"}
+    assert set(read_record(tmp_path)["outputs"]) == {"statistics/a.txt"}

@@ -139,7 +139,7 @@ def test_probes_the_model_does_not_take_are_told(native: Any, on_disk: Path) -> 
 
     pictures = [{"image": Image.new("RGB", (8, 8)), "text": text} for text in ("a", "b")]
     with pytest.raises(
-        UsageError, match="holds image, for which the model has no encoder\n    the model takes text, a"
+        UsageError, match="contains image, for which the model has no encoder\n    the model takes text, a"
     ):
         diagnose_drift(str(on_disk / "fused"), str(on_disk / "grafted"), None, pictures)
     with pytest.raises(UsageError, match="limit 0 is not a valid share"):

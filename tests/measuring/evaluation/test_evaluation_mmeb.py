@@ -193,14 +193,14 @@ def test_the_report_is_the_leaderboards(tmp_path: Path) -> None:
     assert [len(names) for names in DATA_SETS.values()] == [36, 18, 24]
     with pytest.raises(UsageError, match="without a model_name"):
         mmeb_report(tmp_path, {})
-    with pytest.raises(UsageError, match="holds no score"):
+    with pytest.raises(UsageError, match="contains no score"):
         mmeb_report(tmp_path / "video", {"model_name": "fused"})
 
 
 def test_rows_that_make_no_sense_are_told(model: Any, tmp_path: Path) -> None:
     (row, *_), corpus = visdoc_rows()
     for change, words in (
-        ({"query_text": ["a", "b"], "query_image": [None, None]}, "row 1 holds 2 queries"),
+        ({"query_text": ["a", "b"], "query_image": [None, None]}, "row 1 contains 2 queries"),
         ({"query_audio": [1]}, "query_audio, which MMEB-V2 does not have"),
         ({"query_text": [" "]}, "neither text nor picture"),
         ({"dataset_infos": {**row["dataset_infos"], "rel_scores": [1]}}, "2 labels and 1 rel_scores"),

@@ -329,7 +329,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[TaskmergeError], str, str]] = {
     "model - task vector": (lambda: A - VECTOR, UsageError, "model - task vector is ambiguous", "model + (-1) * task_"),
     "an unknown tensor": (lambda: A["model.x.weight"], MergeError, "no tensor 'model.x.weight' in A", "did you mean"),
     "an unknown delta": (lambda: VECTOR["model.x.weight"], MergeError, "no delta 'model.x.weight' in B", "did you"),
-    "a pattern for nothing": (lambda: VECTOR.only("bakbone"), UsageError, "only: 'bakbone' names no", "'backbone'?"),
+    "a pattern for nothing": (lambda: VECTOR.only("bakbone"), UsageError, "only: 'bakbone' matches no", "'backbone'?"),
     "without nothing": (lambda: VECTOR.without("*.z"), UsageError, "without: '*.z' matches no tensor of B", ""),
     "a missing tensor": (
         lambda: small("C", w=(2,)) - A, MergeError, "C (C) lacks the base's tensor 'model.v.weight'", "lineage",

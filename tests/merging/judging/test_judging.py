@@ -165,7 +165,7 @@ TORN: dict[str, tuple[Callable[[Tensors, Tensors], object], str]] = {
     "half of a tensor": (half_base, f"{Q}: rows 0 to 3 fit; rows 4 to 7 equal the base's"),
     "zeros": (zeros_at_the_end, f"{V}: rows 0 to 5 fit; rows 6 to 7 are zero"),
     "a whole tensor": (whole_base, f"{Q}: equals the base's"),
-    "one entry": (one_entry, f"{Q}: rows 0 to 1 fit; row 2 fits nothing; rows 3 to 7 fit"),
+    "one entry": (one_entry, f"{Q}: rows 0 to 1 fit; row 2 fits no weights; rows 3 to 7 fit"),
     "rows in another order": (shuffled, f"{Q}: fits nothing"),
 }
 
