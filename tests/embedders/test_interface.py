@@ -103,7 +103,7 @@ def test_what_it_does_not_take_is_told(model: Any) -> None:
     embedder = open_embedder(model)
     assert embedder.modalities == ("text",)
     with pytest.raises(
-        UsageError, match="contains audio, for which the model has no encoder\n    the model takes text"
+        UsageError, match="contains audio, for which the model has no encoder\n    the model takes"
     ):
         embedder.prepare([np.zeros(400)], "audio")
 

@@ -138,7 +138,7 @@ def judged(folder: Path, change: Callable[[Tensors, Tensors], object] = lambda t
 def test_our_own_merge_is_exact(merged: Path) -> None:
     found = judged(merged)
     assert (found.verdict, statuses(found)) == ("exact", {"exact"})
-    assert any("1 of" in line and "cannot tell" in line for line in found.notes)
+    assert any("1 of" in line and "cannot distinguish" in line for line in found.notes)
 
 
 def half_base(tensors: Tensors, base: Tensors) -> None:
