@@ -238,7 +238,7 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
         (
             "merge_method: ties\nbase_model: b\nmodels: [{model: m}]\n",
             1,
-            "m has no quantised weight",
+            "m has no weight",
             "give it parameters",
         ),
         (
@@ -260,7 +260,7 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
             None,
         ),
         ("merge_method: ties\nbase_model: b\nmodels: m\n", 3, "models must be a list of models", None),
-        ("merge_method: linear\n" + TWO, 1, "b has no quantised weight", "give it parameters"),
+        ("merge_method: linear\n" + TWO, 1, "b has no weight", "give it parameters"),
         ("merge_method: slerp\n" + TWO, 1, "the merge has no t", "give it parameters"),
         (
             "merge_method: nuslerp\n" + TWO + "parameters: {nuslerp_flatten: false}\n",
