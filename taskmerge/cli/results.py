@@ -237,7 +237,7 @@ class JudgedTensor(TypedDict):
     entries_beyond_rounding: Annotated[int, Doc("Entries further off than rounding explains.")]
     largest_units: Annotated[float | None, Doc("Largest distance, in units of the last place.")]
     equals_base: Annotated[bool, Doc("Bit for bit.")]
-    rows: Annotated[list[int], Doc("Of a table: rows that are off.")]
+    rows: Annotated[list[str], Doc("Which rows fit and which do not, in words; empty where that is not looked at.")]
 
 
 class Judged(TypedDict):

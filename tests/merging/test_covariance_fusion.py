@@ -102,5 +102,5 @@ def test_missing_covariances_and_unknown_components_are_told_in_the_plan(folder:
     with pytest.raises(RecipeError) as error:
         fused(folder, protect=["audio_projector", "nose"])
     assert "protect needs the covariances of the layer inputs" in str(error.value)
-    assert "protect: 'nose' names no tensor of what the specialists bring" in str(error.value)
+    assert "protect: 'nose' matches no tensor of the specialists' changes" in str(error.value)
     assert "taskmerge stats" in str(error.value)

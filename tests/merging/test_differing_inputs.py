@@ -82,7 +82,7 @@ def test_sections_of_a_multimodal_model_are_compared(tmp_path: Path) -> None:
     other = zoo.save(kind.build(seed=1), tmp_path / "other")
     rewrite(other, text_config__rope_parameters__rope_theta=5e5, vision_config__spatial_merge_size=1)
     said = "\n".join(planned(base, other=other)[1].warnings)
-    assert "rope_theta is 500000.0 in other, 10000.0 in the base" in said
+    assert "rope_theta is 500000.0 in other, but 10000.0 in the base" in said
     assert "vision_config.spatial_merge_size is 1.0 in other" in said
     text = rewrite(zoo.save(zoo.BY_NAME["Qwen3"].build(seed=2), tmp_path / "text"), rms_norm_eps=1e-3)
     assert any("norm eps is 0.001 in text" in line for line in planned(base, text=text)[1].warnings)

@@ -165,5 +165,5 @@ def test_a_base_without_few_bits_is_told(tmp_path: Path) -> None:
     save(tmp_path / "base", {f"{ATTENTION}.weight": torch.ones(64, 64)}, {})
     (tmp_path / "base" / "config.json").write_text("{}")
     write_recipe(tmp_path, base="base", specialists={"a": "base"}, output={"path": "out", "quantized": True})
-    with pytest.raises(RecipeError, match="no weights in few bits"):
+    with pytest.raises(RecipeError, match="no quantised weights"):
         plan(recipes.load(tmp_path / "merge.yaml"))
