@@ -180,7 +180,7 @@ def test_known_methods_are_found_without_importing_what_is_installed(monkeypatch
 @pytest.mark.parametrize(
     ("text", "value", "what"),
     [
-        (THEIRS, "their_methods:helper", "an installed package offers 'their_methods:helper' as a merge method, but"),
+        (THEIRS, "their_methods:helper", "an installed package provides 'their_methods:helper' as a merge method, but"),
         (
             THEIRS,
             "their_methods:nothing",

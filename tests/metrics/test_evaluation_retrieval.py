@@ -58,7 +58,7 @@ def test_equal_texts_are_one_gallery_row() -> None:
         (np.zeros((1, 2)), np.zeros((2, 3)), [[0]], "rows of one length"),
         (np.zeros((0, 2)), np.zeros((2, 2)), [], "nothing to rank"),
         (np.ones((1, 2)), np.ones((2, 2)), [[]], "no relevant row"),
-        (np.ones((1, 2)), np.ones((2, 2)), [[2]], "gallery row 2, the gallery has 2"),
+        (np.ones((1, 2)), np.ones((2, 2)), [[2]], "gallery row 2, but the gallery has 2"),
         (np.ones((1, 2)), np.ones((2, 2)), [], "relevance for 0"),
         (np.full((1, 2), np.nan), np.ones((2, 2)), [[0]], "query embedding 0 is not finite"),
     ],
