@@ -113,7 +113,7 @@ def test_a_grid_over_a_range(said: Range, count: int, values: list[float]) -> No
         ("{merge.scale: {low: 0}}", "a range needs both low and high"),
         ("{merge.scale: {values: [1, 2], low: 0, high: 1}}", "both a list of values and low or high"),
         ("{merge.scale: [0.5, 0.5]}", "a value is listed twice"),
-        ("{merge.scale: 0.5}", "is one value: nothing varies"),
+        ("{merge.scale: 0.5}", "is a single value: nothing varies"),
         ("{merge.scale: '0:1:0.000001'}", "are too many steps"),
         ("{merge.elect: {values: [mass, count], step: 0.1}}", "step is for a range"),
         ("{'rules.[.weight': [0, 1]}", "["),
@@ -148,7 +148,7 @@ def test_objectives(text: str, scores: dict[str, float], value: float) -> None:
     ("text", "what"),
     [
         ("meen(retrieval.*.mrr)", "unknown function 'meen'"),
-        ("mean(retreival.*.mrr)", "no scores are called 'retreival'"),
+        ("mean(retreival.*.mrr)", "there are no scores called 'retreival'"),
         ("mean()", "cannot be read"),
         ("mean(min(retrieval.a.mrr))", "cannot be read"),
         ("mean(retrieval.{a.mrr)", "mean(retrieval.{a.mrr)"),
@@ -162,9 +162,9 @@ def test_objectives_that_cannot_be_read(text: str, what: str) -> None:
 
 def test_objectives_that_name_nothing_or_too_much() -> None:
     known = score_names(["a", "b"], ["a"])
-    with pytest.raises(UsageError, match=r"names no score"):
+    with pytest.raises(UsageError, match=r"matches no score"):
         parse_objective("mean(retrieval.*.mmr)").check(known)
-    with pytest.raises(UsageError, match=r"names 2 scores"):
+    with pytest.raises(UsageError, match=r"matches 2 scores"):
         parse_objective("retrieval.*.mrr").check(known)
     parse_objective("mean(agreement.*)").check(known)
 

@@ -97,14 +97,14 @@ def test_the_whole_grammar_is_read() -> None:
 
 def test_a_share_is_of_a_modality_that_is_rehearsed() -> None:
     (problem,) = problems_of(FULL.replace("shares: {audio: 2}", "shares: {audoi: 2}"))
-    assert problem.what == "balance: shares: 'audoi' is no set of `data`"
+    assert problem.what == "balance: shares: 'audoi' is not a set of `data`"
     assert problem.place is not None and problem.place.startswith("merge.yaml:")
     assert problem.next_move is not None and "audio" in problem.next_move
 
 
 def test_what_may_fall_is_a_modality_that_is_rehearsed() -> None:
     (problem,) = problems_of(FULL.replace("may_fall: [image]", "may_fall: [imige]"))
-    assert problem.what == "may_fall: 'imige' is no modality of `data`"
+    assert problem.what == "may_fall: 'imige' is not a modality of `data`"
     assert problem.next_move is not None and "image" in problem.next_move
 
 
@@ -177,6 +177,8 @@ def whole() -> dict[str, Any]:
     fill(Section(Recipe), loaded)
     for specialist in filter(lambda row: isinstance(row, dict), loaded["specialists"].values()):
         specialist["model"] = "run/checkpoint-*"  # `last` and `ema` are for checkpoints of one run
+    for section in loaded["specialize"].values():
+        section["data"] = {"audio": "data/audio.jsonl"}  # `balance: shares` is for several sets
     return loaded
 
 
@@ -346,29 +348,29 @@ def test_a_wrong_type_in_a_methods_parameter(method: str, row: Parameter) -> Non
         (SMALL.format(method="ties\n  density: '0.2'"), 6, "not the text '0.2'", "write 0.2 without quotes"),
         (SMALL.format(method="ties\n  density: [0.1, 3]"), 6, "density[1] must be a number from 0 to 1", None),
         (SMALL.format(method="linear\n  density: 0.2"), 6, "unknown key 'density' in merge", "known: "),
-        (SMALL.format(method="ties\n  weight: {audoi: 1}"), 6, "'audoi' is none of the specialists", "did you mean"),
+        (SMALL.format(method="ties\n  weight: {audoi: 1}"), 6, "'audoi' is not one of the specialists", "did you mean"),
         (SMALL.format(method="ties\n  weight: metagtp"), 6, "weight must be", None),
         (SMALL.format(method="ties\n  rules: {match: x}"), 6, "rules must be a list, not a mapping", "begin each rule"),
         (SMALL.format(method="ties\n  rules:\n  - x"), 7, "rules[0] must be a mapping with `match`", None),
         (SMALL.format(method="ties\n  rules:\n  - keep: base"), 7, "merge.rules[0] lacks 'match'", "add match:"),
-        (SMALL.format(method="ties\n  rules:\n  - match: '*'"), 7, "the rule for '*' says nothing", "add keep, drop"),
+        (SMALL.format(method="ties\n  rules:\n  - match: '*'"), 7, "the rule for '*' has no effect", "add keep, drop"),
         (
             SMALL.format(method="ties\n  rules:\n  - {match: '*', keep: base, drop: true}"),
             7,
             "a rule has both keep: base and drop: true",
-            "split it in two",
+            "split it into two",
         ),
         (
             SMALL.format(method="ties\n  rules:\n  - {match: '*', keep: base, density: 0.1}"),
             7,
             "a rule has both keep: base and density",
-            "split it in two",
+            "split it into two",
         ),
         (SMALL.format(method="ties\n  rules:\n  - {match: 'a{b', keep: base}"), 7, "'{' is never closed", None),
         (
             SMALL.format(method="ties\n  rules:\n  - {match: a, keep: bas}"),
             7,
-            "'bas' is none of",
+            "'bas' is not one of",
             "did you mean 'base'?",
         ),
         (
@@ -377,15 +379,15 @@ def test_a_wrong_type_in_a_methods_parameter(method: str, row: Parameter) -> Non
             "unknown merge method 'tis'",
             "did you",
         ),
-        (SMALL.format(method="ties") + "copy: {vision: x}\n", 6, "'vision' is none of the specialists", None),
+        (SMALL.format(method="ties") + "copy: {vision: x}\n", 6, "'vision' is not one of the specialists", None),
         (
             SMALL.format(method="ties") + "output: {tokenizer: onion}\n",
             6,
-            "'onion' is none of",
+            "'onion' is not one of",
             "did you mean 'union'?",
         ),
         (SMALL.format(method="ties") + "components: {a: ['x[']}\n", 6, "'[' is never closed", None),
-        ("base: b\nspecialists: {}\n", 1, "specialists is empty", "name at least one"),
+        ("base: b\nspecialists: {}\n", 1, "specialists is empty", "give at least one"),
         ("base: b\nspecialists:\n  union: m\n", 3, "the text 'union' cannot be a name", "choose a name"),
         ("specialists: {a: m}\n", 1, "the recipe lacks 'base'", "add base:"),
         ("base: b\n", 1, "the recipe lacks 'specialists'", "add specialists:"),

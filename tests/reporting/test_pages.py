@@ -107,7 +107,7 @@ def test_nothing_is_recommended_that_is_not_sure() -> None:
     even = {("recovered", "fused", "audio"): (0.1, -0.1, 0.3)}
     (said,) = banners(evaluation_page({"retrieval": table(SCORES, even)}, {"recovered": "out/fused-recovered"}))
     assert said.tone == "open" and said.headline.startswith("Highest, but not surely the best: recovered")
-    assert "out/fused-recovered" in said.headline and "Not told apart from fused" in said.text
+    assert "out/fused-recovered" in said.headline and "Not distinguishable from fused" in said.text
     sure = {("recovered", "fused", "audio"): (0.3, 0.2, 0.4)}
     (said,) = banners(evaluation_page({"retrieval": table(SCORES, sure)}))
     assert said.tone == "good" and said.headline.startswith("Use recovered: mean MRR 0.650 over text, audio")
@@ -143,7 +143,7 @@ def test_pages_of_stages_name_what_was_kept() -> None:
         ["audio MRR", "0.400", "0.600", "+0.200", "0.800"], ["mean MRR", "0.400", "0.600", "+0.200", "–"]]  # fmt: skip
     for other, tone in ((replace(report, kept=False), "open"), (replace(report, kept=False, barred=["audio"]), "bad")):
         (said,) = banners(training_page(StageResults(places, trained={"rehearse": other})))
-        assert (said.tone, said.headline) == (tone, "Rehearse: the model was left as it came (out/fused-rehearsed)")
+        assert (said.tone, said.headline) == (tone, "Rehearse: the model was left unchanged (out/fused-rehearsed)")
     (said,) = banners(
         training_page(StageResults({}, trained={"specialize-audio": replace(report, stage="specialize", before={})}))
     )

@@ -58,7 +58,7 @@ def test_only_our_own_pictures_are_drawn_over(tmp_path: Path, ending: str) -> No
 def test_more_than_a_picture_shows_is_refused(tmp_path: Path) -> None:
     """matplotlib failed with a traceback at a thousand times its size."""
     table = comparison() | {"by_layer": {f"layer {number}": {} for number in range(1001)}}
-    with pytest.raises(UsageError, match="1,001 layers do not fit into a picture"):
+    with pytest.raises(UsageError, match="1,001 layers do not fit in one picture"):
         plot_comparison(table, tmp_path / "compare.png")
     assert not (tmp_path / "compare.png").exists()
 
@@ -86,5 +86,5 @@ def test_what_is_in_the_way_is_told_before_the_work(
     monkeypatch.chdir(tmp_path)
     (tmp_path / words[-1]).write_text("mine")
     ran = command(*words)
-    assert ran.code == 1 and f"{words[-1]}: would be written over" in ran.err and "nowhere" not in ran.err
+    assert ran.code == 1 and f"{words[-1]}: would be overwritten" in ran.err and "nowhere" not in ran.err
     assert (tmp_path / words[-1]).read_text() == "mine"

@@ -126,7 +126,7 @@ def test_another_search_in_the_same_folder_is_refused(searched: tuple[Path, Any,
     recipe, _, _ = searched
     other = recipe.with_name("other.yaml")
     other.write_text(RECIPE.replace("[0.1, 1.0]", "[0.2, 1.0]"))
-    with pytest.raises(OutputError, match="holds a search of other models, ranges, objectives or pairs"):
+    with pytest.raises(OutputError, match="contains a search of other models, ranges, objectives or pairs"):
         search(other)
     ran = command("search", other)
     assert ran.code == 1 and "--fresh" in ran.err and len(ran.err.splitlines()) < 20
@@ -212,14 +212,14 @@ def test_an_objective_that_never_works_stops_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "place", "what", "move"),
     [
-        ("  vary: {specialists.*.wieght: [0.1, 1.0]}", 7, "is nothing that can be varied", "did you mean"),
-        ("  vary: {specialists.aduio.weight: [0.1, 1.0]}", 7, "'aduio' names none of the specialists", "known"),
+        ("  vary: {specialists.*.wieght: [0.1, 1.0]}", 7, "cannot be varied", "did you mean"),
+        ("  vary: {specialists.aduio.weight: [0.1, 1.0]}", 7, "'aduio' matches none of the specialists", "known"),
         ("  vary: {merge.scale: [1.0, 0.1]}", 7, "the range 1 to 0.1 is empty", "write [0.1, 1]"),
         ("  vary: {merge.method: [sum, tiess]}", 7, "unknown merge method 'tiess'", "did you mean 'ties'?"),
         ("  vary: {merge.method: [sum, ties], merge.density: [0.1, 1.5]}", 7, "not 1.5", None),
         ("  vary: {merge.density: [0.1, 0.5]}", 7, "task_arithmetic has no parameter 'density'", None),
-        ("  vary: {specialists.*.weight: [0.1, 1.0]}\n  floor: {lwa: -0.1}", 6, "'lwa' is no set of `on`", "'law'"),
-        ("  vary: {specialists.*.weight: [0.1, 1.0]}\n  maximize: mean(retrieval.*.mmr)", 6, "names no score", "mrr"),
+        ("  vary: {specialists.*.weight: [0.1, 1.0]}\n  floor: {lwa: -0.1}", 6, "'lwa' is not a set of `on`", "'law'"),
+        ("  vary: {specialists.*.weight: [0.1, 1.0]}\n  maximize: mean(retrieval.*.mmr)", 6, "matches no score", "mrr"),
         (
             "  vary: {specialists.*.weight: [0.1, 1.0]}\n  maximize: average(retrieval.*.mrr)",
             6,
@@ -264,7 +264,7 @@ def test_floors_that_no_point_meets_are_told_with_the_nearest(tmp_path: Path, co
     points = json.loads((folder / "report.json").read_text())["points"]
     meeting = [point["name"] for point in points if not point["short"] and not point["name"].startswith("only ")]
     assert not meeting and ran.code == 2, ran.err
-    assert "meets the floors" in ran.err and "comes nearest and misses" in ran.err and "lower them (floor: {" in ran.err
+    assert "meets the floors" in ran.err and "is nearest and misses" in ran.err and "lower them (floor: {" in ran.err
     assert (folder / "report.html").is_file() and not (folder / "best.yaml").exists()
 
 

@@ -58,7 +58,7 @@ def test_every_point_of_the_grid_against_merges_by_hand(models: Path, command: C
     [
         (("scale",), "cannot be read"),
         (("scale=1:0:0.1",), "has no steps"),
-        (("scale=0.5",), "names one value"),
+        (("scale=0.5",), "has only one value"),
         (("dnsity=0.1,0.2",), "did you mean 'merge.density'?"),
         (("scale=0:1:0.0001",), "points are too many"),
         (("density=0.5,1.5",), "not 1.5"),

@@ -210,7 +210,7 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
             "arcee_fusion takes 1 model in addition to base_model, not 2",
             "remove",
         ),
-        ("merge_method: nuslerp\n" + TWO.replace("[{", "[{model: o}, {", 1), 3, "takes 2 models besides", "remove"),
+        ("merge_method: nuslerp\n" + TWO.replace("[{", "[{model: o}, {", 1), 3, "takes 2 models in addition to", "remove"),
         ("merge_method: passthrough\n" + TWO, 3, "passthrough needs one model for each slice", None),
         ("merge_method: tise\n" + TWO, 1, "mergekit's merge method 'tise' is not supported", "did you mean 'ties'?"),
         ("base_model: b\nmodels: [{model: m}]\n", None, "the configuration lacks 'merge_method'", None),

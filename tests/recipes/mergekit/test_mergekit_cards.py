@@ -21,9 +21,9 @@ from taskmerge.merging.plan import Plan, plan
 
 CARDS = sorted((TESTS / "recipes" / "mergekit" / "cards").glob("*.yml"))
 REFUSED = {
-    "hx-mistral-1.5b": "is named twice",  # so does mergekit 0.1.5
-    "megamoon-karcher": "is named twice",  # so does mergekit 0.1.5
-    "kansensakura-erosion": "no model is called",  # the tokenizer of a model that is not merged
+    "hx-mistral-1.5b": "is listed twice",  # so does mergekit 0.1.5
+    "megamoon-karcher": "is listed twice",  # so does mergekit 0.1.5
+    "kansensakura-erosion": "there is no model",  # the tokenizer of a model that is not merged
     "phi-2-ranked-ties": "merge method 'ranked_ties' is not supported",  # of a fork
 }
 """Card -> why it is refused. All others plan."""

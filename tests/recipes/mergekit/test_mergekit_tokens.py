@@ -99,7 +99,7 @@ def test_a_template_is_text_or_a_file(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "what"),
     [
-        ("chatlm", "chat_template 'chatlm' is no template"),
+        ("chatlm", "chat_template 'chatlm' is not a template"),
         ("'{% for message %}'", "the chat template cannot be read"),
         ("mine.jinjo", "not a template, a file"),
     ],
