@@ -206,7 +206,7 @@ def test_every_missing_input_is_told_at_once(tmp_path: Path, command: Callable[.
     assert ran.code == 2 and "2 problems" in ran.err
     assert f"{recipe}:3: image: no file or folder 'image', and not a hub id" in ran.err
     assert "check the path; relative paths are looked up in the recipe's folder, then in the current one" in ran.err
-    assert f"{recipe}:4: audio: no weights that can be read in this folder ({tmp_path / 'audio'})" in ran.err
+    assert f"{recipe}:4: audio: there are no readable weights in this folder ({tmp_path / 'audio'})" in ran.err
     assert "only 'pytorch_model.bin' is there: save only its tensors" in ran.err
     assert not (tmp_path / "results").exists()
 
@@ -309,7 +309,7 @@ def test_no_room_for_so_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     statvfs = "taskmerge.checkpoints.output.writing.os.statvfs"
     full = SimpleNamespace(f_frsize=1, f_bavail=10**12, f_files=1000, f_favail=7)
     monkeypatch.setattr(statvfs, lambda path: full)
-    with pytest.raises(OutputError, match=r"needs \d+ files, the disk can hold only 7 \(`df -i`\)") as caught:
+    with pytest.raises(OutputError, match=r"needs \d+ files, the disk can hold only 7 more \(`df -i`\)") as caught:
         execute(plan(recipe), recipe, tmp_path / "results" / "out")
     assert caught.value.problems[0].next_move == "remove files or choose another disk"
     assert digests(tmp_path) == before and not (tmp_path / "results").exists()
@@ -331,7 +331,7 @@ def test_the_disk_takes_no_more(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(OutputError, match=r"(no room for [\d,]+ bytes|writing failed): .*File too large") as caught:
+        with pytest.raises(OutputError, match=r"(no disk space for [\d,]+ bytes|writing failed): .*File too large") as caught:
             execute(plan(recipe), recipe, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -361,7 +361,7 @@ def test_an_output_in_a_folder_without_rights(tmp_path: Path, monkeypatch: pytes
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "mkdir", mkdir)  # root may write anywhere
-    with pytest.raises(OutputError, match="cannot be made: Permission denied"):
+    with pytest.raises(OutputError, match="cannot be created: Permission denied"):
         execute(plan(recipe), recipe, tmp_path / "results" / "out")
     assert not (tmp_path / "results").exists()
 

@@ -67,7 +67,7 @@ def test_the_record_says_everything(folder: Path) -> None:
 
 def test_the_card_says_what_it_was_made_from(folder: Path) -> None:
     text = (folder / "made" / "out" / "README.md").read_text()
-    assert text.startswith('---\ntags: ["merge", "taskmerge"]\n')
+    assert text.startswith("---\n") and '\ntags: ["merge", "taskmerge"]\n' in text
     assert "# out" in text and "| backbone | 8 | 2 | 0 |" in text
     assert (folder / "merge.yaml").read_text().rstrip() in text
     assert "base_model" not in text, "paths of this disk mean nothing there"

@@ -222,15 +222,15 @@ def test_a_run_killed_again_and_again_ends_with_the_same_table_and_models(tmp_pa
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (("data: audio.jsonl, graft", "data: gone.jsonl, graft"), "yaml:6: specialize: audio: gone.jsonl: no file"),
+        (("data: audio.jsonl, graft", "data: gone.jsonl, graft"), "yaml:6: specialize: audio: gone.jsonl: there is no file"),
         (("probes: audio.jsonl", "probes: none.jsonl"), "drift: probes: .*none.jsonl: contains no pairs"),
         (("probes: audio.jsonl", "probes: no_text.jsonl"), "row 1: no text next to its audio: None"),
         (("probes: audio.jsonl", "probes: one_text.jsonl"), "one_text.jsonl have the same text: they cannot be ranked"),
         (("probes: audio.jsonl", "probes: empty.jsonl"), r"row 2: audio '.*empty.wav' is empty\n    remove the .*$"),
         (("probes: audio.jsonl", "probes: slow.jsonl"), "row 2: audio '.*slow.wav' has a sampling rate of 500 Hz"),
         (("retrieval: {audio: held.jsonl}", "retrieval: {audio: bad.jsonl}"), "missing.wav"),
-        (("specialist: audio", "specialist: text"), "audio.jsonl holds audio, for which the model has no encoder"),
-        ((", graft: {encoder: log_mel, projector: linear}", ""), "rehearse: data: audio.jsonl holds audio, for which"),
+        (("specialist: audio", "specialist: text"), "audio.jsonl contains audio, for which the model has no encoder"),
+        ((", graft: {encoder: log_mel, projector: linear}", ""), "rehearse: data: audio.jsonl contains audio, for which"),
         (("train: [audio_projector]", "train: [image_projector]"), "train: 'image_projector' matches no tensor"),
         (("data: audio.jsonl, held_out", "data: films.jsonl, held_out"), "no component that processes it is trained"),
         (("train: [backbone], steps: 2, batch_size: 4", "steps: 2"),
@@ -256,7 +256,7 @@ def test_an_unknown_mteb_task_is_told_before_anything_runs(project: Path) -> Non
     said: list[str] = []
     text = RECIPE.replace("evaluate: {", "evaluate: {mteb: MAEBB, ")
     with pytest.raises(
-        RecipeError, match="evaluate: no mteb task or benchmark 'MAEBB'\n    did you mean the benchmark"
+        RecipeError, match="evaluate: there is no mteb task or benchmark 'MAEBB'\n    did you mean the benchmark"
     ):
         run(loads(text, "recipe.yaml", project), say=said.append)
     assert not said
@@ -308,7 +308,7 @@ def test_prompts_of_a_recipe_reach_its_stages(project: Path) -> None:
     other = PROMPTED.replace("document: ", "query: ")
     assert running(run_quietly(project, other, start="diagnose")[1]) == ["diagnose", "evaluate"]
     with pytest.raises(
-        RecipeError, match="prompts: tasks: 'audoi' is no set or task of `evaluate`\n    did you mean 'audio'"
+        RecipeError, match="prompts: tasks: 'audoi' is neither a training set nor a set or task of `evaluate`\n    did you mean 'audio'"
     ):
         run_quietly(project, PROMPTED.replace("tasks: {audio", "tasks: {audoi"))
 

@@ -67,16 +67,16 @@ def test_a_plan_counts_every_set(project: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ("far: 3", "fer: 3", r"recipe.yaml:7: balance: shares: 'fer' is no set of `data`.*did you mean 'far'"),
+        ("far: 3", "fer: 3", r"recipe.yaml:7: balance: shares: 'fer' is not a set of `data`.*did you mean 'far'"),
         (
             "data: {near: audio.jsonl, far: far.jsonl}", "data: audio.jsonl",
-            r"'far' is no set of `data`.*data: \{NAME: PAIRS\}",
+            r"'far' is not a set of `data`.*data: \{NAME: PAIRS\}",
         ),
         ("balance: {shares: {far: 3}}", "balance: adaptive", "adaptive: shares follow held-out pairs"),
         ("far: far.jsonl", "far: text.jsonl", "of several modalities: near holds audio, far holds text"),
         ("far: far.jsonl", "far: fur.jsonl", "fur.jsonl"),
         ("batch_size: 4", "batch_size: 9", r"near \(.*audio.jsonl\): 8 distinct texts are too few for batches of 9"),
-        ("base: base", "base: base\nprompts: {tasks: {fra: {query: q}}}", "no set that is trained on.*mean 'far'"),
+        ("base: base", "base: base\nprompts: {tasks: {fra: {query: q}}}", "neither a training set.*mean 'far'"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_told_before_anything_runs(project: Path, old: str, new: str, words: str) -> None:

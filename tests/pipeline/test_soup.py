@@ -126,7 +126,7 @@ def test_the_greedy_choice_is_that_of_a_search_by_hand(tmp_path: Path, command: 
 
 
 REFUSED = {
-    "one path": (["run"], "names one path, not several"),
+    "one path": (["run"], "matches one path, not several"),
     "both": (["run-*", "--ema", "0.9", "--greedy", "p.jsonl"], "--greedy cannot be combined with --ema"),
     "a decay of two": (["run-*", "--ema", "2"], "is not between 0 and 1"),
     "nothing there": (["run-*"], "no folder or file matches 'run-*'"),

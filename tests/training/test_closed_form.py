@@ -157,7 +157,7 @@ def test_labels_that_mean_nothing_are_refused_by_the_held_out_items(specialist: 
 
 
 def test_components_that_do_not_exist_are_told(specialist: Any) -> None:
-    with pytest.raises(UsageError, match="train: 'vision_projector' names no tensor"):
+    with pytest.raises(UsageError, match="train: 'vision_projector' matches no tensor"):
         recover_closed_form(specialist, sounds(4), train=["vision_projector"])
 
 

@@ -60,7 +60,7 @@ def test_no_modality_ends_below_what_it_had(hearing: Path, tmp_path: Path) -> No
     before, after = tensors(hearing), tensors(tmp_path / "out")
     assert all(np.array_equal(before[name], after[name]) for name in before)
     (said,) = report.verdict()
-    assert "left audio below what it had" in said
+    assert "had audio below its initial score" in said
     saved = json.loads((tmp_path / "out" / "taskmerge.json").read_text())
     assert saved["report"]["barred"] == ["audio"]
     with pytest.raises(typer.Exit) as ended:

@@ -228,7 +228,7 @@ def test_a_stopped_run_resumes_and_ends_the_same(start: Path, sounds: dict[str, 
 @pytest.mark.parametrize(
     ("pairs", "words"),
     [
-        ([{"audio": tone(440), "text": ""}] * 12, "no text beside"),
+        ([{"audio": tone(440), "text": ""}] * 12, "no text next to"),
         ([{"audio": np.zeros(0, np.float32), "text": f"a {name}"} for name in NAMES * 2], "is empty"),
         ([{"audio": {"array": tone(440), "sampling_rate": 3}, "text": name} for name in NAMES * 2], "sampling rate"),
         ([{"audio": "nowhere.flac", "text": "a dog"}] * 12, "does not exist"),

@@ -95,7 +95,7 @@ def kept_card(folder: Path | None) -> str:
     if folder is None:
         return ""
     text = front_matter.split(front_matter.read_card(folder))[1].strip()
-    if is_made_here(folder) and sha256_of(folder / CARD) == read_record(folder)["outputs"].get(CARD):
+    if text and is_made_here(folder) and sha256_of(folder / CARD) == read_record(folder)["outputs"].get(CARD):
         return kept_in(text)
     return text
 

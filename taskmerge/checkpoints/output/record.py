@@ -110,7 +110,8 @@ def described(inputs: Mapping[str, StateDict]) -> dict[str, Source]:
         if commit := state_dict.beside.commit:
             table[label]["commit"] = commit
         named = repository_of(state_dict.label.removeprefix("hf://")) if commit else None
-        if said := declared(state_dict.beside.folders, named[0] if named else None):
+        said = declared(state_dict.beside.folders, named[0] if named else None)
+        if any(said):
             table[label]["declared"] = said
     return table
 

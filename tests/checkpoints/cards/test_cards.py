@@ -217,3 +217,15 @@ def test_the_card_of_the_base_is_kept(tmp_path: Path) -> None:
     assert len(re.findall("license", text)) == 0, "its YAML is not ours"
     long = card("out", new_record("fused", "fuse", HUB), in_folder(tmp_path), kept="word " * 9000 + "\nend\n").text
     assert "The rest is left out here" in long and len(long) < 30_000
+
+
+def test_a_base_of_ours_without_a_card_is_fused(tmp_path: Path) -> None:
+    """What `Checkpoint.save` and `extract` write has a record and no README."""
+    from taskmerge import Checkpoint, recipes
+    from taskmerge.merging import execute, plan
+
+    Checkpoint.open({"w": torch.ones(4)}).save(tmp_path / "base")
+    text = "base: base\nspecialists: {a: base}\noutput: {path: out}\n"
+    recipe = recipes.loads(text, "recipe.yaml", tmp_path)
+    execute(plan(recipe), recipe, tmp_path / "out")
+    assert (tmp_path / "out" / "README.md").is_file() and not (tmp_path / "base" / "README.md").exists()

@@ -123,7 +123,7 @@ def test_what_is_assumed_is_said() -> None:
     assert translated(slerp)["base"] == "m" and translated(slerp)["merge"]["fraction"] == 0.5
     assert ["slerp starts from m" in note for note in notes(slerp)].count(True) == 1
     assert any("t 50% is read as 0.5" in note for note in notes(slerp))
-    assert any("neither of the two" in note for note in notes(slerp + "base_model: other\n"))
+    assert any("is not one of the two" in note for note in notes(slerp + "base_model: other\n"))
     sliced = "slices: [{sources: [{model: m, layer_range: [0, 2], parameters: {weight: 1}}]}]\n"
     assert any("gives the same layers as m" in note for note in notes("merge_method: ties\nbase_model: b\n" + sliced))
 
@@ -210,7 +210,12 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
             "arcee_fusion takes 1 model in addition to base_model, not 2",
             "remove",
         ),
-        ("merge_method: nuslerp\n" + TWO.replace("[{", "[{model: o}, {", 1), 3, "takes 2 models in addition to", "remove"),
+        (
+            "merge_method: nuslerp\n" + TWO.replace("[{", "[{model: o}, {", 1),
+            3,
+            "takes 2 models in addition to",
+            "remove",
+        ),
         ("merge_method: passthrough\n" + TWO, 3, "passthrough needs one model for each slice", None),
         ("merge_method: tise\n" + TWO, 1, "mergekit's merge method 'tise' is not supported", "did you mean 'ties'?"),
         ("base_model: b\nmodels: [{model: m}]\n", None, "the configuration lacks 'merge_method'", None),
