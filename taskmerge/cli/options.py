@@ -54,7 +54,7 @@ ENCODINGS = typer.Option(
     None, "--encodings", help="Folder for cached outputs of frozen encoders; by default in the user's cache folder."
 )
 ENCODINGS_LIMIT = typer.Option("50GiB", "--encodings-limit", help="Maximum size of this cache; 0 disables it.")
-ON = typer.Option(None, "--on", help="Run on a Ray cluster, one task per file: ray or ray:ADDRESS (extra [ray]).")
+ON = typer.Option(None, "--on", help="Run on a Ray cluster: ray or ray:ADDRESS (extra [ray]).")
 CACHE_SIZE = typer.Option(
     None,
     "--cache-size",
