@@ -97,6 +97,11 @@ class Cluster:
         """Processors of all its machines."""
         return max(1, int(self._ray.cluster_resources().get("CPU", 1)))
 
+    @property
+    def gpus(self) -> int:
+        """GPUs of all its machines; at least 1, for which a task waits."""
+        return max(1, int(self._ray.cluster_resources().get("GPU", 1)))
+
     def run(
         self,
         function: Callable[..., Any],
