@@ -140,7 +140,7 @@ def _cache(text: str | None) -> int | None:
     size = parse_size(text)
     kept = use_cache(size)
     place = kept.folder if kept is not None else ""
-    note(f"ranges of models in s3://, gs:// and az:// are kept in {place}, at most {show_bytes(size)}")
+    note(f"ranges of models in s3://, gs://, az:// and hf:// are kept in {place}, at most {show_bytes(size)}")
     return size
 
 

@@ -58,8 +58,8 @@ ON = typer.Option(None, "--on", help="Run on a Ray cluster: ray or ray:ADDRESS (
 CACHE_SIZE = typer.Option(
     None,
     "--cache-size",
-    help="Keep ranges of models in s3://, gs:// and az:// in the user's cache folder, at most this size (50GB); "
-    "by default nothing is kept.",
+    help="Keep ranges of models in s3://, gs:// and az:// in the user's cache folder, at most this size (50GB), and "
+    "read models of the hub in the same way instead of downloading them; by default nothing is kept.",
 )
 FRESH = typer.Option(False, "--fresh", help="Replace an existing folder that taskmerge made.")
 JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else (docs/json.md), also of errors.")
