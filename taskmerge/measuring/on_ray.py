@@ -14,7 +14,7 @@ from taskmerge.measuring.covariances import Collector, Data, Sums, Total
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.parts import Part
 from taskmerge.words.progress import work
-from taskmerge.words.ray_cluster import Cluster
+from taskmerge.words.ray_cluster import Cluster, device_of_task
 
 if TYPE_CHECKING:
     from taskmerge.embedders.sources import ModelSource
@@ -84,8 +84,9 @@ def collect_on_ray(
     """
     import torch
 
-    data, device = Data.of(probes), device_or_default(device)
-    told = Told(model, probes, prompts, device, Path.cwd(), torch.get_num_threads())
+    data = Data.of(probes)
+    own, gpu = device_of_task(device_or_default(device))
+    told = Told(model, probes, prompts, own, Path.cwd(), torch.get_num_threads())
     total = Total(data.groups)
     ordered, count = InOrder(total), len(data.chunks)
     with work("chunks of the probes", count, "chunks") as progress, Cluster(address) as cluster:
@@ -95,6 +96,5 @@ def collect_on_ray(
             progress.advance()
 
         parts = [Part(number, count) for number in range(1, count + 1)]
-        gpu = device is not None and not device.startswith("cpu")
         cluster.run(collect, (told,), parts, heard, processors=told.threads, gpu=gpu)
     return total.result()

@@ -15,7 +15,7 @@ from taskmerge.searching.api import begin, contribute, search
 from taskmerge.searching.outcome import Outcome
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.parts import Part
-from taskmerge.words.ray_cluster import Cluster, processors
+from taskmerge.words.ray_cluster import Cluster, device_of_task, processors
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,9 @@ def search_on_ray(
     """
     if page is not None:
         check_page(page)
-    device = device_or_default(device)
+    own, gpu = device_of_task(device_or_default(device))
     folder = begin(recipe, out=out, trials=trials, fresh=fresh, memory=memory)
-    told = Told(recipe.absolute(), folder, Path.cwd(), trials, device, memory)
-    gpu = device is not None and not device.startswith("cpu")
+    told = Told(recipe.absolute(), folder, Path.cwd(), trials, own, memory)
     with Cluster(address) as cluster:
         count = cluster.gpus if gpu else cluster.processors
         say(f"{count} workers on Ray share one study; the order of trials is not that of one process")

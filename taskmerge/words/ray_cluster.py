@@ -43,6 +43,12 @@ def parse_launcher(text: str) -> str | None:
     return address or None
 
 
+def device_of_task(device: str | None) -> tuple[str | None, bool]:
+    """A device as a task calls it, which sees no GPU but its own, and whether it needs a GPU."""
+    gpu = device is not None and device.startswith("cuda")
+    return ("cuda" if gpu else device), gpu
+
+
 def processors() -> int:
     """Processors that the task that runs here was given."""
     import ray
@@ -99,8 +105,11 @@ class Cluster:
 
     @property
     def gpus(self) -> int:
-        """GPUs of all its machines; at least 1, for which a task waits."""
-        return max(1, int(self._ray.cluster_resources().get("GPU", 1)))
+        """GPUs of all its machines. Raises UsageError if there is none: a task would wait for it forever."""
+        found = int(self._ray.cluster_resources().get("GPU", 0))
+        if not found:
+            raise UsageError("the Ray cluster has no GPU", next_move="--device cpu")
+        return found
 
     def run(
         self,
@@ -117,10 +126,10 @@ class Cluster:
         raised the last time it was tried; MergeError and UsageError are not tried again.
         """
         each = min(processors, self._largest())
+        most = max(1, _AHEAD * (self.gpus if gpu else self.processors // each))
         task = self._ray.remote(max_retries=TRIES, num_cpus=each, num_gpus=int(gpu))(_guarded)
         waiting = [(part, 1, 0.0) for part in parts]
         running: dict[Any, tuple[Part, int]] = {}
-        most = max(1, _AHEAD * self.processors // each)
         while waiting or running:
             ready = [row for row in waiting if row[2] <= time.monotonic()]
             for row in ready[: most - len(running)]:
