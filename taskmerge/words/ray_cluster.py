@@ -27,8 +27,11 @@ _AHEAD = 2
 _STARTS = 3
 """Attempts at a cluster of this machine: Ray gives up after 30 s, which cannot be set, and a busy machine needs longer
 for the first one, which reads all of Ray from the disk."""
-_LIGHT = {"RAY_prestart_worker_first_driver": "0", "RAY_enable_metrics_collection": "0"}
-"""Settings of a cluster that is started here: no worker before there is a task, and no statistics of Ray's own."""
+_LIGHT = {
+    "RAY_prestart_worker_first_driver": "0", "RAY_enable_metrics_collection": "0", "RAY_worker_niceness": "0",
+}  # fmt: skip
+"""Settings of a cluster that is started here: no worker before there is a task, no statistics of Ray's own, and the
+priority of the command for its workers, where Ray would let everything else on the machine go first."""
 
 
 def parse_launcher(text: str) -> str | None:
