@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.formats.table import READABLE
+from taskmerge.checkpoints.stores.cached import is_cache_used
 from taskmerge.checkpoints.stores.mirrors import mirror
 from taskmerge.errors import CheckpointError, clipped, first_line
 from taskmerge.words.places import StoreUri, parse_place, repository_of
+from taskmerge.words.sizes import show_bytes
 
 _SIDE_FILES = (
     "*.json", "*.txt", "*.model", "*.py", "*.jinja", "*.tiktoken", "*.md", "LICENSE*", "*/config.json",
@@ -85,7 +88,8 @@ class Snapshot:
     """A hub repository at one commit. folder: local folder with all files but the weights.
 
     weight_files: names of those whose headers can be read there, relative to `folder`; `fetch` downloads one
-    when it is first needed. others: names of the remaining files.
+    when it is first needed. others: names of the remaining files. stated: size and sha256 of the weight files of which
+    the hub states them.
     """
 
     place: HubPlace
@@ -93,6 +97,7 @@ class Snapshot:
     folder: Path
     weight_files: tuple[str, ...]
     others: tuple[str, ...] = ()
+    stated: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
     def fetch(self, name: str) -> Path:
         """The local path of weight file `name`, downloaded (resumably, into the shared cache) if absent."""
@@ -117,11 +122,44 @@ def open_snapshot(place: HubPlace) -> Snapshot:
     if constants.HF_HUB_OFFLINE:
         names: Sequence[str] = [str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()]
     else:
-        info: Any = _asked(place, lambda: HfApi().model_info(place.repo, revision=commit))
-        files = [sibling.rfilename for sibling in info.siblings]
-        names = [name.removeprefix(prefix) for name in files if name.startswith(prefix)]
+        info: Any = _asked(place, lambda: HfApi().model_info(place.repo, revision=commit, files_metadata=True))
+        files = {one.rfilename.removeprefix(prefix): one for one in info.siblings if one.rfilename.startswith(prefix)}
+        names = list(files)
     weight_files = tuple(sorted(name for name in names if any(row.remote and row.called(name) for row in READABLE)))
-    return Snapshot(place, commit, folder, weight_files, tuple(sorted(set(names) - set(weight_files))))
+    stated = {} if constants.HF_HUB_OFFLINE else _stated({name: files[name] for name in weight_files})
+    return Snapshot(place, commit, folder, weight_files, tuple(sorted(set(names) - set(weight_files))), stated)
+
+
+def _stated(files: Mapping[str, Any]) -> dict[str, tuple[int, str]]:
+    large = {name: one.lfs for name, one in files.items() if one.lfs is not None}
+    return {name: (int(lfs.size), str(lfs.sha256)) for name, lfs in large.items()}
+
+
+_downloads: dict[str, int] = {}
+"""Folder of a snapshot -> bytes that are to be downloaded there, of all that this process opened."""
+
+
+def why_in_ranges(snapshot: Snapshot, names: Sequence[str]) -> str:
+    """Return why weight files are not downloaded but read in ranges; "" where they are downloaded.
+
+    They are downloaded to the hub's cache, which serves the next run and other programs; not where the user wants a
+    cache of ranges of limited size, and where the disk is too small for them and what else is still to be downloaded.
+    """
+    missing = [name for name in names if name in snapshot.stated and not (snapshot.folder / name).exists()]
+    size = sum(snapshot.stated[name][0] for name in missing)
+    if not size:
+        return ""
+    if is_cache_used():
+        return "--cache-size limits what is kept of them"
+    key = str(snapshot.folder)
+    others = sum(count for place, count in _downloads.items() if place != key)
+    free = shutil.disk_usage(snapshot.folder).free
+    if size + others > free:
+        return (
+            f"{show_bytes(size + others)} are to be downloaded, and the disk of the hub's cache has {show_bytes(free)}"
+        )
+    _downloads[key] = size
+    return ""
 
 
 def _asked(place: HubPlace, call: Any) -> Any:

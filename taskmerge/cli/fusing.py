@@ -140,7 +140,7 @@ def _cache(text: str | None) -> int | None:
     size = parse_size(text)
     kept = use_cache(size)
     place = kept.folder if kept is not None else ""
-    note(f"ranges of models in s3://, gs:// and az:// are kept in {place}, at most {show_bytes(size)}")
+    note(f"ranges of models in s3://, gs://, az:// and hf:// are kept in {place}, at most {show_bytes(size)}")
     return size
 
 
@@ -185,7 +185,7 @@ def _check_together(by_parts: bool, sweeping: bool, on: str | None) -> None:
         )
     if on is None:
         return
-    from taskmerge.merging.on_ray import parse_launcher
+    from taskmerge.words.ray_cluster import parse_launcher
 
     parse_launcher(on)
     if by_parts:
@@ -227,7 +227,8 @@ def _share(part: str | None, measure: bool, finish: bool, dry_run: bool, resume:
 
 
 def _write_on_ray(job: Job, on: str, memory: int, cache: int | None, as_json: bool) -> None:
-    from taskmerge.merging.on_ray import parse_launcher, write_parts
+    from taskmerge.merging.on_ray import write_parts
+    from taskmerge.words.ray_cluster import parse_launcher
 
     address = parse_launcher(on)
     with progress(job.plan.bytes_written, "fusing on Ray", quiet=as_json) as advance:

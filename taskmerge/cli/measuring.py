@@ -14,6 +14,7 @@ from taskmerge.cli.options import (
     HTML,
     JSON,
     MODEL_DEVICE,
+    ON,
     PRECISION,
     QUERY_PROMPT,
     dimensions_of,
@@ -289,15 +290,28 @@ def stats(
     document_prompt: str = DOCUMENT_PROMPT,
     embedder: str = EMBEDDER,
     device: str = MODEL_DEVICE,
+    on: str = ON,
     as_json: bool = JSON,
 ) -> None:
     """Collect the input covariances of a specialist's layers, for regmean and protect, and store them next to its
-    weights."""
+    weights.
+
+    With --on ray, tasks run fixed chunks of the probes and return their sums, which are added in a fixed order: the
+    result is that of the command without it, if the machines are alike.
+    """
     from taskmerge.embedders import ModelSource
-    from taskmerge.measuring.covariances import collect_covariances
 
     prompts = prompts_of(query_prompt, document_prompt)
-    covariances = collect_covariances(ModelSource(model, embedder), probes, device=device, prompts=prompts)
+    source = ModelSource(model, embedder)
+    if on is None:
+        from taskmerge.measuring.covariances import collect_covariances
+
+        covariances = collect_covariances(source, probes, device=device, prompts=prompts)
+    else:
+        from taskmerge.measuring.on_ray import collect_on_ray
+        from taskmerge.words.ray_cluster import parse_launcher
+
+        covariances = collect_on_ray(parse_launcher(on), source, probes, device=device, prompts=prompts)
     path = covariances.save(model)
     note(f"{len(covariances)} layers, tokens seen: {covariances.counts}")
     next_move("a recipe that names this specialist may say merge: {method: regmean}, or protect")

@@ -54,12 +54,12 @@ ENCODINGS = typer.Option(
     None, "--encodings", help="Folder for cached outputs of frozen encoders; by default in the user's cache folder."
 )
 ENCODINGS_LIMIT = typer.Option("50GiB", "--encodings-limit", help="Maximum size of this cache; 0 disables it.")
-ON = typer.Option(None, "--on", help="Run on a Ray cluster, one task per file: ray or ray:ADDRESS (extra [ray]).")
+ON = typer.Option(None, "--on", help="Run on a Ray cluster: ray or ray:ADDRESS (extra [ray]).")
 CACHE_SIZE = typer.Option(
     None,
     "--cache-size",
-    help="Keep ranges of models in s3://, gs:// and az:// in the user's cache folder, at most this size (50GB); "
-    "by default nothing is kept.",
+    help="Keep ranges of models in s3://, gs:// and az:// in the user's cache folder, at most this size (50GB), and "
+    "read models of the hub in the same way instead of downloading them; by default nothing is kept.",
 )
 FRESH = typer.Option(False, "--fresh", help="Replace an existing folder that taskmerge made.")
 JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else (docs/json.md), also of errors.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from taskmerge.cli.options import HTML, JSON, MODEL_DEVICE
+from taskmerge.cli.options import HTML, JSON, MODEL_DEVICE, ON
 from taskmerge.cli.output import announce_preparing, next_move, note, print_json, print_table, say
 from taskmerge.words.places import output_path
 from taskmerge.words.sizes import parse_size
@@ -27,6 +27,7 @@ def search(
     memory: str = typer.Option("4GiB", "--memory", help="Memory for results that several trials share."),
     device: str = MODEL_DEVICE,
     fresh: bool = typer.Option(False, "--fresh", help="Discard the trials of another search in the folder."),
+    on: str = ON,
     html: Path = HTML,
     as_json: bool = JSON,
 ) -> None:
@@ -34,13 +35,22 @@ def search(
 
     Run the same command again to resume an interrupted search; run it several times at once to share one study. At the
     end, the best points are scored on pairs that the search did not use, and best.yaml is written as an ordinary
-    recipe.
+    recipe. With --on ray, one worker for each processor of the cluster shares the study; the order of trials, and so
+    the values that are proposed, are not those of one process.
     """
-    from taskmerge.searching.api import search as run
-
     announce_preparing()
     allowed = parse_size(memory)
-    found = run(recipe, out=out, trials=trials, device=device, fresh=fresh, memory=allowed, page=html, say=note)
+    if on is None:
+        from taskmerge.searching.api import search as run
+
+        found = run(recipe, out=out, trials=trials, device=device, fresh=fresh, memory=allowed, page=html, say=note)
+    else:
+        from taskmerge.searching.on_ray import search_on_ray
+        from taskmerge.words.ray_cluster import parse_launcher
+
+        address = parse_launcher(on)
+        found = search_on_ray(address, recipe, out=out, trials=trials, device=device, fresh=fresh, memory=allowed,
+                              page=html, say=note)  # fmt: skip
     if html is not None:
         note(f"page: {html}")
     if as_json:

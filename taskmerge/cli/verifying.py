@@ -109,7 +109,8 @@ def _verified(
 
     if on is None:
         return verified(folder, *said, part)
-    from taskmerge.merging.on_ray import parse_launcher, verify_parts
+    from taskmerge.merging.on_ray import verify_parts
+    from taskmerge.words.ray_cluster import parse_launcher
 
     address = parse_launcher(on)
     files = sum(map(is_weight_file, read_record(folder)["outputs"]))

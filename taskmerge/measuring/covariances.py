@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from taskmerge.checkpoints.components import BACKBONE, component_map
 from taskmerge.checkpoints.covariances import InputCovariances
@@ -16,6 +16,7 @@ from taskmerge.embedders.prompts import Role
 from taskmerge.errors import UsageError
 from taskmerge.metrics.retrieval import collapse
 from taskmerge.words.devices import device_or_default
+from taskmerge.words.progress import work
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from taskmerge.embedders.takes import Model, PairSets, PromptSource
 
 BATCH_SIZE = 32
+CHUNK = 8
+"""Batches whose sums are taken together, by whichever process: so several add the same numbers in the same order."""
 DEFAULT_COMPONENTS = (BACKBONE, "vision_encoder", "audio_encoder", "vision_projector")
 
 
@@ -44,25 +47,62 @@ def collect_covariances(
     `Pairs.roles`).  Each group (a modality, the texts) is normalised by its own number of tokens, so that many tokens
     of one do not drown the other; padding is left out.
 
-    Memory: one float64 matrix a distinct input, whatever the number of probes. The result is keyed by the names the
-    tensors have in the model's file, see `Embedder.state_dict`. Raises UsageError for broken
-    probes before the model runs.
+    Memory: at most three float64 matrices per distinct input, whatever the number of probes. The result is keyed by the
+    names the tensors have in the model's file, see `Embedder.state_dict`. Raises UsageError for broken probes before
+    the model runs.
     """
-    device = device_or_default(device)
-    sets = _checked(probes)
-    embedder = open_embedder(model, device=device).prompted(prompts)
-    for pairs in sets.values():
-        embedder.check_takes(pairs.modality, pairs.source)
-    sums = _Sums(embedder, components)
-    for name, pairs in sets.items():
-        with sums.group(name):
-            for items, _ in pairs.batches(batch_size):
-                sums.run(items, pairs.modality, pairs.roles[0])
-    with sums.group("text"):
-        for role, wanted in _texts(sets, texts).items():
-            for start in range(0, len(wanted), batch_size):
-                sums.run(wanted[start : start + batch_size], "text", role)
-    return sums.result()
+    data = Data.of(probes, texts, batch_size)
+    collector = Collector(open_embedder(model, device=device_or_default(device)).prompted(prompts), components)
+    collector.check(data)
+    total = Total(data.groups)
+    with work("items and texts", data.size) as told:
+        for chunk in data.chunks:
+            total.add(collector.run(chunk, told.advance))
+    return total.result()
+
+
+class Chunk(NamedTuple):
+    """A few batches of one group, always the same ones: `source`'s entries [start, stop), `size` at a time.
+
+    group: its place in `Data.groups`.
+    """
+
+    group: int
+    modality: str
+    role: Role
+    source: Pairs | Sequence[str]
+    start: int
+    stop: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """The items and texts that are run through a model, in chunks. groups: all names, also those without chunks."""
+
+    groups: tuple[str, ...]
+    chunks: tuple[Chunk, ...]
+
+    @property
+    def size(self) -> int:
+        """Items and texts, all together."""
+        return sum(chunk.stop - chunk.start for chunk in self.chunks)
+
+    @classmethod
+    def of(cls, probes: PairSets, texts: Sequence[str] | None = None, batch_size: int = BATCH_SIZE) -> Data:
+        """See `collect_covariances`. Raises UsageError for broken probes."""
+        sets = _checked(probes)
+        sources: list[tuple[int, str, Role, Pairs | Sequence[str]]] = [
+            (group, pairs.modality, pairs.roles[0], pairs) for group, pairs in enumerate(sets.values())
+        ]
+        sources += [(len(sets), "text", role, wanted) for role, wanted in _texts(sets, texts).items()]
+        most = CHUNK * batch_size
+        chunks = [
+            Chunk(*row, start, min(start + most, len(row[3])), batch_size)
+            for row in sources
+            for start in range(0, len(row[3]), most)
+        ]
+        return cls((*sets, "text"), tuple(chunks))
 
 
 def _texts(sets: Mapping[str, Pairs], texts: Sequence[str] | None) -> dict[Role, list[str]]:
@@ -76,10 +116,54 @@ def _texts(sets: Mapping[str, Pairs], texts: Sequence[str] | None) -> dict[Role,
     return by_role
 
 
-class _Sums:
-    """Σ z zᵀ of every linear layer, by the name of its weight, filled by hooks."""
+@dataclass
+class Sums:
+    """Σ z zᵀ over one chunk, float64, and its number of rows, by the name of a layer's weight.
 
-    def __init__(self, embedder: Embedder, components: Sequence[str]) -> None:
+    group: see `Chunk`. aliases: layer -> the layer that reads the same input.
+    """
+
+    group: int
+    totals: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+
+
+class Total:
+    """The sums of all chunks, added in their order: E[z zᵀ] of every group, and the groups together."""
+
+    def __init__(self, groups: Sequence[str]) -> None:
+        self._names = tuple(groups)
+        self._groups = [Sums(place) for place in range(len(groups))]
+        self._aliases: dict[str, str] = {}
+
+    def add(self, chunk: Sums) -> None:
+        """Add the sums of the next chunk."""
+        held = self._groups[chunk.group]
+        for own, owner in chunk.aliases.items():
+            self._aliases.setdefault(own, owner)
+        for own, total in chunk.totals.items():
+            held.totals[own] = held.totals[own] + total if own in held.totals else total
+            held.rows[own] = held.rows.get(own, 0) + chunk.rows[own]
+
+    def result(self) -> InputCovariances:
+        """Return the covariances of all chunks that were added."""
+        found: dict[str, Tensor] = {}
+        counts = dict.fromkeys(self._names, 0)
+        for name, group in zip(self._names, self._groups, strict=True):
+            counts[name] += max(group.rows.values(), default=0)
+            for own in list(group.totals):
+                share = group.totals.pop(own) / group.rows[own]
+                found[own] = found[own] + share if own in found else share
+        matrices = {name: total.cpu().numpy() for name, total in found.items()}
+        aliases = {name: owner for name, owner in self._aliases.items() if owner in found}
+        return InputCovariances(matrices, aliases, counts)
+
+
+class Collector:
+    """Runs chunks through a model, and sums what hooks before its linear layers see."""
+
+    def __init__(self, embedder: Embedder, components: Sequence[str] = DEFAULT_COMPONENTS) -> None:
         self._embedder = embedder
         held = embedder.state_dict
         parts = component_map(held.tensors, held.config, embedder.components, strict=False)
@@ -91,32 +175,35 @@ class _Sums:
                 next_move=f"this model has {', '.join(sorted(set(parts.values())))}",
             )
         self._in_backbone = {name for name in self._layers if parts[name] == BACKBONE}
-        self._totals: dict[str, Tensor] = {}
-        self._group: dict[str, Tensor] = {}
-        self._rows: dict[str, int] = {}
+        self._sums = Sums(0)
         self._mask: Tensor | None = None
-        self._aliases: dict[str, str] = {}
         self._seen: list[tuple[str, Tensor]] = []
-        self._counts: dict[str, int] = {}
 
-    @contextmanager
-    def group(self, name: str) -> Iterator[None]:
-        """What runs inside is one group: added to the total divided by its own number of rows."""
-        self._group, self._rows = {}, {}
+    def check(self, data: Data) -> None:
+        """Raise UsageError where the model does not take the items of the data."""
+        for modality, source in {
+            (one.modality, one.source.source) for one in data.chunks if isinstance(one.source, Pairs)
+        }:
+            self._embedder.check_takes(modality, source)
+
+    def run(self, chunk: Chunk, advance: Callable[[int], object] = lambda _: None) -> Sums:
+        """The sums over one chunk. advance: told how many items were run."""
+        self._sums = Sums(chunk.group)
         handles = [layer.register_forward_pre_hook(self._hook(own)) for own, layer in self._layers.items()]
         try:
-            yield
+            for start in range(chunk.start, chunk.stop, chunk.size):
+                stop = min(start + chunk.size, chunk.stop)
+                source = chunk.source
+                self._run(source.load(start, stop) if isinstance(source, Pairs) else source[start:stop], chunk)
+                advance(stop - start)
         finally:
             for handle in handles:
                 handle.remove()
-        for own, total in self._group.items():
-            share = total / self._rows[own]
-            self._totals[own] = self._totals[own] + share if own in self._totals else share
-        self._counts[name] = max(self._rows.values(), default=0)
+        return self._sums
 
-    def run(self, items: Sequence[Any], modality: str, role: Role) -> None:
+    def _run(self, items: Sequence[Any], chunk: Chunk) -> None:
         """One batch through the whole model."""
-        features = self._embedder.prepare(items, modality, role)
+        features = self._embedder.prepare(items, chunk.modality, chunk.role)
         self._mask = features.get("attention_mask")
         self._seen = []
         with self._embedder.inference():
@@ -134,30 +221,26 @@ class _Sums:
 
     def _owner(self, name: str, value: Tensor) -> str:
         """The first layer that read this very tensor: query, key and value share one matrix. Settled by the first
-        batch.
+        batch of a chunk.
         """
-        if name not in self._aliases:
+        aliases = self._sums.aliases
+        if name not in aliases:
             owner = next((own for own, seen in self._seen if seen is value), name)
-            self._aliases[name] = owner
+            aliases[name] = owner
             if owner == name:
                 self._seen.append((name, value))
-        return self._aliases[name]
+        return aliases[name]
 
     def _add(self, name: str, value: Tensor) -> None:
-        mask = self._mask
+        mask, sums = self._mask, self._sums
         if name in self._in_backbone and mask is not None and value.shape[:-1] == mask.shape:
             rows = value[mask.bool().to(value.device)]
         else:
             rows = value.reshape(-1, value.shape[-1])
         rows = rows.float()
         product = (rows.mT @ rows).double()
-        self._group[name] = self._group[name] + product if name in self._group else product
-        self._rows[name] = self._rows.get(name, 0) + len(rows)
-
-    def result(self) -> InputCovariances:
-        matrices = {name: total.cpu().numpy() for name, total in self._totals.items()}
-        aliases = {name: owner for name, owner in self._aliases.items() if owner in self._totals}
-        return InputCovariances(matrices, aliases, self._counts)
+        sums.totals[name] = sums.totals[name] + product if name in sums.totals else product
+        sums.rows[name] = sums.rows.get(name, 0) + len(rows)
 
 
 def _checked(probes: Any) -> Mapping[str, Pairs]:

@@ -1,15 +1,12 @@
 """Parts on a Ray cluster: one task a file of the output, nothing but hashes sent back, a bounded number under way.
 
-Ray is a launcher here and no more: each task is what `fuse --part` is, planned from the recipe's text where it runs. A
-task whose worker dies, or that meets a store that fails, is run again; what was finished stays.
+Each task is what `fuse --part` is, planned from the recipe's text where it runs; what was finished stays.
 """
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,33 +14,14 @@ from typing import Any
 from taskmerge import kernels
 from taskmerge.checkpoints.output.checking import Checked
 from taskmerge.checkpoints.stores.cached import use_cache
-from taskmerge.errors import Problem, TaskmergeError, UsageError
 from taskmerge.merging.measured import Measured
 from taskmerge.merging.parts import Job, execute_part, measure_part, measures_the_model
 from taskmerge.merging.plan import plan
 from taskmerge.merging.verify import model_folder, verified
 from taskmerge.recipes import loads
-from taskmerge.words.extras import require
 from taskmerge.words.parts import Part
 from taskmerge.words.places import StoreUri
-
-_TRIES = 5
-_PAUSE = 15.0
-"""Seconds before a task is tried again, more each time: a lease of a worker that is gone lives for a minute."""
-_AHEAD = 2
-"""Tasks under way for each processor of the cluster."""
-
-
-def parse_launcher(text: str) -> str | None:
-    """The address that `--on ray` or `--on ray:ADDRESS` names; None: RAY_ADDRESS, or a cluster of this machine.
-
-    Raises UsageError for another launcher, and where Ray is not installed.
-    """
-    name, _, address = text.partition(":")
-    if name != "ray":
-        raise UsageError(f"{text!r} is not a launcher", next_move="--on ray, or --on ray:ADDRESS")
-    require("ray")
-    return address or None
+from taskmerge.words.ray_cluster import TRIES, Cluster, processors
 
 
 @dataclass(frozen=True)
@@ -82,84 +60,13 @@ def _job(told: Told) -> Job:
 
 
 def _write(told: Told, part: Part) -> dict[str, str]:
-    kernels.set_threads(_processors())
+    kernels.set_threads(processors())
     return dict(execute_part(_job(told), part, memory=told.memory).sha256)
 
 
 def _measure(told: Told, part: Part) -> Measured:
-    kernels.set_threads(_processors())
+    kernels.set_threads(processors())
     return measure_part(_job(told), part)
-
-
-def _processors() -> int:
-    import ray
-
-    return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))
-
-
-Done = Callable[[Part, Any], None]
-
-
-@dataclass
-class Cluster:
-    """A Ray cluster, connected to. address: see `parse_launcher`."""
-
-    address: str | None
-    _ray: Any = field(init=False, repr=False)
-
-    def __enter__(self) -> Cluster:
-        import ray
-
-        self._ray = ray
-        try:
-            ray.init(self.address, ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
-        except Exception as error:
-            move = "start it (`ray start --head`), or leave the address out for a cluster of this machine"
-            where = f"at {self.address}" if self.address else "here, and none could be started"
-            raise UsageError(f"there is no Ray cluster {where}: {error}", next_move=move) from None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ray.shutdown()
-
-    def run(self, function: Callable[..., Any], arguments: tuple[Any, ...], parts: Sequence[Part], done: Done) -> None:
-        """Call `function(*arguments, part)` for every part; `done` is told of each result.
-
-        Raises what a task raised the last time it was tried; MergeError and UsageError are not tried again.
-        """
-        task = self._ray.remote(max_retries=_TRIES, num_cpus=1)(_guarded)
-        waiting = [(part, 1, 0.0) for part in parts]
-        running: dict[Any, tuple[Part, int]] = {}
-        most = max(1, int(_AHEAD * self._ray.cluster_resources().get("CPU", 1)))
-        while waiting or running:
-            ready = [row for row in waiting if row[2] <= time.monotonic()]
-            for row in ready[: most - len(running)]:
-                waiting.remove(row)
-                running[task.remote(function, arguments, row[0])] = row[:2]
-            if not running:
-                time.sleep(0.2)
-                continue
-            finished, _ = self._ray.wait(list(running), timeout=0.5)
-            for one in finished:
-                part, tries = running.pop(one)
-                problems, again, result = self._ray.get(one)
-                if not problems:
-                    done(part, result)
-                elif again and tries < _TRIES:
-                    waiting.append((part, tries + 1, time.monotonic() + _PAUSE * tries))
-                else:
-                    raise TaskmergeError([Problem(*row) for row in problems])
-
-
-def _guarded(function: Callable[..., Any], arguments: tuple[Any, ...], part: Part) -> tuple[Any, bool, Any]:
-    """(problems, whether another try may help, result): errors travel as text."""
-    from taskmerge.errors import CheckpointError, OutputError
-
-    try:
-        return (), False, function(*arguments, part)
-    except TaskmergeError as error:
-        again = isinstance(error, CheckpointError | OutputError)
-        return [(one.what, one.place, one.next_move) for one in error.problems], again, None
 
 
 def write_parts(
@@ -174,7 +81,7 @@ def write_parts(
     parts = [Part(number, files) for number in range(1, files + 1)]
     with Cluster(address) as cluster:
         if measures_the_model(job.plan):
-            for _ in range(_TRIES):  # a round each
+            for _ in range(TRIES):  # a round each
                 found: list[Measured] = []
                 cluster.run(_measure, (told,), parts, lambda _, one, found=found: found.append(one))  # type: ignore[misc]
                 if any(one.done for one in found):
@@ -198,5 +105,5 @@ def verify_parts(address: str | None, of: int, *arguments: Any, done: Callable[[
 
 
 def _verify(folder: str, rederive: bool, recipe_folder: Path | None, methods: Sequence[str], part: Part) -> Checked:
-    kernels.set_threads(_processors())
+    kernels.set_threads(processors())
     return verified(model_folder(folder), rederive, recipe_folder, methods, part)

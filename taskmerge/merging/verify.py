@@ -14,7 +14,7 @@ from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.formats.table import is_weight_file
 from taskmerge.checkpoints.hashing import content_sha256
 from taskmerge.checkpoints.hub import locate
-from taskmerge.checkpoints.output.checking import Checked, card_unchecked, files_checked
+from taskmerge.checkpoints.output.checking import Checked, card_unchecked, files_checked, ways_compared
 from taskmerge.checkpoints.output.layout import natural
 from taskmerge.checkpoints.output.record import CARD, FILE, changed_files
 from taskmerge.checkpoints.output.saving import CHUNK
@@ -114,9 +114,9 @@ def verified(
 
 def _looked_at(decided: Plan, inputs: Mapping[str, StateDict]) -> list[str]:
     """What was compared besides the model's own files."""
+    ways = ways_compared(file for one in inputs.values() for file in one.beside.files.values())
     return [
-        f"{sum(len(one.beside.files) for one in inputs.values())} weight files of {len(inputs)} inputs: sha256 of all "
-        "bytes",
+        *(f"{count} weight files of {len(inputs)} inputs: {way}" for way, count in ways.items()),
         f"{len(decided.steps)} tensors: compared with the recipe's plan",
     ]
 

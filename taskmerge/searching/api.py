@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskmerge.checkpoints.output.replacing import absolute
 from taskmerge.merging.bench import MEMORY, Bench
-from taskmerge.merging.inputs import Inputs
 from taskmerge.reporting import check_page
 from taskmerge.searching.concluding import conclude
 from taskmerge.searching.folder import SearchFolder, digest, folder_of
@@ -89,12 +89,60 @@ def search(
         RecipeError: with everything that is wrong before the first trial.
         TaskmergeError: when the recipe's own merge cannot be made or scored.
     """
-    require("optuna", "scipy")
     if page is not None:
         check_page(page)
     names = [maximize] if isinstance(maximize, str) else maximize
     given = {"vary": vary, "maximize": names, "floor": floor, "trials": trials, "sampler": sampler, "prune": prune,
              "sensitivity": sensitivity}  # fmt: skip
+    with (
+        _begun(models, objective, on, confirm, given, out, fresh, device, memory, say) as begun,
+        _worker(begun, model, device, batch_size) as (runner, study),
+        begun.folder.alone(),
+    ):
+        return conclude(begun.setting, runner, study, batch_size, page)
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A search whose folder was taken. say: see `search`."""
+
+    setting: Setting
+    bench: Bench
+    folder: SearchFolder
+    say: Callable[[str], None]
+
+
+def begin(recipe: Path, *, out: Path | None, trials: int | None, fresh: bool, memory: int) -> Path:
+    """Check a recipe's search and take its folder, as `search` does; no trial is run. Returns the folder."""
+    with _begun(recipe, None, None, None, {"trials": trials}, out, fresh, None, memory, lambda _: None) as begun:
+        return begun.folder.path
+
+
+def contribute(
+    recipe: Path, *, out: Path, trials: int | None, device: str | None, memory: int, say: Callable[[str], None]
+) -> None:
+    """Run trials of a study until there are enough, all processes together; as `search`, without its conclusions."""
+    with (
+        _begun(recipe, None, None, None, {"trials": trials}, out, False, device, memory, say) as begun,
+        _worker(begun, None, device, BATCH_SIZE),
+    ):
+        pass
+
+
+@contextmanager
+def _begun(
+    models: Any,
+    objective: Any,
+    on: Any,
+    confirm: Any,
+    given: Mapping[str, Any],
+    out: str | Path | None,
+    fresh: bool,
+    device: str | None,
+    memory: int,
+    say: Callable[[str], None],
+) -> Iterator[_Begun]:
+    require("optuna", "scipy")
     recipe, inputs = recipe_of(models)
     setting = decide(with_section(recipe, given), objective, on, confirm, say)
     with ExitStack() as stack:
@@ -102,30 +150,25 @@ def search(
             place = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="taskmerge-search-")))
         else:
             place = absolute(folder_of(setting.recipe, None if out is None else Path(out)))
-        return _search(setting, inputs, model, SearchFolder(place), fresh, device, memory, batch_size, page, say)
+        folder = SearchFolder(place)
+        chosen = str(device_or_default(device) or "cpu")
+        bench = Bench(stripped(setting.recipe), inputs, device=chosen, memory=memory)
+        for line in bench.plan.warnings:
+            say(f"warning: {line}")
+        if inputs is not None and (folder.path / JOURNAL).exists():
+            say("models in memory: if this folder is resumed, it cannot be checked whether they are the same")
+        folder.claim()
+        with folder.alone():
+            folder.begin(_said(setting, bench), fresh)
+        yield _Begun(setting, bench, folder, say)
 
 
-def _search(
-    setting: Setting,
-    inputs: Inputs | None,
-    model: Any,
-    folder: SearchFolder,
-    fresh: bool,
-    device: str | None,
-    memory: int,
-    batch_size: int,
-    page: str | Path | None,
-    say: Callable[[str], None],
-) -> Outcome:
-    section, own = setting.section, stripped(setting.recipe)
-    bench = Bench(own, inputs, device=str(device_or_default(device) or "cpu"), memory=memory)
-    for line in bench.plan.warnings:
-        say(f"warning: {line}")
-    if inputs is not None and (folder.path / JOURNAL).exists():
-        say("models in memory: if this folder is resumed, it cannot be checked whether they are the same")
-    folder.claim()
+@contextmanager
+def _worker(begun: _Begun, model: Any, device: str | None, batch_size: int) -> Iterator[tuple[Runner, Study]]:
+    """Run references and trials until there are enough; what is left is done while this process counts as working."""
+    setting, bench, folder, say = begun.setting, begun.bench, begun.folder, begun.say
+    section = setting.section
     with folder.alone():
-        folder.begin(_said(setting, bench), fresh)
         live = live_model(setting.recipe, bench, model, folder, device)
     if live.not_run:
         say(f"{len(live.not_run)} tensors of the merge are not used by the model and are not merged in trials")
@@ -135,7 +178,7 @@ def _search(
         scorer = Scorer(live, setting.pairs, ways, batch_size)
     goal = Goal(setting.objectives, section.floor)
     runner = Runner(bench, setting.axes, goal, live, scorer, setting.own, folder, say)
-    study = Study(folder.path, own, setting.axes, len(setting.objectives), section.sampler, section.trials,
+    study = Study(folder.path, bench.recipe, setting.axes, len(setting.objectives), section.sampler, section.trials,
                   prunable(setting))  # fmt: skip
     say(f"{len(setting.axes)} numbers vary; {section.trials} trials proposed by {study.sampler}, in {folder.path}")
     with study.working():
@@ -143,8 +186,7 @@ def _search(
             runner.references()
             runner.teach(study)
         runner.trials(study)
-        with folder.alone():
-            return conclude(setting, runner, study, batch_size, page)
+        yield runner, study
 
 
 def _said(setting: Setting, bench: Bench) -> str:

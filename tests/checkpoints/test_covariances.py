@@ -69,6 +69,12 @@ def test_batches_do_not_matter(folder: Path, collected: InputCovariances) -> Non
         np.testing.assert_allclose(other[name], collected[name], atol=1e-5 * scale)
 
 
+def test_a_set_called_text_is_a_group_of_its_own(folder: Path, collected: InputCovariances) -> None:
+    other = collect_covariances(str(folder), {"text": sounds(9)}, batch_size=4)
+    np.testing.assert_array_equal(other[QUERY], collected[QUERY])
+    assert other.counts == {"text": sum(collected.counts.values())}
+
+
 def test_stored_beside_the_model_and_found_again(folder: Path, collected: InputCovariances) -> None:
     assert covariances_beside(open_stored(folder)) is None
     with pytest.raises(CheckpointError, match="taskmerge stats"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -184,10 +185,15 @@ class Hub:
                 self._get(name)
         return str(self.local)
 
-    def model_info(self, _: Any, repo: str, revision: str) -> SimpleNamespace:
+    def model_info(self, _: Any, repo: str, revision: str, files_metadata: bool) -> SimpleNamespace:
         self.asked.append(f"list of {repo}@{revision}")
         names = [str(path.relative_to(self.remote)) for path in self.remote.rglob("*") if path.is_file()]
-        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in names])
+        return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, lfs=self._lfs(name)) for name in names])
+
+    def _lfs(self, name: str) -> SimpleNamespace | None:
+        data = (self.remote / name).read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        return SimpleNamespace(size=len(data), sha256=digest) if name.endswith(".safetensors") else None
 
     def parse_safetensors_file_metadata(self, _: Any, repo: str, name: str, revision: str) -> SafetensorsFileMetadata:
         self.asked.append(f"header of {name}@{revision}")

@@ -1,23 +1,28 @@
-"""A hub on this machine, as far as an upload of small files asks it: what arrives is what a repository would hold."""
+"""A hub on this machine, as far as uploads of small files and reads ask it; the bytes that it sends are counted."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 
 class Hub:
-    """repositories: id -> file name -> bytes.  private: ids that were made so.  cards: what was sent to be checked."""
+    """repositories: id -> file name -> bytes.  private: ids that were made so.  cards: what was sent to be checked.
+    sent: file name -> bytes that were read of it."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.private: list[str] = []
         self.cards: list[str] = []
+        self.sent: Counter[str] = Counter()
         self.url = ""
 
     def answer(self, path: str, body: bytes) -> Any:
@@ -41,9 +46,44 @@ class Hub:
                 if row["key"] == "file":
                     value = row["value"]
                     self.repositories[repository][value["path"]] = base64.b64decode(value["content"])
-            commit = "0" * 40
-            return {"commitUrl": f"{self.url}/{repository}/commit/{commit}", "commitOid": commit, "success": True}
+            return {"commitUrl": f"{self.url}/{repository}/commit/{COMMIT}", "commitOid": COMMIT, "success": True}
         return None
+
+    def told(self, path: str) -> Any:
+        """What the hub says of a repository to a GET."""
+        if not path.startswith("/api/models/"):
+            return None
+        name = "/".join(path.split("/")[3:5])
+        if name not in self.repositories:
+            return {"id": "x", "sha": COMMIT, "siblings": []}
+        if "/tree/" in path:
+            return [
+                {"type": "file", "path": file, "size": len(data), "oid": "b",
+                 **({"lfs": {**_lfs(data), "oid": _lfs(data)["sha256"]}} if _is_large(file) else {})}
+                for file, data in self.repositories[name].items()
+            ]  # fmt: skip
+        rows = [
+            {"rfilename": file, "size": len(data), "blobId": "b", **({"lfs": _lfs(data)} if _is_large(file) else {})}
+            for file, data in self.repositories[name].items()
+        ]
+        return {"id": name, "sha": COMMIT, "siblings": rows}
+
+    def file(self, path: str) -> tuple[str, bytes] | None:
+        """The file that a request for its content names: /owner/name/resolve/revision/file."""
+        owner, name, verb, _, file = (path.lstrip("/").split("/", 4) + [""] * 5)[:5]
+        data = self.repositories.get(f"{owner}/{name}", {}).get(file) if verb == "resolve" else None
+        return None if data is None else (file, data)
+
+
+COMMIT = "0" * 40
+
+
+def _is_large(file: str) -> bool:
+    return file.endswith(".safetensors")
+
+
+def _lfs(data: bytes) -> dict[str, Any]:
+    return {"size": len(data), "sha256": hashlib.sha256(data).hexdigest(), "pointerSize": 130}
 
 
 @contextmanager
@@ -57,7 +97,26 @@ def hub() -> Iterator[Hub]:
             self._say(held.answer(self.path, body))
 
         def do_GET(self) -> None:
-            self._say({"id": "x", "sha": "0" * 40, "siblings": []} if self.path.startswith("/api/models/") else None)
+            path = unquote(urlsplit(self.path).path)
+            found = held.file(path)
+            self._say(held.told(path)) if found is None else self._send(*found)
+
+        do_HEAD = do_GET
+
+        def _send(self, name: str, data: bytes) -> None:
+            asked = self.headers.get("Range")
+            first, _, last = (asked or "").removeprefix("bytes=").partition("-")
+            part = data[int(first) : int(last) + 1] if asked else data
+            self.send_response(206 if asked else 200)
+            self.send_header("Content-Length", str(len(part)))
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{hashlib.sha256(data).hexdigest()}"')
+            if asked:
+                self.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+            self.end_headers()
+            if self.command == "GET":
+                held.sent[name] += len(part)
+                self.wfile.write(part)
 
         def _say(self, found: Any) -> None:
             data = json.dumps(found).encode()

@@ -6,6 +6,7 @@ import html
 import itertools
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from xml.etree import ElementTree
 
 import pytest
 from checkpoint_files import digests
+from disturbed_runs import environment
 from PIL import Image
 from safetensors.torch import load_file
 from search_projects import RECIPE, new_project, trials_of
@@ -24,7 +26,7 @@ from taskmerge import recipes
 from taskmerge.errors import OutputError, RecipeError, UsageError
 from taskmerge.measuring.evaluation import evaluate_retrieval
 from taskmerge.merging import execute, plan
-from taskmerge.searching.api import search
+from taskmerge.searching.api import begin, contribute, search
 from taskmerge.words import extras
 
 Command = Callable[..., Any]
@@ -145,7 +147,7 @@ def test_somebody_elses_folder_is_left_alone(tmp_path: Path) -> None:
 SCRIPT = """
 import os, sys
 from taskmerge.searching import runner
-from taskmerge.searching.api import search
+from taskmerge.searching.api import begin, contribute, search
 trial, left = runner.Runner._trial, [int(sys.argv[2])]
 def counted(self, study, proposed):
     if left[0] == 0:
@@ -185,6 +187,36 @@ def test_two_processes_share_one_study(tmp_path: Path) -> None:
     assert [len(rows) for rows in tried] == [8, 8] and tried[0] == tried[1]
     said = [line for _, err in ended for line in err.splitlines() if line.startswith("trial ")]
     assert len(said) == 8 and len(set(said)) == 8
+
+
+def test_trials_of_others_are_concluded_by_one(tmp_path: Path) -> None:
+    recipe = new_project(tmp_path, RECIPE.replace("sensitivity: 3", "sensitivity: 0"))
+    begun = begin(recipe, out=None, trials=None, fresh=False, memory=1 << 28)
+    lines: list[str] = []
+    contribute(recipe, out=begun, trials=None, device="cpu", memory=1 << 28, say=lines.append)
+    assert not (begun / "best.yaml").exists()
+    assert sum(line.startswith("trial ") for line in lines) == 4
+    said: list[str] = []
+    found = search(recipe, say=said.append)
+    assert not any(line.startswith("trial ") for line in said), "the trials were there already"
+    assert len([point for point in found.points if point.name.startswith("trial ")]) == 4
+    assert (begun / "best.yaml").exists()
+
+
+@pytest.mark.slow
+def test_workers_on_ray_share_one_study(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    recipe = new_project(tmp_path, RECIPE.replace("trials: 4", "trials: 6").replace("sensitivity: 3", "sensitivity: 0"))
+    paths = os.pathsep.join([*sys.path, environment()["PYTHONPATH"]])
+    env = {**environment(), "PYTHONPATH": paths, "RAY_DISABLE_IMPORT_WARNING": "1"}
+    command = [sys.executable, "-m", "taskmerge", "search", str(recipe), "--on", "ray", "--device", "cpu", "--json"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    table = json.loads(done.stdout)
+    assert len([point for point in table["points"] if point["name"].startswith("trial ")]) == 6
+    said = [line for line in done.stderr.splitlines() if ": trial " in line]
+    assert len(said) == 6, done.stderr
+    assert "share one study" in done.stderr
 
 
 def test_a_failing_trial_is_kept_and_does_not_stop_the_search(tmp_path: Path) -> None:

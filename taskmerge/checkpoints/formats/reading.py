@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict
 
@@ -19,7 +19,7 @@ from taskmerge.checkpoints.formats.folders import (
 )
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.table import READABLE, advice, open_file, open_files
-from taskmerge.checkpoints.hub import HubPlace, Snapshot, locate, open_snapshot
+from taskmerge.checkpoints.hub import HubPlace, Snapshot, locate, open_snapshot, why_in_ranges
 from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.checkpoints.stores.mirrors import mirrored
 from taskmerge.checkpoints.tensors import TensorInfo
@@ -160,16 +160,17 @@ def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
         raise CheckpointError("is in a store, but this needs a folder on this disk", str(text), "copy it here first")
     if isinstance(place, Path):
         return place
-    stored = _open_hub(place, str(text))
+    stored = _open_hub(place, str(text), download=True)
     paths = [file.path for file in stored.beside.files.values()]  # asking for it downloads a file
     assert all(path.is_relative_to(stored.folder) for path in paths)
     return stored.folder
 
 
-def _open_hub(place: HubPlace, label: str) -> StoredStateDict:
+def _open_hub(place: HubPlace, label: str, download: bool = False) -> StoredStateDict:
+    """A repository. download: whether its weight files are needed on this disk."""
     snapshot = open_snapshot(place)
     modules = module_folders(snapshot.folder)
-    files: list[tuple[str, WeightFile]] = []
+    chosen: dict[str, dict[str, str]] = {}
     notes: tuple[str, ...] = ()
     for prefix, inside in modules.items():
         here = [
@@ -181,17 +182,33 @@ def _open_hub(place: HubPlace, label: str) -> StoredStateDict:
         if not prefix and not here:
             what = "there are no readable weights in this repository"
             raise CheckpointError(what, str(place), advice(snapshot.folder, snapshot.others))
-        chosen = choose_files(here, snapshot.folder / inside, required=not prefix, formats=remote)
-        part = {name: _hub_file(snapshot, _join(inside, name)) for name in chosen.names}
-        check_index(snapshot.folder / inside, part)
-        files += [(prefix, file) for file in part.values()]
-        notes += chosen.notes
+        found = choose_files(here, snapshot.folder / inside, required=not prefix, formats=remote)
+        chosen[prefix] = {name: _join(inside, name) for name in found.names}
+        notes += found.notes
+    paths = [path for part in chosen.values() for path in part.values()]
+    why = "" if download else why_in_ranges(snapshot, paths)
+    opened_files = _hub_files(snapshot, paths, bool(why))
+    if why:
+        notes += (
+            f"weight files are read from the hub in ranges, and their sha256 is the one that the hub states: {why}",
+        )
+    for prefix, inside in modules.items():
+        check_index(snapshot.folder / inside, {name: opened_files[path] for name, path in chosen[prefix].items()})
+    files = [(prefix, opened_files[path]) for prefix, part in chosen.items() for path in part.values()]
     return StoredStateDict(label, snapshot.folder, modules, files, snapshot.commit, notes)
 
 
-def _hub_file(snapshot: Snapshot, name: str) -> WeightFile:
-    cached = snapshot.folder / name
-    return WeightFile(name, cached if cached.exists() else None, snapshot)
+def _hub_files(snapshot: Snapshot, names: Sequence[str], ranges: bool) -> dict[str, WeightFile]:
+    """Weight files by name: those that are on this disk, and the others as they are going to be read."""
+    here = {name: snapshot.folder / name for name in names if (snapshot.folder / name).exists()}
+    far = [name for name in names if name not in here and name in snapshot.stated] if ranges else []
+    found: dict[str, WeightFile] = {}
+    if far:
+        from taskmerge.checkpoints.stores.hub_ranges import HubFile, HubRepository  # loaded where it is used
+
+        store = HubRepository(snapshot, snapshot.stated)
+        found = {name: HubFile(name, snapshot.folder, snapshot, store) for name in far}
+    return {name: found.get(name) or WeightFile(name, here.get(name), snapshot) for name in names}
 
 
 WRAPPERS = frozenset(("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module", "_forward_module"))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypedDict
 
+from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import StoredStateDict, open_stored
 from taskmerge.checkpoints.hashing import content_sha256
@@ -51,7 +52,8 @@ def check_made(folder: Path) -> Checked:
         differences += [f"input {label}: {name} is not the recorded file" for name in changed]
         if not changed:
             at_hand[label] = stored
-            checked.append(f"input {label}, {len(stored.beside.files)} weight files: sha256 of all bytes")
+            ways = ways_compared(stored.beside.files.values())
+            checked += [f"input {label}, {count} weight files: {way}" for way, count in ways.items()]
     if record["kind"] in ("trained", "recovered") and "model" in at_hand:
         trained: _Trained = read_json(folder / FILE, _Trained, own=True)
         counted, moved = _frozen(open_stored(folder), at_hand["model"], frozenset(trained["trained"]))
@@ -63,6 +65,13 @@ def check_made(folder: Path) -> Checked:
 def files_checked(names: Iterable[str]) -> list[str]:
     """What `changed_files` compares of these files, in words."""
     return [f"{len([name for name in names if name != CARD]):,} files of the folder: sha256 of all bytes"]
+
+
+def ways_compared(files: Iterable[WeightFile]) -> dict[str, int]:
+    """How many input files are compared in which way, in words: bytes of those in a store are not read for it."""
+    stated = [file.state is not None for file in files]
+    ways = {"sha256 of all bytes": stated.count(False), "version that the store or the hub states": sum(stated)}
+    return {way: count for way, count in ways.items() if count}
 
 
 def card_unchecked(record: Record) -> list[str]:

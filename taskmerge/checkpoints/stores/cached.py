@@ -112,6 +112,11 @@ def use_cache(budget: int | None) -> RangeCache | None:
     return _used
 
 
+def is_cache_used() -> bool:
+    """Return whether the user wants ranges to be kept."""
+    return _used is not None
+
+
 def cached(key: tuple[object, ...], size: int, fetch: Callable[[], bytes]) -> bytes:
     """The bytes of a range, kept where the user wants a cache."""
     return fetch() if _used is None else _used.get(key, size, fetch)
