@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 WORDS, WIDTH, LAYERS, TOKENS, BATCH = 30_000, 512, 4, 64, 8
 CASES: dict[str, dict[str, Any]] = {
     "all trained, float32": {},
-    "all trained, bfloat16 with masters": {"dtype": "bfloat16"},
+    "all trained, bfloat16": {"dtype": "bfloat16"},
     "upper half trained": {"train": ["backbone.encoder.layer.2.*", "backbone.encoder.layer.3.*"]},
     "LoRA of rank 16": {"lora": 16},
     "large batch": {"batch": 24},
@@ -145,7 +145,11 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "pairs.jsonl").exists():
         make(folder)
-    result = {"machine": machine(), "cases": [measured(folder, case) for case in CASES]}
+    cases = []
+    for case in CASES:
+        cases.append(measured(folder, case))
+        print(json.dumps(cases[-1]), flush=True)
+    result = {"machine": machine(), "cases": cases}
     (HERE / "results" / "training_memory.json").write_text(json.dumps(result, indent=1) + "\n")
     (HERE / "results" / "training_memory.md").write_text(table(result))
     print(table(result))

@@ -29,7 +29,7 @@ STATVFS = "taskmerge.checkpoints.output.writing.os.statvfs"
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("start")
     tiny_backbone(home / "backbone")
-    graft(home / "backbone", "audio", {"kind": "log_mel", "mels": 16}, "linear", home / "audio")
+    graft(home / "backbone", "audio", {"kind": "log_mel", "mels": 64}, "mlp", home / "audio")
     return home / "audio"
 
 
@@ -73,7 +73,7 @@ def test_a_stage_is_refused_before_it_computes(
     monkeypatch.setattr(STATVFS, disk(free, files))
     monkeypatch.setattr("taskmerge.training.session.Session.run", lambda _: pytest.fail("training began"))
     call: Any = {"recover": recover, "recover_by_choice": recover_by_choice}[stage]
-    with pytest.raises(OutputError, match=r"bytes, the disk has 1,000 free|files, the disk has room for 3"):
+    with pytest.raises(OutputError, match=r"bytes, the disk has only 1,000 free|files, the disk can hold only 3 more"):
         call(start, sounds, ["*_projector"], settings=FAST, held_out=sounds, out=tmp_path / "out")
     assert not [*tmp_path.iterdir()]
 
@@ -100,7 +100,7 @@ def test_a_graft_is_refused_before_its_folder_is_made(
     start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(STATVFS, disk(1000))
-    with pytest.raises(OutputError, match="the disk has 1,000 free"):
+    with pytest.raises(OutputError, match="the disk has only 1,000 free"):
         graft(start, "image", "patches", "linear", tmp_path / "out")
     assert not [*tmp_path.iterdir()]
 
