@@ -99,7 +99,7 @@ class Needs:
     """Bytes on each device, numbers of parameters, operations of one step on one device.
 
     host: bytes of every process in addition to its device: initial values of the trained tensors.
-    widened: bytes of the weights that come from float32, in which half-precision weights are held while they are trained.
+    widened: bytes of the weights that are added because half-precision weights are trained in float32.
     """
 
     trained: int
