@@ -102,9 +102,7 @@ def test_a_copy_in_another_precision_leaves_the_first_alone(grafted: Embedder) -
 def test_what_it_does_not_take_is_told(model: Any) -> None:
     embedder = open_embedder(model)
     assert embedder.modalities == ("text",)
-    with pytest.raises(
-        UsageError, match="contains audio, for which the model has no encoder\n    the model takes"
-    ):
+    with pytest.raises(UsageError, match="contains audio, for which the model has no encoder\n    the model takes"):
         embedder.prepare([np.zeros(400)], "audio")
 
 
