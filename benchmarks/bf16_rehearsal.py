@@ -3,9 +3,9 @@
 python benchmarks/bf16_rehearsal.py .bench/bf16
 
 Pictures of 16 x 16 of two words each, as in `million_pairs.py`, of 40 words; combinations of the test are never trained
-on. A grafted model learns some of it, then it is rehearsed: in float32, with bfloat16 weights (and float32 masters),
-with float32 weights under bfloat16 autocast, and, for comparison, with bfloat16 weights that the optimizer steps
-themselves.
+on. A grafted model learns some of it, then it is rehearsed: in float32, with bfloat16 weights (float32 while they are
+trained), with float32 weights under bfloat16 autocast, and, for comparison, with bfloat16 weights that the optimizer
+steps themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +55,16 @@ def recall(model: Any, test: list[dict[str, Any]]) -> float:
 
 @contextmanager
 def stepped_without_masters(without: bool) -> Iterator[None]:
-    """Inside, torch's own AdamW steps bfloat16 weights."""
-    import taskmerge.training.trainer as home
+    """Inside, bfloat16 weights stay bfloat16 while they are trained."""
+    import taskmerge.training.masters as home
 
-    kept = home.MasterAdamW
+    kept = home.in_float32
     if without:
-        home.MasterAdamW = torch.optim.AdamW  # type: ignore[assignment,misc]
+        home.in_float32 = lambda module: nullcontext(home.Masters())  # type: ignore[assignment]
     try:
         yield
     finally:
-        home.MasterAdamW = kept  # type: ignore[misc]
+        home.in_float32 = kept
 
 
 def of_seed(folder: Path, seed: int) -> dict[str, Any]:

@@ -3,13 +3,17 @@
 python benchmarks/training_memory.py .bench/memory
 
 A text model of 28 million parameters learns for three steps in a process of its own. Measured is the peak of memory
-besides mapped files, less what the process held when its libraries were loaded and no model was.
+besides mapped files, less what the process held before: all libraries are loaded then, because a tiny model was
+trained in the same way. The C library returns freed memory to the system at once (MALLOC_MMAP_THRESHOLD_).
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -20,9 +24,10 @@ from processes import _watch, machine
 
 HERE = Path(__file__).parent
 WORDS, WIDTH, LAYERS, TOKENS, BATCH = 30_000, 512, 4, 64, 8
+SURROUNDINGS = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 CASES: dict[str, dict[str, Any]] = {
     "all trained, float32": {},
-    "all trained, bfloat16 with masters": {"dtype": "bfloat16"},
+    "all trained, bfloat16": {"dtype": "bfloat16"},
     "upper half trained": {"train": ["backbone.encoder.layer.2.*", "backbone.encoder.layer.3.*"]},
     "LoRA of rank 16": {"lora": 16},
     "large batch": {"batch": 24},
@@ -46,12 +51,13 @@ def make(folder: Path) -> None:
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     )
-    size: dict[str, Any] = {
-        "vocab_size": WORDS, "hidden_size": WIDTH, "intermediate_size": 4 * WIDTH, "num_hidden_layers": LAYERS,
-        "num_attention_heads": 8, "max_position_embeddings": 2 * TOKENS,
-    }  # fmt: skip
-    BertModel(BertConfig(**size), add_pooling_layer=False).save_pretrained(folder / "model")
-    fast.save_pretrained(folder / "model")
+    for name, width in (("model", WIDTH), ("tiny", 16)):
+        size: dict[str, Any] = {
+            "vocab_size": WORDS, "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": LAYERS,
+            "num_attention_heads": 8, "max_position_embeddings": 2 * TOKENS,
+        }  # fmt: skip
+        BertModel(BertConfig(**size), add_pooling_layer=False).save_pretrained(folder / name)
+        fast.save_pretrained(folder / name)
     rng = np.random.default_rng(0)
     rows = [
         {name: " ".join(f"w{number}" for number in rng.integers(0, 20_000, TOKENS - 2)) for name in ("query", "text")}
@@ -61,10 +67,19 @@ def make(folder: Path) -> None:
 
 
 def work(folder: Path, case: str) -> None:
-    """One case in this process; says what is planned, and what is held before any model is."""
+    """One case in this process; says what is planned, and what is held before its model is."""
+    train(folder, "tiny", case)
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    held = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    print(json.dumps({"before": 1024 * int(held.split()[1])}), flush=True)
+    print(json.dumps(train(folder, "model", case)), flush=True)
+
+
+def train(folder: Path, name: str, case: str) -> dict[str, int]:
+    """Train one model in one way. Returns what is planned, in bytes."""
     import torch
 
-    import taskmerge.training.trainer  # noqa: F401 (so that it counts among the libraries)
     from taskmerge import LoraSettings, TrainingSettings, open_embedder, specialize
     from taskmerge.embedders.encodings import Keeping
     from taskmerge.training.components import select
@@ -72,34 +87,34 @@ def work(folder: Path, case: str) -> None:
 
     torch.set_num_threads(1)
     how = CASES[case]
-    held = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    print(json.dumps({"libraries": 1024 * int(held.split()[1])}), flush=True)
-    model = open_embedder(folder / "model", dtype=getattr(torch, how.get("dtype", "float32")))
-    train = how.get("train", ["backbone"])
+    model = open_embedder(folder / name, dtype=getattr(torch, how.get("dtype", "float32")))
+    trained = how.get("train", ["backbone"])
     batch, cache = how.get("batch", BATCH), how.get("cache")
     lora = LoraSettings(rank=how["lora"]) if "lora" in how else None
     tensors = {
-        name: Tensor(tuple(value.shape), value.element_size(), "backbone")
-        for name, value in model.state_dict.values.items()
+        key: Tensor(tuple(value.shape), value.element_size(), "backbone")
+        for key, value in model.state_dict.values.items()
     }
     load = Load(cache or batch, TOKENS, TOKENS, True, model.dtype.itemsize)
     plan = needs(
-        tensors, select(model, train), load, way=["backbone"], lora_rank=lora.rank if lora else None,
+        tensors, select(model, trained), load, way=["backbone"], lora_rank=lora.rank if lora else None,
         recomputed="recomputed" in how, twice=cache is not None,
     )  # fmt: skip
-    print(json.dumps({"planned": plan.total, "on_the_host": plan.host}), flush=True)
     settings = TrainingSettings(
         steps=3, batch_size=batch, warmup=0, device="cpu", encodings=Keeping(limit=0), lora=lora,
         gradient_checkpointing="recomputed" in how, gradient_cache=cache,
     )  # fmt: skip
-    specialize(model, folder / "pairs.jsonl", train, settings)
+    specialize(model, folder / "pairs.jsonl", trained, settings)
+    return {"planned": plan.total, "on_the_host": plan.host}
 
 
 def measured(folder: Path, case: str) -> dict[str, Any]:
     """A case as a process: what was planned, and its peak."""
     peak = [0]
     command = [sys.executable, __file__, str(folder), "--case", case]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=(folder / "log").open("a"), text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=(folder / "log").open("a"), text=True, env=SURROUNDINGS
+    )
     watcher = threading.Thread(target=_watch, args=(process.pid, peak), daemon=True)
     watcher.start()
     said, _ = process.communicate()
@@ -110,7 +125,7 @@ def measured(folder: Path, case: str) -> dict[str, Any]:
     for line in said.splitlines():
         if line.startswith("{"):
             found |= json.loads(line)
-    return {**found, "measured": peak[0] - found["libraries"]}
+    return {**found, "measured": peak[0] - found["before"]}
 
 
 def table(result: dict[str, Any]) -> str:
@@ -119,7 +134,8 @@ def table(result: dict[str, Any]) -> str:
         "# Memory of training, planned and measured", "",
         f"{result['machine']['processor']}. A text model of 28 million parameters, {TOKENS} tokens an item and a "
         f"text, batches of {BATCH} unless it says otherwise; MiB. Planned: of the device, and the copy of what is "
-        "trained that the host keeps (here both are one memory). Measured: the peak of the process less its libraries.",
+        "trained that the host keeps (here both are one memory). Measured: the peak of the process less what it held "
+        "after a tiny model was trained in the same way.",
         "",
         "| what | planned device | planned host | measured | measured / planned |",
         "|---|---|---|---|---|",
@@ -145,7 +161,11 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "pairs.jsonl").exists():
         make(folder)
-    result = {"machine": machine(), "cases": [measured(folder, case) for case in CASES]}
+    cases = []
+    for case in CASES:
+        cases.append(measured(folder, case))
+        print(json.dumps(cases[-1]), flush=True)
+    result = {"machine": machine(), "cases": cases}
     (HERE / "results" / "training_memory.json").write_text(json.dumps(result, indent=1) + "\n")
     (HERE / "results" / "training_memory.md").write_text(table(result))
     print(table(result))

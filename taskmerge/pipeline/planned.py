@@ -113,7 +113,7 @@ def _trained(
     width = 2 if settings.bf16 or all(tensor.size == 2 for tensor in tensors.values()) else 4
     items = min(settings.gradient_cache or settings.batch_size, settings.batch_size)
     longest = max((TOKENS.get(one, TOKENS["image"]) for one in modalities), default=TOKENS[TEXT])
-    load = Load(items, longest, TOKENS[TEXT], learn, width)
+    load = Load(items, longest, TOKENS[TEXT], learn, width, 2 if settings.bf16 else 4)
     shards = machine.count if settings.fsdp else 1
     found = needs(
         tensors, trained, load, way=way, apart=apart, shards=shards,
@@ -123,13 +123,19 @@ def _trained(
     rounds = settings.steps * settings.accumulation * settings.batch_size / items
     hours = found.operations * rounds / machine.speed / 3600
     whole = sum(tensor.count * tensor.size for tensor in tensors.values())
-    disk = whole + 2 * found.trained * (4 + 8 + 4)  # the model, and two checkpoints with masters and moments
+    disk = whole + 2 * found.trained * (4 + 8)  # the model, and two checkpoints with moments
     reckoned = ", ".join(f"{one} {TOKENS.get(one, TOKENS['image'])}" for one in dict.fromkeys([*modalities, TEXT]))
     notes = [
         f"tokens of an item: {reckoned}",
         f"in addition to its device, each process holds {show_bytes(found.host)}: a copy of the initial "
         "values of the trained tensors",
     ]
+    if found.widened:
+        computed = "" if settings.bf16 else ", and computed in it unless `bf16: true`"
+        notes.append(
+            "half-precision weights that are trained are held in float32 until the end"
+            f"{computed}: {show_bytes(found.widened)} more"
+        )
     if found.total > machine.memory:
         notes.append(_move(settings, machine))
     return Row(title, runs, pairs, settings.steps, batch, found, disk, hours, tuple(notes))

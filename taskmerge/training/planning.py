@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 _LAYER = re.compile(r"^(.*?\.)?(?:layers|layer|h|blocks|block)\.(\d+)\.(.+)\.weight$")
 _ATTENTION = re.compile(r"(q_proj|k_proj|v_proj|query|\bkey|value|qkv|in_proj|c_attn|q_lin|k_lin|v_lin)$")
@@ -79,7 +79,7 @@ class Load:
     """What goes through a model in one step of one device.
 
     items: that are embedded at once.  item_tokens, text_tokens: of each.  texts_run: whether texts run with the items.
-    width: of a number in a forward pass, in bytes.
+    width: of a number in a forward pass, in bytes.  trained_width: the same in layers that are trained whole.
     """
 
     items: int
@@ -87,6 +87,7 @@ class Load:
     text_tokens: int
     texts_run: bool
     width: int = _FLOAT
+    trained_width: int = _FLOAT
 
     @property
     def tokens(self) -> int:
@@ -98,6 +99,7 @@ class Needs:
     """Bytes on each device, numbers of parameters, operations of one step on one device.
 
     host: bytes of every process in addition to its device: initial values of the trained tensors.
+    widened: bytes of the weights that are added because half-precision weights are trained in float32.
     """
 
     trained: int
@@ -108,6 +110,7 @@ class Needs:
     activations: int
     operations: float
     host: int = 0
+    widened: int = 0
 
     @property
     def total(self) -> int:
@@ -166,12 +169,14 @@ def needs(
     count = sum(tensor.count for tensor in tensors.values())
     whole = sum(tensor.count * tensor.size for tensor in tensors.values() if tensor.component in apart)
     rest = sum(tensor.count * tensor.size for tensor in tensors.values() if tensor.component not in apart)
-    half = sum(_learnt(tensors[name], lora_rank) for name in chosen if tensors[name].size < _FLOAT)
+    gradients = sum(_learnt(tensors[name], lora_rank) * max(_FLOAT, tensors[name].size) for name in chosen)
     if lora_rank is not None:
-        rest, half = rest + learnt * _FLOAT, 0
-    gradients = sum(
-        _learnt(tensors[name], lora_rank) * (_FLOAT if lora_rank else tensors[name].size) for name in chosen
-    )
+        gradients, widened = learnt * _FLOAT, 0
+        rest += learnt * _FLOAT
+        load = replace(load, trained_width=load.width)
+    else:
+        widened = sum(tensors[name].count * max(0, _FLOAT - tensors[name].size) for name in chosen)
+        rest += widened
     layers = layers_of(tensors, chosen)
     passed = [layer for component in way if component not in apart for layer in layers.get(component, [])]
     return Needs(
@@ -179,10 +184,11 @@ def needs(
         frozen=count - (0 if lora_rank else learnt),
         weights=whole + rest // shards,
         gradients=gradients // shards,
-        optimizer=(learnt * _MOMENTS + half * _FLOAT) // shards,
+        optimizer=learnt * _MOMENTS // shards,
         activations=_activations(passed, load, recomputed),
         operations=_operations(passed, load, recomputed or twice),
         host=sum(tensors[name].count * tensors[name].size for name in chosen),
+        widened=widened // shards,
     )
 
 
@@ -193,13 +199,14 @@ def _learnt(tensor: Tensor, lora_rank: int | None) -> int:
 
 
 def _activations(passed: Sequence[Layer], load: Load, recomputed: bool) -> int:
-    kept = [layer.kept() for layer in passed]
-    if not kept:
+    if not passed:
         return 0
+    widths = [load.trained_width if layer.trained else load.width for layer in passed]
+    kept = [layer.kept() * width for layer, width in zip(passed, widths, strict=True)]
     if recomputed:
-        width = max((inner for layer in passed for _, inner in layer.attention), default=0)
-        return load.tokens * load.width * (len(kept) * width + max(kept))
-    return load.tokens * load.width * sum(kept)
+        inner = max((inner for layer in passed for _, inner in layer.attention), default=0)
+        return load.tokens * (sum(widths) * inner + max(kept))
+    return load.tokens * sum(kept)
 
 
 def _operations(passed: Sequence[Layer], load: Load, again: bool) -> float:

@@ -42,10 +42,9 @@ def check_room(
 
 
 def _checkpoint(embedder: Embedder, trained: Iterable[str], settings: TrainingSettings) -> int:
-    """Bytes of one, at least: the trained tensors, two float32 moments of each entry, and a float32 copy of what is
-    narrower. Of adapters nothing is counted: they are small."""
+    """Bytes of one, at least: each trained entry and its two moments, in float32 or more. Of adapters nothing is
+    counted: they are small."""
     if settings.lora is not None:
         return 0
     values = {id(tensor): tensor for tensor in map(embedder.state_dict.values.__getitem__, trained)}.values()
-    copies = sum(_FLOAT32 * tensor.numel() for tensor in values if tensor.element_size() < _FLOAT32)
-    return bytes_of(values) + 2 * sum(_FLOAT32 * tensor.numel() for tensor in values) + copies
+    return sum(3 * max(_FLOAT32, tensor.element_size()) * tensor.numel() for tensor in values)

@@ -31,7 +31,7 @@ from taskmerge.training.settings import TrainingSettings
 from taskmerge.training.usable import check_batches, check_rates, check_ways, drawn, last_checkpoint, looked_at
 from taskmerge.training.watching import DECIDES, Watch
 from taskmerge.words.processes import process_count
-from taskmerge.words.progress import work
+from taskmerge.words.progress import tell, work
 
 
 class Session:
@@ -128,6 +128,7 @@ class Session:
 
     def _train(self) -> tuple[int, list[tuple[int, float]]]:
         from taskmerge.training.columns import trainable
+        from taskmerge.training.masters import in_float32
         from taskmerge.training.recomputing import recomputed
         from taskmerge.training.sharding import layer_classes, plain_again
         from taskmerge.training.trainer import build_trainer
@@ -149,6 +150,10 @@ class Session:
         if resumed is not None and self.held_out is not None:
             self.held_out.restore(resumed.logged)
         with ExitStack() as around:
+            masters = around.enter_context(in_float32(self.embedder.module))
+            if len(masters):
+                computed = "" if self.settings.bf16 else " and computed"
+                tell(f"{len(masters)} half-precision tensors are held{computed} in float32 while they are trained")
             around.enter_context(plain_again(self.embedder.module))
             if sharded and self.held_out is not None:  # what is sharded runs from its outermost module
                 self.held_out.items.run = lambda features: model(dict(features))[EMBEDDING]
@@ -159,6 +164,7 @@ class Session:
             trainer.told = around.enter_context(work(self.stage, self.settings.steps, "steps", done))
             trainer.train(resume_from_checkpoint=None if resumed is None else resumed.folder)
             trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # bf16: it would go on in autocast
+            masters.round()
             self._look()
         if self.held_out is not None:
             self.held_out.items.run = self.embedder.embed

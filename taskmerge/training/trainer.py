@@ -21,7 +21,6 @@ from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.errors import TaskmergeError
 from taskmerge.training.held_out import HeldOutRetrieval
 from taskmerge.training.items import TrainingItems
-from taskmerge.training.masters import MasterAdamW
 from taskmerge.training.sampling import BalancedSampler
 from taskmerge.training.settings import TrainingSettings
 from taskmerge.training.sharding import in_pieces, like, load_optimizer_state, optimizer_state, whole
@@ -71,11 +70,6 @@ class StageTrainer(SentenceTransformerTrainer):
         state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin
         plugin.ignored_modules = self.apart
         self.is_fsdp_enabled = True
-
-    def get_optimizer_cls_and_kwargs(self, args: Any, model: Any = None) -> tuple[Any, Any]:  # type: ignore[override]
-        """The optimizer that transformers would take, AdamW with float32 masters."""
-        kind, options = super().get_optimizer_cls_and_kwargs(args, model)
-        return (MasterAdamW if kind is torch.optim.AdamW else kind), options
 
     def collect_features(self, inputs: dict[str, Any]) -> tuple[list[dict[str, Any]], torch.Tensor | None]:
         """Columns of a batch in their order, whatever a model calls its features."""

@@ -14,6 +14,7 @@ from taskmerge.errors import UsageError
 from taskmerge.pipeline import Places, Run
 from taskmerge.pipeline.planned import machine_of, planned
 from taskmerge.recipes import load
+from taskmerge.training.masters import in_float32
 from taskmerge.training.planning import Load, Needs, Tensor, needs
 
 WIDTH, LAYERS = 128, 4
@@ -52,39 +53,54 @@ def kept(model: Any, run: Callable[[], torch.Tensor]) -> tuple[int, torch.Tensor
 
 
 def plan_of(model: Any, trained: list[str], items: int, tokens: int, **how: Any) -> Needs:
-    tensors = {name: Tensor(tuple(value.shape), 4, "backbone") for name, value in model.state_dict().items()}
-    return needs(tensors, trained, Load(items, tokens, 0, False), way=["backbone"], **how)
+    tensors = {
+        name: Tensor(tuple(value.shape), value.element_size(), "backbone") for name, value in model.state_dict().items()
+    }
+    width = next(model.parameters()).element_size()
+    return needs(tensors, trained, Load(items, tokens, 0, False, width), way=["backbone"], **how)
 
 
 @pytest.mark.parametrize("kind", ["BERT", "Llama"])
 @pytest.mark.parametrize("part", ["all", "none", "upper half"])
-@pytest.mark.parametrize(("items", "tokens"), [(16, 64), (4, 200)])
-def test_activations_are_within_a_quarter_of_what_autograd_keeps(kind: str, part: str, items: int, tokens: int) -> None:
-    model = network(kind)
+@pytest.mark.parametrize(("items", "tokens", "dtype"), [(16, 64, "float32"), (4, 200, "float32"), (16, 64, "bfloat16")])
+def test_activations_are_within_a_quarter_of_what_autograd_keeps(
+    kind: str, part: str, items: int, tokens: int, dtype: str
+) -> None:
+    model = network(kind).to(getattr(torch, dtype))
     wanted = {"all": list(range(LAYERS)), "none": [], "upper half": [2, 3]}[part]
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(any(f"layer.{number}." in name or f"layers.{number}." in name for number in wanted))
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    given = torch.randn(items, tokens, WIDTH, requires_grad=True)  # as a projector gives it
+    given = torch.randn(
+        items, tokens, WIDTH, requires_grad=True, dtype=getattr(torch, dtype)
+    )  # as a projector gives it
     mask = torch.ones(items, tokens)
-    measured, _ = kept(model, lambda: model(inputs_embeds=given, attention_mask=mask).last_hidden_state)
     found = plan_of(model, trained, items, tokens)
+    with in_float32(model):
+        measured, _ = kept(model, lambda: model(inputs_embeds=given, attention_mask=mask).last_hidden_state)
     assert found.activations == pytest.approx(measured, rel=0.25)
 
 
 @pytest.mark.parametrize("kind", ["BERT", "Llama"])
-def test_weights_gradients_and_optimizer_are_what_a_step_leaves(kind: str) -> None:
-    model = network(kind)
-    trained = [name for name, _ in model.named_parameters()]
-    optimizer = torch.optim.AdamW(model.parameters())
-    model(inputs_embeds=torch.randn(2, 8, WIDTH)).last_hidden_state.sum().backward()
-    optimizer.step()
+@pytest.mark.parametrize(("dtype", "part"), [("float32", ""), ("bfloat16", ""), ("bfloat16", "3.")])
+def test_weights_gradients_and_optimizer_are_what_a_step_leaves(kind: str, dtype: str, part: str) -> None:
+    model = network(kind).to(getattr(torch, dtype))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part in name)
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     found = plan_of(model, trained, 2, 8)
-    held = [p for p in model.parameters() if p.grad is not None]
-    states = [value for p in held for value in optimizer.state[p].values() if value.ndim]
-    assert found.gradients == pytest.approx(sum(p.grad.nbytes for p in held), rel=0.05)
-    assert found.optimizer == pytest.approx(sum(value.nbytes for value in states), rel=0.05)
-    assert found.weights == pytest.approx(sum(p.nbytes for p in model.parameters()), rel=0.01)
+    with in_float32(model):
+        optimizer = torch.optim.AdamW(model.parameters())
+        given = torch.randn(2, 8, WIDTH, dtype=getattr(torch, dtype))
+        model(inputs_embeds=given).last_hidden_state.sum().backward()
+        optimizer.step()
+        held = [p for p in model.parameters() if p.grad is not None]
+        states = [value for p in held for value in optimizer.state[p].values() if value.ndim]
+        assert found.gradients == pytest.approx(sum(p.grad.nbytes for p in held), rel=0.05)
+        assert found.optimizer == pytest.approx(sum(value.nbytes for value in states), rel=0.05)
+        assert found.weights == pytest.approx(sum(p.nbytes for p in model.parameters()), rel=0.01)
+    stored = sum(p.nbytes for p in model.parameters())
+    assert found.weights - found.widened == pytest.approx(stored, rel=0.01)
 
 
 def test_what_an_option_changes() -> None:

@@ -29,7 +29,7 @@ STATVFS = "taskmerge.checkpoints.output.writing.os.statvfs"
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("start")
     tiny_backbone(home / "backbone")
-    graft(home / "backbone", "audio", {"kind": "log_mel", "mels": 16}, "linear", home / "audio")
+    graft(home / "backbone", "audio", {"kind": "log_mel", "mels": 64}, "mlp", home / "audio")
     return home / "audio"
 
 

@@ -33,11 +33,6 @@ HOW: dict[str, dict[str, Any]] = {
     "LoRA": {"lora": {"rank": 4}},
     "bfloat16 weights": {"dtype": "bfloat16"},
 }
-HALVES = {"gradient_cache": 4}
-"""What makes one process add gradients as two do: of bfloat16 weights each half's is rounded before they are added."""
-ROUNDED = 2
-"""Steps of a bfloat16 backbone that are compared: gradients of its texts and items, rounded to bfloat16, are added in
-another order by two processes, and once something is learnt losses differ by a few hundredths."""
 
 
 @pytest.fixture(scope="module")
@@ -78,16 +73,15 @@ def test_two_processes_learn_what_one_does(home: Path, tmp_path: Path, stage: st
     settings = dict(HOW[how])
     if how == "LoRA" and stage == "recover":
         settings["lora"] = {"rank": 4, "components": ["audio_projector"]}
-    halves = HALVES if how == "bfloat16 weights" else {}
-    (whole,) = ran(home, 1, stage, tmp_path / "one", **settings, **halves)
+    (whole,) = ran(home, 1, stage, tmp_path / "one", **settings)
     assert [step for step, _ in whole["losses"]] == list(range(1, 21)) and whole["moved"] > 0
     for fsdp in (False, True):
         first, second = ran(home, 2, stage, tmp_path / f"two-{fsdp}", fsdp=fsdp, **settings)
         assert first["weights"] == second["weights"], "the processes do not agree"
         assert len(first["losses"]) == 20
-        if how == "bfloat16 weights" and stage == "rehearse":
-            first["losses"] = first["losses"][:ROUNDED]
-        assert apart(first, whole) < 1e-4
+        gap = apart(first, whole)
+        print(f"{stage}, {how}, fsdp {fsdp}: losses differ by {gap:.1e}")
+        assert gap < 1e-4
         assert (first["frozen"], first["moved"]) == (whole["frozen"], whole["moved"])
 
 
