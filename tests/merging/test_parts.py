@@ -92,7 +92,9 @@ def test_a_lost_part_is_named(tmp_path: Path) -> None:
     execute_part(local_job(tmp_path), Part(2, 3))
     changed = tmp_path / ".parts.partial" / "model-00003-of-00005.safetensors"
     changed.write_bytes(changed.read_bytes()[:-1] + b"\0")
-    with pytest.raises(OutputError, match=r"are missing or were changed since they were written: model-00003.*\n.*part 3/3 again"):
+    with pytest.raises(
+        OutputError, match=r"are missing or were changed since they were written: model-00003.*\n.*part 3/3 again"
+    ):
         finish(tmp_path)
     assert not (tmp_path / "parts").exists()
     assert execute_part(local_job(tmp_path), Part(3, 3)).remade == ("model-00003-of-00005.safetensors",)

@@ -331,7 +331,9 @@ def test_the_disk_takes_no_more(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(OutputError, match=r"(no disk space for [\d,]+ bytes|writing failed): .*File too large") as caught:
+        with pytest.raises(
+            OutputError, match=r"(no disk space for [\d,]+ bytes|writing failed): .*File too large"
+        ) as caught:
             execute(plan(recipe), recipe, out)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

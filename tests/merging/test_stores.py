@@ -106,7 +106,9 @@ def test_a_lost_part_is_named_in_a_store(server: S3, tmp_path: Path) -> None:
         execute_part(store_job(recipe), Part(number, 3))
     key = "bucket/out/model-00002-of-00005.safetensors"
     server.put(key, server.objects[key].data + b" ")
-    with pytest.raises(OutputError, match=r"(?s)are missing or were changed since they were written: model-00002.*part 2/3 again"):
+    with pytest.raises(
+        OutputError, match=r"(?s)are missing or were changed since they were written: model-00002.*part 2/3 again"
+    ):
         whole(store_job(recipe), finish=True)
     assert execute_part(store_job(recipe), Part(2, 3)).remade == ("model-00002-of-00005.safetensors",)
     whole(store_job(recipe), finish=True)

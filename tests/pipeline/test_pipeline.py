@@ -308,7 +308,8 @@ def test_prompts_of_a_recipe_reach_its_stages(project: Path) -> None:
     other = PROMPTED.replace("document: ", "query: ")
     assert running(run_quietly(project, other, start="diagnose")[1]) == ["diagnose", "evaluate"]
     with pytest.raises(
-        RecipeError, match="prompts: tasks: 'audoi' is neither a training set nor a set or task of `evaluate`\n    did you mean 'audio'"
+        RecipeError,
+        match="prompts: tasks: 'audoi' is neither a training set nor a set or task of `evaluate`\n    did you mean 'audio'",
     ):
         run_quietly(project, PROMPTED.replace("tasks: {audio", "tasks: {audoi"))
 

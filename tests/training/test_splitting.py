@@ -60,7 +60,9 @@ def test_a_tenth_of_the_texts_is_a_tenth_of_the_texts_however_often_they_occur()
 
 def test_pairs_that_are_neither_are_told() -> None:
     kept, held, notes = split_sets({"audio": spoken(20), "text": spoken(20, grouped=False)}, 0)
-    assert len(notes) == 1 and notes[0].startswith("audio: 4 of 80 pairs are held out") and "28 are not used" in notes[0]
+    assert (
+        len(notes) == 1 and notes[0].startswith("audio: 4 of 80 pairs are held out") and "28 are not used" in notes[0]
+    )
     assert len(held["audio"]) == 4 and len(kept["audio"]) == 48
 
 
