@@ -207,7 +207,7 @@ def test_every_missing_input_is_told_at_once(tmp_path: Path, command: Callable[.
     assert f"{recipe}:3: image: no file or folder 'image', and not a hub id" in ran.err
     assert "check the path; relative paths are looked up in the recipe's folder, then in the current one" in ran.err
     assert f"{recipe}:4: audio: there are no readable weights in this folder ({tmp_path / 'audio'})" in ran.err
-    assert "only 'pytorch_model.bin' is there: save only its tensors" in ran.err
+    assert "only 'pytorch_model.bin' is present: save only its tensors" in ran.err
     assert not (tmp_path / "results").exists()
 
 

@@ -222,7 +222,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_table_and_models(tmp_pa
 @pytest.mark.parametrize(
     ("change", "what"),
     [
-        (("data: audio.jsonl, graft", "data: gone.jsonl, graft"), "yaml:6: specialize: audio: gone.jsonl: there is no file"),
+        (("data: audio.jsonl, graft", "data: gone.jsonl, graft"), "6: specialize: audio: gone.jsonl: there is no file"),
         (("probes: audio.jsonl", "probes: none.jsonl"), "drift: probes: .*none.jsonl: contains no pairs"),
         (("probes: audio.jsonl", "probes: no_text.jsonl"), "row 1: no text next to its audio: None"),
         (("probes: audio.jsonl", "probes: one_text.jsonl"), "one_text.jsonl have the same text: they cannot be ranked"),
@@ -230,7 +230,7 @@ def test_a_run_killed_again_and_again_ends_with_the_same_table_and_models(tmp_pa
         (("probes: audio.jsonl", "probes: slow.jsonl"), "row 2: audio '.*slow.wav' has a sampling rate of 500 Hz"),
         (("retrieval: {audio: held.jsonl}", "retrieval: {audio: bad.jsonl}"), "missing.wav"),
         (("specialist: audio", "specialist: text"), "audio.jsonl contains audio, for which the model has no encoder"),
-        ((", graft: {encoder: log_mel, projector: linear}", ""), "rehearse: data: audio.jsonl contains audio, for which"),
+        ((", graft: {encoder: log_mel, projector: linear}", ""), "rehearse: data: audio.jsonl contains audio, for"),
         (("train: [audio_projector]", "train: [image_projector]"), "train: 'image_projector' matches no tensor"),
         (("data: audio.jsonl, held_out", "data: films.jsonl, held_out"), "no component that processes it is trained"),
         (("train: [backbone], steps: 2, batch_size: 4", "steps: 2"),
@@ -309,7 +309,7 @@ def test_prompts_of_a_recipe_reach_its_stages(project: Path) -> None:
     assert running(run_quietly(project, other, start="diagnose")[1]) == ["diagnose", "evaluate"]
     with pytest.raises(
         RecipeError,
-        match="prompts: tasks: 'audoi' is neither a training set nor a set or task of `evaluate`\n    did you mean 'audio'",
+        match="tasks: 'audoi' is neither a training set nor a set or task of `evaluate`\n    did you mean 'audio'",
     ):
         run_quietly(project, PROMPTED.replace("tasks: {audio", "tasks: {audoi"))
 

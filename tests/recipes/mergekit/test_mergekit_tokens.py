@@ -80,7 +80,7 @@ def test_auto_takes_the_template_that_most_models_have(folder: Path, tmp_path: P
     text = "merge_method: linear\nchat_template: auto\n" + three
     assert template(fused(text, folder, tmp_path / "out")) == TEMPLATES["m1"]
     warnings = plan(recipes.loads(text, "merge.yml", folder)).warnings
-    assert any("m1's, which 2 of" in warning for warning in warnings)
+    assert any("that of m1; 2 of 3 inputs" in warning for warning in warnings)
 
 
 @pytest.mark.parametrize("name", NAMED)
