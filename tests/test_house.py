@@ -168,3 +168,9 @@ def test_no_test_module_is_imported_by_another() -> None:
     importing = re.compile(r"^\s*(from|import) test_\w+", re.MULTILINE)
     found = [path.name for path in TESTS.rglob("*.py") if importing.search(path.read_text("utf-8"))]
     assert not found, found
+
+
+def test_no_two_test_files_have_one_name() -> None:
+    """pytest would not collect the second: the folders of tests are no packages."""
+    names = [path.name for path in TESTS.rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted(name for name in names if names.count(name) > 1)

@@ -54,7 +54,7 @@ def test_the_record_says_everything(folder: Path) -> None:
     assert {"python", "numpy", "safetensors"} <= record["versions"].keys()
     for label in ("base", "image", "audio"):
         found = hashlib.sha256((folder / label / "model.safetensors").read_bytes()).hexdigest()
-        assert record["inputs"][label] == {"source": label, "files": {"model.safetensors": found}}
+        assert record["inputs"][label] == {"source": label, "files": {"model.safetensors": found}, "declared": [{}]}
     files = {name: digest for name, digest in digests(out).items() if name != "taskmerge.json"}
     assert record["outputs"] == files and sum(name.endswith(".safetensors") for name in files) > 1
     assert (record["kind"], record["stage"]) == ("fused", "fuse")

@@ -110,8 +110,7 @@ def described(inputs: Mapping[str, StateDict]) -> dict[str, Source]:
         if commit := state_dict.beside.commit:
             table[label]["commit"] = commit
         named = repository_of(state_dict.label.removeprefix("hf://")) if commit else None
-        said = declared(state_dict.beside.folders, named[0] if named else None)
-        if any(said):
+        if said := declared(state_dict.beside.folders, named[0] if named else None):  # [{}]: looked, nothing said
             table[label]["declared"] = said
     return table
 
