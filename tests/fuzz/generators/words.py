@@ -152,7 +152,7 @@ def command_lines(rng: Random, room: Path) -> list[Command]:
             value = rng.choice(
                 ("made", "made/page.html", "made.png", "made.xyz", "base/x.png" if flag == "--plot" else "made")
             )
-            written.append("made")
+            written += ["made", f"{value}.html", f"{value}.json"]  # a page's name ends with .html
         elif flag == "--results" or "size" in flag or flag == "--memory":
             value = rng.choice(SIZES)
         words += [rng.choice(row.opts), value]
