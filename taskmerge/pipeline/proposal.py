@@ -50,7 +50,7 @@ def propose(base: str, specialists: Sequence[str], folder: Path, out: str = "out
         The recipe's text and its plan.
 
     Raises:
-        UsageError: for no specialist, or two of one name.
+        UsageError: for no specialist, two of one name, or a model without a name.
         CheckpointError, MergeError: for what cannot be opened or does not fit together.
     """
     models = {name: _from(folder, path) for name, path in _named(specialists).items()}
@@ -78,6 +78,8 @@ def _named(specialists: Sequence[str]) -> dict[str, str]:
 
 def _from(folder: Path, text: str) -> str:
     """A path of the current folder as the recipe's folder sees it; hub ids, uris and whole paths as they are."""
+    if not text.strip():
+        raise UsageError(f"{text!r} names no model", next_move="give a path, a hub id or a hf:// uri")
     if not Path(text).exists() or Path(text).is_absolute():
         return text
     return os.path.relpath(text, folder)

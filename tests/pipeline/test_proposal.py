@@ -109,3 +109,11 @@ def test_an_existing_recipe_is_left_alone(family: Path) -> None:
 def test_nothing_is_asked_without_a_terminal() -> None:
     ran = CliRunner().invoke(app, ["init"])
     assert isinstance(ran.exception, UsageError) and "no terminal" in str(ran.exception)
+
+
+@pytest.mark.parametrize("text", ["", " "])
+@pytest.mark.parametrize("words", ["{} audio", "base {}", "base audio={}"])
+def test_a_model_without_a_name_is_refused(family: Path, text: str, words: str) -> None:
+    base, *specialists = (word.format(text) for word in words.split(" ", 1))
+    with pytest.raises(UsageError, match="names no model"):
+        propose(base, specialists, family)
