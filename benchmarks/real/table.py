@@ -70,7 +70,9 @@ def _table(results: list[dict[str, Any]], metric: str, title: str) -> str:
                 _cell(results, row, column, metric, [own[column] for own in found if column in own])
                 for column in COLUMNS
             ]
-            lines.append(f"| {name} | " + " | ".join(shown) + " |")
+            of = [str(result["seed"]) for result, own in zip(results, found, strict=True) if own]
+            only = "" if len(of) == len(results) else f" (seed {', '.join(of)} only)"
+            lines.append(f"| {name}{only} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
 
 
