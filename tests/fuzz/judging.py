@@ -126,7 +126,8 @@ def judge(one: Command, ended: Ended, sandbox: Path, before: Snapshot, watched: 
     for name in sorted(watched.ran - allowed):
         yield f"canary: code of {name} was run"
     for what in sorted(watched.started):
-        yield f"started a program: {what}"
+        if "'fc-list'" not in what or "--plot" not in one.words:  # by which matplotlib finds fonts, once
+            yield f"started a program: {what}"
     for what in sorted(watched.reached):
         yield f"reached for the network: {what}"
 
