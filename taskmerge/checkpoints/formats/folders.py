@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, TypedDict
 
@@ -244,22 +244,24 @@ def _files_of_index(path: Path, names: Sequence[str]) -> list[str]:
 
 def _check_shards(files: Sequence[str], path: Path, there: Set[str]) -> None:
     """Shards are numbered k of n: an index that lists fewer than n was cut, or is that of another model."""
-    shards = [match for match in map(_SHARD.fullmatch, files) if match]
-    for stem, total in sorted({(shard["stem"], shard["total"]) for shard in shards}):
-        listed = {int(shard["number"]) for shard in shards if (shard["stem"], shard["total"]) == (stem, total)}
-        left_out = [number for number in range(1, int(total) + 1) if number not in listed]
+    listed, there_too = _numbered(files), _numbered(there)
+    for stem, total in sorted(listed):
+        numbers = listed[stem, total].keys()
+        left_out = set(range(1, int(total) + 1)) - numbers
         if left_out:
-            told = few(left_out, 10)
-            here = sorted(
-                name
-                for name in there
-                if (one := _SHARD.fullmatch(name))
-                and (one["stem"], one["total"]) == (stem, total)
-                and int(one["number"]) in left_out
-            )
+            here = sorted(name for number, name in there_too[stem, total].items() if number in left_out)
             lies = f"; {few(here, 3)} {'is' if len(here) == 1 else 'are'} in the folder" if here else ""
-            what = f"lists {len(listed)} of the {int(total)} shards of {stem!r}, without {told}{lies}"
+            what = f"lists {len(numbers)} of the {int(total)} shards of {stem!r}, without {few(sorted(left_out), 10)}{lies}"
             raise CheckpointError(what, str(path), "get the index again: without it those tensors would be lost")
+
+
+def _numbered(names: Iterable[str]) -> dict[tuple[str, str], dict[int, str]]:
+    """(stem, total) -> number -> name, of the names of shards."""
+    found: dict[tuple[str, str], dict[int, str]] = {}
+    for name in names:
+        if shard := _SHARD.fullmatch(name):
+            found.setdefault((shard["stem"], shard["total"]), {})[int(shard["number"])] = name
+    return found
 
 
 def check_index(folder: Path, files: Mapping[str, WeightFile]) -> None:
