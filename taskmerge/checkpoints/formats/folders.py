@@ -251,7 +251,8 @@ def _check_shards(files: Sequence[str], path: Path, there: Set[str]) -> None:
         if left_out:
             here = sorted(name for number, name in there_too[stem, total].items() if number in left_out)
             lies = f"; {few(here, 3)} {'is' if len(here) == 1 else 'are'} in the folder" if here else ""
-            what = f"lists {len(numbers)} of the {int(total)} shards of {stem!r}, without {few(sorted(left_out), 10)}{lies}"
+            told = few(sorted(left_out), 10)
+            what = f"lists {len(numbers)} of the {int(total)} shards of {stem!r}, without {told}{lies}"
             raise CheckpointError(what, str(path), "get the index again: without it those tensors would be lost")
 
 
