@@ -30,7 +30,7 @@ OWN = "own"
 FLOOR = -0.1
 """Most MRR that a modality may lose against its specialist, where there are floors."""
 WEIGHTS = {"specialists.*.weight": [0.1, 1.2]}
-METHODS = {**WEIGHTS, "merge.method": ["task_arithmetic", "ties", "actmat"], "merge.density": [0.1, 0.9]}
+METHODS = {**WEIGHTS, "merge.method": ["task_arithmetic", "ties", "actmat", "regmean"], "merge.density": [0.1, 0.9]}
 FLAT = 4
 """Points along each weight through the best, of the search over weights alone."""
 

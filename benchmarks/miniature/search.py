@@ -41,6 +41,8 @@ def specialists(seed: Seed) -> Specialists:
     """What is searched over."""
     names = tuple(PAPER_WEIGHTS)
     models = {name: seed.specialist(name) for name in names}
+    for name in names:
+        seed.statistics(name)
     folder = seed.folder / "search"
     folder.mkdir(exist_ok=True)
     return Specialists(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pages
@@ -16,8 +17,9 @@ from stamps import TRAINED, UNHEARD, Stamp
 Row = dict[str, Any]
 SIDE = 64
 """Pixels of a picture's longer side."""
-TRAIN_PAGES, TEST_PAGES, TRAIN_VIEWS = 6, 1, 4
-"""Pages and views of each caption and picture."""
+PAGES = {"train": 6, "search": 4, "confirm": 4}
+VIEWS = {"train": 4, "search": 2, "confirm": 2}
+"""Pages of each caption and views of each picture, where there is more than one."""
 VOICES = 2
 """Recordings of each stamp's caption in a set, of the four there are: encoding them is most of a first run."""
 MOST = {"validation": 200, "test": 200, "unseen": 120, "unheard": 120}
@@ -31,12 +33,20 @@ SETS = {
 so that their test holds views never trained on of pictures that were. `unseen`: pictures of the test's captions."""
 
 
-def make(folder: Path, seed: int, work: Path, debian: Path) -> None:
+SEARCHED = {"document": ("search", "confirm"), "image": ("search", "confirm")}
+"""More pages and views of what `validation` and `test` show: a search compares models that differ by little."""
+CAPTIONS = {"unseen": "test", "search": "validation", "confirm": "test"}
+"""Whose captions a set shows, where it is not those of its own name."""
+
+
+def make(
+    folder: Path, seed: int, work: Path, debian: Path, sets: Mapping[str, Sequence[str]] = MappingProxyType(SETS)
+) -> None:
     """Write folder/MODALITY/SPLIT.jsonl; what they name is made under `work` where it is not there yet."""
     parts = stamps.split(stamps.read(debian), seed)
     makers = {"audio": _audio, "document": _documents, "image": _pictures}
     fonts = pages.fonts(debian)
-    for modality, splits in SETS.items():
+    for modality, splits in sets.items():
         for split in splits:
             rows = list(makers[modality](parts, split, random.Random(f"{seed} {modality} {split}"), work, fonts))
             _write(folder / modality / f"{split}.jsonl", rows)
@@ -57,11 +67,11 @@ def _audio(parts: Any, split: str, draw: random.Random, work: Path, fonts: Any) 
 
 
 def _documents(parts: Any, split: str, draw: random.Random, work: Path, fonts: Any) -> Iterator[Row]:
-    captions = dict.fromkeys(stamp.caption for stamp in parts[split] if len(stamp.caption) <= pages.LONGEST)
-    known = pages.TEST_FONTS if split == "test" else pages.TRAIN_FONTS
-    count = {"train": TRAIN_PAGES, "validation": 1, "test": TEST_PAGES}[split]
+    source = CAPTIONS.get(split, split)
+    captions = dict.fromkeys(stamp.caption for stamp in parts[source] if len(stamp.caption) <= pages.LONGEST)
+    known = pages.TEST_FONTS if source == "test" else pages.TRAIN_FONTS
     for caption in captions:
-        for font in draw.sample(known, count):
+        for font in draw.sample(known, PAGES.get(split, 1)):
             out = work / "pages" / split / f"{draw.getrandbits(64):016x}.png"
             yield {"document": str(pages.page(caption, fonts[font], draw, out)), "text": caption}
 
@@ -69,8 +79,8 @@ def _documents(parts: Any, split: str, draw: random.Random, work: Path, fonts: A
 def _pictures(parts: Any, split: str, draw: random.Random, work: Path, fonts: Any) -> Iterator[Row]:
     wanted: list[Stamp] = parts["test" if split == "unseen" else "train"]
     wanted = [stamp for stamp in wanted if stamp.picture is not None]
-    for stamp in wanted if split == "train" else draw.sample(wanted, min(MOST[split], len(wanted))):
-        for _ in range(TRAIN_VIEWS if split == "train" else 1):
+    for stamp in draw.sample(wanted, min(MOST[split], len(wanted))) if split in MOST else wanted:
+        for _ in range(VIEWS.get(split, 1)):
             yield {"image": str(_view(stamp, draw, work / "views")), "text": stamp.caption}
 
 

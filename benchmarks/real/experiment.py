@@ -82,6 +82,14 @@ class Seed:
     def sets(self, modalities: Sequence[str], split: str) -> dict[str, Path]:
         return {modality: self.path(modality, split) for modality in modalities}
 
+    def searched(self, split: str) -> dict[str, Path]:
+        """The visual sets that a search looks at ("search"), or that confirm what it found ("confirm")."""
+        home = self.folder / "search" / "data"
+        if not (home / "done").is_file():
+            data.make(home, self.seed, self.work, download.downloaded(self.work) / "debian", data.SEARCHED)
+            (home / "done").touch()
+        return {modality: home / modality / f"{split}.jsonl" for modality in data.SEARCHED}
+
     # Trained models
 
     def base(self) -> Path:

@@ -28,12 +28,13 @@ def fonts(debian: Path) -> dict[str, Path]:
 
 def page(text: str, font: Path, draw: random.Random, out: Path) -> Path:
     """One line as a typewriter sets it, every letter in a cell of its own; made once."""
+    size, ink, paper = draw.randint(21, 24), draw.randint(0, 70), draw.randint(225, 255)
+    baseline, shift = 23 + draw.randint(-1, 1), draw.randint(-1, 1)
     if out.is_file():
         return out
-    face = ImageFont.truetype(str(font), draw.randint(21, 24))
-    ink, paper = draw.randint(0, 70), draw.randint(225, 255)
+    face = ImageFont.truetype(str(font), size)
     wide = Image.new("L", (2 * CELL * len(text), HEIGHT), paper)
-    pen, baseline, shift = ImageDraw.Draw(wide), 23 + draw.randint(-1, 1), draw.randint(-1, 1)
+    pen = ImageDraw.Draw(wide)
     for place, letter in enumerate(text):
         pen.text((CELL * (2 * place + 1) + shift, baseline), letter, font=face, fill=ink, anchor="ms")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,9 @@
 
     python benchmarks/real/search.py --seeds 0 1 2 --work .bench/real
 
-Takes the models that `run.py` made, and makes none of them. The search looks at the validation sets, of audio at the
-recordings that recovery is not given; test sets confirm. Writes results/search_seed_N.json and results/search.md;
+Takes the models that `run.py` made, and makes none of them. The search looks at views of pictures that were trained on
+and at the captions of validation, of audio at the recordings that recovery is not given; other views and the captions
+of the test confirm. Writes results/search_seed_N.json and results/search.md;
 `run.py --only tables` takes the models of the weights found into its own table.
 """
 
@@ -44,8 +45,10 @@ STEPS = {
 """Model -> those that it is compared with; the others with the sum."""
 ABOUT = (
     "Printed by `python benchmarks/real/search.py`: image, document and audio specialists of MiniLM, item to text. "
-    "A search is told nothing but the validation sets: views of pictures that were trained on, pages and recordings of "
-    f"captions that nothing was trained on. The {REPAIR_PAIRS} recordings that recovery is given are not among them; "
+    "A search is told nothing but its own sets: new views of pictures that were trained on, pages and recordings of "
+    "captions that nothing was trained on. The test has other views of those pictures, and pages and recordings of "
+    "captions that neither the search nor any training has seen; with more views and pages than the table of the paper, "
+    f"since the models compared differ by little. The {REPAIR_PAIRS} recordings that recovery is given are not among them; "
     "the other voice of their captions may be."
 )
 
@@ -56,11 +59,12 @@ def specialists(seed: Seed) -> Specialists:
     _there(seed, "base", *(f"specialist_{name}" for name in names))
     folder = seed.folder / "search"
     folder.mkdir(exist_ok=True)
-    dev = {**seed.sets(names, "validation"), "audio": _audio(seed, folder)}
-    return Specialists(
-        folder, seed.seed, seed.base(), {name: seed.specialist(name) for name in names}, PAPER_WEIGHTS, dev,
-        seed.sets(names, "test"), seed.say,
-    )  # fmt: skip
+    for name in names:
+        seed.statistics(name)
+    dev = {**seed.searched("search"), "audio": _audio(seed, folder)}
+    test = {**seed.searched("confirm"), "audio": seed.path("audio", "test")}
+    models = {name: seed.specialist(name) for name in names}
+    return Specialists(folder, seed.seed, seed.base(), models, PAPER_WEIGHTS, dev, test, seed.say)
 
 
 def _there(seed: Seed, *names: str) -> None:
