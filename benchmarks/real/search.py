@@ -47,9 +47,9 @@ ABOUT = (
     "Printed by `python benchmarks/real/search.py`: image, document and audio specialists of MiniLM, item to text. "
     "A search is told nothing but its own sets: new views of pictures that were trained on, pages and recordings of "
     "captions that nothing was trained on. The test has other views of those pictures, and pages and recordings of "
-    "captions that neither the search nor any training has seen; with more views and pages than the table of the paper, "
-    f"since the models compared differ by little. The {REPAIR_PAIRS} recordings that recovery is given are not among them; "
-    "the other voice of their captions may be."
+    "captions that neither the search nor any training has seen; with more views and pages than the table of the "
+    f"paper, since the models compared differ by little. The {REPAIR_PAIRS} recordings that recovery is given are not "
+    "among them; the other voice of their captions may be."
 )
 
 
