@@ -16,7 +16,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,8 @@ merge: {method: ties, density: 0.2}
 """
 
 
-def serve(size: int, tensors: int, pipe: Any) -> None:
-    """The store: made, filled with a base and two specialists of `size` bytes, and asked through a pipe."""
-    from s3_server import serving
+def models(size: int, tensors: int = 32) -> Iterator[tuple[str, bytes]]:
+    """The name and the file of a base and of two specialists, of `size` bytes each."""
     from safetensors.numpy import save
 
     rng = np.random.default_rng(0)
@@ -43,10 +42,18 @@ def serve(size: int, tensors: int, pipe: Any) -> None:
     base = {
         f"model.layers.{i}.mlp.weight": rng.standard_normal((rows, 2048)).astype(np.float16) for i in range(tensors)
     }
+    for number, label in enumerate(("base", "a", "b")):
+        noise = np.float16(1e-3) * rng.standard_normal(2048).astype(np.float16) * number
+        yield label, save({name: one + noise for name, one in base.items()})
+
+
+def serve(size: int, pipe: Any) -> None:
+    """The store: made, filled with models of `size` bytes, and asked through a pipe."""
+    from s3_server import serving
+
     with serving() as server:
-        for number, label in enumerate(("base", "a", "b")):
-            noise = np.float16(1e-3) * rng.standard_normal(2048).astype(np.float16) * number
-            server.put(f"bucket/{label}/model.safetensors", save({name: one + noise for name, one in base.items()}))
+        for label, file in models(size):
+            server.put(f"bucket/{label}/model.safetensors", file)
             server.put(f"bucket/{label}/config.json", b"{}")
         pipe.send(server.environment)
         while (asked := pipe.recv()) != "end":
@@ -90,7 +97,7 @@ def main() -> None:
     said.work.mkdir(parents=True, exist_ok=True)
     size = int(said.gigabytes * 1e9)
     here, there = multiprocessing.Pipe()
-    store = multiprocessing.Process(target=serve, args=(size, 32, there))
+    store = multiprocessing.Process(target=serve, args=(size, there))
     store.start()
     environment = {**os.environ, **here.recv(), "TASKMERGE_THREADS": "1"}
     recipe = said.work / "recipe.yaml"

@@ -34,7 +34,7 @@ def merge(work: Path, megabytes: int, workers: int) -> Times:
     """Merge three models of so many megabytes in a store of its own."""
     here, there = multiprocessing.Pipe()
     size = megabytes * 1_000_000
-    store = multiprocessing.Process(target=serve, args=(size, 32, there))
+    store = multiprocessing.Process(target=serve, args=(size, there))
     store.start()
     environment = {**os.environ, **here.recv(), "TASKMERGE_THREADS": "1"}
     recipe = work / "recipe.yaml"
