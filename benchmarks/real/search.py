@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,6 +91,7 @@ def run_seed(seed: Seed, names: Sequence[str], trials: int, recovery: bool) -> d
     searches = {one.name: own.found(one, trials) for one in SEARCHES if one.name in names}
     scored = own.found_points(searches)
     if found := searches.get("weights"):
+        _forget_others(seed, own.folder, found["weights"])
         seed.fused("found", merge_of(found), found["weights"])
         seed.scores("found")
     if found and recovery:
@@ -105,6 +107,16 @@ def run_seed(seed: Seed, names: Sequence[str], trials: int, recovery: bool) -> d
         for name, one in scored.items()
     }
     return {"seed": seed.seed, "rows": {"specialists": specialists_row(own), **rows}, "searches": searches}
+
+
+def _forget_others(seed: Seed, folder: Path, weights: dict[str, float]) -> None:
+    """Remove the models of weights that an earlier search found, and their scores."""
+    kept = folder / "found_weights.json"
+    if kept.is_file() and json.loads(kept.read_text()) == weights:
+        return
+    for path in (*seed.folder.glob("found*"), *(folder / "measured").glob("found*")):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    kept.write_text(json.dumps(weights))
 
 
 def write_page() -> str:
