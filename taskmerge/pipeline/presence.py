@@ -46,7 +46,7 @@ def _no_checkpoints(current: Run, name: str, row: Specialist) -> Iterator[Proble
 
 
 def _absent(current: Run, name: str, text: str, place: str) -> Iterator[Problem]:
-    if name in (current.recipe.specialize or {}) and not current.path(text).exists():
+    if name in (current.recipe.specialize or {}) and not current.specialist(name).exists():
         yield Problem(f"{name}: {text!r} is not trained yet", place, "`taskmerge specialize` trains it")
         return
     try:

@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
 
 from taskmerge.errors import Problem, UsageError, did_you_mean
 from taskmerge.pipeline.sets import trained_sets
 from taskmerge.pipeline.state import Run
+from taskmerge.words.places import output_path
 
 
 def mteb_problems(current: Run) -> Iterator[Problem]:
+    """Tasks that mteb does not know, and a place for its results where nothing can be written."""
     from taskmerge.measuring.evaluation.mteb_adapter import check_tasks
 
     section = current.recipe.evaluate
-    if section is not None and section.mteb:
+    if section is None or not section.mteb:
+        return
+    for check in (partial(check_tasks, section.mteb), partial(results_place, current)):
         try:
-            check_tasks(section.mteb)
+            check()
         except UsageError as error:
             yield from (Problem(f"evaluate: {told.what}", section.place, told.next_move) for told in error.problems)
+
+
+def results_place(current: Run) -> Path:
+    """Where mteb's results are kept. Raises UsageError for what is no path of this disk."""
+    section = current.recipe.evaluate
+    if section is None or section.results is None:
+        return current.places.report / "mteb"
+    return output_path(section.results, current.recipe.folder)
 
 
 def prompt_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from taskmerge.pipeline.outputs import destination
 from taskmerge.pipeline.overlaps import overlap_notes
 from taskmerge.pipeline.page import page_sections
 from taskmerge.pipeline.report_folder import claim_report
+from taskmerge.pipeline.scored import results_place
 from taskmerge.pipeline.sets import grafted_modality
 from taskmerge.pipeline.state import Run, training_settings
 from taskmerge.pipeline.steps import (
@@ -197,9 +198,8 @@ def evaluate(run: Run) -> None:
             from taskmerge.measuring.evaluation.mteb_adapter import run_mteb
             from taskmerge.measuring.evaluation.mteb_card import read_meta
 
-            folder = run.path(section.results) if section.results else run.places.report / "mteb"
             meta = read_meta(run.path(section.model_meta)) if section.model_meta else None
-            found = run_mteb(sources, section.mteb, results=folder, meta=meta, say=run.say, **own)
+            found = run_mteb(sources, section.mteb, results=results_place(run), meta=meta, say=run.say, **own)
             result["mteb"] = found.as_dict()
         result["models"] = digests(models)
         return result

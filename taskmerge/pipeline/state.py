@@ -20,7 +20,7 @@ from taskmerge.checkpoints.output.replacing import absolute
 from taskmerge.checkpoints.output.whole_files import write_whole
 from taskmerge.embedders.encodings import Keeping
 from taskmerge.embedders.sources import ModelSource
-from taskmerge.errors import RecipeError
+from taskmerge.errors import Problem, RecipeError, UsageError, clipped
 from taskmerge.opened import recording
 from taskmerge.pipeline.inputs import Inputs
 from taskmerge.pipeline.report_folder import claim_report
@@ -127,8 +127,12 @@ class Run:
     followed: str | None = None
 
     def path(self, text: str) -> Path:
-        """A path of the recipe: relative to its folder."""
-        return self.recipe.folder / parse_place(text).path
+        """A file or folder of the recipe that is read: relative to its folder. Raises UsageError for a uri."""
+        place = parse_place(text)
+        if place.kind != "path":  # the path of a uri is empty: it would be the recipe's own folder
+            move = "copy it to this disk, and write its path"
+            raise UsageError(f"{clipped(repr(text), 200)} is not a path on this disk", next_move=move)
+        return self.recipe.folder / place.path
 
     def model(self, text: str) -> Path:
         """Folder of a model of the recipe; one on the hub is downloaded when it is first asked for.
@@ -167,15 +171,25 @@ class Run:
         """What to graft: a kind, a folder (relative to the recipe) or a hub id."""
         from taskmerge.embedders.encoders import encoder_kinds
 
+        if section.encoder in encoder_kinds() or parse_place(section.encoder, "an encoder").kind != "path":
+            return section.encoder
         here = self.path(section.encoder)
-        return str(here) if section.encoder not in encoder_kinds() and here.exists() else section.encoder
+        return str(here) if here.exists() else section.encoder
 
     def specialist(self, name: str) -> Path:
-        """Folder of a specialist, which its own stage may not have made yet; raises as `model`."""
-        said = self.recipe.specialists[name].model
-        if name in (self.recipe.specialize or {}):
-            return self.path(said)
-        return self.base if said == "base" else self.model(said)
+        """Folder of a specialist, which its own stage may not have made yet; raises as `model`.
+
+        Raises RecipeError for one that is trained and lies where no stage can write.
+        """
+        row = self.recipe.specialists[name]
+        if name not in (self.recipe.specialize or {}):
+            return self.base if row.model == "base" else self.model(row.model)
+        try:
+            return output_path(row.model, self.recipe.folder)
+        except UsageError as error:
+            raise RecipeError(
+                [Problem(f"specialize: {name}: {told.what}", row.place, told.next_move) for told in error.problems]
+            ) from None
 
     def is_done(self, step: Step) -> bool:
         """Whether a stage was made from what the recipe says and the files are now, and what it left is there."""

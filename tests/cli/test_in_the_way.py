@@ -6,6 +6,7 @@ Seen on the first commits: `--fresh` deleted the recipe's own folder, `.git` and
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -90,6 +91,36 @@ def test_inputs_recipes_and_what_holds_them(room: Path, command: Command, name: 
         assert ran.code in (1, 2) and "Traceback" not in ran.err, ran
         assert picture(room) == before
     (room.parent / "taskmerge.json").unlink()
+
+
+@pytest.mark.parametrize("out", ["recipes", "recipes/.git", "base/1_Pooling", "base/1_Pooling/..", "one/statistics"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_what_belongs_to_a_recipe_or_an_input(room: Path, command: Command, name: str, out: str) -> None:
+    """From another folder than the recipe's: its folder, a repository in it, parts of an input."""
+    (room / "recipes" / ".git" / "objects").mkdir(parents=True)
+    (room / "recipes" / ".git" / "HEAD").write_text("ref: refs/heads/main")
+    for place in ("base/1_Pooling", "one/statistics"):
+        (room / place).mkdir()
+        (room / place / "config.json").write_text("{}")
+    write_recipe(room / "recipes", base=str(room / "base"), specialists={"one": str(room / "one")})
+    words = ["recipes/merge.yaml" if word == "merge.yaml" else word for word in COMMANDS[name]]
+    before = picture(room)
+    for fresh in ((), ("--fresh",)):
+        ran = command(*words, "--out", out, *fresh)
+        assert ran.code == 1 and "Traceback" not in ran.err, ran
+        assert picture(room) == before
+
+
+def test_the_folder_of_the_recipe_with_a_record_of_ours(room: Path, command: Command) -> None:
+    """The record names every file in it, the recipe too: it stays all the same."""
+    folder = ours(room / "recipes")
+    path = write_recipe(folder, base=str(room / "base"), specialists={"one": str(room / "one")})
+    record = json.loads((folder / "taskmerge.json").read_text())
+    record["outputs"]["merge.yaml"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (folder / "taskmerge.json").write_text(json.dumps(record))
+    before = picture(room)
+    ran = command("fuse", path, "--out", folder, "--fresh")
+    assert ran.code == 1 and "would replace an input" in ran.err and picture(room) == before
 
 
 @pytest.mark.parametrize("out", ["s3://bucket/out", "s3:/bucket/out", "gs://b/o", "hf://owner/name"])

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from taskmerge.checkpoints.output.checking import check_made
 from taskmerge.checkpoints.output.record import read_record
 from taskmerge.demo.story import tell
-from taskmerge.errors import OutputError
+from taskmerge.errors import OutputError, RecipeError, UsageError
 from taskmerge.pipeline import BY_NAME, Places, Run
 from taskmerge.pipeline.outputs import check_outputs
 from taskmerge.recipes import loads
@@ -143,6 +143,35 @@ def test_run_ends_before_the_first_stage(project: Path, name: str) -> None:
     with pytest.raises(OutputError, match=name):
         run_quietly(project, TEXT)
     assert picture(project) == before
+
+
+PLACES = {
+    "a trained specialist": ("model: specialist-audio", "model: '{}'", "specialize: audio: "),
+    "mteb's results": ("evaluate: {", "evaluate: {{mteb: [STS12], results: '{}', ", "evaluate: "),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # mteb's own, while it lists its benchmarks
+@pytest.mark.parametrize("uri", ["s3://bucket/x", "hf://owner/x", "foo://x/y"])
+@pytest.mark.parametrize("what", PLACES)
+def test_a_place_that_is_none_of_this_disk(project: Path, what: str, uri: str) -> None:
+    """The path of a uri is empty: mteb's results were put into the recipe's own folder, among the models."""
+    before, after, said = PLACES[what]
+    assert before in RECIPE
+    seen = picture(project)
+    with pytest.raises(RecipeError, match=rf"recipe\.yaml:\d+: {said}'{uri}': .*cannot be written to"):
+        run_quietly(project, RECIPE.replace(before, after.format(uri)))
+    assert picture(project) == seen
+
+
+def test_what_is_read_is_no_uri_either(project: Path) -> None:
+    """An encoder on the hub was looked for in the recipe's own folder; so was the card of a model for mteb."""
+    current = Run(loads(RECIPE.replace("log_mel", "hf://owner/ears"), "recipe.yaml", project), Places(project / "x"))
+    section = current.recipe.specialize
+    assert section is not None and section["audio"].graft is not None
+    assert current.encoder(section["audio"].graft) == "hf://owner/ears"
+    with pytest.raises(UsageError, match="'s3://bucket/card' is not a path on this disk"):
+        current.path("s3://bucket/card")
 
 
 def test_run_is_as_careful_as_fuse(project: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_the_way import picture
 from pipeline_projects import RECIPE, new_project, run_quietly, running
 
 from taskmerge.errors import OutputError
@@ -92,6 +93,18 @@ def test_another_version_removes_nothing(trained: Path) -> None:
     _, said = run_quietly(trained, RECIPE.partition("drift:")[0], until="specialize")
     assert "specialize-audio: unchanged, skipped (made by 0.0.1)" in said
     assert (trained / "specialist-audio" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_newer_taskmerge_trains_nothing_again(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new version removed every trained model, with what its user had put there, and began again."""
+    from taskmerge.pipeline import state
+
+    (trained / "specialist-audio" / "notes").mkdir()
+    (trained / "specialist-audio" / "notes" / "thesis.tex").write_text("ten years of work")
+    before = picture(trained / "specialist-audio")
+    monkeypatch.setattr(state, "__version__", "9.9.9")
+    _, said = run_quietly(trained, RECIPE.partition("drift:")[0], until="specialize")
+    assert running(said) == [] and picture(trained / "specialist-audio") == before
 
 
 @pytest.mark.parametrize("stage", ["fuse", "specialize"])

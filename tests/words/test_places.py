@@ -54,6 +54,31 @@ def test_no_command_makes_a_folder_of_a_uri(
     assert sorted(tmp_path.iterdir()) == before
 
 
+ELSEWHERE = {
+    "init": ("init", "base", "base", "--out", "{}.yaml"),
+    "search": ("search", "r.yaml", "--out", "{}"),
+    "rehearse": ("rehearse", "r.yaml", "--out", "{}"),
+    "a page of fuse": ("fuse", "r.yaml", "--out", "out", "--html", "{}.html"),
+    "a page of compare": ("compare", "base", "base", "--html", "{}.html"),
+    "a plot": ("compare", "base", "base", "--plot", "{}.png"),
+    "a page of evaluate": ("evaluate", "base", "--retrieval", "text=pairs.jsonl", "--html", "{}.html"),
+    "a page of drift": ("diagnose-drift", "r.yaml", "--html", "{}.html"),
+    "a page of specialize": ("specialize", "r.yaml", "--html", "{}.html"),
+}
+
+
+@pytest.mark.parametrize("what", ELSEWHERE)
+@pytest.mark.parametrize("out", ["s3://bucket/out", "hf://owner/name", "foo://bar/baz"])
+def test_no_other_file_or_folder_either(what: str, out: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Checkpoint.open({"w": torch.ones(4)}).save(tmp_path / "base")
+    (tmp_path / "r.yaml").write_text("base: base\nspecialists: {a: base}\n")
+    before = sorted(tmp_path.rglob("*"))
+    told = CliRunner().invoke(app, [word.format(out) for word in ELSEWHERE[what]])
+    assert isinstance(told.exception, UsageError) and "cannot be written to" in str(told.exception), told
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_a_recipe_says_so_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("base: base\nspecialists: {a: base}\noutput: {path: 'https://host/out'}\n")
     told = CliRunner().invoke(app, ["fuse", str(tmp_path / "r.yaml")])

@@ -19,6 +19,7 @@ from taskmerge.checkpoints.formats.wrappers import model_under
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import CheckpointError, few
 from taskmerge.numbers.dtypes import BY_TORCH_NAME
+from taskmerge.opened import opened
 
 METADATA = ".metadata"
 _LARGEST = 512 << 20
@@ -68,6 +69,7 @@ def join_checkpoint(folder: Path, names: Sequence[str]) -> JoinedFile:
     """The model in such a folder. Raises CheckpointError when a file is missing or the metadata make no sense."""
     place = folder / METADATA
     check_link(place, folder)
+    opened(place)  # its name begins with a dot: no listing of the folder has it
     metadata = _metadata(place)
     tensors = _tables(metadata.get("state_dict_metadata"), place)
     paths = metadata.get("planner_data")

@@ -210,6 +210,7 @@ def open_files(folder: Path, names: Sequence[str], inside: str = "") -> list[Wei
     rows = {format_called(name) for name in names}
     row = rows.pop() if len(rows) == 1 else None
     if row is not None and row.joins is not None:
+        opened(*(folder / name for name in names))
         return [row.joins(folder, names)]
     return [open_file(f"{inside}/{name}" if inside else name, folder / name) for name in names]
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from taskmerge.errors import OutputError
 from taskmerge.words.extras import require
+from taskmerge.words.places import output_path
 
 Say = Callable[[str], None]
 
@@ -24,6 +25,9 @@ def results_folder(folder: str | Path | None, revisions: Mapping[str, str | None
         folder: results lie below it in ``results/MODEL/REVISION/TASK.json``; None: mteb's own ($MTEB_CACHE).
         revisions: task -> revision of its data.
         say: told of every result that is there and not taken.
+
+    Raises:
+        UsageError: for a folder that is none of this disk.
     """
     require("mteb")
     from mteb.cache import ResultCache
@@ -68,4 +72,4 @@ def results_folder(folder: str | Path | None, revisions: Mapping[str, str | None
             except OSError as error:
                 raise OutputError(f"mteb's results cannot be written: {error.strerror}", str(path.parent)) from None
 
-    return Results(folder)
+    return Results(folder if folder is None else output_path(folder))
