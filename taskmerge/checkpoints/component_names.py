@@ -47,6 +47,7 @@ _HEAD = re.compile(
 )
 _TOKEN_TABLE = re.compile(
     r"embed_tokens(_per_layer)?|word_embeddings?|wte|tok_embeddings|token_embedding|embed_in|shared|word_embedding"
+    r"|embeddings|tokens_embed"
 )
 _BUFFER = re.compile(
     r"position_ids|token_type_ids|running_(mean|var)|num_batches_tracked|(original_)?inv_freq|masked_bias"

@@ -81,6 +81,9 @@ class Planner:
             self.dropped.append(
                 Dropped(Source(label, name), "equal to its token table, to which the base ties its head")
             )
+        for label, twins in self.alignment.twins.same.items():
+            for name, other in twins.items():
+                self.dropped.append(Dropped(Source(label, name), f"equal to its {other}, which the base stores once"))
         self._contested()
         self._unused_rules()
         self._tokens_left_out()

@@ -16,6 +16,7 @@ from taskmerge.checkpoints.lineage.names import align
 from taskmerge.checkpoints.lineage.stacking import Run, stacked
 from taskmerge.checkpoints.lineage.token_sources import Vocabularies
 from taskmerge.checkpoints.lineage.tokenizers import Rows
+from taskmerge.checkpoints.lineage.twins import Twins, match_twins
 from taskmerge.checkpoints.lineage.vocabulary import match_tokens
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import MergeError, Problem
@@ -27,13 +28,15 @@ class Alignment:
 
     census: the base and the specialists. rows: what the rows of the token tables are; None where all had the same.
     own_bases: of the specialists that were not fine-tuned from the base, label -> what they were fine-tuned from.
-    heads: what became of output heads that are token tables. notes: what to tell the user.
+    heads: what became of output heads that are token tables. twins: what became of tensors that some store twice.
+    notes: what to tell the user.
     """
 
     census: Census
     rows: Rows | None = None
     own_bases: Mapping[str, StateDict] = field(default_factory=dict)
     heads: Heads = field(default_factory=lambda: Heads({}))
+    twins: Twins = field(default_factory=lambda: Twins({}))
     notes: tuple[str, ...] = ()
 
 
@@ -70,7 +73,8 @@ def align_all(
         else align(inputs[names_of.label], state_dict, overrides).state_dict
         for label, state_dict in everything.items()
     }
-    heads = match_heads(named, names_of.label)
+    twins = match_twins(named)
+    heads = match_heads(twins.inputs, names_of.label)
     matched, rows = match_tokens(heads.inputs, vocabulary or Vocabularies())
     matched_inputs = {label: matched[label] for label in inputs}
     matched_bases = {label: matched[own_base_label(label)] for label in own_bases}
@@ -78,7 +82,7 @@ def align_all(
     if stack:
         matched_inputs, matched_bases, notes = stacked(matched_inputs, stack, matched_bases, overrides)
     census = Census.of(matched_inputs, overrides or {}, names_of, stack)
-    return Alignment(census, rows, matched_bases, heads, tuple(notes))
+    return Alignment(census, rows, matched_bases, heads, twins, tuple(notes))
 
 
 def own_base_label(label: str) -> str:

@@ -1,7 +1,8 @@
 """Mixture-of-experts weights: one file tensor per expert, or all experts of a layer packed into one.
 
 transformers packs on load: `experts.{e}.gate_proj` and `experts.{e}.up_proj`, each (I, H), become
-`experts.gate_up_proj` (E, 2I, H); `experts.{e}.down_proj` (H, I) become `experts.down_proj` (E, H, I).
+`experts.gate_up_proj` (E, 2I, H); `experts.{e}.down_proj` (H, I) become `experts.down_proj` (E, H, I). Mixtral and its
+heirs call the three `w1`, `w3` and `w2`.
 Both layouts hold the same entries in runs, so either is read from the other without a copy on disk.
 """
 
@@ -15,8 +16,11 @@ from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.checkpoints.views import Piece, View, ViewedStateDict, whole
 from taskmerge.errors import MergeError
 
-_SINGLE = re.compile(r"(?P<stem>.*\bexperts)\.(?P<expert>[0-9]+)\.(?P<leaf>gate_proj|up_proj|down_proj)\.weight")
+_SINGLE = re.compile(
+    r"(?P<stem>.*\bexperts)\.(?P<expert>[0-9]+)\.(?P<leaf>gate_proj|up_proj|down_proj|w1|w3|w2)\.weight"
+)
 _PACKED = re.compile(r"(?P<stem>.*\bexperts)\.(?P<leaf>gate_up_proj|down_proj)")
+_SPELLINGS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
 
 
 def repack_experts(base: StateDict, other: StateDict) -> StateDict:
@@ -27,7 +31,7 @@ def repack_experts(base: StateDict, other: StateDict) -> StateDict:
     base_single, other_single = _any(_SINGLE, base), _any(_SINGLE, other)
     base_packed, other_packed = _any(_PACKED, base), _any(_PACKED, other)
     if base_single and other_packed and not other_single:
-        return _unpack(other, _expert_shape(base))
+        return _unpack(other, *_expert_shape(base))
     if base_packed and other_single and not other_packed:
         return _pack(other)
     return other
@@ -45,24 +49,29 @@ def _any(pattern: re.Pattern[str], state_dict: StateDict) -> bool:
     return any(pattern.fullmatch(name) for name in state_dict.tensors)
 
 
-def _expert_shape(state_dict: StateDict) -> tuple[int, int]:
-    """(I, H) of one expert's gate or up projection."""
+def _expert_shape(state_dict: StateDict) -> tuple[tuple[int, int], tuple[str, str, str]]:
+    """(I, H) of one expert's gate or up projection, and what its gate, up and down projections are called."""
     for name, info in state_dict.tensors.items():
         match = _SINGLE.fullmatch(name)
-        if match and match["leaf"] != "down_proj" and len(info.shape) == 2:
-            return info.shape[0], info.shape[1]
-    raise MergeError("experts without a gate_proj or up_proj", state_dict.label)
+        if match and match["leaf"] not in ("down_proj", "w2") and len(info.shape) == 2:
+            return (info.shape[0], info.shape[1]), _spelling(match["leaf"])
+    raise MergeError("experts without a projection that goes up", state_dict.label)
 
 
-def _unpack(state_dict: StateDict, expert_shape: tuple[int, int]) -> StateDict:
+def _spelling(leaf: str) -> tuple[str, str, str]:
+    return next(leaves for leaves in _SPELLINGS if leaf in leaves)
+
+
+def _unpack(state_dict: StateDict, expert_shape: tuple[int, int], spelling: tuple[str, str, str]) -> StateDict:
     inner, hidden = expert_shape
+    gate, up, down = spelling
     views: dict[str, View] = {}
     for name, info in state_dict.tensors.items():
         match = _PACKED.fullmatch(name)
         if not match:
             views[name] = whole(info, name)
             continue
-        leaves = ("gate_proj", "up_proj") if match["leaf"] == "gate_up_proj" else ("down_proj",)
+        leaves = (gate, up) if match["leaf"] == "gate_up_proj" else (down,)
         shape = (inner, hidden) if len(leaves) == 2 else (hidden, inner)
         expected = (len(leaves) * shape[0], shape[1])
         if len(info.shape) != 3 or info.shape[1:] != expected:
@@ -91,7 +100,8 @@ def _pack(state_dict: StateDict) -> StateDict:
         else:
             views[name] = whole(info, name)
     for stem, singles in stems.items():
-        for packed, leaves in (("gate_up_proj", ("gate_proj", "up_proj")), ("down_proj", ("down_proj",))):
+        gate, up, down = _spelling(next(leaf for _, leaf in singles))
+        for packed, leaves in (("gate_up_proj", (gate, up)), ("down_proj", (down,))):
             views[f"{stem}.{packed}"] = _packed_view(state_dict.label, f"{stem}.{packed}", singles, leaves)
     return ViewedStateDict(state_dict, views)
 

@@ -6,22 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from taskmerge.checkpoints.components import is_token_table
 from taskmerge.checkpoints.lineage.classes import class_name, lacks_head
+from taskmerge.checkpoints.lineage.twins import equal_tensors, main_table, with_alias, without
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.checkpoints.views import ViewedStateDict, whole
-from taskmerge.numbers.rounding import decode
 
-_CHUNK = 1 << 20
 _HEADS = (
     ("lm_head", "weight"), ("embed_out", "weight"), ("proj_out", "weight"), ("vocab_projector", "weight"),
     ("generator_lm_head", "weight"), ("predictions", "decoder", "weight"), ("lm_head", "decoder", "weight"),
 )  # fmt: skip
+# Names that other modules bear too: a head where it has the token table's shape.
+_MAYBE_HEADS = (
+    ("decoder", "weight"), ("head", "weight"), ("output", "weight"), ("output_projection", "weight"),
+    ("lm_loss", "weight"), ("pred_layer", "proj", "weight"), ("lm_head", "out_proj", "weight"),
+)  # fmt: skip
 
-
-_LAST = tuple(".".join(ending) for ending in _HEADS)
+_LAST = tuple(".".join(ending) for ending in (*_HEADS, *_MAYBE_HEADS))
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,14 @@ class Heads:
     same: Mapping[str, str] = field(default_factory=dict)
 
 
-def is_output_head(name: str) -> bool:
-    """Whether a tensor bears the name of an output head that may be tied to the token table."""
-    if not name.endswith(_LAST):  # nearly always, and names may be very many
+def _is_output_head(name: str, shape: tuple[int, ...], table: tuple[int, ...] | None) -> bool:
+    """Whether a tensor has the name of an output head that may be tied to the token table, and a shape that fits."""
+    if not name.endswith(_LAST) or len(shape) != 2:  # nearly always, and names may be very many
         return False
     parts = tuple(name.split("."))
-    return any(parts[-len(ending) :] == ending for ending in _HEADS)
+    if any(parts[-len(ending) :] == ending for ending in _HEADS):
+        return table is None or shape[1:] == table[1:]
+    return shape == table and any(parts[-len(ending) :] == ending for ending in _MAYBE_HEADS)
 
 
 def ties_its_head(config: Mapping[str, Any]) -> bool | None:
@@ -71,7 +74,7 @@ def match_heads(inputs: Mapping[str, StateDict], naming: str = BASE) -> Heads:
         return Heads(matched, stored[BASE] if by else None, by or "")
     own = [label for label, name in stored.items() if _is_its_own(inputs[label], name)]
     same = {label: name for label, name in stored.items() if label not in own}
-    slim = {label: _without(inputs[label], stored[label]) if label in same else inputs[label] for label in inputs}
+    slim = {label: without(inputs[label], stored[label]) if label in same else inputs[label] for label in inputs}
     if not own:
         return Heads(slim, same=same)
     head = stored[own[0]]
@@ -89,7 +92,7 @@ def with_own_head(state_dict: StateDict, name: str | None = None) -> StateDict:
         return state_dict
     parts = table.split(".")
     inside = parts.index("model") if "model" in parts else 0
-    return _untied(_add(state_dict, name or ".".join([*parts[:inside], "lm_head", "weight"]), table))
+    return _untied(with_alias(state_dict, name or ".".join([*parts[:inside], "lm_head", "weight"]), table))
 
 
 def untied_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,7 +113,7 @@ def _with_head(inputs: Mapping[str, StateDict], head: str, own: list[str], base:
         if name is not None and name != head and label in own and head not in state_dict.tensors:
             found[label] = _renamed(state_dict, name, head)
         elif name is None and table is not None and _ties(state_dict, base):
-            found[label] = _add(state_dict, head, table)
+            found[label] = with_alias(state_dict, head, table)
         else:
             found[label] = state_dict
     return found
@@ -118,20 +121,17 @@ def _with_head(inputs: Mapping[str, StateDict], head: str, own: list[str], base:
 
 def _stored(state_dict: StateDict) -> str | None:
     table = _table(state_dict)
-    width = state_dict.tensors[table].shape[1:] if table is not None else None
-    for name, info in state_dict.tensors.items():
-        if is_output_head(name) and len(info.shape) == 2 and (width is None or info.shape[1:] == width):
-            return name
-    return None
+    shape = state_dict.tensors[table].shape if table is not None else None
+    return next((name for name, info in state_dict.tensors.items() if _is_output_head(name, info.shape, shape)), None)
 
 
 def _table(state_dict: StateDict) -> str | None:
-    """The token table, where there is just one that a head could be."""
+    """The token table that a head could be: the only one, or the one to which others are tied."""
     tables = [
         name for name, info in state_dict.tensors.items()
         if is_token_table(name) and len(info.shape) == 2 and "per_layer" not in name
     ]  # fmt: skip
-    return tables[0] if len(tables) == 1 else None
+    return main_table(tables)
 
 
 def _ties(state_dict: StateDict, base: StateDict) -> bool:
@@ -148,34 +148,12 @@ def _ties(state_dict: StateDict, base: StateDict) -> bool:
 def _is_its_own(state_dict: StateDict, head: str) -> bool:
     """Whether a stored head is another than the model's token table."""
     table = _table(state_dict)
-    if table is None or state_dict.tensors[table].shape != state_dict.tensors[head].shape:
-        return True
-    one, two = state_dict.tensors[table], state_dict.tensors[head]
-    for start in range(0, one.count, _CHUNK):
-        stop = min(start + _CHUNK, one.count)
-        first, second = (decode(state_dict.read(info.name, start, stop), info.dtype) for info in (one, two))
-        if not np.array_equal(first, second, equal_nan=True):
-            return True
-    return False
-
-
-def _views(state_dict: StateDict) -> dict[str, Any]:
-    return {name: whole(info, name) for name, info in state_dict.tensors.items()}
-
-
-def _add(state_dict: StateDict, head: str, table: str) -> StateDict:
-    return ViewedStateDict(state_dict, _views(state_dict) | {head: whole(state_dict.tensors[table], head)})
+    return table is None or not equal_tensors(state_dict, table, head)
 
 
 def _renamed(state_dict: StateDict, name: str, head: str) -> StateDict:
     views = {head if own == name else own: whole(info, head if own == name else own)
              for own, info in state_dict.tensors.items()}  # fmt: skip
-    return ViewedStateDict(state_dict, views)
-
-
-def _without(state_dict: StateDict, head: str) -> StateDict:
-    views = _views(state_dict)
-    del views[head]
     return ViewedStateDict(state_dict, views)
 
 

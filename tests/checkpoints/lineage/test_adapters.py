@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import zoo
-from adapter_cases import GPT2
+from adapter_cases import BY_NAME
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -65,6 +65,11 @@ ADAPTERS: dict[str, tuple[str, str | None, dict[str, Any]]] = {
         None,
         {"target_modules": ["q_proj"], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]},
     ),
+    "experts under Mixtral's names": (
+        "Mixtral",
+        None,
+        {"target_modules": ["q_proj"], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"]},
+    ),
     "one parameter of the experts": (
         "Qwen3-MoE",
         None,
@@ -79,7 +84,7 @@ def make(root: Path, name: str, dtype: torch.dtype = torch.float32) -> tuple[Pat
     import peft
 
     kind_name, class_name, arguments = ADAPTERS[name]
-    kind = GPT2 if kind_name == "GPT-2" else zoo.BY_NAME[kind_name]
+    kind = BY_NAME[kind_name]
     base, folder, merged = root / "base", root / "adapter", root / "merged"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

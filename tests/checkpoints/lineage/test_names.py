@@ -166,7 +166,12 @@ def test_layer_norms_of_old_files() -> None:
     assert names.pairs == {f"bert.{stem}.weight": f"{stem}.gamma", f"bert.{stem}.bias": f"{stem}.beta"}
 
 
-def experts(packed: bool, experts_in_all: int = 3, transposed: bool = False) -> dict[str, np.ndarray]:
+LEAVES = {"Qwen's names": ("gate_proj", "up_proj", "down_proj"), "Mixtral's names": ("w1", "w3", "w2")}
+
+
+def experts(
+    packed: bool, experts_in_all: int = 3, transposed: bool = False, leaves: tuple[str, ...] = LEAVES["Qwen's names"]
+) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(0)
     stem, values = "model.layers.0.mlp.experts", {}
     gates, ups, downs = (generator.standard_normal((experts_in_all, *s)).astype("f4") for s in ((4, 6), (4, 6), (6, 4)))
@@ -176,14 +181,18 @@ def experts(packed: bool, experts_in_all: int = 3, transposed: bool = False) -> 
         values[f"{stem}.down_proj"] = downs
     else:
         for expert in range(experts_in_all):
-            for leaf, table in (("gate_proj", gates), ("up_proj", ups), ("down_proj", downs)):
+            for leaf, table in zip(leaves, (gates, ups, downs), strict=True):
                 values[f"{stem}.{expert}.{leaf}.weight"] = table[expert]
     return values
 
 
+@pytest.mark.parametrize("leaves", LEAVES.values(), ids=LEAVES)
 @pytest.mark.parametrize("base_packed", [True, False])
-def test_experts_are_read_in_the_layout_of_the_base(base_packed: bool) -> None:
-    base, other = MemoryStateDict(experts(base_packed), "base"), MemoryStateDict(experts(not base_packed), "other")
+def test_experts_are_read_in_the_layout_of_the_base(base_packed: bool, leaves: tuple[str, ...]) -> None:
+    base, other = (
+        MemoryStateDict(experts(packed, leaves=leaves), label)
+        for packed, label in ((base_packed, "base"), (not base_packed, "other"))
+    )
     aligned = align(base, other)
     assert aligned.extra == () and aligned.names.base_only == ()
     for name, info in base.tensors.items():
