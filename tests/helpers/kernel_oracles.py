@@ -54,9 +54,9 @@ def valued(entries: np.ndarray, dtype: str) -> np.ndarray:
 
 def fractions(values: np.ndarray) -> np.ndarray:
     """The same numbers, as an array of fractions of the same shape."""
-    found = np.empty(np.shape(values), object)
-    found.flat[:] = [Fraction(value) for value in np.ravel(values).tolist()]
-    return found
+    found = np.empty(np.size(values), object)
+    found[:] = [Fraction(value) for value in np.ravel(values).tolist()]
+    return found.reshape(np.shape(values))
 
 
 def like(number: float, array: np.ndarray) -> float | Fraction:
