@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import search_projects
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from taskmerge.embedders import graft
 
-Command = Callable[..., object]
+Command = Callable[..., Any]
 PAGES = sorted((ROOT / "docs").glob("how_to_*.md"))
 
 
@@ -57,10 +58,10 @@ def _ties(base: torch.Tensor, models: list[tuple[float, torch.Tensor]], density:
         count = max(1, int(density * delta.numel()))
         threshold = delta.float().abs().flatten().topk(count).values[-1]
         kept.append(weight * torch.where(delta.float().abs() >= threshold, delta, 0))
-    elected = torch.where(sum(kept) >= 0, 1.0, -1.0)
+    elected = torch.where(torch.stack(kept).sum(0) >= 0, 1.0, -1.0)
     agree = [torch.where(delta.sign() == elected, delta, 0) for delta in kept]
-    weights = sum(w * (one != 0) for (w, _), one in zip(models, agree, strict=True))
-    return (base.double() + sum(agree) / weights.clamp(min=1e-12)).to(base.dtype)
+    weights = torch.stack([w * (one != 0) for (w, _), one in zip(models, agree, strict=True)]).sum(0)
+    return (base.double() + torch.stack(agree).sum(0) / weights.clamp(min=1e-12)).to(base.dtype)
 
 
 def seeing_model_and_loras(folder: Path) -> None:
@@ -73,7 +74,7 @@ def seeing_model_and_loras(folder: Path) -> None:
         torch.manual_seed(seed)
         lora = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
         model = get_peft_model(AutoModelForImageTextToText.from_pretrained(base), lora)
-        model.save_pretrained(folder / "models" / f"{name}-lora")
+        model.save_pretrained(str(folder / "models" / f"{name}-lora"))
 
 
 def sounds(folder: Path) -> None:

@@ -31,7 +31,7 @@ def names(stem: str) -> list[str]:
 def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("large")
     one, two = np.ones(1, np.float32), np.ones(2, np.float32)
-    tables = {
+    tables: dict[str, dict[str, np.ndarray]] = {
         "base": dict.fromkeys(names("model"), one),
         "other": dict.fromkeys(names("thing"), one),
         "shapes": dict.fromkeys(names("model"), two),

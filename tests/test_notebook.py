@@ -200,9 +200,8 @@ def test_mappings(kind: str) -> None:
     assert list(one) == list(one.keys()) == list(expected) and "b" in one and "c" not in one and 3 not in one
     assert all(torch.equal(value, expected[name]) for name, value in one.items())
     assert [value.shape for value in one.values()] == [value.shape for value in expected.values()]
-    assert (
-        one.get("c") is None and torch.equal(one.get("b"), expected["b"]) and torch.equal(dict(one)["b"], expected["b"])
-    )
+    assert one.get("c") is None and torch.equal(one["b"], expected["b"]) and torch.equal(dict(one)["b"], expected["b"])
+    assert one.get("b") is not None and torch.equal(one.get("b", torch.zeros(1)), expected["b"])
     assert one == one and one != made["Checkpoint" if kind != "Checkpoint" else "FusedModel"] and len({one, one}) == 1
     with pytest.raises(KeyError) as caught:
         one["c.weight"]

@@ -33,7 +33,7 @@ def signatures() -> Iterator[tuple[str, Callable[..., Any]]]:
                 yield f"{name}.{own}", function
 
 
-def annotations(function: Callable[..., Any]) -> dict[str, str]:
+def types_of(function: Callable[..., Any]) -> dict[str, str]:
     signature = inspect.signature(function)
     found = {
         name: str(one.annotation)
@@ -48,7 +48,7 @@ def test_signatures_say_their_types() -> None:
     assert {"fuse", "Checkpoint.open", "TaskVector.save", "search"} <= seen.keys()
     loose = []
     for name, function in seen.items():
-        for parameter, said in annotations(function).items():
+        for parameter, said in types_of(function).items():
             missing = "inspect" in said and "_empty" in said
             own = "." not in name and re.search(r"\bAny\b", said)  # functions have none at all
             if missing or own or BARE.search(said):

@@ -51,8 +51,10 @@ def test_messages() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["'1XB' is no size", "a killed run goes on from it", "parts lie here", "Most bytes of one file", "not known here"],
-)
+    ["'1XB' is no size", "config.json is no table", "a killed run goes on where it was", "a killed run goes on from it",
+     "Speak, draw and train what is shipped anew first", "64-bit products are dear", "Most bytes of one file",
+     "parts lie here", "not known here"],
+)  # fmt: skip
 def test_what_is_refused(text: str) -> None:
     assert _found(PRINTED, text)
 

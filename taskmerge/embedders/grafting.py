@@ -42,20 +42,30 @@ def graft(
     seed: int = 0,
     fresh: bool = False,
 ) -> SentenceTransformer:
-    """A SentenceTransformer that takes `modality` too; saved to `out` when given.
+    """Make a SentenceTransformer that also takes `modality`, and save it to `out` if given.
 
-    backbone: folder or hub id of a text or vision-language model, or a folder this function made (towers add up). What
-    it takes by itself it goes on taking as before, through its own processor.
-    modality: audio, image, document or video; the last three share the tower "vision".
-    encoder: a registered kind ("log_mel", "patches"), a folder or hub id of a transformers model, or
-    ``{"kind": ..., option: value}``.  projector: "linear", "mlp" or ``{"kind": ..., "hidden": ...}``.
-    pooling: "mean", "cls" or "lasttoken"; default: what the backbone's folder says, else "mean" for encoders and
-    "lasttoken" for decoders.  placeholder, start, end: tokens; unknown ones are added to the tokenizer and to the
-    token embeddings. The default placeholder is an unused token of the vocabulary, if it has one.
-    max_seq_length: default: what the backbone's tokenizer says, else all its positions.  seed: of the fresh weights.
-    fresh: replace a folder made here at `out`.
+    Args:
+        backbone: folder or hub id of a text or vision-language model, or a folder made by this function (towers can be
+            added one after the other). The model still takes its own modalities, through its own processor.
+        modality: "audio", "image", "document" or "video"; the last three share the tower "vision".
+        encoder: a registered kind ("log_mel", "patches"), a folder or hub id of a transformers model, or
+            ``{"kind": ..., option: value}``.
+        projector: "linear", "mlp" or ``{"kind": ..., "hidden": ...}``.
+        out: folder for the model; default: it is not saved.
+        pooling: "mean", "cls" or "lasttoken"; default: as in the backbone's folder, else "mean" for encoders and
+            "lasttoken" for decoders.
+        normalize: whether embeddings have length 1.
+        placeholder, start, end: tokens in place of and around the media. Unknown ones are added to the tokenizer and to
+            the token embeddings. The default placeholder is an unused token of the vocabulary, if there is one.
+        max_seq_length: in tokens; default: as in the backbone's tokenizer, else all its positions.
+        seed: of the new weights.
+        fresh: replace a folder at `out` that taskmerge made.
 
-    Raises UsageError, CheckpointError or OutputError before anything is written.
+    Returns:
+        The model, on the CPU.
+
+    Raises:
+        UsageError, CheckpointError or OutputError: before anything is written.
     """
     require(*TRAINING)
     read = [Path(str(one)) for one in (backbone, encoder) if isinstance(one, str | Path)]

@@ -39,17 +39,28 @@ def collect_covariances(
     device: str | None = None,
     prompts: PromptSource = None,
 ) -> InputCovariances:
-    """E[z zᵀ] of the inputs z of every linear layer, over the probes' items plus the same over the texts.
+    """Compute E[z zᵀ] of the inputs z of every linear layer, over the items of the probes plus the same over the texts.
 
-    model: what `open_embedder` takes.  probes: what `read_pairs` takes, or {name: …} for several modalities;
-    their texts need not be pairs: nothing is trained.  texts: default: the probes' own distinct texts.  components:
-    whose layers are measured.  prompts: see `Embedder.prompted`; items and texts are embedded in their roles (see
-    `Pairs.roles`).  Each group (a modality, the texts) is normalised by its own number of tokens, so that many tokens
-    of one do not drown the other; padding is left out.
+    Each group (a modality, the texts) is normalised by its own number of tokens, so that a large group does not
+    dominate the others; padding is left out. Memory: at most three float64 matrices per distinct input, whatever the
+    number of probes.
 
-    Memory: at most three float64 matrices per distinct input, whatever the number of probes. The result is keyed by the
-    names the tensors have in the model's file, see `Embedder.state_dict`. Raises UsageError for broken probes before
-    the model runs.
+    Args:
+        model: what `open_embedder` takes.
+        probes: what `read_pairs` takes, or {name: pairs} for several modalities. Their texts need not be pairs, because
+            nothing is trained.
+        texts: default: the distinct texts of the probes.
+        components: components whose layers are measured.
+        batch_size: items that run at once.
+        device: where the model runs; default: the CPU for a path, else where the model is.
+        prompts: see `Embedder.prompted`; items and texts are embedded in their roles (see `Pairs.roles`).
+
+    Returns:
+        Matrices (input size, input size), keyed by the names of the weights in the model's file, see
+        `Embedder.state_dict`.
+
+    Raises:
+        UsageError: for invalid probes, before the model runs.
     """
     data = Data.of(probes, texts, batch_size)
     collector = Collector(open_embedder(model, device=device_or_default(device)).prompted(prompts), components)

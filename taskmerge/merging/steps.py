@@ -73,16 +73,26 @@ class Streamed:
 
 @dataclass(frozen=True, repr=False)
 class Plan(Shown):
-    """A merge, decided.
+    """A planned merge: every decision is made, and no tensor has been read.
 
-    inputs: label -> state dict, "base" first. steps: one per output tensor, in output order. methods: by
-    the name used in the steps. shards: the exact layout of the output. beside: what stands beside the output.
-    side_folders: where the side files come from, first wins. texts: side files of the transformer written anew. seed:
-    of random drops. notes: what was decided without the user, one line each.
-    protect_energy: share of energy that `protected` holds. deltas: specialists that are task vectors themselves.
-    adapters: specialists that are the base with an adapter. own_bases: of specialists that were fine-tuned from
-    another model. bare: the output is the merged task vector, without the base. packing: the base, where
-    the output stores weights in few bits as it does.
+    Attributes:
+        inputs: label -> state dict, "base" first.
+        steps: one per output tensor, in output order.
+        dropped: tensors that are left out, with the reason.
+        methods: merge methods by the name used in the steps.
+        shards: the exact layout of the output files.
+        beside: config, tokenizer and other files of the output.
+        side_folders: folders from which these files are copied; the first that has a file wins.
+        texts: files that are rewritten, name -> content.
+        seed: of random drops.
+        protect_energy: share of the energy that `protected` preserves.
+        warnings: conflicts that do not stop the merge, one sentence each.
+        notes: decisions that were made without a setting of the user, one sentence each.
+        deltas: specialists that are task vectors.
+        adapters: specialists that are the base with an adapter.
+        own_bases: bases of specialists that were fine-tuned from another model.
+        bare: the output is the merged task vector, without the base.
+        packing: the base, if the output stores weights in few bits as the base does.
     """
 
     inputs: Mapping[str, StateDict]

@@ -62,24 +62,25 @@ def recover_by_choice(
     out: str | Path | Destination,
     work: str | Path | None = None,
 ) -> RecoveryReport:
-    """Tries the ways of recovering a projector, measures each on pairs that it was not fitted on, saves what is kept.
+    """Try the methods of recovering a projector, measure each on pairs that it was not fitted on, and save the best.
 
-    Pairs judge among all texts there are, those fitted on too. Without `held_out`, up to 512 pairs judge in turn: they
-    are fitted on in three parts, each way once without each part, and what is kept is fitted on all; of more, a fifth
-    of the texts judges. No text is on both sides, nor a group where pairs have one.
+    Held-out pairs are ranked among all texts, including those that were fitted on. Without `held_out`, up to 512 pairs
+    are used for both. They are divided into three parts; each method is fitted three times without one part, and scored
+    on it. The chosen method is then fitted on all pairs. Of more pairs, a fifth of the texts is held out. No text is
+    on both sides, and no group if the pairs have groups.
 
     Args:
         fused: path of the fused model, or a `ModelSource`.
         data: pairs, or {name: pairs}.
-        method: "gradient" and "closed_form" try only those; "auto" all.
-        specialist: as fused; allows the label-free closed form.
-        held_out: pairs that judge, instead.
+        method: "gradient" and "closed_form" try only these; "auto" tries all.
+        specialist: as `fused`; allows the closed form without labels.
+        held_out: pairs to score on instead.
         out: folder for the model.
         work: folder for training checkpoints.
 
     Returns:
-        What every way scores. "leave it" is kept unless a way is better beyond chance: the paired bootstrap interval of
-        its gain excludes zero at 95 %, or at 90 % with a gain of five points.
+        The scores of every method. The model is left unchanged ("leave it") unless a method is significantly better:
+        the paired bootstrap interval of its gain excludes zero at 95 %, or at 90 % with a gain of five points.
 
     Raises:
         UsageError: before anything is computed.

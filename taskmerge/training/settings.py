@@ -17,10 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Train low-rank adapters instead of whole matrices, merged to dense at the end (Hu et al., arXiv 2106.09685).
+    """Train low-rank adapters instead of complete matrices; they are merged into dense tensors at the end.
 
-    rank: of each update.  scale: the update is multiplied by scale / rank.
-    components: whose linear layers get adapters; default: every trained component that is not a projector.
+    Attributes:
+        rank: of each update.
+        scale: the update is multiplied by scale / rank.
+        components: components whose linear layers get adapters; default: every trained component except projectors.
+
+    Source:
+        Hu et al., arXiv 2106.09685.
     """
 
     rank: int = 16
@@ -30,30 +35,39 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """One stage's training.
+    """The settings of one training stage.
 
-    steps: optimizer steps.  batch_size: pairs per process and step.  learning_rate: of every trained tensor, unless
-    learning_rates says otherwise: {part of a tensor's name: rate}, e.g. {"projector": 1e-3}.  warmup: steps of linear
-    rise before the cosine fall.  temperature: of InfoNCE.  max_gradient_norm: clipping.
-    lora: adapters instead of full training.  balance, shares: rehearsal draws a set with p ~ share * size ** (1 /
-    balance), a set's share being 1 unless `shares` says otherwise; a large balance makes the sets' sizes irrelevant.
-    adaptive: instead of with its size, a set's share goes with what it still misses of its target at the latest look at
-    the held-out pairs.
-    bf16: autocast.  gradient_cache: pairs embedded at once when the batch does not fit (Gao et al., arXiv 2101.06983).
-    accumulation: batches whose gradients are summed for one step; negatives are those of one batch, of all processes.
-    gradient_checkpointing: compute layers again in the backward pass instead of keeping what they put out.
-    fsdp: shard parameters over the processes (FSDP2). Frozen encoders are whole in each.
-    dimensions: lengths that embeddings are cut to, each with a loss of its own (Matryoshka, arXiv 2205.13147).
-    dropout: of all layers; None leaves what the backbone's config says.  input_noise: standard deviation of Gaussian
-    noise on the prepared items while training.
-    evaluate_every: steps between looks at the held-out pairs.  looked_at_in: "bfloat16" or "float16", which held-out
-    pairs are scored in (autocast); None: the model's own.  patience: looks without improvement before it stops, None:
-    never early.  stop_at: leave off after this step of the schedule.  prompts: instead of the model's own, see
-    `Embedder.prompted`.
-    report_to: "none", "tensorboard", "wandb", ...  resume: go on from the last checkpoint.
-    device: where it trains: "cpu", "cuda", "mps"; None: on the first GPU if there is one, else on the CPU.
-    encodings: where outputs of frozen encoders and embeddings of frozen texts are kept, and how many bytes.
-    keep_checkpoints: leave the last checkpoints in `work` when the stage is done.
+    Attributes:
+        steps: optimizer steps.
+        batch_size: pairs per process and step.
+        learning_rate: for every trained tensor without an entry in `learning_rates`.
+        learning_rates: {part of a tensor's name: rate}, e.g. {"projector": 1e-3}.
+        warmup: steps of linear increase before the cosine decay.
+        temperature: of InfoNCE.
+        max_gradient_norm: gradients are clipped to it.
+        lora: adapters instead of full training.
+        balance: rehearsal draws a set with p ~ share * size ** (1 / balance); a large value makes sizes irrelevant.
+        shares: set -> share; default 1.
+        adaptive: replace the factor of the size by what a set still misses of its target, at the latest evaluation.
+        bf16: compute in bfloat16 (autocast).
+        gradient_cache: pairs embedded at once if the batch does not fit (Gao et al., arXiv 2101.06983).
+        accumulation: batches whose gradients are summed for one step; negatives come from one batch, of all processes.
+        gradient_checkpointing: compute layers again in the backward pass instead of keeping their outputs.
+        fsdp: shard parameters over the processes (FSDP2). Each process has complete frozen encoders.
+        dimensions: lengths that embeddings are truncated to, each with its own loss (Matryoshka, arXiv 2205.13147).
+        dropout: of all layers; None keeps the setting in the backbone's config.
+        input_noise: standard deviation of Gaussian noise on the prepared items during training.
+        evaluate_every: steps between evaluations on the held-out pairs.
+        looked_at_in: "bfloat16" or "float16", in which held-out pairs are scored (autocast); None: the model's own.
+        patience: evaluations without improvement before the stage stops; None: it never stops early.
+        stop_at: stop after this step of the schedule.
+        report_to: "none", "tensorboard", "wandb", ...
+        prompts: in place of the model's own, see `Embedder.prompted`.
+        resume: continue from the last checkpoint.
+        seed: of batches, dropout, noise and new weights.
+        device: "cpu", "cuda", "mps"; None: the first GPU if there is one, else the CPU.
+        encodings: where outputs of frozen encoders and embeddings of frozen texts are kept, and how many bytes.
+        keep_checkpoints: keep the last checkpoints in `work` when the stage is complete.
     """
 
     steps: int = 200

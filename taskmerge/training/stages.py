@@ -88,14 +88,23 @@ def specialize(
     out: str | Path | Destination | None = None,
     work: str | Path | None = None,
 ) -> StageReport:
-    """Train a modality specialist from the base: InfoNCE both ways with in-batch negatives.
+    """Train a specialist for a modality from the base: InfoNCE in both directions, with in-batch negatives.
 
-    model: what `open_embedder` takes; a loaded model is trained in place.  data: pairs, as `read_pairs` takes them,
-    or {set name: pairs} for joint training.  train: components or globs; default: the backbone and the data's towers.
-    held_out: pairs to look at, {set name: pairs} for several; default: none.  out: folder for the result.
-    work: folder for checkpoints; default: beside out while it trains, else temporary. They are removed when the stage
-    is done, unless `settings.keep_checkpoints`.
-    Raises UsageError about data, components and settings before training starts.
+    Args:
+        model: what `open_embedder` takes; a loaded model is trained in place.
+        data: pairs, as `read_pairs` takes them, or {set name: pairs} for joint training.
+        train: components or globs of tensors to train; default: the backbone and the towers of the data's modalities.
+        settings: steps, rates and the rest, see `TrainingSettings`.
+        held_out: pairs to score during training, {set name: pairs} for several sets; default: none.
+        out: folder for the trained model; default: nothing is saved.
+        work: folder for checkpoints; default: next to `out` during training, else temporary. Checkpoints are removed
+            when the stage is complete, unless `settings.keep_checkpoints` is set.
+
+    Returns:
+        Scores before and after, learning curves, losses and notes.
+
+    Raises:
+        UsageError: about data, components and settings, before training starts.
     """
     sets = named_sets(data)
     settings = settings or TrainingSettings()
@@ -115,12 +124,25 @@ def recover(
     out: str | Path | Destination | None = None,
     work: str | Path | None = None,
 ) -> StageReport:
-    """Projector Recovery: full-parameter training of projectors, everything else frozen and proven bit-identical.
+    """Train projectors with all their parameters; everything else is frozen and is checked to be bit-identical.
 
-    Texts are embedded once and all of them serve as negatives; items go through their frozen encoder once. A tenth of
-    the texts is held out unless `held_out` says which pairs are, or a fifth of the texts in a fifth of the groups where
-    pairs have a `group`. Stops early by `settings.patience`; the best checkpoint is kept, or the model as it came when
-    nothing was better. Arguments as for `specialize`.
+    Texts are embedded once, and all of them serve as negatives; items pass through their frozen encoder once. The stage
+    stops early by `settings.patience`. It keeps the best checkpoint, or the initial model if no checkpoint is better.
+
+    Args:
+        model, data, settings, out, work: as for `specialize`.
+        train: projectors to train, as components or globs.
+        held_out: pairs to score; default: a tenth of the texts, or a fifth of the texts in a fifth of the groups if the
+            pairs have a `group`.
+
+    Returns:
+        Scores before and after, learning curves, losses and notes.
+
+    Raises:
+        UsageError: about data, components and settings, before training starts.
+
+    Source:
+        Projector Recovery of Conan-embedding-v3 (arXiv 2606.09331).
     """
     settings = settings or TrainingSettings(steps=300, learning_rate=1e-3, evaluate_every=25, patience=4)
     sets, held, notes = to_train_and_judge(data, held_out, settings.seed)
@@ -141,15 +163,25 @@ def rehearse(
     out: str | Path | Destination | None = None,
     work: str | Path | None = None,
 ) -> StageReport:
-    """Balanced rehearsal over all modalities: one modality per batch, drawn by `settings.balance`.
+    """Train on all modalities in balance: one modality per batch, drawn by `settings.balance`.
 
-    No modality ends below what it had on its held-out pairs: a look at which the 95 % bootstrap interval of a
-    modality's change lies below zero is not kept, and when only such looks are better, the model as it came is.
+    No modality ends below its initial score on its held-out pairs: a checkpoint is not kept if the 95 % bootstrap
+    interval of the change of a modality is below zero. If only such checkpoints are better, the initial model is kept.
 
-    data: {modality: pairs}.  held_out: as `data`; default: a part of it, see `recover`.  may_fall: modalities without
-    a floor.  specialists: modality -> what `open_embedder` takes; their scores on the held-out pairs are the targets
-    that `settings.adaptive` shares follow.  Learning curves of every held-out modality are in the report.
-    Other arguments as for `specialize`.
+    Args:
+        model, settings, out, work: as for `specialize`.
+        data: {modality: pairs}.
+        train: components or globs of tensors to train.
+        held_out: {modality: pairs} to score; default: a part of `data`, see `recover`.
+        may_fall: modalities that may end below their initial score.
+        specialists: modality -> what `open_embedder` takes; their scores on the held-out pairs are the targets for
+            `settings.adaptive`.
+
+    Returns:
+        Scores before and after, learning curves of every held-out modality, losses and notes.
+
+    Raises:
+        UsageError: about data, components and settings, before training starts.
     """
     settings = settings or TrainingSettings(steps=2000, learning_rate=1e-5)
     sets, held, notes = to_train_and_judge(data, held_out, settings.seed)

@@ -35,7 +35,7 @@ def collected(folder: Path) -> InputCovariances:
 
 
 def test_equals_the_hidden_states_of_items_run_alone(folder: Path, collected: InputCovariances) -> None:
-    model = open_embedder(folder).module
+    model: Any = open_embedder(folder).module
 
     def states(items: list[Any]) -> np.ndarray:
         rows = []
@@ -107,7 +107,7 @@ def test_keyed_by_the_names_in_the_file(tmp_path: Path) -> None:
 
 
 def test_texts_of_ones_own(folder: Path) -> None:
-    model = open_embedder(folder).module
+    model: Any = open_embedder(folder).module
     without = collect_covariances(model, sounds(2), texts=[])
     assert without.counts["text"] == 0
     with_texts = collect_covariances(model, sounds(2), texts=["a dog"])
@@ -119,7 +119,7 @@ def test_what_cannot_be_measured_is_told(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="empty"):
         collect_covariances("no model", [{"audio": {"array": np.zeros(0), "sampling_rate": 16000}, "text": "a"}])
     with pytest.raises(UsageError, match="no linear layer in nothing"):
-        collect_covariances(open_embedder(folder).module, sounds(1), components=("nothing",))
+        collect_covariances(open_embedder(folder), sounds(1), components=("nothing",))
     (tmp_path / FILE).parent.mkdir()
     (tmp_path / FILE).write_bytes(b"no safetensors")
     with pytest.raises(CheckpointError, match="cannot be read"):

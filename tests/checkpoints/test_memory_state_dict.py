@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_every_torch_format(dtype: torch.dtype, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", ["f8", "f4", "f2", "i8", "i4", "i2", "i1", "u1", "u2", "u4", "u8", "?", "c8"])
 @pytest.mark.parametrize("order", ["<", ">"])
-def test_every_numpy_format_in_either_byte_order(dtype: str, order: str, tmp_path: Path) -> None:
+def test_every_numpy_format_in_either_byte_order(dtype: str, order: Literal["<", ">"], tmp_path: Path) -> None:
     values = np.array([[0, 1, 1], [1, 0, 1]]).astype(np.dtype(dtype).newbyteorder(order))
     weights = MemoryStateDict({"a": values})
     assert weights.read("a").tolist() == values.ravel().tolist()

@@ -16,7 +16,7 @@ from taskmerge.checkpoints.lineage.census import Census
 from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.selector import Selector, may_name, nearest_names
 from taskmerge.checkpoints.state_dict import BASE
-from taskmerge.errors import MergeError, UsageError
+from taskmerge.errors import MergeError, Problem, UsageError
 from taskmerge.merging.covariances import protected_specialists
 from taskmerge.training.components import select
 from taskmerge.words.patterns import Pattern, PatternError
@@ -150,7 +150,8 @@ def test_copy_names_the_audio_tower_that_a_specialist_brings_to_a_qwen3_vl() -> 
     brought = {"audio_encoder.layers.0.weight": torch.ones(2, 2), "audio_encoder.norm.running_mean": torch.ones(2),
                "audio_projector.0.weight": torch.ones(2, 2)}  # fmt: skip
     audio = MemoryStateDict({**model("Qwen3-VL").state_dict(), **brought}, "audio", held.config)
-    census, problems = Census.of({BASE: held, "audio": audio}, {}), []
+    census = Census.of({BASE: held, "audio": audio}, {})
+    problems: list[Problem] = []
     assert set(census.copied({"audio": ["audio_encoder", "audio_projector"]}, "here", problems)) == set(brought)
     assert problems == []
 

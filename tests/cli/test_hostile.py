@@ -50,7 +50,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tokenizer(WORDS).save_pretrained(root / folder)
     torch.manual_seed(0)
     model = peft.get_peft_model(kind.build(), peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
-    model.save_pretrained(root / "adapter")
+    model.save_pretrained(str(root / "adapter"))
     (root / "recipe.yaml").write_text(RECIPE)
     return root
 
@@ -61,7 +61,8 @@ def copy(healthy: Path, tmp_path: Path) -> Path:
 
 def run(root: Path) -> Path:
     recipe = recipes.load(root / "recipe.yaml")
-    return fusion.execute(fusion.plan(recipe), recipe, root / "out").path
+    fusion.execute(fusion.plan(recipe), recipe, root / "out")
+    return root / "out"
 
 
 def everything(root: Path) -> set[str]:
@@ -91,7 +92,10 @@ def header(change: Callable[[dict[str, Any]], Any]) -> Damage:
 
 
 def raw(change: Callable[[bytes], bytes], file: str = "base/model.safetensors") -> Damage:
-    return lambda root: (root / file).write_bytes(change((root / file).read_bytes())) and None
+    def damage(root: Path) -> None:
+        (root / file).write_bytes(change((root / file).read_bytes()))
+
+    return damage
 
 
 def text(file: str, content: str | bytes) -> Damage:
@@ -418,7 +422,7 @@ DAMAGES: dict[str, Damage] = {
     "modules with a backslash": modules([{"path": ""}, {"path": "..\\one"}]),
     "modules whose transformer is nowhere": modules([{"path": "0_Transformer"}]),
     # ------------------------------------------------------------------------------------------------------- output
-    "output exists": lambda root: (root / "out").mkdir() or text("out/precious.txt", "mine")(root),
+    "output exists": text("out/precious.txt", "mine"),
     "output is a file": text("out", "mine"),
 }  # fmt: skip
 

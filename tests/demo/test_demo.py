@@ -93,7 +93,7 @@ def test_the_story_on_a_small_cut(small: Path, tmp_path: Path, command: Command)
         assert words in ran.err, words
 
     models_are_the_shipped_numbers(out)
-    embedder = open_embedder(out / "omni-rehearsed").module
+    embedder: Any = open_embedder(out / "omni-rehearsed").module
     assert embedder.encode(["apple", {"array": np.ones(8000, np.float32), "sampling_rate": 16000}]).shape == (2, 384)
 
     again = command("demo", "--out", out)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +137,8 @@ def test_an_encoder_runs_once_for_all_runs_and_again_when_it_changed(hearing: Pa
 
     def features(change: float = 0.0) -> tuple[dict[str, torch.Tensor], int]:
         embedder = open_embedder(hearing)
-        encoder = embedder.module[0].encoder("audio")
+        model: Any = embedder.module
+        encoder = model[0].encoder("audio")
         with torch.no_grad():
             for parameter in encoder.parameters():
                 parameter += change
@@ -201,7 +203,8 @@ def test_number_formats_do_not_share_a_folder(tmp_path: Path) -> None:
 
 def test_no_encoder_is_taken_for_another(hearing: Path) -> None:
     """Each of its tensors, a number format, an option, a layer's own setting, its code: any change is another one."""
-    encoder = open_embedder(hearing).module[0].encoder("audio")
+    model: Any = open_embedder(hearing).module
+    encoder = model[0].encoder("audio")
 
     def identity() -> str | None:
         return identity_of(encoder.state_dict(), encoder.modules(), [encoder.kind, encoder.options])

@@ -192,12 +192,14 @@ def test_drift_looks_at_the_tokens_of_the_modality_it_probes(case: Case) -> None
     wave = {"array": tone(300), "sampling_rate": 16000}
     heard = capture(embedder, [wave, {"array": tone(500)[:3000], "sampling_rate": 16000}], anatomy, "audio")
     vectors = torch.cat([projected(case, tone(300)), projected(case, tone(500)[:3000])]).detach().numpy()
+    assert heard.fed is not None
     np.testing.assert_allclose(heard.fed, vectors, atol=1e-6)
     np.testing.assert_allclose(heard.hidden[0], vectors, atol=1e-6)
     looked = capture(embedder, [picture(100)], anatomy, "image")
     token = case.network.config.image_token_id
     count = int((case.model[0].preprocess([picture(100)])["input_ids"] == token).sum())
     assert len(anatomy.layers) == 2 and looked.hidden[1].shape[0] == count
+    assert looked.fed is not None
     np.testing.assert_allclose(looked.fed, looked.hidden[0], atol=1e-6)
 
 
@@ -261,7 +263,7 @@ def test_nothing_is_drawn_on_the_terminal(tmp_path: Path, capfd: pytest.CaptureF
 def test_without_a_chat_template(name: str, tmp_path: Path) -> None:
     """The processor is called on texts that hold its own marks for pictures."""
     base = vision_model(name, tmp_path / "base", template=False)
-    model = graft(base, "audio", LOG_MEL, pooling="mean", normalize=False)
+    model: Any = graft(base, "audio", LOG_MEL, pooling="mean", normalize=False)
     wave = tone(440)
     items = ["a dog", picture(100), {"image": picture(5), "text": "a dog"}, wave, {"audio": wave, "image": picture(9)}]
     items += [film()] if name in FILMS else []

@@ -150,7 +150,7 @@ def test_an_adapter_folder_opens_on_its_base(text_model: Path, tmp_path: Path) -
         for name, parameter in network.named_parameters():
             if "lora_B" in name:
                 parameter.fill_(0.1)
-    network.save_pretrained(tmp_path / "adapter")
+    network.save_pretrained(str(tmp_path / "adapter"))
     for file in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(text_model.parent / "plain" / file, tmp_path / "adapter" / file)
     plain = SentenceTransformer(str(tmp_path / "adapter"), device="cpu")

@@ -85,7 +85,7 @@ def test_placeholders_are_replaced_by_the_projected_vectors(tmp_path: Path, caus
     """The sequence, built by hand and fed to the backbone, gives the embedder's token embeddings."""
     home = tiny_backbone(tmp_path / "backbone", causal)
     grafted = graft(home, "audio", AUDIO, "mlp", start="<|s|>", end="<|e|>", pooling="mean", normalize=False)
-    embedder = grafted[0]
+    embedder: Any = grafted[0]
     wave = tone(300)
     features = grafted.preprocess([{"audio": wave, "text": "a dog"}, "rain"])
     with torch.no_grad():
@@ -136,7 +136,7 @@ def test_audio_files_and_other_rates_are_resampled(model: Any, tmp_path: Path) -
 
 
 def test_half_precision(folder: Path, model: Any) -> None:
-    half = open_embedder(folder, dtype=torch.bfloat16).module
+    half: Any = open_embedder(folder, dtype=torch.bfloat16).module
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     close = (half.encode(everything(), convert_to_tensor=True).float().numpy() * model.encode(everything())).sum(axis=1)
     assert (close > 0.995).all()
@@ -194,7 +194,7 @@ def test_bad_items_are_refused_by_name(model: Any, item: Any, words: str) -> Non
 
 
 def test_modality_without_encoder_is_refused(folder: Path) -> None:
-    audio_only = open_embedder(folder.parent / "audio").module
+    audio_only: Any = open_embedder(folder.parent / "audio").module
     with pytest.raises(ValueError, match="not supported"):
         audio_only.encode([picture(1)])
     with pytest.raises(UsageError, match="no encoder for image"):
@@ -310,7 +310,7 @@ def test_any_transformers_encoder(backbone: Path, tmp_path: Path) -> None:
     graft(backbone, "audio", {"kind": "huggingface", "model": str(tmp_path / "whisper"), "stride": 2},
           out=tmp_path / "a")  # fmt: skip
     graft(tmp_path / "a", "image", str(tmp_path / "clip"), out=tmp_path / "b")
-    loaded = open_embedder(tmp_path / "b").module
+    loaded: Any = open_embedder(tmp_path / "b").module
     assert loaded.encode([tone(440), picture(200), "a dog"]).shape == (3, 32)
     embedder = loaded[0]
     features = embedder.prepare(tone(440), "audio")

@@ -98,7 +98,7 @@ def test_drift_and_scores_of_loaded_objects(base: Path, hearing: Path) -> None:
     report = diagnose_drift(open_embedder(hearing, embedder=LOAD), own, base=base, probes=sounds(12))
     assert report.modalities["audio"].control.identical
     assert all(depth.relative_change == 0 for depth in report.modalities["audio"].depths)
-    sources = {"own": own, "by name": ModelSource(hearing, LOAD)}
+    sources: dict[str, Any] = {"own": own, "by name": ModelSource(hearing, LOAD)}
     table = evaluate_retrieval(sources, {"audio": sounds(12)})
     assert table.get("own", "audio") == table.get("by name", "audio")
 

@@ -39,7 +39,7 @@ def merge(folder: Path) -> None:
     adapted = peft.get_peft_model(
         kind.build(), peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     )
-    adapted.save_pretrained(folder / "adapter")
+    adapted.save_pretrained(str(folder / "adapter"))
     (folder / "recipe.yaml").write_text(RECIPE)
 
 

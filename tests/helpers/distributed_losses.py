@@ -45,7 +45,7 @@ def main() -> None:
         if stage == "recover":
             report = recover(embedder, train, ["audio_projector"], settings, held_out=held_out, work=work)
         else:
-            data = {"audio": train, "image": shades(6)}
+            data: dict[str, Any] = {"audio": train, "image": shades(6)}
             report = rehearse(embedder, data, ["backbone", "audio_projector"], settings, held_out=held_out, work=work)
     digest = hashlib.sha256()
     for name, value in sorted(embedder.state_dict.values.items()):

@@ -53,9 +53,8 @@ def qwen2_audio(folder: Path) -> Any:
         "encoder_ffn_dim": 32,
         "max_source_positions": 50,
     }
-    config = Qwen2AudioConfig(
-        text_config=text, audio_config=audio, audio_token_id=tokenizer.convert_tokens_to_ids("<|AUDIO|>")
-    )
+    placeholder: Any = tokenizer.convert_tokens_to_ids("<|AUDIO|>")
+    config = Qwen2AudioConfig(text_config=text, audio_config=audio, audio_token_index=placeholder)
     template = (
         "{% for m in messages %}{% for c in m['content'] %}{% if c['type']=='audio' %}"
         "<|audio_bos|><|AUDIO|><|audio_eos|>{% else %}{{ c['text'] }}{% endif %} {% endfor %}{% endfor %}"

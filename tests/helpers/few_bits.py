@@ -26,7 +26,7 @@ def int4(name: str, value: torch.Tensor) -> dict[str, torch.Tensor]:
     groups = value.reshape(value.shape[0], -1, GROUP)
     scale = (groups.abs().amax(2) / 7.4).bfloat16()
     whole = (groups / scale.float()[..., None]).round().clamp(-8, 7).reshape(value.shape).to(torch.int64) + 8
-    words = sum(whole[:, i::8] << (4 * i) for i in range(8))
+    words = torch.stack([whole[:, i::8] << (4 * i) for i in range(8)]).sum(0)
     words = torch.where(words >= 2**31, words - 2**32, words).to(torch.int32)
     shape = torch.tensor(value.shape)
     return {f"{name}.weight_packed": words, f"{name}.weight_scale": scale, f"{name}.weight_shape": shape}

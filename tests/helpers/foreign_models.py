@@ -212,7 +212,7 @@ def media(layout: Foreign) -> torch.Tensor:
     return torch.randn(*shape.get(layout.kind, (2, 3, 16, 16)), generator=generator)
 
 
-def hear_and_read(backbone: nn.Module, encoder: nn.Module, projector: nn.Module, layout: Foreign) -> torch.Tensor:
+def hear_and_read(backbone: Any, encoder: nn.Module, projector: nn.Module, layout: Foreign) -> torch.Tensor:
     """What the whole model makes of two items and the text after them: (2, length, width)."""
     with torch.no_grad():
         frames = encoder(media(layout))

@@ -70,5 +70,5 @@ def _plain(value: Any, shape: Any, at: str) -> list[str]:
         return [line for one in value.values() for line in problems_of(one, arguments[1], f"{at}.*")]
     if shape is type(None):
         return [] if value is None else [f"{at}: not null"]
-    kinds = {float: (int, float), int: int, str: str, bool: bool}.get(shape, shape)
+    kinds: Any = {float: (int, float), int: int, str: str, bool: bool}.get(shape, shape)
     return [] if isinstance(value, kinds) else [f"{at}: {value!r} is not {shape}"]

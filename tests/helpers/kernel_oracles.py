@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -53,9 +54,9 @@ def valued(entries: np.ndarray, dtype: str) -> np.ndarray:
 
 def fractions(values: np.ndarray) -> np.ndarray:
     """The same numbers, as an array of fractions of the same shape."""
-    found = np.empty(np.shape(values), object)
-    found.flat = [Fraction(value) for value in np.ravel(values).tolist()]
-    return found
+    found = np.empty(np.size(values), object)
+    found[:] = [Fraction(value) for value in np.ravel(values).tolist()]
+    return found.reshape(np.shape(values))
 
 
 def like(number: float, array: np.ndarray) -> float | Fraction:
@@ -184,7 +185,8 @@ def agreed(deltas: np.ndarray, taken: np.ndarray, weights: np.ndarray, how: Cons
     top = np.where(taken, weights[:, None] * deltas, 0).sum(axis=0)
     if not isinstance(how, Elect) or how.average == "none":
         return top
-    shares = np.where(taken, weights[:, None] if how.average == "weight" else like(1, deltas), 0).sum(axis=0)
+    share: Any = weights[:, None] if how.average == "weight" else like(1, deltas)
+    shares = np.where(taken, share, 0).sum(axis=0)
     return np.where(shares != 0, top / np.where(shares != 0, shares, 1), 0)
 
 

@@ -43,7 +43,8 @@ def causal(tied: bool = True, dtype: torch.dtype = torch.float32) -> Any:
     config = LlamaConfig(vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
                          num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=32,
                          tie_word_embeddings=tied)  # fmt: skip
-    return LlamaForCausalLM(config).to(dtype).eval()
+    model: Any = LlamaForCausalLM(config)
+    return model.to(dtype).eval()
 
 
 def _embedder(folder: Path) -> Any:
@@ -90,7 +91,7 @@ MAKERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-def opened(kind: type, folder: Path) -> Any:
+def opened(kind: Any, folder: Path) -> Any:
     """A folder as its own library opens it."""
     with without_warnings():
         if hasattr(kind, "encode") or hasattr(kind, "predict"):

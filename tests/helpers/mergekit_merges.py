@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from mergekit_cases import CONFIG, model
@@ -38,7 +39,7 @@ def configuration(dtype: str, method: str) -> str:
 
 
 def main() -> None:
-    found = {}
+    found: dict[str, Any] = {}
     for dtype, method in CASES:
         with tempfile.TemporaryDirectory() as scratch:
             here = Path(scratch)

@@ -43,7 +43,7 @@ def _rank(rank: int, root: str, port: int) -> None:
     from torch.distributed._shard.sharded_tensor import Shard as OldShard
     from torch.distributed._shard.sharded_tensor import init_from_local_shards
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+    from torch.distributed.tensor import Placement, Replicate, Shard, distribute_tensor
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=WORLD)
@@ -55,7 +55,7 @@ def _rank(rank: int, root: str, port: int) -> None:
         name: distribute_tensor(full[name], line, [Shard(1) if place == 2 else Replicate() if place == 3 else Shard(0)])
         for place, name in enumerate(names)
     }
-    ways = [
+    ways: list[list[Placement]] = [
         [Shard(0), Shard(1)], [Replicate(), Shard(0)], [Shard(0), Shard(0)], [Replicate(), Shard(0)],
         [Shard(1), Shard(2)], [Shard(1), Replicate()],
     ]  # fmt: skip

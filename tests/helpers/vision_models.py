@@ -110,7 +110,7 @@ def _qwen(processor_class: str, video_class: str) -> Any:
 
         from taskmerge.embedders.processors import video_processor_class, without_torchvision
 
-        patches = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
+        patches: dict[str, Any] = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2}
         eyes = Qwen2VLImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 256}, **patches)
         films = video_processor_class(video_class)(size={"shortest_edge": 64, "longest_edge": 1024}, **patches)
         made = getattr(transformers, processor_class)

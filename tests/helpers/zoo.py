@@ -30,7 +30,9 @@ TEXT = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-BERT = {key: TEXT[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")} | {
+BERT: dict[str, Any] = {
+    key: TEXT[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+} | {
     "num_attention_heads": 4,
     "max_position_embeddings": 40,
 }
@@ -42,7 +44,7 @@ PICTURE = {
     "image_size": 16,
     "patch_size": 4,
 }
-WHISPER_ENCODER = {
+WHISPER_ENCODER: dict[str, Any] = {
     "num_mel_bins": 8,
     "d_model": 16,
     "encoder_layers": 2,
@@ -140,8 +142,8 @@ class Kind:
     variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     auto: bool = True  # whether AutoModel knows it
 
-    def build(self, class_name: str | None = None, seed: int = 0, variant: str | None = None) -> torch.nn.Module:
-        """A random float32 model in eval mode; the same seed gives the same weights."""
+    def build(self, class_name: str | None = None, seed: int = 0, variant: str | None = None) -> Any:
+        """A random float32 model of transformers in eval mode; the same seed gives the same weights."""
         import transformers
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -158,7 +160,7 @@ class Kind:
         return model.eval()
 
 
-def perturb(model: torch.nn.Module, seed: int, step: float = 0.05) -> torch.nn.Module:
+def perturb(model: Any, seed: int, step: float = 0.05) -> Any:
     """The same model with every parameter and every floating buffer moved: a specialist, in place, and returned.
 
     Bounds of ±inf stay; buffers are stretched, so that variances stay positive.
@@ -173,7 +175,7 @@ def perturb(model: torch.nn.Module, seed: int, step: float = 0.05) -> torch.nn.M
     return model
 
 
-def save(model: torch.nn.Module, folder: Path, dtype: torch.dtype = torch.float32, shard_size: str = "5GB") -> Path:
+def save(model: Any, folder: Path, dtype: torch.dtype = torch.float32, shard_size: str = "5GB") -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)

@@ -4,8 +4,10 @@ other way."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import cycle, product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,7 +33,7 @@ from taskmerge.numbers.randomness import stream_key, uniform_bits
 SHAPE = (23, 31)
 COUNT = 23 * 31
 KEYS = [stream_key(3, name, "layer") for name in ("audio", "image", "video")]
-WAYS = {
+WAYS: dict[str, Any] = {
     "whole": None,
     "trimmed": KeepLargest(0.3),
     "crumbs": KeepLargest(0.4, 0.1),
@@ -47,7 +49,7 @@ WAYS = {
     "mixed": (KeepLargest(0.3), DropRandom(0.5, "l1"), DropByRank(0.5, 0.2)),
     "mixed_with_none": (None, DropByRank(0.4, 0.2, "l1"), KeepLargest(0.6, 0.1)),
 }
-CONSENSUSES = {
+CONSENSUSES: dict[str, Any] = {
     "sum": Sum(),
     "elect": Elect(),
     "mass_count": Elect("mass", "count"),
@@ -61,7 +63,11 @@ def metagpt(gram: np.ndarray) -> np.ndarray:
     return np.diag(gram) / np.trace(gram)
 
 
-MEASURED = {"given": {}, "of_deltas": {"from_gram": metagpt}, "of_models": {"from_gram": metagpt, "gram_of": "models"}}
+MEASURED: dict[str, dict[str, Any]] = {
+    "given": {},
+    "of_deltas": {"from_gram": metagpt},
+    "of_models": {"from_gram": metagpt, "gram_of": "models"},
+}
 DELTAS = {"models": (False,) * 3, "deltas": (True,) * 3, "both": (False, True, False)}
 FORMATS = list(product(sorted(TORCH), repeat=2))
 
@@ -79,7 +85,7 @@ def tensors(dtypes: list[str], are_deltas: tuple[bool, ...], seed: int) -> list[
 
 def programs() -> list[tuple[str, Program, tuple[bool, ...]]]:
     """Every way x consensus x measured x kind of input; what becomes of the base takes turns."""
-    bases = cycle(("added", "weighted", "left_out"))
+    bases: Iterator[Any] = cycle(("added", "weighted", "left_out"))
     return [
         (
             "-".join((way, consensus, measured, kind)),
@@ -171,7 +177,7 @@ def test_everything_is_measured_at_once(device: str) -> None:
     assert alone is not None and alone.lowest is not None
     assert found.lowest == (alone.lowest[0], 0.0, 0.001) and found.highest == (np.inf, np.inf, 0.004)
     assert found.factors[0] == found.factors[2] == 1.0 < found.factors[1]
-    assert found.weights == tuple(metagpt(found.gram))
+    assert found.gram is not None and found.weights == tuple(metagpt(found.gram))
     without = measure(operands[0], operands[1:], program, KEYS, device=device)
     assert without is not None and without.lowest is None and without.weights == found.weights
 
@@ -205,7 +211,8 @@ def test_interpret_takes_measured_numbers_and_refuses_what_it_cannot_use() -> No
 def test_idle_specialists_change_no_bit(consensus: Sum | Elect | Largest) -> None:
     rows = tensors(["BF16"] * 4, DELTAS["models"], 5)
     operands = [operand(row, "BF16", SHAPE) for row in rows]
-    for base in ("added", "weighted", "left_out"):
+    bases: tuple[Any, ...] = ("added", "weighted", "left_out")
+    for base in bases:
         program = Program((0.0, 0.5, 0.0), WAYS["mixed"], consensus, base=base)
         assert program.idle == {0, 2}
         less = program.without(program.idle)
@@ -237,7 +244,8 @@ def test_what_becomes_of_the_base() -> None:
 @pytest.mark.parametrize("device", ["cpu", "cpu:0"])
 @pytest.mark.parametrize("out_dtype", ["BF16", "F64"])
 def test_a_base_left_out_gives_no_negative_zeros_and_no_nan(device: str, out_dtype: str) -> None:
-    base, delta = np.float32([-1.0, np.inf, -0.0, 3.0]), np.float32([0.0, 2.0, -0.0, 1.0])
+    base = np.array([-1.0, np.inf, -0.0, 3.0], np.float32)
+    delta = np.array([0.0, 2.0, -0.0, 1.0], np.float32)
     program = Program((1.0,), base="left_out")
     out, health = run(operand(base, "F32"), [operand(delta, "F32", None, True)], program, (), out_dtype, device=device)
     got = valued(out, out_dtype)

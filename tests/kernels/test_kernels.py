@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -250,7 +251,8 @@ def test_a_model_whose_specialists_have_not_all_tensors(device: str) -> None:
     random = np.random.default_rng(3)
     shapes, present = [(300, 70), (5000,), (40,)], [(True, True), (True, False), (False, True)]
     ways = KeepLargest(0.2, across="model"), KeepLargest(0.4, 0.1, across="model")
-    rows, magnitudes = [], [[], []]
+    rows: list[tuple[Operand, list[Operand | None]]] = []
+    magnitudes: list[list[np.ndarray]] = [[], []]
     for shape, there in zip(shapes, present, strict=True):
         base = stored(random.standard_normal(math.prod(shape)), "BF16")
         columns: list[Operand | None] = []
@@ -316,8 +318,9 @@ def test_mistakes_of_the_caller_are_said() -> None:
         run(base, [base, base], Program((1.0,)), (), "F32")
     with pytest.raises(MergeError, match="0 random keys for 1 specialists"):
         run(base, [base], Program((1.0,), sparsify=DropRandom(0.5)), (), "F32")
+    neither: Any = (None, None)
     with pytest.raises(MergeError, match="2 ways to sparsify for 1 specialists"):
-        run(base, [base], Program((1.0,), sparsify=(None, None)), (), "F32")
+        run(base, [base], Program((1.0,), sparsify=neither), (), "F32")
     for program in (
         Program((1.0,), sparsify=KeepLargest(0.5)),
         Program((1.0,), sparsify=DropRandom(0.5, "l1")),
@@ -346,7 +349,7 @@ def test_bounds_are_widened_to_what_rounds_to_them() -> None:
         assert (low.astype(np.float32) >= bounds).all() and (high.astype(np.float32) <= bounds).all()
         assert (np.nextafter(low, -np.inf).astype(np.float32) < bounds)[1:].all() and low[0] <= 0
         assert (np.nextafter(high, np.inf).astype(np.float32) > bounds).all()
-    assert _most(np.float32([np.inf]))[0] == np.inf
+    assert _most(np.array([np.inf], np.float32))[0] == np.inf
 
 
 @pytest.mark.parametrize(
@@ -358,8 +361,14 @@ def test_ranks_of_16_bit_rows(spread: float, unclear: bool, monkeypatch: pytest.
     base = random.standard_normal(shape).ravel() * 10.0 ** -random.uniform(0, spread, 40 * 4864)
     other = base + random.standard_normal(base.size) * 10.0 ** -random.uniform(0, spread, base.size)
     entries = [stored(base, "BF16"), stored(other, "BF16")]
-    longer, fill = [], CompiledBackend._fill
-    monkeypatch.setattr(CompiledBackend, "_fill", lambda *given: (longer.append(len(given[1])), fill(*given)))
+    longer: list[int] = []
+    fill = CompiledBackend._fill
+
+    def filling(*given: Any) -> None:
+        longer.append(len(given[1]))
+        fill(*given)
+
+    monkeypatch.setattr(CompiledBackend, "_fill", filling)
     program = Program((1.0,), sparsify=DropByRank(0.5, 0.45))
     operands = [operand(array, "BF16", shape) for array in entries]
     out, _ = run(operands[0], operands[1:], program, KEYS[:1], "F32")

@@ -44,8 +44,10 @@ def imports_numba(cache: Path, **environment: str) -> bool:
 
 
 def test_what_is_built_is_loaded_without_numba() -> None:
-    imports_numba(native.cache_folder().parent.parent)
-    assert not imports_numba(native.cache_folder().parent.parent)
+    folder = native.cache_folder()
+    assert folder is not None
+    imports_numba(folder.parent.parent)
+    assert not imports_numba(folder.parent.parent)
 
 
 def test_a_damaged_build_is_not_loaded(tmp_path: Path) -> None:
@@ -82,7 +84,9 @@ def test_preparing_is_announced_once_and_only_where_something_is_built(
     for name in names:
         native.load(name)
     assert told == ["preparing"]
-    built = sorted(path.name.partition("-")[2] for path in native.cache_folder().iterdir())
+    folder = native.cache_folder()
+    assert folder is not None
+    built = sorted(path.name.partition("-")[2] for path in folder.iterdir())
     assert built == ["ranking.chances_of_ranks.o", "ranking.pack_short.o"]
 
 

@@ -90,7 +90,7 @@ def test_precisions_that_differ_are_said(folder: Path) -> None:
 
 
 def test_drift_is_measured_and_said_in_the_precision(folder: Path) -> None:
-    specialist = open_embedder(folder).module
+    specialist: Any = open_embedder(folder).module
     fused = moved(specialist, 0.5)
     found = diagnose_drift(fused, specialist, probes=sounds(10), precision="bfloat16", batch_size=4)
     (drift,) = found.modalities.values()

@@ -168,7 +168,7 @@ def test_layers_that_no_adapter_touches_are_left_alone(tmp_path: Path) -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = torch.randn(parameter.shape, generator=generator)
-        model.save_pretrained(tmp_path / name)
+        model.save_pretrained(str(tmp_path / name))
 
     def recipe(one: float, two: float) -> Any:
         rows = {name: {"model": "base", "adapter": name, "weight": weight}

@@ -108,7 +108,7 @@ def test_what_trimming_kept_is_counted(tmp_path: Path, trim: str) -> None:
         for name in layers:
             own = bar if trim == "model" else np.sort(sizes[name].ravel())
             least = own[-max(1, int(0.25 * own.size))]
-            kept += np.count_nonzero((sizes[name] >= least) & (sizes[name] > 0))
+            kept += int(np.count_nonzero((sizes[name] >= least) & (sizes[name] > 0)))
         share = kept / sum(sizes[name].size for name in layers)
         assert found["kept"]["backbone"][label] == pytest.approx(share, abs=1e-12)
     assert set(found["kept"]) == {"backbone", "embeddings"}

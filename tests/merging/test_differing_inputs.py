@@ -224,7 +224,7 @@ def test_two_foreign_towers_at_once(tmp_path: Path) -> None:
     base = zoo.save(base_model, tmp_path / "base")
     state = load_file(base / "model.safetensors")
     config = json.loads((base / "config.json").read_text())
-    folders = {}
+    folders: dict[str, Any] = {}
     for name, layout in {"ears": foreign.BY_NAME["nameless ears"], "eyes": foreign.BY_NAME["nameless eyes"]}.items():
         folders[name] = tmp_path / name
         folders[name].mkdir()

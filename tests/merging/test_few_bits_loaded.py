@@ -65,7 +65,8 @@ def merged_and_run(
     logits = {}
     for name in ("base", "out"):
         with torch.no_grad():
-            loaded, told = AutoModelForCausalLM.from_pretrained(folder / name, output_loading_info=True)
+            opened: Any = AutoModelForCausalLM.from_pretrained(folder / name, output_loading_info=True)
+            loaded, told = opened
             assert not any(told.values()), told
             logits[name] = loaded(torch.arange(12)[None]).logits
     assert torch.isfinite(logits["out"]).all() and not torch.equal(logits["base"], logits["out"])

@@ -42,7 +42,7 @@ def write(folder: Path, tensors: dict[str, torch.Tensor], config: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[nn.Module, Path, dict[str, Any]]]:
+def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Path, dict[str, Any]]]:
     """Name -> a live model, its folder, its config."""
     root = tmp_path_factory.mktemp("bases")
     found = {}
@@ -71,7 +71,7 @@ def fused(base: Path, audio: Path, out: Path, **extra: Any) -> merging.Plan:
 
 def together(base: nn.Module, moved: nn.Module, layout: foreign.Foreign) -> torch.Tensor:
     """The forward of the parts put together by hand: b + w (s - b) in float64, the owner's encoder and projector."""
-    middle = copy.deepcopy(base)
+    middle: Any = copy.deepcopy(base)
     with torch.no_grad():
         theirs = dict(moved.named_parameters())
         for name, parameter in middle.named_parameters():
@@ -80,7 +80,7 @@ def together(base: nn.Module, moved: nn.Module, layout: foreign.Foreign) -> torc
     return foreign.hear_and_read(middle.base_model, *layout.parts(), layout)
 
 
-def loaded(out: Path, base: nn.Module, layout: foreign.Foreign, prefix: str) -> torch.Tensor:
+def loaded(out: Path, base: Any, layout: foreign.Foreign, prefix: str) -> torch.Tensor:
     """The forward of the folder's tensors in the owner's class. prefix: what stands before the base's own names."""
     tensors = load_file(out / "model.safetensors")
     backbone, (encoder, projector) = copy.deepcopy(base), layout.parts(seed=9)

@@ -85,7 +85,7 @@ def test_a_lora_that_sees_and_a_graft_that_hears(tmp_path: Path) -> None:
     name = "Qwen3-VL"
     base = vision_model(name, tmp_path / "base")
     torch.manual_seed(0)
-    wrapped = get_peft_model(headed(name, base), LoraConfig(r=2, target_modules=["q_proj", "v_proj", "qkv"]))
+    wrapped: Any = get_peft_model(headed(name, base), LoraConfig(r=2, target_modules=["q_proj", "v_proj", "qkv"]))
     with torch.no_grad():
         for place, parameter in wrapped.named_parameters():
             if "lora_B" in place:

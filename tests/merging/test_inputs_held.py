@@ -237,18 +237,23 @@ def test_a_finished_file_that_is_no_longer_so_is_made_again(
     assert digests(interrupted / "out") == undisturbed
 
 
+def folder_instead(folder: Path) -> None:
+    (folder / FIRST).unlink()
+    (folder / FIRST).mkdir()
+
+
+def link_instead(folder: Path) -> None:
+    (folder / FIRST).rename(folder.parent / "away")
+    (folder / FIRST).symlink_to("../away")
+
+
 STRANGE: dict[str, tuple[Change, str]] = {
     "a file": (lambda folder: (folder / "notes.txt").write_text("mine"), "notes.txt"),
     "weights": (lambda folder: shutil.copy(folder / FIRST, folder / "adapter_model.safetensors"), "adapter_model"),
     "code": (lambda folder: (folder / "modeling_own.py").write_text("x"), "modeling_own.py"),
     "a folder": (lambda folder: (folder / "1_Pooling").mkdir(), r"1_Pooling \(a folder\)"),
-    "a folder in place of a file": (
-        lambda folder: ((folder / FIRST).unlink(), (folder / FIRST).mkdir()), rf"{FIRST} \(a folder\)",
-    ),
-    "a link in place of a file": (
-        lambda folder: ((folder / FIRST).rename(folder.parent / "away"), (folder / FIRST).symlink_to("../away")),
-        FIRST,
-    ),
+    "a folder in place of a file": (folder_instead, rf"{FIRST} \(a folder\)"),
+    "a link in place of a file": (link_instead, FIRST),
 }  # fmt: skip
 
 

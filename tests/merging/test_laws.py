@@ -138,7 +138,7 @@ class Merge:
                 save_file(tensors, where / "model.safetensors")
                 continue
             names = list(tensors)
-            weight_map = {}
+            weight_map: dict[str, str] = {}
             for part, own in enumerate((names[::2], names[1::2]), 1):
                 file = f"model-{part:05d}-of-00002.safetensors"
                 save_file({name: tensors[name] for name in own}, where / file)
@@ -159,7 +159,8 @@ class Merge:
         where.mkdir()
         config = {"peft_type": "LORA", "r": 2, "lora_alpha": 3, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
         (where / "adapter_config.json").write_text(json.dumps(config))
-        self.factors, stored = {}, {}
+        self.factors: dict[str, np.ndarray] = {}
+        stored: dict[str, torch.Tensor] = {}
         for name in QUERY:
             module = "base_model.model." + name.removesuffix(".weight")
             down, up = (torch.from_numpy(self.draw.standard_normal(shape)).float() for shape in ((2, 6), (6, 2)))
@@ -171,7 +172,7 @@ class Merge:
 
     def said(self) -> dict[str, Any]:
         row = self.row
-        own = dict(zip(self.labels, (0.3, 0.5, 0.8), strict=False))
+        own: dict[str, Any] = dict(zip(self.labels, (0.3, 0.5, 0.8), strict=False))
         merge: dict[str, Any] = {"method": row["method"]}
         if row["method"] == "linear (sum)":
             merge = {"method": "linear", "normalize": False}

@@ -26,7 +26,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "dare_ties": {"density": 0.5},
     "iso_c": {},
 }
-WEIGHTS = {"one": 0.5, "two": [0.25, 0.75]}
+WEIGHTS: dict[str, Any] = {"one": 0.5, "two": [0.25, 0.75]}
 
 
 def held(module: nn.Module) -> dict[str, torch.Tensor]:
@@ -59,7 +59,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_live_result_has_the_bits_of_the_folders(kind: str, method: str, models: Any, tmp_path: Path) -> None:
     base, one, two, room = models(kind)
     before = [held(module) for module in (base, one, two)]
-    config = copy.deepcopy(getattr(base, "config", None))
+    config: Any = copy.deepcopy(getattr(base, "config", None))
     with without_warnings():
         live = fuse(base, {"one": one, "two": room / "two"}, method, weights=WEIGHTS, seed=3, **METHODS[method])
     folders = {name: str(room / name) for name in ("one", "two")}
@@ -309,7 +309,8 @@ def test_a_network_of_no_library_takes_nothing_in(tmp_path: Path) -> None:
 def test_wrappers_are_taken_off(models: Any) -> None:
     base, one, two, _ = models("tied")
     expected = fuse(base, {"one": one, "two": two}, weights=0.5)
-    wrapped = fuse(torch.compile(base), {"one": nn.DataParallel(one), "two": torch.compile(two)}, weights=0.5)
+    compiled: tuple[Any, Any] = torch.compile(base), torch.compile(two)  # modules, which torch types as functions
+    wrapped = fuse(compiled[0], {"one": nn.DataParallel(one), "two": compiled[1]}, weights=0.5)
     assert type(wrapped) is type(base)
     check_same(wrapped, expected)
     inside = copy.deepcopy(one)

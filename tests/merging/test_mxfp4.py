@@ -126,7 +126,8 @@ def test_loaded_and_run_by_transformers(tmp_path: Path) -> None:
     assert changed and all("layers.1.mlp.experts" in name for name in changed)
     logits = {}
     for name in ("base", "out"):
-        loaded, told = AutoModelForCausalLM.from_pretrained(tmp_path / name, output_loading_info=True)
+        opened: Any = AutoModelForCausalLM.from_pretrained(tmp_path / name, output_loading_info=True)
+        loaded, told = opened
         assert not any(told.values()), told
         with torch.no_grad():
             logits[name] = loaded(torch.arange(12)[None]).logits

@@ -22,7 +22,7 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
 
 
-def taskmerge(*words: object, kill: bool = False, **more: str) -> subprocess.CompletedProcess[str]:
+def taskmerge(*words: object, kill: bool = False, **more: Any) -> subprocess.CompletedProcess[str]:
     """A command in a process of its own; kill: SIGKILL for one of its Ray workers at a time, as long as it runs."""
     paths = os.pathsep.join([*sys.path, environment()["PYTHONPATH"]])
     env = {**environment(), **more, "PYTHONPATH": paths, "RAY_DISABLE_IMPORT_WARNING": "1"}
@@ -63,18 +63,19 @@ def test_a_cluster_writes_what_one_process_writes(kill: bool, tmp_path: Path) ->
     run(tmp_path)
     with serving() as server:
         recipe = in_store(server, tmp_path)
+        more: dict[str, Any] = dict(server.environment)
         if kill:
             server.fault = lambda method, key: "slow" if key.startswith("bucket/out/model") else None
-        done = taskmerge("fuse", recipe, "--out", "s3://bucket/out", "--on", "ray", kill=kill, **server.environment)
+        done = taskmerge("fuse", recipe, "--out", "s3://bucket/out", "--on", "ray", kill=kill, **more)
         assert done.returncode == 0, done.stderr
         assert weights(server) == local_weights(digests(tmp_path / "out"))
         if not kill:
-            done = taskmerge("verify", "s3://bucket/out", "--on", "ray", **server.environment)
+            done = taskmerge("verify", "s3://bucket/out", "--on", "ray", **more)
             assert done.returncode == 0, done.stderr + done.stdout
             assert "as recorded" in done.stderr
             key = "bucket/out/model-00003-of-00005.safetensors"
             server.put(key, server.objects[key].data[:-1] + b"\1")
-            done = taskmerge("verify", "s3://bucket/out", "--on", "ray", **server.environment)
+            done = taskmerge("verify", "s3://bucket/out", "--on", "ray", **more)
             assert done.returncode == 1 and "model-00003" in done.stdout
     forget()
 

@@ -111,7 +111,7 @@ def test_what_only_the_run_has_is_written_in_its_own_format(tmp_path: Path) -> N
     np.testing.assert_array_equal(decode(fused.read(extra), "BF16"), np.full(4, 1.5))
 
 
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "nothing is named so": ({"model": "run/ckpt-*"}, "no folder or file matches 'run/ckpt-*'"),
     "too few": ({"model": "run/checkpoint-*", "last": 9}, "last: 9, but there are 4 checkpoints"),
     "last without a pattern": ({"model": "run/checkpoint-9", "last": 2}, "last: 2 needs a pattern of checkpoints"),

@@ -48,6 +48,13 @@ def whole(job: Job, **options: Any) -> None:
     execute(job.plan, job.recipe, job.out, **options)
 
 
+def folder_of(uri: str) -> Path:
+    """The folder of this disk that stands for one in a store."""
+    place = locate(uri)
+    assert isinstance(place, Path)
+    return place
+
+
 def test_from_a_store_to_a_store_and_back(server: S3, tmp_path: Path) -> None:
     prepare(tmp_path, layers=5, size=48)
     run(tmp_path)
@@ -65,12 +72,12 @@ def test_from_a_store_to_a_store_and_back(server: S3, tmp_path: Path) -> None:
     local = open_stored(tmp_path / "out")
     for name in local.tensors:
         assert again.read(name).tobytes() == local.read(name).tobytes()
-    found = verified(locate("s3://bucket/out"), recipe_folder=tmp_path)
+    found = verified(folder_of("s3://bucket/out"), recipe_folder=tmp_path)
     assert not found.differences
     key = "bucket/out/model-00002-of-00005.safetensors"
     server.put(key, server.objects[key].data[:-1] + b"\1")
     forget()
-    found = verified(locate("s3://bucket/out"), recipe_folder=tmp_path)
+    found = verified(folder_of("s3://bucket/out"), recipe_folder=tmp_path)
     assert any("sha256 is not the recorded one" in line for line in found.differences)
     assert any("entries differ" in line for line in found.differences)
 
@@ -187,7 +194,7 @@ def test_two_writers_do_not_meet(server: S3, tmp_path: Path) -> None:
     prepare(tmp_path, layers=3, size=64)
     recipe = in_store(server, tmp_path)
     job, other = store_job(recipe), store_job(recipe)
-    met = []
+    met: list[pytest.ExceptionInfo[OutputError]] = []
 
     def second(_: int) -> None:
         if not met:

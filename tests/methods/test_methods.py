@@ -24,8 +24,8 @@ from taskmerge.methods.weighting import metagpt_weights, weighed_by_metagpt
 from taskmerge.numbers.randomness import stream_key, uniform_bits
 
 SHAPES = [(), (0,), (1,), (7,), (5, 3), (3, 0), (1, 6), (2, 3, 3, 3)]
-SELECTIVE = [{"elect": "mass"}, {"elect": "count"}, {"average": "count"}, {"average": "none"}]
-RESCALED = [{"rescale": "l1"}, {"rescale": "none"}, {"density": 1.0}, {"density": 0.1}]
+SELECTIVE: list[dict[str, Any]] = [{"elect": "mass"}, {"elect": "count"}, {"average": "count"}, {"average": "none"}]
+RESCALED: list[dict[str, Any]] = [{"rescale": "l1"}, {"rescale": "none"}, {"density": 1.0}, {"density": 0.1}]
 
 
 @dataclass(frozen=True)
@@ -167,8 +167,8 @@ def merged(
 def exactly(row: Row, given: Inputs, options: Mapping[str, Any]) -> np.ndarray:
     """`expected`, in fractions; a 0-d tensor as one of one entry."""
     shape = given.base.shape or (1,)
-    arrays = given.deltas.reshape(-1, *shape), given.weights, given.base.reshape(shape)
-    return expected(row, Inputs(*map(fractions, arrays), given.bits.reshape(-1, *shape)), options)
+    deltas, weights, base = map(fractions, (given.deltas.reshape(-1, *shape), given.weights, given.base.reshape(shape)))
+    return expected(row, Inputs(deltas, weights, base, given.bits.reshape(-1, *shape)), options)
 
 
 def expected(row: Row, given: Inputs, options: Mapping[str, Any]) -> np.ndarray:

@@ -52,7 +52,9 @@ def test_a_signalling_nan_is_a_nan_like_others(bits: int, storage: str, dtype: s
     """No warning of NumPy's, which would reach the terminal."""
     import warnings
 
-    stored = np.array([bits], storage).view(DTYPES[dtype].storage)
+    kept = DTYPES[dtype].storage
+    assert kept is not None
+    stored = np.array([bits], storage).view(kept)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert np.isnan(decode(stored, dtype)).all()

@@ -106,9 +106,12 @@ def test_verify_sees_a_frozen_tensor_that_moved(finished: Path) -> None:
 
 def test_push_takes_every_model(finished: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     pushed: list[str] = []
-    monkeypatch.setattr(
-        "taskmerge.checkpoints.hub.upload", lambda folder, *_, **__: pushed.append(folder.name) or "address"
-    )
+
+    def upload(folder: Path, *_: Any, **__: Any) -> str:
+        pushed.append(folder.name)
+        return "address"
+
+    monkeypatch.setattr("taskmerge.checkpoints.hub.upload", upload)
     for name in MODELS:
         assert command("push", finished / name, "owner/name").code == 0, name
     (finished / "fused" / "README.md").write_text("# My own words")

@@ -169,7 +169,7 @@ def test_base_and_specialists_from_the_hub(project: Path, monkeypatch: pytest.Mo
     ],
 )
 def test_models_that_are_not_there_are_told_before_anything_runs(
-    project: Path, change: tuple[str, str], stages: dict[str, str], what: str
+    project: Path, change: tuple[str, str], stages: dict[str, Any], what: str
 ) -> None:
     said: list[str] = []
     with pytest.raises(RecipeError, match=what):

@@ -53,7 +53,7 @@ def test_a_graft_is_copied_and_its_drift_prepared(family: Path) -> None:
     )
     said = loads(found.text, "proposed", family)
     assert list(said.specialists) == ["my_documents", "audio"]
-    assert dict(said.copy) == {"audio": ("audio_encoder", "audio_projector")}
+    assert said.copy is not None and dict(said.copy) == {"audio": ("audio_encoder", "audio_projector")}
     copied = {step.info.name for step in found.plan.steps if step.action == "copy"}
     assert copied == {name for name in foreign.BY_NAME["issue"].tensors({}) if name}
     whole = loads(uncommented(found.text), "proposed", family)
@@ -66,7 +66,8 @@ def test_without_a_graft_there_is_nothing_to_drift(family: Path) -> None:
     found = propose(str(family / "base"), [f"d={family / 'models/my-documents'}"], family)
     assert "drift:" not in found.text and "copy:" not in found.text
     whole = loads(uncommented(found.text), "proposed", family)
-    assert whole.specialists["d"].weight == 1.0 and list(whole.evaluate.retrieval) == ["d"]
+    assert whole.specialists["d"].weight == 1.0
+    assert whole.evaluate is not None and list(whole.evaluate.retrieval) == ["d"]
 
 
 def test_paths_are_written_as_the_recipe_sees_them(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:

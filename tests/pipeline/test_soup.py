@@ -46,7 +46,7 @@ def test_checkpoints_that_are_adapters(tmp_path: Path, command: Command) -> None
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = torch.randn(parameter.shape, generator=generator)
-        model.save_pretrained(tmp_path / f"checkpoint-{step}")
+        model.save_pretrained(str(tmp_path / f"checkpoint-{step}"))
         zoo.save(model.merge_and_unload(), tmp_path / f"merged-{step}")
     alone = command("soup", tmp_path / "checkpoint-*", "--out", tmp_path / "out")
     assert alone.code == 2 and "give the model that it is for: --base MODEL" in alone.err

@@ -212,7 +212,7 @@ def some_value(kind: Any) -> Any:
         return {"audio": some_value(kind.entry)}
     if isinstance(kind, OneOf):
         return kind.choices[0]
-    simple = {Flag: False, EntryOf: "audio", Size: "1GB"}
+    simple: dict[Any, Any] = {Flag: False, EntryOf: "audio", Size: "1GB"}
     return simple.get(type(kind), "text")
 
 

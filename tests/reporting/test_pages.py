@@ -272,7 +272,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Every kind of block, with names as long as names get."""
     rng = np.random.default_rng(0)
     plane = [Moved(f"item {n}", tuple(rng.normal(size=2)), tuple(rng.normal(size=2))) for n in range(30)]
-    blocks = [
+    blocks: list[Any] = [
         Banner("bad", LONG, LONG, [f"taskmerge fuse /{LONG}/recipe.yaml"]),
         Table(LONG, ["variant", *[f"set {n}" for n in range(12)]], [[LONG, *["0.123"] * 12]], LONG),
         Table("words", ["item", "text"], [[LONG, LONG]], words=True),

@@ -54,6 +54,7 @@ def test_a_network_of_ones_own_goes_where_its_score_is_highest(models: dict[str,
 
     found = search(models, near, model=copy.deepcopy(models["base"]), vary={"specialists.*.weight": [0.0, 1.0]},
                    trials=25, sensitivity=0)  # fmt: skip
+    assert found.best is not None and found.recipe is not None
     assert found.best.values["specialists.law.weight"] == pytest.approx(0.3, abs=0.06)
     assert found.best.values["specialists.code.weight"] == pytest.approx(0.8, abs=0.06)
     assert all(torch.equal(value, kept[name]) for name, value in models["base"].state_dict().items())
@@ -68,6 +69,7 @@ def test_numbers_by_name_and_a_second_objective_to_confirm(models: dict[str, tor
     found = search(models, scores, model=copy.deepcopy(models["base"]), vary={"specialists.*.weight": [0.0, 1.0]},
                    maximize=["accuracy", "size"], confirm=scores, trials=4)  # fmt: skip
     assert found.objectives == ("accuracy", "size") and all(len(point.results) == 2 for point in found.front)
+    assert found.best is not None
     assert found.confirmed[0].scores["accuracy"] == pytest.approx(found.best.scores["accuracy"])
 
 
@@ -115,6 +117,7 @@ def test_trials_that_are_worse_are_stopped_early(tmp_path: Path) -> None:
     assert stopped and "were stopped early" in " ".join(found.notes)
     again = search(recipe, vary={"specialists.*.weight": [0.0, 30.0]}, trials=6, sensitivity=0, sampler="random",
                    prune=False, out=tmp_path / "whole")  # fmt: skip
+    assert again.best is not None
     whole = {tuple(point.values.items()): point for point in again.points}
     for point in stopped:
         assert whole[tuple(point.values.items())].results < again.best.results

@@ -79,12 +79,22 @@ def test_only_what_moved_runs_again(project: Path, tmp_path: Path, monkeypatch: 
     """Encoders run once; a projector that moves leaves texts; nothing that moves leaves all."""
     encoded: list[int] = []
     encode = OmniEmbedder.encode_media
-    monkeypatch.setattr(OmniEmbedder, "encode_media", lambda self, *rest: encoded.append(1) or encode(self, *rest))
+
+    def encoding(self: OmniEmbedder, *rest: Any) -> Any:
+        encoded.append(1)
+        return encode(self, *rest)
+
+    monkeypatch.setattr(OmniEmbedder, "encode_media", encoding)
     _, live, scorer = scorer_of(project, tmp_path / "start")
     embedded: list[tuple[str, ...]] = []
-    model = type(live.model)
+    model: Any = type(live.model)
     embed = model.embed
-    monkeypatch.setattr(model, "embed", lambda self, given: embedded.append(tuple(given)) or embed(self, given))
+
+    def embedding(self: Any, given: Any) -> Any:
+        embedded.append(tuple(given))
+        return embed(self, given)
+
+    monkeypatch.setattr(model, "embed", embedding)
 
     def runs(names: list[str]) -> int:
         embedded.clear()

@@ -333,6 +333,7 @@ def test_without_pairs_of_its_own_a_third_is_kept_back(tmp_path: Path) -> None:
     said: list[str] = []
     found = search(new_project(tmp_path, text, count=60), say=said.append, trials=2)
     assert any("a third of each set is reserved to confirm the best: law 40 and 20" in line for line in said)
+    assert found.best is not None
     assert found.confirmed and found.confirmed[0].point == found.best.name
 
 

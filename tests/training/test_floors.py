@@ -47,8 +47,8 @@ def confused(pairs: Pairs) -> Pairs:
 
 
 def rehearsed(hearing: Path, folder: Path, **options: Any) -> Any:
-    data = {"audio": confused(read_pairs(tones(folder / "train", 6, seed=2))), "image": shades(24)}
-    held = {"audio": tones(folder / "held", 4, seed=5), "image": shades(4, seed=1)}
+    data: dict[str, Any] = {"audio": confused(read_pairs(tones(folder / "train", 6, seed=2))), "image": shades(24)}
+    held: dict[str, Any] = {"audio": tones(folder / "held", 4, seed=5), "image": shades(4, seed=1)}
     return rehearse(hearing, data, TRAIN, SETTINGS, held_out=held, out=folder / "out", **options)
 
 
@@ -77,8 +77,8 @@ def test_a_modality_that_may_fall_does_and_is_told(hearing: Path, tmp_path: Path
 
 
 def test_targets_are_what_the_specialists_score(hearing: Path, tmp_path: Path) -> None:
-    data = {"audio": tones(tmp_path / "train", 6, seed=2), "image": shades(24)}
-    held = {"audio": tones(tmp_path / "held", 4, seed=5), "image": shades(4, seed=1)}
+    data: dict[str, Any] = {"audio": tones(tmp_path / "train", 6, seed=2), "image": shades(24)}
+    held: dict[str, Any] = {"audio": tones(tmp_path / "held", 4, seed=5), "image": shades(4, seed=1)}
     settings = replace(SETTINGS, steps=4, evaluate_every=2, adaptive=True)
     report = rehearse(hearing, data, TRAIN, settings, held_out=held, specialists={"audio": hearing})
     assert report.targets == {"audio": pytest.approx(report.before["audio_mrr"])}

@@ -132,7 +132,7 @@ def test_batches_are_drawn_by_what_is_missing() -> None:
         return [1.0, 9.0] if draw < 500 else [9.0, 1.0]
 
     sampler = balanced_sampler(draw_probabilities([1, 1], 1.0, [1.0, 1.0]), [None, None], 1000, 1, 1, follows)
-    own = sampler.__new__(sampler)
+    own: Any = sampler.__new__(sampler)
     own.dataset, own.seed, own.epoch = SimpleNamespace(datasets=[range(40), range(40)]), 0, 0
     drawn = np.array([batch[0] >= 40 for batch in own])
     assert 0.85 < drawn[:500].mean() < 0.95 and 0.05 < drawn[500:].mean() < 0.15

@@ -52,22 +52,22 @@ def outcome(loss: nn.Module, model: Toy, given: list[dict[str, Tensor]], labels:
     model.zero_grad()
     value = loss([dict(column) for column in given], labels)
     value.backward()
-    return value.detach(), torch.cat([parameter.grad.reshape(-1) for parameter in model.parameters()])
+    gradients = [parameter.grad.reshape(-1) for parameter in model.parameters() if parameter.grad is not None]
+    assert len(gradients) == len(list(model.parameters()))
+    return value.detach(), torch.cat(gradients)
 
 
 def theirs(model: Toy, dimensions: tuple[int, ...]) -> nn.Module:
     """Both directions of sentence-transformers' ranking loss, at every length."""
+    network: Any = model  # it has what the losses call
     both: Any = ("query_to_doc", "doc_to_query")
     plain = MultipleNegativesRankingLoss(
-        model,
-        scale=1 / TEMPERATURE,
-        directions=both,
-        partition_mode="per_direction",  # type: ignore[arg-type]
+        network, scale=1 / TEMPERATURE, directions=both, partition_mode="per_direction"
     )
     if not dimensions:
         return plain
     lengths = [WIDTH, *dimensions]
-    return MatryoshkaLoss(model, plain, lengths, [1 / len(lengths)] * len(lengths))  # type: ignore[arg-type]
+    return MatryoshkaLoss(network, plain, lengths, [1 / len(lengths)] * len(lengths))
 
 
 @FORMATS

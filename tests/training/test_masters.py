@@ -151,7 +151,7 @@ def test_what_float32_or_frozen_models_hold_is_not_touched() -> None:
 @pytest.mark.parametrize(
     ("how", "trained"),
     [({}, ["audio_projector.*.weight"]), ({"bf16": True}, ["audio_projector"]), ({"input_noise": 0.1}, ["audio_*"]),
-     ({"lora": LoraSettings(rank=2, components=["audio_projector"])}, ["audio_projector"]),
+     ({"lora": LoraSettings(rank=2, components=("audio_projector",))}, ["audio_projector"]),
      ({"input_noise": 0.1}, ["audio_projector"])],
 )  # fmt: skip
 def test_a_half_precision_model_is_trained(how: dict[str, Any], trained: list[str], tmp_path: Path) -> None:

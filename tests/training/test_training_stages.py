@@ -77,7 +77,7 @@ def test_recovery_of_what_cannot_get_better_leaves_it(start: Path, sounds: dict[
 
 
 def test_early_stopping_keeps_the_best_checkpoint(start: Path, sounds: dict[str, Path]) -> None:
-    model = open_embedder(start).module
+    model: Any = open_embedder(start).module
     settings = TrainingSettings(steps=400, batch_size=8, learning_rate=3e-3, warmup=4, evaluate_every=10, patience=2)
     report = recover(model, sounds["train"], ["audio_projector"], settings, held_out=sounds["held_out"])
     assert report.steps < 400
@@ -108,11 +108,12 @@ def test_gradient_cache_gives_the_gradients_of_the_whole_batch(start: Path, soun
 
     found = []
     for cache in (None, 2):
-        model = open_embedder(start).module
+        model: Any = open_embedder(start).module
         settings = replace(FAST, steps=3, warmup=0, gradient_cache=cache, learning_rate=1e-3)
         specialize(model, sounds["train"], ["backbone.encoder.*", "audio_projector"], settings)
         found.append(torch.cat([parameter.detach().flatten() for parameter in model[0].parameters()]))
-    before = torch.cat([parameter.detach().flatten() for parameter in open_embedder(start).module[0].parameters()])
+    untrained: Any = open_embedder(start).module
+    before = torch.cat([parameter.detach().flatten() for parameter in untrained[0].parameters()])
     assert (found[0] - before).abs().max() > 1e-3
     torch.testing.assert_close(found[0], found[1], atol=1e-4, rtol=0)
 
@@ -126,7 +127,8 @@ def test_recovery_with_a_gradient_cache_embeds_no_more_at_once_and_has_the_same_
     from taskmerge.training.losses import LossSettings, against_bank
 
     embedder = open_embedder(start)
-    model, trained = embedder.module, trainable(embedder)
+    model: Any = embedder.module
+    trained = trainable(embedder)
     features = model.preprocess([tone(200.0 * number) for number in range(1, 9)])
     bank = torch.nn.functional.normalize(torch.randn(5, 32, generator=torch.Generator().manual_seed(0)), dim=-1)
     held = Bank(bank.numpy(), {})
@@ -150,7 +152,7 @@ def test_the_seed_alone_decides_what_lora_becomes(start: Path, sounds: dict[str,
     found = []
     for state in (1, 2):  # a new process starts with another state each time
         torch.manual_seed(state)
-        model = open_embedder(start).module
+        model: Any = open_embedder(start).module
         specialize(model, sounds["train"], ["backbone.encoder.*"], settings)
         found.append(torch.cat([parameter.detach().flatten() for parameter in model[0].parameters()]))
     assert torch.equal(*found)
@@ -159,10 +161,10 @@ def test_the_seed_alone_decides_what_lora_becomes(start: Path, sounds: dict[str,
 def test_a_model_trained_in_bfloat16_computes_in_its_own_precision(start: Path, sounds: dict[str, Path]) -> None:
     from dataclasses import replace
 
-    model = open_embedder(start).module
+    model: Any = open_embedder(start).module
     report = recover(model, sounds["train"], settings=replace(FAST, bf16=True), held_out=sounds["held_out"])
     assert report.kept
-    fresh = open_embedder(start).module
+    fresh: Any = open_embedder(start).module
     fresh[0].load_state_dict(model[0].state_dict())
     items = [tone(440), "a dog"]
     np.testing.assert_array_equal(model.encode(items), fresh.encode(items))
@@ -172,12 +174,13 @@ def test_rehearsal_learns_every_modality_in_balance(start: Path, sounds: dict[st
     settings = TrainingSettings(
         steps=60, batch_size=8, learning_rate=3e-3, warmup=4, evaluate_every=30, temperature=0.1, balance=1e6
     )
+    held: dict[str, Any] = {"audio": sounds["held_out"], "image": shades(2, seed=1)}
     report = rehearse(
         start,
         {"audio": sounds["train"], "image": shades(24)},
         ["backbone.encoder.*", "vision_*", "audio_projector"],
         settings,
-        held_out={"audio": sounds["held_out"], "image": shades(2, seed=1)},
+        held_out=held,
         out=tmp_path / "out",
     )
     for modality in ("audio", "image"):
@@ -199,7 +202,7 @@ def test_a_stopped_run_resumes_and_ends_the_same(start: Path, sounds: dict[str, 
                 control.should_training_stop = True
 
     def run(name: str, stop: bool, **changes: Any) -> dict[str, torch.Tensor]:
-        model = open_embedder(start).module
+        model: Any = open_embedder(start).module
         build = home.build_trainer
 
         def stopping(*args: Any, **kwargs: Any) -> Any:

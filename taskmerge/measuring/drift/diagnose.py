@@ -52,19 +52,34 @@ def diagnose_drift(
     prompts: PromptSource = None,
     trained_on: PairSets | None = None,
 ) -> DriftReport:
-    """Measure what fusing did to what the specialist could do, and judge it.
+    """Measure what fusing changed in a specialist's abilities, and judge the change.
 
-    fused, specialist: what `open_embedder` takes.  base: the same, or `StateDict`; for the forecast alone, may be
-    missing.  probes: what `read_pairs` takes; may be missing when base is given: then there is only a
-    forecast.  For several grafted projectors hand in `specialist` and `probes` as {name: …} with the same names.
-    limit: the R@1 drop that matters.  references: models that did not drift, such as the specialist trained from
-    another seed; they widen the null band beyond the specialist's own twin in another precision. With several
-    specialists: {name: references}.  batch_size: probes that run at once.  precision: what models are run in; default:
-    each one's own.  prompts: instead of the models' own, see `Embedder.prompted`; items are embedded as queries, texts
-    as documents.  trained_on: pairs that the specialist was trained on, so that probes which are among them are told;
-    with several specialists: {name: pairs}.
+    Args:
+        fused: what `open_embedder` takes.
+        specialist: the same; {name: model} for several grafted projectors.
+        base: the same, or a `StateDict`; only for the forecast, may be missing.
+        probes: what `read_pairs` takes, {name: pairs} for several specialists, with the same names. May be missing if
+            `base` is given: then there is only a forecast.
+        limit: the drop of R@1 that matters, 0 to 1.
+        references: models that did not drift, such as the specialist trained from another seed; {name: models} for
+            several specialists. They widen the null band, which otherwise comes from the specialist in another
+            precision.
+        batch_size: probes that run at once.
+        components: component -> patterns of tensor names, where the names and the config do not decide it.
+        device: where the models run; default: the CPU for a path, else where the model is.
+        precision: what the models run in; default: their own.
+        prompts: in place of the models' own, see `Embedder.prompted`. Items are queries, texts are documents.
+        trained_on: pairs that the specialist was trained on, {name: pairs} for several specialists. The report lists
+            probes that are among them.
 
-    Raises UsageError, before any model is run, with everything wrong about the probes.
+    Returns:
+        The verdict, statistics and forecast of each modality.
+
+    Raises:
+        UsageError: with all problems of the probes, before any model runs.
+
+    Source:
+        Projector drift of Conan-embedding-v3 (arXiv 2606.09331).
     """
     device = device_or_default(device)
     specialists, sets = _by_name(specialist, probes)

@@ -44,11 +44,19 @@ class Comparison(Shown, dict[str, Any]):
 
 
 def compare_task_vectors(base: Source, specialists: Mapping[str, Source]) -> Comparison:
-    """Norms (absolute, and relative to the base's over the same tensors), cosines, sign conflicts, norms by layer.
+    """Compute norms (absolute and relative to the base's), cosines, sign conflicts, and norms by layer of task vectors.
 
-    Returns plain tables for JSON: "norms" name -> [norm, relative], "cosine" and "sign_conflict" name -> name ->
-    number, "by_layer" layer -> name -> norm, "warnings" what their configs say otherwise than the base's. Raises
-    UsageError for fewer than one specialist.
+    Args:
+        base: what `Checkpoint.open` takes.
+        specialists: name -> the same.
+
+    Returns:
+        Plain tables for JSON: "norms" name -> [norm, relative to the base over the same tensors], "cosine" and
+        "sign_conflict" name -> name -> number, "by_layer" layer -> name -> norm, and "warnings": settings in which the
+        configs differ from the base's.
+
+    Raises:
+        UsageError: without a specialist.
 
     >>> models = {name: {"w": torch.tensor(values)} for name, values in (("a", [1.0, 2.0]), ("b", [2.0, -1.0]))}
     >>> found = compare_task_vectors({"w": torch.zeros(2)}, models)

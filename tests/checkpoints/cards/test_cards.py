@@ -71,11 +71,11 @@ def _sentence(kind: str) -> Callable[[Path], None]:
             from transformers import BertForMaskedLM
 
             BertForMaskedLM.from_pretrained(inside).save_pretrained(inside)
-            modules = [MLMTransformer(str(inside)), SpladePooling("max")]
-            library.SparseEncoder(modules=modules, device="cpu").save_pretrained(str(folder))
+            parts: list[Any] = [MLMTransformer(str(inside)), SpladePooling("max")]
+            library.SparseEncoder(modules=parts, device="cpu").save_pretrained(str(folder))
         else:
-            modules = [Transformer(str(inside)), Pooling(32, "mean")]
-            library.SentenceTransformer(modules=modules, device="cpu").save_pretrained(str(folder))
+            parts = [Transformer(str(inside)), Pooling(32, "mean")]
+            library.SentenceTransformer(modules=parts, device="cpu").save_pretrained(str(folder))
 
     return make
 
@@ -106,7 +106,7 @@ def test_the_code_of_every_kind_runs(tmp_path: Path, name: str, capsys: pytest.C
     make, library, pipeline, printed = KINDS[name]
     make(tmp_path / name)
     text = made(tmp_path / name).text
-    data = ModelCard(text).data
+    data: Any = ModelCard(text).data
     assert (data.library_name, data.pipeline_tag) == (library, pipeline)
     assert data.base_model == ["org/base"] and data.to_dict()["base_model_relation"] == "merge"
     assert printed in run_code(text, capsys)
@@ -201,7 +201,7 @@ def test_names_are_text(tmp_path: Path) -> None:
 
 def test_scores_stand_in_the_model_index(tmp_path: Path) -> None:
     scores = [Score("dev set", "recall_at_1", 0.25, "recall_at_1, item to text"), Score("dev set", "mrr", 0.5, "mrr")]
-    found = ModelCard(made(tmp_path, scores=scores).text).data
+    found: Any = ModelCard(made(tmp_path, scores=scores).text).data
     assert found.eval_results is not None
     assert [(one.dataset_name, one.metric_type, one.metric_value) for one in found.eval_results] == [
         ("dev set", "recall_at_1", 0.25), ("dev set", "mrr", 0.5),

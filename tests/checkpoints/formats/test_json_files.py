@@ -291,7 +291,7 @@ def test_a_declaration_is_checked(text: str, message: str) -> None:
 def test_what_fits_comes_back() -> None:
     table = {"name": "a", "rows": [{"size": 1, "share": 1}], "other": [None]}
     assert parse_json(json.dumps(table), Outer) == table
-    row = check_json({"name": "a", "values": [1, None, 2.5], "pair": [2, "b"], "path": "x", "more": 1}, Row)
+    row: Any = check_json({"name": "a", "values": [1, None, 2.5], "pair": [2, "b"], "path": "x", "more": 1}, Row)
     assert row.name == "a" and row.pair == (2, "b") and row.path == Path("x") and row.note is None
     assert row.values[0] == 1 and np.isnan(row.values[1]) and row.values[2] == 2.5
     for broken in ({"name": "a"}, {"name": "a", "values": [], "pair": [1]}, {"name": "a", "values": ["x"]}):

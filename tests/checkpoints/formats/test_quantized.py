@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,7 +71,8 @@ def test_scaled_floats_are_merged_as_numbers(tmp_path: Path, how: str) -> None:
          "merge": {"method": "task_arithmetic"}}
     )  # fmt: skip
     fusion.execute(fusion.plan(recipe), recipe, tmp_path / "out")
-    model, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    opened: Any = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
+    model, info = opened
     assert not info["missing_keys"] and not info["unexpected_keys"] and model.dtype == torch.bfloat16
     theirs = load_file(other / "model.safetensors")
     for name, value in load_file(tmp_path / "out" / "model.safetensors").items():

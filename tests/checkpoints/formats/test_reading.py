@@ -93,7 +93,12 @@ def test_nothing_but_headers_is_read_until_a_tensor_is_asked_for(
             file.truncate(entries[-1].stop)
     mapped: list[str] = []
     really_map = WeightFile.mapped
-    monkeypatch.setattr(WeightFile, "mapped", lambda file: mapped.append(file.name) or really_map(file))
+
+    def noting(file: WeightFile) -> Any:
+        mapped.append(file.name)
+        return really_map(file)
+
+    monkeypatch.setattr(WeightFile, "mapped", noting)
     base, image = Checkpoint.open(tmp_path / "base"), Checkpoint.open(tmp_path / "image")
     vector = 0.5 * (image - base).only("backbone")
     moved = base + vector
@@ -110,7 +115,7 @@ def test_nothing_but_headers_is_read_until_a_tensor_is_asked_for(
 
 def sharded(folder: Path, tensors: dict[str, torch.Tensor], total: int = 3, index: bool = True) -> Path:
     folder.mkdir(exist_ok=True)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(1, total + 1):
         group = dict(list(tensors.items())[number - 1 :: total])
         file = f"model-{number:05d}-of-{total:05d}.safetensors"
@@ -166,7 +171,7 @@ def test_a_sentence_transformers_folder_is_all_its_modules(tmp_path: Path) -> No
     assert weights.read("2_Dense/linear.weight").tolist() == [1.0] * 6
 
 
-Break = Callable[[Path], None]
+Break = Callable[[Path], object]
 
 
 def edit_index(change: Callable[[dict[str, Any]], Any]) -> Break:
@@ -208,7 +213,7 @@ BROKEN_FOLDERS: dict[str, tuple[Break, str]] = {
     "an index of numbers": (edit_index(lambda table: {"weight_map": {"a": 1}}), "no weight_map from tensor names"),
     "an index that is a list": (edit_index(lambda table: [1]), "no weight_map from tensor names to file names"),
     "an index that is no JSON": (
-        lambda folder: (folder / "model.safetensors.index.json").write_text("{") and None,
+        lambda folder: (folder / "model.safetensors.index.json").write_text("{"),
         "model.safetensors.index.json: not valid JSON",
     ),
     "a tensor in two files": (
@@ -216,15 +221,15 @@ BROKEN_FOLDERS: dict[str, tuple[Break, str]] = {
         f"is in two files: model-00001-of-00003.safetensors and {SHARD}",
     ),
     "a config that is a list": (
-        lambda folder: (folder / "config.json").write_text("[]") and None,
+        lambda folder: (folder / "config.json").write_text("[]"),
         "config.json is not a table",
     ),
     "modules.json that leaves the folder": (
-        lambda folder: (folder / "modules.json").write_text('[{"path": "../other"}]') and None,
+        lambda folder: (folder / "modules.json").write_text('[{"path": "../other"}]'),
         "modules.json: names a folder outside: '../other'",
     ),
     "modules.json without paths": (
-        lambda folder: (folder / "modules.json").write_text("[{}]") and None,
+        lambda folder: (folder / "modules.json").write_text("[{}]"),
         "modules.json: [0] lacks 'path'\n    not a list of modules that each have a path",
     ),
 }

@@ -89,7 +89,7 @@ def make(root: Path, name: str, dtype: torch.dtype = torch.float32) -> tuple[Pat
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         zoo.save(kind.build(class_name), base, dtype)
-        model = peft.get_peft_model(
+        model: Any = peft.get_peft_model(
             kind.build(class_name).to(dtype), peft.LoraConfig(**{"r": 4, "lora_alpha": 16, **arguments})
         )
         generator = torch.Generator().manual_seed(11)

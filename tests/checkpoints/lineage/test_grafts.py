@@ -149,7 +149,7 @@ def test_an_adapter_is_a_specialist_named_either_way(tmp_path: Path) -> None:
         model = peft.get_peft_model(
             kind.build(), peft.LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False)
         )
-        model.save_pretrained(tmp_path / "adapter")
+        model.save_pretrained(str(tmp_path / "adapter"))
         zoo.save(model.merge_and_unload(), tmp_path / "merged")
     for number, specialist in enumerate(
         ({"model": "base", "adapter": str(tmp_path / "adapter")}, str(tmp_path / "adapter"))

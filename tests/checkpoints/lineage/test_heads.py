@@ -116,7 +116,7 @@ def test_adapters_over_a_tied_base(trained: dict[str, Any], tied: tuple[Any, Pat
             for seed, (name, parameter) in enumerate(model.named_parameters()):
                 if "modules_to_save" in name:
                     parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed)) * 0.1)
-        model.save_pretrained(tmp_path / "adapter")
+        model.save_pretrained(str(tmp_path / "adapter"))
         merged = peft.PeftModel.from_pretrained(copy.deepcopy(base), tmp_path / "adapter").merge_and_unload().eval()
     assert merged.get_output_embeddings().weight is not merged.get_input_embeddings().weight
     _, out = fuse(tmp_path, folder, own={"model": "base", "adapter": str(tmp_path / "adapter")})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.errors import MergeError
 
+Saved = Callable[[str, str], Path]
+
 
 @pytest.fixture(scope="session")
-def saved(tmp_path_factory: pytest.TempPathFactory):
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Saved:
     """kind, way -> folder. One set of random weights, saved in each way users save it."""
     root = tmp_path_factory.mktemp("saved")
 
@@ -67,7 +70,7 @@ CASES = [(kind.name, base, other) for kind in zoo.KINDS for base, other in pairs
 
 
 @pytest.mark.parametrize(("kind", "base", "other"), CASES)
-def test_every_tensor_finds_itself(saved, kind: str, base: str, other: str) -> None:
+def test_every_tensor_finds_itself(saved: Saved, kind: str, base: str, other: str) -> None:
     ours, theirs = open_stored(saved(kind, base)), open_stored(saved(kind, other))
     aligned = align(ours, theirs)
     for name in ours.tensors:
@@ -85,7 +88,7 @@ def test_every_tensor_finds_itself(saved, kind: str, base: str, other: str) -> N
 NEEDS_TRANSFORMERS = {"ViT", "DINOv2"}
 
 
-def test_without_transformers_a_match_is_right_or_refused(saved, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_transformers_a_match_is_right_or_refused(saved: Saved, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("taskmerge.checkpoints.lineage.conversion.canonical_names", lambda *_: None)
     refused = set()
     for kind, base, other in CASES:
@@ -107,7 +110,7 @@ def memory(label: str, shapes: dict[str, tuple[int, ...]], **config: object) -> 
     return MemoryStateDict(values, label, config)
 
 
-def test_other_families_are_refused_with_examples_of_both_sides(saved) -> None:
+def test_other_families_are_refused_with_examples_of_both_sides(saved: Saved) -> None:
     bert, llama = open_stored(saved("BERT", "BertForMaskedLM")), open_stored(saved("Llama", "LlamaForCausalLM"))
     with pytest.raises(MergeError) as caught:
         match_names(bert, llama)
@@ -135,7 +138,7 @@ def test_a_partly_renamed_backbone_is_refused_rather_than_merged_in_part() -> No
         match_names(base, other)
 
 
-def test_a_graft_finds_its_backbone_and_keeps_its_own(saved) -> None:
+def test_a_graft_finds_its_backbone_and_keeps_its_own(saved: Saved) -> None:
     base = open_stored(saved("Qwen2", "Qwen2ForCausalLM"))
     audio = open_stored(saved("Qwen2-Audio", "Qwen2AudioForConditionalGeneration"))
     aligned = align(base, audio)
@@ -148,7 +151,7 @@ def test_a_graft_finds_its_backbone_and_keeps_its_own(saved) -> None:
     np.testing.assert_array_equal(aligned.state_dict.read(name, 3, 17), audio.read("language_model." + name, 3, 17))
 
 
-def test_tied_heads_and_poolers_may_be_absent(saved) -> None:
+def test_tied_heads_and_poolers_may_be_absent(saved: Saved) -> None:
     full = open_stored(saved("Qwen3", "Qwen3ForCausalLM"))
     bare = open_stored(saved("Qwen3", "AutoModel"))
     names = match_names(full, bare)
@@ -208,7 +211,7 @@ def test_transposed_experts_are_refused_by_name() -> None:
         align(base, other)
 
 
-def test_identical_names_import_no_transformers(saved) -> None:
+def test_identical_names_import_no_transformers(saved: Saved) -> None:
     folder = saved("Qwen3-VL", "Qwen3VLForConditionalGeneration")
     code = (
         "import sys; from taskmerge.checkpoints.lineage.names import align;"

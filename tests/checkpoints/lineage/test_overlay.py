@@ -110,7 +110,9 @@ def test_over_another_model_and_several_files(base: Path, tmp_path: Path) -> Non
 def lora(base: Path, folder: Path) -> Path:
     import peft
 
-    model = peft.get_peft_model(zoo.BY_NAME["LLaVA"].build(seed=0), peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    model: Any = peft.get_peft_model(
+        zoo.BY_NAME["LLaVA"].build(seed=0), peft.LoraConfig(r=2, target_modules=["q_proj"])
+    )
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2))

@@ -27,7 +27,8 @@ def llama(folder: Path, seed: int, layers: int = 4, dtype: torch.dtype = torch.f
         hidden_size=8, intermediate_size=12, num_hidden_layers=layers, num_attention_heads=2, num_key_value_heads=1,
         vocab_size=16, **config,
     )  # fmt: skip
-    LlamaForCausalLM(small).to(dtype).save_pretrained(folder)
+    model: Any = LlamaForCausalLM(small)
+    model.to(dtype).save_pretrained(folder)
     return folder
 
 
@@ -104,16 +105,16 @@ def test_an_adapter_is_laid_over_the_model_before_it_is_stacked(tmp_path: Path) 
     for name, value in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(value)
-    model.save_pretrained(tmp_path / "lora")
+    model.save_pretrained(str(tmp_path / "lora"))
     merged = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "b"), tmp_path / "lora")
     wanted = merged.merge_and_unload().state_dict()
-    said = {
+    said: dict[str, Any] = {
         "base": "b",
         "base_adapter": "lora",
         "specialists": {"plain": "b"},
         "stack": [{"base": "3..3"}, {"base": "0..1"}],
     }
-    said["stack"] = [{**entry, "plain": entry["base"]} for entry in said["stack"]]  # type: ignore[attr-defined]
+    said["stack"] = [{**entry, "plain": entry["base"]} for entry in said["stack"]]
     said["merge"] = {"weight": 0.0}
     weights = FusedStateDict(plan(recipes.from_dict(said, tmp_path)))
     for here, there in ((0, 3), (1, 0), (2, 1)):

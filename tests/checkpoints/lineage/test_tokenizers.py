@@ -61,7 +61,7 @@ def fuse(out: Path, base: Path, specialists: dict[str, tuple[Path, float]], mode
 def tables(folder: Path) -> dict[str, dict[str, np.ndarray]]:
     """Tensor with one row per token -> token -> row, float64, by the folder's own tokenizer."""
     stored, ids = open_stored(folder), transformers.AutoTokenizer.from_pretrained(folder).get_vocab()
-    found = {}
+    found: dict[str, dict[str, np.ndarray]] = {}
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
         if name in stored.tensors:
             matrix = stored.read(name).reshape(stored.tensors[name].shape).astype("f8")
@@ -72,7 +72,8 @@ def tables(folder: Path) -> dict[str, dict[str, np.ndarray]]:
 def load(folder: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model, info = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+        opened: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    model, info = opened
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
     return model
 
@@ -226,7 +227,7 @@ def test_an_adapter_with_tokens_of_its_own(tmp_path: Path) -> None:
         chosen = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["embed_tokens", "lm_head"])
         adapter = peft.get_peft_model(model, chosen)
         zoo.perturb(adapter, 3)
-        adapter.save_pretrained(tmp_path / "adapter")
+        adapter.save_pretrained(str(tmp_path / "adapter"))
     extended.save_pretrained(tmp_path / "adapter")
     fuse(tmp_path / "out", base, {"one": (tmp_path / "adapter", 1.0)}, "union")
     assert load(tmp_path / "out").config.vocab_size == len(extended)

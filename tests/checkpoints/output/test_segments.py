@@ -69,9 +69,14 @@ def test_results_come_in_order_and_errors_in_their_turn() -> None:
 
 
 def test_once_for_all_who_ask_and_failures_too() -> None:
-    calls = []
+    calls: list[str] = []
     once: Once[str, int] = Once(2)
-    assert [once.get("a", lambda: calls.append("a") or 1) for _ in range(2)] == [1, 1] and calls == ["a"]
+
+    def made() -> int:
+        calls.append("a")
+        return 1
+
+    assert [once.get("a", made) for _ in range(2)] == [1, 1] and calls == ["a"]
     for key in ("b", "c"):
         once.get(key, lambda: 0)
     assert once.get("a", lambda: 2) == 2, "the oldest is forgotten"

@@ -85,7 +85,8 @@ def test_files_give_back_their_form_with_the_error_they_state(
 def test_full_rank_and_density_one_lose_nothing(pair: tuple[Path, Path], tmp_path: Path) -> None:
     base, specialist = (Checkpoint.open(folder) for folder in pair)
     vector = specialist - base
-    for form, settings_ in {"sparse": {"density": 1.0}, "low_rank": {"rank": 32}}.items():
+    forms: dict[Any, dict[str, Any]] = {"sparse": {"density": 1.0}, "low_rank": {"rank": 32}}
+    for form, settings_ in forms.items():
         folder = vector.save(tmp_path / form, form=form, **settings_)
         assert json.loads((folder / "task_vector.json").read_text())["report"]["relative_error"] < 1e-6
 

@@ -28,7 +28,8 @@ def drifted(embedder: Embedder, amount: float, **options: Any) -> Embedder:
 
 def test_native_parts_are_found(native: Embedder) -> None:
     anatomy = native.anatomy()
-    network = native.module[0].auto_model
+    model: Any = native.module
+    network = model[0].auto_model
     assert list(anatomy.layers) == list(network.language_model.layers)
     assert anatomy.projectors["audio"] == (network.multi_modal_projector,)
     assert anatomy.placeholders == {"audio": 4}
@@ -39,9 +40,10 @@ def test_captured_states_are_the_models_own(native: Embedder) -> None:
     items = read_pairs(sounds(3)).load()
     caught = capture(native, items, native.anatomy(), "audio")
     features = native.prepare(items)
+    model: Any = native.module
     with torch.no_grad():
         inputs = {key: value for key, value in features.items() if key != "modality"}
-        own = native.module[0].auto_model(**inputs, output_hidden_states=True)
+        own = model[0].auto_model(**inputs, output_hidden_states=True)
     mask = features["input_ids"] == 4
     assert len(caught.hidden) == 3  # before the first layer, and after each of two
     for depth in (0, 1):  # transformers puts its final norm on the last one
@@ -51,7 +53,7 @@ def test_captured_states_are_the_models_own(native: Embedder) -> None:
     assert all(row.tobytes() in put_out for row in caught.hidden[0])
     assert caught.fed is not None
     np.testing.assert_array_equal(caught.fed, caught.hidden[0])
-    np.testing.assert_allclose(caught.embeddings, native.module.encode(items), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(caught.embeddings, model.encode(items), rtol=1e-5, atol=1e-6)
 
 
 def test_no_hook_is_left_behind(native: Embedder) -> None:
@@ -107,7 +109,8 @@ def test_backbones_of_different_depth_are_refused(native: Embedder, tmp_path: Pa
     import copy
 
     shallow = copy.deepcopy(native)
-    del shallow.module[0].auto_model.language_model.layers[1]
+    model: Any = shallow.module
+    del model[0].auto_model.language_model.layers[1]
     with pytest.raises(UsageError, match="have 2 and 1 layers"):
         compare(native, shallow, read_pairs(sounds(2)))
 

@@ -153,7 +153,7 @@ def test_two_grafted_projectors_at_once(tmp_path: Path) -> None:
 
     tiny_grafted(tmp_path)
     graft(str(tmp_path / "grafted"), "image", encoder="patches", projector="mlp", out=tmp_path / "both")
-    specialist = open_embedder(tmp_path / "both").module
+    specialist: Any = open_embedder(tmp_path / "both").module
     fused = moved(specialist, 0.3, names="backbone.encoder.layer.1.")
     rng = np.random.default_rng(0)
     pictures = [
@@ -172,8 +172,9 @@ def test_two_grafted_projectors_at_once(tmp_path: Path) -> None:
 def test_bad_probes_are_told_before_any_model_runs() -> None:
     broken = [{"audio": {"array": np.zeros(0, dtype=np.float32), "sampling_rate": 16000}, "text": "nothing"}]
     same = [{"query": "a", "text": "b"}, {"query": "c", "text": "b"}]
+    probes: dict[str, Any] = {"a": broken, "b": same}
     with pytest.raises(UsageError) as error:  # the models are no models: they must not be touched
-        diagnose_drift("fused", {"a": "x", "b": "y"}, None, {"a": broken, "b": same})
+        diagnose_drift("fused", {"a": "x", "b": "y"}, None, probes)
     assert "empty" in str(error.value)
     assert "all probes have the same text" in str(error.value)
     with pytest.raises(UsageError, match="nothing to diagnose"):
@@ -246,9 +247,12 @@ def test_half_precision_is_read_exactly() -> None:
     base, own, fused = ({k: torch.tensor(v) for k, v in tensors(seed).items()} for seed in range(3))
     halves = [{k: v.to(torch.bfloat16) for k, v in part.items()} for part in (fused, own, base)]
     exact = [{k: v.double() for k, v in part.items()} for part in halves]
-    first = forecast_drift(*(MemoryStateDict(part) for part in halves))
-    second = forecast_drift(*(MemoryStateDict(part) for part in exact))
-    assert first == second
+
+    def forecast(parts: list[dict[str, torch.Tensor]]) -> Any:
+        own, specialist, start = (MemoryStateDict(part) for part in parts)
+        return forecast_drift(own, specialist, start)
+
+    assert forecast(halves) == forecast(exact)
 
 
 def test_a_projector_that_was_only_rounded_was_left_as_it_was(tmp_path: Path) -> None:

@@ -127,7 +127,8 @@ def test_dimensions_are_scored_beside_the_whole() -> None:
 def test_sets_that_nobody_takes_are_not_an_empty_page() -> None:
     sound = [{"audio": {"array": np.ones(400, dtype=np.float32), "sampling_rate": 16000}, "text": w} for w in WORDS]
     model = Oracle()
-    for sets in ({"sounds": sound}, {"words": PAIRS, "sounds": sound}):
+    given: tuple[dict[str, Any], ...] = ({"sounds": sound}, {"words": PAIRS, "sounds": sound})
+    for sets in given:
         with pytest.raises(UsageError, match="sounds contains audio, for which none of the models has an encoder"):
             evaluate_retrieval({"text only": model}, sets)
     assert not model.seen

@@ -87,7 +87,8 @@ def test_a_changed_model_is_given_no_old_scores(folder: Path, tmp_path: Path) ->
         next(iter(model.state_dict.values.values())).view(-1)[0].add_(1e-3)
     assert revision_of(model) != own
     scores(model, tmp_path)
-    model.module.prompts["query"] = "red "
+    module: Any = model.module
+    module.prompts["query"] = "red "
     scores(model, tmp_path)
     assert len(list((tmp_path / "results" / "local__tiny").iterdir())) == 3
 
@@ -116,7 +117,8 @@ def test_the_record_says_all_that_a_model_shows(folder: Path, tmp_path: Path) ->
     meta = as_mteb_model(open_embedder(folder), "us/tiny", meta=said).mteb_model_meta
     shown = sum(tensor.numel() for tensor in model.state_dict.values.values())
     assert (meta.name, meta.n_parameters, meta.embed_dim, meta.max_tokens) == ("us/tiny", shown, 32, 64)
-    assert meta.n_embedding_parameters == model.module[0].auto_model.get_input_embeddings().weight.numel()
+    module: Any = model.module
+    assert meta.n_embedding_parameters == module[0].auto_model.get_input_embeddings().weight.numel()
     assert meta.memory_usage_mb == pytest.approx(4 * shown / 2**20, abs=0.01)
     assert (meta.license, meta.adapted_from, meta.languages) == ("apache-2.0", "them/base", ["deu-Latn", "eng-Latn"])
     assert (meta.release_date, meta.training_datasets) == ("2026-11-26", {"MSMARCO"})

@@ -50,7 +50,8 @@ def test_task_vectors_are_a_vector_space(base: Any, one: Any, two: Any, three: A
     assert equal(u + v, v + u) and equal((u + v) + w, u + (v + w))
     assert equal(factor * (u + v), factor * u + v * factor)
     assert equal(u - v, u + -v) and equal(-u, -1.0 * u) and equal((4 * u) / 4, u)
-    assert equal(sum([u, v, w]), u + v + w)
+    total: Any = sum([u, v, w])  # from the 0 that sum() starts with
+    assert equal(total, u + v + w)
     assert all(not (u - u)[name].any() for name in u)
     for name in BASE:
         assert np.array_equal(u[name].numpy(), (one[name] - base[name]).astype(np.float32))

@@ -42,10 +42,11 @@ def merged_by_peft(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     config = LlamaConfig(
         vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
     )
-    model = LlamaForCausalLM(config).to(DTYPES[request.param])
+    model: Any = LlamaForCausalLM(config)
+    model.to(DTYPES[request.param])
     model.save_pretrained(folder / "base")
     lora = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-    adapted = get_peft_model(model, lora)
+    adapted: Any = get_peft_model(model, lora)
     adapted.save_pretrained(folder / "adapter")
     adapted.merge_and_unload().save_pretrained(folder / "merged")
     return folder
@@ -231,7 +232,7 @@ def test_a_change_as_small_as_the_rounding(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
-def test_a_merge_stored_in_another_format(merged: Path, dtype: str) -> None:
+def test_a_merge_stored_in_another_format(merged: Path, dtype: Any) -> None:
     recipe = recipes.load(merged / "merge.yaml")
     from dataclasses import replace
 

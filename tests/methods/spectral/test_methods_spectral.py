@@ -34,7 +34,7 @@ def merged(name: str, deltas: torch.Tensor = DELTAS, **options: Any) -> np.ndarr
         ("swudi", {}, "swudi_t300_r0.65"),
     ],
 )
-def test_equals_what_was_computed_elsewhere(name: str, options: dict[str, float], result: str) -> None:
+def test_equals_what_was_computed_elsewhere(name: str, options: dict[str, Any], result: str) -> None:
     np.testing.assert_allclose(merged(name, **options), ORACLES[result], rtol=1e-10, atol=1e-10)
 
 

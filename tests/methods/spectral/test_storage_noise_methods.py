@@ -44,7 +44,7 @@ class Stored:
         """The noise inside the task vectors' own spaces: no rank decision takes it away."""
         rows, columns = self.exact.shape[1:]
         return max(
-            sigma * math.sqrt(rank * (rows + columns - rank)) / np.linalg.norm(delta)
+            sigma * math.sqrt(rank * (rows + columns - rank)) / float(np.linalg.norm(delta))
             for sigma, rank, delta in zip(self.noise, self.ranks, self.exact, strict=True)
         )
 
@@ -119,10 +119,8 @@ def test_no_noise_is_exact(name: str) -> None:
 def test_an_exact_adapter_beside_stored_models_keeps_its_weak_directions(name: str) -> None:
     case = Stored("BF16", (96, 80), [3, 3], 0.05)
     mixed = np.stack([case.exact[0], case.read[1]])
-    error = distance(
-        merged(name, mixed, [0.0, case.noise[1]], **({"inside": "task_arithmetic"} if name == "core" else {})),
-        merged(name, case.exact, **({"inside": "task_arithmetic"} if name == "core" else {})),
-    )
+    options: dict[str, Any] = {"inside": "task_arithmetic"} if name == "core" else {}
+    error = distance(merged(name, mixed, [0.0, case.noise[1]], **options), merged(name, case.exact, **options))
     assert error < 1.5 * case.bound()
 
 
