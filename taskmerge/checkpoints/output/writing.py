@@ -26,6 +26,7 @@ from taskmerge.checkpoints.output.replacing import absolute, put_in_place, site,
 from taskmerge.checkpoints.output.shard_writer import BUFFER, ShardWriter
 from taskmerge.checkpoints.output.staging import (
     JOURNAL,
+    NEXT_JOURNAL,
     SAVED,
     begun_in,
     check_staging,
@@ -35,6 +36,7 @@ from taskmerge.checkpoints.output.staging import (
     take_lock,
 )
 from taskmerge.errors import CheckpointError, OutputError, few
+from taskmerge.whole_files import written_whole
 from taskmerge.words.system_errors import writing
 
 
@@ -167,11 +169,10 @@ class OutputFolder:
 
     def _write_journal(self) -> None:
         table = {"identity": self.identity, "finished": self.finished}
-        path = self.staging / f"{JOURNAL}.new"
-        path.write_text(json.dumps(table), "utf-8")
-        if self.finished:  # before that there is nothing to go on from
-            sync(path)
-        path.replace(self.staging / JOURNAL)
+        with written_whole(self.staging / JOURNAL, self.staging / NEXT_JOURNAL) as path:
+            path.write_text(json.dumps(table), "utf-8")
+            if self.finished:  # before that there is nothing to go on from
+                sync(path)
 
     def path(self, name: str) -> Path:
         """Where the file `name` is being collected; makes its folders."""

@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 
 from taskmerge.checkpoints.formats.json_files import read_json
-from taskmerge.checkpoints.output.whole_files import write_whole
 from taskmerge.embedders.identity import revision_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_to_measure
@@ -24,6 +23,7 @@ from taskmerge.errors import OutputError, UsageError, few
 from taskmerge.measuring.evaluation.mmeb_rows import Answer, candidate_items, query_items
 from taskmerge.metrics.ranking import mean_scores, ranking_scores
 from taskmerge.metrics.retrieval import normalized
+from taskmerge.whole_files import write_whole
 from taskmerge.words.modalities import NAMES, TEXT
 from taskmerge.words.places import output_path
 from taskmerge.words.system_errors import writing
