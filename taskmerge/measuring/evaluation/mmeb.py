@@ -119,6 +119,11 @@ def evaluate_mmeb(
         named = list(candidate_items(rows, corpus))
         vectors = embed_items(embedder, [item for _, item in named], "document", batch_size)
         _write(files["tgt"], pickle.dumps(dict(zip([own for own, _ in named], vectors, strict=True))))
+    return _scored(files, answers, ranking, name)
+
+
+def _scored(files: Mapping[str, Path], answers: Sequence[Answer], ranking: str, name: str) -> dict[str, float]:
+    """Rank the stored candidates for the stored queries; write what was predicted, and the scores."""
     predictions = list(_ranked(_stored(files["qry"]), _stored(files["tgt"]), answers, ranking, name))
     scores = mean_scores(
         [
