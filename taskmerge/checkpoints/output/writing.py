@@ -107,11 +107,6 @@ class OutputFolder:
     def __exit__(self, *_: object) -> None:
         self._closing.close()
 
-    def check_inputs(self) -> None:
-        """Raise CheckpointError for a file that was read from and is no longer as it was."""
-        for file in list(self._used):
-            file.check()
-
     def _take_up_names(self, size: int) -> None:
         """The lock file also says which files were begun: whatever a kill leaves, these are ours."""
         known = os.pread(self._lock.fileno(), size, 0)
@@ -203,7 +198,7 @@ class OutputFolder:
         try:
             yield writer
             digest = writer.finish()
-            self.check_inputs()
+            self._used.check()
         except Exception:
             path.unlink(missing_ok=True)
             raise
@@ -240,7 +235,7 @@ class OutputFolder:
         record: see `record.new_record`. Returns what turned up in the older folder meanwhile, and was left there.
         """
         place = site(self.final, self.fresh, self.inputs, keep=self.keep)
-        self.check_inputs()
+        self._used.check()
         names = sorted(name for name in files_below(self.staging) if name not in (LOCK, JOURNAL, FILE))
         strange = [name for name in names if name not in self._begun and name not in self.finished]
         if strange := [*strange, *strange_folders(self.staging, self._begun)]:
