@@ -93,7 +93,7 @@ def as_mteb_model(
 
 
 def _prompted(
-    embedder: Embedder, own_prompts: Mapping[str, str], task: Any, prompt_type: Any, modality: str | None
+    embedder: Embedder, own_prompts: dict[str, str], task: Any, prompt_type: Any, modality: str | None
 ) -> Embedder:
     """The embedder with the user's prompts for a task, or else with the model's own prompt that mteb would choose."""
     from mteb.models.abs_encoder import get_prompt_name
