@@ -1,12 +1,16 @@
 """Every error a user can meet: what is wrong, where, and what to do next.
 
 TaskmergeError            exit 1   the run failed
-├── CheckpointError                a checkpoint cannot be read, or is not what it says it is
 ├── OutputError                    the output folder or disk refuses
-├── MergeError                     inputs are readable but do not fit together
-│   └── UnknownTensorError         a model has no tensor of that name
-└── UsageError            exit 2   the command or its arguments are wrong
-    └── RecipeError                the recipe is wrong
+└── InputError                     what the user named is wrong
+    ├── CheckpointError            a checkpoint cannot be read, or is not what it says it is
+    ├── MergeError                 inputs are readable but do not fit together
+    │   └── UnknownTensorError     a model has no tensor of that name
+    └── UsageError        exit 2   the command or its arguments are wrong
+        └── RecipeError            the recipe is wrong
+
+Only an `InputError` may be reported as the problem of a line of the recipe, or be taken for an answer (no such model,
+other names). A disk that fails is neither: catch `InputError` there, and let an `OutputError` pass.
 """
 
 from __future__ import annotations
@@ -66,15 +70,19 @@ class TaskmergeError(Exception):
         super().__init__(_bounded(self.problems))
 
 
-class CheckpointError(TaskmergeError):
-    """A checkpoint cannot be read, or is not what it says it is."""
-
-
 class OutputError(TaskmergeError):
     """The output cannot be written: folder in use, no space, wrong rights."""
 
 
-class MergeError(TaskmergeError):
+class InputError(TaskmergeError):
+    """What the user named is wrong: a model, how models fit together, a recipe, an argument."""
+
+
+class CheckpointError(InputError):
+    """A checkpoint cannot be read, or is not what it says it is."""
+
+
+class MergeError(InputError):
     """The inputs are readable but do not fit together: shapes, names, values."""
 
 
@@ -84,7 +92,7 @@ class UnknownTensorError(MergeError, KeyError):
     __str__ = Exception.__str__
 
 
-class UsageError(TaskmergeError):
+class UsageError(InputError):
     """The command line or a call's arguments are wrong."""
 
     exit_code = 2

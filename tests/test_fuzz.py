@@ -64,3 +64,4 @@ def test_kills_in_every_stage() -> None:
     counts = told["counts"]
     assert counts["killed"] >= 60
     assert all(any(name.startswith(stage) for name in counts) for stage in WRITERS)
+    assert sum(name.startswith("run, in ") for name in counts) >= 4, counts

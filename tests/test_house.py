@@ -15,7 +15,7 @@ import taskmerge
 
 PACKAGE = Path(taskmerge.__file__).parent
 FLOORS: dict[str, int] = {
-    "errors": 0, "printable": 0, "opened": 0, "words": 0, "numbers": 0, "declarations": 0,
+    "errors": 0, "printable": 0, "opened": 0, "whole_files": 0, "words": 0, "numbers": 0, "declarations": 0,
     "metrics": 1,
     "kernels": 1,
     "checkpoints": 2,

@@ -7,9 +7,7 @@ The store is a server of the tests in a process of its own, so that what it take
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import multiprocessing
 import os
 import resource
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results import arguments, leave
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "helpers"))
 
@@ -89,10 +88,8 @@ def run(words: Sequence[Sequence[str]], environment: dict[str, str]) -> tuple[fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path)
+    parser = arguments(__doc__)
     parser.add_argument("--gigabytes", type=float, default=1.0, help="of each of the three models")
-    parser.add_argument("--out", type=Path)
     said = parser.parse_args()
     said.work.mkdir(parents=True, exist_ok=True)
     size = int(said.gigabytes * 1e9)
@@ -120,10 +117,7 @@ def main() -> None:
     table = {"bytes_of_a_model": size, "threads_of_a_worker": 1, "load": os.getloadavg()[0],
              "same_files": files[0] == files[1], "runs": rows,
              "two_workers_of_one": rows[1]["seconds"] / rows[0]["seconds"]}  # fmt: skip
-    text = json.dumps(table, indent=1)
-    print(text)
-    if said.out:
-        said.out.write_text(text + "\n")
+    leave(table, said.out)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ machine (in_a_store.py) the server shares the processors with the workers; here 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
 import os
 import shutil
 import statistics
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from in_a_store import RECIPE, commands, models, run
+from results import arguments, leave
 
 WORKERS = (1, 2)
 
@@ -48,11 +47,9 @@ def merge(work: Path, recipe: Path, workers: int) -> tuple[dict[str, Any], list[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path)
+    parser = arguments(__doc__)
     parser.add_argument("--gigabytes", type=float, default=2.15, help="of each of the three models")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path)
     said = parser.parse_args()
     size = int(said.gigabytes * 1e9)
     recipe = make(said.work, size)
@@ -63,10 +60,7 @@ def main() -> None:
     table = {"bytes_of_a_model": size, "threads_of_a_worker": 1, "load": load,
              "same_files": all(files == digests[0] for files in digests), "runs": rows,
              "two_workers_of_one": statistics.median(b / a for a, b in zip(one, two, strict=True))}  # fmt: skip
-    text = json.dumps(table, indent=1)
-    print(text)
-    if said.out:
-        said.out.write_text(text + "\n")
+    leave(table, said.out)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ least processor time counts, since others work on the machine too.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from results import arguments
 
 HERE = Path(__file__).parents[2]
 PLAN = """\
@@ -61,11 +62,9 @@ def planned(checkout: Path, recipe: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path)
+    parser = arguments(__doc__)
     parser.add_argument("--against", type=Path, help="another checkout; left out: this one alone")
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--out", type=Path)
     said = parser.parse_args()
     sys.path.insert(0, str(HERE))
     from shapes import mixture, write_sparse

@@ -10,8 +10,6 @@ since others work on the machine too.
 
 from __future__ import annotations
 
-import argparse
-import json
 import multiprocessing
 import os
 from dataclasses import asdict, dataclass
@@ -19,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from in_a_store import RECIPE, commands, run, serve
+from results import arguments, leave
 
 
 @dataclass(frozen=True)
@@ -73,11 +72,9 @@ def predict(small: Times, large: Times, sizes: tuple[int, int], size: int, worke
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path)
+    parser = arguments(__doc__)
     parser.add_argument("--megabytes", type=int, nargs=2, default=[128, 256], help="of each model, by one worker")
     parser.add_argument("--of", type=int, default=512, help="of each model, by two workers")
-    parser.add_argument("--out", type=Path)
     said = parser.parse_args()
     said.work.mkdir(parents=True, exist_ok=True)
     sizes = (said.megabytes[0], said.megabytes[1])
@@ -95,10 +92,7 @@ def main() -> None:
         "two_workers": asdict(measured), "predicted_seconds": seconds,
         "predicted_of_measured": seconds / measured.seconds,
     }  # fmt: skip
-    text = json.dumps(table, indent=1)
-    print(text)
-    if said.out:
-        said.out.write_text(text + "\n")
+    leave(table, said.out)
 
 
 if __name__ == "__main__":

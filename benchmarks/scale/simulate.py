@@ -8,8 +8,6 @@ Processor time for a byte is measured here, on a merge of a few hundred megabyte
 
 from __future__ import annotations
 
-import argparse
-import json
 import resource
 import time
 from collections.abc import Sequence
@@ -17,6 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from results import arguments, leave
 from shapes import mixture, write_sparse
 
 from taskmerge import recipes
@@ -114,8 +113,7 @@ def predicted(costs: Costs, share: Share, bandwidth: float, cores: int, latency:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path)
+    parser = arguments(__doc__)
     parser.add_argument("--layers", type=int, default=61)
     parser.add_argument("--experts", type=int, default=256)
     parser.add_argument("--specialists", type=int, default=4)
@@ -126,7 +124,6 @@ def main() -> None:
     parser.add_argument("--bandwidth", type=float, default=1e9, help="bytes a second of one worker")
     parser.add_argument("--latency", type=float, default=0.03)
     parser.add_argument("--measured", type=int, default=128 << 20, help="bytes of the model that costs are measured on")
-    parser.add_argument("--out", type=Path)
     said = parser.parse_args()
     labels: Sequence[str] = ["base", *(f"s{number}" for number in range(said.specialists))]
     for label in labels:
@@ -155,10 +152,7 @@ def main() -> None:
         "costs": asdict(costs), "cores": said.cores, "bandwidth": said.bandwidth, "latency": said.latency,
         "memory_of_a_worker": {"blocks": BUDGET, "upload": 6 * part_size(decided.shards[0].size)}, "workers": rows,
     }  # fmt: skip
-    text = json.dumps(table, indent=1)
-    print(text)
-    if said.out:
-        said.out.write_text(text + "\n")
+    leave(table, said.out)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ from taskmerge.checkpoints.formats.files import WeightFile
 from taskmerge.checkpoints.formats.header import Header, read_file_header
 from taskmerge.checkpoints.formats.links import check_link
 from taskmerge.checkpoints.output.record import add_to_record
-from taskmerge.checkpoints.output.whole_files import scratch_of
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.stores.mirrors import remote_file
 from taskmerge.errors import CheckpointError, few
 from taskmerge.numbers.rounding import decode
+from taskmerge.whole_files import written_whole
 from taskmerge.words.json_text import parse_json
 from taskmerge.words.system_errors import writing
 
@@ -65,12 +65,8 @@ class InputCovariances(Mapping[str, np.ndarray]):
         header = {"format": FORMAT, "aliases": json.dumps(self.aliases), "counts": json.dumps(self.counts)}
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = scratch_of(path)
-            try:
+            with written_whole(path) as unfinished:
                 save_file(stored, unfinished, metadata=header)
-                unfinished.replace(path)
-            finally:
-                unfinished.unlink(missing_ok=True)
             add_to_record(Path(folder), str(FILE))
         return path
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.stores.mirrors import remote_bytes
 from taskmerge.errors import CheckpointError
+from taskmerge.whole_files import written_whole
 from taskmerge.words.places import cache_folder
 
 _BLOCK = 16 << 20
@@ -55,9 +56,8 @@ def remember(files: Sequence[tuple[Path, os.stat_result, str]]) -> None:
         places = {key.rsplit(":", 4)[0] for key in new}
         table = {key: digest for key, digest in _load().items() if key.rsplit(":", 4)[0] not in places}
         table = dict([*table.items(), *new.items()][-_MOST_REMEMBERED:])
-        scratch = path.with_suffix(f".{os.getpid()}")
-        scratch.write_text(json.dumps(table), "utf-8")
-        scratch.replace(path)
+        with written_whole(path) as unfinished:
+            unfinished.write_text(json.dumps(table), "utf-8")
     except OSError:
         return
 

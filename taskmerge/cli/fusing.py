@@ -71,9 +71,7 @@ def fuse(
     With --sweep, merge every point of a grid in memory and print a table, with scores on the pairs of the recipe's
     `search` or `evaluate` section if it has one. Nothing is written without --keep best.
     """
-    from taskmerge.checkpoints.output.replacing import absolute
     from taskmerge.merging import plan
-    from taskmerge.recipes import load_all
     from taskmerge.words.devices import parse_device
 
     allowed, device = parse_size(memory), parse_device(device)
@@ -88,10 +86,7 @@ def fuse(
         chosen, before = swept(recipe, sweep, keep, device, as_json)
         if chosen is None:
             return
-    place = absolute(out if isinstance(out, Path) else recipe.with_suffix(""))
-    merges = load_all(recipe, place.parent / f"{place.stem}-documents") if chosen is None else [chosen]
-    if len(merges) > 1 and (share is not None or finish):
-        raise UsageError(f"{recipe} holds {len(merges)} merges", next_move="parts are of one: a file for each")
+    merges = _documents(recipe, out, share is not None or finish) if chosen is None else [chosen]
     done: list[dict[str, Any]] = []
     for said in merges:
         decided = plan(said)
@@ -129,6 +124,18 @@ class _How:
     html: Path | None
     compare: bool
     as_json: bool
+
+
+def _documents(recipe: Path, out: Path | StoreUri | None, by_parts: bool) -> list[Recipe]:
+    """The merges of a file, of which only the last one may leave its output to --out."""
+    from taskmerge.checkpoints.output.replacing import absolute
+    from taskmerge.recipes import load_all
+
+    place = absolute(out if isinstance(out, Path) else recipe.with_suffix(""))
+    merges = load_all(recipe, place.parent / f"{place.stem}-documents")
+    if len(merges) > 1 and by_parts:
+        raise UsageError(f"{recipe} holds {len(merges)} merges", next_move="parts are of one: a file for each")
+    return merges
 
 
 def _cache(text: str | None) -> int | None:

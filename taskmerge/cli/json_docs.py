@@ -14,7 +14,7 @@ from taskmerge.declarations import Doc
 
 _HEAD = """# JSON
 
-Made from the declarations in `taskmerge/cli/results.py` by `python -m taskmerge.cli.json_docs`; edit those, not this
+Made from the declarations in `taskmerge/cli/results/` by `python -m taskmerge.cli.json_docs`; edit those, not this
 page.
 
 Every command takes `--json` and then prints one JSON object on stdout, and nothing else there, whatever libraries

@@ -55,9 +55,6 @@ def diagnose_drift(
     """
     announce_notes()
     check_html(html)
-    paths = {"--fused": fused, "--specialist": specialist, "--base": base, "--probes": probes}
-    more = {"--trained-on": trained_on, "--query-prompt": query_prompt, "--document-prompt": document_prompt,
-            "--embedder": embedder, "--precision": precision, "--batch-size": batch_size}  # fmt: skip
     if limit is not None and not 0 < limit <= 1:
         raise UsageError(
             f"--limit {limit:g} is not a valid share",
@@ -75,7 +72,12 @@ def diagnose_drift(
         }  # fmt: skip
         found = _by_paths(fused, specialist, base, probes, limit, embedder, options)
     else:
-        if beside := [option for option, said in {**paths, **more}.items() if said is not None]:
+        options = {
+            "--fused": fused, "--specialist": specialist, "--base": base, "--probes": probes,
+            "--trained-on": trained_on, "--query-prompt": query_prompt, "--document-prompt": document_prompt,
+            "--embedder": embedder, "--precision": precision, "--batch-size": batch_size,
+        }  # fmt: skip
+        if beside := [option for option, said in options.items() if said is not None]:
             raise UsageError(
                 f"{', '.join(beside)} cannot be combined with a recipe",
                 str(recipe),
@@ -85,13 +87,7 @@ def diagnose_drift(
     _show(found, html, as_json)
     recovered = None
     if recover and found.beyond_limit:
-        from taskmerge.pipeline import Places, run
-        from taskmerge.recipes import load
-
-        said = load(recipe)
-        run(said, start="recover", until="recover", say=note, device=device)
-        recovered = Places.of(said).recovered
-        next_move(f"taskmerge diagnose-drift --fused {recovered} …, or taskmerge run {recipe}")
+        recovered = _recovered(recipe, device)
     elif found.beyond_limit:
         next_move(f"taskmerge recover {recipe}" if recipe else "a recipe with a `recover` section repairs projectors")
     elif found.open:
@@ -102,6 +98,18 @@ def diagnose_drift(
         say(recovered)
     if found.exit_code and recovered is None:
         raise typer.Exit(found.exit_code)
+
+
+def _recovered(recipe: Path, device: str | None) -> Path:
+    """Repair the fused model of a recipe; returns the folder of the repaired one."""
+    from taskmerge.pipeline import Places, run
+    from taskmerge.recipes import load
+
+    said = load(recipe)
+    run(said, start="recover", until="recover", say=note, device=device)
+    recovered = Places.of(said).recovered
+    next_move(f"taskmerge diagnose-drift --fused {recovered} …, or taskmerge run {recipe}")
+    return recovered
 
 
 def _how(precision: str | None, batch_size: int | None) -> dict[str, Any]:

@@ -62,8 +62,17 @@ def verify(
             raise UsageError(
                 f"{option} applies to a model's own record", next_move="leave it out, or --base and --recipe"
             )
-        _judge(model, base, recipe, (adapter, specialist, weight), device, as_json)
-        return
+        fits = _judge(model, base, recipe, (adapter, specialist, weight), device, as_json)
+    else:
+        fits = _as_recorded(model, (not hashes_only, recipe_folder, method), part, on, as_json)
+    if not fits:
+        raise typer.Exit(1)
+
+
+def _as_recorded(
+    model: str, how: tuple[bool, Path | None, list[str]], part: str | None, on: str | None, as_json: bool
+) -> bool:
+    """Whether a model is what its own record says, which is shown. how: merging again, the recipe's folder, methods."""
     from taskmerge.checkpoints.output.checking import check_made
     from taskmerge.checkpoints.output.record import read_record
     from taskmerge.merging.verify import model_folder
@@ -74,7 +83,7 @@ def verify(
         raise UsageError("--on checks all parts", next_move="leave out --part")
     folder = model_folder(model)
     if read_record(folder)["kind"] == "fused":
-        found = _verified(model, folder, on, (not hashes_only, recipe_folder, method), share, as_json)
+        found = _verified(model, folder, on, how, share, as_json)
     elif share is not None or on is not None:
         raise UsageError(
             f"{model} is not a fused model: it cannot be checked in parts", next_move="leave out --part and --on"
@@ -91,8 +100,7 @@ def verify(
         for line in found.unchecked:
             note(f"not checked: {line}")
         note("differs from its record" if found.differences else "as recorded, in everything that was checked")
-    if found.differences:
-        raise typer.Exit(1)
+    return not found.differences
 
 
 def _verified(
@@ -126,7 +134,8 @@ def _judge(
     parts: tuple[list[str], list[str], list[float]],
     device: str,
     as_json: bool,
-) -> None:
+) -> bool:
+    """Whether a model is the merge that is said, which is shown."""
     from taskmerge.merging.judging.said import as_said
     from taskmerge.merging.judging.verdict import judge
     from taskmerge.words.devices import parse_device
@@ -145,8 +154,7 @@ def _judge(
             note(line)
         say(f"text path {found.text_path}")
         say(found.sentence)
-    if not found.fits:
-        raise typer.Exit(1)
+    return found.fits
 
 
 COMMANDS = (verify,)

@@ -17,7 +17,7 @@ from taskmerge.checkpoints.repacking import unpacked
 from taskmerge.checkpoints.soups import Averaged, checkpoints_of, shares
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.checkpoints.vectors.folder import StoredDeltas, is_task_vector, open_task_vector
-from taskmerge.errors import OutputError, Problem, RecipeError, TaskmergeError
+from taskmerge.errors import InputError, Problem, RecipeError
 from taskmerge.recipes import Recipe, Specialist
 from taskmerge.words.places import is_pattern
 
@@ -52,9 +52,7 @@ def open_inputs(recipe: Recipe, given: Inputs | None = None) -> Inputs:
     def attempt(label: str, place: str, action: Callable[[], None]) -> None:
         try:
             action()
-        except OutputError:  # a failing disk is not a problem of the recipe
-            raise
-        except TaskmergeError as error:
+        except InputError as error:
             for problem in error.problems:
                 what = f"{label}: {problem.what}" + (f" ({problem.place})" if problem.place else "")
                 problems.append(Problem(what, place, problem.next_move))

@@ -8,10 +8,11 @@ from contextlib import contextmanager
 
 from taskmerge.checkpoints.lineage.alignment import Alignment, align_all
 from taskmerge.checkpoints.state_dict import BASE, StateDict, adopted
+from taskmerge.merging.decisions import Takes
 from taskmerge.merging.few_bits import check_quantized
 from taskmerge.merging.inputs import Inputs, open_inputs
 from taskmerge.merging.never_merged import check_packing
-from taskmerge.merging.planner import Planner, Takes
+from taskmerge.merging.planner import Planner
 from taskmerge.merging.steps import Plan
 from taskmerge.merging.tokenizer import vocabularies
 from taskmerge.recipes import Recipe, runs_of
@@ -71,4 +72,4 @@ def plan_aligned(
     bring. takes: (census, specialist, tensor) -> whether the specialist has a say in the tensor; left out: always.
     """
     dtype = "float64" if bare else recipe.output.dtype or inputs.state_dicts[BASE].beside.output_dtype
-    return Planner(recipe, inputs, alignment, alignment.census, dtype, bare, takes).plan()
+    return Planner(recipe, inputs, alignment, dtype, bare, takes).plan()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskmerge.checkpoints.selector import may_name, nearest_names
-from taskmerge.errors import OutputError, Problem, RecipeError, TaskmergeError, UsageError
+from taskmerge.errors import InputError, Problem, RecipeError, UsageError
 from taskmerge.pipeline.foresight import fuse_problems
 from taskmerge.pipeline.outputs import check_outputs, check_room
 from taskmerge.pipeline.presence import model_problems
@@ -157,9 +157,7 @@ def _stored(current: Run, text: str) -> Parts | None:
         return Parts(
             frozenset(components_of(open_stored(text, current.recipe.folder), current.recipe.components).values())
         )
-    except OutputError:  # a failing disk is not a problem of the recipe
-        raise
-    except TaskmergeError:
+    except InputError:
         return None  # the stage that opens it says what is wrong, in its own words
 
 
@@ -184,9 +182,7 @@ def _modality(current: Run, section: Specialize) -> str | None:
     """What is grafted for a specialist; None where that cannot be told, which is told as a problem elsewhere."""
     try:
         return grafted_modality(current, section)
-    except OutputError:  # a failing disk is not a problem of the recipe
-        raise
-    except TaskmergeError:
+    except InputError:
         return None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from taskmerge.errors import OutputError, Problem, TaskmergeError
+from taskmerge.errors import InputError, Problem
 from taskmerge.pipeline.sets import grafted_modality
 from taskmerge.pipeline.state import Run
 from taskmerge.recipes import Specialize
@@ -30,9 +30,7 @@ def fuse_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
     for name, section in missing.items():
         try:
             foreseen[name] = _foreseen(current, name, section)
-        except OutputError:  # a failing disk is not a problem of the recipe
-            raise
-        except TaskmergeError as error:
+        except InputError as error:
             yield from _told(error, f"specialize: {name}", section.place)
     if len(foreseen) == len(missing) and "fuse" in stages:
         yield from _fused(current, foreseen)
@@ -44,9 +42,7 @@ def _fused(current: Run, foreseen: dict[str, StateDict]) -> Iterator[Problem]:
 
     try:
         plan(current.recipe, open_inputs(current.recipe, Inputs(foreseen)))
-    except OutputError:  # a failing disk is not a problem of the recipe
-        raise
-    except TaskmergeError as error:
+    except InputError as error:
         yield from _told(error, "fuse, after all are trained", current.recipe.place)
 
 
@@ -71,7 +67,7 @@ def _foreseen(current: Run, name: str, section: Specialize) -> StateDict:
     return foreseen
 
 
-def _told(error: TaskmergeError, title: str, place: str) -> Iterator[Problem]:
+def _told(error: InputError, title: str, place: str) -> Iterator[Problem]:
     for told in error.problems[:_SHOWN]:
         where = f" ({told.place})" if told.place and told.place != place else ""
         yield Problem(f"{title}: {told.what}{where}", place, told.next_move)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from taskmerge.checkpoints.hashing import fingerprint
 from taskmerge.checkpoints.output.record import FILE as RECORD
+from taskmerge.checkpoints.output.replacing import Site
 
 _LISTED = "/"  # behind a folder's name: which files lie in it
 _NO_SAY = (".md", ".txt", ".png", ".jpg", ".html", ".lock", ".log")
@@ -28,7 +29,8 @@ class Inputs:
 
         media: by size and time of change alone. outputs: of the stage itself, which are no inputs.
         """
-        own = [place.resolve() for place in (self.report, *outputs)]
+        unfinished = [Site(place).staging for place in outputs]  # a journal is read by the run that continues from it
+        own = [place.resolve() for place in (self.report, *outputs, *unfinished)]
         found: dict[str, str] = {}
         for path in paths:
             if any(path.resolve().is_relative_to(place) for place in own) or not path.exists() or path.name == RECORD:

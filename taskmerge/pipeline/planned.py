@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.state_dict import StateDict
-from taskmerge.errors import OutputError, TaskmergeError, UsageError
+from taskmerge.errors import InputError, TaskmergeError, UsageError
 from taskmerge.pipeline.state import Run, training_settings
 from taskmerge.pipeline.steps import STAGES, STEPS
 from taskmerge.recipes import Specialize, Training
@@ -93,9 +93,7 @@ def _trained(
     batch = f"{settings.batch_size} x {settings.accumulation} x {machine.count}"
     try:
         tensors = shapes.specialist(name) if name is not None else shapes.fused()
-    except OutputError:  # a failing disk is not a problem of the recipe
-        raise
-    except TaskmergeError as error:
+    except InputError as error:
         unknown = (f"the shapes are unknown: {error.problems[0].what}",)
         return Row(title, runs, pairs, settings.steps, batch, notes=unknown)
     components = {one: tensor.component for one, tensor in tensors.items()}
@@ -163,9 +161,7 @@ def _other(current: Run, stage: str, shapes: _Shapes, runs: bool) -> Row:
     pairs = {one: _count(current, text) for one, text in sets.items()}
     try:
         size = sum(tensor.count * tensor.size for tensor in shapes.fused().values())
-    except OutputError:  # a failing disk is not a problem of the recipe
-        raise
-    except TaskmergeError as error:
+    except InputError as error:
         return Row(stage, runs, pairs, notes=(f"the shapes are unknown: {error.problems[0].what}",))
     return Row(stage, runs, pairs, disk=size if stage == "fuse" else 0)
 

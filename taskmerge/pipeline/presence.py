@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from taskmerge.checkpoints.hub import HubPlace, locate, open_snapshot
-from taskmerge.errors import OutputError, Problem, TaskmergeError
+from taskmerge.errors import InputError, Problem
 from taskmerge.merging.inputs import row_paths
 from taskmerge.pipeline.state import Run
 from taskmerge.recipes import Specialist
@@ -39,9 +39,7 @@ def _whole_first(row: Specialist) -> str:
 def _no_checkpoints(current: Run, name: str, row: Specialist) -> Iterator[Problem]:
     try:
         row_paths(row, current.recipe.folder)
-    except OutputError:  # a failing disk is not a problem of the recipe
-        raise
-    except TaskmergeError as error:
+    except InputError as error:
         yield from (Problem(f"{name}: {told.what}", row.place, told.next_move) for told in error.problems)
 
 
@@ -57,9 +55,7 @@ def _absent(current: Run, name: str, text: str, place: str) -> Iterator[Problem]
         found = locate(text, current.recipe.folder)
         if isinstance(found, HubPlace):
             open_snapshot(found)
-    except OutputError:  # a failing disk is not a problem of the recipe
-        raise
-    except TaskmergeError as error:
+    except InputError as error:
         yield from (Problem(f"{name}: {told.what}", place, told.next_move) for told in error.problems)
 
 

@@ -17,7 +17,6 @@ from taskmerge import __version__
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.reading import local_folder
 from taskmerge.checkpoints.output.replacing import absolute
-from taskmerge.checkpoints.output.whole_files import write_whole
 from taskmerge.embedders.encodings import Keeping
 from taskmerge.embedders.sources import ModelSource
 from taskmerge.errors import Problem, RecipeError, UsageError, clipped
@@ -27,6 +26,7 @@ from taskmerge.pipeline.report_folder import claim_report
 from taskmerge.recipes import Graft, Lora, Recipe, Training
 from taskmerge.recipes.writing import dump
 from taskmerge.training.work import clear_work
+from taskmerge.whole_files import write_whole
 from taskmerge.words.json_text import as_read
 from taskmerge.words.places import output_path, parse_place
 from taskmerge.words.processes import say_to_all

@@ -5,24 +5,22 @@ from taskmerge.recipes.merging import Merge, Rule, Settings
 from taskmerge.recipes.recipe import Recipe, from_dict, load, load_all, loads
 from taskmerge.recipes.schema import schema
 from taskmerge.recipes.searching import Floor, Range, Search
-from taskmerge.recipes.sections import (
+from taskmerge.recipes.sections import Output, Specialist, TokenRow
+from taskmerge.recipes.stacking import runs_of
+from taskmerge.recipes.stages import (
     Balance,
     Drift,
     Evaluate,
     FailAbove,
     Graft,
     Lora,
-    Output,
     Prompts,
     Recover,
     Rehearse,
     RolePrompts,
-    Specialist,
     Specialize,
-    TokenRow,
     Training,
 )
-from taskmerge.recipes.stacking import runs_of
 
 __all__ = [
     "Balance",

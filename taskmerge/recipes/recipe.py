@@ -16,19 +16,14 @@ from taskmerge.recipes.merging import Merge
 from taskmerge.recipes.searching import Search
 from taskmerge.recipes.sections import (
     BaseOrSpecialist,
-    Drift,
-    Evaluate,
     NamePattern,
     NewSpecialist,
     Output,
-    Prompts,
-    Recover,
-    Rehearse,
     Specialist,
     SpecialistName,
-    Specialize,
 )
 from taskmerge.recipes.stacking import stack_problems
+from taskmerge.recipes.stages import Drift, Evaluate, Prompts, Recover, Rehearse, Specialize
 from taskmerge.words.named_objects import check_users_own, names_code, not_the_users
 from taskmerge.words.numerals import is_whole
 

@@ -22,6 +22,7 @@ from taskmerge.pipeline.report_folder import claim_report
 from taskmerge.recipes import Recipe
 from taskmerge.recipes.writing import dump
 from taskmerge.searching.study import JOURNAL
+from taskmerge.whole_files import write_whole
 from taskmerge.words.places import output_path
 from taskmerge.words.system_errors import writing
 
@@ -98,8 +99,7 @@ class SearchFolder:
     def _write(self, about: _About) -> None:
         place = self.path / ABOUT
         with writing(place):
-            place.with_suffix(".new").write_text(json.dumps(about, indent=1) + "\n", "utf-8")
-            place.with_suffix(".new").replace(place)
+            write_whole(place, json.dumps(about, indent=1) + "\n")
 
     def start_model(self, bench: Bench, recipe: Recipe) -> Path:
         """The recipe's own merge as a model's folder, written once: what is opened to run trials in."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from taskmerge.errors import TaskmergeError
+from taskmerge.errors import InputError
 from taskmerge.merging.bench import Bench, squared_lengths
 from taskmerge.methods.weighting import metagpt_weights
 from taskmerge.recipes import Recipe, from_dict
@@ -57,7 +57,7 @@ def lone(bench: Bench, name: str) -> Recipe:
     found = from_dict(plain, bench.recipe.folder)
     try:
         bench.planned(found)
-    except TaskmergeError:
+    except InputError:
         return from_dict({**table, "merge": {"method": "task_arithmetic", "rules": rules}}, bench.recipe.folder)
     return found
 

@@ -15,6 +15,7 @@ from taskmerge.errors import UsageError
 from taskmerge.measuring.evaluation.local import Groups
 from taskmerge.metrics.bootstrap import Interval, percentile_interval, resampled_means
 from taskmerge.recipes.scores import Objective
+from taskmerge.whole_files import unfinished_of, written_whole
 from taskmerge.words.system_errors import writing
 
 
@@ -69,12 +70,10 @@ class Scored:
         """Write values and neighbours; groups are those of the search's pairs."""
         table = {f"value {name}": values for name, values in self.values.items()}
         table |= {f"near {name}": rows for name, rows in self.near.items()}
-        scratch = path.with_suffix(".new")
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            with scratch.open("wb") as file:
+            with written_whole(path, unfinished_of(path)) as unfinished, unfinished.open("wb") as file:
                 np.savez_compressed(file, **table)  # type: ignore[arg-type]
-            scratch.replace(path)
 
     @classmethod
     def load(cls, path: Path, groups: Mapping[str, Groups]) -> Scored | None:

@@ -83,7 +83,7 @@ def kill(session: Path, name: str, kills: int, rng: Random, counts: Counter[str]
             counts[f"{name}, in {stage_of(room)}" if name == "run" else name] += 1
             findings += [f"kill {killed}: {what}" for what in half_made(writer, outcome(room), before, whole)]
             if writer.outputs and not others(outcome(room), whole):  # killed when all was done
-                code = 0
+                code, said = 0, ""
                 break
         if code is None:
             code, said = taskmerge(writer.words, room)
@@ -93,6 +93,10 @@ def kill(session: Path, name: str, kills: int, rng: Random, counts: Counter[str]
             findings.append(f"after kill {killed} the command ends with {code}: {said[-1500:]}")
         elif other := others(outcome(room), whole):
             findings.append(f"after kill {killed} another result than the undisturbed one: {other[:5]}")
+        elif name == "run" and said and killed == kills:  # it has ended: nothing is left to do
+            code, said = taskmerge(writer.words, room)
+            if again := [line for line in said.splitlines() if line.endswith(": running")]:
+                findings.append(f"a run that ended after kill {killed} is not skipped: {again}")
     return findings
 
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from checkpoint_files import cached, digests
 from huggingface_hub import constants
 from json_shapes import problems_of
 from PIL import Image
 from pipeline_projects import RECIPE, TEXTS, new_project, run_quietly, running, write_sound
-from places import HELPERS
 from typer.testing import CliRunner
 
 from taskmerge.cli.app import app
@@ -192,31 +187,6 @@ def test_an_interrupted_run_ends_with_the_same_table(tmp_path: Path, monkeypatch
     resumed, said = run_quietly(other, text)
     assert running(said) == ["recover", "evaluate"]
     assert resumed["stages"]["evaluate"] == whole["stages"]["evaluate"]
-
-
-@pytest.mark.slow
-def test_a_run_killed_again_and_again_ends_with_the_same_table_and_models(tmp_path: Path) -> None:
-    text = RECIPE.replace("steps: 3,", "steps: 60,")  # long enough to leave a checkpoint to go on from
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # as the killed ones: sums of floats depend on it
-    try:
-        whole, _ = run_quietly(new_project(tmp_path / "whole"), text)
-    finally:
-        torch.set_num_threads(threads)
-    other = new_project(tmp_path / "other")
-    (other / "recipe.yaml").write_text(text)
-    script = [sys.executable, str(HELPERS / "killing_run.py"), str(other), "3", "24"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TASKMERGE_THREADS": "1"}
-    done = subprocess.run(script, capture_output=True, text=True, timeout=900, env=environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    killed_in = json.loads(done.stdout)
-    assert sum(killed_in.values()) >= 6 and len(killed_in) >= 4, killed_in
-    table, said = run_quietly(other, text)
-    assert all(line.endswith("skipped") for line in said)
-    assert table["stages"]["evaluate"] == whole["stages"]["evaluate"]
-    for name in ("specialist-audio", "specialist-text", "fused", "fused-recovered", "fused-rehearsed"):
-        ours, theirs = (digests(tmp_path / folder / name) for folder in ("other", "whole"))
-        assert ours["model.safetensors"] == theirs["model.safetensors"], name
 
 
 @pytest.mark.parametrize(

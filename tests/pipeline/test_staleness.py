@@ -12,6 +12,7 @@ from in_the_way import picture
 from pipeline_projects import RECIPE, new_project, run_quietly, running
 
 from taskmerge.errors import OutputError
+from taskmerge.pipeline.inputs import Inputs
 
 METHOD = '''
 from taskmerge import merge_method
@@ -199,3 +200,14 @@ def test_whatever_of_the_recipe_decides_a_stage_is_in_its_note(tmp_path: Path, w
         run = Run(recipe, Places.of(recipe))
         found.append([run._said(step.section) for step in STEPS[stage](run)])
     assert found[0] != found[1]
+
+
+def test_the_unfinished_output_of_a_killed_stage_is_no_input_of_the_one_that_continues_it(tmp_path: Path) -> None:
+    """Its journal is read, and gone when the stage has ended: the stage would run again."""
+    journal = tmp_path / ".out-recovered.partial" / ".taskmerge-journal.json"
+    other = tmp_path / ".other.partial" / "model.json"
+    for path in (journal, other):
+        path.parent.mkdir()
+        path.write_text("{}")
+    found = Inputs(tmp_path, tmp_path / "report").identities([journal, other], False, [tmp_path / "out-recovered"])
+    assert list(found) == [".other.partial/model.json"]

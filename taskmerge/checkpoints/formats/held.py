@@ -90,7 +90,15 @@ class Checked:
         raise NotImplementedError
 
 
-Used = dict[Checked, None]
+class Used(dict[Checked, None]):
+    """The files that were read, in order."""
+
+    def check(self) -> None:
+        """Raise CheckpointError for one that is no longer as it was."""
+        for file in list(self):
+            file.check()
+
+
 _using: list[Used] = []
 
 
@@ -103,7 +111,7 @@ def used(file: Checked) -> None:
 @contextmanager
 def using() -> Iterator[Used]:
     """What is read inside the block, by any thread."""
-    files: Used = {}
+    files = Used()
     _using.append(files)
     try:
         yield files

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 from taskmerge.errors import OutputError
+from taskmerge.whole_files import of_this_process, written_whole
 from taskmerge.words.json_text import Shape, parse_json
 from taskmerge.words.system_errors import writing
 
@@ -115,14 +116,13 @@ class LocalNotes:
         path = self.folder / name
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+            unfinished = of_this_process(path)  # nothing is removed beside it: parts on other machines write here too
             self._begin(unfinished)
             self._begin(path)
-            with unfinished.open("wb") as file:
+            with written_whole(path, unfinished), unfinished.open("wb") as file:
                 file.write(text.encode())
                 file.flush()
                 os.fsync(file.fileno())
-            unfinished.replace(path)
 
     def names(self, folder: str) -> list[str]:
         """See `Notes.names`."""

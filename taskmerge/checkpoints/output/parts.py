@@ -96,11 +96,6 @@ class LocalParts:
             self._begun.add(name)
             self._lock.write(json.dumps(name).encode() + b"\n")
 
-    def check_inputs(self) -> None:
-        """See `OutputFolder.check_inputs`."""
-        for file in list(self._used):
-            file.check()
-
     def take_up(self, files: Sequence[str]) -> None:
         """Take over what an earlier run of these parts finished; its bytes are read."""
         for file in files:
@@ -125,7 +120,7 @@ class LocalParts:
             try:
                 yield writer
                 digest = writer.finish()
-                self.check_inputs()
+                self._used.check()
             except Exception:
                 path.unlink(missing_ok=True)
                 raise

@@ -21,10 +21,10 @@ from taskmerge.checkpoints.formats.json_files import LARGEST, read_json
 from taskmerge.checkpoints.formats.links import check_link
 from taskmerge.checkpoints.formats.table import SAFETENSORS, is_weight_file
 from taskmerge.checkpoints.hashing import content_sha256, sha256_of
-from taskmerge.checkpoints.output.whole_files import unfinished_of, write_whole
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.stores.mirrors import remote_bytes
 from taskmerge.errors import CheckpointError
+from taskmerge.whole_files import unfinished_of, write_whole
 from taskmerge.words.places import repository_of
 
 FILE = "taskmerge.json"

@@ -14,9 +14,10 @@ from taskmerge.errors import OutputError, few
 from taskmerge.words.system_errors import as_output_error
 
 JOURNAL = ".taskmerge-journal.json"
+NEXT_JOURNAL = f"{JOURNAL}.new"
 SAVED = "saved"
 """Folder in which a library saves a model, before its files are taken over."""
-OWN = (LOCK, JOURNAL, f"{JOURNAL}.new", FILE)
+OWN = (LOCK, JOURNAL, NEXT_JOURNAL, FILE)
 
 
 def take_lock(lock: IO[bytes], staging: Path, mode: int, taken: OutputError) -> os.stat_result:

@@ -106,11 +106,6 @@ class StoreFolder:
     def __exit__(self, *_: object) -> None:
         self._closing.close()
 
-    def check_inputs(self) -> None:
-        """See `OutputFolder.check_inputs`."""
-        for file in list(self._used):
-            file.check()
-
     def _look(self) -> Mapping[str, Stat]:
         """What lies there. Raises OutputError for what may not give way."""
         there = storing(self.final, self._store.names)
@@ -186,7 +181,7 @@ class StoreFolder:
             writer = ShardWriter(StoreUri(f"{self.final}/{layout.file}"), layout, size, sink)
             try:
                 yield writer
-                self.check_inputs()
+                self._used.check()
                 digest = writer.finish()
             finally:
                 writer.close()
@@ -211,7 +206,7 @@ class StoreFolder:
 
     def publish(self, record: Mapping[str, Any] | None = None) -> list[str]:
         """Write the small files, the index, and the record; then the output is there. See `OutputFolder.publish`."""
-        self.check_inputs()
+        self._used.check()
         outputs = dict(self.finished)
         for name in sorted(self._small, key=lambda name: (name.rpartition("/")[2] == SAFETENSORS.index, name)):
             kept = self._small[name]

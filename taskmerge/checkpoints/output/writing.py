@@ -26,6 +26,7 @@ from taskmerge.checkpoints.output.replacing import absolute, put_in_place, site,
 from taskmerge.checkpoints.output.shard_writer import BUFFER, ShardWriter
 from taskmerge.checkpoints.output.staging import (
     JOURNAL,
+    NEXT_JOURNAL,
     SAVED,
     begun_in,
     check_staging,
@@ -35,6 +36,7 @@ from taskmerge.checkpoints.output.staging import (
     take_lock,
 )
 from taskmerge.errors import CheckpointError, OutputError, few
+from taskmerge.whole_files import written_whole
 from taskmerge.words.system_errors import writing
 
 
@@ -105,11 +107,6 @@ class OutputFolder:
     def __exit__(self, *_: object) -> None:
         self._closing.close()
 
-    def check_inputs(self) -> None:
-        """Raise CheckpointError for a file that was read from and is no longer as it was."""
-        for file in list(self._used):
-            file.check()
-
     def _take_up_names(self, size: int) -> None:
         """The lock file also says which files were begun: whatever a kill leaves, these are ours."""
         known = os.pread(self._lock.fileno(), size, 0)
@@ -167,11 +164,10 @@ class OutputFolder:
 
     def _write_journal(self) -> None:
         table = {"identity": self.identity, "finished": self.finished}
-        path = self.staging / f"{JOURNAL}.new"
-        path.write_text(json.dumps(table), "utf-8")
-        if self.finished:  # before that there is nothing to go on from
-            sync(path)
-        path.replace(self.staging / JOURNAL)
+        with written_whole(self.staging / JOURNAL, self.staging / NEXT_JOURNAL) as path:
+            path.write_text(json.dumps(table), "utf-8")
+            if self.finished:  # before that there is nothing to go on from
+                sync(path)
 
     def path(self, name: str) -> Path:
         """Where the file `name` is being collected; makes its folders."""
@@ -202,7 +198,7 @@ class OutputFolder:
         try:
             yield writer
             digest = writer.finish()
-            self.check_inputs()
+            self._used.check()
         except Exception:
             path.unlink(missing_ok=True)
             raise
@@ -239,7 +235,7 @@ class OutputFolder:
         record: see `record.new_record`. Returns what turned up in the older folder meanwhile, and was left there.
         """
         place = site(self.final, self.fresh, self.inputs, keep=self.keep)
-        self.check_inputs()
+        self._used.check()
         names = sorted(name for name in files_below(self.staging) if name not in (LOCK, JOURNAL, FILE))
         strange = [name for name in names if name not in self._begun and name not in self.finished]
         if strange := [*strange, *strange_folders(self.staging, self._begun)]:

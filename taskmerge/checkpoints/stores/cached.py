@@ -17,6 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from taskmerge.errors import UsageError
+from taskmerge.whole_files import written_whole
 from taskmerge.words.places import cache_folder
 
 _DIGEST = 16
@@ -62,12 +63,8 @@ class RangeCache:
         if self._unseen + size > self.budget // _SHARE:
             self._make_room()
             self._unseen = 0
-        unfinished = self.folder / f"{uuid4().hex}.unfinished"
-        try:
+        with written_whole(path, self.folder / f"{uuid4().hex}.unfinished") as unfinished:
             unfinished.write_bytes(_digest(data) + data)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
         self._unseen += size
 
     def _make_room(self) -> None:

@@ -105,12 +105,9 @@ def remote_file(path: Path, name: str | None = None) -> RemoteFile | None:
 
     name: what its checkpoint calls it. Raises CheckpointError for one that cannot be read in ranges.
     """
-    found = mirrored(path.parent)
-    if found is None:
+    if (stands_for := _stands_for(path)) is None:
         return None
-    key = path.relative_to(found.folder).as_posix()
-    if key not in found.files or _is_fetched(key, found.files[key]):
-        return None
+    found, key = stands_for
     if not key.endswith(".safetensors"):
         raise CheckpointError(
             "cannot be read from a store: only safetensors can be read in ranges", f"{found.store.uri}/{key}",
@@ -125,13 +122,19 @@ def remote_file(path: Path, name: str | None = None) -> RemoteFile | None:
 
 def remote_bytes(path: Path) -> Iterator[bytes] | None:
     """The bytes of what a file of this disk stands for; None where it stands for none."""
+    if (stands_for := _stands_for(path)) is None:
+        return None
+    found, key = stands_for
+    return _streamed(found.store, key, found.files[key])
+
+
+def _stands_for(path: Path) -> tuple[Mirror, str] | None:
+    """The mirror and the key in its store of a file whose bytes are not on this disk; None of any other file."""
     found = mirrored(path.parent)
     if found is None:
         return None
     key = path.relative_to(found.folder).as_posix()
-    if key not in found.files or _is_fetched(key, found.files[key]):
-        return None
-    return _streamed(found.store, key, found.files[key])
+    return None if key not in found.files or _is_fetched(key, found.files[key]) else (found, key)
 
 
 def _streamed(store: Store, key: str, stat: Stat, size: int = 8 << 20) -> Iterator[bytes]:

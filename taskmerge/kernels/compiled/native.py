@@ -10,7 +10,6 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -25,6 +24,7 @@ import numpy as np
 from taskmerge.errors import CheckpointError
 from taskmerge.kernels.compiled.building import build, compiled_by_numba, target_machine
 from taskmerge.kernels.preparing import announce
+from taskmerge.whole_files import written_whole
 from taskmerge.words import places
 from taskmerge.words.json_text import parse_json
 
@@ -152,9 +152,8 @@ def write(path: Path, symbol: str, code: bytes) -> None:
     first = json.dumps({"sha256": hashlib.sha256(code).hexdigest(), "symbol": symbol}).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f"{path.name}.{os.getpid()}")
-        scratch.write_bytes(first + b"\n" + code)
-        scratch.replace(path)
+        with written_whole(path) as unfinished:
+            unfinished.write_bytes(first + b"\n" + code)
     except OSError:
         return
 

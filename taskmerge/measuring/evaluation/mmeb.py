@@ -15,7 +15,6 @@ from typing import Any, Literal
 import numpy as np
 
 from taskmerge.checkpoints.formats.json_files import read_json
-from taskmerge.checkpoints.output.whole_files import write_whole
 from taskmerge.embedders.identity import revision_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_to_measure
@@ -24,6 +23,7 @@ from taskmerge.errors import OutputError, UsageError, few
 from taskmerge.measuring.evaluation.mmeb_rows import Answer, candidate_items, query_items
 from taskmerge.metrics.ranking import mean_scores, ranking_scores
 from taskmerge.metrics.retrieval import normalized
+from taskmerge.whole_files import write_whole
 from taskmerge.words.modalities import NAMES, TEXT
 from taskmerge.words.places import output_path
 from taskmerge.words.system_errors import writing
@@ -119,6 +119,11 @@ def evaluate_mmeb(
         named = list(candidate_items(rows, corpus))
         vectors = embed_items(embedder, [item for _, item in named], "document", batch_size)
         _write(files["tgt"], pickle.dumps(dict(zip([own for own, _ in named], vectors, strict=True))))
+    return _scored(files, answers, ranking, name)
+
+
+def _scored(files: Mapping[str, Path], answers: Sequence[Answer], ranking: str, name: str) -> dict[str, float]:
+    """Rank the stored candidates for the stored queries; write what was predicted, and the scores."""
     predictions = list(_ranked(_stored(files["qry"]), _stored(files["tgt"]), answers, ranking, name))
     scores = mean_scores(
         [

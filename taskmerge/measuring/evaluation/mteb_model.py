@@ -56,7 +56,7 @@ def as_mteb_model(
         UsageError: for a dimension that the model does not have and fields that ModelMeta does not have.
     """
     require("mteb")
-    from mteb.models.abs_encoder import AbsEncoder, get_prompt_name
+    from mteb.models.abs_encoder import AbsEncoder
     from sentence_transformers.util import SimilarityFunction
 
     embedder = open_to_measure(model, device=device, precision=precision).prompted(prompts)
@@ -65,15 +65,6 @@ def as_mteb_model(
             f"{embedder.label}: embeddings have {embedder.dimension} dimensions and cannot be truncated to {dimension}"
         )
     own_prompts, _ = AbsEncoder.validate_task_to_prompt_name(dict(embedder.own_prompts), raise_for_invalid_keys=False)
-
-    def prompted(task: Any, prompt_type: Any, modality: str | None) -> Embedder:
-        own = embedder.prompted(None, task.name)
-        role = prompt_type.value if prompt_type else None
-        if own.prompts.text(role, modality) is not None:
-            return own
-        chosen = get_prompt_name(own_prompts, task, prompt_type)
-        text = (own_prompts or {}).get(chosen) if chosen is not None else None
-        return own if text is None else own.prompted(Prompts(text, text, text))
 
     class Variant(AbsEncoder):  # type: ignore[misc]
         """A taskmerge variant."""
@@ -88,7 +79,7 @@ def as_mteb_model(
             role = prompt_type.value if prompt_type else None
             found = []
             for rows, modality in _batches(inputs.dataset, int(keywords.get("batch_size", 32))):
-                own = prompted(task_metadata, prompt_type, modality)
+                own = _prompted(embedder, own_prompts or {}, task_metadata, prompt_type, modality)
                 found.append(own.encode(rows, modality, role, batch_size=len(rows))[:, :dimension])
             return np.concatenate(found)
 
@@ -99,6 +90,20 @@ def as_mteb_model(
             return SimilarityFunction.to_similarity_pairwise_fn(embedder.similarity)(embeddings1, embeddings2)
 
     return Variant()
+
+
+def _prompted(
+    embedder: Embedder, own_prompts: dict[str, str], task: Any, prompt_type: Any, modality: str | None
+) -> Embedder:
+    """The embedder with the user's prompts for a task, or else with the model's own prompt that mteb would choose."""
+    from mteb.models.abs_encoder import get_prompt_name
+
+    own = embedder.prompted(None, task.name)
+    if own.prompts.text(prompt_type.value if prompt_type else None, modality) is not None:
+        return own
+    chosen = get_prompt_name(own_prompts, task, prompt_type)
+    text = own_prompts.get(chosen) if chosen is not None else None
+    return own if text is None else own.prompted(Prompts(text, text, text))
 
 
 def model_meta(

@@ -10,7 +10,7 @@ import numpy as np
 
 from taskmerge.checkpoints.lineage.alignment import align_all
 from taskmerge.checkpoints.state_dict import BASE, StateDict
-from taskmerge.errors import TaskmergeError, UsageError
+from taskmerge.errors import InputError, UsageError
 from taskmerge.merging.algebra.checkpoint import Checkpoint, task_vector
 from taskmerge.merging.algebra.task_vector import CHUNK, TaskVector
 from taskmerge.merging.compared import layer_of
@@ -120,7 +120,7 @@ def differences(first: Source, second: Source) -> list[dict[str, Any]]:
     try:
         aligned = align_all({BASE: one, "second": two}).census.inputs
         one, two = aligned[BASE], aligned["second"]
-    except TaskmergeError:
+    except InputError:
         pass  # of two lineages: every tensor differs, and says so
     rows = []
     for name in dict.fromkeys((*one.tensors, *two.tensors)):

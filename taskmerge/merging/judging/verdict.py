@@ -16,7 +16,7 @@ from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.lineage.alignment import align_all
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.errors import TaskmergeError, few
+from taskmerge.errors import InputError, few
 from taskmerge.merging.fused import FusedStateDict
 from taskmerge.merging.judging.tensors import FITS, Finding, Sides, compared, explained, is_linear
 from taskmerge.merging.plan import plan
@@ -142,7 +142,7 @@ def _aligned(
     inputs = {BASE: fused, _MERGED: merged, _ORIGINAL: fused.plan.base}
     try:
         alignment = align_all(inputs, recipe.components)
-    except TaskmergeError as error:
+    except InputError as error:
         said = f"names were compared as stored: {error.problems[0].what.splitlines()[0]}"
         components = component_map({**merged.tensors, **fused.tensors}, fused.config, recipe.components, strict=False)
         return inputs, components, (said,)

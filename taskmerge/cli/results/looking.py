@@ -1,0 +1,87 @@
+"""What the commands print with --json that look at models and compare them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypedDict
+
+from taskmerge.declarations import Doc
+
+
+class Compared(TypedDict):
+    """`compare`."""
+
+    norms: Annotated[dict[str, list[float | None]], Doc("Task vector -> [norm, norm over the base's].")]
+    cosine: Annotated[dict[str, dict[str, float | None]], Doc("Of each two.")]
+    sign_conflict: Annotated[dict[str, dict[str, float | None]], Doc("Share of entries whose signs differ.")]
+    by_layer: Annotated[dict[str, dict[str, float | None]], Doc("Layer -> task vector -> norm.")]
+    warnings: Annotated[list[str], Doc("Differences between the configs and the base's config.")]
+
+
+class Difference(TypedDict):
+    tensor: Annotated[str, Doc("Its name.")]
+    difference: Annotated[str, Doc("values, or the part of its header that differs.")]
+    entries: Annotated[int | None, Doc("The number of entries that differ.")]
+    largest: Annotated[float | None, Doc("The largest difference of two entries.")]
+
+
+class Diff(TypedDict):
+    """`diff`. Exits with 1 if anything differs."""
+
+    same: Annotated[bool, Doc("Whether all bits are the same.")]
+    differences: Annotated[list[Difference], Doc("One per tensor.")]
+
+
+class InspectedTensor(TypedDict):
+    component: Annotated[str, Doc("backbone, audio_projector, …")]
+    dtype: Annotated[str, Doc("As safetensors names it.")]
+    shape: Annotated[list[int], Doc("Lengths.")]
+
+
+class ToldByShapes(TypedDict):
+    path: Annotated[str, Doc("Where the names begin.")]
+    component: Annotated[str, Doc("The recognised component.")]
+    reason: Annotated[str, Doc("Why.")]
+
+
+class Inspected(TypedDict):
+    """`inspect`."""
+
+    model: Annotated[str, Doc("As named.")]
+    config: Annotated[dict[str, Any], Doc("config.json.")]
+    tensors: Annotated[dict[str, InspectedTensor], Doc("By name.")]
+    told_by_shapes: Annotated[list[ToldByShapes], Doc("Parts that were recognised by shape, not by name.")]
+
+
+class VerifiedRecord(TypedDict):
+    """`verify` of a folder made here. Exit 1 where it differs."""
+
+    path: Annotated[str, Doc("As named.")]
+    same: Annotated[bool, Doc("As recorded, in all that was checked.")]
+    differences: Annotated[list[str], Doc("From the record.")]
+    checked: Annotated[list[str], Doc("What was compared, and how.")]
+    unchecked: Annotated[list[str], Doc("What was not.")]
+
+
+class JudgedTensor(TypedDict):
+    component: Annotated[str, Doc("backbone, …")]
+    status: Annotated[str, Doc("What it is.")]
+    entries: Annotated[int, Doc("It has.")]
+    entries_off: Annotated[int, Doc("Entries with other bits than planned.")]
+    entries_beyond_rounding: Annotated[int, Doc("Entries further off than rounding explains.")]
+    largest_units: Annotated[float | None, Doc("Largest distance, in units of the last place.")]
+    equals_base: Annotated[bool, Doc("Bit for bit.")]
+    rows: Annotated[list[str], Doc("Which rows fit and which do not, in words; empty where that is not looked at.")]
+
+
+class Judged(TypedDict):
+    """`verify --base`, `verify --recipe`: a merge made by any program. Exits with 1 if it does not match."""
+
+    path: Annotated[str, Doc("As named.")]
+    verdict: Annotated[str, Doc("exact, within rounding, not applied, other weights, torn, …")]
+    fits: Annotated[bool, Doc("Whether it is the merge that was said.")]
+    sentence: Annotated[str, Doc("In words.")]
+    weights: Annotated[dict[str, float | None], Doc("Specialist -> the weight that would fit.")]
+    text_path: Annotated[str, Doc("Whether the text path is the base's, in words.")]
+    components: Annotated[dict[str, dict[str, int]], Doc("Component -> status -> number of tensors.")]
+    tensors: Annotated[dict[str, JudgedTensor], Doc("By name.")]
+    notes: Annotated[list[str], Doc("What was assumed or not looked at.")]
