@@ -37,7 +37,7 @@ def in_shards(folder: Path, suffix: str) -> None:
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     stem = "model" if suffix == "safetensors" else "pytorch_model"
-    table = {}
+    table: dict[str, str] = {}
     for number, names in enumerate((list(tensors)[:5], list(tensors)[5:]), start=1):
         file = f"{stem}-{number:05d}-of-00002.{suffix}"
         part = {name: tensors[name] for name in names}

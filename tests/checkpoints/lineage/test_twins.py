@@ -55,9 +55,7 @@ def test_tied_tensors_are_one_tensor_however_they_are_stored(case: str, whole: s
     for name, value in merged.state_dict().items():
         if value.is_floating_point():
             want = (base[name].double() + specialist[name].double()) / 2
-            torch.testing.assert_close(
-                value.double(), want, rtol=0, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
-            )
+            assert torch.allclose(value.double(), want, rtol=0, atol=1e-6), name
 
 
 def table(seed: int) -> np.ndarray:
