@@ -1,7 +1,7 @@
 """PEFT adapters as specialists: a LoRA, rsLoRA or DoRA folder on a base, seen as the adapted model's weights.
 
 Nothing full-size is written: `low_rank.AdaptedStateDict` computes entries when they are read. The rules are those of
-peft 0.18+ (adapter_config.json and adapter_model.safetensors); what is not known here is refused by name.
+peft (adapter_config.json and adapter_model.safetensors); what is not known here is refused by name.
 """
 
 from __future__ import annotations
