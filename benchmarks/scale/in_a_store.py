@@ -74,11 +74,20 @@ def commands(recipe: Path, out: str, workers: int) -> tuple[list[list[str]], lis
     return [[*start, "--part", f"{number}/{workers}"] for number in range(1, workers + 1)], [*start, "--finish"]
 
 
-def run(words: Sequence[Sequence[str]], environment: dict[str, str]) -> tuple[float, float, int]:
-    """Seconds, processor seconds, and the most memory of any, of commands that run at once."""
+def run(
+    words: Sequence[Sequence[str]], environment: dict[str, str], own_core: bool = False
+) -> tuple[float, float, int]:
+    """Seconds, processor seconds, and the most memory of any, of commands that run at once.
+
+    own_core: each command may use one core alone, another one than the others, as a cluster grants it.
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began = time.monotonic()
-    processes = [subprocess.Popen(list(one), env=environment, stdout=subprocess.DEVNULL) for one in words]
+    cores = sorted(os.sched_getaffinity(0))
+    processes = []
+    for number, one in enumerate(words):
+        confined = ["taskset", "--cpu-list", str(cores[number % len(cores)])] if own_core else []
+        processes.append(subprocess.Popen([*confined, *one], env=environment, stdout=subprocess.DEVNULL))
     if any(process.wait() for process in processes):
         raise SystemExit("a part failed")
     seconds = time.monotonic() - began
