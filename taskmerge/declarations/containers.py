@@ -70,10 +70,11 @@ class NumberEach(Kind):
 
 @dataclass(frozen=True)
 class Listed(Kind):
-    """A list; one entry may stand alone. Read as a tuple."""
+    """A list; one entry may stand alone. Read as a tuple. empty: it may have no entries."""
 
     entry: Kind
     lone: bool = True
+    empty: bool = False
 
     @property
     def words(self) -> str:
@@ -87,14 +88,14 @@ class Listed(Kind):
             if not (self.lone and self.entry.accepts(value)):
                 return self.refuse(value, at, problems)
             value = [value]
-        elif not value:
+        elif not value and not self.empty:
             return self.refuse(value, at, problems)
         read = [self.entry.read(entry, at.child(index), problems) for index, entry in enumerate(value)]
         return BAD if any(entry is BAD for entry in read) else tuple(read)
 
     def schema(self) -> dict[str, Any]:
         entry = self.entry.schema()
-        listed = {"type": "array", "items": entry, "minItems": 1}
+        listed = {"type": "array", "items": entry, **({} if self.empty else {"minItems": 1})}
         return {"anyOf": [entry, listed]} if self.lone else listed
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 from taskmerge.checkpoints.formats.folders import module_folders
 from taskmerge.checkpoints.formats.links import check_links
@@ -14,7 +14,20 @@ from taskmerge.checkpoints.memory import bytes_of
 from taskmerge.checkpoints.output.library_saves import publish_saved
 from taskmerge.checkpoints.output.record import Source, described, new_record
 from taskmerge.checkpoints.output.replacing import absolute, site
-from taskmerge.errors import CheckpointError, UsageError, did_you_mean
+from taskmerge.declarations import (
+    COUNT,
+    Between,
+    Flag,
+    Named,
+    Number,
+    Place,
+    Section,
+    Text,
+    checked_arguments,
+    either,
+    optional,
+)
+from taskmerge.errors import CheckpointError, UsageError, did_you_mean, first_line
 from taskmerge.words.extras import TRAINING, require
 from taskmerge.words.modalities import modality_of_column, through, tower_of, with_tower
 
@@ -26,10 +39,35 @@ if TYPE_CHECKING:
     from taskmerge.embedders.towers import TowerConfig
 
 
+@dataclass(frozen=True)
+class ProjectorOptions:
+    """The projector of a new tower. hidden: width between the two layers of an mlp; None: the backbone's."""
+
+    shorthand: ClassVar[str] = "kind"
+
+    kind: Literal["linear", "mlp"] = "mlp"
+    hidden: Annotated[int | None, Between(1, None)] = None
+
+
+@checked_arguments(
+    backbone=Place(),
+    modality=Text(),
+    encoder=either(Place(), Named("options")),
+    projector=Section(ProjectorOptions),
+    out=optional(Place()),
+    pooling=optional(Text()),
+    normalize=Flag(),
+    placeholder=optional(Text()),
+    start=optional(Text()),
+    end=optional(Text()),
+    max_seq_length=optional(COUNT),
+    seed=Number(0, 2**32 - 1, integer=True),
+    fresh=Flag(),
+)
 def graft(
     backbone: str | Path,
     modality: str,
-    encoder: str | Mapping[str, object],
+    encoder: str | Path | Mapping[str, object],
     projector: str | Mapping[str, object] = "mlp",
     out: str | Path | None = None,
     *,
@@ -73,7 +111,8 @@ def graft(
     if out is not None:
         site(absolute(out), fresh, read)
     tokens = (placeholder, start, end)
-    model = _attached(backbone, modality, encoder, projector, pooling, normalize, tokens, max_seq_length, seed)
+    made = cast(ProjectorOptions, projector)
+    model = _attached(backbone, modality, encoder, made, pooling, normalize, tokens, max_seq_length, seed)
     if out is not None:
         _save(model, Path(out), fresh, read, {"backbone": backbone, "encoder": encoder})
     return cast("SentenceTransformer", model)
@@ -103,7 +142,7 @@ def _save(model: Any, out: Path, fresh: bool, read: Sequence[Path], made_of: Map
 
 
 def graft_on_meta(
-    backbone: str | Path, modality: str, encoder: str | Mapping[str, Any], projector: str | Mapping[str, Any] = "mlp"
+    backbone: str | Path, modality: str, encoder: str | Path | Mapping[str, Any], projector: str = "mlp"
 ) -> Any:
     """What `graft` would make, its backbone without values: for what can be known before anything is trained.
 
@@ -116,8 +155,8 @@ def graft_on_meta(
 def _attached(
     backbone: str | Path,
     modality: str,
-    encoder: str | Mapping[str, Any],
-    projector: str | Mapping[str, Any],
+    encoder: str | Path | Mapping[str, Any],
+    projector: str | ProjectorOptions,
     pooling: str | None,
     normalize: bool,
     tokens: tuple[str | None, str | None, str | None],
@@ -132,6 +171,7 @@ def _attached(
     from taskmerge.embedders.encoders import encoder_problems
     from taskmerge.embedders.towers import TowerConfig
 
+    encoder = str(encoder) if isinstance(encoder, Path) else encoder
     if modality not in with_tower():
         raise UsageError(f"unknown modality {modality!r}", next_move=did_you_mean(modality, with_tower()))
     if isinstance(encoder, str) and (problems := list(encoder_problems(encoder, modality_of_column(modality)))):
@@ -146,7 +186,7 @@ def _attached(
     tower = TowerConfig(
         name=name,
         encoder=_encoder_options(encoder),
-        projector={"kind": projector} if isinstance(projector, str) else dict(projector),
+        projector=_projector_options(projector),
         placeholder=placeholder or _unused_token(opened.tokenizer, name, taken),
         start=start,
         end=end,
@@ -265,7 +305,11 @@ def _own(module: Any, place: str | Path) -> Any:
 def _tail(network: Any, pooling: str, normalize: bool) -> list[Any]:
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
-    return [Pooling(_width(network), pooling), *([Normalize()] if normalize else [])]
+    try:
+        pooled = Pooling(_width(network), pooling)
+    except ValueError as error:
+        raise UsageError(f"pooling: {first_line(error)}") from None
+    return [pooled, *([Normalize()] if normalize else [])]
 
 
 def _open_plain(backbone: str | Path, on_meta: bool) -> Any:
@@ -290,12 +334,18 @@ def _is_causal(network: Any) -> bool:
     return not any("bert" in str(name).lower() for name in (network.config.model_type, type(network).__name__))
 
 
-def _encoder_options(encoder: str | Mapping[str, Any]) -> dict[str, Any]:
+def _projector_options(projector: str | ProjectorOptions) -> dict[str, Any]:
+    if isinstance(projector, str):
+        return {"kind": projector}
+    return {name: value for name, value in asdict(projector).items() if value is not None}
+
+
+def _encoder_options(encoder: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     from taskmerge.embedders.encoders import encoder_kinds
 
-    if not isinstance(encoder, str):
+    if isinstance(encoder, Mapping):
         return dict(encoder)
-    return {"kind": encoder} if encoder in encoder_kinds() else {"kind": "huggingface", "model": encoder}
+    return {"kind": encoder} if encoder in encoder_kinds() else {"kind": "huggingface", "model": str(encoder)}
 
 
 def _unused_token(tokenizer: Any, name: str, taken: set[str]) -> str:

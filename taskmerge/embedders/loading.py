@@ -10,10 +10,11 @@ from taskmerge.checkpoints.formats.folders import module_folders
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.links import check_links
 from taskmerge.checkpoints.formats.reading import local_folder, open_stored
+from taskmerge.declarations import Instance, checked_arguments, read_arguments
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.opening import opening
 from taskmerge.embedders.sentence import GraftedEmbedder, SentenceEmbedder
-from taskmerge.embedders.sources import Loader, ModelSource
+from taskmerge.embedders.sources import COMPONENTS, Loader, ModelSource
 from taskmerge.embedders.users import (
     check_against_file,
     class_address,
@@ -42,6 +43,7 @@ class _Module(TypedDict):
     type: str
 
 
+@checked_arguments(components=COMPONENTS)
 def open_embedder(
     source: Model,
     *,
@@ -71,6 +73,10 @@ def open_embedder(
         CheckpointError: when there is no such model, it cannot be loaded, or some of its tensors are not in the file.
         UsageError: for what is no model, and a device that is not there.
     """
+    if dtype is not None:
+        import torch
+
+        read_arguments("open_embedder", {"dtype": dtype}, {"dtype": Instance(torch.dtype)})
     device = device_or_default(device)
     if isinstance(source, str | Path):
         source = ModelSource(source, embedder, components or {})

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
+from taskmerge.declarations import shown
 from taskmerge.errors import UsageError, did_you_mean
 
 Role = Literal["query", "document"]
@@ -47,8 +48,15 @@ class Prompts:
             found = dict(said)
         else:
             found = {name: getattr(said, name) for name in names if hasattr(said, name)}
+            if not found:
+                raise UsageError(
+                    f"prompts: {shown(said)} is not a mapping", next_move='for example {"query": "query: "}'
+                )
         for name, value in found.items():
             if name in ("modalities", "tasks"):
+                if value is not None and not isinstance(value, Mapping):
+                    move = f"give them by name: {{{name!r}: {{NAME: {{'query': …}}}}}}"
+                    raise UsageError(f"prompts: {name}: {shown(value)} is not a mapping", next_move=move)
                 found[name] = {str(key): cls.of(inner) for key, inner in (value or {}).items()}
             elif value is not None and not isinstance(value, str):
                 raise UsageError(f"prompts: {name}: {value!r} is not text")

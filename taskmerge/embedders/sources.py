@@ -7,8 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from taskmerge.declarations import TEXTS, Mapped, Place, optional, read_arguments
+
 Loader = Callable[[str], Any]
 """What makes a runnable model of a folder's path: an `Embedder`, a SentenceTransformer, or None for "not mine"."""
+
+
+COMPONENTS = optional(Mapped(TEXTS))
+"""Component -> patterns of tensor names."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,10 @@ class ModelSource:
     embedder: Loader | type | str | None = None
     components: Mapping[str, Sequence[str]] = field(default_factory=dict)
     folder: Path = Path()
+
+    def __post_init__(self) -> None:
+        kinds = {"path": Place(), "folder": Place(), "components": Mapped(TEXTS)}
+        read_arguments("ModelSource", vars(self), kinds)
 
     def __fspath__(self) -> str:
         return str(self.path)

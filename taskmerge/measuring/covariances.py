@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from taskmerge.checkpoints.components import BACKBONE, component_map
 from taskmerge.checkpoints.covariances import InputCovariances
 from taskmerge.checkpoints.selector import Selector
+from taskmerge.declarations import COUNT, TEXTS, Listed, Text, checked_arguments, optional
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.pairs import Pairs, read_pairs
@@ -29,6 +30,7 @@ CHUNK = 8
 DEFAULT_COMPONENTS = (BACKBONE, "vision_encoder", "audio_encoder", "vision_projector")
 
 
+@checked_arguments(texts=optional(Listed(Text(), lone=False, empty=True)), components=TEXTS, batch_size=COUNT)
 def collect_covariances(
     model: Model,
     probes: PairSets,
@@ -113,6 +115,8 @@ class Data:
             for row in sources
             for start in range(0, len(row[3]), most)
         ]
+        if not chunks:
+            raise UsageError("there are no items and no texts", next_move="give probes, or texts")
         return cls((*sets, "text"), tuple(chunks))
 
 

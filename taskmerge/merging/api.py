@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from taskmerge.checkpoints.memory import is_live
 from taskmerge.checkpoints.state_dict import BASE, StateDict
+from taskmerge.declarations import Flag, Instance, Named, Text, checked_arguments, either, plain
 from taskmerge.errors import UsageError
 from taskmerge.merging.algebra import Checkpoint, TaskVector
 from taskmerge.merging.fused import FusedStateDict
@@ -65,6 +66,9 @@ def fuse(
 ) -> FusedModel: ...
 
 
+@checked_arguments(
+    specialists=Named("models"), method=either(Text(), Instance(MergeMethod)), device=Text(), in_place=Flag()
+)
 def fuse(
     base: Source,
     specialists: Mapping[str, Source],
@@ -149,33 +153,30 @@ def said_by(
     method: str | MergeMethod = "task_arithmetic",
     *,
     weights: Any = None,
-    rules: Sequence[Mapping[str, Any]] = (),
-    copy: Mapping[str, Sequence[str]] | None = None,
-    components: Mapping[str, Sequence[str]] | None = None,
+    rules: Any = (),
+    copy: Any = None,
+    components: Any = None,
     dtype: str | None = None,
     seed: int = 0,
     **options: Any,
 ) -> tuple[Recipe, Inputs]:
     """What a call of `fuse` says as a recipe, and its models, open. Arguments and errors as there."""
     merge: dict[str, Any] = {"method": method if isinstance(method, str) else method.name, **options}
-    numbers = _checked(weights, list(specialists))
+    numbers = _checked(plain(weights), list(specialists))
     if isinstance(numbers, str):
         merge["weight"] = numbers
-    if rules:
-        merge["rules"] = [dict(rule) for rule in rules]
+    if not (isinstance(rules, (list, tuple)) and not rules):
+        merge["rules"] = rules
     said: dict[str, Any] = {
         "base": _said(base),
         "specialists": {
             name: {"model": _said(source), **_weight(numbers, name)} for name, source in specialists.items()
         },
         "merge": merge,
-        "output": {"dtype": dtype} if dtype else {},
+        "output": {} if dtype is None else {"dtype": dtype},
         "seed": seed,
     }
-    if copy:
-        said["copy"] = {name: list(patterns) for name, patterns in copy.items()}
-    if components:
-        said["components"] = {name: list(patterns) for name, patterns in components.items()}
+    said |= {key: given for key, given in (("copy", copy), ("components", components)) if given is not None}
     recipe = from_dict(said, folder=Path())
     sources = {BASE: base, **specialists}
     in_memory = {label: _opened(source) for label, source in sources.items() if not isinstance(source, str | Path)}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from taskmerge.checkpoints.formats.folders import is_model_folder
-from taskmerge.declarations import At, Between, Doc, Section, place_field
+from taskmerge.declarations import At, Between, Doc, Section, place_field, plain, shown
 from taskmerge.errors import Problem, RecipeError
 from taskmerge.recipes.document import Document, parse_documents, read_documents
 from taskmerge.recipes.merging import Merge
@@ -154,12 +154,21 @@ def loads(text: str, label: str = "recipe", folder: str | Path = ".") -> Recipe:
 
 def from_dict(values: Mapping[str, Any], folder: str | Path = ".") -> Recipe:
     """As `load`, from plain values; places are the dotted names of keys."""
-    from taskmerge.recipes.writing import dump
+    from yaml.representer import RepresenterError
+
+    from taskmerge.recipes.writing import dump, without_paths
 
     def lookup(path: tuple[str | int, ...]) -> str:
         return ".".join(["recipe", *map(str, path)])
 
-    return _read(values, At(lookup, (), Path(folder), values), dump(values))
+    values = without_paths(plain(values))
+    at = At(lookup, (), Path(folder), values)
+    try:
+        text = dump(values)
+    except RepresenterError as error:  # an object of another class, which the kind of its key refuses, with the place
+        _read(values, at, "")
+        raise RecipeError(f"{shown(error.args[-1])} is not a value that a recipe can hold") from None
+    return _read(values, at, text)
 
 
 def _from_documents(documents: list[Document]) -> Recipe:

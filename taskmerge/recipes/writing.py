@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -35,6 +36,15 @@ def _value(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_value(entry) for entry in value]
     return value
+
+
+def without_paths(values: Any) -> Any:
+    """Plain values with text in place of each path."""
+    if isinstance(values, Mapping):
+        return {key: without_paths(entry) for key, entry in values.items()}
+    if isinstance(values, list):
+        return [without_paths(entry) for entry in values]
+    return str(values) if isinstance(values, PurePath) else values
 
 
 def dump(values: Mapping[str, Any]) -> str:

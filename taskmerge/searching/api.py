@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections.abc
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -10,6 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from taskmerge.checkpoints.output.replacing import absolute
+from taskmerge.declarations import (
+    COUNT,
+    TEXTS,
+    Flag,
+    Instance,
+    Named,
+    Number,
+    Place,
+    Text,
+    checked_arguments,
+    either,
+    optional,
+)
 from taskmerge.merging.bench import MEMORY, Bench
 from taskmerge.reporting import check_page
 from taskmerge.searching.concluding import conclude
@@ -35,6 +49,25 @@ if TYPE_CHECKING:
 BATCH_SIZE = 32
 
 
+_FUNCTION = Instance(collections.abc.Callable, "a function")  # type: ignore[arg-type]  # a class without instances
+_SETS = Named("sets of pairs")
+
+
+@checked_arguments(
+    objective=optional(_FUNCTION),
+    maximize=optional(TEXTS),
+    on=optional(_SETS),
+    confirm=optional(either(_SETS, _FUNCTION)),
+    trials=optional(COUNT),
+    sampler=optional(Text()),
+    prune=optional(Flag()),
+    sensitivity=optional(Number(0, None, integer=True)),
+    fresh=Flag(),
+    memory=Number(0, None, integer=True),
+    batch_size=COUNT,
+    page=optional(Place()),
+    say=_FUNCTION,
+)
 def search(
     models: Recipe | str | Path | Mapping[str, Source],
     objective: Callable[..., float | Mapping[str, float]] | None = None,
@@ -91,8 +124,7 @@ def search(
     """
     if page is not None:
         check_page(page)
-    names = [maximize] if isinstance(maximize, str) else maximize
-    given = {"vary": vary, "maximize": names, "floor": floor, "trials": trials, "sampler": sampler, "prune": prune,
+    given = {"vary": vary, "maximize": maximize, "floor": floor, "trials": trials, "sampler": sampler, "prune": prune,
              "sensitivity": sensitivity}  # fmt: skip
     with (
         _begun(models, objective, on, confirm, given, out, fresh, device, memory, say) as begun,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from taskmerge.declarations import shown
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.prompts import Prompts
 from taskmerge.embedders.sources import ModelSource
+from taskmerge.errors import UsageError
 from taskmerge.merging.bench import Bench
 from taskmerge.merging.fused import FusedStateDict
 from taskmerge.recipes import Recipe
@@ -31,6 +33,9 @@ def live_model(recipe: Recipe, bench: Bench, model: Any, folder: SearchFolder, d
     """
     if model is not None and (isinstance(model, Embedder) or hasattr(model, "state_dict")):
         return LiveModel(bench, model, own=False)
+    if model is not None and not callable(model):
+        move = "give a network, an Embedder, or a function that makes one of a folder's path"
+        raise UsageError(f"model: {shown(model)} is not a model", next_move=move)
     start = folder.start_model(bench, bench.recipe)
     if model is not None:
         return LiveModel(bench, model(start), own=False)

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from taskmerge.declarations import TEXTS, Instance, OneOf, Place, checked_arguments, optional
 from taskmerge.embedders.loading import open_embedder
 from taskmerge.embedders.sources import ModelSource
-from taskmerge.errors import UsageError
 from taskmerge.metrics.bootstrap import Interval
 from taskmerge.training.choosing import LEAVE, choose
 from taskmerge.training.publishing import Destination, publish
@@ -50,6 +50,12 @@ class RecoveryReport:
         return asdict(self)
 
 
+@checked_arguments(
+    train=TEXTS,
+    method=OneOf(("auto", "gradient", "closed_form")),
+    settings=optional(Instance(TrainingSettings)),
+    work=optional(Place()),
+)
 def recover_by_choice(
     fused: str | Path | ModelSource,
     data: PairSets,
@@ -92,8 +98,6 @@ def recover_by_choice(
     place.check([fused, specialist])
     if work is not None:
         check_work(Path(work))
-    if method not in ("auto", "gradient", "closed_form"):
-        raise UsageError(f"unknown way to recover {method!r}", next_move="auto, gradient or closed_form")
     settings = settings or TrainingSettings(steps=300, learning_rate=1e-3, evaluate_every=25, patience=4)
     trial = trial_of(fused, data, list(train), settings, specialist, held_out, Path(work) if work else None)
     model = open_embedder(fused, device=settings.device)

@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, get_args
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_args
 
+from taskmerge.declarations import (
+    COUNT,
+    TEXTS,
+    Either,
+    Flag,
+    Instance,
+    Kind,
+    Mapped,
+    Nothing,
+    Number,
+    OneOf,
+    Text,
+    fields_of,
+    optional,
+    read_arguments,
+)
 from taskmerge.embedders.encodings import Keeping
 from taskmerge.errors import Problem, UsageError, did_you_mean
+from taskmerge.recipes.stages import Balance, Lora, Training
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.precisions import Half
 
@@ -31,6 +49,10 @@ class LoraSettings:
     rank: int = 16
     scale: float = 32.0
     components: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        rank = _declared(Lora)["rank"]
+        _check_fields(self, {"rank": rank, "scale": Number(0, None, low_open=True), "components": optional(TEXTS)})
 
 
 @dataclass(frozen=True)
@@ -102,29 +124,63 @@ class TrainingSettings:
     keep_checkpoints: bool = False
 
     def __post_init__(self) -> None:
-        lowest = {"steps": 1, "batch_size": 2, "accumulation": 1, "evaluate_every": 1, "warmup": 0, "input_noise": 0}
-        problems = [
-            Problem(f"{name} is {getattr(self, name)}", next_move=f"at least {least}")
-            for name, least in lowest.items()
-            if getattr(self, name) < least
-        ]
-        positive = ("learning_rate", "temperature", "max_gradient_norm", "balance")
-        problems += [Problem(f"{name} is {getattr(self, name)}") for name in positive if not getattr(self, name) > 0]
-        problems += [Problem(f"dimensions: {one}", next_move="at least 1") for one in self.dimensions if one < 1]
-        problems += [Problem(f"share of {name} is {share}") for name, share in self.shares.items() if not share > 0]
-        if self.lora is not None and self.lora.rank < 1:
-            problems.append(Problem(f"lora rank is {self.lora.rank}", next_move="at least 1"))
-        if self.gradient_cache is not None and self.gradient_cache < 1:
-            problems.append(Problem(f"gradient_cache is {self.gradient_cache}", next_move="at least 1"))
-        if self.looked_at_in not in (None, *get_args(Half)):
-            what = f"looked_at_in: {self.looked_at_in!r} is not a half precision"
-            problems.append(Problem(what, next_move=f"{', '.join(get_args(Half))}, or None for the model's own"))
-        problems += reporting_problems(self.report_to)
+        _check_fields(self, _kinds())
+        problems = [*reporting_problems(self.report_to)]
         if device_or_default(self.device) is not None and str(self.device).partition(":")[2].strip("0"):
             move = "CUDA_VISIBLE_DEVICES makes another GPU the first"
             problems.append(Problem(f"training runs on the first GPU, not on {self.device!r}", next_move=move))
         if problems:
             raise UsageError(problems)
+
+
+@cache
+def _kinds() -> dict[str, Kind]:
+    """What each setting may be. Those that a recipe has too are declared there."""
+    recipe, balance = _declared(Training), _declared(Balance)
+    positive = Number(0, None, low_open=True)
+    return {
+        **{name: recipe[name] for name in (
+            "steps", "batch_size", "warmup", "temperature", "input_noise", "bf16", "accumulation",
+            "gradient_checkpointing", "fsdp", "report_to",
+        )},
+        "learning_rate": recipe["lr"],
+        "learning_rates": Mapped(recipe["lr"]),
+        "gradient_cache": optional(recipe["gradient_cache"]),
+        "dimensions": replace(recipe["dimensions"], empty=True),
+        "balance": balance["temperature"],
+        "shares": balance["shares"],
+        "max_gradient_norm": positive,
+        "lora": optional(Instance(LoraSettings)),
+        "adaptive": Flag(),
+        "dropout": optional(Number(0, 1, high_open=True)),
+        "evaluate_every": COUNT,
+        "looked_at_in": optional(OneOf(get_args(Half))),
+        "patience": optional(COUNT),
+        "stop_at": optional(COUNT),
+        "resume": Flag(),
+        "seed": Number(0, 2**32 - 1, integer=True),
+        "device": optional(Text()),
+        "encodings": Instance(Keeping),
+        "keep_checkpoints": Flag(),
+    }  # fmt: skip
+
+
+def _declared(section: type) -> dict[str, Any]:
+    """The kinds of a recipe section's keys, for values that are given."""
+    found = {}
+    for row in fields_of(section):
+        kind = row.kind
+        if isinstance(kind, Either) and any(isinstance(one, Nothing) for one in kind.alternatives):
+            given = tuple(one for one in kind.alternatives if not isinstance(one, Nothing))
+            kind = given[0] if len(given) == 1 else Either(given)
+        found[row.name] = kind
+    return found
+
+
+def _check_fields(settings: LoraSettings | TrainingSettings, kinds: Mapping[str, Kind]) -> None:
+    """Put every field into its final form. Raises UsageError with each one that is wrong."""
+    for name, value in read_arguments(type(settings).__name__, vars(settings), kinds).items():
+        object.__setattr__(settings, name, value)
 
 
 def reporting_problems(report_to: str) -> Iterator[Problem]:

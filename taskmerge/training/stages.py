@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from taskmerge.declarations import TEXTS, Instance, Named, Place, checked_arguments, optional
 from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder
@@ -78,6 +79,10 @@ class StageReport:
         return said
 
 
+SETTINGS = optional(Instance(TrainingSettings))
+
+
+@checked_arguments(train=optional(TEXTS), settings=SETTINGS, work=optional(Place()))
 def specialize(
     model: Model,
     data: PairSets,
@@ -114,6 +119,7 @@ def specialize(
     return _run("specialize", model, embedder, sets, train, settings, held_out, place, work)
 
 
+@checked_arguments(train=TEXTS, settings=SETTINGS, work=optional(Place()))
 def recover(
     model: Model,
     data: PairSets,
@@ -151,6 +157,10 @@ def recover(
     return _run("recover", model, embedder, sets, list(train), settings, held, place, work, notes=notes)
 
 
+@checked_arguments(
+    data=Named("sets of pairs"), train=TEXTS, settings=SETTINGS, may_fall=TEXTS,
+    specialists=optional(Named("models")), work=optional(Place()),
+)  # fmt: skip
 def rehearse(
     model: Model,
     data: Mapping[str, PairSource],

@@ -74,8 +74,10 @@ def parse_place(text: str | os.PathLike[str], what: str = "a path") -> Reference
         UsageError: for an empty text, a scheme that nothing here reads, a file:// of another machine, a password in a
             uri, and `~` where there is no home folder.
     """
+    shown = clipped(repr(text if isinstance(text, str) else str(text)), 200)
+    if not isinstance(text, (str, os.PathLike)):
+        raise UsageError(f"{shown} is not {what}", next_move="write a path, such as models/base")
     text = os.fspath(text)
-    shown = clipped(repr(text), 200)
     if not text.strip() or "\0" in text:
         raise UsageError(f"{shown} is not {what}", next_move="write a path, such as models/base")
     if scheme := _scheme(text):
@@ -150,16 +152,16 @@ def output_place(text: str | os.PathLike[str] | StoreUri, folder: Path | None = 
     try:
         place = parse_place(text, "an output path")
     except UsageError as error:
-        scheme = _scheme(os.fspath(text))
+        scheme = _scheme(str(text))
         if scheme in (None, "file") or "cannot be opened" not in str(error):
             raise
         raise UsageError(
-            f"{clipped(repr(os.fspath(text)), 200)}: {scheme}:// cannot be written to", next_move=_LOCAL
+            f"{clipped(repr(str(text)), 200)}: {scheme}:// cannot be written to", next_move=_LOCAL
         ) from error
     if place.kind == "store":
         uri = StoreUri(place.text)
         if uri.scheme in _UNWRITABLE:
-            what = f"{clipped(repr(os.fspath(text)), 200)}: {uri.scheme}:// cannot be written to"
+            what = f"{clipped(repr(str(text)), 200)}: {uri.scheme}:// cannot be written to"
             raise UsageError(what, next_move=_LOCAL)
         return uri
     if place.kind == "hub":

@@ -169,7 +169,7 @@ def test_many_pairs_are_split_once(drifted: Path) -> None:
 def test_too_few_pairs_are_refused_before_anything_is_opened(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="2 pairs of 1 texts are too few"):
         recover_by_choice(tmp_path / "model", [{"query": "a", "text": "b"}] * 2, out=tmp_path / "out")
-    with pytest.raises(UsageError, match="unknown way to recover 'magic'"):
+    with pytest.raises(UsageError, match="method must be auto, gradient or closed_form, not the text 'magic'"):
         recover_by_choice(tmp_path / "model", [], method="magic", out=tmp_path / "out")  # type: ignore[arg-type]
 
 

@@ -10,11 +10,12 @@ import numpy as np
 
 from taskmerge.checkpoints.opening import open_state_dict
 from taskmerge.checkpoints.state_dict import HasTensors, StateDict
+from taskmerge.declarations import COUNT, Number, checked_arguments
 from taskmerge.embedders.anatomy import components_of
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_embedder, open_to_measure
 from taskmerge.embedders.pairs import Pairs, read_pairs, spelling
-from taskmerge.embedders.sources import ModelSource
+from taskmerge.embedders.sources import COMPONENTS, ModelSource
 from taskmerge.errors import Problem, UsageError
 from taskmerge.measuring.drift.comparison import Comparison, Embedded, compare, embed_pairs, probe_changes
 from taskmerge.measuring.drift.examples import changed_examples, embedding_plane
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 BATCH_SIZE = 32
 
 
+@checked_arguments(limit=Number(0, 1, low_open=True), batch_size=COUNT, components=COMPONENTS)
 def diagnose_drift(
     fused: Model,
     specialist: Model | Mapping[str, Model],
@@ -85,11 +87,6 @@ def diagnose_drift(
     specialists, sets = _by_name(specialist, probes)
     if not sets and base is None:
         raise UsageError("nothing to diagnose", next_move="give probes to measure, or a base to forecast from")
-    if not 0 < limit <= 1:
-        raise UsageError(
-            f"limit {limit:g} is not a valid share",
-            next_move="give a number above 0 and at most 1: 0.05 is a drop of 5 points",
-        )
     if not sets and not isinstance(specialist, Mapping):
         specialists = {_grafted(specialist, base, components): specialist}
     pairs = _checked(sets)

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from taskmerge.declarations import shown
 from taskmerge.embedders.interface import Embedder
+from taskmerge.errors import UsageError
 from taskmerge.words.statistics import statistic
 
 
@@ -88,4 +90,7 @@ def named_references(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any
     """The user's undrifted references by name."""
     if isinstance(models, Mapping):
         return {str(name): model for name, model in models.items()}
+    if not isinstance(models, Sequence) or isinstance(models, str):
+        move = "give a list of models, or {name: models} for several specialists"
+        raise UsageError(f"references must be models that did not drift, not {shown(models)}", next_move=move)
     return {f"reference {number}": model for number, model in enumerate(models, start=1)}

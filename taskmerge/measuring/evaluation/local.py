@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from taskmerge.declarations import COUNT, TEXTS, Listed, Mapped, Named, checked_arguments, optional
 from taskmerge.embedders.interface import Embedder
 from taskmerge.embedders.loading import open_to_measure
 from taskmerge.embedders.pairs import Pairs, read_pairs
@@ -33,6 +34,10 @@ _Key = tuple[str, str, str, int | None]
 """(variant, set, direction, dimension)"""
 
 
+@checked_arguments(
+    variants=Named("models"), sets=Named("sets of pairs"), batch_size=COUNT, directions=TEXTS,
+    dimensions=Listed(COUNT, empty=True), against=optional(Mapped(TEXTS)),
+)  # fmt: skip
 def evaluate_retrieval(
     variants: Mapping[str, Model],
     sets: Mapping[str, PairSource],

@@ -10,6 +10,7 @@ import numpy as np
 
 from taskmerge.checkpoints.lineage.alignment import align_all
 from taskmerge.checkpoints.state_dict import BASE, StateDict
+from taskmerge.declarations import Named, checked_arguments
 from taskmerge.errors import InputError, UsageError
 from taskmerge.merging.algebra.checkpoint import Checkpoint, task_vector
 from taskmerge.merging.algebra.task_vector import CHUNK, TaskVector
@@ -43,6 +44,7 @@ class Comparison(Shown, dict[str, Any]):
         return Table(("task vector", "norm", "relative_norm", *columns), rows, len(names))
 
 
+@checked_arguments(specialists=Named("models"))
 def compare_task_vectors(base: Source, specialists: Mapping[str, Source]) -> Comparison:
     """Compute norms (absolute and relative to the base's), cosines, sign conflicts, and norms by layer of task vectors.
 

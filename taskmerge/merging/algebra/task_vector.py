@@ -30,6 +30,7 @@ from taskmerge.checkpoints.vectors.compressed import CompressedDeltas, Form
 from taskmerge.checkpoints.vectors.folder import VECTOR_FILE, open_task_vector
 from taskmerge.checkpoints.vectors.lora_extraction import Extraction, extract_lora
 from taskmerge.checkpoints.views import ViewedStateDict, whole
+from taskmerge.declarations import TEXTS, Number, Text, checked_arguments, plain, shown
 from taskmerge.errors import MergeError, UnknownTensorError, UsageError, did_you_mean
 from taskmerge.merging.algebra import statistics
 from taskmerge.merging.algebra.mapping import TensorMapping
@@ -69,6 +70,8 @@ class TaskVector(TensorMapping):
     >>> moved.sparsify(0.25)["w"]
     tensor([ 0.,  0., -4.,  0.])
     """
+
+    __array_ufunc__ = None  # numpy's numbers leave a product with a task vector to it
 
     def __init__(
         self, base: StateDict, terms: Sequence[Term], label: str = "task vector", beside: Sequence[Term] = ()
@@ -143,6 +146,7 @@ class TaskVector(TensorMapping):
             yield self.read(name, start, min(start + CHUNK, self.count(name)))
 
     def __mul__(self, factor: object) -> TaskVector:
+        factor = plain(factor)
         if not isinstance(factor, int | float | Fraction) or isinstance(factor, bool):
             return NotImplemented
         if not math.isfinite(factor):
@@ -153,6 +157,7 @@ class TaskVector(TensorMapping):
     __rmul__ = __mul__
 
     def __truediv__(self, divisor: object) -> TaskVector:
+        divisor = plain(divisor)
         if not isinstance(divisor, int | float | Fraction) or isinstance(divisor, bool):
             return NotImplemented
         if divisor == 0:
@@ -185,12 +190,13 @@ class TaskVector(TensorMapping):
 
     def cosine(self, other: TaskVector) -> float:
         """Cosine of the angle to another task vector, over the tensors both have."""
-        return statistics.cosine(self, other)
+        return statistics.cosine(self, _task_vector(other))
 
     def sign_conflict(self, other: TaskVector) -> float:
         """Share of entries, non-zero in both, whose signs differ."""
-        return statistics.sign_conflict(self, other)
+        return statistics.sign_conflict(self, _task_vector(other))
 
+    @checked_arguments(density=Number(), how=Text(), seed=Number(0, 2**63 - 1, integer=True))
     def sparsify(self, density: float, how: str = "magnitude", *, seed: int = 0) -> TaskVector:
         """The task vector with a share `density` of each delta's entries.
 
@@ -293,6 +299,7 @@ class TaskVector(TensorMapping):
                 return cls(base.numbers, [deltas, grown], str(path))
         return cls(base.numbers, [term], str(path))
 
+    @checked_arguments(patterns=TEXTS)
     def only(self, *patterns: str) -> TaskVector:
         """The part whose tensors lie in the named components or match the globs ("backbone", "*.layers.{0..7}.*").
 
@@ -300,6 +307,7 @@ class TaskVector(TensorMapping):
         """
         return self._select(patterns, keep=True)
 
+    @checked_arguments(patterns=TEXTS)
     def without(self, *patterns: str) -> TaskVector:
         """All but the named components or globs. Raises UsageError for a pattern that selects nothing."""
         return self._select(patterns, keep=False)
@@ -315,6 +323,13 @@ class TaskVector(TensorMapping):
     def beside(self) -> Beside:
         """What stands beside its file: the config of the model it makes, where the specialist brings tensors."""
         return Beside(config=self._plan.beside.config if self.own else {})
+
+
+def _task_vector(other: object) -> TaskVector:
+    if not isinstance(other, TaskVector):
+        move = "subtract a base: Checkpoint.open(model) - base"
+        raise UsageError(f"a task vector is compared with another one, not with {shown(other)}", next_move=move)
+    return other
 
 
 class _Deltas(StateDict):

@@ -142,7 +142,7 @@ def test_probes_the_model_does_not_take_are_told(native: Any, on_disk: Path) -> 
         UsageError, match="contains image, for which the model has no encoder\n    the model takes text, a"
     ):
         diagnose_drift(str(on_disk / "fused"), str(on_disk / "grafted"), None, pictures)
-    with pytest.raises(UsageError, match="limit 0 is not a valid share"):
+    with pytest.raises(UsageError, match="limit must be a number above 0 and at most 1, not 0"):
         diagnose_drift(native, native, None, sounds(2), limit=0.0)
 
 
