@@ -207,7 +207,7 @@ def test_modality_without_encoder_is_refused(folder: Path) -> None:
         ({"modality": "smell"}, UsageError, "unknown modality 'smell'"),
         ({"encoder": {"kind": "log_mle"}}, UsageError, "did you mean 'log_mel'"),
         ({"encoder": {"kind": "log_mel", "bands": 3}}, UsageError, "bands"),
-        ({"projector": "conv"}, UsageError, "unknown projector kind 'conv'"),
+        ({"projector": "conv"}, UsageError, "projector must be linear or mlp, not the text 'conv'"),
         ({"encoder": {"kind": "log_mel", "hop": 0}}, UsageError, "must be positive"),
         ({"backbone": "nowhere"}, CheckpointError, "no file or folder 'nowhere'"),
         (

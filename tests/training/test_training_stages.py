@@ -265,7 +265,6 @@ def test_bad_requests_are_told_before_training(start: Path, sounds: dict[str, Pa
         {"steps": 0},
         {"batch_size": 1},
         {"temperature": 0.0},
-        {"lora": LoraSettings(rank=0)},
         {"gradient_cache": 0},
     )
     for settings in wrong:
