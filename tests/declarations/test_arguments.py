@@ -62,7 +62,7 @@ def called(name: str, given: tuple[Any, ...], changed: dict[str, Any]) -> Callab
 @pytest.mark.parametrize("junk", JUNK, ids=["object", "bytes", "keys", "entries", "matrix"])
 def test_refuses_what_no_argument_takes(name: str, argument: str, junk: Any, tmp_path: Path) -> None:
     given, _ = CALLS[name]
-    extra = {"out": tmp_path / "out"} if name in ("recover_by_choice",) else {}
+    extra: dict[str, Any] = {"out": tmp_path / "out"} if name in ("recover_by_choice",) else {}
     if name == "fuse":
         given = (models()["base"], {"a": models()["a"]})
         extra = {"method": "ties"} if argument == "density" else {}
