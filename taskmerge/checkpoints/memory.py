@@ -10,7 +10,7 @@ import numpy as np
 
 from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
-from taskmerge.errors import CheckpointError
+from taskmerge.errors import CheckpointError, clipped
 from taskmerge.numbers.dtypes import BY_TORCH_NAME, DTYPES
 
 if TYPE_CHECKING:
@@ -69,6 +69,10 @@ def bytes_of(tensors: Iterable[Any]) -> int:
 
 
 def _describe(name: str, value: Any, label: str) -> TensorInfo:
+    if not isinstance(name, str):
+        raise CheckpointError(f"a tensor's name must be text, not {clipped(repr(name), 80)}", label)
+    if (layout := str(getattr(value, "layout", "torch.strided"))) != "torch.strided":
+        raise CheckpointError(f"{name!r} is not a dense tensor ({layout})", label, "give it as tensor.to_dense()")
     if isinstance(value, np.ndarray):
         dtype = _BY_NUMPY.get(value.dtype.newbyteorder("<"))
     else:

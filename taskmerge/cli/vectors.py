@@ -25,14 +25,14 @@ def extract(
     specialist: str = typer.Argument(help="The model fine-tuned from it."),
     out: Any = OUT_NEW,
     only: list[str] = typer.Option([], "--only", help="Components or name patterns to include; all by default."),
-    dtype: str = typer.Option("float32", "--dtype", help="Number format of the deltas."),
+    dtype: str = typer.Option(None, "--dtype", help="Number format of the deltas; float32 by default."),
     density: float = typer.Option(
         None, "--density", help="Keep only this share of the entries of each delta: the largest ones."
     ),
     form: str = typer.Option("dense", "--form", help="dense, sparse (--density), low_rank (--rank) or sign (one bit)."),
     rank: int = typer.Option(None, "--rank", help="Rank of the low_rank form."),
     lora: int = typer.Option(None, "--lora", help="Write a PEFT adapter of this rank instead of a task vector."),
-    shard_size: str = typer.Option("5GB", "--shard-size", help="Maximum number of bytes per file of the dense form."),
+    shard_size: str = typer.Option(None, "--shard-size", help="Maximum number of bytes per file; 5GB by default."),
     part: str = typer.Option(None, "--part", help="Write only this part of the files (2/8), of the dense form."),
     finish: bool = typer.Option(False, "--finish", help="Check the files of all parts and publish the output."),
     fresh: bool = FRESH,
@@ -51,6 +51,14 @@ def extract(
     if (lora is not None or form != "dense") and (share is not None or finish or isinstance(out, StoreUri)):
         what = f"{out}: only the dense form can be written in parts or to a store"
         raise UsageError(what, next_move="leave out --form and --lora, or write to a folder without --part")
+    if rank is not None and form != "low_rank":
+        raise UsageError("--rank belongs to --form low_rank", next_move="add --form low_rank, or leave out --rank")
+    if lora is not None:
+        given = {"--form": form != "dense", "--dtype": dtype is not None, "--shard-size": shard_size is not None}
+        if without := [option for option, is_given in given.items() if is_given]:
+            what = f"--lora writes an adapter in one file, in float32: {', '.join(without)} does not apply"
+            raise UsageError(what, next_move="leave it out")
+    dtype, shard_size = dtype or "float32", shard_size or "5GB"
     announce_preparing()
     announce_notes(here=False)
     vector = Checkpoint.open(specialist) - Checkpoint.open(base)
@@ -74,7 +82,8 @@ def extract(
         written = {"bytes": made.bytes, "relative_error": made.relative_error, "left_out": list(made.left_out)}
         _end({**found, "form": "lora", **written}, base, as_json)
         return
-    path = vector.save(out, dtype=dtype, form=form, density=density, rank=rank, fresh=fresh)
+    share_kept = density if form == "sparse" else None
+    path = vector.save(out, dtype=dtype, form=form, density=share_kept, rank=rank, shard_size=shard_size, fresh=fresh)
     note(f"{len(vector)} deltas, {len(vector.own)} tensors that only the specialist has")
     if form != "dense":
         marks: VectorMarks = read_json(path / VECTOR_FILE, VectorMarks)

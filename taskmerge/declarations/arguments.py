@@ -160,7 +160,10 @@ def checked_arguments(**kinds: Kind) -> Callable[[Function], Function]:
 
         @wraps(function)
         def call(*arguments: Any, **named: Any) -> Any:
-            bound = signature.bind(*arguments, **named)
+            try:
+                bound = signature.bind(*arguments, **named)
+            except TypeError as error:
+                raise TypeError(f"{function.__name__}() {error}") from None
             bound.arguments.update(read_arguments(function.__name__, bound.arguments, kinds))
             return function(*bound.args, **bound.kwargs)
 

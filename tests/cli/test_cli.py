@@ -217,6 +217,36 @@ def test_a_part_of_a_task_vector(folder: Path, command: Command) -> None:
     assert not (folder / "other").exists()
 
 
+@pytest.mark.parametrize("form", [(), ("--form", "sparse", "--density", "0.5"), ("--form", "low_rank", "--rank", "1")])
+def test_extract_divides_files_in_every_form(folder: Path, command: Command, form: tuple[str, ...]) -> None:
+    ran = command("extract", "base", "image", "--out", "vector", "--shard-size", "200", *form)
+    assert ran.code == 0
+    assert len(list((folder / "vector").glob("*.safetensors"))) > 1
+    command("extract", "base", "image", "--out", "whole", *form)
+    assert len(list((folder / "whole").glob("*.safetensors"))) == 1
+    command("apply", "base", "vector", "--out", "one")
+    command("apply", "base", "whole", "--out", "other")
+    one, other = read_model(folder / "one"), read_model(folder / "other")
+    assert all(same_bits(one[name], tensor) for name, tensor in other.items())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--rank 2", "--rank belongs to --form low_rank"),
+        ("--rank 2 --form sparse --density 0.5", "--rank belongs to --form low_rank"),
+        ("--lora 2 --rank 2", "--rank belongs to --form low_rank"),
+        ("--lora 2 --form sparse --density 0.5", "--form does not apply"),
+        ("--lora 2 --dtype bfloat16", "--dtype does not apply"),
+        ("--lora 2 --shard-size 1MB", "--shard-size does not apply"),
+    ],
+)
+def test_extract_refuses_options_that_would_be_ignored(folder: Path, command: Command, words: str, said: str) -> None:
+    ran = command("extract", "base", "image", "--out", "vector", *words.split())
+    assert (ran.code, ran.out) == (2, "") and said in ran.err
+    assert not (folder / "vector").exists()
+
+
 # --- methods, schema ----------------------------------------------------------------------------------------------
 
 

@@ -190,3 +190,29 @@ def test_the_decorator_keeps_the_function() -> None:
         function({}, 0)
     with pytest.raises(TypeError, match="has no argument"):
         checked_arguments(other=COUNT)(lambda one: one)
+
+
+def test_a_share_or_a_rank_of_another_form_is_refused(tmp_path: Path) -> None:
+    made = models()
+    vector = Checkpoint.open(made["a"]) - Checkpoint.open(made["base"])
+    for options in ({"density": 0.5}, {"rank": 2}, {"form": "sign", "density": 0.5}, {"form": "sparse", "rank": 2}):
+        with pytest.raises(UsageError, match="belongs to the form"):
+            vector.save(tmp_path / "vector", **options)  # type: ignore[arg-type]
+    wrong: tuple[dict[str, object], ...] = ({"fresh": "no"}, {"dtype": ["float32"]}, {"shard_size": -1})
+    for options in wrong:
+        with pytest.raises(UsageError, match=next(iter(options))):
+            vector.save(tmp_path / "vector", **options)  # type: ignore[arg-type]
+        with pytest.raises(UsageError, match=next(iter(options))):
+            Checkpoint.open(made["a"]).save(tmp_path / "model", **options)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", [3, None, ("w",), b"w"])
+def test_names_of_tensors_must_be_text(name: Any) -> None:
+    with pytest.raises(TaskmergeError, match="name must be text"):
+        Checkpoint.open({name: torch.zeros(2)})
+
+
+def test_tensors_must_be_dense() -> None:
+    with pytest.raises(TaskmergeError, match="not a dense tensor"):
+        Checkpoint.open({"w": torch.eye(2).to_sparse()})

@@ -24,6 +24,7 @@ from taskmerge.checkpoints.output.saving import save_state_dict
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.checkpoints.vectors.folder import is_task_vector
+from taskmerge.declarations import Flag, Place, Size, Text, checked_arguments, optional
 from taskmerge.errors import UnknownTensorError, UsageError, did_you_mean
 from taskmerge.merging.algebra.mapping import TensorMapping
 from taskmerge.merging.algebra.sums import Term, joined, plan_sum, same
@@ -156,6 +157,7 @@ class Checkpoint(TensorMapping):
 
     __rmul__ = __mul__
 
+    @checked_arguments(path=Place(), dtype=optional(Text()), shard_size=Size(), fresh=Flag())
     def save(
         self, path: str | Path, *, dtype: str | None = None, shard_size: int | str = "5GB", fresh: bool = False
     ) -> Path:

@@ -30,7 +30,19 @@ from taskmerge.checkpoints.vectors.compressed import CompressedDeltas, Form
 from taskmerge.checkpoints.vectors.folder import VECTOR_FILE, open_task_vector
 from taskmerge.checkpoints.vectors.lora_extraction import Extraction, extract_lora
 from taskmerge.checkpoints.views import ViewedStateDict, whole
-from taskmerge.declarations import TEXTS, Number, Text, checked_arguments, plain, shown
+from taskmerge.declarations import (
+    COUNT,
+    TEXTS,
+    Flag,
+    Number,
+    Place,
+    Size,
+    Text,
+    checked_arguments,
+    optional,
+    plain,
+    shown,
+)
 from taskmerge.errors import MergeError, UnknownTensorError, UsageError, did_you_mean
 from taskmerge.merging.algebra import statistics
 from taskmerge.merging.algebra.mapping import TensorMapping
@@ -215,6 +227,15 @@ class TaskVector(TensorMapping):
         """The deltas as `StateDict`, float64, and the specialist's own tensors as they are."""
         return _Deltas(self, "F64")
 
+    @checked_arguments(
+        path=Place(),
+        dtype=Text(),
+        form=Text(),
+        density=optional(Number(0, 1, low_open=True)),
+        rank=optional(COUNT),
+        shard_size=Size(),
+        fresh=Flag(),
+    )
     def save(
         self,
         path: str | Path,
@@ -223,15 +244,20 @@ class TaskVector(TensorMapping):
         form: str = "dense",
         density: float | None = None,
         rank: int | None = None,
+        shard_size: int | str = SHARD_SIZE,
         fresh: bool = False,
     ) -> Path:
         """Writes the deltas (and the specialist's own tensors) as a folder that `load` reads. Streams.
 
-        dtype: torch name of the stored numbers' format. form: "dense", "sparse" (the largest `density` of each),
-        "low_rank" (`rank`) or "sign" (one bit and a scale per row); what these lose is in the folder's
-        task_vector.json, under "report". Token tables to which the specialist adds rows are stored whole, with its
-        tokenizer: a new row has nothing to be subtracted from.
+        dtype: torch name of the stored numbers' format. shard_size: bytes per file, or text such as "500MB". form:
+        "dense", "sparse" (the largest `density` of each), "low_rank" (`rank`) or "sign" (one bit and a scale per row);
+        what these lose is in the folder's task_vector.json, under "report". Token tables to which the specialist adds
+        rows are stored whole, with its tokenizer: a new row has nothing to be subtracted from.
         """
+        for name, given, needed in (("density", density, "sparse"), ("rank", rank, "low_rank")):
+            if given is not None and form != needed:
+                move = f"give form={needed!r}, or leave out {name}"
+                raise UsageError(f"{name} belongs to the form {needed}, not to {form}", next_move=move)
         marks: dict[str, Any] = {"task_vector": 1, "label": self.label, "own": sorted(self.own), "form": form}
         if self.grown and form == "dense":
             marks["tables"] = self.grown
@@ -240,14 +266,18 @@ class TaskVector(TensorMapping):
         if form == "dense":
             extra = {VECTOR_FILE: json.dumps(marks) + "\n"}
             dense = _Deltas(self, output_dtype(dtype))
-            return save_state_dict(dense, path, fresh=fresh, extra=extra, made=_MADE, sources=self._plan.inputs)
+            return save_state_dict(
+                dense, path, shard_size=shard_size, fresh=fresh, extra=extra, made=_MADE, sources=self._plan.inputs
+            )
         small = CompressedDeltas(
             self.read, self.shapes, cast(Form, form), self.own, density, rank,
             dtype=output_dtype(dtype), label=self.label, beside=self.beside,
         )  # fmt: skip
         marks["shapes"] = {name: list(shape) for name, shape in self.shapes.items()}
         written = {VECTOR_FILE: lambda: json.dumps(marks | {"report": small.report()}) + "\n"}
-        return save_state_dict(small, path, fresh=fresh, extra=written, made=_MADE, sources=self._plan.inputs)
+        return save_state_dict(
+            small, path, shard_size=shard_size, fresh=fresh, extra=written, made=_MADE, sources=self._plan.inputs
+        )
 
     def shared(
         self, place: Path | StoreUri, *, dtype: str = "float32", shard_size: int = SHARD_SIZE, fresh: bool = False
@@ -263,6 +293,9 @@ class TaskVector(TensorMapping):
             {VECTOR_FILE: json.dumps(marks) + "\n"}, fresh,
         )  # fmt: skip
 
+    @checked_arguments(
+        path=Place(), rank=COUNT, seed=Number(0, 2**63 - 1, integer=True), base_name=optional(Text()), fresh=Flag()
+    )
     def save_lora(
         self, path: str | Path, rank: int, *, seed: int = 0, base_name: str | None = None, fresh: bool = False
     ) -> Extraction:
@@ -286,6 +319,8 @@ class TaskVector(TensorMapping):
 
         Raises CheckpointError when it is neither.
         """
+        if not hasattr(base, "numbers"):
+            raise UsageError(f"base: {shown(base)} is not an open model", next_move="give Checkpoint.open(…)")
         place = locate(str(path))
         if isinstance(place, Path) and place.is_dir() and is_adapter(place):
             term = Term(adapted(base.numbers, path), base.numbers, Fraction(1), str(path), adapter=True)
