@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,9 @@ def fuse(
     cache = _cache(cache_size)
     share = _share(part, measure, finish, dry_run, resume)
     _check_together(share is not None or finish, bool(sweep) or keep is not None, on)
+    if sweep and keep is None:
+        _check_sweep({"--out": out is not None, "--fresh": fresh, "--no-resume": not resume, "--dry-run": dry_run,
+                      "--on": on is not None})  # fmt: skip
     _check_page(html, compare, dry_run, share is not None, bool(sweep) and keep is None)
     chosen, before = None, None
     if sweep or keep is not None:
@@ -182,6 +185,15 @@ def _write(decided: Plan, said: Recipe, target: Path | StoreUri, how: _How) -> d
             how.html, decided, said, written, seconds, compare=how.compare, device=how.device, quiet=how.as_json
         )
     return _show_written(written, seconds, decided.notes, how.as_json, by_parts=by_parts)
+
+
+def _check_sweep(given: Mapping[str, bool]) -> None:
+    """Raise UsageError for options of a model that is written, which a table alone does not use."""
+    if ignored := [option for option, is_given in given.items() if is_given]:
+        raise UsageError(
+            f"--sweep without --keep best writes no model: {', '.join(ignored)} does not apply",
+            next_move="add --keep best, or leave it out",
+        )
 
 
 def _check_together(by_parts: bool, sweeping: bool, on: str | None) -> None:

@@ -65,9 +65,17 @@ def diagnose_drift(
             raise UsageError(
                 "--recover needs a recipe", next_move="its `recover` section lists the components to train and the data"
             )
+        of_probes = {
+            "--trained-on": trained_on, "--query-prompt": query_prompt, "--document-prompt": document_prompt,
+            "--limit": limit, "--precision": precision, "--batch-size": batch_size,
+        }  # fmt: skip
+        given = [option for option, said in of_probes.items() if said is not None]
+        if probes is None and base is not None and given:
+            what = f"{', '.join(given)}: a forecast from the weights alone runs no model"
+            raise UsageError(what, next_move="give --probes too, or leave it out")
         prompts = prompts_of(query_prompt, document_prompt)
         options = {
-            "device": device, "prompts": prompts, "trained_on": trained_on if probes is not None else None,
+            "device": device, "prompts": prompts, "trained_on": trained_on,
             **_how(precision, batch_size),
         }  # fmt: skip
         found = _by_paths(fused, specialist, base, probes, limit, embedder, options)

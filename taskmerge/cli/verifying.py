@@ -88,6 +88,9 @@ def _as_recorded(
         raise UsageError(
             f"{model} is not a fused model: it cannot be checked in parts", next_move="leave out --part and --on"
         )
+    elif how[1] is not None or how[2]:
+        what = f"{model} is not a fused model: nothing is merged again"
+        raise UsageError(what, next_move="leave out --recipe-folder and --method")
     else:
         found = check_made(folder)
     if as_json:

@@ -10,7 +10,7 @@ from taskmerge.errors import UsageError, did_you_mean
 from taskmerge.pipeline.checks import check
 from taskmerge.pipeline.stages import BY_NAME, report
 from taskmerge.pipeline.state import Places, Run, Say
-from taskmerge.pipeline.steps import STAGES, STEPS, TRAINED, lost_stages
+from taskmerge.pipeline.steps import STAGES, STEPS, TRAINED, lost_stages, stages_of
 from taskmerge.recipes import Recipe
 from taskmerge.words.processes import is_first, leave, say_to_all
 
@@ -43,6 +43,12 @@ def run(
     for name in (start, until):
         if name is not None and name not in STAGES:
             raise UsageError(f"unknown stage {name!r}", next_move=did_you_mean(name, STAGES))
+        if name is not None and name not in (there := stages_of(recipe)):
+            what = f"the recipe has no stage {name!r}"
+            raise UsageError(what, recipe.place or None, f"it has: {', '.join(there)}")
+    if start and until and STAGES.index(start) > STAGES.index(until):
+        what = f"{start!r}, the first stage to run, comes after {until!r}, the last one"
+        raise UsageError(what, next_move=f"the order is: {', '.join(STAGES)}")
     current = Run(recipe, Places.of(recipe, out), say, device, fresh, keep_checkpoints, encodings or Keeping())
     if not is_first():
         _follow(current)

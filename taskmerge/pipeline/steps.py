@@ -10,6 +10,7 @@ from typing import Any
 from taskmerge.merging.inputs import row_paths
 from taskmerge.pipeline.state import Run, Step
 from taskmerge.pipeline.variants import variants
+from taskmerge.recipes import Recipe
 
 _NOT_OF_THE_FUSE = ("specialize", "drift", "recover", "rehearse", "evaluate", "prompts", "embedder", "search")
 
@@ -88,6 +89,12 @@ STEPS: dict[str, Callable[[Run], list[Step]]] = {
 STAGES = tuple(STEPS)
 TRAINED = ("specialize", "recover", "rehearse")
 """Stages in which several processes take part."""
+
+
+def stages_of(recipe: Recipe) -> list[str]:
+    """The stages that a recipe has, in their order. Every recipe has a fuse."""
+    sections = {"diagnose": "drift"}
+    return [name for name in STAGES if name == "fuse" or getattr(recipe, sections.get(name, name)) is not None]
 
 
 def stages_to_run(run: Run, stages: Iterable[str]) -> list[str]:

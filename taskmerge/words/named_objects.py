@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -23,10 +23,14 @@ from taskmerge.opened import opened
 
 @dataclass(frozen=True)
 class _Foreign:
-    """A text that came with somebody's model. place: where. own: what the user has named himself, by its last part."""
+    """A text that came with somebody's model.
+
+    place: where.  own: what the user has named himself, by its last part.  used: those that the text names.
+    """
 
     place: str
     own: dict[str, Path]
+    used: set[str] = field(default_factory=set)
 
 
 _foreign: ContextVar[_Foreign | None] = ContextVar("_foreign", default=None)
@@ -42,11 +46,15 @@ def not_the_users(place: str, named: Sequence[str] = ()) -> Iterator[None]:
             names code of the same file name and name, his file is run.
     """
     own = {Path(text).name: Path(text.rpartition(":")[0]).resolve() for text in named}
-    before = _foreign.set(_Foreign(place, own))
+    foreign = _Foreign(place, own)
+    before = _foreign.set(foreign)
     try:
         yield
     finally:
         _foreign.reset(before)
+    if unused := [text for text in named if Path(text).name not in foreign.used]:
+        what = f"{unused[0]!r}: the recorded recipe names no such code"
+        raise UsageError(what, place, "leave it out, or give the name that the recipe has")
 
 
 def names_code(text: str) -> bool:
@@ -65,6 +73,7 @@ def _users_own(text: str, path: Path | None, what: str) -> Path | None:
     if foreign is None:
         return path
     if path is not None and (own := foreign.own.get(Path(text).name)) is not None:
+        foreign.used.add(Path(text).name)
         return own
     raise UsageError(
         f"{what} {text!r} is code that {foreign.place} names, which came with a model: it was not run",

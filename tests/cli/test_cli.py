@@ -247,6 +247,40 @@ def test_extract_refuses_options_that_would_be_ignored(folder: Path, command: Co
     assert not (folder / "vector").exists()
 
 
+# --- options that other options leave without effect -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("run merge.yaml --from rehearse", "the recipe has no stage 'rehearse'\n    it has: fuse"),
+        ("run merge.yaml --until specialize", "the recipe has no stage 'specialize'"),
+        ("diagnose-drift --fused base --specialist image --base base --trained-on x.jsonl", "--trained-on: a forecast"),
+        ("diagnose-drift --fused base --specialist image --base base --limit 0.2 --batch-size 2",
+         "--limit, --batch-size: a forecast from the weights alone runs no model"),
+        ("diagnose-drift --fused base --specialist image --base base --query-prompt q", "--query-prompt: a forecast"),
+        ("fuse merge.yaml --sweep scale=0.5,1 --fresh", "--sweep without --keep best writes no model: --fresh"),
+        ("fuse merge.yaml --sweep scale=0.5,1 --on ray --out other", "writes no model: --out, --on"),
+        ("fuse merge.yaml --sweep scale=0.5,1 --no-resume --dry-run", "writes no model: --no-resume, --dry-run"),
+    ],
+)  # fmt: skip
+def test_options_without_effect_are_refused(folder: Path, command: Command, words: str, said: str) -> None:
+    before = sorted(folder.iterdir())
+    ran = command(*words.split())
+    assert (ran.code, ran.out) == (2, "") and said in ran.err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_method_that_the_record_does_not_name_is_refused(folder: Path, command: Command) -> None:
+    assert command("fuse", "merge.yaml").code == 0
+    ran = command("verify", "out", "--method", "mine.py:mean")
+    assert ran.code == 2 and "'mine.py:mean': the recorded recipe names no such code" in ran.err
+    command("extract", "base", "image", "--out", "vector")
+    for words in (("--method", "mine.py:mean"), ("--recipe-folder", ".")):
+        ran = command("verify", "vector", *words)
+        assert ran.code == 2 and "nothing is merged again" in ran.err
+
+
 # --- methods, schema ----------------------------------------------------------------------------------------------
 
 
