@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
-from taskmerge.declarations import Between, Doc, FreeText, name_field, place_field
+from taskmerge.declarations import Between, Doc, FreeText, fields_of, name_field, place_field
 from taskmerge.errors import Problem, did_you_mean
 from taskmerge.recipes.sections import NamePattern, SpecialistName
 from taskmerge.words.modalities import NAMES, modality, modality_of_column
@@ -145,6 +145,12 @@ class Recover(Training):
     ] = "auto"
     place: str = place_field()
 
+    def problems(self) -> Iterator[Problem]:
+        given = [row.name for row in fields_of(Training) if getattr(self, row.name) != row.default]
+        if self.method == "closed_form" and given:
+            what = f"recover: {', '.join(given)}: the method closed_form takes no gradient steps"
+            yield Problem(what, self.place, "leave it out, or set method: auto or gradient")
+
 
 @dataclass(frozen=True)
 class Balance:
@@ -176,7 +182,10 @@ class Balance:
             yield Problem(what, self.place, "leave out temperature, or set follow: size")
 
     def share_problems(self, data: Sources) -> Iterator[Problem]:
-        """Shares of sets that are not there. data: of the stage."""
+        """Yield shares of sets that are not there, and of a single set. data: of the stage."""
+        if self.temperature is not None and not isinstance(data, Mapping):
+            what = f"balance: temperature: {self.temperature:g} applies to several sets, and `data` is one"
+            yield Problem(what, self.place, "leave it out, or name the sets: data: {NAME: PAIRS}")
         for name in self.shares:
             if name not in (data if isinstance(data, Mapping) else ()):
                 what = f"balance: shares: {name!r} is not a set of `data`"
@@ -267,3 +276,13 @@ class Evaluate:
         ),
     ] = None
     place: str = place_field()
+
+    def problems(self) -> Iterator[Problem]:
+        if not self.retrieval and not self.mteb:
+            yield Problem(
+                "evaluate: there is nothing to score", self.place, "retrieval: {NAME: PAIRS}, or mteb: [TASK]"
+            )
+        of_mteb = [name for name in ("results", "model_meta") if getattr(self, name) is not None]
+        if of_mteb and not self.mteb:
+            what = f"evaluate: {', '.join(of_mteb)}: for mteb, but there are no mteb tasks"
+            yield Problem(what, self.place, "mteb: [TASK], or leave it out")

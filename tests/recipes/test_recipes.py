@@ -108,6 +108,23 @@ def test_what_may_fall_is_a_modality_that_is_rehearsed() -> None:
     assert problem.next_move is not None and "image" in problem.next_move
 
 
+@pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("recover: {train: [audio_projector], data: a.jsonl, method: closed_form, steps: 5, bf16: true}",
+         "recover: steps, bf16: the method closed_form takes no gradient steps"),
+        ("evaluate: {results: kept, model_meta: meta.yaml, retrieval: {a: a.jsonl}}",
+         "evaluate: results, model_meta: for mteb, but there are no mteb tasks"),
+        ("evaluate: {batch_size: 8}", "evaluate: there is nothing to score"),
+        ("specialize: {a: {data: a.jsonl, balance: {temperature: 2}}}",
+         "balance: temperature: 2 applies to several sets, and `data` is one"),
+    ],
+)  # fmt: skip
+def test_keys_without_effect_are_refused(section: str, said: str) -> None:
+    (problem,) = problems_of(f"base: b\nspecialists: {{a: {{model: a}}}}\noutput: {{path: out}}\n{section}\n")
+    assert problem.what == said
+
+
 def test_balance_may_follow_what_is_missing_but_not_sizes_too() -> None:
     lone = "balance: {follows: size, temperature: 1.0, shares: {audio: 2}}"
     recipe = recipes.loads(FULL.replace(lone, "balance: adaptive"))
