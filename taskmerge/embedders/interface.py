@@ -82,7 +82,7 @@ class Embedder(ABC):
         """Name in `module` -> name in the file."""
         from taskmerge.embedders.file_names import names_in_file
 
-        return names_in_file(self.module, self.stored)[0]
+        return names_in_file(self.module, self.stored)
 
     @abstractmethod
     def prepare(self, items: Sequence[Any], modality: str | None = None, role: Role | None = None) -> Features:

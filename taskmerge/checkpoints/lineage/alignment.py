@@ -64,7 +64,7 @@ def align_all(
     ]
     if empty:
         raise MergeError(empty)
-    check_modules(inputs, BASE)
+    modules = check_modules(inputs, BASE)
     names_of = naming(inputs, overrides)
     everything = {**inputs, **{own_base_label(label): state_dict for label, state_dict in own_bases.items()}}
     named = {
@@ -78,11 +78,11 @@ def align_all(
     matched, rows = match_tokens(heads.inputs, vocabulary or Vocabularies())
     matched_inputs = {label: matched[label] for label in inputs}
     matched_bases = {label: matched[own_base_label(label)] for label in own_bases}
-    notes: list[str] = []
+    stack_notes: list[str] = []
     if stack:
-        matched_inputs, matched_bases, notes = stacked(matched_inputs, stack, matched_bases, overrides)
+        matched_inputs, matched_bases, stack_notes = stacked(matched_inputs, stack, matched_bases, overrides)
     census = Census.of(matched_inputs, overrides or {}, names_of, stack)
-    return Alignment(census, rows, matched_bases, heads, twins, tuple(notes))
+    return Alignment(census, rows, matched_bases, heads, twins, (*modules, *stack_notes))
 
 
 def own_base_label(label: str) -> str:
