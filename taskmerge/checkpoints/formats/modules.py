@@ -15,6 +15,10 @@ _LONGEST_NAME = 255
 _ROUTERS = ("Router", "Asym")
 _ROUTES = ("router_config.json", "config.json")
 """What lists a router's modules; older versions of sentence-transformers have it in the second file."""
+_WITH_WEIGHTS = (
+    "Transformer", "MLMTransformer", "CLIPModel", "StaticEmbedding", "SparseStaticEmbedding", "WordEmbeddings",
+    "WordWeights", "Dense", "LayerNorm", "CNN", "LSTM", "WeightedLayerPooling", "SparseAutoEncoder",
+)  # fmt: skip
 _MOVE = "save the model again with sentence-transformers"
 
 
@@ -97,6 +101,14 @@ def _main(rows: list[Placed], places: list[str], folder: Path) -> int:
     routed = [number for number in range(1, len(rows)) if first in PurePosixPath(places[number]).parents]
     own = [number for number in routed if class_of(rows[number].get("type", "")) not in _ROUTERS] or routed
     return next((number for number in own if _is_transformer(folder / places[number])), own[0])
+
+
+def modules_with_weights(folder: Path) -> dict[str, str]:
+    """Folder of a module -> its class, of all classes of sentence-transformers that have weights; without the first."""
+    rows = all_modules_of(folder) or []
+    first = module_folders(folder)[""]
+    kinds = {_checked(row["path"], folder, folder / "modules.json"): class_of(row.get("type", "")) for row in rows}
+    return {place: kind for place, kind in kinds.items() if place != first and kind in _WITH_WEIGHTS}
 
 
 def is_needed(folder: Path, modules: Mapping[str, str]) -> bool:

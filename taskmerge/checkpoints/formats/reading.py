@@ -17,7 +17,7 @@ from taskmerge.checkpoints.formats.folders import (
     weights_below,
 )
 from taskmerge.checkpoints.formats.json_files import read_json
-from taskmerge.checkpoints.formats.modules import is_needed, module_folders
+from taskmerge.checkpoints.formats.modules import is_needed, module_folders, modules_with_weights
 from taskmerge.checkpoints.formats.table import READABLE, advice, open_file, open_files
 from taskmerge.checkpoints.hub import HubPlace, Snapshot, locate, open_snapshot, why_in_ranges
 from taskmerge.checkpoints.state_dict import Beside, StateDict
@@ -149,6 +149,7 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
         notes += (*said, *chosen.notes)
     if not files:
         weight_files(place / modules[""])  # raises what is wrong with them
+    _check_modules_have_weights(place, files)
     return StoredStateDict(label, config_folder(place, modules), modules, files, notes=notes)
 
 
@@ -198,7 +199,18 @@ def _open_hub(place: HubPlace, label: str, download: bool = False) -> StoredStat
     for prefix, inside in modules.items():
         check_index(snapshot.folder / inside, {name: opened_files[path] for name, path in chosen[prefix].items()})
     files = [(prefix, opened_files[path]) for prefix, part in chosen.items() for path in part.values()]
+    _check_modules_have_weights(snapshot.folder, files)
     return StoredStateDict(label, snapshot.folder, modules, files, snapshot.commit, notes)
+
+
+def _check_modules_have_weights(folder: Path, files: Iterable[tuple[str, WeightFile]]) -> None:
+    """Raise CheckpointError for a module that cannot be loaded: its folder came without its weights."""
+    having = {prefix for prefix, _ in files}
+    for place, kind in modules_with_weights(folder).items():
+        if place not in having:
+            what = f"there are no readable weights of this module ({kind}), which modules.json lists"
+            names = [path.name for path in (folder / place).glob("*")]
+            raise CheckpointError(what, str(folder / place), advice(folder / place, names))
 
 
 def _without_weights(place: HubPlace, snapshot: Snapshot) -> CheckpointError:

@@ -30,7 +30,10 @@ def check_modules(inputs: Mapping[str, StateDict], base: str) -> list[str]:
     notes: list[str] = []
     for label, state_dict in inputs.items():
         theirs = _modules(state_dict)
-        if label == base or ours is None or theirs is None:
+        if label == base or theirs is None:
+            continue
+        if ours is None:
+            notes += _lost(label, [one.kind for one in theirs])
             continue
         folder = str(state_dict.beside.folder or state_dict.label)
         kinds, others = [one.kind for one in ours], [one.kind for one in theirs]
@@ -82,6 +85,14 @@ class _Module(NamedTuple):
     reading: Mapping[str, Any] = MappingProxyType({})
 
 
+def _lost(label: str, kinds: list[str]) -> list[str]:
+    """What a plain base leaves out of a sentence-transformers folder."""
+    if kinds in (["Transformer"], [_GRAFTED]):
+        return []
+    what = f"{label} runs {_said(kinds)}, but the base is a plain transformers folder: the result has no modules.json"
+    return [f"{what}; to keep the modules, make the base a folder with the same modules.json"]
+
+
 def _modules(state_dict: StateDict) -> list[_Module] | None:
     """All modules, in order; None for a plain model."""
     folder = state_dict.beside.folder
@@ -89,11 +100,11 @@ def _modules(state_dict: StateDict) -> list[_Module] | None:
     if folder is None or rows is None:
         return None
     main = folder / state_dict.beside.module_folders.get("", "")
-    return [_module(folder / row["path"], row.get("type", ""), main, folder) for row in rows]
+    return [_module(folder / row["path"], row.get("type", ""), main) for row in rows]
 
 
-def _module(place: Path, address: str, main: Path, model: Path) -> _Module:
-    """place, main, model: folders of the module, of the transformer, and of the model."""
+def _module(place: Path, address: str, main: Path) -> _Module:
+    """place, main: folders of the module and of the transformer."""
     kind = _kind(address)
     routes = routes_of(place, address)
     if routes is not None:
@@ -109,7 +120,7 @@ def _module(place: Path, address: str, main: Path, model: Path) -> _Module:
         }
         is_main = place == main
         return _Module(kind, config={} if is_main else config, vocabulary=None if is_main else place, reading=reading)
-    if place == model:  # the files there are those of other modules too
+    if kind == _GRAFTED:
         return _Module(kind)
     settings = _pooling(config)
     for path in sorted(place.glob("*_config.json")):

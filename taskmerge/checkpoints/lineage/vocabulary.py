@@ -41,7 +41,26 @@ def match_tokens(inputs: Mapping[str, StateDict], wanted: Vocabularies) -> tuple
     return matched, rows
 
 
+def unmatched_tokens(inputs: Mapping[str, StateDict]) -> list[str]:
+    """What to tell the user of tokenizers that differ where the base has no token table whose rows could be matched."""
+    if BASE not in inputs or _table_rows(inputs[BASE]) is not None:
+        return []
+    folders = {label: state_dict.beside.tokenizer_folder for label, state_dict in inputs.items()}
+    if _one_tokenizer(list(folders.values())):
+        return []
+    known = {label: own for label, folder in folders.items() if (own := read_vocabulary(folder)) is not None}
+    base = known.get(BASE)
+    others = [label for label, own in known.items() if base is not None and own.ids != base.ids]
+    return [
+        f"the tokenizer of {label} gives tokens other numbers than the base's, but the base has no known token table: "
+        "rows are paired by their number"
+        for label in others
+    ]
+
+
 def _table_rows(state_dict: StateDict) -> int | None:
+    if "mapping" in state_dict.tensors:  # model2vec's, when several tokens share a row
+        return None
     return next(
         (info.shape[0] for name, info in state_dict.tensors.items() if is_token_table(name) and info.shape), None
     )
