@@ -17,7 +17,7 @@ from taskmerge.embedders.interface import EMBEDDING, Embedder, Features
 from taskmerge.embedders.items import GraftedItems, PreparedItems
 from taskmerge.embedders.opening import quiet
 from taskmerge.embedders.prompts import Role
-from taskmerge.errors import CheckpointError
+from taskmerge.errors import CheckpointError, UsageError, clipped, first_line
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -79,7 +79,11 @@ class SentenceEmbedder(Embedder):
         if modality is not None:
             self.check_takes(modality, "the batch")
         said: dict[str, Any] = {"task": role} if role else {}
-        features = dict(self.module.preprocess(list(items), prompt=self.prompt(role, modality), **said))
+        try:
+            features = dict(self.module.preprocess(list(items), prompt=self.prompt(role, modality), **said))
+        except (TypeError, ValueError) as error:
+            what = f"cannot read these items: {clipped(first_line(error), 300)}"
+            raise UsageError(what, self.label, "are they of the kind that it takes?") from error
         if role and self._is_routed:
             features["task"] = role  # a router that is not the first module finds it nowhere else
         return features
