@@ -49,6 +49,9 @@ _TOKEN_TABLE = re.compile(
     r"embed_tokens(_per_layer)?|word_embeddings?|wte|tok_embeddings|token_embedding|embed_in|shared|word_embedding"
     r"|embeddings|tokens_embed"
 )
+_ONLY_TABLES = frozenset(("embedding.weight", "emb_layer.weight", "embeddings"))
+"""The complete names of token tables that are a model of their own: sentence-transformers' StaticEmbedding and
+WordEmbeddings, and model2vec."""
 _BUFFER = re.compile(
     r"position_ids|token_type_ids|running_(mean|var)|num_batches_tracked|(original_)?inv_freq|masked_bias"
     r"|relative_position_index|relative_coords_table|(input|output)_(min|max)|layer_scalar|std_(bias|scale)"
@@ -115,7 +118,7 @@ def numbered(name: str) -> tuple[str, int | None]:
 
 def is_token_table(name: str) -> bool:
     """Whether a tensor is a table with one row per token of the vocabulary."""
-    return name.endswith(".weight") and _is_table(name[:-7].rpartition(".")[2])
+    return (name.endswith(".weight") and _is_table(name[:-7].rpartition(".")[2])) or name in _ONLY_TABLES
 
 
 @lru_cache(maxsize=1024)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import typer
 from taskmerge.cli.options import EMBEDDER, HTML, JSON, MODEL_DEVICE, PLOT, PRECISION
 from taskmerge.cli.output import announce_notes, note, print_json, print_table, say
 from taskmerge.cli.pages import check_html, write_page
+from taskmerge.errors import UsageError
 from taskmerge.words.sizes import show_bytes
 
 MODEL = typer.Argument(help="A model: path, hub id[@revision] or hf:// uri.")
@@ -127,7 +129,7 @@ def compare(
         from taskmerge.reporting.plots import check_plot, plot_comparison
 
         check_plot(plot)
-    named = dict(_named(model) for model in models)
+    named = _named(models)
     result = compare_task_vectors(base, named)
     for line in () if as_json else result["warnings"]:
         note(f"warning: {line}")
@@ -154,9 +156,27 @@ def compare(
         )
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, equals, path = text.partition("=")
-    return (name, path) if equals and "/" not in name else (Path(text).name or text, text)
+def _named(texts: list[str]) -> dict[str, str]:
+    """name=path, or a path under its last part; under all of it where another model has the same last part.
+
+    Raises UsageError for two models of one name.
+    """
+    shorts = Counter(_short(text) for text in texts)
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or "/" in name:
+            name, path = _short(text) if shorts[_short(text)] == 1 else text, text
+        if name in found:
+            move = "give each a name of its own: name=path"
+            raise UsageError(f"two models have the name {name!r}: {found[name]} and {path}", next_move=move)
+        found[name] = path
+    return found
+
+
+def _short(text: str) -> str:
+    name, equals, _ = text.partition("=")
+    return name if equals and "/" not in name else Path(text).name or text
 
 
 def diff(first: str = MODEL, second: str = MODEL, as_json: bool = JSON) -> None:

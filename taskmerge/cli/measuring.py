@@ -268,7 +268,7 @@ def _by_model(
     if retrieval:
         from taskmerge.measuring.evaluation import evaluate_retrieval
 
-        sets = dict(_named_set(text) for text in retrieval)
+        sets = _named_sets(retrieval)
         result["retrieval"] = evaluate_retrieval(variants, sets, **options).as_dict()
     if mteb:
         from taskmerge.measuring.evaluation.mteb_adapter import run_mteb
@@ -294,9 +294,19 @@ def _variant(model: str) -> str:
     return here.resolve().name if here.exists() or parse_place(model).kind == "path" else model.partition("@")[0]
 
 
-def _named_set(text: str) -> tuple[str, str]:
-    name, equals, path = text.partition("=")
-    return (name, path) if equals else (Path(text).stem, text)
+def _named_sets(texts: list[str]) -> dict[str, str]:
+    """--retrieval NAME=PATH, or a path whose file name is the name. Raises UsageError for two of one name."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        name, path = (name, path) if equals else (Path(text).stem, text)
+        if not name or not path:
+            raise UsageError(f"{text!r} names no set of pairs", "--retrieval", "--retrieval NAME=PATH")
+        if name in found:
+            move = f"give one another name: --retrieval {name}2={path}"
+            raise UsageError(f"two sets have the name {name!r}: {found[name]} and {path}", "--retrieval", move)
+        found[name] = path
+    return found
 
 
 def stats(

@@ -40,6 +40,8 @@ def init(
     counts = Counter(step.action for step in found.plan.steps)
     said = f"{counts['merge']} tensors merged, {counts['copy']} copied from one specialist, {counts['keep']} kept"
     note(f"plan: {said}")
+    for line in found.plan.warnings:
+        note(f"warning: {line}")
     for line in found.plan.notes:
         note(line)
     next_move(f"taskmerge fuse {out} --dry-run")

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
-from taskmerge.checkpoints.formats.folders import module_folders
 from taskmerge.checkpoints.formats.links import check_links
+from taskmerge.checkpoints.formats.modules import module_folders
 from taskmerge.checkpoints.formats.reading import local_folder, open_stored
 from taskmerge.checkpoints.memory import bytes_of
 from taskmerge.checkpoints.output.library_saves import publish_saved

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from taskmerge.embedders.prompts import ROLES, Prompts, Role
-from taskmerge.errors import UsageError
+from taskmerge.errors import CheckpointError, UsageError
 from taskmerge.words.progress import work
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ class Embedder(ABC):
         """Name in `module` -> name in the file."""
         from taskmerge.embedders.file_names import names_in_file
 
-        return names_in_file(self.module, self.stored)[0]
+        return names_in_file(self.module, self.stored)
 
     @abstractmethod
     def prepare(self, items: Sequence[Any], modality: str | None = None, role: Role | None = None) -> Features:
@@ -270,6 +270,9 @@ class Embedder(ABC):
 
         Returns:
             (items, d) float32, float64 for a model in float64.
+
+        Raises:
+            CheckpointError: for embeddings with NaN or infinite values.
         """
         with self.inference():
             found = []
@@ -277,8 +280,17 @@ class Embedder(ABC):
                 for start in range(0, len(items), batch_size):
                     batch = items[start : start + batch_size]
                     found.append(as_array(self.embed(self.prepare(batch, modality, role))))
+                    self.check_finite(found[-1], modality)
                     told.advance(len(batch))
             return np.concatenate(found)
+
+    def check_finite(self, embeddings: np.ndarray, modality: str | None) -> None:
+        """Raise CheckpointError for embeddings with NaN or infinite values: no measure of them is true."""
+        broken = int((~np.isfinite(embeddings).all(axis=-1)).sum())
+        if broken:
+            what = f"{broken} of {len(embeddings)} embeddings of {modality or 'items'} have NaN or infinite values"
+            move = "its weights may have such values, or its precision is too narrow: try --precision float32"
+            raise CheckpointError(what, self.label, move)
 
     def embed_with(self, parameters: Mapping[str, Tensor], features: Features) -> Tensor:
         """`embed`, with other values for some parameters.

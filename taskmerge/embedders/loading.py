@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from taskmerge.checkpoints.formats.folders import module_folders
+from taskmerge.checkpoints.cards.kinds import loader_of
 from taskmerge.checkpoints.formats.json_files import read_json
 from taskmerge.checkpoints.formats.links import check_links
+from taskmerge.checkpoints.formats.modules import module_folders
 from taskmerge.checkpoints.formats.reading import local_folder, open_stored
 from taskmerge.declarations import Instance, checked_arguments, read_arguments
 from taskmerge.embedders.interface import Embedder
@@ -32,6 +33,13 @@ if TYPE_CHECKING:
     import torch
 
     from taskmerge.embedders.takes import Model
+
+_OTHERS = {
+    "CrossEncoder": "scores pairs of texts",
+    "SparseEncoder": "gives sparse embeddings",
+    "MultiVectorEncoder": "gives one embedding per token",
+}
+"""Classes of sentence-transformers; SentenceTransformer would convert their folders, and choose a pooling itself."""
 
 FORMER_ADDRESSES = ("taskmerge.embedders.embedder.OmniEmbedder", "taskmerge.omni.embedder.OmniEmbedder")
 """Under which folders saved before name the grafted embedder's class."""
@@ -147,11 +155,23 @@ def _from_folder(
         options["model_kwargs"] = {"device_map": "meta"}
     else:
         options["device"] = str(device)
+    _check_embeds(folder, label)
     classes = module_classes() if allowed is None else {**module_classes(), **_addresses(allowed, folder)}
     _check_known(folder, classes, label)
     with opening(label, "embedder"):
         model = SentenceTransformer._load_with_module_classes(str(folder), classes, **options)
     return _around(model.eval(), label, open_stored(folder))
+
+
+def _check_embeds(folder: Path, label: str) -> None:
+    """Raise CheckpointError for a model that does something else: loaded as an embedder, it would be another one."""
+    loader = loader_of(folder)
+    if loader in _OTHERS:
+        raise CheckpointError(
+            f"is a {loader} of sentence-transformers, which {_OTHERS[loader]}: it cannot be run as an embedder",
+            label,
+            f"score it with sentence-transformers' own evaluators: {loader}({str(folder)!r})",
+        )
 
 
 def _around(model: Any, label: str | None = None, stored: Any = None) -> Embedder:

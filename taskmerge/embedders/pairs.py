@@ -227,6 +227,8 @@ class _Scan:
             yield Problem(f"no text next to its {self.column}: {text!r}", place, _ROW)
         if item is None or (isinstance(item, str) and not item.strip()):
             yield Problem(f"no {self.column} next to the text {text!r}", place, f"found: {', '.join(row)}")
+        elif self.column == "query" and not isinstance(item, str | Mapping):
+            yield Problem(f"its query is not text: {clipped(repr(item), 80)}", place, 'write it as text: "query": "…"')
         elif isinstance(item, Path) and not _exists(item):
             yield Problem(f"{str(item)!r} does not exist", place, f"paths are relative to {self.folder}")
         for name in self.negatives:

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 from taskmerge.checkpoints.components import component_map
 from taskmerge.checkpoints.memory import MemoryStateDict
-from taskmerge.checkpoints.state_dict import StateDict
+from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.embedders.anatomy import Anatomy, components_of, native_anatomy, token_table
-from taskmerge.embedders.file_names import names_in_file
+from taskmerge.embedders.file_names import Part, parts_of
 from taskmerge.embedders.interface import EMBEDDING, Embedder, Features
 from taskmerge.embedders.items import GraftedItems, PreparedItems
 from taskmerge.embedders.opening import quiet
 from taskmerge.embedders.prompts import Role
-from taskmerge.errors import CheckpointError
+from taskmerge.errors import CheckpointError, UsageError, clipped, first_line
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from taskmerge.embedders.embedder import OmniEmbedder
 
@@ -46,13 +46,15 @@ class SentenceEmbedder(Embedder):
             label: what messages call it.
             stored: the weights it was loaded from, for their names.
         """
-        first: Any = model[0]
         self.module = model
-        self.network: Any = getattr(first, "auto_model", first)
+        self._beside = Beside() if stored is None else replace(stored.beside, files={})  # live tensors may have changed
+        parts = self._parts
+        self.network: Any = parts[0].network
         self.label = label or f"{type(self.network).__name__} in memory"
-        self._in_file, self._tails = names_in_file(self.network, stored)
-        own = MemoryStateDict.of_module(self.network).beside
-        self._beside = own if stored is None else replace(stored.beside, files={})  # live tensors may have changed
+        self._in_files = {part.folder: part.in_file(stored) for part in parts}
+        self._in_file = self._in_files[""]
+        if stored is None:
+            self._beside = MemoryStateDict.of_module(self.network).beside
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -64,31 +66,31 @@ class SentenceEmbedder(Embedder):
 
     @property
     def state_dict(self) -> MemoryStateDict:
-        tensors: dict[str, Any] = {}
-        for index, part in enumerate(self.module):
-            inside = self._tails.get(index, f"{index}_{type(part).__name__}")
-            for name, tensor in part.state_dict(keep_vars=True).items():
-                tensors[f"{inside}/{name}" if index else self._name(name)] = tensor
+        tensors = {name: tensor for part in self._parts for name, tensor in part.tensors(self._in_files[part.folder])}
         found = MemoryStateDict(tensors, self.label)
         found.beside = self._beside
         return found
 
-    def _name(self, name: str) -> str:
-        """The name in the file of a tensor of the first module."""
-        inner = name.removeprefix(self._prefix)
-        return self._in_file.get(inner, inner)
-
     @property
-    def _prefix(self) -> str:
-        """What the first module puts before the names of its network."""
-        parts = self.module[0].named_modules()
-        return next((f"{name}." for name, part in parts if part is self.network and name), "")
+    def _parts(self) -> list[Part]:
+        return parts_of(cast("Sequence[nn.Module]", self.module), self._beside)
 
     def prepare(self, items: Sequence[Any], modality: str | None = None, role: Role | None = None) -> Features:
         if modality is not None:
             self.check_takes(modality, "the batch")
         said: dict[str, Any] = {"task": role} if role else {}
-        return dict(self.module.preprocess(list(items), prompt=self.prompt(role, modality), **said))
+        try:
+            features = dict(self.module.preprocess(list(items), prompt=self.prompt(role, modality), **said))
+        except (TypeError, ValueError) as error:
+            what = f"cannot read these items: {clipped(first_line(error), 300)}"
+            raise UsageError(what, self.label, "are they of the kind that it takes?") from error
+        if role and self._is_routed:
+            features["task"] = role  # a router that is not the first module finds it nowhere else
+        return features
+
+    @property
+    def _is_routed(self) -> bool:
+        return any(type(part).__name__ == "Router" for part in self.module)
 
     @property
     def own_prompts(self) -> Mapping[str, str]:
@@ -105,8 +107,7 @@ class SentenceEmbedder(Embedder):
         return next((own[name] for name in names if name in own), None) or None
 
     def same_for_both_roles(self, items: Sequence[Any], modality: str) -> bool:
-        routed = any(type(part).__name__ == "Router" for part in self.module)
-        return not routed and self.prompt("query", modality) == self.prompt("document", modality)
+        return not self._is_routed and self.prompt("query", modality) == self.prompt("document", modality)
 
     def settings(self) -> Mapping[str, Any]:
         module = self.module

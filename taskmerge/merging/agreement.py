@@ -31,12 +31,17 @@ class Layers:
         known = self._known.get(container)
         if known is None or number is None:
             return False
+        if number in known:
+            return False
         for owner in owners:
-            if number in known:
-                self._inside.setdefault((owner, container), []).append(name)
-            else:
-                self._deeper.setdefault((owner, container), set()).add(number)
-        return number not in known
+            self._deeper.setdefault((owner, container), set()).add(number)
+        return True
+
+    def copied(self, name: str, owner: str) -> None:
+        """Note a tensor that the base lacks and that is copied from `owner`."""
+        container, number = numbered(name)
+        if number is not None and number in self._known.get(container, ()):
+            self._inside.setdefault((owner, container), []).append(name)
 
     def problems(self) -> Iterator[Problem]:
         """Stacks of more layers than the base's, one problem each."""

@@ -83,6 +83,7 @@ class Decisions:
             return self._ruled(name, rule, [BASE])
         if rule is None and name in self.copied:
             label, pattern = self.copied[name]
+            self.layers.copied(name, label)
             return self._taken(name, label, f"copy {pattern!r}")
         models = [label for label in self._having(name, absent=True) if label not in self.inputs.deltas]
         having = self._having(name)
@@ -139,6 +140,7 @@ class Decisions:
             self.dropped += [Dropped(Source(owner, name), surplus) for owner in owners]
             return None
         if len(owners) == 1:
+            self.layers.copied(name, owners[0])
             return self._taken(name, owners[0], f"only {owners[0]} has it", named=False)
         self._contested.setdefault((tuple(owners), self.census.components.home(name)), []).append(name)
         return None

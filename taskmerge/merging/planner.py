@@ -24,7 +24,7 @@ from taskmerge.merging.inputs import Inputs
 from taskmerge.merging.never_merged import never_merged
 from taskmerge.merging.notes import notes
 from taskmerge.merging.steps import Dropped, Plan, Source, TensorStep
-from taskmerge.merging.tokenizer import tokenizer_texts
+from taskmerge.merging.tokenizer import tokenizer_texts, without_tokenizer
 from taskmerge.methods import MergeMethod
 from taskmerge.recipes import Recipe
 
@@ -97,7 +97,7 @@ class Planner:
     def _made(self, steps: Sequence[TensorStep], methods: Mapping[str, MergeMethod]) -> Plan:
         census, recipe = self.census, self.recipe
         beside = self._beside(steps)
-        texts, warnings = tokenizer_texts(recipe, census.inputs, self.rows, beside)
+        texts, warnings = tokenizer_texts(recipe, census.inputs, self.rows, beside, census.side_order)
         self.warnings += warnings
         told = notes(census, self.alignment.heads, steps, self.dropped, beside.config)
         return Plan(
@@ -140,6 +140,8 @@ class Planner:
             chosen.beside.tokenizer_folder if chosen else census.inputs[census.naming.label].beside.own_tokenizer
         )
         tokenizer = self.rows.folder if self.rows is not None else tokenizer
+        place = tokenizer if tokenizer is not None else census.inputs[census.naming.label].beside.tokenizer_folder
+        self.warnings += without_tokenizer(self.recipe.output, census.inputs, place)
         prompts, warnings = joined_prompts(census.inputs, census.naming.label)
         self.warnings += warnings
         return Beside(

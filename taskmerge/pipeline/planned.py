@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from taskmerge.checkpoints.state_dict import StateDict
-from taskmerge.errors import InputError, TaskmergeError, UsageError
+from taskmerge.errors import InputError, UsageError, first_line
 from taskmerge.pipeline.state import Run, training_settings
 from taskmerge.pipeline.steps import STAGES, STEPS
 from taskmerge.recipes import Specialize, Training
@@ -167,20 +167,29 @@ def _other(current: Run, stage: str, shapes: _Shapes, runs: bool) -> Row:
 
 
 def _count(current: Run, source: str) -> int | None:
-    """Pairs of a source; None where it is not here. Lines and rows are counted, nothing is read."""
+    """Pairs of a source; None where it is not here. Lines and rows are counted, nothing is read.
+
+    Raises UsageError for a file that cannot be read.
+    """
     from taskmerge.embedders.rows import open_rows
 
     place = current.path(source) if not source.startswith("hf:") else None
     if place is None or not place.exists():
         return None
     try:
-        if place.suffix == ".parquet":
+        if place.suffix == ".parquet":  # `open_rows` would unpack it
             import pyarrow.parquet
 
             return int(pyarrow.parquet.ParquetFile(place).metadata.num_rows)
         return len(open_rows(place)[1])
-    except (TaskmergeError, OSError, ValueError, ImportError):
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        raise UsageError(f"cannot be read: {first_line(error)}", str(place), "get or write the file again") from None
+    except ImportError:  # what reads such files is not installed
         return None
+    except InputError:
+        if place.is_file():
+            raise
+        return None  # a data set's own layout
 
 
 def _modality(current: Run, section: Training, name: str, source: str) -> str:
@@ -195,7 +204,7 @@ def _modality(current: Run, section: Training, name: str, source: str) -> str:
         try:
             row = open_rows(place)[1][0]
             said = next((column for column in ITEM_COLUMNS if column in row), None)
-        except (TaskmergeError, IndexError):
+        except (InputError, IndexError):
             said = None
     said = said or name
     return said if said in TOKENS else modality_of_column(said) if said in COLUMNS else TEXT

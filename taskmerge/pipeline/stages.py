@@ -25,7 +25,7 @@ from taskmerge.pipeline.steps import (
     rehearse_steps,
     specialize_steps,
 )
-from taskmerge.pipeline.variants import unscored, variants
+from taskmerge.pipeline.variants import plain, unscored, variants
 from taskmerge.recipes import Specialize
 
 
@@ -59,11 +59,14 @@ def fuse(run: Run) -> None:
 
     def make() -> dict[str, Any]:
         decided = plan(recipe)
+        for line in (*(f"warning: {text}" for text in decided.warnings), *decided.notes):
+            run.say(f"  {line}")
         written = execute(decided, recipe, out, fresh=destination(run, "fuse", out).fresh)
         for path in written.left:
             run.say(f"  left in place: {path}")
         table = {component: dict(counts) for component, counts in decided.table().items()}
-        return {"path": str(out), "bytes": written.bytes, "components": table, "warnings": list(decided.warnings)}
+        return {"path": str(out), "bytes": written.bytes, "components": table, "warnings": list(decided.warnings),
+                "notes": list(decided.notes)}  # fmt: skip
 
     (step,) = fuse_steps(run)
     run.once(step, make)
@@ -180,6 +183,11 @@ def evaluate(run: Run) -> None:
         run.say(
             f"  not scored, because they are not complete models: {', '.join(absent)} (`taskmerge apply` makes "
             "one of an adapter)"
+        )
+    if bare := plain(run):
+        run.say(
+            f"  not scored, because nothing says how they embed: {', '.join(bare)} (they have no modules.json: save "
+            "them with sentence-transformers, or name an `embedder`)"
         )
     sources = {name: run.source(path) for name, path in models.items()}
     sets = run.data(section.retrieval)

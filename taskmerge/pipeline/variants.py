@@ -12,6 +12,11 @@ from taskmerge.pipeline.state import Run
 
 def variants(run: Run) -> dict[str, Path]:
     """Name -> folder of every model of the run that is there: base, specialists, fused, recovered, rehearsed."""
+    return {name: path for name, path in _models(run).items() if _is_run(run, path)}
+
+
+def _models(run: Run) -> dict[str, Path]:
+    """As `variants`, of the models too that are not there or cannot be run."""
     own = [name for name, row in run.recipe.specialists.items() if not row.made_of_parts and row.model != "base"]
     named: dict[str, Path] = {}
     with suppress(CheckpointError):  # gone since it was fused
@@ -19,8 +24,7 @@ def variants(run: Run) -> dict[str, Path]:
     for name in own:
         with suppress(CheckpointError):
             named[f"specialist {name}"] = run.specialist(name)
-    named |= {"fused": run.places.fused, "recovered": run.places.recovered, "rehearsed": run.places.rehearsed}
-    return {name: path for name, path in named.items() if _is_run(run, path)}
+    return named | {"fused": run.places.fused, "recovered": run.places.recovered, "rehearsed": run.places.rehearsed}
 
 
 def _is_run(run: Run, path: Path) -> bool:
@@ -30,7 +34,17 @@ def _is_run(run: Run, path: Path) -> bool:
     return run.recipe.embedder is not None and path.is_dir() and not is_adapter(path)
 
 
+def plain(run: Run) -> list[str]:
+    """Models that no table has a row of because nothing says how they embed: transformers' own folders."""
+    scored = variants(run)
+    return [
+        name
+        for name, path in _models(run).items()
+        if name not in scored and (path / "config.json").is_file() and not is_adapter(path)
+    ]
+
+
 def unscored(run: Run) -> list[str]:
     """Specialists that no table has a row of: adapters, and what is put together of several files."""
-    rows = {name.removeprefix("specialist ") for name in variants(run)}
+    rows = {name.removeprefix("specialist ") for name in (*variants(run), *plain(run))}
     return [name for name, row in run.recipe.specialists.items() if name not in rows and row.model != "base"]

@@ -109,7 +109,7 @@ def _of_module(bench: Bench, module: nn.Module) -> MemoryStateDict:
     from taskmerge.embedders.file_names import names_in_file
 
     live: dict[str, Any] = module.state_dict(keep_vars=True)
-    names, _ = names_in_file(module, bench.plan.base)
+    names = names_in_file(module, bench.plan.base)
     return MemoryStateDict({names.get(name, name): tensor for name, tensor in live.items()}, type(module).__name__)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from drift_models import qwen2_audio, sounds, tiny_grafted
+from live_models import MAKERS, save
 from omni_models import tiny_backbone
 from safetensors.torch import load_file, save_file
 
@@ -247,3 +248,14 @@ def test_modules_behind_the_first_are_under_their_folders(text_model: Path, tmp_
     report = specialize(embedder, pairs, ["backbone"], TrainingSettings(steps=2, batch_size=4, learning_rate=1e-2))
     assert torch.equal(embedder.state_dict.values["2_Dense/linear.weight"], head)  # it was not asked for
     assert report.trained + report.frozen == len(embedder.state_dict.tensors)
+
+
+@pytest.mark.parametrize("kind", ["SparseEncoder", "CrossEncoder", "MultiVectorEncoder"])
+def test_a_model_of_another_kind_is_not_run_as_an_embedder(tmp_path: Path, kind: str) -> None:
+    """sentence-transformers would convert it, and its scores would be those of a mean over its tokens."""
+    import sentence_transformers
+
+    backbone = str(tiny_backbone(tmp_path / "backbone"))
+    made = MAKERS[kind](tmp_path) if kind in MAKERS else getattr(sentence_transformers, kind)(backbone, device="cpu")
+    with pytest.raises(CheckpointError, match=f"is a {kind} of sentence-transformers"):
+        open_embedder(save(made, tmp_path / "model"))

@@ -105,13 +105,23 @@ def kind_of(read: ReadFile, record_kind: str, architecture: str | None = None) -
         return Kind(None)
     if record_kind == "adapter":
         return _adapter(_table(read, "adapter_config.json"), architecture)
+    return _of_sentence_transformers(read) or _transformers(read, _table(read, "config.json"))
+
+
+def loader_of(folder: Path) -> str | None:
+    """The class of sentence-transformers that loads a folder; None for a folder that it did not save."""
+    kind = _of_sentence_transformers(in_folder(folder))
+    return None if kind is None else kind.loader
+
+
+def _of_sentence_transformers(read: ReadFile) -> Kind | None:
     modules = read("modules.json")
-    config = _table(read, "config.json")
     if isinstance(modules, list) and modules:
         return _sentence_transformer(read, modules)
+    config = _table(read, "config.json")
     if "sentence_transformers" in config:  # how a cross-encoder saves its settings
         return Kind(SENTENCE_TRANSFORMERS, _of_cross_encoder(config), "CrossEncoder", texts=True, config=config)
-    return _transformers(read, config)
+    return None
 
 
 def _table(read: ReadFile, name: str) -> Mapping[str, Any]:

@@ -18,15 +18,13 @@ from taskmerge.checkpoints.formats.table import (
     format_called,
     is_training_state,
 )
-from taskmerge.errors import CheckpointError, clipped, few
+from taskmerge.errors import CheckpointError, few
 from taskmerge.opened import opened
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<total>[0-9]{5})\.[a-z]+")
 _BELOW = ("pytorch_model_fsdp_[0-9]*", "dist_ckpt", "model")
 """Folders in a checkpoint in which trainers save sharded weights (accelerate, verl, …)."""
 _CONFIGS = "huggingface"
-_LONGEST_NAME = 255
-"""Bytes of a file's name, on the disks that there are."""
 _OWN = ("config.json", "adapter_config.json", "modules.json", "taskmerge.json")
 """Files that only a model's own folder has."""
 _AGAIN = "get the file again; or remove it if the folder holds only one weight file"
@@ -38,35 +36,6 @@ class Index(TypedDict):
     weight_map: dict[str, str]
 
 
-class Module(TypedDict, total=False):
-    """One row of a sentence-transformers modules.json."""
-
-    type: str
-
-
-class Placed(Module):
-    path: str
-
-
-def module_folders(folder: Path) -> dict[str, str]:
-    """Part name -> folder inside `folder`: {"": ""}, or what a sentence-transformers modules.json lists.
-
-    The first module is the transformer; its part is "" wherever it lies.
-    """
-    rows = modules_of(folder)
-    if rows is None:
-        return {"": ""}
-    listing = folder / "modules.json"
-    parts = {"": _inside(rows[0]["path"], listing)}
-    check_link(folder / parts[""], folder)
-    for row in rows[1:]:
-        inside = _inside(row["path"], listing)
-        if inside and (folder / inside).is_dir():
-            check_link(folder / inside, folder)
-            parts[inside] = inside
-    return parts
-
-
 def is_model_folder(folder: Path) -> bool:
     """Whether a folder is a model's own: its config and weights lie right in it, or it is in the hub's cache."""
     if folder.parent.name == "snapshots" and (folder.parent.parent / "blobs").is_dir():
@@ -75,18 +44,6 @@ def is_model_folder(folder: Path) -> bool:
         return False
     names = [path.name for path in folder.iterdir()]
     return (folder / "modules.json").is_file() or any(_is_of(row, name) for row in READABLE for name in names)
-
-
-def modules_of(folder: Path) -> list[Placed] | None:
-    """The rows of a folder's modules.json; None without one. Raises CheckpointError when it makes no sense."""
-    listing = folder / "modules.json"
-    if not (listing.exists() or listing.is_symlink()):
-        return None
-    move = "not a list of modules that each have a path: save the model again with sentence-transformers"
-    rows: list[Placed] = read_json(listing, list[Placed], move)
-    if not rows:
-        raise CheckpointError("lists no module", str(listing), move)
-    return rows
 
 
 def weights_below(folder: Path) -> tuple[Path, tuple[str, ...]]:
@@ -274,12 +231,3 @@ def check_index(folder: Path, files: Mapping[str, WeightFile]) -> None:
     for tensor, name in weight_map.items():
         if tensor not in files[name].entries:
             raise CheckpointError(f"tensor {tensor!r} is not in {name!r}", str(path), "download it again")
-
-
-def _inside(text: str, listing: Path) -> str:
-    path = PurePosixPath(text)
-    if path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text:
-        raise CheckpointError(f"names a folder outside: {clipped(repr(text), 200)}", str(listing))
-    if any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
-        raise CheckpointError(f"names a folder that cannot exist on any disk: {clipped(repr(text), 200)}", str(listing))
-    return "" if str(path) == "." else str(path)

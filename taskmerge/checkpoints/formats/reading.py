@@ -13,11 +13,11 @@ from taskmerge.checkpoints.formats.folders import (
     check_index,
     choose_files,
     config_folder,
-    module_folders,
     weight_files,
     weights_below,
 )
 from taskmerge.checkpoints.formats.json_files import read_json
+from taskmerge.checkpoints.formats.modules import is_needed, module_folders, modules_with_weights
 from taskmerge.checkpoints.formats.table import READABLE, advice, open_file, open_files
 from taskmerge.checkpoints.hub import HubPlace, Snapshot, locate, open_snapshot, why_in_ranges
 from taskmerge.checkpoints.state_dict import Beside, StateDict
@@ -142,11 +142,14 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
     notes: tuple[str, ...] = ()
     for prefix, inside in modules.items():
         here, said = weights_below(place / inside) if not prefix else (place / inside, ())
-        chosen = weight_files(here, required=not prefix)
+        chosen = weight_files(here, required=not prefix and is_needed(here, modules))
         part = open_files(here, chosen.names, inside)
         check_index(here, dict(zip(chosen.names, part, strict=False)))
         files += [(prefix, file) for file in part]
         notes += (*said, *chosen.notes)
+    if not files:
+        weight_files(place / modules[""])  # raises what is wrong with them
+    _check_modules_have_weights(place, files)
     return StoredStateDict(label, config_folder(place, modules), modules, files, notes=notes)
 
 
@@ -179,13 +182,14 @@ def _open_hub(place: HubPlace, label: str, download: bool = False) -> StoredStat
             if str(PurePosixPath(name).parent) == (inside or ".")
         ]
         remote = [row for row in READABLE if row.remote]
-        if not prefix and not here:
-            what = "there are no readable weights in this repository"
-            raise CheckpointError(what, str(place), advice(snapshot.folder, snapshot.others))
-        found = choose_files(here, snapshot.folder / inside, required=not prefix, formats=remote)
+        if not prefix and not here and is_needed(snapshot.folder / inside, modules):
+            raise _without_weights(place, snapshot)
+        found = choose_files(here, snapshot.folder / inside, required=False, formats=remote)
         chosen[prefix] = {name: _join(inside, name) for name in found.names}
         notes += found.notes
     paths = [path for part in chosen.values() for path in part.values()]
+    if not paths:
+        raise _without_weights(place, snapshot)
     why = "" if download else why_in_ranges(snapshot, paths)
     opened_files = _hub_files(snapshot, paths, bool(why))
     if why:
@@ -195,7 +199,23 @@ def _open_hub(place: HubPlace, label: str, download: bool = False) -> StoredStat
     for prefix, inside in modules.items():
         check_index(snapshot.folder / inside, {name: opened_files[path] for name, path in chosen[prefix].items()})
     files = [(prefix, opened_files[path]) for prefix, part in chosen.items() for path in part.values()]
+    _check_modules_have_weights(snapshot.folder, files)
     return StoredStateDict(label, snapshot.folder, modules, files, snapshot.commit, notes)
+
+
+def _check_modules_have_weights(folder: Path, files: Iterable[tuple[str, WeightFile]]) -> None:
+    """Raise CheckpointError for a module that cannot be loaded: its folder came without its weights."""
+    having = {prefix for prefix, _ in files}
+    for place, kind in modules_with_weights(folder).items():
+        if place not in having:
+            what = f"there are no readable weights of this module ({kind}), which modules.json lists"
+            names = [path.name for path in (folder / place).glob("*")]
+            raise CheckpointError(what, str(folder / place), advice(folder / place, names))
+
+
+def _without_weights(place: HubPlace, snapshot: Snapshot) -> CheckpointError:
+    what = "there are no readable weights in this repository"
+    return CheckpointError(what, str(place), advice(snapshot.folder, snapshot.others))
 
 
 def _hub_files(snapshot: Snapshot, names: Sequence[str], ranges: bool) -> dict[str, WeightFile]:

@@ -17,7 +17,7 @@ from taskmerge.checkpoints.lineage.stacking import Run, stacked
 from taskmerge.checkpoints.lineage.token_sources import Vocabularies
 from taskmerge.checkpoints.lineage.tokenizers import Rows
 from taskmerge.checkpoints.lineage.twins import Twins, match_twins
-from taskmerge.checkpoints.lineage.vocabulary import match_tokens
+from taskmerge.checkpoints.lineage.vocabulary import match_tokens, unmatched_tokens
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import MergeError, Problem
 
@@ -64,7 +64,7 @@ def align_all(
     ]
     if empty:
         raise MergeError(empty)
-    check_modules(inputs, BASE)
+    modules = check_modules(inputs, BASE)
     names_of = naming(inputs, overrides)
     everything = {**inputs, **{own_base_label(label): state_dict for label, state_dict in own_bases.items()}}
     named = {
@@ -76,13 +76,14 @@ def align_all(
     twins = match_twins(named)
     heads = match_heads(twins.inputs, names_of.label)
     matched, rows = match_tokens(heads.inputs, vocabulary or Vocabularies())
+    tokens = unmatched_tokens(heads.inputs)
     matched_inputs = {label: matched[label] for label in inputs}
     matched_bases = {label: matched[own_base_label(label)] for label in own_bases}
-    notes: list[str] = []
+    stack_notes: list[str] = []
     if stack:
-        matched_inputs, matched_bases, notes = stacked(matched_inputs, stack, matched_bases, overrides)
+        matched_inputs, matched_bases, stack_notes = stacked(matched_inputs, stack, matched_bases, overrides)
     census = Census.of(matched_inputs, overrides or {}, names_of, stack)
-    return Alignment(census, rows, matched_bases, heads, twins, tuple(notes))
+    return Alignment(census, rows, matched_bases, heads, twins, (*modules, *tokens, *stack_notes))
 
 
 def own_base_label(label: str) -> str:

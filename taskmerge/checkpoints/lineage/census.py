@@ -76,7 +76,12 @@ class Census:
     @property
     def side_folders(self) -> tuple[Path, ...]:
         """Where config, processor and tokenizer files come from; the first folder that has a file wins."""
-        return side_folders(self.inputs, [self.naming.label, *self.grafts, BASE])
+        return side_folders(self.inputs, self.side_order)
+
+    @property
+    def side_order(self) -> list[str]:
+        """The inputs whose side files the result gets; the first that has a file wins."""
+        return [self.naming.label, *self.grafts, BASE]
 
     @property
     def module_folders(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from taskmerge.checkpoints.components import BACKBONE, BUFFERS, EMBEDDINGS, HEAD, Components, component_map
+from taskmerge.checkpoints.components import BACKBONE, BUFFERS, EMBEDDINGS, HEAD, Components, component_map, is_buffer
 from taskmerge.checkpoints.lineage.experts import repack_experts
 from taskmerge.checkpoints.state_dict import StateDict
 from taskmerge.checkpoints.views import View, ViewedStateDict, whole
@@ -62,12 +62,13 @@ def match_names(base: StateDict, other: StateDict, overrides: Mapping[str, Seque
     pairs = _by_structure(sides)
     unexplained = _unexplained(sides, pairs)
     if not unexplained:
+        pairs |= _moved_buffers(sides, pairs)
         return _named(base, other, pairs, "structure" if any(a != b for a, b in pairs.items()) else "identical")
     known = _by_transformers(sides)
     if known is not None:
         left = _unexplained(sides, known)
         if not left:
-            return _named(base, other, known, "transformers")
+            return _named(base, other, known | _moved_buffers(sides, known), "transformers")
         unexplained = left if len(left) < len(unexplained) else unexplained
     raise _cannot_match(base, other, unexplained)
 
@@ -91,7 +92,7 @@ def align(base: StateDict, other: StateDict, overrides: Mapping[str, Sequence[st
     names = match_names(base, repacked, overrides)
     if not names.renamed:
         return Aligned(repacked, names, names.other_only)
-    move = _common_move(names.renamed)
+    move = _common_move({one: two for one, two in names.renamed.items() if not is_buffer(one, base.tensors[one])})
     views: dict[str, View] = {ours: whole(repacked.tensors[theirs], ours) for ours, theirs in names.pairs.items()}
     extra = []
     for theirs in names.other_only:
@@ -145,6 +146,29 @@ def _by_structure(sides: _Sides) -> dict[str, str]:
             left_ours = [name for name in left_ours if name not in moved]
             left_theirs = [name for name in left_theirs if name not in taken]
     return {name: pairs[name] for name in sides.base.tensors if name in pairs}
+
+
+def _moved_buffers(sides: _Sides, pairs: Mapping[str, str]) -> dict[str, str]:
+    """The base's buffers -> the specialist's of the same component, layer, last name and shape.
+
+    A class may keep them in another module than its files do. Only where one of each is left.
+    """
+    taken = set(pairs.values())
+    ours = [name for name in sides.base.tensors if name not in pairs and sides.base_components[name] == BUFFERS]
+    theirs = [name for name in sides.other.tensors if name not in taken and sides.other_components[name] == BUFFERS]
+    mine, other = _by_place(ours, sides.base_components), _by_place(theirs, sides.other_components)
+    found = {names[0]: other[place][0] for place, names in mine.items() if len(names) == len(other.get(place, ())) == 1}
+    return {one: two for one, two in found.items() if sides.base.tensors[one].shape == sides.other.tensors[two].shape}
+
+
+def _by_place(names: Iterable[str], components: Components) -> dict[tuple[str, ...], list[str]]:
+    """Component, numbers in a name, and its last part -> the names that have them."""
+    found: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        *inner, last = name.split(".")
+        place = (components.home(name), *(part for part in inner if is_whole(part)), last)
+        found.setdefault(place, []).append(name)
+    return found
 
 
 def _best_move(sides: _Sides, home: str, ours: list[str], theirs: list[str]) -> dict[str, str]:

@@ -24,6 +24,10 @@ FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
 )  # fmt: skip
+_VOCABULARIES = (
+    "tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
+    "tekken.json",
+)  # fmt: skip
 _MOST_TOKENS = 10_000_000
 _MOST_ORDINARY = 1000  # more new ordinary tokens than this are another tokenizer, not an extended one
 _TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
@@ -87,6 +91,11 @@ class Rows:
     own_rows: bool = False
 
 
+def has_tokenizer(folder: Path | None) -> bool:
+    """Whether a folder has the vocabulary of a tokenizer, in a file that can be read as text or not."""
+    return folder is not None and any((folder / name).is_file() for name in _VOCABULARIES)
+
+
 def read_vocabulary(folder: Path | None) -> Vocabulary | None:
     """The vocabulary of the tokenizer files in a folder; None when there are none that can be read as text.
 
@@ -120,17 +129,18 @@ def join(
     mode = wanted.tokenizer
     known = {label: vocabulary for label, vocabulary in vocabularies.items() if vocabulary is not None}
     same_rows = len(set(tables.values())) == 1
-    same = same_rows and (len(known) < len(tables) or len({_frozen(own) for own in known.values()}) == 1)
+    one_order = len({_frozen(own) for own in known.values()}) <= 1
+    same = same_rows and one_order
     if same and not wanted.asks:
         return None
     unknown = [label for label in tables if label not in known]
     if unknown:
         sizes = ", ".join(f"{label} {rows}" for label, rows in tables.items())
-        differ = (
-            f"token tables of different sizes ({sizes}), and"
-            if not same
-            else "rows of single tokens are requested, but"
-        )
+        differ = f"token tables of different sizes ({sizes}), and"
+        if same:
+            differ = "rows of single tokens are requested, but"
+        elif same_rows:
+            differ = f"the tokenizers of {', '.join(known)} give tokens different numbers, and"
         raise MergeError(
             f"{differ} no tokenizer of {', '.join(unknown)} is available to match them",
             next_move="put tokenizer.json next to the weights",
@@ -162,26 +172,6 @@ def join(
 
 def _filled(lists: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     return {label: tokens for label, tokens in lists.items() if tokens}
-
-
-def with_new_ids(config: Mapping[str, Any], old: Mapping[str, int], rows: Rows, table: int) -> dict[str, Any]:
-    """A config whose token ids and vocabulary sizes speak of the output's rows. old: the config's own token -> id;
-    table: rows of its token table."""
-    tokens = {row: token for token, row in old.items()}
-
-    def renewed(key: str, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {inner: renewed(inner, one) for inner, one in value.items()}
-        if key == "vocab_size" and value == table:
-            return rows.count
-        if key.endswith(("token_id", "token_index", "token_ids")):
-            if isinstance(value, list):
-                return [renewed(key, one) for one in value]
-            if type(value) is int and tokens.get(value) in rows.ids:
-                return rows.ids[tokens[value]]
-        return value
-
-    return {key: renewed(key, value) for key, value in config.items()}
 
 
 # ------------------------------------------------------------------------------------------------------ reading

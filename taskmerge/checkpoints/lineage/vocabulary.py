@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from taskmerge.checkpoints.components import HEAD, component_map, is_token_table
+from taskmerge.checkpoints.lineage.token_ids import with_new_ids
 from taskmerge.checkpoints.lineage.token_rows import MatchedTokens
 from taskmerge.checkpoints.lineage.token_sources import Vocabularies
-from taskmerge.checkpoints.lineage.tokenizers import Rows, Vocabulary, join, read_vocabulary, with_new_ids
+from taskmerge.checkpoints.lineage.tokenizers import Rows, Vocabulary, join, read_vocabulary
 from taskmerge.checkpoints.state_dict import BASE, StateDict
+
+_MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
 
 
 def match_tokens(inputs: Mapping[str, StateDict], wanted: Vocabularies) -> tuple[dict[str, StateDict], Rows | None]:
@@ -41,7 +44,43 @@ def match_tokens(inputs: Mapping[str, StateDict], wanted: Vocabularies) -> tuple
     return matched, rows
 
 
+def unmatched_tokens(inputs: Mapping[str, StateDict]) -> list[str]:
+    """What to tell the user of tokenizers that differ where rows cannot be matched: the base has no token table that is
+    known, or the tokenizers are files that only their own library reads."""
+    if BASE not in inputs:
+        return []
+    folders = {label: state_dict.beside.tokenizer_folder for label, state_dict in inputs.items()}
+    by_number = "rows are paired by their number"
+    found = [
+        f"{file} of {label} is not the base's, and no tokenizer.json says which token is which: {by_number}"
+        for label, folder in folders.items()
+        if (file := _other_model(folders[BASE], folder)) is not None
+    ]
+    if _table_rows(inputs[BASE]) is not None or _one_tokenizer(list(folders.values())):
+        return found
+    known = {label: own for label, folder in folders.items() if (own := read_vocabulary(folder)) is not None}
+    base = known.get(BASE)
+    return found + [
+        f"the tokenizer of {label} gives tokens other numbers than the base's, but the base has no known token table: "
+        f"{by_number}"
+        for label, own in known.items()
+        if base is not None and own.ids != base.ids
+    ]
+
+
+def _other_model(one: Path | None, two: Path | None) -> str | None:
+    """The file of a tokenizer that cannot be read as text and differs; None where there is none."""
+    if one is None or two is None or one == two:
+        return None
+    if read_vocabulary(one) is not None and read_vocabulary(two) is not None:
+        return None
+    both = (name for name in _MODELS if (one / name).is_file() and (two / name).is_file())
+    return next((name for name in both if not filecmp.cmp(one / name, two / name, shallow=False)), None)
+
+
 def _table_rows(state_dict: StateDict) -> int | None:
+    if "mapping" in state_dict.tensors:  # model2vec's, when several tokens share a row
+        return None
     return next(
         (info.shape[0] for name, info in state_dict.tensors.items() if is_token_table(name) and info.shape), None
     )

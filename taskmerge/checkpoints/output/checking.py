@@ -12,7 +12,7 @@ from taskmerge.checkpoints.formats.reading import StoredStateDict, open_stored
 from taskmerge.checkpoints.hashing import content_sha256
 from taskmerge.checkpoints.output.record import CARD, FILE, Record, Source, changed_files, contents, read_record
 from taskmerge.checkpoints.output.saving import CHUNK
-from taskmerge.errors import TaskmergeError, few
+from taskmerge.errors import InputError, few
 
 
 class Checked(NamedTuple):
@@ -44,9 +44,14 @@ def check_made(folder: Path) -> Checked:
         unchecked.append(f"files that are not in the record: {few(strange)}")
     at_hand = {}
     for label, source in record["inputs"].items():
-        stored = _opened(folder, source)
-        if stored is None:
+        place = folder / source.get("source", "")
+        if not source.get("files") or not place.exists():
             unchecked.append(f"input {label}: not available: {source.get('source', '')}")
+            continue
+        try:
+            stored = open_stored(place)
+        except InputError as error:
+            differences.append(f"input {label} cannot be opened: {error.problems[0].what} ({source.get('source', '')})")
             continue
         changed = list(_changed(stored, source))
         differences += [f"input {label}: {name} is not the recorded file" for name in changed]
@@ -77,17 +82,6 @@ def ways_compared(files: Iterable[WeightFile]) -> dict[str, int]:
 def card_unchecked(record: Record) -> list[str]:
     """The recorded file that `changed_files` leaves out, in words."""
     return [f"{CARD}: not compared, because users may edit the card"] if CARD in record["outputs"] else []
-
-
-def _opened(folder: Path, source: Source) -> StoredStateDict | None:
-    """What a folder was made from, where it is still on this disk."""
-    place = folder / source.get("source", "")
-    if not source.get("files") or not place.exists():
-        return None
-    try:
-        return open_stored(place)
-    except TaskmergeError:
-        return None
 
 
 def _changed(stored: StoredStateDict, source: Source) -> Iterator[str]:

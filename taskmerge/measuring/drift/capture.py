@@ -55,6 +55,7 @@ def capture(embedder: Embedder, items: Sequence[Any], anatomy: Anatomy, modality
     kept = Captured(np.empty((0, 0)))
     with embedder.inference(), _hooks(anatomy, modality, tokens, kept):
         output = as_array(embedder.embed(features))
+    embedder.check_finite(output, modality)
     return Captured(output, kept.projected, kept.hidden)
 
 

@@ -156,6 +156,7 @@ class RepeatedSet:
             with self.embedder.inference():
                 for batch in side.batches[len(side.embedded)]:
                     rows.append(as_array(self.embedder.embed(self._features(batch, prepare))))
+                    self.embedder.check_finite(rows[-1], None)
             side.embedded.append(np.concatenate(rows))
         return side.embedded[block]
 

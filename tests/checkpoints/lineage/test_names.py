@@ -15,6 +15,8 @@ import zoo
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taskmerge import merging as fusion
+from taskmerge import recipes
 from taskmerge.checkpoints.formats.reading import open_stored
 from taskmerge.checkpoints.lineage.names import align, match_names
 from taskmerge.checkpoints.memory import MemoryStateDict
@@ -149,6 +151,63 @@ def test_a_graft_finds_its_backbone_and_keeps_its_own(saved: Saved) -> None:
     assert {name.split(".")[0] for name in aligned.extra} == {"audio_tower", "multi_modal_projector"}
     name = "model.layers.0.self_attn.q_proj.weight"
     np.testing.assert_array_equal(aligned.state_dict.read(name, 3, 17), audio.read("language_model." + name, 3, 17))
+
+
+def test_buffers_that_a_class_keeps_in_another_module_are_found(tmp_path: Path) -> None:
+    """ERNIE 4.5's routers: `mlp.moe_statics` in files, `mlp.gate.moe_statics` in memory."""
+    import torch
+    from live_models import moved
+    from safetensors.torch import load_file, save_file
+    from transformers import Ernie4_5_MoeConfig, Ernie4_5_MoeForCausalLM
+
+    config = Ernie4_5_MoeConfig(
+        vocab_size=32, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, moe_intermediate_size=8, moe_num_experts=4, moe_k=2, moe_num_shared_experts=1,
+        moe_layer_start_index=0, tie_word_embeddings=False,
+    )  # fmt: skip
+    base = Ernie4_5_MoeForCausalLM(config)
+    other = moved(base, 1)
+    base.save_pretrained(tmp_path / "base")
+    other.save_pretrained(tmp_path / "other")
+    tensors = {name: value.clone() for name, value in other.state_dict().items()}
+    save_file(tensors, tmp_path / "other/model.safetensors", metadata={"format": "pt"})
+    paths = {"base": str(tmp_path / "base"), "specialists": {"a": {"model": str(tmp_path / "other"), "weight": 0.5}}}
+    recipe = recipes.from_dict(paths)
+    plan = fusion.plan(recipe)
+    assert not plan.warnings and not plan.dropped
+    fusion.execute(plan, recipe, tmp_path / "out")
+    found = Ernie4_5_MoeForCausalLM.from_pretrained(tmp_path / "out").state_dict()
+    for name, start in base.state_dict().items():
+        exact = start.double() + 0.5 * (other.state_dict()[name].double() - start)
+        torch.testing.assert_close(found[name].double(), exact, rtol=2e-7, atol=1e-9, msg=name)
+    assert set(load_file(tmp_path / "out/model.safetensors")) == set(load_file(tmp_path / "base/model.safetensors"))
+
+
+@pytest.mark.parametrize("one_more", [False, True], ids=["one of each", "two of one"])
+def test_a_moved_buffer_is_paired_only_where_it_is_the_only_one(one_more: bool) -> None:
+    layer = {"model.layers.0.mlp.up.weight": (2,), "model.layers.1.mlp.up.weight": (2,)}
+    base = memory("base", {**layer, "model.layers.1.mlp.statics.e_score_correction_bias": (4,)})
+    moved = {"model.layers.1.mlp.gate.e_score_correction_bias": (4,)}
+    more = {"model.layers.1.other.e_score_correction_bias": (4,)} if one_more else {}
+    pairs = match_names(base, memory("other", {**layer, **moved, **more})).pairs
+    assert (pairs.get("model.layers.1.mlp.statics.e_score_correction_bias") in moved) is not one_more
+
+
+def test_what_is_left_out_is_not_told_as_copied(tmp_path: Path) -> None:
+    from safetensors.numpy import save_file
+
+    weights = {f"model.layers.{number}.mlp.up.weight": np.ones((2, 2), "f4") for number in range(2)}
+    save_file(weights, tmp_path / "base.safetensors")
+    save_file({**weights, "model.layers.0.mlp.up.input_max": np.ones(2, "f4")}, tmp_path / "a.safetensors")
+    save_file({**weights, "model.layers.0.mlp.gain": np.ones(2, "f4")}, tmp_path / "b.safetensors")
+
+    def told(name: str) -> str:
+        rows = {"base": str(tmp_path / "base.safetensors"), "specialists": {"it": str(tmp_path / name)}}
+        plan = fusion.plan(recipes.from_dict(rows))
+        return "\n".join((*plan.warnings, *plan.notes))
+
+    assert "left out of it" in told("a.safetensors") and "copied" not in told("a.safetensors")
+    assert "left out" not in told("b.safetensors") and "copied, not merged" in told("b.safetensors")
 
 
 def test_tied_heads_and_poolers_may_be_absent(saved: Saved) -> None:

@@ -137,3 +137,57 @@ def test_a_real_model_comes_back_as_itself(tmp_path: Path) -> None:
     for name in stored.tensors:
         np.testing.assert_array_equal(fused.read(name), stored.read(name))
     np.testing.assert_array_equal(load(tmp_path / "out").encode(TEXTS), load(folder).encode(TEXTS))
+
+
+def words_only(folder: Path, kind: str, words: list[str], seed: int) -> Path:
+    """A model that is one table of words, and a tokenizer that numbers them in this order."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import modules
+    from sentence_transformers.sentence_transformer.modules.tokenizer import WhitespaceTokenizer
+
+    rows = {word: np.random.default_rng([seed, *word.encode()]).normal(size=8).astype(np.float32) for word in words}
+    own: list[Any]
+    if kind == "StaticEmbedding":
+        made = tokenizer(words).backend_tokenizer
+        ids = made.get_vocab()
+        table = np.stack([rows.get(token, np.zeros(8, np.float32)) for token in sorted(ids, key=ids.__getitem__)])
+        own = [modules.StaticEmbedding(made, embedding_weights=table)]
+    else:
+        table = np.stack([np.zeros(8, np.float32), *(rows[word] for word in words)])
+        numbers = WhitespaceTokenizer(["PADDING_TOKEN", *words], stop_words=[])
+        own = [modules.WordEmbeddings(numbers, table), modules.Pooling(8, "mean")]
+    SentenceTransformer(modules=own, device="cpu").save_pretrained(str(folder))
+    return folder
+
+
+def test_rows_of_a_table_of_words_are_matched_by_word(tmp_path: Path) -> None:
+    base = words_only(tmp_path / "base", "StaticEmbedding", WORDS, 0)
+    other = words_only(tmp_path / "other", "StaticEmbedding", [*WORDS[::-1], "new"], 1)
+    fuse(tmp_path / "out", base, other=(other, 0.5))
+    encoded = [load(folder).encode(WORDS) for folder in (tmp_path / "out", base, other)]
+    np.testing.assert_allclose(encoded[0], encoded[1] + 0.5 * (encoded[2] - encoded[1]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(load(tmp_path / "out").encode("new"), load(other).encode("new"), rtol=1e-6)
+
+
+def test_another_order_of_words_in_a_tokenizer_that_cannot_be_joined_is_refused(tmp_path: Path) -> None:
+    base = words_only(tmp_path / "base", "WordEmbeddings", WORDS, 0)
+    other = words_only(tmp_path / "other", "WordEmbeddings", WORDS[::-1], 1)
+    with pytest.raises(TaskmergeError, match="vocab is"):
+        fuse(tmp_path / "out", base, other=(other, 0.5))
+
+
+@pytest.mark.parametrize("incomplete", ["base", "other"])
+@pytest.mark.parametrize("folder", [False, True], ids=["weights", "folder"])
+def test_a_module_without_its_weights_is_refused(tmp_path: Path, incomplete: str, folder: bool) -> None:
+    paths = {name: build(tmp_path / name, seed) for seed, name in enumerate(("base", "other"))}
+    dense = next(paths[incomplete].glob("*_Dense"))
+    shutil.rmtree(dense) if folder else (dense / "model.safetensors").unlink()
+    with pytest.raises(TaskmergeError, match=r"no readable weights of this module \(Dense\)"):
+        fuse(tmp_path / "out", paths["base"], other=(paths["other"], 0.5))
+
+
+def test_modules_that_a_plain_base_leaves_out_are_named(tmp_path: Path) -> None:
+    build(tmp_path / "base", 0)
+    other = build(tmp_path / "other", 1, pooling="cls")
+    plan = fuse(tmp_path / "out", tmp_path / "base_plain", other=(other, 1.0))
+    assert any("other runs Transformer → Pooling → Dense" in line for line in plan.warnings)

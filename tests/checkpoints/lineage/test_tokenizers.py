@@ -324,3 +324,59 @@ def test_one_id_far_beyond_the_table_makes_no_table_of_a_million_rows(tmp_path: 
         fuse(tmp_path / "out", base, {"one": (one, 0.5)}, mode)
     assert str(base) in str(raised.value) and repr(WORDS[0]) in str(raised.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_token_ids_beside_the_config_follow_a_chosen_tokenizer(tmp_path: Path) -> None:
+    """generation_config.json, which transformers reads before the config, and the settings of modules."""
+    base = save(tmp_path / "base", WORDS, seed=0, tied=True)
+    audio = save(tmp_path / "audio", WORDS[::-1], seed=1, tied=True)
+    ids = {word: row for row, word in enumerate(["<pad>", "<bos>", "<eos>", "<unk>", *WORDS])}
+    settings_of = {
+        "eos_token_id": [2, ids["dog"]], "pad_token_id": 0, "suppress_tokens": [ids["cat"]], "max_length": ids["cat"],
+        "forced_decoder_ids": [[1, ids["red"]]], "bad_words_ids": [[ids["low"], ids["high"]]],
+        "lang_to_id": {"<|en|>": ids["blue"]},
+    }  # fmt: skip
+    (base / "generation_config.json").write_text(json.dumps(settings_of))
+    fuse(tmp_path / "out", base, {"audio": (audio, 0.5)}, "audio")
+    new = transformers.AutoTokenizer.from_pretrained(tmp_path / "out").get_vocab()
+    assert new["dog"] != ids["dog"]
+    assert json.loads((tmp_path / "out" / "generation_config.json").read_text()) == {
+        "eos_token_id": [new["<eos>"], new["dog"]], "pad_token_id": 0, "suppress_tokens": [new["cat"]],
+        "max_length": ids["cat"], "forced_decoder_ids": [[1, new["red"]]],
+        "bad_words_ids": [[new["low"], new["high"]]], "lang_to_id": {"<|en|>": new["blue"]},
+    }  # fmt: skip
+    fuse(tmp_path / "same", base, {"audio": (audio, 0.5)}, "base")
+    assert json.loads((tmp_path / "same" / "generation_config.json").read_text()) == settings_of
+
+
+def test_tokenizers_that_differ_beside_one_that_is_missing_are_refused(tmp_path: Path) -> None:
+    base = save(tmp_path / "base", WORDS, seed=0, tied=True)
+    audio = save(tmp_path / "audio", WORDS[::-1], seed=1, tied=True)
+    image = save(tmp_path / "image", WORDS, seed=2, tied=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (image / name).unlink()
+    with pytest.raises(MergeError, match="no tokenizer of image"):
+        fuse(tmp_path / "out", base, {"audio": (audio, 0.5), "image": (image, 0.5)}, "union")
+    fuse(tmp_path / "out", base, {"image": (image, 0.5)}, "union")  # nothing says that its rows are others
+
+
+def test_an_output_without_a_tokenizer_is_told_or_refused(tmp_path: Path) -> None:
+    base = save(tmp_path / "base", WORDS, seed=0, tied=True)
+    bare = save(tmp_path / "bare", WORDS, seed=1, tied=True)
+    (bare / "tokenizer.json").unlink()
+    with pytest.raises(MergeError, match="tokenizer: bare has no tokenizer"):
+        fuse(tmp_path / "out", base, {"bare": (bare, 0.5)}, "bare")
+    plan = fuse(tmp_path / "out", bare, {"one": (base, 0.5)}, "union")
+    assert any("the result has no tokenizer" in line and "{tokenizer: one}" in line for line in plan.warnings)
+    plan = fuse(tmp_path / "with", bare, {"one": (base, 0.5)}, "one")
+    assert not any("no tokenizer" in line for line in plan.warnings)
+    assert len(transformers.AutoTokenizer.from_pretrained(tmp_path / "with")) == len(WORDS) + 4
+
+
+def test_tokenizers_that_only_their_library_reads_are_compared(tmp_path: Path) -> None:
+    paths = [save(tmp_path / name, WORDS, seed=seed, tied=True) for seed, name in enumerate(("base", "other"))]
+    for folder, model in zip(paths, (b"one", b"two"), strict=True):
+        (folder / "tokenizer.json").unlink()
+        (folder / "tokenizer.model").write_bytes(model)
+    plan = fuse(tmp_path / "out", paths[0], {"other": (paths[1], 0.5)}, "base")
+    assert any("tokenizer.model of other is not the base's" in line for line in plan.warnings)
