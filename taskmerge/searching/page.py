@@ -22,7 +22,7 @@ from taskmerge.reporting.content import (
     Texts,
     Tone,
 )
-from taskmerge.searching.findings import Curve, cells
+from taskmerge.searching.findings import Confirmed, Curve, cells
 from taskmerge.searching.outcome import Outcome
 from taskmerge.searching.points import Point
 from taskmerge.searching.references import OWN
@@ -62,14 +62,26 @@ def _banners(outcome: Outcome) -> list[Block]:
     else:
         said = ", ".join(f"{name} {_text(value)}" for name, value in outcome.best.values.items())
         moves = [f"taskmerge fuse {shlex.quote(str(outcome.folder / BEST))}"]
-        blocks.append(Banner("plain", f"Best: {outcome.best.name}", said or "the unchanged recipe", moves))
+        tone, head = _verdict(outcome.best.name, outcome.confirmed[0] if outcome.confirmed else None)
+        blocks.append(Banner(tone, head, said or "the unchanged recipe", moves))
     for one in outcome.confirmed[:1]:
-        tone: Tone = "good" if one.gain.low > 0 else "bad" if one.gain.high < 0 else "open"
-        blocks.append(Banner(tone, "Against the recipe's own weights", one.sentence()))
+        blocks.append(Banner("plain", "Against the recipe's own weights", one.sentence()))
         blocks += [Banner("bad", "A floor is not met", line) for line in one.floor_sentences()]
     lines = [*(curve.sentence() for curve in outcome.curves), *(one.sentence() for one in outcome.correlations)]
     rows: list[Row] = [[line] for line in (*lines, *outcome.notes)]
     return [*blocks, *([Table("Notes", [""], rows)] if rows else [])]
+
+
+def _verdict(best: str, confirmed: Confirmed | None) -> tuple[Tone, str]:
+    """Whether to use the best point, as new pairs decide."""
+    if confirmed is None or best == OWN:
+        return "plain", f"Best: {best}"
+    gain = f"{confirmed.gain.estimate:+.3f} ({confirmed.gain.low:+.3f} to {confirmed.gain.high:+.3f}) on new pairs"
+    if confirmed.gain.low > 0:
+        return "good", f"Use {best}: {gain}"
+    if confirmed.gain.high < 0:
+        return "bad", f"Keep your own weights: {best} changes {gain}"
+    return "open", f"Best, but not significantly better than your own weights: {best}, {gain}"
 
 
 def _confirmed(outcome: Outcome, setting: Setting) -> Table:
