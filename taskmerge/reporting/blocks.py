@@ -78,7 +78,8 @@ def _banner(block: Banner) -> str:
     mark = f'<span class="mark-{block.tone}" aria-hidden="true">{MARKS[block.tone]}</span>'
     words = f'<div class="headline">{mark} {escape(block.headline)}</div>'
     words += f"<p>{escape(block.text)}</p>" if block.text else ""
-    words += "".join(f'<p class="move"><strong>Next:</strong> {escape(move)}</p>' for move in block.moves)
+    moves = (re.sub("`([^`]+)`", r"<code>\1</code>", escape(move)) for move in block.moves)
+    words += "".join(f'<p class="move"><strong>Next:</strong> {move}</p>' for move in moves)
     return f'<div class="card banner {block.tone}">{words}</div>'
 
 

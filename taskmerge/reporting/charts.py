@@ -13,7 +13,7 @@ from taskmerge.reporting.frames import WIDE, Frame
 
 TOP, BOTTOM = 22, 40
 PLOT_HEIGHT = 220
-ROW, TALL_ROW = 34, 44
+ROW, TALL_ROW = 34, 46
 """Of a range chart: with its name beside it, and above it."""
 ABOVE, BELOW = 6, 26
 """Above and below the rows of a range chart."""
@@ -93,8 +93,8 @@ def range_chart(chart: RangeChart, frame: Frame = WIDE) -> str:
     if low < 0 < high:
         parts.append(f'<line class="zero" x1="{across(0):.1f}" y1="{ABOVE}" x2="{across(0):.1f}" y2="{bottom}"/>')
     for number, span in enumerate(chart.spans):
-        middle = ABOVE + row * (number + 0.5) + (9 if frame.narrow else 0)
-        named = middle - 16 if frame.narrow else middle + 4
+        middle = ABOVE + row * (number + 0.5) + (8 if frame.narrow else 0)
+        named = middle - 12 if frame.narrow else middle + 4
         name = fitted(span.name, frame.width - 8 if frame.narrow else frame.names - 14)
         parts.append(f'<text class="name" x="0" y="{named:.1f}">{name}</text>')
         parts += _drawn_span(span, middle, across, low, high)

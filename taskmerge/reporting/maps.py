@@ -22,7 +22,7 @@ def embedding_map(chart: EmbeddingMap, frame: Frame = WIDE) -> str:
     y_low, y_high = padded(min(y for _, y in points), max(y for _, y in points))
     scale = min(frame.width / (x_high - x_low), HEIGHT / (y_high - y_low))
     left = (frame.width - scale * (x_high - x_low)) / 2
-    bottom = LEGEND + HEIGHT - (HEIGHT - scale * (y_high - y_low)) / 2
+    bottom = LEGEND + scale * (y_high - y_low)
 
     def at(place: tuple[float, float]) -> tuple[float, float]:
         return left + scale * (place[0] - x_low), bottom - scale * (place[1] - y_low)
@@ -40,9 +40,9 @@ def embedding_map(chart: EmbeddingMap, frame: Frame = WIDE) -> str:
         parts.append(f'<circle class="dot after" cx="{x2:.1f}" cy="{y2:.1f}" r="4">{words}</circle>')
     axes = [f"across: {chart.x_label}", f"up: {chart.y_label}"]
     for number, words in enumerate(axes if frame.narrow else ["; ".join(axes)]):
-        y = LEGEND + HEIGHT + 16 + LINE * number
-        parts.append(f'<text class="axis" x="0" y="{y}">{escape(words)}</text>')
-    return drawing(LEGEND + HEIGHT + BELOW + (LINE if frame.narrow else 0), chart.title, parts, frame.width)
+        y = bottom + 16 + LINE * number
+        parts.append(f'<text class="axis" x="0" y="{y:.1f}">{escape(words)}</text>')
+    return drawing(bottom + BELOW + (LINE if frame.narrow else 0), chart.title, parts, frame.width)
 
 
 def _legend() -> list[str]:

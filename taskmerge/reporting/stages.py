@@ -127,8 +127,8 @@ def _training_verdict(name: str, report: StageReport, places: Mapping[str, str],
     else:
         tone, said = "plain", f"{said} No pairs were held out, so whether it became better was not measured.".strip()
     use = model is not None and last
-    head = f"Use the {model} model{at}" if use else f"{stage}: trained"
-    return Banner(tone, f"{head}{change}", said, [COMPARE] if use else [])
+    head = f"Use the {model} model{at}{change}" if use else f"{stage}{change or ': trained'}"
+    return Banner(tone, head, said, [COMPARE] if use else [])
 
 
 def _training(name: str, report: StageReport) -> Section:

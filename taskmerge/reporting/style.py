@@ -64,7 +64,8 @@ th:first-child, td:first-child { padding-left: 0; }
 thead th { color: var(--soft); font-weight: 600; }
 tbody tr:last-child td, tbody tr:last-child th { border-bottom: 0; } tbody th { font-weight: 500; min-width: 4.5rem; }
 table.words td, table.words th { text-align: left; } table.words td, table.words th { min-width: 9rem; }
-.detail { color: var(--soft); font-size: .82rem; white-space: nowrap; } .strong { font-weight: 700; }
+.detail { color: var(--soft); font-size: .86em; white-space: nowrap; }
+.strong { font-weight: 700; } code { font-size: .92em; }
 .bar { height: 4px; border-radius: 2px; background: var(--faint); margin-top: .25rem; }
 .bar i { display: block; height: 100%; border-radius: 2px; background: var(--c0); }
 .note { color: var(--soft); font-size: .85rem; margin: .5rem 0 0; }
@@ -76,7 +77,7 @@ summary { cursor: pointer; } pre { overflow-x: auto; font-size: .8rem; }
   main { padding: 1.25rem .75rem 3rem; } .card { padding: .85rem .85rem; }
   .drawn svg { min-width: 29rem; } .drawn svg.small { min-width: 0; }
   .drawn.wide { display: none; } .drawn.narrow { display: block; }
-  table { font-size: .875rem; } th, td { padding: .4rem .35rem; } .detail { font-size: .75rem; }
+  table { font-size: .875rem; } th, td { padding: .4rem .35rem; }
 }
 @media print {
   body { font-size: 10pt; } main { max-width: none; padding: 0; } .contents a { color: inherit; text-decoration: none; }
@@ -84,7 +85,7 @@ summary { cursor: pointer; } pre { overflow-x: auto; font-size: .8rem; }
   .card { break-inside: avoid; border-color: #bbbbbb; padding: .6rem .9rem; margin-bottom: .6rem; }
   table { font-size: 8.5pt; } thead { display: table-header-group; } tr { break-inside: avoid; }
   th, td { padding: .2rem .35rem; } th { overflow-wrap: anywhere; } .detail { white-space: normal; }
-  .drawn { max-width: 30rem; }
+  .drawn { max-width: 30rem; } .note, .terms { font-size: 8.5pt; }
   .scroll, pre { overflow: visible; background: none; } pre { white-space: pre-wrap; } .drawn svg { min-width: 0; }
   details:not(.many)::details-content { content-visibility: visible; height: auto; }
   .bar, .bar i, .banner { print-color-adjust: exact; -webkit-print-color-adjust: exact; }

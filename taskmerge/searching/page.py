@@ -62,7 +62,7 @@ def _banners(outcome: Outcome) -> list[Block]:
     else:
         said = ", ".join(f"{name} {_text(value)}" for name, value in outcome.best.values.items())
         moves = [f"taskmerge fuse {shlex.quote(str(outcome.folder / BEST))}"]
-        tone, head = _verdict(outcome.best.name, outcome.confirmed[0] if outcome.confirmed else None)
+        tone, head = verdict_of(outcome.best.name, outcome.confirmed[0] if outcome.confirmed else None)
         blocks.append(Banner(tone, head, said or "the unchanged recipe", moves))
     for one in outcome.confirmed[:1]:
         blocks.append(Banner("plain", "Against the recipe's own weights", one.sentence()))
@@ -72,7 +72,7 @@ def _banners(outcome: Outcome) -> list[Block]:
     return [*blocks, *([Table("Notes", [""], rows)] if rows else [])]
 
 
-def _verdict(best: str, confirmed: Confirmed | None) -> tuple[Tone, str]:
+def verdict_of(best: str, confirmed: Confirmed | None) -> tuple[Tone, str]:
     """Whether to use the best point, as new pairs decide."""
     if confirmed is None or best == OWN:
         return "plain", f"Best: {best}"
@@ -222,8 +222,10 @@ def _points(outcome: Outcome, setting: Setting) -> Table:
             results = [Cell(f"{point.state} {point.why}".strip()), *[Cell("") for _ in outcome.objectives[1:]]]
             short = ""
         scores = [Cell(f"{point.scores[name]:.4f}") if name in point.scores else Cell("–") for name in names]
-        rows.append([point.name, *results, short, *(_text(point.values.get(name)) for name in axes), *scores])
-    return Table("Points", ["point", *outcome.objectives, "below floor", *axes, *names], rows)
+        floors = [short] if setting.section.floor else []
+        rows.append([point.name, *results, *floors, *(_text(point.values.get(name)) for name in axes), *scores])
+    below = ["below floor"] if setting.section.floor else []
+    return Table("Points", ["point", *outcome.objectives, *below, *axes, *names], rows)
 
 
 def _rank(point: Point) -> tuple[bool, float]:

@@ -168,7 +168,7 @@ def test_a_run_names_one_model_to_use() -> None:
     assert first.headline.startswith("Use recovered: mean MRR 0.650")
     assert first.moves == ["taskmerge push out/r owner/name --dry-run"]
     assert repaired.headline == "Recovery repaired the fused model: MRR gained 0.200 (0.100 to 0.300)"
-    assert trained.headline == "Rehearse: trained: mean MRR 0.400 → 0.600"
+    assert trained.headline == "Rehearse: mean MRR 0.400 → 0.600"
     unscored, repaired, trained = banners(run_page(replace(found, evaluate=None)))
     assert unscored.moves and trained.headline.startswith("Use the rehearsed model (out/h)") and trained.moves
     assert repaired.headline.startswith("Recovery repaired")
@@ -252,6 +252,11 @@ def test_a_line_of_many_points_is_drawn_without_dots_and_named_once() -> None:
     two = LineChart("scores", "step", "loss", [*many.lines, Line("more", [(0.0, 1.0), (1.0, 2.0)])])
     for frame in (WIDE, NARROW):
         assert chart(two, frame).count(">loss</text>") == 2 and chart(two, frame).count(">more</text>") == 1
+
+
+def test_commands_in_a_move_are_set_as_code() -> None:
+    shown = Banner("open", "head", "", ["run `taskmerge <b>`, then look"])
+    assert "run <code>taskmerge &lt;b&gt;</code>, then look" in render("t", "", [Section("s", [shown])])
 
 
 def test_columns_of_words_begin_at_the_left() -> None:
