@@ -64,10 +64,10 @@ def main() -> None:
 
 
 def made(work: Path, names: list[str]) -> dict[str, Path]:
-    """The pages of the commands, made unless they lie there; the run's where there is one."""
+    """The pages of the commands, made unless they are there; the run's if there is one."""
     words = {
         "compare": ["compare", "models/base", "image=models/image", "audio=models/audio"],
-        "fuse": ["fuse", "recipe.yaml", "--compare", "--fresh"],
+        "fuse": ["fuse", "recipe.yaml", "--compare", "--fresh", "--out", "page-fuse"],  # the run's own keeps its stages
         "diagnose-drift": ["diagnose-drift", "recipe.yaml"],
     }
     found = {}
