@@ -14,5 +14,5 @@ def escape(text: str) -> str:
 
 
 def breakable(text: str) -> str:
-    """Return the text of a name, escaped, that may break after a dot, a slash, an underscore or a bracket."""
-    return re.sub(r"([._/(])(?=[^\W\d])", r"\1<wbr>", escape(text))
+    """Return the text of a name, escaped, that may break after a dot, slash, underscore or bracket before a word."""
+    return re.sub(r"([._/(])(?=[^\W\d]{4})", r"\1<wbr>", escape(text))
