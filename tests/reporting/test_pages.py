@@ -369,7 +369,7 @@ def test_a_phone_shows_whole_pictures(browser: Browser, page: Path) -> None:
 def test_paper_shows_whole_tables(browser: Browser, tmp_path: Path) -> None:
     """Nothing is cut at the edge of the sheet; of several texts to copy only the names are printed."""
     names = [f"retrieval.a_long_name_{n}.mrr" for n in range(10)]
-    blocks = [
+    blocks: list[Any] = [
         Table("points", ["point", *names], [["trial 1", *["0.1234"] * 10]]),
         Texts("recipes", [("one", "x\n"), ("two", "y\n")]),
         Texts("recipe", [("alone", "z\n")]),
