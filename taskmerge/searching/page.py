@@ -62,7 +62,9 @@ def _banners(outcome: Outcome) -> list[Block]:
     else:
         said = ", ".join(f"{name} {_text(value)}" for name, value in outcome.best.values.items())
         moves = [f"taskmerge fuse {shlex.quote(str(outcome.folder / BEST))}"]
-        tone, head = verdict_of(outcome.best.name, outcome.confirmed[0] if outcome.confirmed else None)
+        tone, head = verdict_of(
+            outcome.best.name, outcome.confirmed[0] if outcome.confirmed else None, outcome.objectives
+        )
         blocks.append(Banner(tone, head, said or "the unchanged recipe", moves))
     for one in outcome.confirmed[:1]:
         blocks.append(Banner("plain", "Against the recipe's own weights", one.sentence()))
@@ -72,11 +74,14 @@ def _banners(outcome: Outcome) -> list[Block]:
     return [*blocks, *([Table("Notes", [""], rows)] if rows else [])]
 
 
-def verdict_of(best: str, confirmed: Confirmed | None) -> tuple[Tone, str]:
-    """Whether to use the best point, as new pairs decide."""
+def verdict_of(best: str, confirmed: Confirmed | None, objectives: Sequence[str]) -> tuple[Tone, str]:
+    """Whether to use the best point, as new pairs decide. Of several objectives only the first is confirmed, which
+    decides nothing about the others."""
     if confirmed is None or best == OWN:
         return "plain", f"Best: {best}"
     gain = f"{confirmed.gain.estimate:+.3f} ({confirmed.gain.low:+.3f} to {confirmed.gain.high:+.3f}) on new pairs"
+    if len(objectives) > 1:
+        return "plain", f"Best over all objectives: {best}; {objectives[0]} {gain}"
     if confirmed.gain.low > 0:
         return "good", f"Use {best}: {gain}"
     if confirmed.gain.high < 0:
@@ -85,7 +90,7 @@ def verdict_of(best: str, confirmed: Confirmed | None) -> tuple[Tone, str]:
 
 
 def _confirmed(outcome: Outcome, setting: Setting) -> Table:
-    names = [name for name in outcome.confirmed[0].scores if name.endswith(".mrr")]
+    names = [name for name in outcome.confirmed[0].scores if name.endswith(".mrr") and name != outcome.objectives[0]]
     rows: list[Row] = []
     for one in outcome.confirmed:
         floors = [_above(one.floors[name]) for name in setting.section.floor]

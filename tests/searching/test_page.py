@@ -20,11 +20,17 @@ from taskmerge.searching.page import verdict_of
 def test_new_pairs_decide(gain: tuple[float, float, float], tone: str, head: str) -> None:
     whole = Interval(*gain, 100)
     found = Confirmed("trial 3", whole, whole, whole, {})
-    said = verdict_of("trial 3", found)
+    said = verdict_of("trial 3", found, ["mrr"])
     assert said[0] == tone and said[1].startswith(head)
 
 
 def test_without_new_pairs_nothing_is_recommended() -> None:
     whole = Interval(0.0, 0.0, 0.0, 100)
-    assert verdict_of("trial 3", None) == ("plain", "Best: trial 3")
-    assert verdict_of("own", Confirmed("own", whole, whole, whole, {})) == ("plain", "Best: own")
+    assert verdict_of("trial 3", None, ["mrr"]) == ("plain", "Best: trial 3")
+    assert verdict_of("own", Confirmed("own", whole, whole, whole, {}), ["mrr"]) == ("plain", "Best: own")
+
+
+def test_one_of_several_objectives_recommends_nothing() -> None:
+    gain = Interval(0.08, 0.05, 0.1, 100)
+    tone, head = verdict_of("trial 3", Confirmed("trial 3", gain, gain, gain, {}), ["a.mrr", "b.mrr"])
+    assert (tone, head) == ("plain", "Best over all objectives: trial 3; a.mrr +0.080 (+0.050 to +0.100) on new pairs")
