@@ -10,6 +10,7 @@ and dark at 390. Needs Chromium, and what the demo needs.
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,13 +65,16 @@ def main() -> None:
 
 
 def made(work: Path, names: list[str]) -> dict[str, Path]:
-    """The pages of the commands, made unless they lie there; the run's where there is one."""
+    """The pages of the commands, made unless they are there; the run's if there is one."""
     words = {
         "compare": ["compare", "models/base", "image=models/image", "audio=models/audio"],
-        "fuse": ["fuse", "recipe.yaml", "--compare", "--fresh"],
+        "fuse": ["fuse", "recipe.yaml", "--compare", "--fresh", "--out", "page-fuse"],  # the run's own keeps its stages
         "diagnose-drift": ["diagnose-drift", "recipe.yaml"],
     }
     found = {}
+    reports = sorted(work.glob("**/*-report/report.html"))
+    if "run" in names and reports:  # before a diagnosis alone writes it again
+        found["run"] = Path(shutil.copyfile(reports[0], work / "page-run.html"))
     for name in (name for name in words if name in names):
         found[name] = work / f"{name}.html"
         if not found[name].exists():
@@ -78,8 +82,7 @@ def made(work: Path, names: list[str]) -> dict[str, Path]:
             ended = subprocess.run(command, cwd=work, stdout=subprocess.DEVNULL)
             if not found[name].exists():
                 raise SystemExit(f"taskmerge {name} ended with {ended.returncode} and left no page")
-    reports = sorted(work.glob("**/*-report/report.html"))
-    return found | ({"run": reports[0]} if "run" in names and reports else {})
+    return found
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Two specialists fine-tuned on the spot from all-MiniLM-L6-v2, fused by sum, TIES and DARE, scored on both tasks.
+"""Fine-tune two specialists from all-MiniLM-L6-v2, fuse them by sum, TIES and DARE, and score them on both tasks.
 
     python examples/two_text_specialists.py --out .demo-text
 

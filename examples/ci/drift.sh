@@ -1,10 +1,10 @@
 #!/bin/sh
-# Fuse a recipe, measure drift, and fail where a modality lost more than its limit: the step of a CI job.
+# A step of a CI job: fuse a recipe, measure drift, and fail if a modality lost more than its limit.
 #
 #   sh drift.sh recipe.yaml [more options of `taskmerge run`]
 #
-# Exit: 0 nothing drifted beyond its limit; 3 drifted; 4 it cannot be told (0 with CANNOT_TELL=pass); other codes as
-# `taskmerge` has them. The whole result stands in $DRIFT_JSON (drift.json).
+# Exit codes: 0 no drift beyond the limit; 3 drift; 4 cannot tell (0 with CANNOT_TELL=pass); others as for `taskmerge`.
+# The complete result is in $DRIFT_JSON (drift.json).
 set -u
 recipe=${1:?usage: drift.sh RECIPE [options of taskmerge run]}
 shift
@@ -29,7 +29,7 @@ END
 [ $? -eq 0 ] || [ "$code" -ne 0 ] || code=70
 
 if [ "$code" -eq 4 ] && [ "${CANNOT_TELL:-fail}" = pass ]; then
-    echo "drift: it cannot be told, which passes here (CANNOT_TELL=pass)"
+    echo "drift: cannot tell, which passes here (CANNOT_TELL=pass)"
     code=0
 fi
 if [ "$code" -eq 0 ] && ! grep -q '"diagnose"' "$result"; then

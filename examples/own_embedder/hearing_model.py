@@ -1,4 +1,4 @@
-"""A model class of one's own, run by taskmerge: a Qwen3-VL that also hears, through Whisper's encoder and an MLP.
+"""Your own model class, run by taskmerge: a Qwen3-VL with audio, through Whisper's encoder and an MLP.
 
 In a recipe `embedder: hearing_model.py:load`; on the command line `--embedder hearing_model.py:load`.
 """
@@ -31,7 +31,7 @@ class HearingModel(Qwen3VLModel):
         self.audio_mlp = nn.Sequential(nn.Linear(hearing.d_model, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, input_features: Tensor | None = None, **features: Any) -> Any:
-        """Run Qwen3-VL; what the MLP makes of `input_features` stands in for the embeddings of <|AUDIO|>."""
+        """Run Qwen3-VL; the output of the MLP for `input_features` replaces the embeddings of <|AUDIO|>."""
         if input_features is None:
             return super().forward(**features)
         heard = self.audio_mlp(self.whisper(input_features).last_hidden_state)
@@ -48,7 +48,7 @@ class HearingModel(Qwen3VLModel):
 
 
 class HearingEmbedder(Embedder):
-    """What taskmerge must know to run it: what it embeds, how items become features, how features become vectors."""
+    """Tell taskmerge how to run it: its modalities, how items become features, how features become vectors."""
 
     modalities = ("text", "image", "video", "audio")
 
@@ -63,7 +63,7 @@ class HearingEmbedder(Embedder):
         self.sounds = WhisperFeatureExtractor(feature_size=bins, chunk_length=seconds)
 
     def prepare(self, items: Any, modality: str | None = None, role: str | None = None) -> dict[str, Any]:
-        """One batch: each item becomes a line of text in which placeholders stand for what is seen or heard."""
+        """One batch: each item becomes a line of text in which placeholders represent pictures and sounds."""
         texts: list[str] = []
         frames: list[Any] = []
         waves: list[np.ndarray] = []
@@ -74,7 +74,7 @@ class HearingEmbedder(Embedder):
                 waves.append(np.asarray(item["array"], np.float32))
                 tokens = "<|AUDIO|>" * self.module.whisper.config.max_source_positions
                 texts.append(f"<|audio_start|>{tokens}<|audio_end|>")
-            else:  # a picture, or a film: (frames, height, width, 3) uint8
+            else:  # a picture, or a video: (frames, height, width, 3) uint8
                 own = [Image.fromarray(frame) for frame in item] if isinstance(item, np.ndarray) else [item]
                 frames += own
                 texts.append("<|vision_start|><|image_pad|>" * len(own))
@@ -102,6 +102,6 @@ class HearingEmbedder(Embedder):
 
 
 def load(folder: str) -> HearingEmbedder | None:
-    """A folder that holds such a model; None for the base and the visual specialists, which open as they are."""
+    """Open a folder with such a model; None for the base and the visual specialists, which open as usual."""
     config = json.loads(Path(folder, "config.json").read_text("utf-8"))
     return HearingEmbedder(folder) if "audio_config" in config else None

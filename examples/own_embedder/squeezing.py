@@ -1,4 +1,4 @@
-"""A module class of one's own inside a sentence-transformers folder, allowed by name.
+"""Your own module class inside a sentence-transformers folder, allowed by name.
 
 In a recipe `embedder: squeezing.py:Squeezing`; on the command line `--embedder squeezing.py:Squeezing`. Of an installed
 package: `package.module:Squeezing`. No other code of the folder runs.

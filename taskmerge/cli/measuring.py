@@ -215,10 +215,11 @@ def evaluate(
     own = {"--retrieval": retrieval, "--mteb": mteb, "--query-prompt, --document-prompt": prompts,
            "--dimensions": dimensions, "--results": results, "--model-meta": model_meta,
            "--embedder": embedder, "--precision": precision, "--batch-size": batch_size}  # fmt: skip
+    places: dict[str, str] = {}
     if model.endswith((".yaml", ".yml")):
         if beside := [option for option, said in own.items() if said]:
             raise UsageError(f"{', '.join(beside)} cannot be combined with a recipe", model, "set it in the recipe")
-        result = _by_evaluate_section(model, device)
+        result, places = _by_evaluate_section(model, device)
     else:
         cut = dimensions_of(dimensions)
         options = {"device": device, "prompts": prompts, "dimensions": cut, **_how(precision, batch_size)}
@@ -226,7 +227,7 @@ def evaluate(
     checked: Any = check_json(result, Evaluated, "the evaluation")
     sections = evaluated_sections(checked)
     if html is not None:
-        page = evaluation_page(checked)
+        page = evaluation_page(checked, places)
         write_page(html, "Evaluation", page, result)
     if as_json:
         print_json(result)
@@ -234,15 +235,16 @@ def evaluate(
         show(sections, console())
 
 
-def _by_evaluate_section(path: str, device: str | None) -> dict[str, Any]:
+def _by_evaluate_section(path: str, device: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """(what was found, variant -> its folder)."""
     from taskmerge.pipeline import run
     from taskmerge.recipes import load
 
     recipe = load(path)
     if recipe.evaluate is None:
         raise UsageError("the recipe has no `evaluate` section", path, "evaluate: {retrieval: {NAME: PAIRS}}")
-    evaluated: dict[str, Any] = run(recipe, start="evaluate", say=note, device=device)["stages"]["evaluate"]
-    return evaluated
+    found = run(recipe, start="evaluate", say=note, device=device)
+    return found["stages"]["evaluate"], found["models"]
 
 
 def _by_model(

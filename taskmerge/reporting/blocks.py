@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from taskmerge.reporting.charts import line_chart, range_chart
@@ -18,13 +19,16 @@ from taskmerge.reporting.content import (
     Table,
     Texts,
 )
-from taskmerge.reporting.escaping import escape
+from taskmerge.reporting.escaping import breakable, escape
+from taskmerge.reporting.frames import NARROW, WIDE, Frame
 from taskmerge.reporting.grids import matrix_chart
 from taskmerge.reporting.maps import embedding_map
 from taskmerge.reporting.planes import heat_map, scatter_chart
 from taskmerge.words.terms import TERMS, terms_in
 
 MARKS = {"good": "✓", "bad": "✕", "open": "?", "plain": "·"}
+_LEFT = ' class="left"'
+_WORD = re.compile(r"[^\W\d_]{3}")
 
 
 def as_html(block: Block, explained: set[str]) -> str:
@@ -38,10 +42,9 @@ def as_html(block: Block, explained: set[str]) -> str:
             f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(block.title)}">{_table(block)}</div>'
         )
     elif isinstance(block, Texts):
-        inside = "".join(_folded(name, text) for name, text in block.texts)
+        inside = "".join(_folded(name, text, len(block.texts) > 1) for name, text in block.texts)
     else:
-        inside = chart(block)
-        inside = f'<div class="scroll"><div class="drawn">{inside}</div></div>' if inside else ""
+        inside = _drawn(block)
     if not inside:
         return ""
     found = terms_in(" ".join(_words(block)), explained)
@@ -49,24 +52,34 @@ def as_html(block: Block, explained: set[str]) -> str:
     return _card(block.title, inside, block.note, found)
 
 
-def chart(block: Chart) -> str:
+def chart(block: Chart, frame: Frame = WIDE) -> str:
     """A chart as SVG; "" for one without anything to show."""
     if isinstance(block, LineChart):
-        return line_chart(block)
+        return line_chart(block, frame)
     if isinstance(block, RangeChart):
-        return range_chart(block)
+        return range_chart(block, frame)
     if isinstance(block, Matrix):
-        return matrix_chart(block)
+        return matrix_chart(block, frame)
     if isinstance(block, EmbeddingMap):
-        return embedding_map(block)
-    return scatter_chart(block) if isinstance(block, ScatterChart) else heat_map(block)
+        return embedding_map(block, frame)
+    return scatter_chart(block, frame) if isinstance(block, ScatterChart) else heat_map(block, frame)
+
+
+def _drawn(block: Chart) -> str:
+    """A chart as the page shows it: drawn for a window and for a phone, of which the style sheet shows one."""
+    wide, narrow = chart(block), chart(block, NARROW)
+    if wide == narrow:
+        return f'<div class="scroll"><div class="drawn">{wide}</div></div>' if wide else ""
+    both = f'<div class="drawn wide">{wide}</div><div class="drawn narrow">{narrow}</div>'
+    return f'<div class="scroll">{both}</div>'
 
 
 def _banner(block: Banner) -> str:
     mark = f'<span class="mark-{block.tone}" aria-hidden="true">{MARKS[block.tone]}</span>'
     words = f'<div class="headline">{mark} {escape(block.headline)}</div>'
     words += f"<p>{escape(block.text)}</p>" if block.text else ""
-    words += "".join(f'<p class="move"><strong>Next:</strong> {escape(move)}</p>' for move in block.moves)
+    moves = (re.sub("`([^`]+)`", r"<code>\1</code>", escape(move)) for move in block.moves)
+    words += "".join(f'<p class="move"><strong>Next:</strong> {move}</p>' for move in moves)
     return f'<div class="card banner {block.tone}">{words}</div>'
 
 
@@ -83,8 +96,10 @@ def _words(block: Table | Chart | Texts) -> Iterator[str]:
         yield from (block.x_label, block.y_label, *(line.name for line in block.lines))
 
 
-def _folded(name: str, text: str) -> str:
-    return f"<details><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>"
+def _folded(name: str, text: str, many: bool) -> str:
+    """many: one of several, which stay folded up on paper."""
+    kind = ' class="many"' if many else ""
+    return f"<details{kind}><summary>{escape(name)}</summary><pre>{escape(text)}</pre></details>"
 
 
 def _card(title: str, inside: str, note: str, terms: Sequence[str]) -> str:
@@ -97,19 +112,32 @@ def _card(title: str, inside: str, note: str, terms: Sequence[str]) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in table.columns)
+    left = [_of_words(column) for column in zip(*table.rows, strict=True)]
+    head = "".join(
+        f'<th scope="col"{_LEFT if to_left else ""}>{breakable(column)}</th>'
+        for column, to_left in zip(table.columns, left, strict=True)
+    )
     named = f"<thead><tr>{head}</tr></thead>" if any(table.columns) else ""
     of_words = ' class="words"' if table.words else ""
-    return f"<table{of_words}>{named}<tbody>{''.join(_row(row) for row in table.rows)}</tbody></table>"
+    return f"<table{of_words}>{named}<tbody>{''.join(_row(row, left) for row in table.rows)}</tbody></table>"
 
 
-def _row(row: Sequence[Cell | str]) -> str:
+def _of_words(column: Sequence[Cell | str]) -> bool:
+    """Whether a column holds words and no numbers, so that it begins at the left."""
+    texts = [text for text in map(str, column) if text not in ("", "–")]
+    return bool(texts) and all(_WORD.search(text) for text in texts)
+
+
+def _row(row: Sequence[Cell | str], left: Sequence[bool]) -> str:
     first, *rest = (Cell(cell) if isinstance(cell, str) else cell for cell in row)
-    return f'<tr><th scope="row">{_cell(first)}</th>{"".join(f"<td>{_cell(cell)}</td>" for cell in rest)}</tr>'
+    cells = (f"<td{_LEFT if to_left else ''}>{_cell(cell)}</td>" for cell, to_left in zip(rest, left[1:], strict=True))
+    return f'<tr><th scope="row">{_cell(first, name=True)}</th>{"".join(cells)}</tr>'
 
 
-def _cell(cell: Cell) -> str:
-    text = f'<span class="strong">{escape(cell.text)}</span>' if cell.strong else escape(cell.text)
+def _cell(cell: Cell, name: bool = False) -> str:
+    """name: one that a row begins with."""
+    text = breakable(cell.text) if name else escape(cell.text)
+    text = f'<span class="strong">{text}</span>' if cell.strong else text
     if cell.detail:
         text += f' <span class="detail">{escape(cell.detail)}</span>'
     if cell.share is not None:

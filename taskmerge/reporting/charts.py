@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 from taskmerge.reporting.content import Line, LineChart, RangeChart, Span
 from taskmerge.reporting.escaping import escape
+from taskmerge.reporting.frames import WIDE, Frame
 
-WIDTH = 520
-LEFT, RIGHT, TOP, BOTTOM = 52, 140, 22, 40
+TOP, BOTTOM = 22, 40
 PLOT_HEIGHT = 220
-ROW = 34
-NAMES = 200
+ROW, TALL_ROW = 34, 46
+"""Of a range chart: with its name beside it, and above it."""
+ABOVE, BELOW = 6, 26
+"""Above and below the rows of a range chart."""
+LEGEND_ROW = 18
+MOST_DOTS = 60
+"""Points of a line that are drawn as dots; more would hide it."""
 COLORS = 6
 SMALL, STRETCHED = 340, 1.29
 LEAST_ROOM = 0.005
@@ -24,8 +30,11 @@ Scale = Callable[[float], float]
 Place = Callable[[float, float], tuple[float, float]]
 
 
-def line_chart(chart: LineChart) -> str:
-    """Lines with their names at their ends, grid lines behind, and each point's value as its tooltip."""
+def line_chart(chart: LineChart, frame: Frame = WIDE) -> str:
+    """Lines with their names at their ends, grid lines behind, and each point's value as its tooltip.
+
+    In a narrow frame the names are below. The name of a single line is left out where the axis has it.
+    """
     drawn = [line for line in chart.lines if _known(line)]
     if not drawn:
         return ""
@@ -34,49 +43,67 @@ def line_chart(chart: LineChart) -> str:
     ys += [edge for line in drawn for interval in line.intervals for edge in interval]
     x_low, x_high = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
     y_low, y_high = chart.y_range or padded(min(ys), max(ys))
+    unnamed = len(drawn) == 1 and drawn[0].name == chart.y_label
+    if unnamed:
+        frame = replace(frame, right=min(frame.right, 20))
+    at = plot(frame, x_low, x_high, y_low, y_high)
+    whole = all(float(x).is_integer() for x in xs)
+    parts = [*grid_lines(y_low, y_high, at, x_low, x_high), *x_axis(x_low, x_high, chart.x_label, frame, whole)]
+    parts.append(f'<text class="axis" x="0" y="12">{fitted(chart.y_label, frame.width)}</text>')
+    for number, line in enumerate(drawn):
+        parts += _drawn_line(line, number, at)
     height = TOP + PLOT_HEIGHT + BOTTOM
+    if frame.narrow and not unnamed:
+        parts += _names_below(drawn, height, frame)
+        height += LEGEND_ROW * len(drawn)
+    elif not unnamed:
+        parts += _names_at_ends(drawn, at, frame)
+    return drawing(height, chart.title, parts, frame.width)
+
+
+def plot(frame: Frame, x_low: float, x_high: float, y_low: float, y_high: float) -> Place:
+    """Where a point of these ranges is drawn."""
 
     def at(x: float, y: float) -> tuple[float, float]:
-        across = LEFT + (x - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
+        across = frame.left + (x - x_low) / (x_high - x_low) * (frame.width - frame.left - frame.right)
         return across, TOP + (1 - (y - y_low) / (y_high - y_low)) * PLOT_HEIGHT
 
-    whole = all(float(x).is_integer() for x in xs)
-    parts = [*grid_lines(y_low, y_high, at, x_low, x_high), *x_axis(x_low, x_high, chart.x_label, whole)]
-    parts.append(f'<text class="axis" x="0" y="12">{escape(chart.y_label)}</text>')
-    ends = _spread([at(*_known(line)[-1])[1] for line in drawn])
-    for number, (line, end) in enumerate(zip(drawn, ends, strict=True)):
-        parts += _drawn_line(line, number, at, end)
-    return drawing(height, chart.title, parts)
+    return at
 
 
-def range_chart(chart: RangeChart) -> str:
+def range_chart(chart: RangeChart, frame: Frame = WIDE) -> str:
     """A dot and its interval a row; the null band shaded on its row, a square where the value lies outside it."""
     if not chart.spans:
         return ""
     edges = [edge for span in chart.spans for edge in (span.low, span.high, span.value, span.band) if edge is not None]
+    edges += [0.0] if chart.zero else []
     low, high = padded(min(edges), max(edges))
-    side = names_room(span.name for span in chart.spans)
-    height = TOP + ROW * len(chart.spans) + BOTTOM
+    side = 8 if frame.narrow else names_room((span.name for span in chart.spans), frame.names)
+    row = TALL_ROW if frame.narrow else ROW
+    bottom = ABOVE + row * len(chart.spans)
 
     def across(value: float) -> float:
-        return side + (value - low) / (high - low) * (WIDTH - side - 24)
+        return side + (value - low) / (high - low) * (frame.width - side - (8 if frame.narrow else 24))
 
-    bottom = TOP + ROW * len(chart.spans)
     parts = []
-    for tick, text in ticks(low, high):
+    for tick, text in ticks(low, high, 5 if frame.narrow else 8):
         x = across(tick)
-        parts.append(f'<line class="grid" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}"/>')
+        parts.append(f'<line class="grid" x1="{x:.1f}" y1="{ABOVE}" x2="{x:.1f}" y2="{bottom}"/>')
         parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{bottom + 18}">{text}</text>')
     if low < 0 < high:
-        parts.append(f'<line class="zero" x1="{across(0):.1f}" y1="{TOP}" x2="{across(0):.1f}" y2="{bottom}"/>')
+        parts.append(f'<line class="zero" x1="{across(0):.1f}" y1="{ABOVE}" x2="{across(0):.1f}" y2="{bottom}"/>')
     for number, span in enumerate(chart.spans):
-        parts += _drawn_span(span, TOP + ROW * number + ROW / 2, across, low, high)
-    return drawing(height, chart.title, parts)
+        middle = ABOVE + row * (number + 0.5) + (8 if frame.narrow else 0)
+        named = middle - 12 if frame.narrow else middle + 4
+        name = fitted(span.name, frame.width - 8 if frame.narrow else frame.names - 14)
+        parts.append(f'<text class="name" x="0" y="{named:.1f}">{name}</text>')
+        parts += _drawn_span(span, middle, across, low, high)
+    return drawing(bottom + BELOW, chart.title, parts, frame.width)
 
 
 def _drawn_span(span: Span, y: float, across: Scale, low: float, high: float) -> list[str]:
     outside = span.band is not None and (span.value < span.band if span.worse_when_low else span.value > span.band)
-    parts = [f'<text class="name" x="0" y="{y + 4:.1f}">{fitted(span.name, NAMES - 14)}</text>']
+    parts = []
     if span.band is not None:
         edge = "at least" if span.worse_when_low else "at most"
         start, stop = (span.band, high) if span.worse_when_low else (low, span.band)
@@ -96,21 +123,38 @@ def _drawn_span(span: Span, y: float, across: Scale, low: float, high: float) ->
     return parts
 
 
-def _drawn_line(line: Line, number: int, at: Place, end: float) -> list[str]:
+def _drawn_line(line: Line, number: int, at: Place) -> list[str]:
     color = f"c{number % COLORS}"
     points = [at(x, y) for x, y in _known(line)]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     parts = [_band(line, color, at)] if line.intervals else []
     parts.append(f'<polyline class="line {color}" points="{path}"/>')
+    kind = "dot hidden" if len(points) > MOST_DOTS else "dot"
     for (x, y), (raw_x, raw_y) in zip(points, _known(line), strict=True):
         words = f"<title>{escape(line.name)} at {number_text(raw_x)}: {raw_y:.4g}</title>"
-        parts.append(f'<circle class="dot {color}" cx="{x:.1f}" cy="{y:.1f}" r="4">{words}</circle>')
-    x, y = points[-1]
-    edge = WIDTH - RIGHT
-    parts.append(f'<line class="leader" x1="{x + 6:.1f}" y1="{y:.1f}" x2="{edge + 14:.1f}" y2="{end:.1f}"/>')
-    parts.append(f'<rect class="key {color}" x="{edge + 16:.1f}" y="{end - 4:.1f}" width="8" height="8" rx="2"/>')
-    parts.append(f'<text class="name" x="{edge + 28:.1f}" y="{end + 4:.1f}">{fitted(line.name, RIGHT - 30)}</text>')
+        parts.append(f'<circle class="{kind} {color}" cx="{x:.1f}" cy="{y:.1f}" r="4">{words}</circle>')
     return parts
+
+
+def _names_at_ends(lines: Sequence[Line], at: Place, frame: Frame) -> list[str]:
+    last = [at(*_known(line)[-1]) for line in lines]
+    edge, parts = frame.width - frame.right, []
+    for number, ((x, y), end) in enumerate(zip(last, _spread([y for _, y in last]), strict=True)):
+        parts.append(f'<line class="leader" x1="{x + 6:.1f}" y1="{y:.1f}" x2="{edge + 14:.1f}" y2="{end:.1f}"/>')
+        parts += _key(lines[number].name, number, edge + 16, end, frame.right - 30)
+    return parts
+
+
+def _names_below(lines: Sequence[Line], top: float, frame: Frame) -> list[str]:
+    heights = (top + LEGEND_ROW * (number + 0.5) for number in range(len(lines)))
+    keys = (_key(line.name, n, frame.left, y, frame.width - frame.left - 12) for n, (line, y) in
+            enumerate(zip(lines, heights, strict=True)))  # fmt: skip
+    return [part for key in keys for part in key]
+
+
+def _key(name: str, number: int, x: float, y: float, room: float) -> list[str]:
+    square = f'<rect class="key c{number % COLORS}" x="{x:.1f}" y="{y - 4:.1f}" width="8" height="8" rx="2"/>'
+    return [square, f'<text class="name" x="{x + 12:.1f}" y="{y + 4:.1f}">{fitted(name, room)}</text>']
 
 
 def _band(line: Line, color: str, at: Place) -> str:
@@ -131,17 +175,18 @@ def grid_lines(y_low: float, y_high: float, at: Place, x_low: float, x_high: flo
     return parts
 
 
-def x_axis(low: float, high: float, label: str, whole: bool = False) -> list[str]:
+def x_axis(low: float, high: float, label: str, frame: Frame = WIDE, whole: bool = False) -> list[str]:
     """whole: of whole numbers, such as layers, between which there is nothing."""
     bottom = TOP + PLOT_HEIGHT
     parts = []
-    for tick, text in ticks(low, high):
+    for tick, text in ticks(low, high, 5 if frame.narrow else 8):
         if whole and not math.isclose(tick, round(tick), abs_tol=1e-9):
             continue
-        x = LEFT + (tick - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+        x = frame.left + (tick - low) / (high - low) * (frame.width - frame.left - frame.right)
         parts.append(f'<text class="tick" text-anchor="middle" x="{x:.1f}" y="{bottom + 18}">{text}</text>')
-    middle = (LEFT + WIDTH - RIGHT) / 2
-    parts.append(f'<text class="axis" text-anchor="middle" x="{middle:.1f}" y="{bottom + 36}">{escape(label)}</text>')
+    middle = (frame.left + frame.width - frame.right) / 2
+    words = fitted(label, frame.width - frame.left)
+    parts.append(f'<text class="axis" text-anchor="middle" x="{middle:.1f}" y="{bottom + 36}">{words}</text>')
     return parts
 
 
@@ -156,15 +201,15 @@ def fitted(text: str, room: float) -> str:
     return f"{escape(text[:head])}…{escape(text[-tail:])}<title>{escape(text)}</title>"
 
 
-def names_room(names: Iterable[str]) -> float:
-    """Pixels for a column of names: as the longest needs, no more than `NAMES`."""
-    return min(NAMES, LETTER * max((len(name) for name in names), default=0) + 14)
+def names_room(names: Iterable[str], most: float = WIDE.names) -> float:
+    """Pixels for a column of names: as the longest needs, no more than `most`."""
+    return min(most, LETTER * max((len(name) for name in names), default=0) + 14)
 
 
-def drawing(height: float, title: str, parts: Sequence[str], width: float = WIDTH) -> str:
+def drawing(height: float, title: str, parts: Sequence[str], width: float = WIDE.width) -> str:
     """The picture. width: what is drawn on; a narrow one is not stretched, and fits a phone."""
     small = ' class="small"' if width < SMALL else ""
-    limit = "" if width >= WIDTH else f' style="max-width:{width * STRETCHED:.0f}px"'
+    limit = "" if width >= WIDE.width else f' style="max-width:{width * STRETCHED:.0f}px"'
     head = f'<svg{small}{limit} viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">'
     return head + "".join(parts) + "</svg>"
 

@@ -15,6 +15,8 @@ from taskmerge.reporting.evaluations import evaluated_sections
 from taskmerge.words.statistics import title as title_of
 
 DECIDING, DIRECTION = "mrr", "to_text"
+MADE = ("fused", "recovered", "rehearsed")
+"""Variants that the stages of a recipe make."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,9 @@ def evaluation_verdict(evaluated: Evaluated, places: Mapping[str, str]) -> list[
     tone, said = _sure(found)
     use = "Use" if tone == "good" else "Highest, but not surely the best:"
     head = f"{use} {found.variant}: mean {title_of(DECIDING)} {found.mean:.3f} over {sets}{_at(found.variant, places)}"
-    return [Banner(tone, head, said)]
+    place = places.get(found.variant) if tone == "good" and found.variant in MADE else None
+    moves = [] if place is None else [f"taskmerge push {shlex.quote(place)} owner/name --dry-run"]
+    return [Banner(tone, head, said, moves)]
 
 
 def _sure(found: Choice) -> tuple[Tone, str]:
@@ -130,7 +134,7 @@ def _ranges(table: EvaluationTable) -> list[Block]:
             if (one.set_name, one.direction, one.dimension) == (name, DIRECTION, None)
         ]
         note = "Of the same queries; an interval that holds zero shows no difference beyond chance."
-        blocks.append(RangeChart(f"{title_of(DECIDING)} on {name}: paired differences", pairs, note))
+        blocks.append(RangeChart(f"{title_of(DECIDING)} on {name}: paired differences", pairs, note, zero=True))
     return blocks
 
 

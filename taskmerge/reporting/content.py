@@ -79,11 +79,12 @@ class Span:
 
 @dataclass(frozen=True)
 class RangeChart:
-    """Values with intervals, one below another, on one axis."""
+    """Values with intervals, one below another, on one axis. zero: whether the axis shows it, as of differences."""
 
     title: str
     spans: Sequence[Span]
     note: str = ""
+    zero: bool = False
 
 
 @dataclass(frozen=True)

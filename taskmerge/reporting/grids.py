@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from taskmerge.reporting.charts import WIDTH, drawing, fitted, names_room
+from taskmerge.reporting.charts import drawing, fitted, names_room
 from taskmerge.reporting.content import Matrix
 from taskmerge.reporting.escaping import escape
+from taskmerge.reporting.frames import WIDE, Frame
 
 STRONGEST = 0.6
 """Opacity of a full cell: the number on it stays readable, light and dark."""
 MOST_NUMBERS = 12
 """Names of a matrix whose cells still have room for numbers."""
-WIDEST, TALL, HEAD = 96.0, 36.0, 26
+WIDEST, LEAST, TALL, HEAD = 96.0, 36.0, 36.0, 26
+"""Pixels: of a cell's width, of what a number needs, of a cell's height, above the cells."""
 
 
-def matrix_chart(chart: Matrix) -> str:
-    """Cells, the stronger the farther from zero, blue above and orange below it; the number on each."""
+def matrix_chart(chart: Matrix, frame: Frame = WIDE) -> str:
+    """Cells, the stronger the farther from zero, blue above and orange below it; the number on each.
+
+    A matrix whose numbers do not fit into a narrow frame is drawn in the wide one.
+    """
     count = len(chart.names)
     if not count or not any(value is not None for row in chart.rows for value in row):
         return ""
     numbered = count > MOST_NUMBERS
-    left = names_room(f"{place} {name}" if numbered else name for place, name in enumerate(chart.names, 1))
-    wide = min(WIDEST, (WIDTH - left) / count)
+    names = [f"{place} {name}" if numbered else name for place, name in enumerate(chart.names, 1)]
+    left = names_room(names, frame.names)
+    wide = min(WIDEST, (frame.width - left) / count)
+    if frame.narrow and wide < LEAST:
+        return matrix_chart(chart)
     tall = min(TALL, wide)
     parts = []
     for place, name in enumerate(chart.names):

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from taskmerge.reporting.charts import WIDTH, drawing, padded
+from taskmerge.reporting.charts import drawing, padded
 from taskmerge.reporting.content import EmbeddingMap
 from taskmerge.reporting.escaping import escape
+from taskmerge.reporting.frames import WIDE, Frame
 
-HEIGHT, LEGEND, BELOW = 340, 26, 24
+HEIGHT, LEGEND, BELOW, LINE = 340, 26, 24, 16
 
 
-def embedding_map(chart: EmbeddingMap) -> str:
+def embedding_map(chart: EmbeddingMap, frame: Frame = WIDE) -> str:
     """Each item's way from its place before (a ring) to its place after (a dot), texts as squares; names as tooltips.
 
     Both axes have the same scale, so that distances may be compared.
@@ -19,9 +20,9 @@ def embedding_map(chart: EmbeddingMap) -> str:
         return ""
     x_low, x_high = padded(min(x for x, _ in points), max(x for x, _ in points))
     y_low, y_high = padded(min(y for _, y in points), max(y for _, y in points))
-    scale = min(WIDTH / (x_high - x_low), HEIGHT / (y_high - y_low))
-    left = (WIDTH - scale * (x_high - x_low)) / 2
-    bottom = LEGEND + HEIGHT - (HEIGHT - scale * (y_high - y_low)) / 2
+    scale = min(frame.width / (x_high - x_low), HEIGHT / (y_high - y_low))
+    left = (frame.width - scale * (x_high - x_low)) / 2
+    bottom = LEGEND + scale * (y_high - y_low)
 
     def at(place: tuple[float, float]) -> tuple[float, float]:
         return left + scale * (place[0] - x_low), bottom - scale * (place[1] - y_low)
@@ -37,10 +38,11 @@ def embedding_map(chart: EmbeddingMap) -> str:
         parts.append(f'<line class="moved" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>')
         parts.append(f'<circle class="dot before" cx="{x1:.1f}" cy="{y1:.1f}" r="4">{words}</circle>')
         parts.append(f'<circle class="dot after" cx="{x2:.1f}" cy="{y2:.1f}" r="4">{words}</circle>')
-    under = LEGEND + HEIGHT + 16
-    axes = escape(f"across: {chart.x_label}; up: {chart.y_label}")
-    parts.append(f'<text class="axis" x="0" y="{under}">{axes}</text>')
-    return drawing(LEGEND + HEIGHT + BELOW, chart.title, parts)
+    axes = [f"across: {chart.x_label}", f"up: {chart.y_label}"]
+    for number, words in enumerate(axes if frame.narrow else ["; ".join(axes)]):
+        y = bottom + 16 + LINE * number
+        parts.append(f'<text class="axis" x="0" y="{y:.1f}">{escape(words)}</text>')
+    return drawing(bottom + BELOW + (LINE if frame.narrow else 0), chart.title, parts, frame.width)
 
 
 def _legend() -> list[str]:

@@ -21,6 +21,7 @@ from taskmerge.words.statistics import title as title_of
 
 Row = Sequence[Cell | str]
 
+COMPARE = "`taskmerge evaluate RECIPE` compares it with the base, the specialists and the fused model"
 _MODELS = {"rehearse": "rehearsed", "recover": "recovered"}
 """Stage -> what the model that it leaves is called."""
 
@@ -75,13 +76,11 @@ def _run_verdict(found: StageResults) -> list[Banner]:
         names = ", ".join(found.diagnose.drifted)
         text = "This applies to the model before its repair; the numbers are in its section."
         stages.append(Banner("plain", f"Fusing alone made {names} drift", text))
+    rehearsed = {name: report for name, report in found.trained.items() if report.stage == "rehearse"}
     if found.recover is not None:
-        stages.append(_recovery_verdict(found.recover, found.places))
-    stages += [
-        _training_verdict(name, report, found.places)
-        for name, report in found.trained.items()
-        if report.stage == "rehearse"
-    ]
+        last = not banners and not rehearsed
+        stages.append(_recovery_verdict(found.recover, found.places, last))
+    stages += [_training_verdict(*one, found.places, not banners) for one in rehearsed.items()]
     if not banners:
         move = "an `evaluate` section scores base, specialists and what the stages left on pairs of your own"
         latest = next((name for name in ("rehearsed", "recovered", "fused") if name in found.places), None)
@@ -90,7 +89,8 @@ def _run_verdict(found: StageResults) -> list[Banner]:
     return [*banners, *stages]
 
 
-def _recovery_verdict(report: RecoveryReport, places: Mapping[str, str]) -> Banner:
+def _recovery_verdict(report: RecoveryReport, places: Mapping[str, str], last: bool = True) -> Banner:
+    """last: nothing after it decides which model to use."""
     at = f" ({places['recovered']})" if "recovered" in places else ""
     if report.kept == LEAVE:
         moves = ["more pairs in the `recover` section's data; a difference this small needs more of them to be sure"]
@@ -98,18 +98,20 @@ def _recovery_verdict(report: RecoveryReport, places: Mapping[str, str]) -> Bann
     gain = next((arm.gain for arm in report.arms if arm.name == report.kept), None)
     gained = "" if gain is None else f": MRR gained {gain.estimate:.3f} ({gain.low:.3f} to {gain.high:.3f})"
     text = _sentence(f"repaired by {report.kept}; {report.reason}")
-    return Banner("good", f"Use the recovered model{at}{gained}", text)
+    head = f"Use the recovered model{at}" if last else "Recovery repaired the fused model"
+    return Banner("good", f"{head}{gained}", text, [COMPARE] if last else [])
 
 
 def _recovery(report: RecoveryReport) -> list[Section]:
     spans = [Span(arm.name, arm.gain.estimate, arm.gain.low, arm.gain.high) for arm in report.arms if arm.gain]
     note = "Pair by pair against leaving the model as it is; an interval that holds zero shows no gain beyond chance."
-    gains = RangeChart("Gain in MRR of every way of repairing", spans, note)
+    gains = RangeChart("Gain in MRR of every way of repairing", spans, note, zero=True)
     arms = recovery_section(report)
     return [Section("Recovery", (gains, *arms.blocks))]
 
 
-def _training_verdict(name: str, report: StageReport, places: Mapping[str, str]) -> Banner:
+def _training_verdict(name: str, report: StageReport, places: Mapping[str, str], last: bool = True) -> Banner:
+    """last: nothing after it decides which model to use."""
     stage, model = _sentence(_called(name))[:-1], _MODELS.get(report.stage)
     at = f" ({places[model]})" if model is not None and model in places else ""
     said = " ".join(f"{line}." for line in report.verdict())
@@ -124,8 +126,9 @@ def _training_verdict(name: str, report: StageReport, places: Mapping[str, str])
         change = f": mean MRR {report.before['mrr']:.3f} → {report.after['mrr']:.3f}"
     else:
         tone, said = "plain", f"{said} No pairs were held out, so whether it became better was not measured.".strip()
-    head = f"{stage}: trained" if model is None else f"Use the {model} model{at}"
-    return Banner(tone, f"{head}{change}", said)
+    use = model is not None and last
+    head = f"Use the {model} model{at}{change}" if use else f"{stage}{change or ': trained'}"
+    return Banner(tone, head, said, [COMPARE] if use else [])
 
 
 def _training(name: str, report: StageReport) -> Section:

@@ -13,7 +13,7 @@ DRAWN = """
 svg { width: 100%; height: auto; display: block; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
 svg .tick, svg .axis { fill: var(--soft); } .grid { stroke: var(--faint); } .zero { stroke: var(--soft); }
 .leader { stroke: var(--faint); } .line { fill: none; stroke-width: 2; }
-.dot { stroke: var(--card); stroke-width: 1.5; }
+.dot { stroke: var(--card); stroke-width: 1.5; } .dot.hidden { opacity: 0; }
 .around { opacity: .18; } .around, .cell { stroke: none; } .cell { fill: var(--c0); }
 .cell.none { fill: none; stroke: var(--faint); } .cell.below { fill: var(--c1); } svg .number { font-size: 13px; }
 .joined { fill: none; stroke: var(--c1); stroke-width: 2; }
@@ -59,26 +59,35 @@ a { color: var(--link); } a:focus-visible, summary:focus-visible { outline: 2px 
 .scroll:focus-visible { outline: 2px solid var(--c0); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; overflow-wrap: break-word; }
 th, td { text-align: right; padding: .4rem .6rem; border-bottom: 1px solid var(--faint); vertical-align: top; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; } thead th { color: var(--soft); font-weight: 600; }
-tbody tr:last-child td, tbody tr:last-child th { border-bottom: 0; } tbody th { font-weight: 500; }
+th.left, td.left, th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { padding-left: 0; }
+thead th { color: var(--soft); font-weight: 600; }
+tbody tr:last-child td, tbody tr:last-child th { border-bottom: 0; } tbody th { font-weight: 500; min-width: 4.5rem; }
 table.words td, table.words th { text-align: left; } table.words td, table.words th { min-width: 9rem; }
-.detail { color: var(--soft); font-size: .82rem; white-space: nowrap; } .strong { font-weight: 700; }
+.detail { color: var(--soft); font-size: .86em; white-space: nowrap; }
+.strong { font-weight: 700; } code { font-size: .92em; }
 .bar { height: 4px; border-radius: 2px; background: var(--faint); margin-top: .25rem; }
 .bar i { display: block; height: 100%; border-radius: 2px; background: var(--c0); }
 .note { color: var(--soft); font-size: .85rem; margin: .5rem 0 0; }
 .terms { color: var(--soft); font-size: .85rem; margin: .5rem 0 0; } .terms dl { margin: .25rem 0 0; }
 .terms dt { font-weight: 600; color: var(--ink); } .terms dd { margin: 0 0 .35rem; }
 summary { cursor: pointer; } pre { overflow-x: auto; font-size: .8rem; }
-.drawn { max-width: 42rem; }
+.drawn { max-width: 42rem; } .drawn.narrow { display: none; }
 @media (max-width: 40rem) {
   main { padding: 1.25rem .75rem 3rem; } .card { padding: .85rem .85rem; }
-  .drawn svg { min-width: 29rem; } .drawn svg.small { min-width: 0; } th, td { padding: .4rem .45rem; }
+  .drawn svg { min-width: 29rem; } .drawn svg.small { min-width: 0; }
+  .drawn.wide { display: none; } .drawn.narrow { display: block; }
+  table { font-size: .875rem; } th, td { padding: .4rem .35rem; }
 }
 @media print {
   body { font-size: 10pt; } main { max-width: none; padding: 0; } .contents a { color: inherit; text-decoration: none; }
-  .card { break-inside: avoid; border-color: #bbbbbb; } h2, h3 { break-after: avoid; }
+  h2 { margin-top: 1.25rem; } h2, h3 { break-after: avoid; }
+  .card { break-inside: avoid; border-color: #bbbbbb; padding: .6rem .9rem; margin-bottom: .6rem; }
+  table { font-size: 8.5pt; } thead { display: table-header-group; } tr { break-inside: avoid; }
+  th, td { padding: .2rem .35rem; } th { overflow-wrap: anywhere; } .detail { white-space: normal; }
+  .drawn { max-width: 30rem; } .note, .terms { font-size: 8.5pt; }
   .scroll, pre { overflow: visible; background: none; } pre { white-space: pre-wrap; } .drawn svg { min-width: 0; }
-  details::details-content { content-visibility: visible; height: auto; }
+  details:not(.many)::details-content { content-visibility: visible; height: auto; }
   .bar, .bar i, .banner { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """

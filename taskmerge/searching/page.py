@@ -22,7 +22,7 @@ from taskmerge.reporting.content import (
     Texts,
     Tone,
 )
-from taskmerge.searching.findings import Curve, cells
+from taskmerge.searching.findings import Confirmed, Curve, cells
 from taskmerge.searching.outcome import Outcome
 from taskmerge.searching.points import Point
 from taskmerge.searching.references import OWN
@@ -62,18 +62,35 @@ def _banners(outcome: Outcome) -> list[Block]:
     else:
         said = ", ".join(f"{name} {_text(value)}" for name, value in outcome.best.values.items())
         moves = [f"taskmerge fuse {shlex.quote(str(outcome.folder / BEST))}"]
-        blocks.append(Banner("plain", f"Best: {outcome.best.name}", said or "the unchanged recipe", moves))
+        tone, head = verdict_of(
+            outcome.best.name, outcome.confirmed[0] if outcome.confirmed else None, outcome.objectives
+        )
+        blocks.append(Banner(tone, head, said or "the unchanged recipe", moves))
     for one in outcome.confirmed[:1]:
-        tone: Tone = "good" if one.gain.low > 0 else "bad" if one.gain.high < 0 else "open"
-        blocks.append(Banner(tone, "Against the recipe's own weights", one.sentence()))
+        blocks.append(Banner("plain", "Against the recipe's own weights", one.sentence()))
         blocks += [Banner("bad", "A floor is not met", line) for line in one.floor_sentences()]
     lines = [*(curve.sentence() for curve in outcome.curves), *(one.sentence() for one in outcome.correlations)]
     rows: list[Row] = [[line] for line in (*lines, *outcome.notes)]
     return [*blocks, *([Table("Notes", [""], rows)] if rows else [])]
 
 
+def verdict_of(best: str, confirmed: Confirmed | None, objectives: Sequence[str]) -> tuple[Tone, str]:
+    """Whether to use the best point, as new pairs decide. Of several objectives only the first is confirmed, which
+    decides nothing about the others."""
+    if confirmed is None or best == OWN:
+        return "plain", f"Best: {best}"
+    gain = f"{confirmed.gain.estimate:+.3f} ({confirmed.gain.low:+.3f} to {confirmed.gain.high:+.3f}) on new pairs"
+    if len(objectives) > 1:
+        return "plain", f"Best over all objectives: {best}; {objectives[0]} {gain}"
+    if confirmed.gain.low > 0:
+        return "good", f"Use {best}: {gain}"
+    if confirmed.gain.high < 0:
+        return "bad", f"Keep your own weights: {best} changes {gain}"
+    return "open", f"Best, but not significantly better than your own weights: {best}, {gain}"
+
+
 def _confirmed(outcome: Outcome, setting: Setting) -> Table:
-    names = [name for name in outcome.confirmed[0].scores if name.endswith(".mrr")]
+    names = [name for name in outcome.confirmed[0].scores if name.endswith(".mrr") and name != outcome.objectives[0]]
     rows: list[Row] = []
     for one in outcome.confirmed:
         floors = [_above(one.floors[name]) for name in setting.section.floor]
@@ -210,8 +227,10 @@ def _points(outcome: Outcome, setting: Setting) -> Table:
             results = [Cell(f"{point.state} {point.why}".strip()), *[Cell("") for _ in outcome.objectives[1:]]]
             short = ""
         scores = [Cell(f"{point.scores[name]:.4f}") if name in point.scores else Cell("–") for name in names]
-        rows.append([point.name, *results, short, *(_text(point.values.get(name)) for name in axes), *scores])
-    return Table("Points", ["point", *outcome.objectives, "below floor", *axes, *names], rows)
+        floors = [short] if setting.section.floor else []
+        rows.append([point.name, *results, *floors, *(_text(point.values.get(name)) for name in axes), *scores])
+    below = ["below floor"] if setting.section.floor else []
+    return Table("Points", ["point", *outcome.objectives, *below, *axes, *names], rows)
 
 
 def _rank(point: Point) -> tuple[bool, float]:

@@ -29,6 +29,7 @@ from taskmerge.reporting import (
     training_page,
     write_report,
 )
+from taskmerge.reporting.blocks import chart
 from taskmerge.reporting.charts import fitted, padded, ticks
 from taskmerge.reporting.conclusions import choose
 from taskmerge.reporting.content import (
@@ -44,6 +45,7 @@ from taskmerge.reporting.content import (
     Table,
     Texts,
 )
+from taskmerge.reporting.frames import NARROW, WIDE
 from taskmerge.reporting.page import render
 from taskmerge.training.arms import Arm, RecoveryReport
 from taskmerge.training.stages import StageReport
@@ -156,6 +158,28 @@ def test_a_run_without_scores_says_so_and_names_the_latest_model() -> None:
     assert said[1].headline.startswith("Use the recovered model (out/r)")
 
 
+def test_a_run_names_one_model_to_use() -> None:
+    """What the stages before it left is told, and not recommended beside it."""
+    sure = table(SCORES, {("recovered", "fused", "audio"): (0.3, 0.2, 0.4)})
+    report = StageReport("rehearse", 10, 1.0, 4, 2, {"mrr": 0.4}, {"mrr": 0.6})
+    places = {"recovered": "out/r", "rehearsed": "out/h"}
+    found = StageResults(places, None, None, arms("gradient"), {"rehearse": report}, {"retrieval": sure})
+    first, repaired, trained = banners(run_page(found))
+    assert first.headline.startswith("Use recovered: mean MRR 0.650")
+    assert first.moves == ["taskmerge push out/r owner/name --dry-run"]
+    assert repaired.headline == "Recovery repaired the fused model: MRR gained 0.200 (0.100 to 0.300)"
+    assert trained.headline == "Rehearse: mean MRR 0.400 → 0.600"
+    unscored, repaired, trained = banners(run_page(replace(found, evaluate=None)))
+    assert unscored.moves and trained.headline.startswith("Use the rehearsed model (out/h)") and trained.moves
+    assert repaired.headline.startswith("Recovery repaired")
+
+
+def test_no_model_that_was_given_is_proposed_for_the_hub() -> None:
+    sure = table({"base": {"text": 0.9}, "fused": {"text": 0.6}}, {("base", "fused", "text"): (0.3, 0.2, 0.4)})
+    (said,) = banners(evaluation_page({"retrieval": sure}, {"base": "models/base", "fused": "out/fused"}))
+    assert said.headline.startswith("Use base") and not said.moves
+
+
 # --------------------------------------------------------------------------------------------- examples and the map
 
 
@@ -214,6 +238,32 @@ def test_labels_stay_in_their_room_and_axes_tell_their_numbers_apart() -> None:
     for low, high in ((0.9999, 1.0), (0.0, 1.0), (0.6, 1.2), (-3.0, 250.0), (1e-5, 3e-5)):
         shown = [text for _, text in ticks(*padded(low, high))]
         assert len(set(shown)) == len(shown) > 1, (low, high, shown)
+
+
+def test_the_axis_of_differences_shows_zero() -> None:
+    gain = RangeChart("gain", [Span("a", 0.6, 0.5, 0.7)])
+    assert 'class="zero"' in chart(replace(gain, zero=True)) and 'class="zero"' not in chart(gain)
+
+
+def test_a_line_of_many_points_is_drawn_without_dots_and_named_once() -> None:
+    many = LineChart("loss", "step", "loss", [Line("loss", [(float(n), n % 7) for n in range(200)])])
+    drawn = chart(many)
+    assert drawn.count('class="dot hidden') == 200 and drawn.count(">loss</text>") == 1
+    two = LineChart("scores", "step", "loss", [*many.lines, Line("more", [(0.0, 1.0), (1.0, 2.0)])])
+    for frame in (WIDE, NARROW):
+        assert chart(two, frame).count(">loss</text>") == 2 and chart(two, frame).count(">more</text>") == 1
+
+
+def test_commands_in_a_move_are_set_as_code() -> None:
+    shown = Banner("open", "head", "", ["run `taskmerge <b>`, then look"])
+    assert "run <code>taskmerge &lt;b&gt;</code>, then look" in render("t", "", [Section("s", [shown])])
+
+
+def test_columns_of_words_begin_at_the_left() -> None:
+    shown = Table("t", ["item", "ranked by", "score", "time"], [["a", "cosine", "0.5", "44 s"], ["b", "–", "", "1 s"]])
+    text = render("t", "", [Section("s", [shown])])
+    assert '<td class="left">cosine</td>' in text and '<th scope="col" class="left">ranked by</th>' in text
+    assert "<td>0.5</td>" in text and "<td>44 s</td>" in text
 
 
 def test_a_comparison_of_nothing_and_of_many(tmp_path: Path) -> None:
@@ -301,6 +351,37 @@ def test_nothing_complains_and_nothing_is_wider_than_the_window(
     assert browser.overflow() == (0, [])
     ground = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     assert (ground == "rgb(22, 22, 21)") is (scheme == "dark")
+
+
+def test_a_phone_shows_whole_pictures(browser: Browser, page: Path) -> None:
+    """Only a matrix of many names is scrolled; a window shows the wide drawings."""
+    wider = "[...document.querySelectorAll('.scroll')].filter(one => one.querySelector('svg') && %s > one.clientWidth)"
+    wider += ".map(one => one.closest('.card').querySelector('h3').textContent)"
+    seen = "[...document.querySelectorAll('.drawn.%s')].some(one => one.getClientRects().length > 0)"
+    browser.open(page, 390)
+    assert browser.evaluate(wider % "one.scrollWidth") == ["Sign conflict"]
+    assert browser.evaluate(seen % "narrow") is True and browser.evaluate(seen % "wide") is False
+    browser.open(page, 1280)
+    assert browser.evaluate(wider % "one.scrollWidth") == []
+    assert browser.evaluate(seen % "narrow") is False and browser.evaluate(seen % "wide") is True
+
+
+def test_paper_shows_whole_tables(browser: Browser, tmp_path: Path) -> None:
+    """Nothing is cut at the edge of the sheet; of several texts to copy only the names are printed."""
+    names = [f"retrieval.a_long_name_{n}.mrr" for n in range(10)]
+    blocks: list[Any] = [
+        Table("points", ["point", *names], [["trial 1", *["0.1234"] * 10]]),
+        Texts("recipes", [("one", "x\n"), ("two", "y\n")]),
+        Texts("recipe", [("alone", "z\n")]),
+    ]
+    page, _ = write_report(tmp_path / "p.html", "t", [Section("s", blocks)], {})
+    browser.open(page, 720)
+    browser.ask("Emulation.setEmulatedMedia", media="print")
+    beyond = "[...document.querySelectorAll('table')].some(one => one.scrollWidth > one.parentNode.clientWidth + 1)"
+    assert browser.evaluate(beyond) is False
+    shown = "[...document.querySelectorAll('pre')].map(one => one.checkVisibility({contentVisibilityAuto: true}))"
+    assert browser.evaluate(shown) == [False, False, True]
+    browser.ask("Emulation.setEmulatedMedia", media="")
 
 
 def test_text_can_be_read_on_its_ground(browser: Browser, page: Path) -> None:
