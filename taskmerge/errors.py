@@ -75,7 +75,7 @@ class OutputError(TaskmergeError):
 
 
 class InputError(TaskmergeError):
-    """What the user named is wrong: a model, how models fit together, a recipe, an argument."""
+    """An error in the user's input: a model, the combination of models, a recipe, an argument."""
 
 
 class CheckpointError(InputError):
@@ -103,7 +103,7 @@ class RecipeError(UsageError):
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says first; its advice is for its own users."""
+    """Return the first line of another library's error; its advice is for that library's users."""
     said = str(error).strip().splitlines()
     return said[0] if said else type(error).__name__
 

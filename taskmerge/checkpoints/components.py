@@ -1,18 +1,18 @@
-"""Which tensor is backbone, encoder, projector, head …: from header names, shapes and config.json alone.
+"""Component of each tensor (backbone, encoder, projector, head …) from header names, shapes and config.json alone.
 
 Every tensor has exactly one component:
 
-    backbone                         the language model; in a model of one tower, that tower
-    embeddings                       its token embedding table(s), apart from the backbone because rows can be new
+    backbone                         the language model; in a model with one encoder, that encoder
+    embeddings                       its token embedding table(s), separate from the backbone because rows can be new
     head                             lm_head, classifiers, BERT's pooler, logit scales
-    {vision,audio}_encoder           the tower of a modality
-    {vision,audio,text}_projector    what leads from a tower into the backbone's (or the shared) space
-    encoder, projector               a tower whose modality nothing tells; a projector of several, or of such a tower
-    speech_decoder, image_decoder    talker and vocoder of a speaking model; what draws, in a drawing one
-    buffers                          what is not trained by gradient, wherever it sits
+    {vision,audio}_encoder           the encoder of a modality
+    {vision,audio,text}_projector    the layers between an encoder and the backbone's (or the shared) space
+    encoder, projector               an encoder of unknown modality; a projector of several, or of such an encoder
+    speech_decoder, image_decoder    talker and vocoder of a speaking model; the generator of a drawing one
+    buffers                          tensors that are not trained by gradient, in any module
 
-Names say it first (`component_names`). What they leave open, modules of a class of somebody's own,
-shapes do (`foreign_towers`, `foreign_projectors`).
+Names decide first (`component_names`). For tensors that they leave open (modules of a user's own class),
+shapes decide (`foreign_towers`, `foreign_projectors`).
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Components(Mapping[str, str]):
         return name[len(root) + 1 :] if root and name.startswith(f"{root}.") else name
 
     def root(self, component: str) -> str:
-        """What the names of all the component's tensors begin with."""
+        """Return the common prefix of the names of a component's tensors."""
         return self._roots.get(component, "")
 
     def depth(self, component: str) -> int:

@@ -1,4 +1,4 @@
-"""Where in a config.json its language model stands, and the few numbers that several rooms ask it for."""
+"""The section of the language model in a config.json, and the few numbers of it that several rooms use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def width(section: Mapping[str, Any]) -> int | None:
 
 
 def layers(section: Mapping[str, Any]) -> int | None:
-    """How many layers it has; None where it does not say."""
+    """Return the number of layers; None if the section does not state it."""
     return _number(section, _LAYERS)
 
 

@@ -32,7 +32,7 @@ class Tower:
 
     @property
     def component(self) -> str:
-        """What its tensors' component is called."""
+        """The name of the component of its tensors."""
         return f"{self.modality}_encoder" if self.modality else "encoder"
 
 
@@ -84,7 +84,7 @@ class Parts:
         return found
 
     def at(self, path: Path) -> Placed:
-        """Where names place the tensors below a path."""
+        """Return the component that names give to the tensors below a path."""
         return next(self.placed[name] for name in self.under(path))
 
     def root(self, path: Path) -> Path:
@@ -119,5 +119,5 @@ def widths(found: Iterable[Stack]) -> frozenset[int]:
 
 
 def of_text(root: Path) -> bool:
-    """Whether a word of a path says that it is of text."""
+    """Return whether a word of a path is "text"."""
     return any("text" in part.split("_") for part in root)

@@ -1,4 +1,4 @@
-"""What leads from a tower into the language model, told by the widths it leads between and by who waits for it."""
+"""Projectors between an encoder and the language model, found by their widths and by the modules that need them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a checkpoint named by the user lies: a local path, a hub id with a revision, or an hf:// uri."""
+"""Places of checkpoints that the user names: a local path, a hub id with a revision, or an hf:// uri."""
 
 from __future__ import annotations
 
@@ -38,11 +38,13 @@ class HubPlace:
 
 
 def locate(text: str, relative_to: Path | None = None) -> Path | HubPlace:
-    """What the user's text means. hf:// uris are the hub's, those of stores have a folder of this disk that stands for
-    them (`stores.mirrors`); an existing path wins; then ``owner/name[@revision]``.
+    """Return the place that the user's text means.
 
-    relative_to: the folder that relative paths start from (the recipe's). Raises CheckpointError when the text is
-    neither an existing path nor a possible hub id, UsageError for what no path or uri can be.
+    An hf:// uri is on the hub; the uri of a store has a folder of this disk in its place (`stores.mirrors`); then an
+    existing path; then ``owner/name[@revision]``.
+
+    relative_to: the folder that relative paths start from (the recipe's). Raises CheckpointError if the text is
+    neither an existing path nor a possible hub id, UsageError for a text that cannot be a path or a uri.
     """
     place = parse_place(text, "a model")
     if place.kind == "hub":

@@ -58,7 +58,7 @@ class MemoryStateDict(StateDict):
 
 
 def is_live(source: object) -> TypeGuard[nn.Module]:
-    """Whether it is a torch module. Without torch, nobody has one: asking loads nothing."""
+    """Return whether the source is a torch module; torch is not imported for this."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(source, torch.nn.Module)
 

@@ -130,7 +130,7 @@ def packed_infos(tensors: Mapping[str, TensorInfo], base: Unpacked) -> dict[str,
 
 
 def said_of(tensors: Mapping[str, TensorInfo], base: Unpacked) -> list[str]:
-    """What storing a merged model so loses, a line for each way in which weights are stored."""
+    """Describe the loss of storing a merged model in the base's format, one line per kind of storage."""
     ways: dict[str, int] = {}
     for name in tensors:
         codec = base.codecs.get(name)

@@ -1,4 +1,4 @@
-"""What every set of named tensors offers, wherever it lives: disk, memory, or computed on demand."""
+"""The interface of every set of named tensors: on disk, in memory, or computed on demand."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Beside:
-    """What stands beside the tensors of a model and travels with them, through every `StateDict` that wraps another.
+    """The data next to the tensors of a model, which is passed on through every `StateDict` that wraps another.
 
-    config: config.json as a dict ({} when there is none). folder: where config, tokenizer, processor and the other side
-    files lie. module_folders: module of a sentence-transformers model ("" for the transformer itself, "2_Dense") ->
+    config: config.json as a dict ({} without one). folder: folder of config, tokenizer, processor and the other side
+    files. module_folders: module of a sentence-transformers model ("" for the transformer itself, "2_Dense") ->
     its place relative to `folder`; a tensor of a module is named ``2_Dense/linear.weight``. own_tokenizer: folder of
-    the tokenizer, where it does not lie with the transformer (an adapter's). prompts: the settings in
+    the tokenizer, if it is not the transformer's (an adapter's). prompts: the settings in
     config_sentence_transformers.json (prompts, default_prompt_name, truncate_dim, …). commit: of a hub repository.
-    files: every file behind the numbers, name -> file; {} when they are in memory or computed, so that nobody can say
-    whether they are the same next time. output_dtype: torch name of the format to write when nobody asks for one.
+    files: every file behind the numbers, name -> file; {} if they are in memory or computed, so that it is unknown
+        whether
+    they are the same next time. output_dtype: torch name of the format to write by default.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -44,7 +45,7 @@ class Beside:
 
     @property
     def tokenizer_folder(self) -> Path | None:
-        """Where the tokenizer's files lie: its own folder, else the transformer's; None for a model in memory."""
+        """The folder of the tokenizer's files: its own, else the transformer's; None for a model in memory."""
         if self.own_tokenizer is not None or self.folder is None:
             return self.own_tokenizer
         return self.folder / self.module_folders.get("", "")
@@ -59,9 +60,11 @@ class Beside:
 class Output(Protocol):
     """An output folder, as far as a state dict must know it."""
 
-    def add_text(self, name: str, text: str) -> None: ...
+    def add_text(self, name: str, text: str) -> None:
+        """Write a text file into the output."""
 
-    def add_copy(self, name: str, source: Path) -> None: ...
+    def add_copy(self, name: str, source: Path) -> None:
+        """Copy a file into the output."""
 
 
 class StateDict:
@@ -90,11 +93,11 @@ class StateDict:
         raise NotImplementedError
 
     def read_into(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
-        """As `read`, into `out`, 1-D, of the tensor's storage dtype."""
+        """Write the entries of `read` into `out`, 1-D, of the tensor's storage dtype."""
         out[:] = self.read(name, start, stop)
 
     def view(self, name: str) -> np.ndarray | None:
-        """What ``read(name)`` gives, if that is a view of mapped pages and is free; else None."""
+        """Return the result of ``read(name)`` if it is a view of mapped pages, which costs nothing; else None."""
         return None
 
     def release(self, name: str, start: int, stop: int) -> None:
@@ -119,7 +122,7 @@ class StateDict:
         return name
 
     def sources(self) -> Mapping[str, StateDict]:
-        """What it is made of, by label: itself, or for one that is computed what it is computed from."""
+        """Return the state dicts that it is made of, by label: itself, or the sources of a computed one."""
         return {self.label: self}
 
     def write_side_files(self, output: Output, dtype: str | None) -> bool:
@@ -145,15 +148,19 @@ class HasTensors(Protocol):
     """The least that an object of another library must offer to be taken as one; see `StateDict` for the meaning."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """The name in messages."""
 
     @property
-    def tensors(self) -> Mapping[str, TensorInfo]: ...
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """The headers by tensor name."""
 
     @property
-    def config(self) -> Mapping[str, Any]: ...
+    def config(self) -> Mapping[str, Any]:
+        """The content of the model's config.json."""
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray: ...
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return the entries [start, stop) of a flattened tensor, in its storage dtype."""
 
 
 class Adopted(StateDict):

@@ -1,4 +1,4 @@
-"""How much noise a stored tensor carries: what rounding into its number format did to the values it was made of."""
+"""Noise of a stored tensor: the effect of rounding its values to its number format."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def begin_printing() -> None:
 
 
 def next_move(text: str) -> None:
-    """What to do after this command, for the reader."""
+    """Print the next move for the reader."""
     note(f"next: {text}")
 
 

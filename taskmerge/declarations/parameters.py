@@ -71,6 +71,7 @@ class Parameter:
 
     @property
     def required(self) -> bool:
+        """True if there is no default."""
         return self.default is REQUIRED
 
     def schema(self) -> dict[str, Any]:
@@ -83,6 +84,7 @@ class Parameter:
 
     @property
     def default_words(self) -> str:
+        """The default as text for tables; "" for an empty one."""
         if self.required:
             return "required"
         if isinstance(self.default, bool):
@@ -128,6 +130,7 @@ class Section(Kind):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         names = ", ".join(parameter.name for parameter in fields_of(self.cls))
         brief = f"{self._lone.kind.words} or " if self._lone else ""
         return f"{brief}a mapping ({names})"
@@ -138,9 +141,11 @@ class Section(Kind):
         return next((row for row in fields_of(self.cls) if row.name == lone), None)
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return isinstance(value, Mapping) or (self._lone is not None and self._lone.kind.accepts(value))
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         own_reader = getattr(self.cls, "read_section", None)
         if own_reader and isinstance(value, Mapping):
             return own_reader(value, at, problems)
@@ -170,6 +175,7 @@ class Section(Kind):
         return BAD if found else section
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         own_schema = getattr(self.cls, "section_schema", None)
         schema = own_schema() if own_schema else object_schema(fields_of(self.cls))
         return {"anyOf": [self._lone.kind.schema(), schema]} if self._lone else schema

@@ -1,4 +1,4 @@
-"""What the demo ships, made from nothing but MiniLM, espeak-ng and scikit-learn's digits (`--from-scratch`)."""
+"""Making the files that the demo ships, from MiniLM, espeak-ng and scikit-learn's digits alone (`--from-scratch`)."""
 
 from __future__ import annotations
 

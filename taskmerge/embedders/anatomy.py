@@ -1,7 +1,7 @@
-"""Where in a live embedder the projectors, the backbone's layers and the projected tokens are.
+"""Parts of a live embedder: its projectors, the backbone's layers, and the projected tokens.
 
-Works on the grafted embedder and on architectures that own their towers (Qwen2-Audio, Qwen3-VL, …), whose parts are
-found by their component map.
+Works on the grafted embedder and on architectures with encoders of their own (Qwen2-Audio, Qwen3-VL, …), whose parts
+are found by their component map.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What items and parts of a model are, by their content: keys that change when, and only when, values could."""
+"""Identity of items and parts of a model by their content: keys that change if, and only if, values could."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ REVISION_LENGTH = 40
 
 
 def identity_of(tensors: Mapping[str, Tensor], code: Iterable[object], settings: Any) -> str | None:
-    """What decides the values that a part of a model computes: its tensors, settings, precision, device, libraries.
+    """Hash everything that decides the values of a part of a model: tensors, settings, precision, device, libraries.
 
     Args:
-        tensors: of the part.  code: objects whose classes compute, children too.  settings: plain values.
+        tensors: of the part.
+        code: objects whose classes compute, children too.
+        settings: plain values.
 
     Returns:
-        The first 40 hexadecimal digits of a sha256; None where code of somebody's own runs, which may change unseen.
+        The first 40 hexadecimal digits of a sha256; None if a user's own code runs, which may change unnoticed.
     """
     import torch
     import transformers
@@ -97,7 +99,7 @@ def tensor_bytes(tensor: Tensor) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """What of a value JSON can hold; the rest could be called otherwise in every run."""
+    """Return the parts of a value that JSON can represent; other objects become the names of their types."""
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

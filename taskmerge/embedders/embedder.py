@@ -82,7 +82,7 @@ class OmniEmbedder(InputModule):
 
     @property
     def inputs(self) -> BackboneInputs:
-        """What makes features of items for the backbone."""
+        """The object that makes features of items for the backbone."""
         return self._inputs[0]
 
     @property
@@ -102,7 +102,7 @@ class OmniEmbedder(InputModule):
 
     @property
     def modalities(self) -> list[Any]:
-        """What the backbone takes by itself, what the towers take, and "message": a batch that mixes them."""
+        """The modalities of the backbone and of the added encoders, and "message": a batch that mixes them."""
         return [*dict.fromkeys([*self.inputs.modalities, *self.tower_of]), "message"]
 
     def get_embedding_dimension(self) -> int:
@@ -243,6 +243,7 @@ class OmniEmbedder(InputModule):
     # Saving and loading
 
     def get_config_dict(self) -> dict[str, Any]:
+        """Return the content of the module's config file: towers, inputs, pooling and backbone."""
         towers = [
             {**tower.to_dict(), "encoder": {"kind": tower.encoder["kind"], **self.encoder(name).options}}
             for name, tower in self.towers.items()

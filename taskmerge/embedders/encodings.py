@@ -42,7 +42,7 @@ _TOGETHER = 1 << 17
 
 @dataclass(frozen=True)
 class Keeping:
-    """Where encodings are kept, and how much.
+    """The settings of the store of encodings.
 
     folder: None: `encodings` in the user's cache folder.  limit: bytes of all encodings there; 0 keeps none beyond the
     run, in a temporary folder.

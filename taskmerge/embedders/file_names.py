@@ -1,4 +1,4 @@
-"""Which name a live tensor has in the file that its model came from."""
+"""Names of live tensors in the file that their model was loaded from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model is, by its content: a hash that changes when, and only when, results could."""
+"""Identity of a model by its content: a hash that changes if, and only if, results could."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pairs that judge have in common with pairs that were trained on."""
+"""Overlap of pairs for evaluation with pairs that were trained on."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Pairs:
 
     @property
     def modality(self) -> str:
-        """What the model sees: "audio", "image", "video" or "text"."""
+        """The modality of the items for the model: "audio", "image", "video" or "text"."""
         return modality_of_column(self.column) if self.column in COLUMNS else TEXT
 
     @property
@@ -79,7 +79,7 @@ class Pairs:
         return index, np.unique(index, return_index=True)[1].tolist()
 
     def spellings(self) -> np.ndarray:
-        """Which texts are one, of the pairs and of their negatives: (pairs, 1 + negatives) int64."""
+        """Number the texts of the pairs and of their negatives, equal for equal texts: (pairs, 1 + negatives) int64."""
         if not self.negatives:
             return self._numbered[0][:, None].copy()
         written = [spelling(text) for column in (self.texts, *self.negatives) for text in column]
@@ -142,7 +142,7 @@ class Pairs:
 
 
 def spelling(text: str) -> str:
-    """What texts that are spelled differently have in common; see `Pairs.distinct`."""
+    """Return the form that texts with different spellings share; see `Pairs.distinct`."""
     folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
     words = " ".join(folded.split())
     return words.rstrip(_CLOSING).rstrip() or words
@@ -279,7 +279,7 @@ class StoredItems(Sequence[Any]):
             yield _item(row.get(self._column), self._column, self._folder)
 
     def take(self, rows: Sequence[int]) -> StoredItems:
-        """Those at `rows`, in that order."""
+        """Return the items at `rows`, in that order."""
         chosen = np.asarray(rows, dtype=np.int64)
         return StoredItems(
             self._rows, self._column, self._folder, chosen if self._numbers is None else self._numbers[chosen]

@@ -45,7 +45,7 @@ def without_torchvision() -> Iterator[None]:
 
 
 class PillowVideoProcessor:
-    """What stands in for transformers' `AutoVideoProcessor`."""
+    """A substitute for transformers' `AutoVideoProcessor`."""
 
     @classmethod
     def from_pretrained(cls, source: str, **options: Any) -> Any:

@@ -115,7 +115,7 @@ def transfer(merged: nn.Module, base: nn.Module) -> None:
 
 
 def settle(module: Any, prompts: Mapping[str, Any]) -> None:
-    """What a sentence-transformers model is told beside its tensors: the merge's prompts, and a model card of its own.
+    """Set the merge's prompts and a model card of its own in a sentence-transformers model.
 
     Args:
         module: any live model; others have neither.
@@ -185,5 +185,5 @@ def _transformers_class(base: nn.Module, folder: Path) -> Any:
 
 
 def no_place(base: nn.Module, names: Iterable[str]) -> UsageError:
-    """What is said of a merge that a model cannot be, where no library can make another one."""
+    """Return the error for a merge that does not fit the live model, if no library can make another one."""
     return UsageError(f"a {type(base).__name__} has no place for {few(names, 3)} of the merge", next_move=AS_TENSORS)

@@ -104,7 +104,7 @@ def model_search(
     *,
     device: str = "cpu",
 ) -> ModelSearch:
-    """As `measure_model`, in rounds that several processes can share; nothing is read yet."""
+    """Prepare `measure_model` as rounds that several processes can share; nothing is read yet."""
     return ModelSearch(_backend(device), tensors, keeps)
 
 

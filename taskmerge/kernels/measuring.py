@@ -38,7 +38,7 @@ class Search:
 
     @property
     def open(self) -> list[Query]:
-        """What is still looked for."""
+        """The queries without an answer."""
         return [query for query in self.queries if query.bits is None]
 
     def sample(self) -> None:
@@ -63,7 +63,7 @@ class Search:
             query.narrow(int(count), bins)
 
     def bounds(self) -> list[Bounds]:
-        """What was found."""
+        """Return the bounds that the search found."""
         if self._total == 0:
             return [dict.fromkeys(ways, (0.0, 0.0)) for ways in self._keeps]
         found = {(query.specialist, query.rank): magnitude_of(query.bits or 0) for query in self.queries}

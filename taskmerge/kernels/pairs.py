@@ -29,6 +29,7 @@ class Pair(NamedTuple):
 
     @property
     def operands(self) -> tuple[Operand, ...]:
+        """The operands: the base's, then those of the specialists."""
         return (self.base, *self.specialists)
 
     @property
@@ -46,6 +47,7 @@ class Piece(NamedTuple):
 
     @property
     def length(self) -> int:
+        """The number of entries."""
         return self.stop - self.start
 
     def widened_to_rows(self) -> Piece:
@@ -63,7 +65,7 @@ class Job(NamedTuple):
     out: np.ndarray
 
     def weights(self, program: Program) -> tuple[float, ...]:
-        """Those of the program, unless measuring has found others; as float64 takes them."""
+        """Return the measured weights, else those of the program, as float64 values."""
         return tuple(float(w) for w in (program.weights if self.measured.weights is None else self.measured.weights))
 
     def base_factor(self, program: Program) -> float:
@@ -73,8 +75,10 @@ class Job(NamedTuple):
         return float(program.base_factor(self.measured.weights))
 
     def factors(self, program: Program) -> tuple[float, ...]:
-        """What each specialist's survivors are multiplied by. One over the density is rounded: a division per entry
-        takes longer than all else that is done with it."""
+        """Return the factor of each specialist's survivors.
+
+        One over the density is rounded, because a division per entry takes longer than all other operations on it.
+        """
         found = self.measured.factors or ()
         return tuple(float(found[i]) if by_mass(way) else given_factor(way) for i, way in enumerate(program.ways))
 

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Told:
-    """What a task is given. folder: what relative paths start from. threads: those of the process that asked: products
-    of matrices have the same bits with the same number of them."""
+    """The arguments of a task.
+
+    folder: the folder that relative paths start from. threads: number of threads of the process that asked; products
+    of matrices have the same bits with the same number.
+    """
 
     model: ModelSource
     probes: str

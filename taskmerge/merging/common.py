@@ -1,4 +1,4 @@
-"""What merges of the same inputs have in common: measuring passes, and merged deltas before their scale."""
+"""Results that merges of the same inputs share: measuring passes, and merged deltas before their scale."""
 
 from __future__ import annotations
 

@@ -38,9 +38,13 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Written:
-    """What a run has made. path: the output folder; sha256: of each weight file; resumed: files taken over; left: what
-    was put into the folder that it replaced while it ran, and stays where it is; remade: finished files of the
-    interrupted run that were no longer as it had written them; card: what the model card leaves open."""
+    """The result of a run.
+
+    path: the output folder; sha256: of each weight file; resumed: files reused from the interrupted run; left: files
+        that
+    were put into the replaced folder during the run, which remain there; remade: finished files of the interrupted run
+    that had changed since; card: information that the model card leaves open.
+    """
 
     path: Path | StoreUri
     bytes: int

@@ -69,7 +69,7 @@ class FusedStateDict(StateDict):
         return out
 
     def read_into(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
-        """As `read`, into `out`, 1-D, of the tensor's storage dtype; merged in place where chunks are merged."""
+        """Write the entries of `read` into `out`, 1-D, of the tensor's storage dtype; merge in place if streamed."""
         step = self.steps[name]
         if step.action != "merge":
             out[:] = self._taken(step, start, stop)
@@ -100,7 +100,7 @@ class FusedStateDict(StateDict):
                 self._agreed.get(step.info.name, partial(self._check_agreement, step))
 
     def measurement(self, step: TensorStep) -> kernels.Measurement | None:
-        """What the passes before merging find of a step that streams; None where there is nothing to find."""
+        """Return the results of the passes before merging for a step that streams; None if no pass is needed."""
         streamed = self._stream_of(step)
         return self._measurement(step, streamed) if streamed is not None and streamed.program.measured else None
 

@@ -24,10 +24,12 @@ from taskmerge.words.places import is_pattern
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is merged, open. state_dicts: the base under "base", and each specialist by its label.
+    """The open inputs of a merge. state_dicts: the base under "base", and each specialist by its label.
 
-    own_bases: of specialists that were fine-tuned from another model than the base. deltas: the specialists that are
-    task vectors themselves, and the tensors that each brings whole. adapters: those that are an adapter over the base.
+    own_bases: bases of specialists that were fine-tuned from another model than the base. deltas: the specialists that
+        are
+    task vectors themselves, with the tensors that each stores completely. adapters: specialists that are an adapter on
+    the base.
     """
 
     state_dicts: Mapping[str, StateDict]

@@ -12,9 +12,10 @@ Result = TypeVar("Result")
 
 
 class Once(Generic[Key, Result]):
-    """What was computed for each key; who asks while it is being computed waits for it, a failure is everyone's.
+    """A cache that computes the result for each key once.
 
-    most: how many results are remembered, the latest; None for all.
+    Threads that ask during the computation wait for it; a failure is raised in all of them. most: maximum number of
+    results that are kept, the latest; None for all.
     """
 
     def __init__(self, most: int | None = None) -> None:

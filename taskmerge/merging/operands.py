@@ -1,4 +1,4 @@
-"""What the kernels are given of each input: a model's tensor, or a task vector's own entries."""
+"""The kernels' operands for each input: a model's tensor, or a task vector's own entries."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Operands:
         return _stored(self.plan.base, step.source.name)
 
     def specialist(self, step: TensorStep, source: Source) -> Operand:
-        """What one specialist brings to a step."""
+        """Return the operand of one specialist in a step."""
         if step.protected:
             place = step.specialists.index(source)
             return self._computed(step, lambda start, stop: self._protected(step)[place, start:stop])
@@ -49,7 +49,7 @@ class Operands:
         return self._delta_of(step, self.specialist(step, source), start, stop)
 
     def exact(self, step: TensorStep, source: Source) -> bool:
-        """Whether the delta was never rounded to a storage format: an adapter's own product."""
+        """Return whether the delta was never rounded to a storage format: an adapter's own product."""
         return source.label in self.plan.adapters and self.plan.inputs[source.label].delta(source.name) is not None
 
     def _unprotected(self, step: TensorStep, source: Source) -> Operand:

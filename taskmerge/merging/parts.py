@@ -43,7 +43,7 @@ class Job:
 
 
 def measures_the_model(plan: Plan) -> bool:
-    """Whether something is measured over the whole model, for which every part must be measured first."""
+    """Return whether a plan needs a measurement over the complete model, which all parts make first."""
     return bool(FusedStateDict(plan).thresholds.steps)
 
 

@@ -39,7 +39,7 @@ def describe(
 
 
 def sentence(step: TensorStep) -> str:
-    """What happened to a tensor, in words."""
+    """Describe the step of a tensor in words."""
     if step.action != "merge":
         return f"{step.action} from {step.source.label}: {step.rule}"
     shares = ", ".join(
@@ -50,7 +50,7 @@ def sentence(step: TensorStep) -> str:
 
 
 class FusedRecord(Record):
-    """What of a fused model's record is read back."""
+    """The fields of a fused model's record that are read again."""
 
     recipe: str
     recipe_folder: str
@@ -74,7 +74,7 @@ def read_provenance(folder: Path) -> FusedRecord:
 
 @cache
 def versions() -> Mapping[str, str | None]:
-    """Those of Python and of the libraries that a result may depend on; None for one that is not there."""
+    """Return the versions of Python and of the libraries that a result may depend on; None if not installed."""
     from importlib.metadata import PackageNotFoundError, version  # slow to import
 
     table: dict[str, str | None] = {"python": platform.python_version()}

@@ -1,4 +1,4 @@
-"""What a recipe says of the output's tokenizer: its rows, and the files of it that are written anew."""
+"""The output's tokenizer as a recipe asks for it: its rows, and its files that are written again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a fused model is what its record says: hashes of inputs and output, and every tensor derived again."""
+"""Verification of a fused model against its record: hashes of inputs and output, and every tensor derived again."""
 
 from __future__ import annotations
 

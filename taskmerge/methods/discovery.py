@@ -1,4 +1,4 @@
-"""Where other merge methods come from: installed entry points, and `path/to/file.py:name` in a recipe."""
+"""Merge methods from outside the package: installed entry points, and `path/to/file.py:name` in a recipe."""
 
 from __future__ import annotations
 

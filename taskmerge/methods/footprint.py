@@ -1,6 +1,6 @@
-"""How much a method that takes whole tensors holds at its peak, as it declares it: `merge_method(memory=held(…))`.
+"""Peak memory of methods that take complete tensors, as they declare it: `merge_method(memory=held(…))`.
 
-The numbers are measured, not derived: `python benchmarks/whole_tensor_memory.py` prints them beside the declarations.
+The numbers are measured, not derived: `python benchmarks/whole_tensor_memory.py` prints them next to the declarations.
 """
 
 from __future__ import annotations

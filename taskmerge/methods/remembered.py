@@ -1,7 +1,7 @@
-"""What pure functions gave for the same tensors: decompositions that several merges of the same models have in common.
+"""A cache of pure functions of tensors: decompositions that several merges of the same models share.
 
-Nothing is remembered unless a store is open around the merge (`remembering`). What is given again has the same bits:
-results stand under a hash of every byte of what they were made from.
+Nothing is cached unless a store is open around the merge (`remembering`). Cached results have the same bits: their key
+is a hash of every byte of the inputs.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def elect_and_merge(
 
 
 def largest_entries(values: Tensor, share: float) -> Tensor:
-    """Where each row holds one of its max(1, ⌊share·n⌋) largest values, ties all counted: (rows, n), bool."""
+    """Return a mask of the max(1, ⌊share·n⌋) largest values of each row, ties all included: (rows, n), bool."""
     count = values.shape[1]
     last = min(max(1, math.floor(share * count)), count)
     return values >= values.sort(dim=1, descending=True).values[:, last - 1 : last]

@@ -21,10 +21,11 @@ class Interval:
     confidence: float = 0.95
 
     def excludes(self, value: float) -> bool:
-        """Whether `value` lies outside [low, high]."""
+        """Return whether `value` is outside [low, high]."""
         return value < self.low or value > self.high
 
     def as_dict(self) -> dict[str, float | int]:
+        """Return plain data for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -57,7 +58,7 @@ def mean_intervals(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """As `mean_interval`, of several statistics of the same items on the same draws.
+    """Compute `mean_interval` of several statistics of the same items, on the same draws.
 
     values: name -> (n,), of the same items in the same order.
     """

@@ -26,6 +26,7 @@ class QueryScores:
         return self.values[metric]
 
     def means(self) -> dict[str, float]:
+        """Return the mean of each metric over the queries."""
         return {name: float(scores.mean()) for name, scores in self.values.items()}
 
 

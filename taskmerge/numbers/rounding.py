@@ -49,19 +49,19 @@ def step(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def on_grid(values: np.ndarray, dtype: str) -> bool:
-    """Whether every value (float64) is a number of format `dtype`."""
+    """Return whether every value (float64) is a number of format `dtype`."""
     return dtype == "F64" or bool(np.array_equal(decode(encode(values, dtype), dtype), values))
 
 
 def holds_nan(stored: np.ndarray, dtype: str) -> bool:
-    """Whether any entry of format `dtype` is NaN."""
+    """Return whether any entry of format `dtype` is NaN."""
     if dtype == "BF16":
         return bool(((stored & np.uint16(0x7FFF)) > np.uint16(0x7F80)).any())
     return bool(np.isnan(stored).any())
 
 
 def infinities(stored: np.ndarray, dtype: str) -> int:
-    """How many entries of format `dtype` are +inf or -inf."""
+    """Count the entries of format `dtype` that are +inf or -inf."""
     if dtype == "BF16":
         return int(np.count_nonzero((stored & np.uint16(0x7FFF)) == np.uint16(0x7F80)))
     return int(np.count_nonzero(np.isinf(stored)))

@@ -1,6 +1,4 @@
-"""What can be known before any stage runs: whether the data can be read, and whether the parts and modalities that
-the recipe names will be there.
-"""
+"""Checks before any stage runs: readable data, and the components and modalities that the recipe refers to."""
 
 from __future__ import annotations
 

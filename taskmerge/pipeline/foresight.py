@@ -1,4 +1,4 @@
-"""Whether what `specialize` is going to leave can be fused, seen from names and shapes before anything is trained."""
+"""Check that the results of `specialize` can be fused, from names and shapes before anything is trained."""
 
 from __future__ import annotations
 

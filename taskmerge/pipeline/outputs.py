@@ -20,7 +20,7 @@ from taskmerge.training.work import check_work
 
 
 def destination(run: Run, stage: str, out: Path, **made_from: Path) -> Destination:
-    """Where a stage puts its model. One that this stage left there earlier gives way to the new one, no other does."""
+    """Return the destination of a stage's model, which replaces an earlier model of the same stage only."""
     return Destination(
         absolute(out),
         fresh=run.fresh or _is_own(run, stage, out),

@@ -1,4 +1,4 @@
-"""What the pairs that judge share with pairs that a stage of the recipe trains on: the recipe knows both."""
+"""Overlap of pairs for evaluation with pairs that a stage of the recipe trains on: the recipe knows both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every stage of a recipe will take, before any of them runs: pairs, parameters, bytes, disk, hours."""
+"""Estimate of the needs of every stage of a recipe before it runs: pairs, parameters, bytes, disk, hours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the models are there that the stages of a run read and that none of them makes."""
+"""Check that the models exist that the stages of a run read and that no stage makes."""
 
 from __future__ import annotations
 

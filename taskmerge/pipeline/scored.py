@@ -1,4 +1,4 @@
-"""Whether the sets and tasks that a recipe speaks of are trained or scored on by any of its stages."""
+"""Check that the sets and tasks that a recipe refers to are trained or scored on by one of its stages."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def mteb_problems(current: Run) -> Iterator[Problem]:
 
 
 def results_place(current: Run) -> Path:
-    """Where mteb's results are kept. Raises UsageError for what is no path of this disk."""
+    """Return the folder of mteb's results. Raises UsageError for a path that is not on this disk."""
     section = current.recipe.evaluate
     if section is None or section.results is None:
         return current.places.report / "mteb"

@@ -209,7 +209,7 @@ def evaluate(run: Run) -> None:
 
 
 def against(names: Iterable[str]) -> dict[str, list[str]]:
-    """Which variants are compared with which: every stage with those before it that it was made from."""
+    """Return the variants that each variant is compared with: every stage with those that it was made from."""
     models = list(names)
     specialists = [name for name in models if name.startswith("specialist ")]
     made_from = {

@@ -1,7 +1,7 @@
-"""What the stages of one run share: where things lie, and notes of what was made from what.
+"""State that the stages of one run share: the places of their results, and notes of their inputs.
 
-Every stage leaves a note of what it was made from: its section of the recipe, and the files that were opened while it
-ran. While the note still holds, the stage is skipped; a stage that was killed resumes from its own last checkpoint.
+Every stage writes a note of its inputs: its section of the recipe, and the files that were opened while it
+ran. While the note is still valid, the stage is skipped; a stage that was killed resumes from its own last checkpoint.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Places:
-    """Where the stages of a recipe leave things, all from `output.path`: OUT is the fused model itself."""
+    """The places of the results of a recipe's stages, all derived from `output.path`: OUT is the fused model itself."""
 
     fused: Path
 
@@ -56,10 +56,12 @@ class Places:
 
     @property
     def recovered(self) -> Path:
+        """The folder of the recovered model."""
         return self.beside("recovered")
 
     @property
     def rehearsed(self) -> Path:
+        """The folder of the rehearsed model."""
         return self.beside("rehearsed")
 
     @property
@@ -73,9 +75,9 @@ _NOTED = ("fuse", "diagnose", "recover", "rehearse", "evaluate")
 
 
 class Note(TypedDict, total=False):
-    """What a stage leaves in the report folder: what it was made from, and its result once it is done.
+    """The note of a stage in the report folder: its inputs, and its result when it is complete.
 
-    section: hash of what the recipe says of it. inputs: what was opened, path relative to the recipe -> what it was.
+    section: hash of its section of the recipe. inputs: files that were opened, path relative to the recipe -> identity.
     version: of taskmerge, which made it.
     """
 
@@ -88,7 +90,10 @@ class Note(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Step:
-    """What runs once. name: of its note. section: what of the recipe decides it. outputs: what it leaves."""
+    """A unit of work that runs once.
+
+    name: of its note. section: the recipe's part that decides it. outputs: its results.
+    """
 
     name: str
     section: Any
@@ -168,7 +173,7 @@ class Run:
         return self.path(source) if is_path and self.path(source).exists() else source
 
     def encoder(self, section: Graft) -> str:
-        """What to graft: a kind, a folder (relative to the recipe) or a hub id."""
+        """Return the encoder to graft: a kind, a folder (relative to the recipe) or a hub id."""
         from taskmerge.embedders.encoders import encoder_kinds
 
         if section.encoder in encoder_kinds() or parse_place(section.encoder, "an encoder").kind != "path":
@@ -192,17 +197,17 @@ class Run:
             ) from None
 
     def is_done(self, step: Step) -> bool:
-        """Whether a stage was made from what the recipe says and the files are now, and what it left is there."""
+        """Return whether a stage was made from the present recipe and files, and its outputs exist."""
         known = self._note(step)
         whole = known.get("done") and "result" in known and self._unchanged(step, known)
         return bool(whole) and all(path.exists() for path in step.outputs)
 
     def has_lost(self, step: Step) -> bool:
-        """Whether a stage has left something that is no longer there."""
+        """Return whether an output of a complete stage is missing."""
         return bool(self._note(step).get("done")) and not all(path.exists() for path in step.outputs)
 
     def note_of(self, stage: str) -> Path:
-        """Where a stage's note lies."""
+        """Return the path of a stage's note."""
         return self.places.report / f"{stage}.json"
 
     def _note(self, step: Step) -> Note:
@@ -247,7 +252,7 @@ class Run:
             clear_work(self.work(stage))
 
     def follow(self, step: Step, make: Callable[[], Any]) -> None:
-        """What `once` is in a process that is not the first: takes part in the stage that the first one has begun."""
+        """Take part in the stage that the first process has begun: the counterpart of `once` in the other processes."""
         if step.name == self.followed:
             make()
 

@@ -1,4 +1,4 @@
-"""What each stage of a recipe is made from, besides the files that it opens, and what it leaves."""
+"""Inputs of each stage of a recipe in addition to the files that it opens, and its outputs."""
 
 from __future__ import annotations
 

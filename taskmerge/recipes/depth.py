@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a tensor stands in its model. depth: from 0 (first layer) to 1 (last), None outside the layers."""
+    """The place of a tensor in its model. depth: from 0 (first layer) to 1 (last), None outside the layers."""
 
     depth: float | None
     embeddings: bool = False

@@ -94,6 +94,7 @@ method of your own, with a path relative to the recipe; only that file is execut
 
 
 def table(rows: Sequence[Parameter]) -> str:
+    """Return the table of parameters in Markdown."""
     return "\n".join([HEAD, *(_brief(row) for row in rows)])
 
 
@@ -111,6 +112,7 @@ def section_of(kind: Kind) -> type | None:
 
 
 def method_sections(methods: Sequence[MergeMethod]) -> Iterator[str]:
+    """Yield the paragraphs about the merge methods, in Markdown."""
     for method in methods:
         yield f"### `{method.name}`"
         yield f"Also called {', '.join(f'`{alias}`' for alias in method.aliases)}." if method.aliases else ""
@@ -163,6 +165,7 @@ def pages(example: str) -> dict[str, str]:
 
 
 def main(folder: str) -> None:
+    """Write the pages about recipes and methods into a folder."""
     example = (Path(folder).parent / "merge_configs" / "omni_audio_graft.yaml").read_text("utf-8")
     for name, text in pages(example).items():
         (Path(folder) / name).write_text(text, "utf-8")

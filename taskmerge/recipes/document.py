@@ -83,7 +83,7 @@ def read_documents(path: str | Path) -> list[Document]:
 
 
 def parse_documents(text: str, label: str, folder: Path) -> list[Document]:
-    """As `read_documents`, from text."""
+    """Parse documents from text, as `read_documents` does from a file."""
     try:
         nodes = list(yaml.compose_all(text, Loader=_Composer))
     except yaml.MarkedYAMLError as error:

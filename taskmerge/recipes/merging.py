@@ -115,10 +115,10 @@ class Merge:
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for the tensors of one rule, gradients not yet resolved. options: every parameter of the method.
+    """The settings for the tensors of one rule, gradients not yet resolved. options: every parameter of the method.
 
-    weight: what takes the place of the specialists' own; None where theirs hold (or the method finds its own).
-    section_weight: what holds for the specialists that a rule's weights do not name, before their own.
+    weight: replaces the specialists' own weights; None to keep them (or if the method computes its own).
+    section_weight: for the specialists that a rule's weights do not name, in preference to their own.
     """
 
     method: MergeMethod

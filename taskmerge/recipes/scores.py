@@ -1,8 +1,8 @@
-"""What a search maximises, as a recipe writes it: `mean(retrieval.*.mrr)`, `retrieval.audio.recall_at_1`, `min(…)`.
+"""Objectives of a search, as a recipe writes them: `mean(retrieval.*.mrr)`, `retrieval.audio.recall_at_1`, `min(…)`.
 
-A score's name is `retrieval.SET.METRIC`, an item looking for its text; `retrieval.SET.METRIC.from_text`, a text looking
-for any of its items; or `agreement.SET`, the share of each item's nearest texts that are those it has under the
-specialist of that name. The last needs no pairs: which text stands beside which item plays no role.
+A score's name is `retrieval.SET.METRIC`, an item searching its text; `retrieval.SET.METRIC.from_text`, a text searching
+any of its items; or `agreement.SET`, the share of each item's nearest texts that are also nearest under the
+specialist of that name. The last needs no pairs: it does not matter which text belongs to which item.
 """
 
 from __future__ import annotations

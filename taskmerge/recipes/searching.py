@@ -58,6 +58,7 @@ class Range:
         return () if self.bounds is not None else self.values
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problems that affect several keys."""
         if self.values and (self.low is not None or self.high is not None):
             yield Problem("vary: both a list of values and low or high", self.place, "keep one of them")
         elif not self.values and (self.low is None or self.high is None):
@@ -136,6 +137,7 @@ class Floor:
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problem of an unknown metric."""
         if self.metric not in METRICS:
             yield Problem(f"floor: unknown metric {self.metric!r}", self.place, did_you_mean(self.metric, METRICS))
 
@@ -184,6 +186,7 @@ class Search:
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problems that affect several keys."""
         if not self.vary:
             yield Problem("search: nothing is varied", self.place, "vary: {specialists.*.weight: [0.1, 1.0]}")
         for text in self.maximize:

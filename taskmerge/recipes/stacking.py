@@ -25,7 +25,7 @@ def runs_of(stack: Sequence[Entry] | None) -> tuple[dict[str, range], ...]:
 
 
 def stack_problems(stack: Sequence[Entry], specialists: Mapping[str, object], place: str) -> Iterator[Problem]:
-    """What is wrong with a stack by itself."""
+    """Yield the problems of a stack that are independent of the models."""
     for number, entry in enumerate(stack):
         what = f"stack[{number}]"
         if not entry:

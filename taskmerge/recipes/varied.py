@@ -13,7 +13,7 @@ from taskmerge.recipes.searching import Range
 
 
 def value_problems(recipe: Recipe, axes: Sequence[Axis]) -> Iterator[Problem]:
-    """What a recipe says of the ends of every axis, each with the others as they are."""
+    """Yield the problems of the recipe at the ends of every axis, each with the others unchanged."""
     told: set[str] = set()
     for axis in axes:
         for value in axis.ends:
@@ -37,7 +37,7 @@ def _method_for(axis: Axis, recipe: Recipe) -> dict[str, Any]:
 
 
 def current(recipe: Recipe, axis: Axis) -> Any:
-    """What the recipe itself says on an axis; None where it says nothing that lies there."""
+    """Return the recipe's own value on an axis; None if it has none on it."""
     merge = recipe.merge
     if axis.option == METHOD:
         return merge.method

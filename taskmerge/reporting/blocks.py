@@ -1,4 +1,4 @@
-"""What stands in a section, as HTML: banners, tables, charts, texts to copy, and the terms that each uses."""
+"""HTML of the blocks in a section: banners, tables, charts, texts to copy, and the terms that each uses."""
 
 from __future__ import annotations
 

@@ -123,6 +123,7 @@ def _band(line: Line, color: str, at: Place) -> str:
 
 
 def grid_lines(y_low: float, y_high: float, at: Place, x_low: float, x_high: float) -> list[str]:
+    """Return horizontal grid lines with their labels, as SVG."""
     parts = []
     for tick, text in ticks(y_low, y_high):
         (left, y), (right, _) = at(x_low, tick), at(x_high, tick)
@@ -200,6 +201,7 @@ def _tick_text(value: float, digits: int) -> str:
 
 
 def number_text(value: float) -> str:
+    """Return a number with three significant digits."""
     return f"{value:.3g}".replace("-0", "0") if abs(value) < 1e-12 else f"{value:.3g}"
 
 

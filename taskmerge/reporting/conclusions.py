@@ -1,4 +1,4 @@
-"""Which model to use, and what to do next: from what was measured, else from what the stages kept."""
+"""Conclusions: the model to use, and the next move, from measurements, else from the decisions of the stages."""
 
 from __future__ import annotations
 

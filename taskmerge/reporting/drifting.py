@@ -26,7 +26,7 @@ def drift_details(report: DriftReport) -> list[Section]:
 
 
 def drift_verdict(report: DriftReport) -> list[Banner]:
-    """Which model to use for which modality, and the next move; the numbers stand in the modality's own section."""
+    """Return banners with the model to use for each modality, and the next move; the numbers are in its own section."""
     if not report.modalities:
         text = (
             "Nothing was measured: the forecast below comes from the weights alone, and recall follows it only loosely."

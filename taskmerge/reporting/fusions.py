@@ -1,4 +1,4 @@
-"""What a fuse did, as sections: the model and what to do with it, what became of each component, by which rule."""
+"""Sections about a fuse: the model and its use, the treatment of each component, and the rules."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _to_know(table: Mapping[str, Any]) -> list[Block]:
 
 
 def components_table(components: Mapping[str, Mapping[str, int]]) -> Table:
-    """How many tensors of each component are merged, kept, copied."""
+    """Return the table of tensors that are merged, kept and copied, by component."""
     rows: list[Row] = []
     for name, counts in sorted(components.items()):
         total = sum(counts.values())

@@ -1,4 +1,4 @@
-"""How a page's numbers came about: recipe, versions, machine."""
+"""Origin of a page's numbers: recipe, versions, machine."""
 
 from __future__ import annotations
 

@@ -27,7 +27,10 @@ _MODELS = {"rehearse": "rehearsed", "recover": "recovered"}
 
 @dataclass(frozen=True)
 class StageResults:
-    """What the stages of a recipe found, read back. places: "fused", "recovered", … -> the model's folder."""
+    """The results of a recipe's stages, read from their notes.
+
+    places: "fused", "recovered", … -> the model's folder.
+    """
 
     places: Mapping[str, str] = field(default_factory=dict)
     fuse: Mapping[str, Any] | None = None
@@ -54,14 +57,14 @@ def run_page(found: StageResults) -> list[Section]:
 
 
 def recovery_page(found: StageResults) -> list[Section]:
-    """What `recover` found."""
+    """Return the sections about the results of `recover`."""
     if found.recover is None:
         return []
     return [Section("Verdict", (_recovery_verdict(found.recover, found.places),)), *_recovery(found.recover)]
 
 
 def training_page(found: StageResults) -> list[Section]:
-    """What `specialize` or `rehearse` found."""
+    """Return the sections about the results of `specialize` or `rehearse`."""
     verdicts = [_training_verdict(name, report, found.places) for name, report in found.trained.items()]
     return [Section("Verdict", verdicts), *(_training(name, report) for name, report in found.trained.items())]
 

@@ -40,7 +40,7 @@ class _About(TypedDict):
 
 
 def folder_of(recipe: Recipe, out: Path | None = None) -> Path:
-    """Where the search of a recipe lies. Raises RecipeError when nothing says it."""
+    """Return the folder of a recipe's search. Raises RecipeError if no setting names it."""
     if out is not None:
         return output_path(out)
     if recipe.search is not None and recipe.search.path is not None:
@@ -112,7 +112,7 @@ class SearchFolder:
         return place
 
     def point(self, name: str) -> Path:
-        """Where the scores of a point are kept."""
+        """Return the file of a point's scores."""
         return self.path / POINTS / f"{name.replace('/', '-').replace(' ', '-')}.npz"
 
 

@@ -20,7 +20,10 @@ from taskmerge.words.ray_cluster import Cluster, device_of_task, processors
 
 @dataclass(frozen=True)
 class Told:
-    """What a worker is given. here: the folder that the command was started in; out: the study's, which all share."""
+    """The arguments of a worker.
+
+    here: the working directory of the command; out: the study's folder, which all share.
+    """
 
     recipe: Path
     out: Path

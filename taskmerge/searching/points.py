@@ -37,12 +37,16 @@ class Point:
 
     @property
     def meets_floors(self) -> bool:
+        """True if the point was scored and is below no floor."""
         return self.state == "scored" and not self.short
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is maximised, and what may not be lost. against: set -> the specialist's score that its floor is under."""
+    """The objectives and the floors of a search.
+
+    against: set -> the specialist's score that its floor is relative to.
+    """
 
     objectives: tuple[Objective, ...]
     floors: Mapping[str, Floor] = field(default_factory=dict)

@@ -20,7 +20,7 @@ METAGPT = "metagpt"
 
 
 def alone(name: str) -> str:
-    """What the point of one specialist alone is called."""
+    """Return the name of the point of one specialist alone."""
     return f"only {name}"
 
 

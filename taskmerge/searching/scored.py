@@ -1,4 +1,4 @@
-"""What a point of a search scored: values of single queries, so that points can be compared in pairs."""
+"""Scores of a point of a search: values of single queries, so that points can be compared in pairs."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Scored:
         return {name: float(values.mean()) for name, values in self.values.items()}
 
     def value(self, objective: Objective) -> float:
-        """What an objective makes of the means. Raises UsageError where that is no number."""
+        """Compute an objective from the means. Raises UsageError if the result is not finite."""
         found = float(objective.of(self.means()))
         if not math.isfinite(found):
             bad = [name for name in objective.names(self.values) if not np.isfinite(self.values[name]).all()]
@@ -77,7 +77,7 @@ class Scored:
 
     @classmethod
     def load(cls, path: Path, groups: Mapping[str, Groups]) -> Scored | None:
-        """What `save` wrote; None where it is not there or cannot be read."""
+        """Read the scores that `save` wrote; None if the file is missing or cannot be read."""
         try:
             with np.load(path, allow_pickle=False) as table:
                 found = {name: table[name] for name in table.files}

@@ -140,7 +140,7 @@ def _only(objective: Objective, name: str) -> bool:
 
 
 def asked(objective: Callable[[Any], Any], model: Any) -> Scored:
-    """What a function of the user's own says of a model: a number, or numbers by name.
+    """Return the scores of a model from a user's own function: a number, or numbers by name.
 
     Raises:
         UsageError: for anything else, and for whatever it raises.

@@ -1,4 +1,4 @@
-"""What is searched, read from a recipe or from a call: checked whole before a model is opened."""
+"""Setting of a search, from a recipe or from a call: checked completely before a model is opened."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ class Setting:
 
     @property
     def section(self) -> Search:
+        """The `search` section of the recipe."""
         assert self.recipe.search is not None
         return self.recipe.search
 
     @property
     def can_confirm(self) -> bool:
-        """Whether the objective can be computed on something that the search never saw."""
+        """True if the objective can be computed on data that the search does not use."""
         return bool(self.confirm) if self.own is None else self.own_confirm is not None
 
 
@@ -143,7 +144,7 @@ def _objectives(
 
 
 def prunable(setting: Setting) -> bool:
-    """Whether trials can be stopped early: one objective, made of retrieval."""
+    """Return whether trials can be stopped early: for one objective, made of retrieval scores."""
     patterns = [pattern for objective in setting.objectives for pattern in objective.patterns]
     retrieval = all(pattern.startswith(f"{RETRIEVAL}.") for pattern in patterns)
     return setting.section.prune and setting.own is None and len(setting.objectives) == 1 and retrieval

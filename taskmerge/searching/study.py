@@ -40,6 +40,7 @@ class Proposed:
 
     @property
     def number(self) -> int:
+        """The number of the trial."""
         return self.trial.number
 
 
@@ -92,7 +93,7 @@ class Study:
 
     @property
     def sampler(self) -> str:
-        """Which sampler proposes, in a word."""
+        """The name of the sampler that proposes points."""
         return self._sampler
 
     @contextmanager
@@ -229,7 +230,7 @@ class Study:
         return self._in(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
     def complete(self) -> list[FrozenTrial]:
-        """Those that were scored whole."""
+        """Return the trials that were scored completely."""
         from optuna.trial import TrialState
 
         return self._in(TrialState.COMPLETE)
@@ -263,7 +264,7 @@ def _drawn(trial: optuna.Trial, axis: Axis) -> Any:
 
 
 def distribution(axis: Axis) -> BaseDistribution:
-    """What Optuna draws an axis from."""
+    """Return the distribution from which Optuna draws values of an axis."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if axis.bounds is None:

@@ -1,4 +1,4 @@
-"""Which tensors a stage trains, and the proof that the others did not move."""
+"""Selection of the tensors that a stage trains, and the proof that the others did not change."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def select(embedder: Embedder, wanted: Sequence[str]) -> list[str]:
 
 
 def on_the_way(component: str, modality: str) -> bool:
-    """Whether items of a modality pass through a component; only towers and their projectors are not on everybody's."""
+    """Return whether items of a modality pass through a component; only encoders and their projectors are specific."""
     if not component.endswith(("_encoder", "_projector")):
         return True
     return component.rpartition("_")[0] == tower_of(modality)
 
 
 def passed(names: Sequence[str], components: Mapping[str, str], modalities: Iterable[str]) -> list[str]:
-    """Those of the names that items of one of the modalities, or texts, pass through: no other can learn from them."""
+    """Return the names that items of one of the modalities, or texts, pass through: no other can learn from them."""
     kinds = {*modalities, TEXT}
     return [name for name in names if any(on_the_way(components[name], kind) for kind in kinds)]
 
 
 def texts_learn(components: Iterable[str]) -> bool:
-    """Whether texts pass through one of the trained components: all but towers and their projectors."""
+    """Return whether texts pass through one of the trained components: all except encoders and their projectors."""
     return not all(component.endswith(("projector", "_encoder")) for component in components)
 
 

@@ -21,7 +21,7 @@ Embed = Callable[[dict[str, Tensor], Any], Tensor]
 
 
 class Objective(Protocol):
-    """What a batch's embeddings (items, d) should become."""
+    """A loss of a batch's embeddings (items, d)."""
 
     def descent(self, embeddings: Tensor) -> Tensor:
         """Minus the loss's gradient at the embeddings, (items, d)."""
@@ -39,9 +39,11 @@ class SquaredError:
     targets: Tensor
 
     def descent(self, embeddings: Tensor) -> Tensor:
+        """Compute minus the loss's gradient at the embeddings, (items, d)."""
         return self.targets - embeddings
 
     def curvature(self, embeddings: Tensor, direction: Tensor) -> Tensor:
+        """Multiply a direction (items, d) by the loss's Hessian: the identity."""
         return direction
 
 
@@ -57,9 +59,11 @@ class InfoNCE:
     temperature: float
 
     def descent(self, embeddings: Tensor) -> Tensor:
+        """Compute minus the loss's gradient at the embeddings, (items, d)."""
         return (self.bank[self.labels] - self._shares(embeddings) @ self.bank) / self.temperature
 
     def curvature(self, embeddings: Tensor, direction: Tensor) -> Tensor:
+        """Multiply a direction (items, d) by the loss's Hessian."""
         shares = self._shares(embeddings)
         scores = direction @ self.bank.mT
         spread = shares * (scores - (shares * scores).sum(dim=1, keepdim=True))

@@ -84,7 +84,7 @@ class HeldOutRetrieval(BaseEvaluator):
         return found, ranks
 
     def changes(self, ranks: Mapping[str, np.ndarray]) -> dict[str, Interval]:
-        """How every set's reciprocal ranks differ from those at the start, pair by pair."""
+        """Compute the change of every set's reciprocal ranks since the start, pair by pair."""
         return {
             name: mean_interval(ranks[name] - own, groups=self.galleries[name][1].tolist())
             for name, own in self.start.items()
@@ -109,9 +109,10 @@ class HeldOutRetrieval(BaseEvaluator):
         return sorted({name for row in better for name in self.galleries if f"{name}{_BELOW}" in row})
 
     def shares_at(self, draw: int, names: Sequence[str]) -> list[float]:
-        """What every set still misses of its target when batch `draw` is drawn, for the balance of batches.
+        """Return each set's distance to its target when batch `draw` is drawn, for the balance of batches.
 
-        draw: from 0. A look counts for the batches that are drawn after its step was taken: a batch is fetched ahead.
+        draw: from 0. An evaluation counts for the batches that are drawn after its step, because a batch is fetched in
+        advance.
         """
         seen = [row for row in self.history if row["step"] < draw]
         now = seen[-1] if seen else {f"{name}_mrr": float(row.mean()) for name, row in self.start.items()}

@@ -69,6 +69,7 @@ class InBatch(_Contrast):
     """
 
     def at(self, length: int, columns: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        """Compute the loss of embeddings truncated to a length."""
         items, *texts = (F.normalize(column[:, :length], dim=-1) for column in columns)
         everybody, *candidates = (_gathered(column) for column in (items, *texts))
         own = _own_rows(len(items), items.device)
@@ -101,6 +102,7 @@ class AgainstBank(_Contrast):
         self.register_buffer("chosen", torch.from_numpy(chosen), persistent=False)
 
     def at(self, length: int, columns: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        """Compute the loss of embeddings truncated to a length."""
         assert labels is not None
         items = F.normalize(columns[0][:, :length], dim=-1)
         labels = labels if labels.ndim > 1 else labels[:, None]

@@ -1,4 +1,4 @@
-"""Whether the disk has room for what a training stage will leave on it, told before anything is computed."""
+"""Check of the disk space for the files of a training stage, before anything is computed."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def _gather(module: nn.Module, formats: Mapping[str, torch.dtype]) -> None:
 
 
 def optimizer_state(optimizer: Any, names: Mapping[str, nn.Parameter]) -> dict[str, dict[str, Any]]:
-    """What an optimizer knows of each parameter, by the parameter's name, whole, on the CPU."""
+    """Return an optimizer's state of each parameter, by the parameter's name, complete, on the CPU."""
     return {
         name: {
             key: whole(value) if isinstance(value, Tensor) else value

@@ -55,7 +55,7 @@ def split_sets(sets: Mapping[str, Pairs], seed: int) -> tuple[dict[str, Pairs], 
 
 
 def recovery_splits(sets: Mapping[str, Pairs], seed: int) -> dict[str, list[Split]]:
-    """How the pairs of a recovery judge: one split a set, or as many for every set where they judge in turn.
+    """Split the pairs of a recovery: one split per set, or as many for every set if parts are held out in turn.
 
     Raises UsageError for sets that are too small.
     """

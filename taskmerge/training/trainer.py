@@ -54,7 +54,10 @@ class StageTrainer(SentenceTransformerTrainer):
         """No model card while training: the stages write their own."""
 
     def create_accelerator_and_postprocess(self) -> None:
-        """As transformers does. accelerate forgets a plugin of FSDP where no accelerator is: it is handed in again."""
+        """Create the accelerator as transformers does.
+
+        accelerate forgets an FSDP plugin on machines without an accelerator, so it is passed again.
+        """
         super().create_accelerator_and_postprocess()
         if not self.args.fsdp:
             return
@@ -200,6 +203,7 @@ class StopAt(TrainerCallback):
         self.step = step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the training after the given step."""
         if state.global_step >= self.step:
             control.should_training_stop = True
 

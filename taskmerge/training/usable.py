@@ -1,4 +1,4 @@
-"""Whether sets of pairs can be trained on, which of their pairs a run draws, and what it goes on from."""
+"""Check that sets of pairs can be trained on, the pairs that a run draws, and the checkpoint that it continues from."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def not_the_users(place: str, named: Sequence[str] = ()) -> Iterator[None]:
 
 
 def names_code(text: str) -> bool:
-    """Whether a name means a file or a module, not an entry point of an installed package."""
+    """Return whether a name means a file or a module, not an entry point of an installed package."""
     return ":" in text or ".py" in text
 
 
@@ -84,7 +84,7 @@ def _users_own(text: str, path: Path | None, what: str) -> Path | None:
 
 
 def is_in_file(text: str) -> bool:
-    """Whether a name means an object in a Python file."""
+    """Return whether a name means an object in a Python file."""
     return ".py:" in text or text.endswith(".py")
 
 

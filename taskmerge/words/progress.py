@@ -1,4 +1,4 @@
-"""What long work says while it goes on: how far it is, what it assumed. Whoever watches is told; nobody need."""
+"""Messages of long work: its progress and its assumptions. Listeners are optional."""
 
 from __future__ import annotations
 

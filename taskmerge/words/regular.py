@@ -73,7 +73,7 @@ class Regular:
         self._steps: dict[tuple[frozenset[int], str], frozenset[int]] = {}
 
     def fullmatch(self, text: str) -> bool:
-        """Whether the pattern covers the whole text."""
+        """Return whether the pattern matches the complete text."""
         reached = frozenset(self._begin)
         for place, character in enumerate(text):
             if not reached:

@@ -43,18 +43,18 @@ class Table:
 
 
 class Shown:
-    """What shows itself in a notebook. Showing reads no tensor and never fails.
+    """An object that displays itself in a notebook. Display reads no tensor and never fails.
 
-    A class says `in_one_line`, without its own name, and `as_table`.
+    A subclass defines `in_one_line`, without its own name, and `as_table`.
     """
 
     @abstractmethod
     def in_one_line(self) -> str:
-        """What it is, in one line."""
+        """Return a summary in one line."""
 
     @abstractmethod
     def as_table(self) -> Table:
-        """What it holds, as rows."""
+        """Return the content as rows."""
 
     def to_pandas(self) -> DataFrame:
         """The same rows as a `pandas.DataFrame`. Raises UsageError where pandas is not installed."""

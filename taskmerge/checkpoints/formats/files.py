@@ -23,12 +23,15 @@ class Repository(Protocol):
     """A hub repository at one commit, as far as its files must know it; `hub.Snapshot` is one."""
 
     @property
-    def place(self) -> Any: ...
+    def place(self) -> Any:
+        """The place of the repository on the hub."""
 
     @property
-    def commit(self) -> str: ...
+    def commit(self) -> str:
+        """The commit of the repository."""
 
-    def fetch(self, name: str) -> Path: ...
+    def fetch(self, name: str) -> Path:
+        """Download a file if necessary, and return its path."""
 
 
 class WeightFile(Checked):
@@ -64,7 +67,7 @@ class WeightFile(Checked):
 
     @property
     def path(self) -> Path:
-        """Where the file lies, downloading it first when it is still on the hub only."""
+        """The path of the file; a file that is only on the hub is downloaded first."""
         if self._path is None:
             assert self._snapshot is not None
             path = self._snapshot.fetch(self.name)
@@ -78,20 +81,22 @@ class WeightFile(Checked):
 
     @property
     def origin(self) -> str | None:
-        """What names its content for good: repository, commit and place on the hub. None for a file of this disk."""
+        """The permanent name of its content: repository, commit and place on the hub. None for a file of this disk."""
         if self._snapshot is None:
             return None
         return f"{self._snapshot.place.repo}@{self._snapshot.commit}/{self._snapshot.place.folder}/{self.name}"
 
     @property
     def state(self) -> str | None:
-        """What a store calls this version of it, where its sha256 would need a whole read; None for a file of which a
-        disk has all bytes."""
+        """The version of the file that a store states, if its sha256 would need a complete read.
+
+        None for a file whose bytes are all on a disk.
+        """
         return None
 
     @property
     def local(self) -> bool:
-        """Whether reading needs no download."""
+        """True if reading needs no download."""
         return self._path is not None
 
     def check(self) -> None:

@@ -29,9 +29,10 @@ def check_link(path: Path, folder: Path) -> None:
 
 
 def check_links(folder: Path, modules: Iterable[str]) -> None:
-    """As `check_link`, for all that a library may read of a model's folder: its files, and all in its module folders.
+    """Check all links in a model's folder that a library may follow: among its files, and in its module folders.
 
-    Raises CheckpointError for the first link that leads out, and for a pipe or a device: a library would wait for it.
+    Raises CheckpointError for the first link that leads outside, and for a pipe or a device, for which a library would
+    wait.
     """
     for inside in {"", "additional_chat_templates", *modules}:
         here = folder / inside

@@ -36,17 +36,20 @@ class Codec(Protocol):
     file."""
 
     @property
-    def dims(self) -> tuple[int, ...]: ...
+    def dims(self) -> tuple[int, ...]:
+        """The shape of the unpacked weight."""
 
     @property
-    def shape(self) -> tuple[int, int]: ...
+    def shape(self) -> tuple[int, int]:
+        """The unpacked weight as a matrix: (rows, columns)."""
 
     @property
-    def stored(self) -> tuple[str, ...]: ...
+    def stored(self) -> tuple[str, ...]:
+        """The names of the stored tensors."""
 
     @property
     def rows(self) -> int:
-        """Rows that share a scale: what is read or written by itself is a multiple of them."""
+        """The number of rows that share a scale: reads and writes are in multiples of it."""
         ...
 
     def read(self, source: StateDict, first: int, last: int) -> np.ndarray:
@@ -72,18 +75,22 @@ class EightBits:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """The weight as a matrix: (rows, columns)."""
         return self.info.shape[0], self.info.shape[1]
 
     @property
     def dims(self) -> tuple[int, ...]:
+        """The shape of the unpacked weight."""
         return self.shape
 
     @property
     def stored(self) -> tuple[str, ...]:
+        """The names of the stored tensors: the weight and its scale."""
         return self.name, self.scaled.scale
 
     @property
     def rows(self) -> int:
+        """The number of rows that share one entry of the scale."""
         return min(self.scaled.block[0], self.shape[0])
 
     @property
@@ -145,18 +152,22 @@ class FourBits:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """The unpacked weight as a matrix: (rows, columns)."""
         return self.packed.shape[0], self.columns
 
     @property
     def dims(self) -> tuple[int, ...]:
+        """The shape of the unpacked weight."""
         return self.shape
 
     @property
     def stored(self) -> tuple[str, ...]:
+        """The names of the stored tensors: packed weight, scale and shape."""
         return tuple(f"{self.name}.weight_{what}" for what in ("packed", "scale", "shape"))
 
     @property
     def rows(self) -> int:
+        """The number of rows that share a scale: one."""
         return 1
 
     @property

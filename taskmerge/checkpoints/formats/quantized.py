@@ -40,7 +40,7 @@ _PACKED = (
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """Where a weight's scale is. block: rows and columns that share one entry of the scale."""
+    """The name of a weight's scale. block: rows and columns that share one entry of the scale."""
 
     scale: str
     block: tuple[int, int]

@@ -43,7 +43,7 @@ class _Quantization(TypedDict, total=False):
 
 
 class Config(TypedDict, total=False):
-    """What of a config.json is used. Other keys pass."""
+    """The keys of a config.json that are used; other keys are ignored."""
 
     model_type: str | None
     architectures: list[str] | None
@@ -55,7 +55,7 @@ class Config(TypedDict, total=False):
 
 
 class Prompts(TypedDict, total=False):
-    """What of a config_sentence_transformers.json is used. Other keys pass."""
+    """The keys of a config_sentence_transformers.json that are used; other keys are ignored."""
 
     prompts: dict[str, str | None] | None
     default_prompt_name: str | None
@@ -151,9 +151,9 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
 
 
 def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
-    """Where a checkpoint lies on this disk, for libraries that open folders; one on the hub is downloaded first.
+    """Return a checkpoint's folder on this disk, for libraries that open folders; one on the hub is downloaded first.
 
-    Raises CheckpointError as `open_stored`, for a local folder only when it is not there.
+    Raises CheckpointError as `open_stored`; for a local folder only if it does not exist.
     """
     place = locate(str(text), relative_to)
     if isinstance(place, Path) and mirrored(place) is not None:

@@ -55,7 +55,7 @@ class Format:
     remote: bool = False
 
     def called(self, name: str) -> bool:
-        """Whether a file of this name is taken for one of this format."""
+        """Return whether a file of this name counts as one of this format."""
         name = Path(name).name.lower()
         return name.endswith(self.suffixes) or any(fnmatchcase(name, glob) for glob in self.names)
 
@@ -148,12 +148,12 @@ _NOT_WEIGHTS = (
 
 
 def is_weight_file(name: str) -> bool:
-    """Whether a file of this name is taken for one with weights of a format that is read."""
+    """Return whether a file of this name counts as weights in a format that can be read."""
     return not is_training_state(name) and any(row.called(name) for row in READABLE)
 
 
 def is_training_state(name: str) -> bool:
-    """Whether a file that looks like weights is a trainer's own: options, optimiser, random numbers."""
+    """Return whether a file that looks like weights is a trainer's own: options, optimiser, random numbers."""
     return any(fnmatchcase(Path(name).name, glob) for glob in _NOT_WEIGHTS)
 
 
@@ -216,7 +216,7 @@ def open_files(folder: Path, names: Sequence[str], inside: str = "") -> list[Wei
 
 
 def advice(folder: Path, names: Iterable[str] | None = None) -> str:
-    """What to do about a folder without weights that can be read: by what else lies in it. names: of its files."""
+    """Return the next move for a folder without readable weights, according to its other files. names: of its files."""
     if names is None:
         try:
             names = [path.name for path in folder.iterdir()]

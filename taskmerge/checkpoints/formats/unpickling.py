@@ -51,7 +51,7 @@ class Record:
     add = append
 
     def is_a(self, *names: str) -> bool:
-        """Whether the class is called one of these, in whatever module."""
+        """Return whether the class has one of these names, in any module."""
         return self.qualified.rpartition(".")[2] in names
 
     def get(self, key: str, default: Any = None) -> Any:
@@ -163,7 +163,7 @@ class Unpickler(pickle._Unpickler):
         self._known: dict[str, Any] = {"collections.OrderedDict": OrderedDict, "builtins.set": set}
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name: made anew for each file, so that no pickle can change it for the next."""
+        """Return the substitute for a class: new for each file, so that no pickle can change it for the next."""
         qualified = f"{module}.{name}"
         if qualified not in self._known:
             self._known[qualified] = self._stand_in(qualified, module, name)

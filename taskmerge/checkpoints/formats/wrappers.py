@@ -1,4 +1,4 @@
-"""Which of the tables in a file of `torch.save` is the model: trainers wrap it, and save much beside it."""
+"""Search for the model among the tables in a file of `torch.save`: trainers wrap it, and save other data with it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def find_model(root: Any, place: str) -> Found:
 
 
 def find_pieces(root: Any, place: str) -> Mapping[str, Any]:
-    """As `find_model`, where tensors may be a rank's pieces of them."""
+    """Find the model as `find_model` does; its tensors may be one rank's parts."""
     table = _spot(root, place).table
     return {name: value for name, value in table.items() if _is_tensor(value)}
 

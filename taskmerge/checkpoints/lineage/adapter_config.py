@@ -31,10 +31,11 @@ _INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What of adapter_config.json the numbers depend on. rank_pattern, alpha_pattern: module regex -> value.
+    """The settings of adapter_config.json that the numbers depend on.
 
-    target_parameters: parameters that are adapted themselves, such as all experts of a layer in one. trained_tokens:
-    module ("" for whichever has them) -> rows of its table of tokens.
+    rank_pattern, alpha_pattern: module regex -> value. target_parameters: parameters that are adapted directly, such as
+    all experts of a layer in one. trained_tokens: module ("" for every module that has them) -> rows of its token
+    table.
     """
 
     rank: int
@@ -53,6 +54,7 @@ class AdapterConfig:
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
     def rank_of(self, module: str) -> int:
+        """Return the rank of a module."""
         return int(self.rank_pattern.of(module, self.rank))
 
 

@@ -33,14 +33,14 @@ TRAINED_BESIDE = "non_lora_trainables.bin"
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and no model of its own; a config.json may be the base's."""
+    """Return whether a folder has an adapter and no model of its own; a config.json may be the base's."""
     if not (folder / CONFIG).is_file():
         return False
     return {row.adapter for row in READABLE}.issuperset(weight_files(folder, required=False).names)
 
 
 def base_of(folder: Path) -> str | None:
-    """What an adapter names as the model it was trained on. Raises CheckpointError for settings that make no sense."""
+    """Return the base that an adapter's config states. Raises CheckpointError for settings that are not valid."""
     table: dict[str, Any] = read_json(folder / CONFIG, dict[str, Any])
     named = table.get("base_model_name_or_path")
     return named if isinstance(named, str) and named else None

@@ -1,4 +1,4 @@
-"""Which class a config.json names, and what of a model a class of transformers can hold: by its name alone."""
+"""The class in a config.json, and the tensors that a class of transformers can contain: by its name alone."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def family(name: str) -> str:
 
 
 def of_another_class(config: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
-    """Whether a config speaks of another architecture than the base's: another model_type, or a class of one's own."""
+    """Return whether a config has another architecture than the base's: another model_type, or a class of its own."""
     own_type, base_type = config.get("model_type"), base.get("model_type")
     if own_type and base_type and own_type != base_type:
         return True
@@ -60,7 +60,7 @@ def lacks_head(config: Mapping[str, Any], name: str) -> str | None:
 
 
 def ordinary_head(name: str) -> bool:
-    """Whether a head bears one of the names that classes of every architecture use: `lm_head`, `classifier`, ..."""
+    """Return whether a head has a name that classes of every architecture use: `lm_head`, `classifier`, ..."""
     return any(re.fullmatch(heads, part) for part in name.split(".") for heads, _ in _HEADS)
 
 

@@ -27,10 +27,10 @@ class Naming:
 
 
 def naming(inputs: Mapping[str, StateDict], overrides: Mapping[str, Sequence[str]] | None = None) -> Naming:
-    """Whose file names, and class, the output takes.
+    """Choose the model whose file names and class the output has.
 
-    The base's, unless a specialist is of another class and brings modules of its own (a Qwen2-Audio grafted onto
-    Qwen2, a class of somebody's own): only its class can hold them. Of several such, the one that brings most tensors.
+    The base's, unless a specialist is of another class and adds modules of its own (a Qwen2-Audio grafted onto
+    Qwen2, a user's own class): only its class can contain them. Of several such, the one that adds most tensors.
     """
     base = inputs[BASE]
     others = [label for label in inputs if label != BASE and of_another_class(inputs[label].config, base.config)]
@@ -104,7 +104,7 @@ def merged_json(first: Any, *others: Any) -> Any:
 
 
 def is_processor_file(name: str) -> bool:
-    """Whether a side file describes a processor, whose parts may come from several inputs."""
+    """Return whether a side file describes a processor, whose parts may come from several inputs."""
     return re.fullmatch(r"(pre|video_pre)?processor_config\.json", Path(name).name) is not None
 
 

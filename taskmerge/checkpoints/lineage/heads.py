@@ -50,7 +50,7 @@ def _is_output_head(name: str, shape: tuple[int, ...], table: tuple[int, ...] | 
 
 
 def ties_its_head(config: Mapping[str, Any]) -> bool | None:
-    """Whether the output head is the token table; None when the config does not say."""
+    """Return whether the output head is the token table; None if the config does not state it."""
     parts = [config, *(part for key in ("text_config", "llm_config") if isinstance(part := config.get(key), Mapping))]
     said = [part["tie_word_embeddings"] for part in parts if "tie_word_embeddings" in part]
     return bool(said[0]) if said else None

@@ -173,4 +173,5 @@ class Outline(StateDict):
     beside: Beside
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Raise CheckpointError: an outline has headers only."""
         raise CheckpointError(f"{name!r} has a header only", self.label)

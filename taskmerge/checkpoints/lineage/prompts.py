@@ -1,4 +1,4 @@
-"""What sentence-transformers is told beside the modules: prompts, truncate_dim, similarity. Of all inputs together."""
+"""Settings of sentence-transformers outside the modules (prompts, truncate_dim, similarity), from all inputs."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def stacked(
 
 
 def stands_in(label: str, name: str, home: str, runs: Sequence[Run]) -> bool:
-    """Whether an input has a say in a tensor of the output, `home` its component."""
+    """Return whether an input takes part in a tensor of the output, whose component is `home`."""
     layer = layer_index(name)
     if home != BACKBONE or layer is None:
         return label in runs[0 if home == EMBEDDINGS else -1]

@@ -36,17 +36,19 @@ class _AddedToken(TypedDict):
 
 
 class TokenizerFields(TypedDict, total=False):
+    """The added tokens of a tokenizer.json."""
+
     added_tokens: list[_AddedToken] | None
 
 
 class TokenizerJson(TokenizerFields):
-    """What of a tokenizer.json is used."""
+    """The fields of a tokenizer.json that are used."""
 
     model: dict[str, Any]
 
 
 class TokenizerConfig(TypedDict, total=False):
-    """What of a tokenizer_config.json or special_tokens_map.json is used."""
+    """The fields of a tokenizer_config.json or special_tokens_map.json that are used."""
 
     additional_special_tokens: list[Any] | None
     extra_special_tokens: list[Any] | dict[str, Any] | None

@@ -79,7 +79,7 @@ def _twin(name: str, inputs: Mapping[str, StateDict]) -> str | None:
 
 
 def equal_tensors(state_dict: StateDict, first: str, second: str) -> bool:
-    """Whether two tensors of one input hold the same numbers; read up to where they differ."""
+    """Return whether two tensors of one input have the same numbers; read until the first difference."""
     one, two = state_dict.tensors[first], state_dict.tensors[second]
     if one.shape != two.shape or not (one.format.mergeable and two.format.mergeable):
         return False

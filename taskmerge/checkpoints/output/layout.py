@@ -1,4 +1,4 @@
-"""Where every byte of the output will lie, known before the first one is written."""
+"""The position of every byte of the output, known before the first one is written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What processes that write parts of one output tell each other: small JSON texts beside its files."""
+"""Messages between processes that write parts of one output: small JSON texts next to its files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = "files"
 
 
 class Run(TypedDict):
-    """What all parts of one output are parts of. identity: see `merging.identity`."""
+    """The run that all parts of one output belong to. identity: see `merging.identity`."""
 
     identity: str
 
@@ -38,7 +38,7 @@ class Notes(Protocol):
 
     @property
     def place(self) -> str:
-        """What messages call the place."""
+        """The name of the place in messages."""
         ...
 
     def read(self, name: str) -> bytes | None:

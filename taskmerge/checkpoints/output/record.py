@@ -52,10 +52,10 @@ class Source(TypedDict, total=False):
 
 
 class Record(TypedDict):
-    """What every record holds; what else one kind of folder has to say stands beside it.
+    """The fields of every record; some kinds of folders have further ones.
 
-    taskmerge: version. stage: what made it (fuse, recover, extract, …). inputs: label -> what it was made from.
-    outputs: every file of the folder but the record itself, relative name -> sha256.
+    taskmerge: version. stage: command that made it (fuse, recover, extract, …). inputs: label -> source of the input.
+    outputs: every file of the folder except the record itself, relative name -> sha256.
     """
 
     taskmerge: str
@@ -94,7 +94,7 @@ def read_record(folder: Path) -> Record:
 
 
 def is_made_here(folder: Path, *kinds: Kind) -> bool:
-    """Whether a folder, and no link to one, carries our record; kinds: of one of these kinds."""
+    """Return whether a folder (not a link to one) has our record; kinds: of one of these kinds."""
     try:
         return not folder.is_symlink() and (read_record(folder)["kind"] in kinds or not kinds)
     except (CheckpointError, OSError):
@@ -124,8 +124,11 @@ def weights_digest(folder: Path) -> str | None:
 
 
 class Contents(NamedTuple):
-    """What lies in a folder made here. own: names of what its record says and what is still so, the record among them.
-    others: what is not ours: files the record does not name, files changed since, links, folders, mount points."""
+    """The content of a folder made here.
+
+    own: names of the files that the record lists and that are unchanged, and of the record. others: files that are not
+    ours: not in the record or changed since, links, folders, mount points.
+    """
 
     own: dict[str, os.stat_result]
     others: list[str]
@@ -182,7 +185,7 @@ def _could_be_ours(path: Path) -> bool:
 
 
 def is_lock(path: Path) -> bool:
-    """Whether a file is a lock of ours, or one that was made and not yet written to."""
+    """Return whether a file is a lock of ours, or one that was created and not yet written to."""
     try:
         state = path.lstat()
         if not stat.S_ISREG(state.st_mode):

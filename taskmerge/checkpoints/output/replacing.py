@@ -24,8 +24,11 @@ PREVIOUS = "previous"
 
 @dataclass(frozen=True)
 class Site:
-    """Where a folder is to be made. final: the folder. older: what of ours is there and gives way, None for nothing.
-    spare: what of ours is in `NAME-previous`, when the older one is to be kept there."""
+    """The place of a new folder.
+
+    final: the folder. older: our files there, which will be replaced; None without any. spare: our files in
+    `NAME-previous`, if the older folder is to be kept there.
+    """
 
     final: Path
     older: Contents | None = None
@@ -35,17 +38,17 @@ class Site:
 
     @property
     def aside(self) -> Path:
-        """Where the older folder waits for the moment between two renames."""
+        """The path of the older folder for the moment between two renames."""
         return beside(self.final, "replaced")
 
     @property
     def staging(self) -> Path:
-        """Where its files are collected."""
+        """The folder in which its files are collected."""
         return beside(self.final, "partial")
 
     @property
     def previous(self) -> Path:
-        """Where the older folder is kept on request."""
+        """The folder in which the older one is kept on request."""
         return self.final.with_name(f"{self.final.name}-{PREVIOUS}")
 
 

@@ -118,16 +118,18 @@ def write_shards(
 
 
 class Shards(Protocol):
-    """Where weight files go."""
+    """The destination of weight files."""
 
     @property
-    def finished(self) -> Mapping[str, str]: ...
+    def finished(self) -> Mapping[str, str]:
+        """The sha256 of each finished file, by name."""
 
-    def shard(self, layout: ShardLayout, size: int = BUFFER) -> AbstractContextManager[ShardWriter]: ...
+    def shard(self, layout: ShardLayout, size: int = BUFFER) -> AbstractContextManager[ShardWriter]:
+        """Open a new weight file of this layout for writing."""
 
 
 class NewFolder(Shards, Output, Protocol):
-    """Where a model goes, whole."""
+    """The destination of a complete model."""
 
 
 def write_weights(

@@ -31,7 +31,7 @@ _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class Sink(Protocol):
-    """What takes the bytes of one new file in order, whole or not at all."""
+    """The destination of the bytes of one new file: they come in order, and the file is complete or absent."""
 
     def append(self, data: np.ndarray) -> None:
         """Take bytes, uint8; they are free again afterwards."""

@@ -1,4 +1,4 @@
-"""Where the files of an output are collected, and which of the files there are ours."""
+"""The folder in which the files of an output are collected, and the test whether a file there is ours."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def begun_in(lock: bytes) -> set[str]:
 
 
 def is_ours(name: str, begun: set[str]) -> bool:
-    """Whether a file of the folder was written here."""
+    """Return whether a file of the folder was written by this package."""
     return name in OWN or name in begun or name.startswith((f"{SAVED}/", f".{SAVED}.partial/"))
 
 
@@ -79,7 +79,7 @@ def _is_saving(name: str) -> bool:
 
 
 def check_staging(staging: Path) -> None:
-    """What lies where files are to be collected is an unfinished output of ours, nothing, or refused by name."""
+    """Check that the staging place is empty or has an unfinished output of ours; refuse anything else by name."""
     if not os.path.lexists(staging):
         return
     what = "is in the place where the output is assembled, and was not made by taskmerge"

@@ -170,7 +170,7 @@ class OutputFolder:
                 sync(path)
 
     def path(self, name: str) -> Path:
-        """Where the file `name` is being collected; makes its folders."""
+        """Return the path at which the file `name` is collected, and make its folders."""
         self._begin(name)
         path = self.staging / name
         path.parent.mkdir(parents=True, exist_ok=True)

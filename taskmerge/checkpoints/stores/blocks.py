@@ -47,7 +47,7 @@ class Blocks:
         return future
 
     def holds(self, key: Key) -> bool:
-        """Whether a block is there or on its way."""
+        """Return whether a block is in memory or being loaded."""
         return key in self._held
 
     def _drop(self, key: Key) -> None:

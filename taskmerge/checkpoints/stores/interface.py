@@ -1,4 +1,4 @@
-"""What is asked of a store, whichever it is: objects by name, written whole or not at all."""
+"""The interface of every store: objects by name, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def _is_refusal(error: BaseException) -> bool:
 
 
 def said(error: BaseException) -> str:
-    """What an error of a store's library says, in one line, without what a uri may carry."""
+    """Return the message of a store library's error in one line, without secrets that a uri may contain."""
     text = str(error)
     if "ExpiredToken" in text or "has expired" in text:
         return "the credentials have expired"

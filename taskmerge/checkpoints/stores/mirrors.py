@@ -93,7 +93,7 @@ def forget() -> None:
 
 
 def mirrored(folder: Path | None) -> Mirror | None:
-    """What a folder of this disk stands for, or a folder above it; None for one that is what it is."""
+    """Return the store that a folder of this disk, or a folder above it, stands for; None for an ordinary folder."""
     for place in (folder, *folder.parents) if folder is not None and _by_folder else ():
         if (found := _by_folder.get(place)) is not None:
             return found

@@ -47,6 +47,7 @@ class RemoteFile(WeightFile):
 
     @property
     def local(self) -> bool:
+        """False: reading needs the network."""
         return False
 
     @property

@@ -37,7 +37,7 @@ def encoder_kinds() -> dict[str, type[Encoder]]:
 
 
 def encoder_problems(encoder: str, modality: str) -> Iterator[Problem]:
-    """What is known to be wrong with an encoder for "audio", "image" or "video" before it is built.
+    """Yield the known problems of an encoder for "audio", "image" or "video" before it is built.
 
     encoder: a kind, or a folder or hub id of a transformers model.
     """

@@ -1,4 +1,4 @@
-"""What every encoder offers, and the small transformer the built-in ones share."""
+"""The interface of every encoder, and the small transformer that the built-in ones share."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def token_count(self, length: int) -> int:
-        """How many vectors `forward` gives for a prepared item of this length."""
+        """Return the number of vectors that `forward` computes for a prepared item of this length."""
 
     @abstractmethod
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:

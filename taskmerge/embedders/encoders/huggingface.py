@@ -66,6 +66,7 @@ class HuggingFaceEncoder(Encoder):
         return rearrange(values, "mel frame -> frame mel") if modality == "audio" and values.ndim == 2 else values
 
     def token_count(self, length: int) -> int:
+        """Return the number of vectors for an item of this length, found by a run on zeros."""
         if length not in self._tokens:
             with torch.no_grad():
                 zeros = torch.zeros(1, length, *self._item_shape(), device=next(self.model.parameters()).device)
@@ -91,6 +92,7 @@ class HuggingFaceEncoder(Encoder):
         return states
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """Encode prepared items; lengths are not used."""
         return self._run(values)
 
 

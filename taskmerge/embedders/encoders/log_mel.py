@@ -86,7 +86,9 @@ class LogMelEncoder(Encoder):
         return self._bank
 
     def token_count(self, length: int) -> int:
+        """Return the number of vectors for an item of this length: the same."""
         return length
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """Encode prepared items."""
         return self.stack(values, lengths)

@@ -48,6 +48,7 @@ class Views(NamedTuple):
 
 
 def views(piece: Piece) -> Views:
+    """Return the arrays, addresses and formats of a piece's operands for the compiled loops."""
     arrays, addresses = [], []
     for operand in piece.pair.operands:
         if operand.address is not None:

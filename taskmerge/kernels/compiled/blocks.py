@@ -27,8 +27,10 @@ _ONE, _TWO, _THREE, _SIXTEEN, _LOW = np.uint64(1), np.uint64(2), np.uint64(3), n
 
 @inner
 def random_halves(key: np.uint64, first: np.uint64, count: int, words_at: int) -> int:
-    """Where the upper halves of `randomness.uniform_bits` for elements [first, first + count) lie, uint16, made in
-    `words`, uint64 (WORDS,). The state is counted up: 64-bit products are expensive."""
+    """Return the address of the upper halves of `randomness.uniform_bits` for elements [first, first + count), uint16.
+
+    They are computed in `words`, uint64 (WORDS,). The state is counted up, because 64-bit products are expensive.
+    """
     words = array_at(words_at, (WORDS,), np.uint64)
     state = key + ((first >> _TWO) + _ONE) * _GOLDEN
     for j in range((count + 3) // 4 + 1):
@@ -46,6 +48,7 @@ def random_half(key: np.uint64, index: np.uint64) -> np.uint16:
 
 @inlined
 def mixed(z: np.uint64) -> np.uint64:
+    """Return the output of SplitMix64 for a state."""
     z = (z ^ (z >> _30)) * _FIRST
     z = (z ^ (z >> _27)) * _SECOND
     return z ^ (z >> _31)

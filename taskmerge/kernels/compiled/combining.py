@@ -120,7 +120,7 @@ def survive(
     words_at: int,
     out: np.ndarray,
 ) -> None:
-    """What is left of one block of a delta. Nothing to do for KEEP_ALL, whose delta is `out` itself.
+    """Compute the surviving entries of one block of a delta. For KEEP_ALL, `out` is the delta itself and is unchanged.
 
     bounds: low, high.  random: key, index of the first entry, limit.  words: uint64 (BLOCK,), working space.
     """

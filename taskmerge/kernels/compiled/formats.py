@@ -197,7 +197,7 @@ def add_delta(
 
 @inner
 def decode_single(address: int, code: int, start: int, count: int, out: np.ndarray) -> None:
-    """As `decode`, into float32; not for F64."""
+    """Decode into float32, as `decode` does into float64; not for F64."""
     if code == BF16:
         short = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
@@ -233,9 +233,12 @@ def encode(values: np.ndarray, address: int, code: int, start: int, count: int) 
 
 @inner
 def encode_bfloat(values: np.ndarray, out: np.ndarray) -> None:
-    """As `encode`. The bits of a float64 rounded as a whole number to 7 of its 52 mantissa bits are those of a float32
-    whose upper half is the bfloat16, if that is normal. A block with any other but true zeros is done again by
-    `bfloat_of`."""
+    """Encode a block as bfloat16, as `encode` does.
+
+    The bits of a float64 rounded as a whole number to 7 of its 52 mantissa bits are those of a float32 whose upper half
+    is the bfloat16, if that is normal. A block with any other values than these and true zeros is encoded again by
+    `bfloat_of`.
+    """
     for j in range(out.size):
         bits = bits_of_double(values[j])
         rounded = np.uint64(bits + _HALF_OF_45 + ((bits >> _45) & _ONE_OF_64)) & _WITHOUT_45
@@ -255,7 +258,7 @@ def encode_bfloat(values: np.ndarray, out: np.ndarray) -> None:
 
 @inner
 def count_nonfinite(address: int, code: int, start: int, count: int) -> int:
-    """How many of these entries are NaN or infinite: one vectorised maximum of the exponents, counted only if any."""
+    """Count the entries that are NaN or infinite: one vectorised maximum of the exponents, then a count if needed."""
     bad = 0
     if code in (BF16, F16):
         limit = np.uint16(0x7F80) if code == BF16 else np.uint16(0x7C00)

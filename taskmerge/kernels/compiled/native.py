@@ -127,7 +127,7 @@ def _key() -> str:
 
 
 def cache_folder() -> Path | None:
-    """Where builds are kept; None where nothing can be kept."""
+    """Return the folder for compiled builds; None if no folder can be written."""
     folder = places.cache_folder()
     return folder / "kernels" if folder is not None else None
 
@@ -159,5 +159,5 @@ def write(path: Path, symbol: str, code: bytes) -> None:
 
 
 def address_of(array: np.ndarray) -> int:
-    """Where the array's entries lie."""
+    """Return the memory address of the array's first entry."""
     return array.__array_interface__["data"][0]

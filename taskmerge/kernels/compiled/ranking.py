@@ -54,9 +54,13 @@ def scale_to(value: float, bits: int) -> float:
 def chances_of_short(
     keys_at: int, count: int, row: int, place_bits: int, table_at: int, chances_at: int, left_at: int, scratch_at: int
 ) -> None:
-    """As `chances_of_ranks` for the keys of `pack_short`. table: float64 (2 * row - 1,), the probability by twice the
-    mean rank.  left: uint8 (rows,), 1 for a row whose keys do not tell all its magnitudes apart.  scratch: uint32
-    (row,). Indices are unsigned: signed ones would be tested for counting from the end."""
+    """Compute the chances of `chances_of_ranks` for the keys of `pack_short`.
+
+    table: float64 (2 * row - 1,), the probability by twice the mean rank.  left: uint8 (rows,), 1 for a row whose keys
+        do
+    not distinguish all its magnitudes.  scratch: uint32 (row,). Indices are unsigned: for signed ones, numba would test
+    whether they count from the end.
+    """
     rows = count // row
     all_keys, all_chances = array_at(keys_at, (rows, row), np.uint32), array_at(chances_at, (rows, row), np.float64)
     table, left = array_at(table_at, (2 * row - 1,), np.float64), array_at(left_at, (rows,), np.uint8)

@@ -159,7 +159,7 @@ def quotient(top: Expansion, bottom: Expansion, zero: np.ndarray | bool = False)
 
 
 def rest_is_zero(rest: Expansion) -> np.ndarray:
-    """Where nothing is left, and nothing is missing."""
+    """Return a mask of the entries whose remainder is zero and complete."""
     return np.logical_and.reduce([part == 0.0 for part in rest.parts]) & (np.asarray(rest.missing) == 0.0)
 
 

@@ -1,4 +1,7 @@
-"""What of each delta survives: decided on the float64 difference, its magnitude taken as float32, as by all kernels."""
+"""Survivors of each delta, decided on the float64 difference.
+
+The magnitude is taken as float32, as in all kernels.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ def values_of(piece: Piece) -> list[np.ndarray]:
 
 
 def origin_of(piece: Piece, specialist: int, base: np.ndarray) -> np.ndarray:
-    """What a specialist's entries are taken from: the base's, or zeros where they are a task vector's own."""
+    """Return the values that a specialist's delta starts from: the base's, or zeros for a task vector."""
     return np.broadcast_to(0.0, base.shape) if piece.pair.specialists[specialist].is_delta else base
 
 
@@ -34,7 +37,7 @@ def survivors(
 def kept(
     piece: Piece, values: Sequence[np.ndarray], i: int, how: Sparsify | None, found: Measurement, keys: Sequence[int]
 ) -> np.ndarray:
-    """As `survivors`, of one."""
+    """Return the survivors of one specialist, as `survivors` does for all."""
     if isinstance(how, KeepLargest):
         assert found.lowest is not None and found.highest is not None
         sizes = _magnitudes(origin_of(piece, i, values[0]), values[i + 1])

@@ -50,7 +50,7 @@ class Terms:
 
     @property
     def shares(self) -> tuple[Fraction, ...]:
-        """What each specialist that agrees adds to the divisor of a mean; empty where nothing is divided."""
+        """The amount that each agreeing specialist adds to the divisor of a mean; empty if there is no division."""
         if not isinstance(self.consensus, Elect) or self.consensus.average == "none":
             return ()
         return self.weights if self.consensus.average == "weight" else (Fraction(1),) * len(self.weights)

@@ -1,4 +1,4 @@
-"""How survivors agree, on float64 tensors of any shape.
+"""Agreement of survivors, on float64 tensors of any shape.
 
 Sums run over the specialists in order, one multiplication and one addition per step, so that no device fuses them.
 """

@@ -44,9 +44,10 @@ def round_to_odd(values: Tensor) -> Tensor:
 
 
 def count_nonfinite(bits: Tensor, dtype: str) -> Tensor:
-    """How many entries, given as integers of the format's width, are NaN or infinite: int64 ()."""
+    """Count the entries, given as integers of the format's width, that are NaN or infinite: int64 ()."""
     return ((bits & _TOP[dtype]) >= _INFINITE[dtype]).sum()
 
 
 def bits_of(tensor: Tensor, dtype: str) -> Tensor:
+    """Return the entries of a tensor as integers of the format's width."""
     return tensor.view(_BITS[dtype])

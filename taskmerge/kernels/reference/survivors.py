@@ -1,4 +1,4 @@
-"""What survives of a delta: float64 tensors of any shape. Magnitudes are compared as float32, ties are all kept.
+"""Survivors of a delta: float64 tensors of any shape. Magnitudes are compared as float32, and ties are all kept.
 
 bits: 32 uniform random bits per entry, int64.
 """

@@ -1,6 +1,6 @@
-"""What drift looks like: single items whose nearest texts changed, and a map of the embeddings.
+"""Examples of drift: single items whose nearest texts changed, and a map of the embeddings.
 
-Both are of the embeddings that the statistics were measured on. They show; they decide nothing.
+Both use the embeddings that the statistics were measured on. They illustrate the verdict and do not affect it.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def _nearest(probes: np.ndarray, texts: np.ndarray, names: list[str]) -> list[tu
 
 
 def item_name(pairs: Pairs, row: int) -> str:
-    """What an item is called: its text, the name of its file, else its place in the set."""
+    """Return the name of an item: its text, the name of its file, else its place in the set."""
     item: Any = pairs.items[row]
     if isinstance(item, Mapping):
         item = Path(str(item["path"])) if item.get("path") else None

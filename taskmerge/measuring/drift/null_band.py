@@ -1,4 +1,4 @@
-"""How far a statistic moves when nothing drifted: the same model in another precision, or trained from another seed."""
+"""Range of a statistic without drift: the same model in another precision, or trained from another seed."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ class Band:
     samples: int
 
     def outside(self, value: float) -> bool:
-        """Whether `value` is worse than the band."""
+        """Return whether `value` is worse than the band."""
         return statistic(self.statistic).outside(value, self.limit)
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
         return asdict(self)
 
 

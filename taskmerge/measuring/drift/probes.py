@@ -1,4 +1,4 @@
-"""What the probes themselves cannot show: items that were trained on, and texts that are spellings of one another."""
+"""Properties of the probes that limit them: items that were trained on, and texts that differ only in spelling."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from taskmerge.metrics.rotation import orthogonal_procrustes
 
 
 class RowSums:
-    """What mean cosine, relative norm and representation bias need: a few numbers a pair of rows."""
+    """The sums for mean cosine, relative norm and representation bias: a few numbers per pair of rows."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -188,9 +188,9 @@ class _Hsic:
 
 @dataclass(frozen=True)
 class GalleryStatistics:
-    """How one model's probes lie in its own text gallery.
+    """The position of one model's probes in its own text gallery.
 
-    neighbours: (n, k) gallery rows nearest to each probe, in no order.  margins: (n,) cosine to the right text minus
+    neighbours: (n, k) gallery rows nearest to each probe, unordered.  margins: (n,) cosine to the right text minus
     the mean of the best wrong ones.  modality_gap: distance of the two means.  alignment: mean squared distance of a
     probe to its text.  uniformity: log mean e^{-2‖u-u'‖²} over pairs of probes (Wang & Isola 2005.10242).
     """

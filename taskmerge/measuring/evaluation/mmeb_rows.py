@@ -20,7 +20,7 @@ _PLACEHOLDERS = re.compile(r"(<\|image_pad\|>|<\|video_pad\|>|<\|image_\d+\|>|<i
 
 @dataclass(frozen=True)
 class Answer:
-    """What is right for one query: `label_name`, `rel_scores` and `cand_names` of its row's `dataset_infos`."""
+    """The right answer to one query: `label_name`, `rel_scores` and `cand_names` of its row's `dataset_infos`."""
 
     labels: tuple[str, ...]
     relevance: tuple[float, ...] | None

@@ -1,4 +1,4 @@
-"""What a model's card (README.md) says that mteb wants to know."""
+"""The facts in a model's card (README.md) that mteb needs."""
 
 from __future__ import annotations
 

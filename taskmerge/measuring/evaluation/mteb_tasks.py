@@ -1,4 +1,4 @@
-"""Which tasks are meant: mteb's tasks and benchmarks by name, and local sets as tasks."""
+"""Selection of tasks: mteb's tasks and benchmarks by name, and local sets as tasks."""
 
 from __future__ import annotations
 

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class Comparison(Shown, dict[str, Any]):
-    """What `compare_task_vectors` found, as plain tables for JSON."""
+    """The result of `compare_task_vectors`: plain tables for JSON."""
 
     def in_one_line(self) -> str:
-        """See `Shown`."""
+        """Return the names of the specialists, see `Shown`."""
         return f"of {', '.join(self.get('norms', ())) or 'nothing'}"
 
     def as_table(self) -> Table:
-        """See `Shown`: one row a task vector, with its cosine and its sign conflict to each other one."""
+        """Return one row per task vector with its cosine and sign conflict with each other one, see `Shown`."""
         names = list(self.get("norms", ()))
         rows = (
             (

@@ -30,7 +30,7 @@ class TensorMapping(Shown, Mapping[str, "torch.Tensor"]):
     @property
     @abstractmethod
     def label(self) -> str:
-        """What messages call it."""
+        """The name of the model or task vector in messages."""
 
     def __contains__(self, name: object) -> bool:
         return name in self.headers

@@ -96,7 +96,7 @@ def plan_sum(base: StateDict, terms: Sequence[Term], *, bare: bool = False, besi
 
 
 def same(one: StateDict | None, two: StateDict) -> bool:
-    """Whether two are one model: the same object, or opened from the same files."""
+    """Return whether two state dicts are one model: the same object, or opened from the same files."""
     if one is None or one is two:
         return one is two
     files, others = ({name: file.path for name, file in state_dict.beside.files.items()} for state_dict in (one, two))

@@ -1,4 +1,4 @@
-"""What a merge should be, from what is said on the command line."""
+"""The expected merge, from the options of the command line."""
 
 from __future__ import annotations
 

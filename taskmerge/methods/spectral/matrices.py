@@ -76,19 +76,23 @@ class Triplets(NamedTuple):
 
     @property
     def rank(self) -> int:
+        """The number of singular values."""
         return self.values.shape[0]
 
     @property
     def matrix(self) -> Tensor:
+        """The matrix that the triplets make: (left * values) @ right."""
         return (self.left * self.values) @ self.right
 
     def first(self, count: int) -> Triplets:
+        """Return the first `count` triplets, as copies, so that the other ones can be freed."""
         if count >= self.rank:
             return self
         # Copies, so that what is not kept is freed.
         return Triplets(self.left[:, :count].clone(), self.values[:count].clone(), self.right[:count].clone())
 
     def times(self, factor: float) -> Triplets:
+        """Return the triplets of the matrix multiplied by a factor."""
         return self._replace(values=self.values * factor)
 
 
@@ -118,7 +122,7 @@ def _none(matrix: Tensor) -> Triplets:
 
 
 def limits(shape: Sequence[int], noise: Noise, count: int) -> list[float]:
-    """What the first `count` singular values of a (rows, columns) matrix must exceed to stand out of its noise."""
+    """Return the thresholds above which the first `count` singular values of a (rows, columns) matrix exceed noise."""
     found = []
     for strong in range(count):
         rows, columns = shape[0] - strong, shape[1] - strong
@@ -220,5 +224,5 @@ def polar(matrix: Tensor, noise: Sequence[float] = ()) -> Tensor:
 
 
 def are_matrices(deltas: Tensor, weights: Tensor) -> bool:
-    """Whether there are matrices to merge, and any of them moves; all else takes the mean."""
+    """Return whether the deltas are matrices with a non-zero entry and a non-zero weight; others take the mean."""
     return deltas.dim() == 3 and bool(deltas.any()) and bool(weights.any())

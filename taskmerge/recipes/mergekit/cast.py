@@ -1,4 +1,4 @@
-"""Who is who in a mergekit configuration: where task vectors start, what is merged, what the recipe calls each."""
+"""Roles of the models in a mergekit configuration: the start of task vectors, the merged models, their names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Cast:
     slices: list[Slice]
 
     def label(self, model: Model) -> str:
-        """What the recipe calls a model."""
+        """Return the name of a model in the recipe."""
         return "base" if self.starts and model == self.base else self.names[model]
 
 

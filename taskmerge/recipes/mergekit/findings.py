@@ -1,4 +1,4 @@
-"""What reading a mergekit configuration turns up: what cannot be done, and what is ignored or assumed."""
+"""Findings while a mergekit configuration is read: settings that cannot be translated, are ignored or assumed."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ Base = Literal["start", "listed", "first", "either", "none"]
 
 
 def same(value: Any) -> Any:
-    """As it is."""
+    """Return the value unchanged."""
     return value
 
 

@@ -1,4 +1,4 @@
-"""How a mergekit configuration names models."""
+"""References to models in a mergekit configuration."""
 
 from __future__ import annotations
 

@@ -63,7 +63,10 @@ class Reader:
         return setting(given, default, self.findings)
 
     def said(self, settings: Settings, contained: frozenset[str], at: float | None = None) -> dict[str, Any]:
-        """What holds for tensors whose names contain these filters, as keys of a rule. at: depth to settle lists at."""
+        """Return the settings for tensors whose names contain these filters, as keys of a rule.
+
+        at: depth at which lists are evaluated.
+        """
         said: dict[str, Any] = {"weight": {}} if self.peer.weight else {}
         for (name, parameter), one in settings.items():
             value = one.under(contained)

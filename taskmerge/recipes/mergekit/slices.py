@@ -31,13 +31,13 @@ class Slice:
 
     @property
     def height(self) -> int | None:
-        """How many layers it has; None: as many as the models have."""
+        """The number of its layers; None: as many as the models have."""
         layers = self.sources[0].layers
         return None if layers is None else layers[1] - layers[0]
 
     @property
     def moves_layers(self) -> bool:
-        """Whether its sources give other layers than one another."""
+        """True if its sources provide different layers."""
         return len({source.layers for source in self.sources}) > 1
 
 

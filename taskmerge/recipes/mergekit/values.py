@@ -34,7 +34,7 @@ class Setting:
 
     @property
     def filters(self) -> list[str]:
-        """Those that may decide, in order: none after a value for all tensors."""
+        """The filters that may decide, in order: none after a value for all tensors."""
         found: list[str] = []
         for condition in self.conditions:
             if condition.contains is None:
@@ -51,7 +51,7 @@ class Setting:
 
     @property
     def varies(self) -> bool:
-        """Whether it is a gradient anywhere."""
+        """True if one of its values is a gradient."""
         return any(isinstance(condition.value, tuple) for condition in self.conditions)
 
 
