@@ -89,14 +89,14 @@ def _is_state(word: str) -> bool:
 
 
 def layer_index(name: str) -> int | None:
-    """The number of the layer a tensor stands in ("….layers.3.…" -> 3), None outside numbered layers."""
+    """Return the number of a tensor's layer ("….layers.3.…" -> 3); None outside numbered layers."""
     parts = name.split(".")
     place = _layer_place(parts)
     return None if place is None else int(parts[place])
 
 
 def with_layer(name: str, layer: int) -> str:
-    """The name that a tensor of a layer has in another layer of the same kind."""
+    """Return the name that a tensor of a layer has in another layer of the same kind."""
     parts = name.split(".")
     place = _layer_place(parts)
     return name if place is None else ".".join([*parts[:place], str(layer), *parts[place + 1 :]])
@@ -108,7 +108,7 @@ def _layer_place(parts: Sequence[str]) -> int | None:
 
 
 def numbered(name: str) -> tuple[str, int | None]:
-    """The path before the first number in a tensor's name, whatever holds it, and that number."""
+    """Return the path before the first number in a tensor's name, and that number."""
     number = _LATER_NUMBER.search(name)
     return (name, None) if number is None else (name[: number.start()], int(number[0][1:]))
 
@@ -151,7 +151,7 @@ class Layout:
 
     @classmethod
     def of(cls, tensors: Mapping[str, HasHeader], config: Mapping[str, Any]) -> Layout:
-        """The layout of one checkpoint, from headers and config."""
+        """Return the layout of one checkpoint, from headers and config."""
         sole = _sole_modality(tensors, config)
         outside = set()
         for path, leaf in {_before_numbers(name) for name in tensors}:

@@ -90,15 +90,15 @@ class Components(Mapping[str, str]):
         return len(self._assigned)
 
     def names(self, component: str) -> list[str]:
-        """Names of the component's tensors, in file order."""
+        """Return the names of the component's tensors, in file order."""
         return [name for name, own in self._assigned.items() if own == component]
 
     def home(self, name: str) -> str:
-        """The component whose module holds the tensor: differs from self[name] only for buffers."""
+        """Return the component whose module has the tensor; it differs from self[name] only for buffers."""
         return self._homes[name]
 
     def inner_name(self, name: str, component: str | None = None) -> str:
-        """The name inside its component: "layers.3.mlp.up_proj.weight" whatever the file puts before it.
+        """Return the name inside its component: "layers.3.mlp.up_proj.weight", without the file's prefix.
 
         component: the one to look from, for a buffer its home; left out: its own.
         """
@@ -121,7 +121,7 @@ def component_map(
     known: Mapping[str, str] | None = None,
     strict: bool = True,
 ) -> Components:
-    """The component of every tensor, from its header and the config; no tensor is read.
+    """Return the component of every tensor, from its header and the config; no tensor is read.
 
     overrides: component -> patterns (`Selector`'s, in the components found without them); they win, in the order given,
     and may name components of the user's own. known: tensor -> component, where something else tells it. strict:
@@ -176,7 +176,7 @@ def _root(names: Sequence[str]) -> str:
 
 
 def with_overrides(found: Components, overrides: Mapping[str, Sequence[str]] | None, strict: bool = True) -> Components:
-    """The components with some tensors given to others by a recipe's `components`; arguments as for `component_map`."""
+    """Return the components after a recipe's `components` reassign some tensors; arguments as for `component_map`."""
     if not overrides:
         return found
     selector = Selector(found)

@@ -18,7 +18,7 @@ class Projectors:
         self._served: set[int] = set()  # places in parts.towers of those with a projector
 
     def place(self) -> None:
-        """Fills `parts.components`."""
+        """Fill `parts.components`."""
         self._serve_named()
         self._inside(named=False)
         units = self._units()

@@ -102,7 +102,7 @@ class Snapshot:
     stated: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
     def fetch(self, name: str) -> Path:
-        """The local path of weight file `name`, downloaded (resumably, into the shared cache) if absent."""
+        """Return the local path of weight file `name`, downloaded (resumably, into the shared cache) if absent."""
         from huggingface_hub import hf_hub_download
 
         inside = f"{self.place.folder}/{name}" if self.place.folder else name
@@ -110,7 +110,7 @@ class Snapshot:
 
 
 def open_snapshot(place: HubPlace) -> Snapshot:
-    """Resolves the revision to a commit and fetches everything small; weight files stay where they are.
+    """Resolve the revision to a commit and fetch everything small; weight files are not downloaded.
 
     With HF_HUB_OFFLINE=1 only the local cache is consulted. Raises CheckpointError with the hub's own words.
     """
@@ -179,7 +179,7 @@ def _asked(place: HubPlace, call: Any) -> Any:
 
 
 def upload(folder: Path, repository: str, *, private: bool = False, revision: str | None = None) -> str:
-    """Uploads every file of `folder` to a model repository, made if need be; returns the commit's address.
+    """Upload every file of `folder` to a model repository, made if necessary; return the commit's address.
 
     Raises CheckpointError with the hub's own words.
     """

@@ -68,7 +68,7 @@ class Selector:
         return known.among(spellings).union(*map(known.covering, spellings))
 
     def names(self, patterns: Iterable[str], among: Iterable[str] | None = None) -> list[str]:
-        """The tensors that any of the patterns names, in the order of `among` (left out: all, in file order)."""
+        """Return the tensors that any of the patterns selects, in the order of `among` (default: file order, all)."""
         wanted = tuple(patterns)
         return [name for name in (self.components if among is None else among) if self.naming(wanted, name)]
 
@@ -82,7 +82,7 @@ class Selector:
         of: str = "",
         also: Collection[str] = (),
     ) -> list[Problem]:
-        """A problem for each pattern that names nothing, with the names that come nearest.
+        """Return a problem for each pattern that selects nothing, with the nearest names.
 
         place: where the patterns stand.  what: the setting that holds them ("copy: audio").  among: the tensors that
         count; left out: all.  of: whose they are, for the message.  also: names of other things allowed here.
@@ -102,7 +102,7 @@ class Selector:
         ]  # fmt: skip
 
     def require(self, patterns: Iterable[str], what: str, *, among: Collection[str], of: str) -> None:
-        """Raises UsageError with what `check` finds."""
+        """Raise UsageError with the problems that `check` finds."""
         if problems := self.check(patterns, None, what, among=among, of=of):
             raise UsageError(problems)
 
@@ -123,7 +123,7 @@ class Selector:
 
 
 def nearest_names(pattern: str, components: Iterable[str], names: Iterable[str] = ()) -> str:
-    """A next move for a pattern that names nothing: what is most like it, or the components there are."""
+    """Return a next move for a pattern that selects nothing: the most similar names, or the components."""
     parts = sorted(set(components))
     close = difflib.get_close_matches(pattern, [*parts, *set(names).difference(parts)], n=_MOST_SHOWN, cutoff=0.5)
     if not close:
@@ -146,6 +146,6 @@ def may_name(pattern: str, component: str) -> bool:
 
 
 def selected(patterns: Mapping[str, Iterable[str]], selector: Selector, name: str) -> str | None:
-    """The first key one of whose patterns names the tensor; None when none does."""
+    """Return the first key with a pattern that selects the tensor; None without one."""
     found = selector.naming((glob for globs in patterns.values() for glob in globs), name)
     return next((key for key, globs in patterns.items() if found.intersection(globs)), None) if found else None

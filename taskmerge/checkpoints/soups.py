@@ -20,7 +20,7 @@ from taskmerge.numbers.rounding import encode
 
 
 def checkpoints_of(text: str, folder: Path | None = None, last: int | None = None) -> list[Path]:
-    """The folders or files that a pattern (`run/checkpoint-*`) names, oldest (lowest number) first.
+    """Return the folders or files that match a pattern (`run/checkpoint-*`), oldest (lowest number) first.
 
     Args:
         text: the pattern; `~` is the home folder.

@@ -85,7 +85,7 @@ class StateDict:
         return self.beside.config
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Entries [start, stop) of the flattened tensor, little-endian, as a 1-D array of its storage dtype.
+        """Return entries [start, stop) of the flattened tensor, little-endian, as a 1-D array of its storage dtype.
 
         BF16 and 8-bit floats come as bit patterns (uint16, uint8). A view of mapped pages where possible, never
         to be written to. Raises CheckpointError when the bytes cannot be had.
@@ -101,24 +101,28 @@ class StateDict:
         return None
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """Says that these entries will hardly be read again, so that mapped pages may go."""
+        """Allow mapped pages of these entries to be freed, because they will hardly be read again."""
 
     def delta(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """Of a base with an adapter: what reads entries [start, stop) of the adapter's own product, float64, before it
-        is added to the base and rounded; None where it is not known by itself."""
+        """Return a reader of an adapter's own product, float64, before it is added to the base and rounded.
+
+        The reader takes [start, stop). None if the product is not known separately.
+        """
         return None
 
     def unrounded(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """Of a tensor that is computed: what reads entries [start, stop) in float64, before they are rounded into the
-        format of its header; None where `read` gives all there is."""
+        """Return a reader of a computed tensor in float64, before it is rounded to the format of its header.
+
+        The reader takes [start, stop). None if `read` returns the exact values.
+        """
         return None
 
     def in_dtype(self, dtype: str) -> StateDict:
-        """The same to be written in another format (torch name): tensors that are computed are rounded only once."""
+        """Return the same tensors for another format (torch name): computed tensors are rounded only once."""
         return self
 
     def stored_name(self, name: str) -> str | None:
-        """The name that a tensor has in the files beside it; None when it is made of several."""
+        """Return the name of a tensor in the stored files; None if it is made of several."""
         return name
 
     def sources(self) -> Mapping[str, StateDict]:
@@ -126,7 +130,7 @@ class StateDict:
         return {self.label: self}
 
     def write_side_files(self, output: Output, dtype: str | None) -> bool:
-        """Writes what stands beside into an output folder; False where copying it and its config does.
+        """Write the side files into an output folder; return False if a copy of them and of the config will do.
 
         dtype: torch name of the format that all tensors now have, None when each kept its own.
         """
@@ -134,7 +138,7 @@ class StateDict:
 
 
 def entries(state_dict: StateDict, name: str, start: int, stop: int) -> np.ndarray:
-    """Entries [start, stop) of a tensor in float64, not rounded before where they are computed."""
+    """Return entries [start, stop) of a tensor in float64, without rounding if they are computed."""
     exact = state_dict.unrounded(name)
     return (
         decode(state_dict.read(name, start, stop), state_dict.tensors[name].dtype)
@@ -178,5 +182,5 @@ class Adopted(StateDict):
 
 
 def adopted(state_dict: StateDict | HasTensors) -> StateDict:
-    """`state_dict` themselves, or an object with label, tensors, config and read wrapped as such."""
+    """Return `state_dict` itself, or wrap an object with label, tensors, config and read."""
     return state_dict if isinstance(state_dict, StateDict) else Adopted(state_dict)

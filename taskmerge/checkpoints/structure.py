@@ -51,7 +51,7 @@ class Stack:
 
 
 def stacks(tensors: Mapping[str, HasHeader]) -> list[Stack]:
-    """Every stack of layers, each named by the outermost number in its tensors' names that counts layers.
+    """Return every stack of layers, each named by the outermost number in its tensors' names that counts layers.
 
     A number counts layers when those that it tells apart have something alike in them; else it tells modules apart, an
     encoder and what follows it, and the next number is looked at.
@@ -123,7 +123,7 @@ def _count(shape: Sequence[int]) -> int:
 
 
 def raw_input(tensors: Mapping[str, HasHeader]) -> str | None:
-    """The kind of raw input that something here takes, with what tells it: "vision: ..." or "audio: ..."; else None.
+    """Return the kind of raw input that a module takes, with the reason: "vision: ..." or "audio: ..."; else None.
 
     tensors: those outside numbered layers, since convolutions inside them mix what is no longer raw.
     """
@@ -154,7 +154,7 @@ class Leading:
 
     @classmethod
     def of(cls, tensors: Mapping[str, HasHeader]) -> Leading:
-        """Of the tensors of one module, in any order."""
+        """Describe a module by its tensors, in any order."""
         sides = []
         sizes = set()
         for name, info in tensors.items():
@@ -183,13 +183,13 @@ class Leading:
 
 
 def under(tensors: Mapping[str, HasHeader], root: Path) -> dict[str, HasHeader]:
-    """The tensors whose names begin with a path."""
+    """Return the tensors whose names begin with a path."""
     start = ".".join(root)
     return {name: info for name, info in tensors.items() if name == start or name.startswith(f"{start}.")}
 
 
 def outside_layers(tensors: Mapping[str, HasHeader], layers: Iterable[Stack]) -> dict[str, HasHeader]:
-    """The tensors that stand in none of the stacks."""
+    """Return the tensors that are in none of the stacks."""
     starts = tuple(".".join(stack.path) + "." for stack in layers)
     return {name: info for name, info in tensors.items() if not (starts and name.startswith(starts))}
 

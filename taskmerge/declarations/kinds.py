@@ -65,18 +65,21 @@ class At:
         return text or "the recipe"
 
     def child(self, step: str | int, named: bool = False) -> At:
-        """named: the step is a name of the user's choice, which says little without the key before it."""
+        """Return the place of an inner value.
+
+        named: the step is a name of the user's choice, which is unclear without the key before it.
+        """
         keys = self.keys + named if named or isinstance(step, int) else 1
         return At(self.lookup, (*self.path, step), self.folder, self.root, keys)
 
     @staticmethod
     def fixed(place: str, name: str) -> At:
-        """One value outside any document (a command-line option, a call's argument)."""
+        """Return the place of a value outside any document (a command-line option, a call's argument)."""
         return At(lambda _path: place, (name,))
 
 
 def shown(value: Any) -> str:
-    """A value as the user wrote it: text in quotes, YAML's words for true, false and nothing."""
+    """Return a value as the user wrote it: text in quotes, YAML's words for true, false and nothing."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:

@@ -23,7 +23,7 @@ VISION_RATES = {**RATES, "vision_encoder": 1e-3}
 
 
 def make(folder: Path, say: Callable[[str], None], steps: float = 1.0) -> None:
-    """Writes data, picture tower and compressed task vectors into `folder`. steps: share of the training steps.
+    """Write data, vision encoder and compressed task vectors into `folder`. steps: share of the training steps.
 
     Raises UsageError when espeak-ng or a library is missing, before anything is made.
     """

@@ -86,7 +86,7 @@ def backbone_config(backbone: Any) -> dict[str, Any]:
 
 
 def backbone_of(config: Mapping[str, Any]) -> Any:
-    """The backbone of a grafted embedder's config, with fresh weights.
+    """Return the backbone of a grafted embedder's config, with new weights.
 
     Raises:
         CheckpointError: for a class or model type that transformers does not have.

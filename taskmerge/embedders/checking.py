@@ -83,7 +83,7 @@ def check_model(embedder: Embedder) -> ModelCheck:
 
 
 def example(modality: str) -> Any:
-    """An item of a modality, as `Pairs.load` gives them: a text, a picture of noise, a tone, a film of four."""
+    """Return an example of a modality, as from `Pairs.load`: a text, a picture of noise, a tone, four frames."""
     media = media_of(modality)
     rng = np.random.default_rng(0)
     if media == "text":

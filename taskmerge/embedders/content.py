@@ -48,14 +48,14 @@ def identity_of(tensors: Mapping[str, Tensor], code: Iterable[object], settings:
 
 
 def item_digest(item: Any) -> str:
-    """sha256 of an item of pairs as it came: of a file's bytes, an array, a picture's pixels, a text."""
+    """Return the sha256 of an item in its original form: a file's bytes, an array, a picture's pixels, a text."""
     digest = hashlib.sha256()
     _add(digest, item, sha256_of)
     return digest.hexdigest()
 
 
 def item_key(item: Any, modality: str) -> bytes:
-    """16 bytes that tell an item from others: a file by its path, size and time of change, all else by its content."""
+    """Return 16 bytes that identify an item: a file by its path, size and time of change, all others by content."""
     digest = hashlib.blake2b(modality.encode(), digest_size=16)
     _add(digest, item, _stat)
     return digest.digest()
@@ -91,7 +91,7 @@ def _add(digest: Any, item: Any, of_file: Callable[[Path], str]) -> None:
 
 
 def tensor_bytes(tensor: Tensor) -> Any:
-    """A tensor's bytes, as a buffer."""
+    """Return a tensor's bytes, as a buffer."""
     import torch
 
     flat = tensor.detach().cpu().contiguous().reshape(-1)

@@ -12,7 +12,7 @@ from taskmerge.words.numerals import is_whole
 
 
 def names_in_file(network: Any, stored: StateDict | None) -> tuple[dict[str, str], dict[int, str]]:
-    """(the network's names -> the file's, place of a sentence-transformers module -> its folder)."""
+    """Return the network's names -> the file's, and place of a sentence-transformers module -> its folder."""
     if stored is None:
         return {}, {}
     folders = {name.partition("/")[0] for name in stored.tensors if "/" in name}

@@ -21,7 +21,7 @@ _ENTRIES = 1 << 22
 
 
 def stored_of(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> StoredStateDict | None:
-    """The folder that these arguments of `from_pretrained` name, its headers read; None where there is none."""
+    """Return the folder that these arguments of `from_pretrained` mean, its headers read; None without one."""
     path = arguments[0] if arguments else options.get("pretrained_model_name_or_path")
     if not isinstance(path, str | Path) or options.get("state_dict") is not None:
         return None

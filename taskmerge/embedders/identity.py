@@ -10,7 +10,7 @@ from taskmerge.embedders.interface import Embedder
 
 
 def revision_of(embedder: Embedder) -> str:
-    """The model's own hash: of every live tensor, and of the settings that decide its embeddings.
+    """Return the model's own hash: of every live tensor, and of the settings that decide its embeddings.
 
     Returns:
         The first 40 hexadecimal digits of a sha256. Prompts that the user put in place of the model's own are not in

@@ -184,7 +184,7 @@ class Embedder(ABC):
         return query.keys() == document.keys() and all(_equal(query[key], document[key]) for key in query)
 
     def settings(self) -> Mapping[str, Any]:
-        """The settings that decide the embeddings in addition to the tensors, as plain values.
+        """Return the settings that decide the embeddings in addition to the tensors, as plain values.
 
         They include prompts, pooling and the tokenizer.
         """
@@ -196,7 +196,7 @@ class Embedder(ABC):
         return None
 
     def token_embeddings(self) -> Tensor | None:
-        """The weight of the token embeddings, (vocabulary, width); None if the model does not state it."""
+        """Return the weight of the token embeddings, (vocabulary, width); None if the model does not state it."""
         return None
 
     @property

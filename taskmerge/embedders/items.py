@@ -64,7 +64,7 @@ class PreparedItems:
         return self._count
 
     def add(self, name: str, pairs: Pairs, embedder: Any, role: Role | None = None) -> range:
-        """Takes in a set; returns the numbers of its items.
+        """Add a set; return the numbers of its items.
 
         embedder: with the prompts of the set.  role: what items are embedded as; None: as in training.
         """
@@ -93,7 +93,7 @@ class PreparedItems:
         return []
 
     def features(self, numbers: Sequence[int], texts: Sequence[str] = (), noise: float = 0.0) -> dict[str, Any]:
-        """One batch: these items, then these texts, all as the items' role.
+        """Return one batch: these items, then these texts, all in the items' role.
 
         noise: standard deviation of Gaussian noise on prepared values; where nothing is prepared there is none.
         Raises UsageError for an item that cannot be used, naming its place.

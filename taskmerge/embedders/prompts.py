@@ -33,7 +33,7 @@ class Prompts:
 
     @classmethod
     def of(cls, said: Any) -> Prompts:
-        """Prompts from a mapping or any object with their attributes (a recipe's section); None: none.
+        """Make prompts from a mapping or any object with their attributes (a recipe's section); None: no prompts.
 
         Raises:
             UsageError: for a key that does not exist, and for what is no text.
@@ -70,7 +70,7 @@ class Prompts:
         return found if found is not None else getattr(self, name)
 
     def of_task(self, name: str) -> Prompts:
-        """The prompts of one set or task: its own where it has any, else those of all."""
+        """Return the prompts of one set or task: its own if it has any, else those of all."""
         own = self.tasks.get(name)
         if own is None:
             return replace(self, tasks={})

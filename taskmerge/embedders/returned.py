@@ -23,7 +23,7 @@ SETTINGS = ("prompts", "default_prompt_name", "similarity_fn_name")
 
 
 def places(module: nn.Module, saved: WithLiveValues) -> dict[str, str] | None:
-    """Name in the file -> name in the live model, of every tensor of the file.
+    """Map every tensor name of a file to its name in the live model.
 
     Args:
         module: the live model.
@@ -55,7 +55,7 @@ def _memory(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def with_values(module: nn.Module, places: Mapping[str, str], fused: StateDict, names: Iterable[str]) -> nn.Module:
-    """A copy of a live model with the merged tensors in the place of its own.
+    """Return a copy of a live model with the merged tensors in place of its own.
 
     Args:
         module: stays as it is.

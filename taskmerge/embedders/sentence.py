@@ -100,8 +100,11 @@ class SentenceEmbedder(Embedder):
         return {name: text for name, text in self.module.prompts.items() if text is not None}
 
     def prompt(self, role: Role | None, modality: str | None = None) -> str | None:
-        """The user's prompt, else the first one that the model has under a name of the role, as `encode_query` and
-        `encode_document` of sentence-transformers choose it: an empty one counts."""
+        """Return the user's prompt, else the first one that the model has under a name of the role.
+
+        The names are those that `encode_query` and `encode_document` of sentence-transformers use; an empty prompt
+        counts.
+        """
         said = super().prompt(role, modality)
         if said is not None:
             return said or None
@@ -115,7 +118,7 @@ class SentenceEmbedder(Embedder):
         return not routed and self.prompt("query", modality) == self.prompt("document", modality)
 
     def settings(self) -> Mapping[str, Any]:
-        """The settings that decide the embeddings in addition to the tensors, as plain values."""
+        """Return the settings that decide the embeddings in addition to the tensors, as plain values."""
         module = self.module
         own = {name: getattr(module, name, None) for name in ("default_prompt_name", "truncate_dim", "max_seq_length")}
         parts = [(type(part).__name__, _config_of(part)) for part in module]
@@ -127,7 +130,7 @@ class SentenceEmbedder(Embedder):
         return self.module.max_seq_length
 
     def token_embeddings(self) -> Tensor | None:
-        """The weight of the token embeddings, (vocabulary, width); None if there is none."""
+        """Return the weight of the token embeddings, (vocabulary, width); None if there is none."""
         return token_table(getattr(self.network, "backbone", self.network))
 
     @property

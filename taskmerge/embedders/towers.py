@@ -69,5 +69,5 @@ class Projector(nn.Module):
             nn.init.zeros_(last.bias)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """(..., input_size) -> (..., output_size)."""
+        """Project vectors (..., input_size) to (..., output_size)."""
         return self.layers(self.norm(vectors))

@@ -25,7 +25,7 @@ _COMPARED = 4096  # entries of each tensor: a random start differs in any of the
 
 
 def named_embedder(embedder: Any, folder: Path) -> Any:
-    """The loader or class that the user means.
+    """Return the loader or class that the user means.
 
     Args:
         embedder: itself, or its name; see `ModelSource.embedder`.

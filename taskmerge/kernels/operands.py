@@ -72,7 +72,7 @@ class Measurement:
     weights: tuple[float, ...] | None = None
 
     def weighed(self, program: Program) -> Measurement:
-        """The same with the weights that the program finds from the Gram matrix, where it does."""
+        """Return the same with the weights from the Gram matrix, if the program computes weights from it."""
         if program.from_gram is None or self.gram is None:
             return self
         return replace(self, weights=tuple(float(weight) for weight in program.from_gram(self.gram)))

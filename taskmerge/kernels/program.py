@@ -30,8 +30,11 @@ class KeepLargest:
         return self.density == 0.0
 
     def ranks(self, count: int) -> tuple[int, int]:
-        """Of `count` entries by falling magnitude, counted from 1: the first and the last one kept. Kept is whatever
-        has a magnitude between those two's, ties at both ends included."""
+        """Return the ranks of the first and the last entry that is kept, of `count` entries.
+
+        Entries are ranked by falling magnitude from 1. All entries with a magnitude between those two are kept, ties at
+        both ends included.
+        """
         kept = min(max(1, math.floor(self.density * count)), count)
         skipped = min(math.floor(self.skip * count), count - kept)
         return skipped + 1, skipped + kept
@@ -187,7 +190,7 @@ class Program:
         return frozenset(i for i, weight in enumerate(self.weights) if weight == 0)
 
     def without(self, specialists: Collection[int]) -> Program:
-        """The program of the other specialists, in their order; see `idle`."""
+        """Return the program of the other specialists, in their order; see `idle`."""
         kept = [i for i in range(len(self.weights)) if i not in specialists]
         ways = tuple(self.sparsify[i] for i in kept) if isinstance(self.sparsify, tuple) else self.sparsify
         return replace(self, weights=tuple(self.weights[i] for i in kept), sparsify=ways)

@@ -87,7 +87,7 @@ class ModelSearch:
             group.search.sample()
 
     def find(self) -> list[Bounds]:
-        """All passes, over all rows, here and now."""
+        """Make all passes, over all rows, in this process."""
         self.sample()
         for group in self._groups:
             while group.search.open:
@@ -95,7 +95,7 @@ class ModelSearch:
         return self.bounds()
 
     def scan(self, rows: Collection[int] | None = None) -> list[Counts]:
-        """One pass over the rows with these numbers, or over all: counts for each open query."""
+        """Make one pass over the rows with these numbers, or over all: counts for each open query."""
         found: list[Counts] = []
         for group in self._groups:
             if group.search.open:
@@ -143,7 +143,7 @@ class ModelSearch:
 
 
 def check_shapes(pair: Pair) -> None:
-    """A caller's mistake, said before any byte is read through a wrong address. Raises MergeError."""
+    """Report a caller's mistake before any byte is read through a wrong address. Raises MergeError."""
     if pair.base.is_delta:
         raise MergeError("the base is given as a task vector")
     for operand in pair.specialists:

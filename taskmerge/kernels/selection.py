@@ -77,5 +77,5 @@ class Query:
 
 
 def magnitude_of(bits: int) -> float:
-    """The float32 value with these bits."""
+    """Return the float32 value with these bits."""
     return float(np.uint32(bits).view(np.float32))

@@ -202,7 +202,7 @@ class Collector:
             self._embedder.check_takes(modality, source)
 
     def run(self, chunk: Chunk, advance: Callable[[int], object] = lambda _: None) -> Sums:
-        """The sums over one chunk. advance: told how many items were run."""
+        """Return the sums over one chunk. advance: called with the number of items that were run."""
         self._sums = Sums(chunk.group)
         handles = [layer.register_forward_pre_hook(self._hook(own)) for own, layer in self._layers.items()]
         try:

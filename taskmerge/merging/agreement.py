@@ -52,7 +52,7 @@ class Layers:
             )
 
     def warnings(self) -> Iterator[str]:
-        """Tensors inside layers that the base has, which its layers lack."""
+        """Yield a warning for tensors in layers that the base has, if its layers lack them."""
         for (owner, container), names in self._inside.items():
             yield (
                 f"{owner} has {len(names)} tensors in {container!r} that the base's own layers lack, such "

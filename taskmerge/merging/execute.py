@@ -66,7 +66,7 @@ def execute(
     memory: int = MEMORY,
     finish: bool = False,
 ) -> Written:
-    """Writes the planned model into folder `out`, whole or not at all.
+    """Write the planned model into folder `out`, completely or not at all.
 
     finish: every weight file was written by a part (`parts.execute_part`): they are checked, what is missing is named.
 
@@ -119,7 +119,7 @@ def _output(
 
 
 def check_same(began: str, plan: Plan, recipe: Recipe) -> None:
-    """Raises CheckpointError when anything that decided about the result is no longer what it was, read or not."""
+    """Raise CheckpointError if anything that the result depends on has changed, whether it was read or not."""
     for state_dict in every_input(plan).values():
         for file in state_dict.beside.files.values():
             file.check()

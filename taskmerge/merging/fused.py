@@ -79,7 +79,7 @@ class FusedStateDict(StateDict):
             out[:] = self._whole.get(name, lambda: self._run_whole(step))[start:stop]
 
     def in_dtype(self, dtype: str) -> FusedStateDict:
-        """The same, rounded straight into another format."""
+        """Return the same model, rounded directly to another format."""
         steps = tuple(replace(step, info=stored_format(step.info, dtype)) for step in self.plan.steps)
         return FusedStateDict(replace(self.plan, steps=steps), self.device, self.store)
 

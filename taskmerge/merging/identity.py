@@ -49,7 +49,7 @@ def identity_of(plan: Plan, said: str) -> str:
 
 
 def every_input(plan: Plan) -> dict[str, StateDict]:
-    """label -> the base, the specialists, and the bases that specialists have of their own."""
+    """Return the base, the specialists, and the specialists' own bases, by label."""
     own = {own_base_label(label): state_dict for label, state_dict in plan.own_bases.items()}
     return {**plan.inputs, **own}
 

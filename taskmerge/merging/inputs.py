@@ -86,7 +86,7 @@ def open_inputs(recipe: Recipe, given: Inputs | None = None) -> Inputs:
 
 
 def row_paths(specialist: Specialist, folder: Path) -> list[Path]:
-    """The checkpoints of a soup, oldest first. Raises CheckpointError when they are not there."""
+    """Return the checkpoints of a soup, oldest first. Raises CheckpointError if they are missing."""
     text = specialist.adapter if specialist.adapter and is_pattern(specialist.adapter) else specialist.model
     return checkpoints_of(text, folder, specialist.last)
 
@@ -140,7 +140,7 @@ def _soup(
 def open_soup(
     text: str, *, last: int | None = None, ema: float | None = None, base: str | None = None
 ) -> tuple[Averaged, list[Path]]:
-    """The mean of the checkpoints that a pattern names, and where each lies, oldest first.
+    """Return the mean of the checkpoints that match a pattern, and their places, oldest first.
 
     Args:
         text: the pattern.  last, ema: see `Specialist`.  base: of checkpoints that are adapters, the model they are of.

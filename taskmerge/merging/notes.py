@@ -16,7 +16,7 @@ from taskmerge.merging.steps import Dropped, TensorStep
 def notes(
     census: Census, heads: Heads, steps: Sequence[TensorStep], dropped: Iterable[Dropped], config: Mapping[str, Any]
 ) -> list[str]:
-    """One line for each decision. config: the result's."""
+    """Return one line per decision. config: the result's."""
     copied = [step for step in steps if step.action == "copy" and step.info.name not in census.base.tensors]
     return [
         *_class(census, config, copied),

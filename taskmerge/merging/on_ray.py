@@ -90,7 +90,7 @@ def write_parts(
 
 
 def verify_parts(address: str | None, of: int, *arguments: Any, done: Callable[[], None]) -> Checked:
-    """`verify.verified(*arguments)` by a cluster, in `of` parts; done: called after each."""
+    """Run `verify.verified(*arguments)` on a cluster, in `of` parts; done: called after each."""
     found: list[Checked] = []
 
     def heard(part: Part, result: Checked) -> None:

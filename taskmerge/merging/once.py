@@ -24,7 +24,7 @@ class Once(Generic[Key, Result]):
         self._found: dict[Key, Future[Result]] = {}
 
     def get(self, key: Key, compute: Callable[[], Result]) -> Result:
-        """The result for `key`, computed by the first who asks."""
+        """Return the result for `key`; the first caller computes it."""
         with self._lock:
             future = self._found.get(key)
             mine = future is None

@@ -30,7 +30,7 @@ class Operands:
         self._shielded: Once[str, np.ndarray] = Once(AHEAD + 1)
 
     def base(self, step: TensorStep) -> Operand:
-        """The base's tensor of a step that merges."""
+        """Return the base's operand in a step that merges."""
         return _stored(self.plan.base, step.source.name)
 
     def specialist(self, step: TensorStep, source: Source) -> Operand:
@@ -41,11 +41,11 @@ class Operands:
         return self._unprotected(step, source)
 
     def delta(self, step: TensorStep, source: Source) -> np.ndarray:
-        """The whole task vector of one specialist in one tensor: float64 (entries,)."""
+        """Return the complete task vector of one specialist in one tensor: float64 (entries,)."""
         return self.part_of_delta(step, source, 0, step.info.count)
 
     def part_of_delta(self, step: TensorStep, source: Source, start: int, stop: int) -> np.ndarray:
-        """Entries [start, stop) of the same."""
+        """Return entries [start, stop) of the task vector of one specialist in one tensor."""
         return self._delta_of(step, self.specialist(step, source), start, stop)
 
     def exact(self, step: TensorStep, source: Source) -> bool:

@@ -21,7 +21,7 @@ _LIBRARIES = ("numpy", "numba", "torch", "safetensors", "huggingface_hub")
 def describe(
     plan: Plan, recipe: str, recipe_folder: Path, out: Path | StoreUri, inputs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The record as a table for JSON, but for the output's own hashes. inputs: see `record.described`."""
+    """Return the record as a table for JSON, without the output's own hashes. inputs: see `record.described`."""
     rules = sorted({sentence(step) for step in plan.steps})
     return new_record(
         "fused",
@@ -59,7 +59,7 @@ class FusedRecord(Record):
 
 
 def read_provenance(folder: Path) -> FusedRecord:
-    """The record of a fused model. Raises CheckpointError when there is none, or it is another kind's."""
+    """Read the record of a fused model. Raises CheckpointError if it is missing or of another kind."""
     if (kind := read_record(folder)["kind"]) != "fused":
         raise CheckpointError(f"a folder of kind {kind!r}, which was not made from a recipe", str(folder))
     path = folder / FILE

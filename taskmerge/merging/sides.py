@@ -24,10 +24,10 @@ def side_bytes(plan: Plan) -> int:
 
 
 def add_side_files(output: Output, plan: Plan, dtype: str | None) -> None:
-    """Copies the side files of the plan's folders, the first folder's before the next's, and writes what the merge
-    changes: config.json, the joined tokenizer, a processor whose parts come from several inputs.
+    """Copy the side files of the plan's folders; the first folder that has a file wins.
 
-    dtype: torch name of the number format all weights now have, None when each kept its own.
+    Write the files that the merge changes: config.json, the joined tokenizer, a processor whose parts come from several
+    inputs.
     """
     sources: dict[str, list[Path]] = {}
     for folder in plan.side_folders:

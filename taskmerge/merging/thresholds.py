@@ -30,7 +30,7 @@ class ModelThresholds:
         """What several processes have found together, when they have."""
 
     def of(self, step: TensorStep, sources: tuple[Source, ...]) -> Measurement | None:
-        """The bounds for one step, one entry per source; None where it does not trim over the model."""
+        """Return the bounds for one step, one entry per source; None if it does not trim over the model."""
         ways = self._ways(step)
         if ways is None:
             return None

@@ -12,7 +12,7 @@ from taskmerge.recipes import Output, Recipe
 
 
 def vocabularies(output: Output) -> Vocabularies:
-    """The token rows that the output is to have."""
+    """Return the settings of the output's token rows."""
     rows = {name: RowSource(one.source, one.token, one.row, one.force) for name, one in output.tokens.items()}
     return Vocabularies(output.tokenizer, rows, output.pad_rows, output.new_tokens == "own")
 
@@ -20,7 +20,7 @@ def vocabularies(output: Output) -> Vocabularies:
 def tokenizer_texts(
     recipe: Recipe, inputs: Mapping[str, StateDict], rows: Rows | None, beside: Beside
 ) -> tuple[dict[str, str], list[str]]:
-    """Files of the tokenizer that are written anew, and what to tell the user. beside: what stands beside the output.
+    """Return the tokenizer's files that are rewritten, and notes for the user. beside: of the output.
 
     Raises MergeError for a chat template that is none.
     """

@@ -123,7 +123,7 @@ class MergeMethod:
         return {row.name: row.default for row in self.parameters if not row.required}
 
     def options(self, given: Mapping[str, Any] | None = None, place: str | None = None) -> dict[str, Any]:
-        """All options of one call: those given, checked, and defaults. Raises UsageError with every problem."""
+        """Return all options of one call: checked values and defaults. Raises UsageError with every problem."""
         problems: list[Problem] = []
         at = At(lambda path: ".".join(str(step) for step in path) or place or self.name, (self.name,))
         read = read_mapping(given or {}, self.parameters, at, problems)
@@ -192,7 +192,7 @@ class MergeMethod:
         shape: Sequence[int],
         token_table: bool = False,
     ) -> Program | None:
-        """The Program that merges a tensor of this shape; None where the method is given the whole tensor.
+        """Return the Program that merges a tensor of this shape; None if the method takes the complete tensor.
 
         token_table: whether the tensor has one row a token; see `decomposes_matrices`.
 
@@ -214,7 +214,7 @@ class MergeMethod:
         return replace(program, scale=self.scale(options))
 
     def peak_bytes(self, specialists: int, shape: tuple[int, ...]) -> int:
-        """Bytes held at the peak of `merge`, on one tensor of this shape: deltas, base and result included.
+        """Return the bytes at the peak of `merge`, for one tensor of this shape: deltas, base and result included.
 
         As declared and measured (benchmarks/whole_tensor_memory.py); a method that declares nothing is taken to hold
         each delta twice, the base, the result and one more of their size.
@@ -247,7 +247,7 @@ class MergeMethod:
         return own, {name: value for name, value in options.items() if name not in names}
 
     def needs(self, options: Mapping[str, Any]) -> frozenset[str]:
-        """The inputs besides deltas and weights that `merge` must be given."""
+        """Return the inputs that `merge` needs in addition to deltas and weights."""
         if not self.elementwise:
             return frozenset(self.inputs) - {"deltas", "weights"}
         program = self.program((1.0, 1.0), _one_for_all(options), ())

@@ -47,7 +47,7 @@ class Remembered:
             self.left_out = 0
 
     def get(self, key: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
-        """The result for `key`, computed when it is not here. key[0]: what kind of result it is."""
+        """Return the result for `key`, computed if it is not stored. key[0]: kind of result."""
         with self._lock:
             if key in self._found:
                 self._asked[key] = self._round

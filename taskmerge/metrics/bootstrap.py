@@ -89,7 +89,7 @@ def resampled_means(
 
 
 def percentile_interval(estimate: float, draws: np.ndarray, count: int, confidence: float = 0.95) -> Interval:
-    """The interval of a statistic from its values on resampled items. draws: (resamples,); count: items behind it."""
+    """Compute the interval of a statistic from its values on resampled items. draws: (resamples,); count: of items."""
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(draws, [tail, 100 - tail])
     return Interval(estimate, float(low), float(high), count, confidence)

@@ -19,7 +19,7 @@ def decode(stored: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def encode(values: np.ndarray, dtype: str) -> np.ndarray:
-    """float64 of any shape -> entries of format `dtype`; half-way cases go to the even neighbour, overflow to inf."""
+    """Round float64 of any shape to entries of format `dtype`, to nearest even; overflow becomes inf."""
     if dtype != "BF16":
         with np.errstate(over="ignore"):
             return values.astype(DTYPES[dtype].storage)
@@ -41,7 +41,7 @@ DIGITS = {"F64": (53, -1022), "F32": (24, -126), "F16": (11, -14), "BF16": (8, -
 
 
 def step(values: np.ndarray, dtype: str) -> np.ndarray:
-    """The distance between numbers of format `dtype` at each value, float64; below normal numbers the least."""
+    """Return the distance between numbers of format `dtype` at each value, float64, also for subnormal numbers."""
     digits, least = DIGITS[dtype]
     exponents = np.maximum(np.frexp(values)[1] - 1, least)
     exponents = np.where(values == 0, least, exponents)

@@ -25,7 +25,7 @@ class Inputs:
     report: Path
 
     def identities(self, paths: Sequence[Path], media: bool, outputs: Sequence[Path] = ()) -> dict[str, str]:
-        """Name -> identity of files, and of folders with every file below that has a say.
+        """Return the identity of files, and of folders with every file below that matters, by name.
 
         media: by size and time of change alone. outputs: of the stage itself, which are no inputs.
         """

@@ -13,7 +13,7 @@ from taskmerge.words.places import parse_place
 
 
 def model_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
-    """Models that the stages read and that no earlier one makes, but that are not there."""
+    """Yield a problem for each missing model that the stages read and that no earlier one makes."""
     recipe = current.recipe
     probed = recipe.drift.specialist if recipe.drift and "diagnose" in stages else ()
     trained = recipe.specialize or {} if "specialize" in stages else {}

@@ -13,7 +13,7 @@ from taskmerge.words.places import output_path
 
 
 def mteb_problems(current: Run) -> Iterator[Problem]:
-    """Tasks that mteb does not know, and a place for its results where nothing can be written."""
+    """Yield problems for unknown tasks of mteb, and for a place of its results that cannot be written."""
     from taskmerge.measuring.evaluation.mteb_adapter import check_tasks
 
     section = current.recipe.evaluate

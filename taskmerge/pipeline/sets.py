@@ -30,7 +30,7 @@ def grafted_modality(run: Run, section: Specialize) -> str:
 
 
 def trained_sets(run: Run) -> list[str]:
-    """Names of all sets that some stage of the recipe trains on; of a lone source its column."""
+    """Return the names of all sets that some stage of the recipe trains on; for a single source its column."""
     from taskmerge.embedders.pairs import read_pairs
 
     recipe, found = run.recipe, []

@@ -43,7 +43,7 @@ class Places:
 
     @classmethod
     def of(cls, recipe: Recipe, out: Path | None = None) -> Places:
-        """Raises RecipeError when neither the recipe nor `out` names the output."""
+        """Derive the places from the output. Raises RecipeError if neither the recipe nor `out` names it."""
         if out is not None:
             return cls(output_path(out) if output_path(out).name not in ("", "..") else absolute(out))
         if recipe.output.path is None:
@@ -101,7 +101,7 @@ class Step:
 
 
 def read_note(path: Path) -> Note:
-    """A stage's note. Raises CheckpointError when it makes no sense."""
+    """Read a stage's note. Raises CheckpointError for an invalid one."""
     note: Note = read_json(path, Note, NOTE_MOVE, own=True)
     return note
 
@@ -132,7 +132,7 @@ class Run:
     followed: str | None = None
 
     def path(self, text: str) -> Path:
-        """A file or folder of the recipe that is read: relative to its folder. Raises UsageError for a uri."""
+        """Return a file or folder that the recipe reads, relative to its folder. Raises UsageError for a uri."""
         place = parse_place(text)
         if place.kind != "path":  # the path of a uri is empty: it would be the recipe's own folder
             move = "copy it to this disk, and write its path"
@@ -161,12 +161,12 @@ class Run:
         return self.model(self.recipe.base)
 
     def source(self, path: Path) -> ModelSource:
-        """A model of the recipe as it is run: with the recipe's own embedder and components."""
+        """Return a model of the recipe with the recipe's own embedder and components."""
         recipe = self.recipe
         return ModelSource(path, recipe.embedder, recipe.components, recipe.folder)
 
     def data(self, source: Any) -> Any:
-        """A data source of the recipe as `read_pairs` takes it: existing files by path, others as they are said."""
+        """Return a data source of the recipe for `read_pairs`: existing files by path, others unchanged."""
         if isinstance(source, Mapping):
             return {name: self.data(text) for name, text in source.items()}
         is_path = isinstance(source, str) and parse_place(source, "a data source").kind == "path"
@@ -218,7 +218,7 @@ class Run:
         return known.get("section") == self._said(step.section) and self._inputs.same(known.get("inputs", {}))
 
     def once(self, step: Step, make: Callable[[], Any]) -> None:
-        """Runs `make` unless the stage's note says that it was made from the same; keeps what it returns.
+        """Run `make` unless the stage's note shows the same inputs; store its result.
 
         `make` puts each of the stage's outputs in its place once it is whole.
         """
@@ -257,8 +257,10 @@ class Run:
             make()
 
     def recall(self, steps: Iterable[Step]) -> None:
-        """Takes in the results of finished stages that this run did not touch, where their notes still hold; names
-        those whose notes do not, so that no result of another recipe or model is shown."""
+        """Read the results of finished stages that this run did not touch, if their notes are still valid.
+
+        It reports those whose notes are not, so that no result of another recipe or model is shown.
+        """
         known = {step.name: step for step in steps}
         for place in sorted(self.places.report.glob("*.json")):
             stage = place.stem
@@ -291,7 +293,7 @@ class Run:
 
 
 def training_settings(section: Training, run: Run, work: Path, **defaults: Any) -> Any:
-    """The trainer's settings for a section of the recipe; `defaults` where the recipe is silent.
+    """Return the trainer's settings for a section of the recipe; `defaults` for keys without a value.
 
     work: the stage's checkpoints; training goes on from the last one when there are any.
     """

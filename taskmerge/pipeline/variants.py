@@ -11,7 +11,7 @@ from taskmerge.pipeline.state import Run
 
 
 def variants(run: Run) -> dict[str, Path]:
-    """Name -> folder of every model of the run that is there: base, specialists, fused, recovered, rehearsed."""
+    """Return the folder of every existing model of the run by name: base, specialists, fused, recovered, rehearsed."""
     own = [name for name, row in run.recipe.specialists.items() if not row.made_of_parts and row.model != "base"]
     named: dict[str, Path] = {}
     with suppress(CheckpointError):  # gone since it was fused
@@ -31,6 +31,6 @@ def _is_run(run: Run, path: Path) -> bool:
 
 
 def unscored(run: Run) -> list[str]:
-    """Specialists that no table has a row of: adapters, and what is put together of several files."""
+    """Return the specialists without a row in any table: adapters, and models made of several files."""
     rows = {name.removeprefix("specialist ") for name in variants(run)}
     return [name for name, row in run.recipe.specialists.items() if name not in rows and row.model != "base"]

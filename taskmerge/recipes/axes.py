@@ -71,7 +71,7 @@ class Axis:
         return round(value) if self.integer else float(value)
 
     def grid(self, most: int) -> list[Any]:
-        """All values, or `most` of them evenly spread over the range."""
+        """Return all values, or `most` of them evenly spread over the range."""
         if self.bounds is None:
             return list(self.choices)
         low, high = self.bounds
@@ -105,12 +105,12 @@ class Axis:
 
 
 def steps(low: float, high: float, step: float) -> list[float]:
-    """low, low + step, … up to high, without what adding up leaves behind the last digit."""
+    """Return low, low + step, … up to high, without the rounding errors of additions."""
     return [float(f"{low + place * step:.10g}") for place in range(math.floor((high - low) / step + 1e-9) + 1)]
 
 
 def axes_of(recipe: Recipe, vary: Mapping[str, Range] | None = None) -> tuple[Axis, ...]:
-    """Every axis of a recipe's `search`, or of other ranges.
+    """Return every axis of a recipe's `search`, or of other ranges.
 
     Raises:
         RecipeError: with every target that names nothing.

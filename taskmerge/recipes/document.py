@@ -56,14 +56,14 @@ class Document:
     repeated: tuple[Problem, ...] = ()
 
     def place(self, path: tuple[str | int, ...]) -> str:
-        """ "file:line" of the value at `path`, or of the nearest value around it."""
+        """Return "file:line" of the value at `path`, or of the nearest value around it."""
         while path not in self.lines and path:
             path = path[:-1]
         return f"{self.label}:{self.lines[path]}" if path in self.lines else self.label
 
 
 def read_documents(path: str | Path) -> list[Document]:
-    """The documents of a YAML file, at least one. Raises RecipeError with every problem of its form."""
+    """Return the documents of a YAML file, at least one. Raises RecipeError with every problem of its form."""
     label, path = str(path), Path(path)
     try:
         raw = path.read_bytes()[: MOST_BYTES + 1] if path.is_file() else None

@@ -94,7 +94,7 @@ class Merge:
 
     @classmethod
     def read_section(cls, value: Mapping[str, Any], at: At, problems: list[Problem]) -> Any:
-        """A Merge from its mapping; see `taskmerge.declarations.Section`."""
+        """Return a Merge from its mapping; see `taskmerge.declarations.Section`."""
         before = len(problems)
         method = _method(value.get("method", cls.method), at.child("method"), problems)
         parameters = () if method is None else method.recipe_parameters
@@ -128,7 +128,7 @@ class Settings:
     edges: str = "ends"
 
     def weights(self, specialists: Mapping[str, Specialist], standing: Standing) -> dict[str, float | Fraction]:
-        """Each specialist's weight for a tensor that stands there."""
+        """Return each specialist's weight for a tensor at this place."""
         weights: dict[str, float | Fraction] = {}
         for name, specialist in specialists.items():
             found = (_of(self.weight, name), _of(self.section_weight, name), specialist.weight)
@@ -136,7 +136,7 @@ class Settings:
         return weights
 
     def resolved(self, active: Sequence[str], standing: Standing) -> dict[str, Any]:
-        """The method's options for a tensor that stands there: a number, or one for each of the active specialists."""
+        """Return the method's options for a tensor at this place: a number, or one per active specialist."""
         return {name: self._option(name, value, active, standing) for name, value in self.options.items()}
 
     def _option(self, name: str, value: Any, active: Sequence[str], standing: Standing) -> Any:

@@ -88,7 +88,7 @@ class Range:
             yield Problem(f"vary: {low:g} to {high:g} by {step:g} are too many steps", self.place)
 
     def read(self) -> Range:
-        """The same with `low:high:step` written out."""
+        """Return the same range with `low:high:step` expanded."""
         grid = self._grid()
         if grid is None:
             return self
@@ -106,7 +106,7 @@ class Range:
 
 
 def parse_grid(text: str) -> tuple[float, float, float]:
-    """(low, high, step) of `0.1:1.0:0.1`. Raises UsageError."""
+    """Parse (low, high, step) from `0.1:1.0:0.1`. Raises UsageError."""
     parts = text.split(":")
     try:
         low, high, step = (float(part) for part in parts)

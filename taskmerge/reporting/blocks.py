@@ -28,7 +28,7 @@ MARKS = {"good": "✓", "bad": "✕", "open": "?", "plain": "·"}
 
 
 def as_html(block: Block, explained: set[str]) -> str:
-    """One block as a card. explained: terms told on the page so far; those of this block are added."""
+    """Return one block as a card. explained: terms explained on the page so far; those of this block are added."""
     if isinstance(block, Banner):
         return _banner(block)
     if isinstance(block, Table):
@@ -50,7 +50,7 @@ def as_html(block: Block, explained: set[str]) -> str:
 
 
 def chart(block: Chart) -> str:
-    """A chart as SVG; "" for one without anything to show."""
+    """Return a chart as SVG; "" without anything to show."""
     if isinstance(block, LineChart):
         return line_chart(block)
     if isinstance(block, RangeChart):

@@ -25,7 +25,7 @@ Place = Callable[[float, float], tuple[float, float]]
 
 
 def line_chart(chart: LineChart) -> str:
-    """Lines with their names at their ends, grid lines behind, and each point's value as its tooltip."""
+    """Draw lines with their names at their ends, grid lines behind, and each point's value as its tooltip."""
     drawn = [line for line in chart.lines if _known(line)]
     if not drawn:
         return ""
@@ -50,7 +50,7 @@ def line_chart(chart: LineChart) -> str:
 
 
 def range_chart(chart: RangeChart) -> str:
-    """A dot and its interval a row; the null band shaded on its row, a square where the value lies outside it."""
+    """Draw a dot and its interval per row; the null band is shaded, and a square marks a value outside it."""
     if not chart.spans:
         return ""
     edges = [edge for span in chart.spans for edge in (span.low, span.high, span.value, span.band) if edge is not None]
@@ -133,7 +133,7 @@ def grid_lines(y_low: float, y_high: float, at: Place, x_low: float, x_high: flo
 
 
 def x_axis(low: float, high: float, label: str, whole: bool = False) -> list[str]:
-    """whole: of whole numbers, such as layers, between which there is nothing."""
+    """Return the axis as SVG. whole: for whole numbers, such as layers, without ticks between them."""
     bottom = TOP + PLOT_HEIGHT
     parts = []
     for tick, text in ticks(low, high):
@@ -147,8 +147,10 @@ def x_axis(low: float, high: float, label: str, whole: bool = False) -> list[str
 
 
 def fitted(text: str, room: float) -> str:
-    """A label as escaped text that stays within `room` pixels: the middle of a longer one is left out, and the whole
-    one is its tooltip."""
+    """Return a label as escaped text of at most `room` pixels.
+
+    The middle of a longer one is left out, and the complete label is its tooltip.
+    """
     most = max(3, int(room / LETTER))
     if len(text) <= most:
         return escape(text)
@@ -158,12 +160,12 @@ def fitted(text: str, room: float) -> str:
 
 
 def names_room(names: Iterable[str]) -> float:
-    """Pixels for a column of names: as the longest needs, no more than `NAMES`."""
+    """Return the width of a column of names in pixels: as the longest needs, at most `NAMES`."""
     return min(NAMES, LETTER * max((len(name) for name in names), default=0) + 14)
 
 
 def drawing(height: float, title: str, parts: Sequence[str], width: float = WIDTH) -> str:
-    """The picture. width: what is drawn on; a narrow one is not stretched, and fits a phone."""
+    """Return the picture. width: of the drawing; a narrow one is not stretched, and fits a phone."""
     small = ' class="small"' if width < SMALL else ""
     limit = "" if width >= WIDTH else f' style="max-width:{width * STRETCHED:.0f}px"'
     head = f'<svg{small}{limit} viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">'

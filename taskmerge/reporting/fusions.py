@@ -19,7 +19,7 @@ MOST_RULES = 60
 
 
 def fusion_table(plan: Plan, written: Written, seconds: float, compared: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Everything a page of a fuse shows, as plain data. compared: see `compare_planned`; None: it was not asked for."""
+    """Return the data of the page of a fuse. compared: see `compare_planned`; None: not requested."""
     from taskmerge.merging.provenance import sentence
 
     return {
@@ -40,7 +40,7 @@ def fusion_table(plan: Plan, written: Written, seconds: float, compared: Mapping
 
 
 def fusion_sections(table: Mapping[str, Any], moves: Sequence[str] = ()) -> list[Section]:
-    """The page of a fuse. table: of `fusion_table`; moves: what to do next."""
+    """Return the sections of the page of a fuse. table: of `fusion_table`; moves: next moves."""
     counts = Counter[str]()
     for row in table["components"].values():
         counts.update(row)

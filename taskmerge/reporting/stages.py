@@ -41,7 +41,7 @@ class StageResults:
 
 
 def run_page(found: StageResults) -> list[Section]:
-    """All stages of a run, led by which model to use."""
+    """Return the sections of all stages of a run, first the model to use."""
     sections = [Section("Verdict", tuple(_run_verdict(found)))]
     if found.evaluate is not None:
         sections += evaluation_page(found.evaluate, found.places)[1:]

@@ -129,7 +129,7 @@ class Correlation:
 
 
 def best_of(points: Sequence[Point]) -> Point | None:
-    """The point with the largest mean of its objectives among those that meet all floors, the first of equals."""
+    """Return the point with the largest mean of its objectives among those that meet all floors; ties: the first."""
     meeting = [point for point in points if point.meets_floors]
     return max(meeting, key=lambda point: float(np.mean(point.results)), default=None)
 

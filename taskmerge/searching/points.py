@@ -53,7 +53,7 @@ class Goal:
     against: Mapping[str, float] = field(default_factory=dict)
 
     def results(self, scored: Scored) -> tuple[float, ...]:
-        """One number an objective. Raises UsageError for what is no number."""
+        """Return one number per objective. Raises UsageError for a result that is not a number."""
         return tuple(scored.value(objective) for objective in self.objectives)
 
     def constraints(self, scored: Scored) -> dict[str, float]:
@@ -65,7 +65,7 @@ class Goal:
         }
 
     def with_specialists(self, scored: Mapping[str, Scored], specialists: Sequence[str]) -> Goal:
-        """The goal with what each specialist scores. Raises RecipeError for floors that no model can reach."""
+        """Return the goal with the scores of specialists. Raises RecipeError for floors that no model can reach."""
         against = {}
         for name, floor in self.floors.items():
             if name not in specialists:
@@ -87,7 +87,7 @@ class Goal:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one beats in one objective without losing in another, best first objective first."""
+    """Return the points that no other one beats in one objective without a loss in another, best in the first first."""
     kept: list[Point] = []
     for one in points:
         beaten = any(

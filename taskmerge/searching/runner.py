@@ -83,7 +83,7 @@ class Runner:
     # References
 
     def references(self) -> None:
-        """Each specialist alone, the recipe as it is, 1/N, MetaGPT's weights. Raises what the recipe's own raises."""
+        """Score each specialist alone, the recipe itself, 1/N, MetaGPT's weights. Raises the recipe's own errors."""
         specialists = list(self.bench.recipe.specialists)
         for name, recipe in references(self.bench, self.axes).items():
             try:

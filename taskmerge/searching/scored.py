@@ -33,7 +33,7 @@ class Scored:
     near: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def means(self) -> dict[str, float]:
-        """Name -> mean."""
+        """Return the mean of each score by name."""
         return {name: float(values.mean()) for name, values in self.values.items()}
 
     def value(self, objective: Objective) -> float:
@@ -48,11 +48,11 @@ class Scored:
         return found
 
     def interval(self, objective: Objective) -> Interval:
-        """The objective with its bootstrap interval."""
+        """Return the objective with its bootstrap interval."""
         return percentile_interval(self.value(objective), self._draws(objective), self._count(objective))
 
     def minus(self, other: Scored, objective: Objective) -> Interval:
-        """The objective of this point minus that of another, with a paired interval over the same queries."""
+        """Return the objective of this point minus that of another, with a paired interval over the same queries."""
         draws = self._draws(objective) - other._draws(objective)
         return percentile_interval(self.value(objective) - other.value(objective), draws, self._count(objective))
 

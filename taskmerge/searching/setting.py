@@ -52,7 +52,7 @@ class Setting:
 
 
 def recipe_of(models: Any) -> tuple[Recipe, Inputs | None]:
-    """A recipe from a file, a recipe, or models by name with the base under "base"; the models that are open.
+    """Return a recipe from a file, a recipe, or models by name with the base under "base"; and the open models.
 
     Raises:
         UsageError: for anything else.
@@ -73,7 +73,7 @@ def recipe_of(models: Any) -> tuple[Recipe, Inputs | None]:
 
 
 def with_section(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
-    """The recipe with what a call says in place of what its `search` says. Raises RecipeError."""
+    """Return the recipe with a call's arguments in place of its `search` values. Raises RecipeError."""
     said = {key: value for key, value in given.items() if value is not None}
     if not said:
         return recipe
@@ -151,7 +151,7 @@ def prunable(setting: Setting) -> bool:
 
 
 def stripped(recipe: Recipe) -> Recipe:
-    """The recipe without its `search`, as it is fused."""
+    """Return the recipe without its `search`, as it is fused."""
     table = recipe.to_dict()
     table.pop("search", None)
     return from_dict(table, recipe.folder)

@@ -136,7 +136,7 @@ class Study:
         return self.study.get_trials(deepcopy=False, states=states)
 
     def propose(self) -> Proposed | None:
-        """The next trial; None when there are enough, those that still run elsewhere included."""
+        """Return the next trial; None if there are enough, including those that still run elsewhere."""
         with self._proposing:  # two processes must not both take the last one
             return self._propose()
 
@@ -224,7 +224,7 @@ class Study:
         return len(self.study.get_trials(deepcopy=False)) - 1
 
     def finished(self) -> list[FrozenTrial]:
-        """All trials that ended, in order."""
+        """Return all trials that ended, in order."""
         from optuna.trial import TrialState
 
         return self._in(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
@@ -242,7 +242,7 @@ class Study:
         return {trial.number: str(trial.user_attrs.get("worker", "?")) for trial in self._in(TrialState.RUNNING)}
 
     def importances(self, objective: int = 0) -> dict[str, float]:
-        """Axis -> its share in what tells good trials from bad ones (PED-ANOVA, arXiv 2304.10255)."""
+        """Compute each axis' share in the difference between good and bad trials (PED-ANOVA, arXiv 2304.10255)."""
         import optuna
 
         if len(self.complete()) < 4:

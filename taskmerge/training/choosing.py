@@ -53,7 +53,7 @@ def gain_of(own: Ranks, left: Ranks, labels: Mapping[str, Sequence[object]]) -> 
 
 
 def choose(gains: Mapping[str, Gain]) -> tuple[str, str]:
-    """(the way to keep, why): the one that gains most among those whose gain holds, else "leave it"."""
+    """Return the method to keep, and the reason: the largest gain among those that hold, else "leave it"."""
     held = {name: gain for name, gain in gains.items() if gain.holds}
     if held:
         name = max(held, key=lambda one: held[one].sure.estimate)

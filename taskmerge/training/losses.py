@@ -176,12 +176,12 @@ class CachedAgainstBank(_Cached, AgainstBank):
 
 
 def in_batch(model: Any, settings: LossSettings) -> nn.Module:
-    """The loss where texts learn. model: as `columns.trainable` makes it."""
+    """Return the loss for trained texts. model: from `columns.trainable`."""
     return InBatch(model, settings) if settings.gradient_cache is None else CachedInBatch(model, settings)
 
 
 def against_bank(model: Any, bank: Bank, settings: LossSettings, seed: int = 0) -> nn.Module:
-    """The loss where texts do not learn. seed: of the texts that stand for a large bank."""
+    """Return the loss for frozen texts. seed: of the texts that represent a large bank."""
     kind = AgainstBank if settings.gradient_cache is None else CachedAgainstBank
     return kind(model, bank, settings, seed)
 

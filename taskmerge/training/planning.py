@@ -52,7 +52,7 @@ class Layer:
     rms: bool = False
 
     def kept(self) -> int:
-        """Numbers that a token leaves here for the backward pass."""
+        """Return the numbers that autograd keeps here per token for the backward pass."""
         width = max((inner for _, inner in self.attention + self.others), default=0)
         if self.attention:
             width = self.attention[0][1]

@@ -36,11 +36,11 @@ class Destination:
 
     @classmethod
     def of(cls, out: str | Path | Destination) -> Destination:
-        """One for a plain path, where nothing is replaced."""
+        """Return the destination for a plain path, where nothing is replaced."""
         return out if isinstance(out, Destination) else cls(absolute(out))
 
     def check(self, read: Iterable[Any] = ()) -> None:
-        """Refuses what stands in the way, before anything is computed. read: the models. Raises OutputError."""
+        """Refuse conflicts before anything is computed. read: the models. Raises OutputError."""
         folders = [Path(str(one)) for one in read if isinstance(one, str | Path | ModelSource)]
         site(self.path, self.fresh, [*self.inputs, *(path for path in folders if path.exists())], keep=self.keep)
 

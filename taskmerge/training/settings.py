@@ -201,7 +201,7 @@ def reporting_problems(report_to: str) -> Iterator[Problem]:
 
 
 def batch_problems(name: str, texts: Sequence[str], batch_size: int, texts_learn: bool) -> Iterator[Problem]:
-    """A set that does not fill one batch. texts_learn: no text may be twice in a batch, as its own negative."""
+    """Yield a problem for a set that does not fill one batch. texts_learn: no text may be twice in a batch."""
     available = len(set(texts)) if texts_learn else len(texts)
     if available < batch_size:
         what = "distinct texts" if texts_learn else "pairs"

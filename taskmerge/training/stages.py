@@ -69,7 +69,7 @@ class StageReport:
     notes: list[str] = field(default_factory=list)
 
     def verdict(self) -> list[str]:
-        """Sentences on what floors decided; none when every modality ends where it was or above."""
+        """Return sentences on the decisions by floors; none if every modality ends at its initial score or above."""
         said = []
         if self.barred:
             said.append(
@@ -234,7 +234,7 @@ def _score(
 
 
 def to_train_and_judge(data: Any, held_out: Any, seed: int) -> tuple[dict[str, Pairs], dict[str, Pairs], list[str]]:
-    """(sets to train on, sets to judge by, what is to be said of them); see `splitting.split_sets`."""
+    """Return sets to train on, held-out sets, and notes; see `splitting.split_sets`."""
     sets = named_sets(data)
     if held_out is None:
         return split_sets(sets, seed)
@@ -304,7 +304,7 @@ def _run(
 
 
 def named_sets(data: Any) -> dict[str, Pairs]:
-    """{set name: pairs}; a single set is named after its column."""
+    """Return {set name: pairs}; the name of a single set is its column."""
     if isinstance(data, Mapping):
         if not data:
             raise UsageError("there is no training data", next_move="{modality: pairs, ...}")

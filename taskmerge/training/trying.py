@@ -109,7 +109,7 @@ class Trial(ABC):
         self._measured: dict[str, Measured] = {}
 
     def ways(self, method: str) -> list[str]:
-        """Names of the ways there are, "leave it" aside."""
+        """Return the names of the methods, without "leave it"."""
         closed = [CLOSED, *([LABEL_FREE] if self.source.specialist is not None else [])]
         found = closed if method in ("auto", "closed_form") else []
         found = found + ([GRADIENT] if method in ("auto", "gradient") else [])
@@ -128,7 +128,7 @@ class Trial(ABC):
 
     @abstractmethod
     def final(self, name: str) -> Embedder:
-        """The model of a way that was measured, fitted on all that it may be fitted on."""
+        """Return the model of a method that was measured, fitted on all pairs that it may use."""
 
 
 class SplitTrial(Trial):

@@ -63,7 +63,7 @@ def names_code(text: str) -> bool:
 
 
 def check_users_own(text: str, what: str) -> None:
-    """Raises UsageError for code that a foreign text names, before it is looked for. what: for messages."""
+    """Raise UsageError for code that a foreign text names, before it is searched. what: for messages."""
     _users_own(text, Path(text), what)
 
 
@@ -89,7 +89,7 @@ def is_in_file(text: str) -> bool:
 
 
 def find_object(text: str, folder: Path, what: str) -> Any:
-    """The object that `path/to/file.py:name` or `package.module:name` names.
+    """Return the object that `path/to/file.py:name` or `package.module:name` means.
 
     Args:
         text: as the user wrote it.

@@ -91,7 +91,7 @@ class Work:
 
 @contextmanager
 def work(title: str, total: int | None, unit: str = "items", done: int = 0) -> Iterator[Work]:
-    """A piece of work from its beginning to its end; arguments as for `Work`."""
+    """Report a piece of work from its beginning to its end; arguments as for `Work`."""
     found = Work(title, total, unit, done)
     try:
         yield found

@@ -202,7 +202,7 @@ def _escaped(number: int) -> str:
 
 @lru_cache(maxsize=1024)
 def regular(text: str) -> Regular:
-    """The pattern of a text. Raises RegularError, which says what of it is not read."""
+    """Parse the pattern of a text. Raises RegularError with the part that is not supported."""
     try:
         return Regular(text)
     except RegularError as error:

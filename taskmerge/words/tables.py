@@ -30,7 +30,7 @@ class Table:
     count: int
 
     def html(self) -> str:
-        """The first rows as an HTML table: no scripts, no colours of its own, every text escaped."""
+        """Return the first rows as an HTML table: no scripts, no colours of its own, every text escaped."""
         rows = list(islice(self.rows, SHOWN))
         if not rows:
             return ""
@@ -57,7 +57,7 @@ class Shown:
         """Return the content as rows."""
 
     def to_pandas(self) -> DataFrame:
-        """The same rows as a `pandas.DataFrame`. Raises UsageError where pandas is not installed."""
+        """Return the same rows as a `pandas.DataFrame`. Raises UsageError if pandas is not installed."""
         require("pandas")
         from pandas import DataFrame
 
@@ -79,7 +79,7 @@ class Shown:
 
 
 def escaped(text: str) -> str:
-    """A text of a stranger's as it may stand in HTML."""
+    """Return a foreign text in a form that is safe in HTML."""
     return html.escape(printable_line(text), quote=True)
 
 
@@ -94,5 +94,5 @@ def _cell(value: object) -> str:
 
 
 def counted(count: int, one: str) -> str:
-    """ "1 tensor", "2 tensors"."""
+    """Return a number with its noun: "1 tensor", "2 tensors"."""
     return f"{count:,} {one}" if count == 1 else f"{count:,} {one}s"

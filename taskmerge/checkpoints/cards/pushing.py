@@ -75,7 +75,7 @@ class Upload:
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
-        """A folder with what goes up and nothing else: links to the model's files, and what is written for the hub."""
+        """Make a folder with exactly the upload: links to the model's files, and texts written for the hub."""
         with TemporaryDirectory(prefix="taskmerge-push-") as text:
             place = Path(text) / self.folder.name
             for name in self.files:

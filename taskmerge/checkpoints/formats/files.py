@@ -105,7 +105,7 @@ class WeightFile(Checked):
             self.held.check(self._watched is not None and self._watched.torn)
 
     def mapped(self) -> np.ndarray:
-        """The whole file as bytes, mapped read-only."""
+        """Return the whole file as bytes, mapped read-only."""
         used(self)
         with self._lock:
             if self._bytes is None:
@@ -130,9 +130,12 @@ class WeightFile(Checked):
         self._region, self._bytes = region, np.frombuffer(region, dtype=np.uint8)
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """Unmaps the pages of entries [start, stop): read again, they are mapped again. Left to the end of the process,
-        unmapping gigabytes takes longer than the last file's sync, on one core. Little tensors are left: pages are
-        mapped by the dozen, and would be again for the next of them."""
+        """Unmap the pages of entries [start, stop); they are mapped again if they are read again.
+
+        At the end of the process, unmapping gigabytes takes longer than the sync of the last file, on one core. Small
+        tensors
+        are not unmapped: pages are mapped by the dozen, and would be mapped again for the next tensor.
+        """
         if self._region is None or not hasattr(mmap, "MADV_DONTNEED"):
             return
         entry, page = self.entries[name], mmap.PAGESIZE
@@ -142,7 +145,7 @@ class WeightFile(Checked):
             self._region.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def read(self, name: str, start: int, stop: int | None) -> np.ndarray:
-        """Entries [start, stop) of one tensor, as `StateDict.read` gives them."""
+        """Return entries [start, stop) of one tensor, as `StateDict.read` does."""
         data = self.mapped()
         entry = self.entries[name]
         storage = entry.info.format.storage
@@ -153,7 +156,7 @@ class WeightFile(Checked):
         return raw[start * size : None if stop is None else stop * size].view(storage)
 
     def view(self, name: str) -> np.ndarray | None:
-        """One whole tensor, where that is a view of mapped pages; else None."""
+        """Return one complete tensor if it is a view of mapped pages; else None."""
         return self.read(name, 0, None)
 
 

@@ -80,7 +80,7 @@ def is_model_folder(folder: Path) -> bool:
 
 
 def modules_of(folder: Path) -> list[Placed] | None:
-    """The rows of a folder's modules.json; None without one. Raises CheckpointError when it makes no sense."""
+    """Return the rows of a folder's modules.json; None without one. Raises CheckpointError for an invalid one."""
     listing = folder / "modules.json"
     if not (listing.exists() or listing.is_symlink()):
         return None
@@ -120,7 +120,7 @@ class Chosen(NamedTuple):
 
 
 def weight_files(folder: Path, required: bool = True) -> Chosen:
-    """The files in `folder` that make up one model: of the first format that is there."""
+    """Return the files in `folder` that are one model: of the first format that is present."""
     try:
         names = [path.name for path in folder.iterdir() if path.is_file() or path.is_symlink()]
     except OSError as error:
@@ -203,7 +203,7 @@ _indexes: dict[Path, tuple[tuple[int, ...], Index]] = {}
 
 
 def read_index(path: Path) -> Index:
-    """An index, its file names checked: all inside its folder. Raises CheckpointError.
+    """Return an index, its file names checked: all inside its folder. Raises CheckpointError.
 
     One of a hundred thousand tensors takes a second: the last ones are remembered while the file stays as it is.
     """
@@ -269,7 +269,7 @@ def _numbered(names: Iterable[str]) -> dict[tuple[str, str], dict[int, str]]:
 
 
 def check_index(folder: Path, files: Mapping[str, WeightFile]) -> None:
-    """The index, when there is one, must agree with the files' own headers on where each tensor lies."""
+    """Check that the index, if there is one, agrees with the files' own headers on the file of each tensor."""
     path = folder / SAFETENSORS.index
     weight_map = read_index(path)["weight_map"] if path.exists() else {}
     if not set(weight_map.values()) <= set(files):  # passed over for a file that is whole

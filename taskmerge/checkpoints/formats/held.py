@@ -30,7 +30,7 @@ class State:
 
     @classmethod
     def of(cls, path: Path) -> State:
-        """The state of a file, without opening what is none. Raises OSError."""
+        """Return the state of a file; anything but a file is not opened. Raises OSError."""
         found = path.stat()
         head = ""
         if os.path.isfile(path):  # noqa: PTH113

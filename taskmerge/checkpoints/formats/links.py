@@ -9,7 +9,7 @@ from taskmerge.errors import CheckpointError
 
 
 def check_link(path: Path, folder: Path) -> None:
-    """A symbolic link may stay inside its folder or point into the hub cache's blobs, nowhere else.
+    """Check that a symbolic link stays inside its folder or leads to the blobs of the hub's cache.
 
     path: a file or folder in `folder`; any part of the way to it may be the link.
     """

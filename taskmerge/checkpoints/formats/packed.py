@@ -53,14 +53,16 @@ class Codec(Protocol):
         ...
 
     def read(self, source: StateDict, first: int, last: int) -> np.ndarray:
-        """Rows [first, last) as float64 (rows, columns)."""
+        """Return rows [first, last) as float64 (rows, columns)."""
         ...
 
     def write(
         self, source: StateDict, first: int, last: int, values: np.ndarray, before: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Rows [first, last) of every stored tensor, flat, that hold `values`; units of which no number has moved from
-        `before` are the source's own bytes."""
+        """Return rows [first, last) of every stored tensor, flat, for the numbers `values`.
+
+        Units in which no number differs from `before` keep the bytes of the source.
+        """
         ...
 
 
@@ -285,7 +287,7 @@ def _four_bits(state_dict: StateDict, module: str, known: bool) -> FourBits:
 
 
 def nearest_eight_bits(values: np.ndarray, dtype: str) -> np.ndarray:
-    """The 8-bit float nearest to each number, ties to even, the largest where there is none so large: uint8."""
+    """Return the 8-bit float nearest to each number, ties to even, the largest one on overflow: uint8."""
     sizes = eight_bit_values(dtype)[:128]
     step = nearest_on(sizes[np.isfinite(sizes)], np.abs(values))
     return np.where(np.signbit(values), step | np.uint8(128), step).astype(np.uint8)

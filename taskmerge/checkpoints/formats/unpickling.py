@@ -40,7 +40,7 @@ class Record:
         return id(self)
 
     def append(self, value: Any) -> None:
-        """An item of a list."""
+        """Append an item of a list."""
         self.items[len(self.items)] = value
 
     def extend(self, values: Any) -> None:
@@ -55,7 +55,7 @@ class Record:
         return self.qualified.rpartition(".")[2] in names
 
     def get(self, key: str, default: Any = None) -> Any:
-        """An attribute of the object, as its state says."""
+        """Return an attribute of the object, from its state."""
         return self.state.get(key, default) if isinstance(self.state, dict) else default
 
 
@@ -182,7 +182,7 @@ class Unpickler(pickle._Unpickler):
         return type("Stand-in", (Record,), {"qualified": qualified})
 
     def persistent_load(self, pid: Any) -> Storage:
-        """The storage that a persistent id names."""
+        """Return the storage with a persistent id."""
         kind, storage, key, _device, count, *view = pid
         if kind != "storage" or not isinstance(storage, Name) or type(count) is not int:
             raise pickle.UnpicklingError(f"not a storage: {str(pid)[:80]}")

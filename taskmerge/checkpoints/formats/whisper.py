@@ -24,7 +24,7 @@ _SIZES = {
 
 
 def whisper_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under transformers' names; the head is the token table in both."""
+    """Return the tensors under transformers' names; in both, the head is the token table."""
     return {_renamed(name): value for name, value in tensors.items()}
 
 

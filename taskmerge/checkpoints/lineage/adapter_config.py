@@ -49,7 +49,7 @@ class AdapterConfig:
     trained_tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def scaling(self, module: str) -> float:
-        """The factor of B·A at a module path: alpha / rank, with rsLoRA alpha / sqrt(rank)."""
+        """Return the factor of B·A at a module path: alpha / rank, with rsLoRA alpha / sqrt(rank)."""
         rank, alpha = self.rank_of(module), self.alpha_pattern.of(module, self.alpha)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
@@ -59,7 +59,7 @@ class AdapterConfig:
 
 
 def read_config(path: Path) -> AdapterConfig:
-    """Reads and checks adapter_config.json. Raises CheckpointError naming the field it cannot honour."""
+    """Read and check adapter_config.json. Raises CheckpointError with the name of a field that is not supported."""
     table: dict[str, Any] = read_json(path, dict[str, Any], "not a table of adapter settings: save the adapter again")
     if table.get("peft_type") not in ("LORA", "TRAINABLE_TOKENS"):
         raise CheckpointError(

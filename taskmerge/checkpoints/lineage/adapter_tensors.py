@@ -160,7 +160,7 @@ def _expert_factors(
 
 
 def fitted(base: StateDict, file: WeightFile, config: AdapterConfig, found: AdapterTensors, label: str) -> Fitted:
-    """An adapter's tensors by the base's names.
+    """Return an adapter's tensors by the base's names.
 
     Every module must be found, and fit. A replaced tensor that the base lacks (a new classifier among
     modules_to_save) keeps its name. Raises MergeError.

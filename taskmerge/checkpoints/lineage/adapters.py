@@ -47,12 +47,9 @@ def base_of(folder: Path) -> str | None:
 
 
 def adapted(base: StateDict, adapter: str | Path, relative_to: Path | None = None) -> StateDict:
-    """The weights of `base` with the adapter folder or hub repository `adapter` applied at full strength, and with what
-    was trained beside it (`non_lora_trainables.bin`).
+    """Return the weights of `base` with the adapter folder or hub repository `adapter` applied at full strength.
 
-    Adapted tensors are float32 (float64 over a float64 base), computed in float64 and rounded once; the others are
-    the base's own. Raises CheckpointError for an adapter that is broken or of a kind not known here, MergeError when
-    it does not fit the base.
+    Tensors that were trained in addition to it are applied too (`non_lora_trainables.bin`).
     """
     folder, file = _open(adapter, relative_to)
     label, place = f"{base.label} + {adapter}", str(folder / file.name)

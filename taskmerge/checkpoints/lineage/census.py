@@ -38,7 +38,7 @@ class Census:
         naming: Naming | None = None,
         stack: Sequence[Run] = (),
     ) -> Census:
-        """Takes the census. Raises MergeError for an override that matches nothing."""
+        """Compare the tensors of all inputs. Raises MergeError for an override that matches nothing."""
         base, naming = inputs[BASE], naming or Naming()
         everything = dict(base.tensors)
         own: dict[str, list[str]] = {}

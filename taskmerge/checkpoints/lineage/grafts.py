@@ -60,7 +60,7 @@ def _in(name: str, base: StateDict) -> bool:
 def grafted_config(
     start: Mapping[str, Any], grafts: Mapping[str, tuple[Mapping[str, Any], set[str]]]
 ) -> dict[str, Any]:
-    """config.json of the result: `start`, with what it lacks from each grafted specialist.
+    """Return config.json of the result: `start`, completed from each grafted specialist.
 
     grafts: label -> (its config, the components it brings). A key that `start` lacks or leaves null is taken over, and
     so is every key that speaks of a modality the specialist brings (audio_config, audio_token_id); a list of named
@@ -92,7 +92,7 @@ def side_folders(inputs: Mapping[str, StateDict], order: Iterable[str]) -> tuple
 
 
 def merged_json(first: Any, *others: Any) -> Any:
-    """Tables joined key by key, at every depth; where both hold a value the first one's stays."""
+    """Merge tables key by key, at every depth; of two values for a key, the first is kept."""
     for other in others:
         if isinstance(first, dict) and isinstance(other, dict):
             first = {key: merged_json(first[key], other[key]) if key in other else first[key] for key in first} | {

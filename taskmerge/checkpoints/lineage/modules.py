@@ -13,11 +13,10 @@ from taskmerge.errors import MergeError, Problem
 
 
 def check_modules(inputs: Mapping[str, StateDict], base: str) -> None:
-    """Raises MergeError with every difference in the chain of modules and in their settings (pooling mode, sizes,
-    activation). A grafted embedder stands for the transformer that it was grafted onto. Inputs without modules.json,
-    plain transformers models, bring no such settings and are left alone.
+    """Check that the chains of modules and their settings (pooling mode, sizes, activation) are equal.
 
-    A setting that only one side names is the library's default on the other, as older versions saved fewer of them.
+    A grafted embedder counts as the transformer that it was grafted onto. Inputs without modules.json,
+    plain transformers models, have no such settings and are not compared. Raises MergeError with every difference.
     """
     ours = _modules(inputs[base])
     problems = []

@@ -82,7 +82,7 @@ class Aligned:
 
 
 def align(base: StateDict, other: StateDict, overrides: Mapping[str, Sequence[str]] | None = None) -> Aligned:
-    """`other` as `StateDict` under the base's file names, experts packed as the base packs them.
+    """Return `other` as a `StateDict` under the base's file names, experts packed as in the base.
 
     Tensors only `other` has keep their names, put under the base's prefix where all others moved by one. Raises
     MergeError as `match_names`.

@@ -20,7 +20,7 @@ _PEFT = "base_model.model."
 
 
 def overlaid(model: StateDict, also: Sequence[str | Path], relative_to: Path | None = None) -> StateDict:
-    """`model` with the tensors of each of the files, folders or hub ids `also` in the place of its own.
+    """Return `model` with the tensors of each of the files, folders or hub ids `also` in place of its own.
 
     A tensor of a component that the model lacks is added. Raises CheckpointError as `open_stored`, MergeError where it
     cannot be told which tensors are meant.

@@ -17,7 +17,7 @@ _NOTHING: tuple[Any, ...] = (
 
 
 def joined_prompts(inputs: Mapping[str, StateDict], naming: str = BASE) -> tuple[dict[str, Any], list[str]]:
-    """The result's config_sentence_transformers.json, and what of it could not be joined, one sentence each.
+    """Return the result's config_sentence_transformers.json, and a sentence for each setting that does not fit.
 
     naming: the input whose modules the result takes. What it says stays. What it leaves open is taken from the other
     inputs where they agree; where they do not, nobody's is taken.

@@ -101,5 +101,5 @@ def _row(
 
 
 def new_to(tokens: Mapping[str, RowSource], ids: Mapping[str, int]) -> Iterator[str]:
-    """The tokens that a vocabulary lacks."""
+    """Yield the tokens that a vocabulary lacks."""
     return (token for token in tokens if token not in ids)

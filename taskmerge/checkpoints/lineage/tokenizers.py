@@ -90,7 +90,7 @@ class Rows:
 
 
 def read_vocabulary(folder: Path | None) -> Vocabulary | None:
-    """The vocabulary of the tokenizer files in a folder; None when there are none that can be read as text.
+    """Return the vocabulary of the tokenizer files in a folder; None without files that can be read as text.
 
     Raises CheckpointError for files that are there but make no sense.
     """
@@ -114,7 +114,7 @@ def read_vocabulary(folder: Path | None) -> Vocabulary | None:
 def join(
     vocabularies: Mapping[str, Vocabulary | None], tables: Mapping[str, int], wanted: Vocabularies, base: str
 ) -> Rows | None:
-    """The rows of the output's token tables; None when every input has the same rows already, and no others are wanted.
+    """Return the rows of the output's token tables; None if all inputs have the same rows and no others are wanted.
 
     vocabularies, tables: by input label; tables says how many rows its token table has. Raises MergeError when rows
     differ and cannot be matched, or when a row that is wanted is not there.
@@ -167,8 +167,10 @@ def _filled(lists: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
 
 
 def with_new_ids(config: Mapping[str, Any], old: Mapping[str, int], rows: Rows, table: int) -> dict[str, Any]:
-    """A config whose token ids and vocabulary sizes speak of the output's rows. old: the config's own token -> id;
-    table: rows of its token table."""
+    """Return a config with the token ids and vocabulary sizes of the output's rows.
+
+    old: the config's own token -> id; table: rows of its token table.
+    """
     tokens = {row: token for token, row in old.items()}
 
     def renewed(key: str, value: Any) -> Any:

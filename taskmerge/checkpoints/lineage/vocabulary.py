@@ -15,7 +15,7 @@ from taskmerge.checkpoints.state_dict import BASE, StateDict
 
 
 def match_tokens(inputs: Mapping[str, StateDict], wanted: Vocabularies) -> tuple[dict[str, StateDict], Rows | None]:
-    """The inputs with token tables of equal rows, and what the rows are; the inputs as they are when nothing differs.
+    """Return the inputs with token tables of equal rows, and the rows; unchanged inputs if nothing differs.
 
     inputs: under one naming. Raises MergeError when tables differ and no tokenizer says how.
     """

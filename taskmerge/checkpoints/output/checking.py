@@ -75,7 +75,7 @@ def ways_compared(files: Iterable[WeightFile]) -> dict[str, int]:
 
 
 def card_unchecked(record: Record) -> list[str]:
-    """The recorded file that `changed_files` leaves out, in words."""
+    """Describe the recorded file that `changed_files` leaves out."""
     return [f"{CARD}: not compared, because users may edit the card"] if CARD in record["outputs"] else []
 
 

@@ -42,7 +42,7 @@ class Notes(Protocol):
         ...
 
     def read(self, name: str) -> bytes | None:
-        """One text; None where there is none."""
+        """Return one text; None if it is missing."""
         ...
 
     def write(self, name: str, text: str) -> None:
@@ -50,7 +50,7 @@ class Notes(Protocol):
         ...
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder of notes: `files/…`."""
+        """Return the names in a folder of notes: `files/…`."""
         ...
 
 
@@ -88,12 +88,12 @@ def join_run(notes: Notes, identity: str, discard: str) -> None:
 
 
 def note_name(file: str) -> str:
-    """The note about a weight file; those of module folders lie in a folder."""
+    """Return the note about a weight file; notes about files of module folders are in a folder."""
     return f"{FILES}/{file.replace('/', '%2F')}.json"
 
 
 def file_of(name: str) -> str:
-    """The weight file that a note is about."""
+    """Return the weight file that a note is about."""
     return name.rpartition("/")[2].removesuffix(".json").replace("%2F", "/")
 
 

@@ -66,17 +66,17 @@ class Record(TypedDict):
 
 
 def new_record(kind: Kind, stage: str, inputs: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """The record of a folder, but for its files. more: what this kind of folder has to say."""
+    """Return the record of a folder, without its files. more: additional fields of this kind of folder."""
     return {"taskmerge": __version__, "kind": kind, "stage": stage, "inputs": dict(inputs or {}), "outputs": {}, **more}
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """The file's text: the same record gives the same bytes."""
+    """Return the file's text: the same record gives the same bytes."""
     return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n"
 
 
 def read_record(folder: Path) -> Record:
-    """The record of a folder made here. Raises CheckpointError when there is none, or it makes no sense."""
+    """Read the record of a folder made here. Raises CheckpointError for a missing or invalid record."""
     path = folder / FILE
     if not path.is_file():
         older = next((name for name in FORMER if (folder / name).is_file()), None)
@@ -102,7 +102,7 @@ def is_made_here(folder: Path, *kinds: Kind) -> bool:
 
 
 def described(inputs: Mapping[str, StateDict]) -> dict[str, Source]:
-    """label -> what was read: the text that named it, commit on the hub, sha256 of each file, what its card says."""
+    """Describe the inputs by label: the text that named each, commit on the hub, sha256 of each file, its card."""
     table: dict[str, Source] = {}
     for label, state_dict in inputs.items():
         files = {name: file.state or sha256_of(file.path) for name, file in state_dict.beside.files.items()}
@@ -116,7 +116,7 @@ def described(inputs: Mapping[str, StateDict]) -> dict[str, Source]:
 
 
 def weights_digest(folder: Path) -> str | None:
-    """One hash of all weight files of a folder made here, from its record; None for any other folder."""
+    """Return one hash of all weight files of a folder made here, from its record; None for any other folder."""
     if not is_made_here(folder):
         return None
     rows = sorted((name, digest) for name, digest in read_record(folder)["outputs"].items() if is_weight_file(name))
@@ -135,7 +135,7 @@ class Contents(NamedTuple):
 
 
 def contents(folder: Path) -> Contents:
-    """Tells the files that were written here, and are as they were, from everything else in a folder.
+    """Separate the files of a folder that were written here and are unchanged from everything else.
 
     Raises CheckpointError for a folder without a record.
     """
@@ -207,12 +207,12 @@ def add_to_record(folder: Path, name: str) -> None:
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Puts a record into a folder, whole or not at all. Raises OSError."""
+    """Write a record into a folder, completely or not at all. Raises OSError."""
     write_whole(folder / FILE, render(record))
 
 
 def changed_files(folder: Path, names: Iterable[str] | None = None) -> list[str]:
-    """Files of a folder made here that are not as its record says, as sentences; the card may have been edited.
+    """Describe the files of a folder made here that differ from its record; the card may have been edited.
 
     names: which of the record's files to look at. Raises CheckpointError without a record.
     """

@@ -67,7 +67,7 @@ def extract_lora(
     fresh: bool = False,
     sources: Mapping[str, StateDict] | None = None,
 ) -> Extraction:
-    """Writes the deltas as the PEFT adapter folder `out`, to be loaded on the base.
+    """Write the deltas as the PEFT adapter folder `out`, to be loaded on the base.
 
     read_delta: (name, start, stop) -> float64 entries. Matrices, convolutions and token tables become factors of at
     most `rank` (`low_rank_factors`); vectors (norms, biases) are saved whole; unchanged tensors are left away. One

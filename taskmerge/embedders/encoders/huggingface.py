@@ -56,7 +56,7 @@ class HuggingFaceEncoder(Encoder):
         self._tokens: dict[int, int] = {}
 
     def prepare(self, item: Any, modality: str) -> Tensor:
-        """The preprocessor's output for one item, its time axis (or channels) first."""
+        """Return the preprocessor's output for one item, its time axis (or channels) first."""
         if modality == "audio":
             rate = int(self.preprocessor.sampling_rate)
             batch = self.preprocessor(load_audio(item, rate), sampling_rate=rate, return_tensors="pt")

@@ -56,7 +56,7 @@ class LogMelEncoder(Encoder):
         self._bank: Tensor | None = None
 
     def prepare(self, item: Any, modality: str) -> Tensor:
-        """A waveform as (patches, mels * patch_frames): see `load_audio` for what is accepted."""
+        """Return a waveform as (patches, mels * patch_frames); see `load_audio` for valid inputs."""
         wave = torch.from_numpy(load_audio(item, self.sampling_rate))
         longest = int(self.max_seconds * self.sampling_rate)
         if len(wave) > longest:

@@ -65,7 +65,7 @@ class PatchEncoder(Encoder):
         return "RGB" if self.channels == 3 else "L"
 
     def prepare(self, item: Any, modality: str) -> Tensor:
-        """A picture as (patches, 1 + patch entries), a film as its frames' patches in a row.
+        """Return a picture as (patches, 1 + patch entries), a video as the patches of its frames in order.
 
         Column 0 is 1.0 on the first patch of every frame, so that frames can be told apart again.
         """

@@ -145,7 +145,7 @@ def agree(
     scratch: np.ndarray,
     total: np.ndarray,
 ) -> None:
-    """One block of what the specialists agree on, into `total`. how: vote, average, minimum."""
+    """Write one block of the specialists' consensus into `total`. how: vote, average, minimum."""
     if consensus == codes.ELECT:
         blocks.elect(rows, count, weights, how[0], how[1], scratch, total)
     elif consensus == codes.LARGEST:

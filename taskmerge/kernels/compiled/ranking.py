@@ -15,11 +15,12 @@ _LOW = np.uint64(0xFFFFFFFF)
 
 
 def pack_short(magnitudes_at: int, count: int, row: int, place_bits: int, keys_at: int) -> None:
-    """Per entry its magnitude as a whole number above and its place in its row below: keys uint32 (count,).
+    """Write a key for each entry: its magnitude in the upper bits, its place in its row in the lower bits.
 
-    The number has 32 - place_bits bits, of which the largest magnitude of the row takes all but one at least. Its last
-    bit is set where the others do not say all: two such entries may differ although their numbers are equal.
-    magnitudes: uint32 (count,), bits of float32.
+    keys: uint32 (count,). The magnitude is a whole number of 32 - place_bits bits, of which the largest magnitude of
+        the row
+    takes all but one at least. Its last bit is set if the others are inexact: two such entries may differ although
+    their numbers are equal. magnitudes: uint32 (count,), bits of float32.
     """
     rows = count // row
     all_magnitudes, all_keys = (
@@ -42,7 +43,7 @@ def pack_short(magnitudes_at: int, count: int, row: int, place_bits: int, keys_a
 
 @inner
 def scale_to(value: float, bits: int) -> float:
-    """The power of two that brings a positive finite number to [2^(bits - 1), 2^bits); 1 for any other."""
+    """Return the power of two that brings a positive finite number to [2^(bits - 1), 2^bits); 1 for any other."""
     scale = 1.0
     while 0.0 < value * scale < 2.0 ** (bits - 1):
         scale *= 2.0
@@ -87,7 +88,7 @@ def chances_of_short(
 
 
 def chances_of_ranks(keys_at: int, count: int, row: int, chances_at: int, density: float, epsilon: float) -> None:
-    """Keys sorted in each row -> each entry's keep-probability, at its place; equal magnitudes share their mean rank.
+    """Write each entry's keep-probability from keys sorted in each row; equal magnitudes share their mean rank.
 
     keys: uint64 (count,), chances: float64 (count,); count is a multiple of row.
     """

@@ -17,7 +17,7 @@ Rows = Sequence[np.ndarray]
 
 
 def agreement(deltas: Rows, terms: Terms) -> list[np.ndarray]:
-    """deltas: what survives of each, float64 (entries,), 0 elsewhere -> bool (entries,) each."""
+    """Return the entries that take part, bool (entries,) each. deltas: survivors, float64 (entries,), 0 elsewhere."""
     how = terms.consensus
     weights = [float(weight) for weight in terms.weights]
     if isinstance(how, Elect):

@@ -17,7 +17,7 @@ from taskmerge.numbers.rounding import decode
 
 
 def values_of(piece: Piece) -> list[np.ndarray]:
-    """The entries of every operand, the base's first: float64 (entries,)."""
+    """Return the entries of every operand, the base's first: float64 (entries,)."""
     return [decode(operand.read(piece.start, piece.stop), operand.dtype) for operand in piece.pair.operands]
 
 
@@ -29,8 +29,10 @@ def origin_of(piece: Piece, specialist: int, base: np.ndarray) -> np.ndarray:
 def survivors(
     piece: Piece, values: Sequence[np.ndarray], program: Program, found: Measurement, keys: Sequence[int]
 ) -> list[np.ndarray]:
-    """Per specialist float64 (entries,): 0 where an entry is dropped, else what survivors are divided by (1, or their
-    own probability)."""
+    """Return the divisors of each specialist's survivors, float64 (entries,): 0 for an entry that is dropped.
+
+    The divisor is 1, or the entry's own probability.
+    """
     return [kept(piece, values, i, program.ways[i], found, keys) for i in range(len(values) - 1)]
 
 

@@ -28,7 +28,7 @@ class Terms:
 
     @classmethod
     def of(cls, program: Program, job: Job) -> Terms | None:
-        """None where what was measured is not finite, as of inputs that are not."""
+        """Return the terms of a job; None if a measurement is not finite, because inputs are not."""
         weights = program.weights if job.measured.weights is None else job.measured.weights
         rescaling = [_rescaling(program, job, i) for i in range(len(weights))]
         numbers = (*weights, *(factor for _, factor in rescaling))

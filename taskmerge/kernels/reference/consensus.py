@@ -14,7 +14,7 @@ from taskmerge.kernels.program import Active, Consensus, Elect, Largest
 
 
 def agree(deltas: Sequence[Tensor], weights: Sequence[float], how: Consensus, like: Tensor) -> Tensor:
-    """The consensus of the deltas: float64, shaped as `like`."""
+    """Return the consensus of the deltas: float64, shaped as `like`."""
     if isinstance(how, Elect):
         return _elect(deltas, weights, how, like)
     total = torch.zeros_like(like)

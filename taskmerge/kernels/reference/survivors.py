@@ -13,7 +13,7 @@ from taskmerge.numbers.randomness import keep_limit
 
 
 def magnitudes(delta: Tensor) -> Tensor:
-    """|d| as it is compared: float32."""
+    """Return |d| in the precision of comparisons: float32."""
     return delta.abs().to(torch.float32)
 
 

@@ -134,8 +134,11 @@ def compare(
 
 
 def tower_tensors(reference: Embedder, other: Embedder, tower: str) -> tuple[int, int, bool]:
-    """(tensors of a tower's encoder and projector that both have, those of them that differ once both are rounded to
-    the narrower format, whether any had to be)."""
+    """Compare the tensors of an encoder and its projector that both models have.
+
+    Returns their number, the number that differ once both are rounded to the narrower format, and whether any had to
+    be.
+    """
     import torch
 
     own, theirs = reference.state_dict, other.state_dict

@@ -129,7 +129,7 @@ def diagnose_modality(
     batch_size: int = BATCH_SIZE,
     trained_on: Sequence[Pairs] = (),
 ) -> ModalityDrift:
-    """One specialist and its probes against the fused model. See `diagnose_drift`."""
+    """Compare one specialist and its probes with the fused model. See `diagnose_drift`."""
     for model in (fused, specialist, *references.values()):
         model.check_takes(pairs.modality, pairs.source)
     found = compare(specialist, fused, pairs, batch_size=batch_size)
@@ -172,7 +172,7 @@ def diagnose_modality(
 
 
 def bands_of(reference: Embedded, undrifted: Mapping[str, Embedded], right: np.ndarray) -> dict[str, Band]:
-    """The null band of every statistic: `undrifted` models, by name, against the specialist."""
+    """Return the null band of every statistic: `undrifted` models, by name, against the specialist."""
     return null_bands({name: probe_changes(reference, side, right) for name, side in undrifted.items()})
 
 
@@ -183,7 +183,7 @@ def judged(
     texts: Sequence[str],
     limit: float = DEFAULT_LIMIT,
 ) -> Verdict:
-    """The verdict from embeddings alone. texts: one per probe; the embedded texts are the distinct ones in order."""
+    """Return the verdict from embeddings alone. texts: one per probe; the distinct ones are embedded, in order."""
     right = collapse([spelling(text) for text in texts])[1]
     scores = score_queries(reference.probes, reference.texts, [[row] for row in right])
     return judge(

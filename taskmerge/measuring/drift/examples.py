@@ -75,7 +75,7 @@ class EmbeddingPlane:
 
 
 def changed_examples(found: Comparison, pairs: Pairs) -> tuple[Example, ...]:
-    """The probes that lost most reciprocal rank, at most `MOST_EXAMPLES`; none that found its text as before."""
+    """Return the probes that lost most reciprocal rank, at most `MOST_EXAMPLES`; none that found its text as before."""
     relevant = [[row] for row in found.right]
     ranks = [
         1 / np.maximum(score_queries(side.probes, side.texts, relevant)["mrr"], 1e-12)
@@ -116,8 +116,9 @@ def item_name(pairs: Pairs, row: int) -> str:
 
 
 def embedding_plane(found: Comparison, pairs: Pairs) -> EmbeddingPlane | None:
-    """A map of at most `MOST_MAPPED` probes, evenly chosen, and their texts; None below three probes, or where
-    embeddings do not differ at all."""
+    """Return a map of at most `MOST_MAPPED` probes, evenly chosen, and their texts; None below three probes, or where
+    embeddings do not differ at all.
+    """
     rows = np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), MOST_MAPPED)).round().astype(int))
     places = np.unique(found.right[rows])
     before, texts = normalized(found.reference.probes[rows]), normalized(found.reference.texts[places])

@@ -17,7 +17,7 @@ ALIKE = 0.8
 
 
 def probe_notes(pairs: Pairs, probes: np.ndarray, texts: np.ndarray, trained_on: Sequence[Any] = ()) -> tuple[str, ...]:
-    """Sentences on what a verdict from these probes leaves open; none when there is nothing to say.
+    """Return sentences on the limits of a verdict from these probes; none if there are no limits.
 
     Args:
         pairs: the probes.

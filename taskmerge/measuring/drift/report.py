@@ -163,7 +163,7 @@ def _measured_in(found: ModalityDrift) -> list[str]:
 
 
 def plain_data(value: Any) -> Any:
-    """`value` as JSON can hold it: keys as text, tuples as lists, numbers that are none as None, paths as text."""
+    """Return `value` as JSON can represent it: keys as text, tuples as lists, NaN as None, paths as text."""
     if isinstance(value, Mapping):
         return {str(key): plain_data(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -119,7 +119,7 @@ class _Scored:
 def scores_both_ways(
     queries: Mapping[str, tuple[np.ndarray, np.ndarray]], right: np.ndarray, similarity: str = "cosine"
 ) -> Iterator[tuple[str, QueryScores, Groups, tuple[int, int]]]:
-    """(direction, scores of every query, groups, (queries, gallery)).
+    """Yield (direction, scores of every query, groups, (queries, gallery)).
 
     queries: direction -> (items (n, d), distinct texts (m, d)) embedded for it.  right: (n,) text of each item.
     """
@@ -135,14 +135,17 @@ def scores_both_ways(
 
 
 def roles_of(direction: str) -> tuple[Role, Role]:
-    """(role of the items, role of the texts): what searches is the query."""
+    """Return (role of the items, role of the texts): the searching side is the query."""
     return ("query", "document") if direction == "to_text" else ("document", "query")
 
 
 def embed_roles(
     embedder: Embedder, pairs: Pairs, texts: Sequence[str], directions: Sequence[str], batch_size: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """direction -> (items (n, d), texts (m, d)); what both roles make the same is embedded once, items decoded once."""
+    """Embed both sides for each direction: items (n, d), texts (m, d).
+
+    Roles that a model embeds alike are embedded once, and items are decoded once.
+    """
     wanted = [roles_of(direction) for direction in directions]
     item_roles = needed_roles(embedder, pairs.load(0, 1), pairs.modality, [roles[0] for roles in wanted])
     text_roles = needed_roles(embedder, texts[:1], "text", [roles[1] for roles in wanted])
@@ -161,7 +164,7 @@ def embed_roles(
 
 
 def needed_roles(embedder: Embedder, sample: Sequence[Any], modality: str, roles: Sequence[Role]) -> dict[Role, Role]:
-    """role -> the role that is run for it: where a model makes the same of both, one of them."""
+    """Map each role to the role that is run for it: one of them if a model embeds both alike."""
     same = len(set(roles)) > 1 and embedder.same_for_both_roles(sample, modality)
     return {role: roles[0] if same else role for role in roles}
 

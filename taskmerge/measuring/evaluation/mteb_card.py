@@ -26,7 +26,7 @@ def card_fields(folder: Path | None) -> dict[str, Any]:
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """Fields of mteb's ModelMeta from a YAML or JSON file.
+    """Read fields of mteb's ModelMeta from a YAML or JSON file.
 
     Raises:
         UsageError: for a file that is not there or holds no mapping.

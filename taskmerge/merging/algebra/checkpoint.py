@@ -117,7 +117,7 @@ class Checkpoint(TensorMapping):
         return self.underlying.config
 
     def components(self) -> Components:
-        """A mapping from tensor name to component (backbone, audio_projector, …)."""
+        """Return a mapping from tensor name to component (backbone, audio_projector, …)."""
         return component_map(self.tensors, self.config)
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -214,7 +214,7 @@ class MovedCheckpoint(Checkpoint):
 
 
 def difference(specialist: Checkpoint, base: Checkpoint) -> TaskVector:
-    """specialist - base, tensor by tensor under the base's names, scaled 8-bit floats as the numbers they stand for.
+    """Return specialist - base, tensor by tensor under the base's names, with scaled 8-bit floats as numbers.
 
     A model that was moved from the same base gives back what it was moved by. Tensors only the specialist has become
     the task vector's own. Raises MergeError as a plan does: when shapes differ, or the base has a tensor that the
@@ -232,7 +232,7 @@ def difference(specialist: Checkpoint, base: Checkpoint) -> TaskVector:
 
 
 def task_vector(source: Openable | Checkpoint | TaskVector, base: Checkpoint, label: str | None = None) -> TaskVector:
-    """The task vector of what stands for a specialist: a model, an adapter's folder, a task vector or its folder."""
+    """Return the task vector of a specialist's source: a model, an adapter's folder, a task vector or its folder."""
     if isinstance(source, TaskVector):
         return source
     if isinstance(source, str | Path):

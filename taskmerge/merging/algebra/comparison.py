@@ -112,7 +112,7 @@ def _by_layer(base: Checkpoint, per_tensor: Mapping[str, Mapping[str, float]]) -
 
 
 def differences(first: Source, second: Source) -> list[dict[str, Any]]:
-    """One row per tensor that is not bit for bit the same in both: what differs, how many entries, the largest step.
+    """Return one row per tensor that differs in any bit: the kind of difference, its entries, the largest step.
 
     The second model is seen under the first's names, its token rows beside the rows of the same tokens; where the two
     are not of one lineage, names are compared as stored. Entries are compared by their bits, so 0.0 and -0.0 differ

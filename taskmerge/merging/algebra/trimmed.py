@@ -50,7 +50,7 @@ class Trimmed(StateDict):
 
 
 def sparsified(vector: Deltas, density: float, how: str, seed: int) -> StateDict:
-    """The deltas with a share `density` of their entries; see `TaskVector.sparsify`. Raises UsageError."""
+    """Return the deltas with a share `density` of their entries; see `TaskVector.sparsify`. Raises UsageError."""
     if not 0 <= density <= 1:
         raise UsageError(f"density {density!r} is not a share of the entries", next_move="give a number from 0 to 1")
     methods: dict[str, str] = {"magnitude": "ties", "random": "dare_linear"}

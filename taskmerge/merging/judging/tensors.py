@@ -81,7 +81,7 @@ class Finding:
 
 
 def compared(sides: Sides, name: str, component: str) -> Finding:
-    """One tensor that both have."""
+    """Compare one tensor that both models have."""
     planned, merged = sides.planned.tensors[name], sides.merged.tensors[name]
     kinds = planned.format.mergeable, merged.format.mergeable
     if planned.shape != merged.shape or kinds[0] != kinds[1] or (not kinds[0] and planned.dtype != merged.dtype):

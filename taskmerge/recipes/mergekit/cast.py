@@ -30,8 +30,10 @@ class Cast:
 def cast(
     method: str, peer: Peer, base: Model | None, slices: list[Slice], at: At, whole: bool, findings: Findings
 ) -> Cast | None:
-    """The roles; None, with a problem, where they cannot be told. at: of the method.  whole: `models` are listed, to
-    which mergekit adds the base."""
+    """Assign the roles; None, with a problem, if they are unclear.
+
+    at: of the method.  whole: `models` are listed, to which mergekit adds the base.
+    """
     starts = peer.base == "start" or (peer.base == "either" and base is not None)
     if starts and base is None:
         findings.problem(f"{method} needs a base_model", at.place, "add base_model:")

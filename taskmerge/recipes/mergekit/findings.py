@@ -28,7 +28,7 @@ class Findings:
             self.notes.append(said)
 
     def ignored(self, value: Mapping[str, Any], known: Collection[str], at: At) -> None:
-        """A note for every key that mergekit does not read."""
+        """Add a note for every key that mergekit does not read."""
         for key in value:
             if key not in known:
                 near = did_you_mean(str(key), known)

@@ -42,7 +42,7 @@ class Slice:
 
 
 def read_slices(config: Mapping[str, Any], at: At, findings: Findings) -> list[Slice]:
-    """The slices of a configuration or of a module, whether given as `models` or as `slices`."""
+    """Return the slices of a configuration or of a module, for `models` as well as for `slices`."""
     given = [key for key in ("models", "slices") if config.get(key) is not None]
     if len(given) == 2:
         findings.problem("a configuration has `models` or `slices`, not both", at.child("slices").place)
@@ -116,7 +116,7 @@ def _layers(value: Any, at: At, findings: Findings) -> tuple[int, int] | None:
 
 
 def stack_of(slices: Sequence[Slice], names: Mapping[Model, str]) -> list[dict[str, str]] | None:
-    """The recipe's `stack` that these slices make; None where all layers are taken as they come.
+    """Return the recipe's `stack` for these slices; None if all layers keep their places.
 
     names: what the recipe calls each model.
     """
