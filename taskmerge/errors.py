@@ -75,7 +75,7 @@ class OutputError(TaskmergeError):
 
 
 class InputError(TaskmergeError):
-    """What the user named is wrong: a model, how models fit together, a recipe, an argument."""
+    """An error in the user's input: a model, the combination of models, a recipe, an argument."""
 
 
 class CheckpointError(InputError):
@@ -103,19 +103,19 @@ class RecipeError(UsageError):
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says first; its advice is for its own users."""
+    """Return the first line of another library's error; its advice is for that library's users."""
     said = str(error).strip().splitlines()
     return said[0] if said else type(error).__name__
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like `name`, or None when nothing comes close."""
+    """Return the known name most similar to `name`, or None."""
     close = _close(name, _likely(name, list(known)), 1, 0.5)
     return close[0] if close else None
 
 
 def did_you_mean(name: str, known: Iterable[str], lists: str = "") -> str:
-    """A next move for an unknown name: the nearest known one, or the names there are, the nearest ten of many.
+    """Return a next move for an unknown name: the nearest known one, or the known names (the nearest ten of many).
 
     lists: what lists them all, where there may be more: "`taskmerge inspect MODEL --tensors` lists them".
     """
@@ -130,7 +130,7 @@ def did_you_mean(name: str, known: Iterable[str], lists: str = "") -> str:
 
 
 def few(names: Iterable[object], most: int = MOST_NAMES, lists: str = "") -> str:
-    """Names as a message lists them: the first `most`, then how many more there are (and `lists`, what lists them)."""
+    """List names in a message: the first `most`, then the number of the others (and `lists`, where they are listed)."""
     every = [str(name) for name in names]
     text = ", ".join(clipped(name, _LONGEST_NAME) for name in every[:most]) or "none"
     if len(every) > most:
@@ -139,7 +139,7 @@ def few(names: Iterable[object], most: int = MOST_NAMES, lists: str = "") -> str
 
 
 def clipped(text: str, most: int) -> str:
-    """A text of at most `most` characters; what is left out of the middle of a longer one is an ellipsis."""
+    """Return a text of at most `most` characters; an ellipsis replaces the middle of a longer one."""
     if len(text) <= most:
         return text
     tail = most // 3

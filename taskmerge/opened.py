@@ -1,6 +1,6 @@
-"""What a result was made from: readers say which files they open, and whoever records keeps them.
+"""Record of the files that a result was made from: readers report the files that they open, and a recorder keeps them.
 
-Nobody lists the inputs of a stage by hand: what is read is said where it is read.
+Nobody lists the inputs of a stage by hand: each file is reported by the code that reads it.
 """
 
 from __future__ import annotations

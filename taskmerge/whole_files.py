@@ -40,12 +40,12 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def unfinished_of(path: Path) -> Path:
-    """Where the next form of a file is written that no other process writes."""
+    """Return the path of the unfinished new version of a file that no other process writes."""
     return path.with_name(f".{path.name}.new")
 
 
 def of_this_process(path: Path) -> Path:
-    """Where this process writes the next form of a file that others may write at the same time."""
+    """Return this process's path for the unfinished new version of a file that others may write at the same time."""
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 

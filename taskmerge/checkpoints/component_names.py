@@ -1,6 +1,6 @@
-"""What tensor names and config.json alone say of a model's parts; `components` adds what shapes tell.
+"""Components of a model from its tensor names and config.json alone; `components` also uses shapes.
 
-Rules look at whole path components, never at parts of words: `out_proj` and `patch_embed.proj` are no projectors.
+Rules compare complete path components, never parts of words: `out_proj` and `patch_embed.proj` are not projectors.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ _EXCEPTIONS: dict[str, dict[str, str]] = {
 
 
 def is_buffer(name: str, info: HasHeader) -> bool:
-    """Whether a tensor is state that no gradient trains: integers, running statistics, bounds, fixed tables."""
+    """Return whether a tensor is state without gradients: integers, running statistics, bounds, fixed tables."""
     return not DTYPES[info.dtype].kind.endswith("float") or _is_state(name.rpartition(".")[2])
 
 
@@ -92,14 +92,14 @@ def _is_state(word: str) -> bool:
 
 
 def layer_index(name: str) -> int | None:
-    """The number of the layer a tensor stands in ("….layers.3.…" -> 3), None outside numbered layers."""
+    """Return the number of a tensor's layer ("….layers.3.…" -> 3); None outside numbered layers."""
     parts = name.split(".")
     place = _layer_place(parts)
     return None if place is None else int(parts[place])
 
 
 def with_layer(name: str, layer: int) -> str:
-    """The name that a tensor of a layer has in another layer of the same kind."""
+    """Return the name that a tensor of a layer has in another layer of the same kind."""
     parts = name.split(".")
     place = _layer_place(parts)
     return name if place is None else ".".join([*parts[:place], str(layer), *parts[place + 1 :]])
@@ -111,13 +111,13 @@ def _layer_place(parts: Sequence[str]) -> int | None:
 
 
 def numbered(name: str) -> tuple[str, int | None]:
-    """The path before the first number in a tensor's name, whatever holds it, and that number."""
+    """Return the path before the first number in a tensor's name, and that number."""
     number = _LATER_NUMBER.search(name)
     return (name, None) if number is None else (name[: number.start()], int(number[0][1:]))
 
 
 def is_token_table(name: str) -> bool:
-    """Whether a tensor is a table with one row per token of the vocabulary."""
+    """Return whether a tensor is a table with one row per token of the vocabulary."""
     return (name.endswith(".weight") and _is_table(name[:-7].rpartition(".")[2])) or name in _ONLY_TABLES
 
 
@@ -128,9 +128,10 @@ def _is_table(module: str) -> bool:
 
 @dataclass(frozen=True)
 class Placed:
-    """What names say of a tensor. sure: whether a word of the name says so, or only that no other word does.
+    """The component of a tensor according to its name.
 
-    root: the path of the tower or projector that holds it; () for the rest.
+    sure: True if a word of the name decides it, False for the default. root: the path of the encoder or projector that
+    contains it; () for other tensors.
     """
 
     component: str
@@ -140,7 +141,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class Layout:
-    """What must be known of all names together before one can be placed."""
+    """The properties of all names together that are needed to place one name."""
 
     prefix: tuple[str, ...]  # of the base model: ("bert",), ("model",), or () when the base model itself was saved
     sole_modality: str | None
@@ -153,7 +154,7 @@ class Layout:
 
     @classmethod
     def of(cls, tensors: Mapping[str, HasHeader], config: Mapping[str, Any]) -> Layout:
-        """The layout of one checkpoint, from headers and config."""
+        """Return the layout of one checkpoint, from headers and config."""
         sole = _sole_modality(tensors, config)
         outside = set()
         for path, leaf in {_before_numbers(name) for name in tensors}:
@@ -169,7 +170,7 @@ class Layout:
         return cls(prefix, sole, frozenset(outside), exceptions, backbone, found)
 
     def placed(self, names: Iterable[str]) -> dict[str, Placed]:
-        """Where each name belongs; names that differ only after their first number share it."""
+        """Return the component of each name; names that differ only after their first number share it."""
         known: dict[tuple[str, bool, bool], Placed] = {}
         found = {}
         for name in names:
@@ -181,7 +182,7 @@ class Layout:
         return found
 
     def place(self, name: str) -> Placed:
-        """Where one name belongs."""
+        """Return the component of one name."""
         parts = _unnumbered(name)
         if any(_SPEECH_DECODER.fullmatch(part) for part in parts[:2]):
             return Placed("speech_decoder")
@@ -224,7 +225,7 @@ _LATER_NUMBER = re.compile(r"[.][0-9]{1,18}(?![^.])")
 
 
 def joined(modality: str | None) -> str:
-    """What the projector of a modality is called, "projector" where it is of several or of nobody knows which."""
+    """Return the name of the projector of a modality; "projector" for several modalities or an unknown one."""
     return f"{modality}_projector" if modality else "projector"
 
 

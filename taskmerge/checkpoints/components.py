@@ -1,18 +1,18 @@
-"""Which tensor is backbone, encoder, projector, head …: from header names, shapes and config.json alone.
+"""Component of each tensor (backbone, encoder, projector, head …) from header names, shapes and config.json alone.
 
 Every tensor has exactly one component:
 
-    backbone                         the language model; in a model of one tower, that tower
-    embeddings                       its token embedding table(s), apart from the backbone because rows can be new
+    backbone                         the language model; in a model with one encoder, that encoder
+    embeddings                       its token embedding table(s), separate from the backbone because rows can be new
     head                             lm_head, classifiers, BERT's pooler, logit scales
-    {vision,audio}_encoder           the tower of a modality
-    {vision,audio,text}_projector    what leads from a tower into the backbone's (or the shared) space
-    encoder, projector               a tower whose modality nothing tells; a projector of several, or of such a tower
-    speech_decoder, image_decoder    talker and vocoder of a speaking model; what draws, in a drawing one
-    buffers                          what is not trained by gradient, wherever it sits
+    {vision,audio}_encoder           the encoder of a modality
+    {vision,audio,text}_projector    the layers between an encoder and the backbone's (or the shared) space
+    encoder, projector               an encoder of unknown modality; a projector of several, or of such an encoder
+    speech_decoder, image_decoder    talker and vocoder of a speaking model; the generator of a drawing one
+    buffers                          tensors that are not trained by gradient, in any module
 
-Names say it first (`component_names`). What they leave open, modules of a class of somebody's own,
-shapes do (`foreign_towers`, `foreign_projectors`).
+Names decide first (`component_names`). For tensors that they leave open (modules of a user's own class),
+shapes decide (`foreign_towers`, `foreign_projectors`).
 """
 
 from __future__ import annotations
@@ -90,15 +90,15 @@ class Components(Mapping[str, str]):
         return len(self._assigned)
 
     def names(self, component: str) -> list[str]:
-        """Names of the component's tensors, in file order."""
+        """Return the names of the component's tensors, in file order."""
         return [name for name, own in self._assigned.items() if own == component]
 
     def home(self, name: str) -> str:
-        """The component whose module holds the tensor: differs from self[name] only for buffers."""
+        """Return the component whose module has the tensor; it differs from self[name] only for buffers."""
         return self._homes[name]
 
     def inner_name(self, name: str, component: str | None = None) -> str:
-        """The name inside its component: "layers.3.mlp.up_proj.weight" whatever the file puts before it.
+        """Return the name inside its component: "layers.3.mlp.up_proj.weight", without the file's prefix.
 
         component: the one to look from, for a buffer its home; left out: its own.
         """
@@ -106,7 +106,7 @@ class Components(Mapping[str, str]):
         return name[len(root) + 1 :] if root and name.startswith(f"{root}.") else name
 
     def root(self, component: str) -> str:
-        """What the names of all the component's tensors begin with."""
+        """Return the common prefix of the names of a component's tensors."""
         return self._roots.get(component, "")
 
     def depth(self, component: str) -> int:
@@ -121,7 +121,7 @@ def component_map(
     known: Mapping[str, str] | None = None,
     strict: bool = True,
 ) -> Components:
-    """The component of every tensor, from its header and the config; no tensor is read.
+    """Return the component of every tensor, from its header and the config; no tensor is read.
 
     overrides: component -> patterns (`Selector`'s, in the components found without them); they win, in the order given,
     and may name components of the user's own. known: tensor -> component, where something else tells it. strict:
@@ -176,7 +176,7 @@ def _root(names: Sequence[str]) -> str:
 
 
 def with_overrides(found: Components, overrides: Mapping[str, Sequence[str]] | None, strict: bool = True) -> Components:
-    """The components with some tensors given to others by a recipe's `components`; arguments as for `component_map`."""
+    """Return the components after a recipe's `components` reassign some tensors; arguments as for `component_map`."""
     if not overrides:
         return found
     selector = Selector(found)

@@ -1,4 +1,4 @@
-"""Where in a config.json its language model stands, and the few numbers that several rooms ask it for."""
+"""The section of the language model in a config.json, and the few numbers of it that several rooms use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_la
 
 
 def text_section(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The table that describes the language model: a section of a config of several towers, or the config itself."""
+    """Return the table of the language model: a section of a config with several encoders, or the config itself."""
     for key in _TEXT:
         section = config.get(key)
         if isinstance(section, Mapping) and section:
@@ -20,7 +20,7 @@ def text_section(config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def sections(config: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every table in a config that describes a part of the model: (dotted name, table), the config itself first."""
+    """Yield every table in a config that describes a part of the model: (dotted name, table), the config first."""
     yield path, config
     for key, value in config.items():
         if isinstance(value, Mapping) and (key.endswith(("_config", "-config")) or key in _TEXT):
@@ -33,7 +33,7 @@ def width(section: Mapping[str, Any]) -> int | None:
 
 
 def layers(section: Mapping[str, Any]) -> int | None:
-    """How many layers it has; None where it does not say."""
+    """Return the number of layers; None if the section does not state it."""
     return _number(section, _LAYERS)
 
 

@@ -72,7 +72,7 @@ class InputCovariances(Mapping[str, np.ndarray]):
 
     @classmethod
     def open(cls, folder: str | Path) -> InputCovariances:
-        """The covariances beside a checkpoint. Raises CheckpointError when there are none, or the file is another's."""
+        """Open the covariances next to a checkpoint. Raises CheckpointError for a missing file or another model's."""
         path = Path(folder) / FILE
         if not path.is_file():
             raise CheckpointError(
@@ -98,13 +98,13 @@ class InputCovariances(Mapping[str, np.ndarray]):
 
 
 def covariances_beside(state_dict: StateDict) -> InputCovariances | None:
-    """The covariances that belong to an opened checkpoint, however it is wrapped; None when there are none."""
+    """Return the covariances that belong to an opened checkpoint, however it is wrapped; None when there are none."""
     folder = state_dict.beside.folder
     return InputCovariances.open(folder) if folder is not None and (folder / FILE).is_file() else None
 
 
 def covariance_of(state_dict: StateDict, name: str) -> np.ndarray | None:
-    """The covariance for one tensor of an opened checkpoint, seen through renaming views; None when there is none."""
+    """Return the covariance for one tensor of an opened checkpoint, also through renaming views; None without one."""
     covariances = covariances_beside(state_dict)
     stored = state_dict.stored_name(name)
     return covariances.get(stored) if covariances is not None and stored is not None else None

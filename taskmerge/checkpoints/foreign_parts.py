@@ -32,7 +32,7 @@ class Tower:
 
     @property
     def component(self) -> str:
-        """What its tensors' component is called."""
+        """The name of the component of its tensors."""
         return f"{self.modality}_encoder" if self.modality else "encoder"
 
 
@@ -68,15 +68,15 @@ class Parts:
         return self.backbone.width
 
     def under(self, root: Path) -> dict[str, HasHeader]:
-        """The tensors below a path."""
+        """Return the tensors below a path."""
         return under(self.tensors, root)
 
     def loose(self, root: Path) -> dict[str, HasHeader]:
-        """The tensors below a path that stand in no layers."""
+        """Return the tensors below a path that are outside layers."""
         return outside_layers(self.under(root), self.layout.stacks)
 
     def raw(self, root: Path) -> str | None:
-        """The kind of raw input that is taken below a path; see `structure.raw_input`."""
+        """Return the kind of raw input that is taken below a path; see `structure.raw_input`."""
         found = raw_input(self.loose(root))
         for stack in self.layout.stacks:
             if found is None and stack.layers == 1 and stack.path[: len(root)] == root:
@@ -84,11 +84,11 @@ class Parts:
         return found
 
     def at(self, path: Path) -> Placed:
-        """Where names place the tensors below a path."""
+        """Return the component that names give to the tensors below a path."""
         return next(self.placed[name] for name in self.under(path))
 
     def root(self, path: Path) -> Path:
-        """The outermost module that holds this and nothing of the language model's layers."""
+        """Return the outermost module that contains this one and no layer of the language model."""
         return path[: common(path, self.backbone.path) + 1]
 
     def claim(self, root: Path, component: str, reason: str) -> None:
@@ -114,10 +114,10 @@ class Parts:
 
 
 def widths(found: Iterable[Stack]) -> frozenset[int]:
-    """Of some stacks of layers."""
+    """Return the widths of stacks of layers."""
     return frozenset(stack.width for stack in found)
 
 
 def of_text(root: Path) -> bool:
-    """Whether a word of a path says that it is of text."""
+    """Return whether a word of a path is "text"."""
     return any("text" in part.split("_") for part in root)

@@ -1,4 +1,4 @@
-"""What leads from a tower into the language model, told by the widths it leads between and by who waits for it."""
+"""Projectors between an encoder and the language model, found by their widths and by the modules that need them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Projectors:
         self._served: set[int] = set()  # places in parts.towers of those with a projector
 
     def place(self) -> None:
-        """Fills `parts.components`."""
+        """Fill `parts.components`."""
         self._serve_named()
         self._inside(named=False)
         units = self._units()

@@ -18,13 +18,13 @@ class Towers:
         self.parts = parts
 
     def place(self) -> None:
-        """Fills `parts.towers`."""
+        """Fill `parts.towers`."""
         self.parts.towers += self._named_towers()
         self._find_towers()
         self._find_misnamed()
 
     def add(self, root: Path, found: Sequence[Stack]) -> None:
-        """One more tower, that no name tells. found: its layers; none for one of convolutions alone."""
+        """Add an encoder that no name reveals. found: its layers; none for one of convolutions alone."""
         modality, reason = self._modality(root, found)
         tower = Tower(root, widths(found), modality, False, tuple(found))
         self.parts.towers.append(tower)

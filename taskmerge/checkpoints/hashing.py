@@ -21,7 +21,7 @@ _MOST_REMEMBERED = 4096
 
 
 def sha256_of(path: Path) -> str:
-    """The file's sha256, in hex.
+    """Return the file's sha256, in hex.
 
     Looked up in ``$XDG_CACHE_HOME/taskmerge/sha256.json`` by real path, size, inode and times of change, and read whole
     when anything differs. Its name says nothing: the hub's cache names files by their hash, and so can anybody.
@@ -63,7 +63,7 @@ def remember(files: Sequence[tuple[Path, os.stat_result, str]]) -> None:
 
 
 def fingerprint(path: Path) -> str:
-    """A cheap identity of a file for resuming: size, times of change and a hash of its header and of blocks in it.
+    """Return a fast identity of a file for resuming: size, times of change and a hash of header and sampled blocks.
 
     Not a proof of equal content, unlike `sha256_of`; it notices a replaced or edited file without reading it whole.
     """
@@ -80,7 +80,7 @@ def fingerprint(path: Path) -> str:
 
 
 def content_sha256(path: Path) -> str:
-    """The sha256 of the bytes that a file holds now, in hex: all of them are read, nothing is looked up."""
+    """Return the sha256 of the bytes that a file has now, in hex: all are read, and no cache is used."""
     digest = hashlib.sha256()
     if (remote := remote_bytes(path)) is not None:
         for chunk in remote:

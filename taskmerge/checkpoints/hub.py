@@ -1,4 +1,4 @@
-"""Where a checkpoint named by the user lies: a local path, a hub id with a revision, or an hf:// uri."""
+"""Places of checkpoints that the user names: a local path, a hub id with a revision, or an hf:// uri."""
 
 from __future__ import annotations
 
@@ -38,11 +38,13 @@ class HubPlace:
 
 
 def locate(text: str, relative_to: Path | None = None) -> Path | HubPlace:
-    """What the user's text means. hf:// uris are the hub's, those of stores have a folder of this disk that stands for
-    them (`stores.mirrors`); an existing path wins; then ``owner/name[@revision]``.
+    """Return the place that the user's text means.
 
-    relative_to: the folder that relative paths start from (the recipe's). Raises CheckpointError when the text is
-    neither an existing path nor a possible hub id, UsageError for what no path or uri can be.
+    An hf:// uri is on the hub; the uri of a store has a folder of this disk in its place (`stores.mirrors`); then an
+    existing path; then ``owner/name[@revision]``.
+
+    relative_to: the folder that relative paths start from (the recipe's). Raises CheckpointError if the text is
+    neither an existing path nor a possible hub id, UsageError for a text that cannot be a path or a uri.
     """
     place = parse_place(text, "a model")
     if place.kind == "hub":
@@ -100,7 +102,7 @@ class Snapshot:
     stated: Mapping[str, tuple[int, str]] = field(default_factory=dict)
 
     def fetch(self, name: str) -> Path:
-        """The local path of weight file `name`, downloaded (resumably, into the shared cache) if absent."""
+        """Return the local path of weight file `name`, downloaded (resumably, into the shared cache) if absent."""
         from huggingface_hub import hf_hub_download
 
         inside = f"{self.place.folder}/{name}" if self.place.folder else name
@@ -108,7 +110,7 @@ class Snapshot:
 
 
 def open_snapshot(place: HubPlace) -> Snapshot:
-    """Resolves the revision to a commit and fetches everything small; weight files stay where they are.
+    """Resolve the revision to a commit and fetch everything small; weight files are not downloaded.
 
     With HF_HUB_OFFLINE=1 only the local cache is consulted. Raises CheckpointError with the hub's own words.
     """
@@ -177,7 +179,7 @@ def _asked(place: HubPlace, call: Any) -> Any:
 
 
 def upload(folder: Path, repository: str, *, private: bool = False, revision: str | None = None) -> str:
-    """Uploads every file of `folder` to a model repository, made if need be; returns the commit's address.
+    """Upload every file of `folder` to a model repository, made if necessary; return the commit's address.
 
     Raises CheckpointError with the hub's own words.
     """

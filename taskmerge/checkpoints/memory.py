@@ -39,7 +39,7 @@ class MemoryStateDict(StateDict):
 
     @classmethod
     def of_module(cls, module: torch.nn.Module, label: str | None = None) -> MemoryStateDict:
-        """The state dict of a live module, with its transformers config when it has one."""
+        """Return the state dict of a live module, with its transformers config if it has one."""
         config = getattr(module, "config", None)
         table = config.to_dict() if config is not None and hasattr(config, "to_dict") else {}
         return cls(module.state_dict(), label or type(module).__name__, table)
@@ -58,13 +58,13 @@ class MemoryStateDict(StateDict):
 
 
 def is_live(source: object) -> TypeGuard[nn.Module]:
-    """Whether it is a torch module. Without torch, nobody has one: asking loads nothing."""
+    """Return whether the source is a torch module; torch is not imported for this."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(source, torch.nn.Module)
 
 
 def bytes_of(tensors: Iterable[Any]) -> int:
-    """Of arrays or tensors, each counted once: tied ones are stored once."""
+    """Sum the bytes of arrays or tensors, each counted once: tied ones are stored once."""
     return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values())
 
 

@@ -67,7 +67,7 @@ class Unpacked(StateDict):
 
 
 def unpacked(state_dict: StateDict) -> StateDict:
-    """A model with its weights as plain numbers; itself when none is in few bits. Raises CheckpointError."""
+    """Return a model with its weights as plain numbers; itself if none is packed. Raises CheckpointError."""
     found = codecs(state_dict)
     return Unpacked(state_dict, found) if found else state_dict
 
@@ -118,7 +118,7 @@ class Repacked(StateDict):
 
 
 def packed_infos(tensors: Mapping[str, TensorInfo], base: Unpacked) -> dict[str, TensorInfo]:
-    """The tensors of a file that holds `tensors` as the base stores them."""
+    """Return the stored tensors of a file with `tensors` in the base's format."""
     found: dict[str, TensorInfo] = {}
     for name, info in tensors.items():
         codec = base.codecs.get(name)
@@ -130,7 +130,7 @@ def packed_infos(tensors: Mapping[str, TensorInfo], base: Unpacked) -> dict[str,
 
 
 def said_of(tensors: Mapping[str, TensorInfo], base: Unpacked) -> list[str]:
-    """What storing a merged model so loses, a line for each way in which weights are stored."""
+    """Describe the loss of storing a merged model in the base's format, one line per kind of storage."""
     ways: dict[str, int] = {}
     for name in tensors:
         codec = base.codecs.get(name)

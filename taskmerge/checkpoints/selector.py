@@ -1,13 +1,13 @@
-"""Which tensors a pattern names: the one language of rules, copy, protect, train, components, `only` and `without`.
+"""Selection of tensors by patterns: the one language of rules, copy, protect, train, components, `only` and `without`.
 
 | pattern                     | names                                                                       |
 |-----------------------------|-----------------------------------------------------------------------------|
 | `audio_encoder`             | a component; a glob may name several: `*_projector`                         |
-| `backbone.layers.{0..7}.*`  | what a glob matches inside a component, as `component.name inside it`       |
-| `*.self_attn.q_proj.weight` | what a glob matches among the tensors' own names, those in the file         |
+| `backbone.layers.{0..7}.*`  | tensors of a component, by a glob on `component.name inside it`             |
+| `*.self_attn.q_proj.weight` | tensors, by a glob on their own names, those in the file                    |
 
-A component's buffers go with it wherever it is named, and are besides a component of their own, `buffers`. Globs are
-those of `taskmerge.words.patterns`.
+A component's buffers are selected with it, and are also a component of their own, `buffers`. Globs are those of
+`taskmerge.words.patterns`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,14 @@ class Named(Protocol):
 
     def __contains__(self, name: object) -> bool: ...
 
-    def values(self) -> Collection[str]: ...
+    def values(self) -> Collection[str]:
+        """Return the components."""
 
-    def home(self, name: str) -> str: ...
+    def home(self, name: str) -> str:
+        """Return the component of a tensor, or for a buffer the component that it belongs to."""
 
-    def inner_name(self, name: str, component: str | None = None) -> str: ...
+    def inner_name(self, name: str, component: str | None = None) -> str:
+        """Return the name of a tensor inside its component."""
 
 
 class Selector:
@@ -49,12 +52,12 @@ class Selector:
         self._sets: dict[tuple[str, ...], PatternSet] = {}
 
     def matches(self, pattern: str, name: str) -> bool:
-        """Whether a pattern names a tensor. Raises PatternError for a pattern that cannot be read."""
+        """Return whether a pattern selects a tensor. Raises PatternError for a pattern that cannot be read."""
         glob, spellings = Pattern.parse(pattern), self._spellings(name)
         return pattern in spellings or any(glob.matches(spelling) for spelling in spellings)
 
     def naming(self, patterns: Iterable[str], name: str) -> set[str]:
-        """Those of the patterns that name a tensor, in one look at all of them: there may be very many.
+        """Return the patterns that select a tensor, in one pass over all of them, because there may be very many.
 
         Raises PatternError for a pattern that cannot be read.
         """
@@ -65,7 +68,7 @@ class Selector:
         return known.among(spellings).union(*map(known.covering, spellings))
 
     def names(self, patterns: Iterable[str], among: Iterable[str] | None = None) -> list[str]:
-        """The tensors that any of the patterns names, in the order of `among` (left out: all, in file order)."""
+        """Return the tensors that any of the patterns selects, in the order of `among` (default: file order, all)."""
         wanted = tuple(patterns)
         return [name for name in (self.components if among is None else among) if self.naming(wanted, name)]
 
@@ -79,7 +82,7 @@ class Selector:
         of: str = "",
         also: Collection[str] = (),
     ) -> list[Problem]:
-        """A problem for each pattern that names nothing, with the names that come nearest.
+        """Return a problem for each pattern that selects nothing, with the nearest names.
 
         place: where the patterns stand.  what: the setting that holds them ("copy: audio").  among: the tensors that
         count; left out: all.  of: whose they are, for the message.  also: names of other things allowed here.
@@ -99,7 +102,7 @@ class Selector:
         ]  # fmt: skip
 
     def require(self, patterns: Iterable[str], what: str, *, among: Collection[str], of: str) -> None:
-        """Raises UsageError with what `check` finds."""
+        """Raise UsageError with the problems that `check` finds."""
         if problems := self.check(patterns, None, what, among=among, of=of):
             raise UsageError(problems)
 
@@ -120,7 +123,7 @@ class Selector:
 
 
 def nearest_names(pattern: str, components: Iterable[str], names: Iterable[str] = ()) -> str:
-    """A next move for a pattern that names nothing: what is most like it, or the components there are."""
+    """Return a next move for a pattern that selects nothing: the most similar names, or the components."""
     parts = sorted(set(components))
     close = difflib.get_close_matches(pattern, [*parts, *set(names).difference(parts)], n=_MOST_SHOWN, cutoff=0.5)
     if not close:
@@ -131,7 +134,7 @@ def nearest_names(pattern: str, components: Iterable[str], names: Iterable[str] 
 
 
 def may_name(pattern: str, component: str) -> bool:
-    """Whether a pattern can name tensors of a component whose tensors' names are not known (a model not made yet).
+    """Return whether a pattern can select tensors of a component whose tensor names are not known yet.
 
     Globs over names may match anything; a pattern that begins with another component's name does not.
     """
@@ -143,6 +146,6 @@ def may_name(pattern: str, component: str) -> bool:
 
 
 def selected(patterns: Mapping[str, Iterable[str]], selector: Selector, name: str) -> str | None:
-    """The first key one of whose patterns names the tensor; None when none does."""
+    """Return the first key with a pattern that selects the tensor; None without one."""
     found = selector.naming((glob for globs in patterns.values() for glob in globs), name)
     return next((key for key, globs in patterns.items() if found.intersection(globs)), None) if found else None

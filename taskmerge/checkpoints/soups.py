@@ -20,7 +20,7 @@ from taskmerge.numbers.rounding import encode
 
 
 def checkpoints_of(text: str, folder: Path | None = None, last: int | None = None) -> list[Path]:
-    """The folders or files that a pattern (`run/checkpoint-*`) names, oldest (lowest number) first.
+    """Return the folders or files that match a pattern (`run/checkpoint-*`), oldest (lowest number) first.
 
     Args:
         text: the pattern; `~` is the home folder.
@@ -56,7 +56,7 @@ def _named(paths: Sequence[Path]) -> str:
 
 
 def shares(count: int, decay: float | None = None) -> tuple[float, ...]:
-    """What each of `count` checkpoints is multiplied by, oldest first: one share each, or an average with a decay."""
+    """Return the factor of each of `count` checkpoints, oldest first: equal shares, or an average with a decay."""
     if decay is None:
         return (1 / count,) * count
     return (decay ** (count - 1), *((1 - decay) * decay ** (count - 1 - place) for place in range(1, count)))

@@ -1,4 +1,4 @@
-"""What every set of named tensors offers, wherever it lives: disk, memory, or computed on demand."""
+"""The interface of every set of named tensors: on disk, in memory, or computed on demand."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Beside:
-    """What stands beside the tensors of a model and travels with them, through every `StateDict` that wraps another.
+    """The data next to the tensors of a model, which is passed on through every `StateDict` that wraps another.
 
-    config: config.json as a dict ({} when there is none). folder: where config, tokenizer, processor and the other side
-    files lie. module_folders: module of a sentence-transformers model ("" for the transformer itself, "2_Dense") ->
+    config: config.json as a dict ({} without one). folder: folder of config, tokenizer, processor and the other side
+    files. module_folders: module of a sentence-transformers model ("" for the transformer itself, "2_Dense") ->
     its place relative to `folder`; a tensor of a module is named ``2_Dense/linear.weight``. own_tokenizer: folder of
-    the tokenizer, where it does not lie with the transformer (an adapter's). prompts: the settings in
+    the tokenizer, if it is not the transformer's (an adapter's). prompts: the settings in
     config_sentence_transformers.json (prompts, default_prompt_name, truncate_dim, …). commit: of a hub repository.
-    files: every file behind the numbers, name -> file; {} when they are in memory or computed, so that nobody can say
-    whether they are the same next time. output_dtype: torch name of the format to write when nobody asks for one.
+    files: every file behind the numbers, name -> file; {} if they are in memory or computed, so that it is unknown
+        whether
+    they are the same next time. output_dtype: torch name of the format to write by default.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -44,7 +45,7 @@ class Beside:
 
     @property
     def tokenizer_folder(self) -> Path | None:
-        """Where the tokenizer's files lie: its own folder, else the transformer's; None for a model in memory."""
+        """The folder of the tokenizer's files: its own, else the transformer's; None for a model in memory."""
         if self.own_tokenizer is not None or self.folder is None:
             return self.own_tokenizer
         return self.folder / self.module_folders.get("", "")
@@ -59,9 +60,11 @@ class Beside:
 class Output(Protocol):
     """An output folder, as far as a state dict must know it."""
 
-    def add_text(self, name: str, text: str) -> None: ...
+    def add_text(self, name: str, text: str) -> None:
+        """Write a text file into the output."""
 
-    def add_copy(self, name: str, source: Path) -> None: ...
+    def add_copy(self, name: str, source: Path) -> None:
+        """Copy a file into the output."""
 
 
 class StateDict:
@@ -82,7 +85,7 @@ class StateDict:
         return self.beside.config
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
-        """Entries [start, stop) of the flattened tensor, little-endian, as a 1-D array of its storage dtype.
+        """Return entries [start, stop) of the flattened tensor, little-endian, as a 1-D array of its storage dtype.
 
         BF16 and 8-bit floats come as bit patterns (uint16, uint8). A view of mapped pages where possible, never
         to be written to. Raises CheckpointError when the bytes cannot be had.
@@ -90,40 +93,44 @@ class StateDict:
         raise NotImplementedError
 
     def read_into(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
-        """As `read`, into `out`, 1-D, of the tensor's storage dtype."""
+        """Write the entries of `read` into `out`, 1-D, of the tensor's storage dtype."""
         out[:] = self.read(name, start, stop)
 
     def view(self, name: str) -> np.ndarray | None:
-        """What ``read(name)`` gives, if that is a view of mapped pages and is free; else None."""
+        """Return the result of ``read(name)`` if it is a view of mapped pages, which costs nothing; else None."""
         return None
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """Says that these entries will hardly be read again, so that mapped pages may go."""
+        """Allow mapped pages of these entries to be freed, because they will hardly be read again."""
 
     def delta(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """Of a base with an adapter: what reads entries [start, stop) of the adapter's own product, float64, before it
-        is added to the base and rounded; None where it is not known by itself."""
+        """Return a reader of an adapter's own product, float64, before it is added to the base and rounded.
+
+        The reader takes [start, stop). None if the product is not known separately.
+        """
         return None
 
     def unrounded(self, name: str) -> Callable[[int, int], np.ndarray] | None:
-        """Of a tensor that is computed: what reads entries [start, stop) in float64, before they are rounded into the
-        format of its header; None where `read` gives all there is."""
+        """Return a reader of a computed tensor in float64, before it is rounded to the format of its header.
+
+        The reader takes [start, stop). None if `read` returns the exact values.
+        """
         return None
 
     def in_dtype(self, dtype: str) -> StateDict:
-        """The same to be written in another format (torch name): tensors that are computed are rounded only once."""
+        """Return the same tensors for another format (torch name): computed tensors are rounded only once."""
         return self
 
     def stored_name(self, name: str) -> str | None:
-        """The name that a tensor has in the files beside it; None when it is made of several."""
+        """Return the name of a tensor in the stored files; None if it is made of several."""
         return name
 
     def sources(self) -> Mapping[str, StateDict]:
-        """What it is made of, by label: itself, or for one that is computed what it is computed from."""
+        """Return the state dicts that it is made of, by label: itself, or the sources of a computed one."""
         return {self.label: self}
 
     def write_side_files(self, output: Output, dtype: str | None) -> bool:
-        """Writes what stands beside into an output folder; False where copying it and its config does.
+        """Write the side files into an output folder; return False if a copy of them and of the config will do.
 
         dtype: torch name of the format that all tensors now have, None when each kept its own.
         """
@@ -131,7 +138,7 @@ class StateDict:
 
 
 def entries(state_dict: StateDict, name: str, start: int, stop: int) -> np.ndarray:
-    """Entries [start, stop) of a tensor in float64, not rounded before where they are computed."""
+    """Return entries [start, stop) of a tensor in float64, without rounding if they are computed."""
     exact = state_dict.unrounded(name)
     return (
         decode(state_dict.read(name, start, stop), state_dict.tensors[name].dtype)
@@ -145,15 +152,19 @@ class HasTensors(Protocol):
     """The least that an object of another library must offer to be taken as one; see `StateDict` for the meaning."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """The name in messages."""
 
     @property
-    def tensors(self) -> Mapping[str, TensorInfo]: ...
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """The headers by tensor name."""
 
     @property
-    def config(self) -> Mapping[str, Any]: ...
+    def config(self) -> Mapping[str, Any]:
+        """The content of the model's config.json."""
 
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray: ...
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Return the entries [start, stop) of a flattened tensor, in its storage dtype."""
 
 
 class Adopted(StateDict):
@@ -171,5 +182,5 @@ class Adopted(StateDict):
 
 
 def adopted(state_dict: StateDict | HasTensors) -> StateDict:
-    """`state_dict` themselves, or an object with label, tensors, config and read wrapped as such."""
+    """Return `state_dict` itself, or wrap an object with label, tensors, config and read."""
     return state_dict if isinstance(state_dict, StateDict) else Adopted(state_dict)

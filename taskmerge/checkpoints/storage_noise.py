@@ -1,4 +1,4 @@
-"""How much noise a stored tensor carries: what rounding into its number format did to the values it was made of."""
+"""Noise of a stored tensor: the effect of rounding its values to its number format."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRIDS = {"F64": ("F64", "F32", "F16", "BF16"), "F32": ("F32", "F16", "BF16"), "F
 
 
 def storage_noise(stored: Iterable[np.ndarray], dtype: str) -> float:
-    """The standard deviation of the rounding in a tensor's entries: root mean square of their steps / √12.
+    """Estimate the standard deviation of the rounding in a tensor's entries: root mean square of their steps / √12.
 
     Entries that equal the base's count as all others do. A change of less than half a step is rounded away whole, and
     an entry that moved by nothing may have been meant to move by anything up to that: as uncertain as those that moved.
@@ -43,7 +43,7 @@ def storage_noise(stored: Iterable[np.ndarray], dtype: str) -> float:
 
 
 def noise_of(state_dict: StateDict, name: str) -> float:
-    """The noise of one stored tensor, as that of white noise of the same strength.
+    """Return the noise of one stored tensor, as white noise of the same strength.
 
     Of a tensor that is no matrix: its `storage_noise`. The noise of a matrix grows with its entries, so that rows or
     columns of large entries have more; what decides is the largest singular value that it can make. The result is the
@@ -73,7 +73,7 @@ def noise_of(state_dict: StateDict, name: str) -> float:
 
 
 def white_equivalent(by_row: np.ndarray, by_column: np.ndarray) -> float:
-    """The standard deviation of white noise whose largest singular value is that of independent noise with a profile.
+    """Return the standard deviation of white noise with the same largest singular value as noise with a profile.
 
     The entries' variances are taken to be a product, a_i b_j. Of such noise the largest singular value is, by Lehner's
     formula (2108.06312, section 3), the square root of the least h / (p q) over h > 0 with

@@ -1,6 +1,6 @@
-"""What shapes tell of a model's parts: stacks of layers, what takes raw input, what leads from one width to another.
+"""Structure of a model from shapes: stacks of layers, modules that take raw input, modules between two widths.
 
-No name is trusted here, but for the numbers of layers: owners of models call their modules what they like.
+No name is used here, except for the numbers of layers: owners of models choose the names of their modules freely.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ _PATCHES = re.compile(r"(.*_)?(patch|pixel)(es|s)?(_.*)?")
 
 
 class HasHeader(Protocol):
-    """What of a tensor's header is looked at."""
+    """The fields of a tensor's header that are used."""
 
     @property
-    def dtype(self) -> str: ...
+    def dtype(self) -> str:
+        """The storage dtype, in safetensors' names."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the tensor."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Stack:
 
 
 def stacks(tensors: Mapping[str, HasHeader]) -> list[Stack]:
-    """Every stack of layers, each named by the outermost number in its tensors' names that counts layers.
+    """Return every stack of layers, each named by the outermost number in its tensors' names that counts layers.
 
     A number counts layers when those that it tells apart have something alike in them; else it tells modules apart, an
     encoder and what follows it, and the next number is looked at.
@@ -59,7 +61,7 @@ def stacks(tensors: Mapping[str, HasHeader]) -> list[Stack]:
 
 
 def inside_of(stack: Stack, tensors: Mapping[str, HasHeader]) -> dict[str, HasHeader]:
-    """What stands in the only layer of a stack, outside further layers: it may be a list of one module."""
+    """Return the tensors in the only layer of a stack, outside further layers: it may be a list of one module."""
     before = (*stack.path, "")
     own = {name: info for name, info in tensors.items() if name.startswith(".".join(before))}
     names = [(tuple(name.split(".")), info.shape) for name, info in own.items()]
@@ -109,7 +111,7 @@ def _stack(path: Path, layers: Mapping[int, Sequence[tuple[str, tuple[int, ...]]
 
 
 def is_matrix(shape: Sequence[int]) -> bool:
-    """Whether a tensor leads from one width to another: a matrix, or a convolution."""
+    """Return whether a tensor maps one width to another: a matrix, or a convolution."""
     return len(shape) >= 2 and shape[0] > 1 and shape[1] > 1
 
 
@@ -121,7 +123,7 @@ def _count(shape: Sequence[int]) -> int:
 
 
 def raw_input(tensors: Mapping[str, HasHeader]) -> str | None:
-    """The kind of raw input that something here takes, with what tells it: "vision: ..." or "audio: ..."; else None.
+    """Return the kind of raw input that a module takes, with the reason: "vision: ..." or "audio: ..."; else None.
 
     tensors: those outside numbered layers, since convolutions inside them mix what is no longer raw.
     """
@@ -152,7 +154,7 @@ class Leading:
 
     @classmethod
     def of(cls, tensors: Mapping[str, HasHeader]) -> Leading:
-        """Of the tensors of one module, in any order."""
+        """Describe a module by its tensors, in any order."""
         sides = []
         sizes = set()
         for name, info in tensors.items():
@@ -166,32 +168,32 @@ class Leading:
         return cls(frozenset(columns), frozenset(rows - columns) or frozenset(rows), tuple(sides), frozenset(sizes))
 
     def leads_to(self, width: int) -> bool:
-        """Whether everything that comes out has this width."""
+        """Return whether all outputs have this width."""
         rows = {out for out, _ in self.sides}
         columns = {into for _, into in self.sides}
         return width in rows and not rows - columns - {width}
 
     def takes_from(self, width: int) -> bool:
-        """Whether something takes this width, or several of its vectors side by side."""
+        """Return whether a module takes this width, or several of its vectors side by side."""
         return any(column == width for column in self.takes)
 
     def takes_several(self, width: int) -> bool:
-        """Whether something takes a multiple of the width: stacked frames, joined neighbours."""
+        """Return whether a module takes a multiple of the width: stacked frames, joined neighbours."""
         return width > 1 and any(column % width == 0 for column in self.takes)
 
 
 def under(tensors: Mapping[str, HasHeader], root: Path) -> dict[str, HasHeader]:
-    """The tensors whose names begin with a path."""
+    """Return the tensors whose names begin with a path."""
     start = ".".join(root)
     return {name: info for name, info in tensors.items() if name == start or name.startswith(f"{start}.")}
 
 
 def outside_layers(tensors: Mapping[str, HasHeader], layers: Iterable[Stack]) -> dict[str, HasHeader]:
-    """The tensors that stand in none of the stacks."""
+    """Return the tensors that are in none of the stacks."""
     starts = tuple(".".join(stack.path) + "." for stack in layers)
     return {name: info for name, info in tensors.items() if not (starts and name.startswith(starts))}
 
 
 def common(one: Sequence[str], two: Sequence[str]) -> int:
-    """How many parts two paths begin with together."""
+    """Return the number of parts in the common prefix of two paths."""
     return next((at for at, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))

@@ -18,6 +18,7 @@ class TensorInfo:
 
     @property
     def format(self) -> DType:
+        """The number format of the tensor."""
         return DTYPES[self.dtype]
 
     @property
@@ -27,4 +28,5 @@ class TensorInfo:
 
     @property
     def nbytes(self) -> int:
+        """The size of the tensor in bytes."""
         return DTYPES[self.dtype].bytes_of(self.shape)

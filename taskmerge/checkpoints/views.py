@@ -30,7 +30,7 @@ class View:
 
 
 def whole(info: TensorInfo, name: str) -> View:
-    """All of one stored tensor, under another name."""
+    """Return all of one stored tensor, under another name."""
     return View(replace(info, name=name), (Piece(info.name, 0, info.count),))
 
 

@@ -282,7 +282,7 @@ def _output(given: Path | StoreUri | None, said: str | None, folder: Path, recip
 
 
 def show_plan(plan: Plan, target: Path | StoreUri, memory: int, as_json: bool, more: int = 0) -> None:
-    """What a fuse would do: per component, and per tensor in JSON."""
+    """Print the plan of a fuse: per component, and per tensor in JSON."""
     from taskmerge.merging.provenance import sentence
 
     peak = max(memory, plan.whole_tensor_bytes)

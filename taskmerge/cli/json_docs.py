@@ -36,7 +36,7 @@ _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true/false",
 
 
 def page() -> str:
-    """The text of docs/json.md."""
+    """Return the text of docs/json.md."""
     named: dict[str, Any] = {}
     parts = [_HEAD, "## Errors\n", *_section(Failed, named)]
     for command, shapes in sorted(RESULTS.items()):

@@ -77,7 +77,7 @@ _printed: list[bool] = []
 
 
 def report_error_as_json(error: TaskmergeError, exit_code: int) -> None:
-    """The same as `report_error`, for machines: in place of the result. Where that is printed, it stays alone."""
+    """Print an error as JSON in place of the result; if a result is already printed, print nothing."""
     if _printed:
         return
     problems = [{"what": one.what, "place": one.place, "next_move": one.next_move} for one in error.problems]
@@ -86,12 +86,12 @@ def report_error_as_json(error: TaskmergeError, exit_code: int) -> None:
 
 
 def begin_printing() -> None:
-    """No result of this command is printed yet."""
+    """Note that no result of this command is printed yet."""
     _printed.clear()
 
 
 def next_move(text: str) -> None:
-    """What to do after this command, for the reader."""
+    """Print the next move for the reader."""
     note(f"next: {text}")
 
 

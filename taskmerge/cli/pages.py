@@ -35,7 +35,7 @@ def write_page(
 def write_fusion(
     html: Path, plan: Plan, recipe: Recipe, written: Written, seconds: float, *, compare: bool, device: str, quiet: bool
 ) -> None:
-    """The page of a fuse. compare: whether the task vectors are read once more, to be compared."""
+    """Write the page of a fuse. compare: read the task vectors once more, to compare them."""
     from taskmerge.reporting import fusion_sections, fusion_table
 
     compared = None
@@ -52,7 +52,7 @@ def write_fusion(
 
 
 def write_stages(html: Path, table: Mapping[str, Any], stage: str | None = None) -> None:
-    """The page of a run, or of one of its stages. table: of `pipeline.run`."""
+    """Write the page of a run, or of one of its stages. table: of `pipeline.run`."""
     from taskmerge.pipeline.page import page_sections
 
     title = "Run" if stage is None else stage.capitalize()

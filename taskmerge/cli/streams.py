@@ -27,14 +27,14 @@ class Washed:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Like the method of the stream."""
+        """Write text to the stream, with characters that it can print."""
         bar = _OF_A_BAR.match(text)
         kept = bar.end() if bar else 0
         self.stream.write(text[:kept] + printable(text[kept:]))
         return len(text)
 
     def writelines(self, lines: Any) -> None:
-        """Like the method of the stream."""
+        """Write lines to the stream, see `write`."""
         for line in lines:
             self.write(line)
 
@@ -69,7 +69,7 @@ def results_apart(wanted: bool) -> Iterator[None]:
 
 
 def results() -> Any:
-    """The stream of a command's result."""
+    """Return the stream of a command's result."""
     return _apart[-1] if _apart else sys.stdout
 
 

@@ -1,4 +1,4 @@
-"""How much a command prints: `--quiet` and `--verbose`, which every command has."""
+"""Amount of output of a command: `--quiet` and `--verbose`, which every command has."""
 
 from __future__ import annotations
 

@@ -23,18 +23,21 @@ TEXTS = Listed(Text(), empty=True)
 
 @dataclass(frozen=True)
 class Named(Kind):
-    """A mapping from names to objects that are not read here. what: the objects, in the plural."""
+    """A mapping from names to objects, which are not checked. what: the objects, in the plural."""
 
     what: str
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         return f"a mapping from names to {self.what}"
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return isinstance(value, Mapping)
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         if not isinstance(value, Mapping):
             return self.refuse(value, at, problems)
         if wrong := [name for name in value if not isinstance(name, str)]:
@@ -43,30 +46,36 @@ class Named(Kind):
         return value
 
     def hint(self, value: Any) -> str | None:
+        """Return a correction for a value of the wrong type; None if there is no good guess."""
         return f"give the {self.what} names: {{'first': …, 'second': …}}" if isinstance(value, (list, tuple)) else None
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         return {"type": "object"}
 
 
 @dataclass(frozen=True)
 class Instance(Kind):
-    """An object of one class. said: what messages call it; by default its class."""
+    """An object of one class. said: its name in messages; default: its class."""
 
     cls: type
     said: str = ""
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         return self.said or f"a {self.cls.__name__}"
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return isinstance(value, self.cls)
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         return value if isinstance(value, self.cls) else self.refuse(value, at, problems)
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         return {}
 
 
@@ -76,15 +85,19 @@ class Place(Kind):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         return "a path"
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return isinstance(value, (str, PurePath))
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         return value if self.accepts(value) and str(value).strip() else self.refuse(value, at, problems)
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         return {"type": "string", "minLength": 1}
 
 

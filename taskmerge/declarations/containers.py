@@ -1,4 +1,4 @@
-"""What several values together may be: lists, mappings, gradients, alternatives."""
+"""Kinds of values with several parts: lists, mappings, gradients, alternatives."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ class Graded(Kind):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         return f"{self.number.words}, or a list of such numbers (a gradient over depth)"
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return self.number.accepts(value) or isinstance(value, (list, tuple))
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         if not isinstance(value, (list, tuple)):
             return self.number.read(value, at, problems)
         if not value:
@@ -32,9 +35,11 @@ class Graded(Kind):
         return BAD if BAD in read else tuple(read)
 
     def hint(self, value: Any) -> str | None:
+        """Return a correction for a value of the wrong type; None if there is no good guess."""
         return self.number.hint(value)
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         number = self.number.schema()
         return {"anyOf": [number, {"type": "array", "items": number, "minItems": 1}]}
 
@@ -47,24 +52,30 @@ class NumberEach(Kind):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         return f"{self.number.words}, or one such number per specialist"
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return self.number.accepts(value) or isinstance(value, (list, tuple))
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         if not isinstance(value, (list, tuple)):
             return self.number.read(value, at, problems)
         read = [self.number.read(entry, at.child(index), problems) for index, entry in enumerate(value)]
         return BAD if BAD in read else tuple(read)
 
     def hint(self, value: Any) -> str | None:
+        """Return a correction for a value of the wrong type; None if there is no good guess."""
         return self.number.hint(value)
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         return Graded(self.number).schema()
 
     def in_recipe(self) -> Kind:
+        """Return the kind of this value in a recipe, where each specialist has a name."""
         return Either((Graded(self.number), Mapped(Graded(self.number), EntryOf("specialists"))))
 
 
@@ -78,12 +89,15 @@ class Listed(Kind):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         return f"a list, each entry {self.entry.words}" + (f" (or one, {self.entry.words})" if self.lone else "")
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return isinstance(value, (list, tuple)) or (self.lone and self.entry.accepts(value))
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         if not isinstance(value, (list, tuple)):
             if not (self.lone and self.entry.accepts(value)):
                 return self.refuse(value, at, problems)
@@ -94,6 +108,7 @@ class Listed(Kind):
         return BAD if any(entry is BAD for entry in read) else tuple(read)
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         entry = self.entry.schema()
         listed = {"type": "array", "items": entry, **({} if self.empty else {"minItems": 1})}
         return {"anyOf": [entry, listed]} if self.lone else listed
@@ -108,12 +123,15 @@ class Mapped(Kind):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         return f"a mapping from names to values, each {self.entry.words}"
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return isinstance(value, Mapping)
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         if not isinstance(value, Mapping):
             return self.refuse(value, at, problems)
         read = {}
@@ -126,6 +144,7 @@ class Mapped(Kind):
         return BAD if BAD in read or any(entry is BAD for entry in read.values()) else read
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         return {"type": "object", "additionalProperties": self.entry.schema()}
 
 
@@ -137,12 +156,15 @@ class Either(Kind):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         return ", or ".join(kind.words for kind in self.alternatives)
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return any(kind.accepts(value) for kind in self.alternatives)
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         fitting = [kind for kind in self.alternatives if kind.accepts(value)]
         if not fitting:
             return self.refuse(value, at, problems)
@@ -156,9 +178,11 @@ class Either(Kind):
         return self.refuse(value, at, problems)
 
     def hint(self, value: Any) -> str | None:
+        """Return a correction for a value of the wrong type; None if there is no good guess."""
         return next((hint for hint in (kind.hint(value) for kind in self.alternatives) if hint), None)
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         return {"anyOf": [kind.schema() for kind in self.alternatives]}
 
 
@@ -168,13 +192,17 @@ class Nothing(Kind):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         return "left out"
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return value is None
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         return None if value is None else self.refuse(value, at, problems)
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         return {"type": "null"}

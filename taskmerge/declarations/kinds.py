@@ -1,4 +1,4 @@
-"""What one declared value may be: numbers with bounds, flags, choices, text, names. Strict, and in plain words."""
+"""Kinds of one declared value: numbers with bounds, flags, choices, text, names. Strict, and in plain words."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ BAD = _Bad()
 
 @dataclass(frozen=True)
 class At:
-    """Where a value stands: its path of keys and positions, and how to say that place ("merge.yaml:12").
+    """The place of a value: its path of keys and positions, and a function that describes that place ("merge.yaml:12").
 
-    folder: what relative file names in the document are relative to.  root: the whole document, unread.
-    keys: how many keys of the path `name` shows.
+    folder: the folder that relative file names in the document are relative to.  root: the whole document, unread.
+    keys: number of keys of the path that `name` shows.
     """
 
     lookup: Callable[[Keys], str]
@@ -43,35 +43,43 @@ class At:
 
     @property
     def place(self) -> str:
+        """The place in words, e.g. "merge.yaml:12"."""
         return self.lookup(self.path)
 
     @property
     def name(self) -> str:
-        """As messages call the value: the last key (with the one before it where that is a name of the user's choice);
-        positions in a list follow in brackets."""
+        """The name of the value in messages.
+
+        It is the last key, with the one before it if that is a name of the user's choice; positions in a list follow in
+        brackets.
+        """
         keys = [index for index, step in enumerate(self.path) if isinstance(step, str)][-self.keys :]
         return At(self.lookup, self.path[keys[0] :]).dotted if keys else "the recipe"
 
     @property
     def dotted(self) -> str:
+        """The complete path with dots, and positions in brackets."""
         text = ""
         for step in self.path:
             text += f"[{step}]" if isinstance(step, int) else f".{step}" if text else step
         return text or "the recipe"
 
     def child(self, step: str | int, named: bool = False) -> At:
-        """named: the step is a name of the user's choice, which says little without the key before it."""
+        """Return the place of an inner value.
+
+        named: the step is a name of the user's choice, which is unclear without the key before it.
+        """
         keys = self.keys + named if named or isinstance(step, int) else 1
         return At(self.lookup, (*self.path, step), self.folder, self.root, keys)
 
     @staticmethod
     def fixed(place: str, name: str) -> At:
-        """One value outside any document (a command-line option, a call's argument)."""
+        """Return the place of a value outside any document (a command-line option, a call's argument)."""
         return At(lambda _path: place, (name,))
 
 
 def shown(value: Any) -> str:
-    """A value as the user wrote it: text in quotes, YAML's words for true, false and nothing."""
+    """Return a value as the user wrote it: text in quotes, YAML's words for true, false and nothing."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:
@@ -91,25 +99,26 @@ class Kind(ABC):
     @property
     @abstractmethod
     def words(self) -> str:
-        """What is wanted, to stand after "must be"."""
+        """The description of valid values in messages, after "must be"."""
 
     @abstractmethod
     def accepts(self, value: Any) -> bool:
-        """Whether the value has the right shape for this kind (bounds aside); chooses between alternatives."""
+        """Return whether the value has the type of this kind; bounds are not checked. Decides between alternatives."""
 
     @abstractmethod
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
-        """The value in its final form, or BAD with what is wrong appended to `problems`."""
+        """Return the value in its final form; for an invalid one, add to `problems` and return BAD."""
 
     @abstractmethod
     def schema(self) -> dict[str, Any]:
-        """JSON Schema (draft 7) of what `read` accepts."""
+        """Return the JSON Schema (draft 7) of the values that `read` accepts."""
 
     def hint(self, value: Any) -> str | None:
-        """What to write in place of a value of the wrong type, where that can be guessed."""
+        """Return a correction for a value of the wrong type; None if there is no good guess."""
         return None
 
     def refuse(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Add a problem about the value to `problems`, and return BAD."""
         what = f"{at.name} must be {self.words}, not {shown(value)}"
         problems.append(Problem(what, at.place, self.hint(value)))
         return BAD
@@ -127,6 +136,7 @@ class Number(Kind):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         noun = "a whole number" if self.integer else "a number"
         if self.low is not None and self.high is not None:
             if not (self.low_open or self.high_open):
@@ -141,14 +151,17 @@ class Number(Kind):
         return noun
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return isinstance(value, int if self.integer else (int, float)) and not isinstance(value, bool)
 
     def inside(self, value: float) -> bool:
+        """Return whether a number is finite and within the bounds."""
         below = self.low is not None and (value <= self.low if self.low_open else value < self.low)
         above = self.high is not None and (value >= self.high if self.high_open else value > self.high)
         return math.isfinite(value) and not below and not above
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         if not self.accepts(value):
             return self.refuse(value, at, problems)
         try:
@@ -159,6 +172,7 @@ class Number(Kind):
         return number if self.inside(number) else self.refuse(value, at, problems)
 
     def hint(self, value: Any) -> str | None:
+        """Return a correction for a value of the wrong type; None if there is no good guess."""
         if isinstance(value, bool):
             return f"write {int(value)} if you mean the number"
         if isinstance(value, str):
@@ -170,6 +184,7 @@ class Number(Kind):
         return None
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         schema: dict[str, Any] = {"type": "integer" if self.integer else "number"}
         if self.low is not None:
             schema["exclusiveMinimum" if self.low_open else "minimum"] = self.low
@@ -184,21 +199,26 @@ class Flag(Kind):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         return "true or false"
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return isinstance(value, bool)
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         return value if isinstance(value, bool) else self.refuse(value, at, problems)
 
     def hint(self, value: Any) -> str | None:
+        """Return a correction for a value of the wrong type; None if there is no good guess."""
         word = str(value).lower()
         if word in ("1", "yes", "on", "true"):
             return "write true"
         return "write false" if word in ("0", "no", "off", "false") else None
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         return {"type": "boolean"}
 
 
@@ -208,12 +228,15 @@ class Text(Kind):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         return "text"
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return isinstance(value, str)
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         if not isinstance(value, str):
             return self.refuse(value, at, problems)
         if not value.strip() or re.search(r"[\x00-\x1f]", value):
@@ -222,9 +245,11 @@ class Text(Kind):
         return value
 
     def hint(self, value: Any) -> str | None:
+        """Return a correction for a value of the wrong type; None if there is no good guess."""
         return f'put it in quotes: "{value}"' if isinstance(value, (int, float)) else None
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         return {"type": "string", "minLength": 1}
 
 
@@ -233,6 +258,7 @@ class FreeText(Text):
     """Text as it is to stand somewhere: it may be empty, and have line breaks and tabs."""
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         if not isinstance(value, str):
             return self.refuse(value, at, problems)
         if re.search(r"[\x00-\x08\x0b-\x1f]", value):
@@ -241,6 +267,7 @@ class FreeText(Text):
         return value
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         return {"type": "string"}
 
 
@@ -252,23 +279,28 @@ class OneOf(Kind):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         names = [str(choice) for choice in self.choices]
         return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} or {names[-1]}"
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return any(type(value) is type(choice) for choice in self.choices)
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         for choice in self.choices:
             if type(value) is type(choice) and value == choice:
                 return value
         return self.refuse(value, at, problems)
 
     def hint(self, value: Any) -> str | None:
+        """Return a correction for a value of the wrong type; None if there is no good guess."""
         close = nearest(value, [str(choice) for choice in self.choices]) if isinstance(value, str) else None
         return f"did you mean {close!r}?" if close else None
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         return {"enum": list(self.choices)}
 
 
@@ -278,18 +310,23 @@ class Size(Kind):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         return sizes.WORDS
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return isinstance(value, (str, int, float)) and not isinstance(value, bool)
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         return sizes.parse_size(value) if sizes.is_size(value) else self.refuse(value, at, problems)
 
     def hint(self, value: Any) -> str | None:
+        """Return a correction for a value of the wrong type; None if there is no good guess."""
         return sizes.NEXT_MOVE
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         return {"anyOf": [{"type": "number", "minimum": 1}, {"type": "string", "pattern": sizes.PATTERN}]}
 
 
@@ -302,9 +339,11 @@ class EntryOf(Text):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         return ", ".join(["the name of one of the " + self.section, *map(repr, self.also)]).replace(", '", " or '", 1)
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         name = super().read(value, at, problems)
         entries = at.root.get(self.section) if isinstance(at.root, Mapping) else None
         if name is BAD or not isinstance(entries, Mapping) or name in entries or name in self.also:
@@ -326,9 +365,11 @@ class NewName(Text):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         return "a name of letters, digits, `_`, `-` and `.`"
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         if isinstance(value, str) and _NAME.match(value) and value not in self.taken:
             return value
         reserved = f"; {' and '.join(map(repr, self.taken))} have another meaning here" if self.taken else ""
@@ -342,9 +383,11 @@ class Glob(Text):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         return "a name pattern"
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         text = super().read(value, at, problems)
         if text is not BAD:
             try:

@@ -71,6 +71,7 @@ class Parameter:
 
     @property
     def required(self) -> bool:
+        """True if there is no default."""
         return self.default is REQUIRED
 
     def schema(self) -> dict[str, Any]:
@@ -83,6 +84,7 @@ class Parameter:
 
     @property
     def default_words(self) -> str:
+        """The default as text for tables; "" for an empty one."""
         if self.required:
             return "required"
         if isinstance(self.default, bool):
@@ -91,30 +93,30 @@ class Parameter:
         return "" if nothing else str(self.default)
 
     def help(self) -> str:
-        """One line of help text."""
+        """Return one line of help text."""
         default = f"; default {self.default_words}" if self.default_words and not self.required else ""
         return f"{self.name}: {self.doc} ({self.kind.words}{'; required' if self.required else default})"
 
     def row(self) -> str:
-        """One row of a Markdown table: name, what it may be, default, meaning."""
+        """Return one row of a Markdown table: name, valid values, default, meaning."""
         cells = (f"`{self.name}`", self.kind.words, self.default_words, self.doc)
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def check(value: Any, parameter: Parameter, place: str) -> Any:
-    """The value in its final form, or the `Problem` with it."""
+    """Return the value in its final form, or the `Problem` with it."""
     problems: list[Problem] = []
     read = parameter.kind.read(value, At.fixed(place, parameter.name), problems)
     return problems[0] if problems else read
 
 
 def place_field() -> Any:
-    """The dataclass field that is filled with where its section stands ("merge.yaml:12")."""
+    """Return a dataclass field that receives the place of its section ("merge.yaml:12")."""
     return field(default="", compare=False, repr=False, metadata={"filled": "place"})
 
 
 def name_field() -> Any:
-    """The dataclass field that is filled with the key its section stands under."""
+    """Return a dataclass field that receives the key of its section."""
     return field(default="", metadata={"filled": "name"})
 
 
@@ -128,6 +130,7 @@ class Section(Kind):
 
     @property
     def words(self) -> str:
+        """The description of valid values in messages, after "must be"."""
         names = ", ".join(parameter.name for parameter in fields_of(self.cls))
         brief = f"{self._lone.kind.words} or " if self._lone else ""
         return f"{brief}a mapping ({names})"
@@ -138,9 +141,11 @@ class Section(Kind):
         return next((row for row in fields_of(self.cls) if row.name == lone), None)
 
     def accepts(self, value: Any) -> bool:
+        """Return whether the value has the type of this kind; bounds are not checked."""
         return isinstance(value, Mapping) or (self._lone is not None and self._lone.kind.accepts(value))
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
+        """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""
         own_reader = getattr(self.cls, "read_section", None)
         if own_reader and isinstance(value, Mapping):
             return own_reader(value, at, problems)
@@ -157,7 +162,7 @@ class Section(Kind):
         return BAD if len(problems) > before else self.build(values, at, problems)
 
     def build(self, values: Mapping[str, Any], at: At, problems: list[Problem]) -> Any:
-        """An instance from read values, its place and name filled in, checked as a whole."""
+        """Return an instance from read values, its place and name filled in, checked as a whole."""
         filled: dict[str, Any] = {}
         for entry in dataclasses.fields(self.cls):
             if entry.metadata.get("filled") == "place":
@@ -170,6 +175,7 @@ class Section(Kind):
         return BAD if found else section
 
     def schema(self) -> dict[str, Any]:
+        """Return the JSON Schema of this kind."""
         own_schema = getattr(self.cls, "section_schema", None)
         schema = own_schema() if own_schema else object_schema(fields_of(self.cls))
         return {"anyOf": [self._lone.kind.schema(), schema]} if self._lone else schema
@@ -210,7 +216,7 @@ def read_mapping(
 
 
 def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:
-    """The keyword-only arguments of a function as parameter rows, in order.
+    """Return the keyword-only arguments of a function as parameter rows, in order.
 
     Raises DeclarationError for an annotation that cannot be checked, a missing one, or a default outside its bounds.
     """
@@ -229,7 +235,7 @@ def parameters_of(function: Callable[..., Any]) -> tuple[Parameter, ...]:
 
 
 def fields_of(cls: type) -> tuple[Parameter, ...]:
-    """The fields of a dataclass as parameter rows, without those filled in by the reader (place, name)."""
+    """Return the fields of a dataclass as parameter rows, without those filled in by the reader (place, name)."""
     rows = _FIELDS.get(cls)
     if rows is None:
         scope = vars(sys.modules[cls.__module__])
@@ -280,7 +286,7 @@ _SCALARS: dict[Any, Kind] = {
 
 
 def kind_of(annotation: Any, where: str) -> Kind:
-    """The kind an annotation declares. Raises DeclarationError for one that cannot be checked."""
+    """Return the kind an annotation declares. Raises DeclarationError for one that cannot be checked."""
     marks = _marks(annotation)
     if marks:
         return _marked(kind_of(get_args(annotation)[0], where), marks, where)

@@ -1,4 +1,4 @@
-"""What a stage found, in words for somebody who has never seen one. Every number is measured in this run."""
+"""Findings of each stage, in words for a first-time reader. Every number is measured in this run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PROJECTOR = "audio_projector."
 
 
 def fused(run: Run) -> Iterator[str]:
-    """How the two task vectors lie to each other, and what was merged and copied."""
+    """Yield the angle between the two task vectors, and the numbers of merged and copied tensors."""
     base = Checkpoint.open(str(run.base))
     image, audio = (Checkpoint.open(str(run.specialist(name))) - base for name in ("image", "audio"))
     parts = run.results["fuse"]["components"].values()
@@ -26,13 +26,13 @@ def fused(run: Run) -> Iterator[str]:
 
 
 def diagnosed(run: Run) -> Iterator[str]:
-    """What the verdict means for a program."""
+    """Yield the meaning of the verdict for a program."""
     code = run.results["diagnose"]["exit_code"]
     yield f"`taskmerge diagnose-drift` ends with exit code {code} for this result."
 
 
 def recovered(run: Run) -> Iterator[str]:
-    """Which tensors recovery changed, found by comparing the two folders bit by bit."""
+    """Yield the tensors that recovery changed, found by comparing the two folders bit by bit."""
     before, after = str(run.places.fused), str(run.places.recovered)
     changed = [row["tensor"] for row in differences(before, after)]
     outside = [name for name in changed if not name.startswith(PROJECTOR)]
@@ -57,7 +57,7 @@ def rehearsed(run: Run) -> Iterator[str]:
 
 
 def evaluated(run: Run) -> Iterator[str]:
-    """What each modality lost and got back, on the test sets."""
+    """Yield the loss and the recovery of each modality on the test sets."""
     table = EvaluationTable.from_dict(run.results["evaluate"]["retrieval"])
     scores = {
         (row.variant, row.set_name): row.intervals["recall_at_1"].estimate

@@ -1,4 +1,4 @@
-"""What the demo ships, made from nothing but MiniLM, espeak-ng and scikit-learn's digits (`--from-scratch`)."""
+"""Making the files that the demo ships, from MiniLM, espeak-ng and scikit-learn's digits alone (`--from-scratch`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VISION_RATES = {**RATES, "vision_encoder": 1e-3}
 
 
 def make(folder: Path, say: Callable[[str], None], steps: float = 1.0) -> None:
-    """Writes data, picture tower and compressed task vectors into `folder`. steps: share of the training steps.
+    """Write data, vision encoder and compressed task vectors into `folder`. steps: share of the training steps.
 
     Raises UsageError when espeak-ng or a library is missing, before anything is made.
     """

@@ -27,7 +27,7 @@ Pair = tuple[int, int]
 
 
 def make(seed: int) -> dict[str, list[dict[str, Any]]]:
-    """Rows {"image": {"bytes", "path"}, "text"} of train, validation and test."""
+    """Return rows {"image": {"bytes", "path"}, "text"} of train, validation and test."""
     rng = np.random.default_rng([seed, 2])
     handwriting = Handwriting(rng)
 
@@ -63,7 +63,7 @@ def _captions(rng: np.random.Generator) -> dict[str, tuple[list[Scene], list[Pai
 
 
 def draw(scene: tuple[str, str], rng: np.random.Generator) -> Any:
-    """An RGB picture of e.g. ("red circle", "blue ring"), side by side on a light ground."""
+    """Return an RGB picture of e.g. ("red circle", "blue ring"), side by side on a light ground."""
     from PIL import Image, ImageDraw
 
     picture = Image.new("RGB", (WIDTH, HEIGHT), tuple(int(value) for value in rng.integers(225, 256, 3)))
@@ -101,7 +101,7 @@ class Handwriting:
         self.rng = rng
 
     def write(self, pair: tuple[int, int], split: str) -> Any:
-        """A grey picture of two digits, black on white."""
+        """Return a grey picture of two digits, black on white."""
         from PIL import Image
 
         picture = Image.new("L", (WIDTH, HEIGHT), "white")

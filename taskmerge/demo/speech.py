@@ -28,7 +28,7 @@ _QUIET, _TAIL = 0.01, RATE // 20
 
 
 def check_speaker() -> None:
-    """Raises UsageError where espeak-ng is missing."""
+    """Raise UsageError if espeak-ng is missing."""
     if shutil.which("espeak-ng") is None:
         raise UsageError(
             "espeak-ng, which synthesises the spoken words, is not installed",
@@ -38,7 +38,7 @@ def check_speaker() -> None:
 
 
 def spoken(text: str, voice: str, speed: int, pitch: int) -> bytes:
-    """An Ogg Opus file, 16 kHz, without the silence behind. speed: words per minute; pitch: 0 to 99."""
+    """Return an Ogg Opus file, 16 kHz, without trailing silence. speed: words per minute; pitch: 0 to 99."""
     import soundfile
     import soxr
 
@@ -52,7 +52,7 @@ def spoken(text: str, voice: str, speed: int, pitch: int) -> bytes:
 
 
 def make(seed: int) -> dict[str, list[dict[str, Any]]]:
-    """Rows {"audio": {"bytes", "path"}, "text"} of train, validation and test. Speeds and pitches follow the seed."""
+    """Return rows {"audio": {"bytes", "path"}, "text"} of train, validation and test, from the seed."""
     check_speaker()
     rng = np.random.default_rng([seed, 1])
     rows: dict[str, list[dict[str, Any]]] = {"train": [], "validation": [], "test": []}

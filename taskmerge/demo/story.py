@@ -44,11 +44,9 @@ CHAPTERS = {
 
 
 def tell(out: Path, say: Say = print, *, from_scratch: bool = False) -> tuple[dict[str, Any], Places]:
-    """Everything into `out`; a second call goes on where the first was stopped. Returns the report's table, and where
-    things lie.
+    """Run the demo into `out`; a second call resumes an interrupted one.
 
-    from_scratch: make data and specialists anew first. Raises UsageError when a library or espeak-ng is missing,
-    OutputError when `out` holds something else, before anything is written.
+    Returns the report's table, and the places of the results.
     """
     check_libraries(from_scratch)
     if from_scratch:
@@ -78,7 +76,7 @@ def _check_folder(out: Path, from_scratch: bool) -> None:
 
 
 def set_stage(out: Path, shipped: Path, say: Say) -> Recipe:
-    """Writes recipe, data, base and specialists into `out`; what is there already stays."""
+    """Write recipe, data, base and specialists into `out`; existing files are kept."""
     size = sum(path.stat().st_size for name in SPECIALISTS for path in (shipped / name).glob("*.safetensors"))
     _chapter(say, 1, OPENING.format(size=size / 1e6))
     out.mkdir(parents=True, exist_ok=True)
@@ -92,7 +90,7 @@ def set_stage(out: Path, shipped: Path, say: Say) -> Recipe:
 
 
 def remade(folder: Path, say: Say) -> Path:
-    """A folder like the shipped one with everything in it made anew; see `making.make`."""
+    """Return a folder like the shipped one, with all files made from scratch; see `making.make`."""
     from taskmerge.demo.making import make
 
     _chapter(

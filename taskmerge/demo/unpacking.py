@@ -18,14 +18,14 @@ TOWER_FILE = "picture_tower.safetensors"
 
 
 def check_libraries(from_scratch: bool = False) -> None:
-    """Raises UsageError with everything of the extra [demo] that is not installed."""
+    """Raise UsageError with all missing libraries of the extra [demo]."""
     wanted = [*LIBRARIES, *(["sklearn"] if from_scratch else [])]
     if error := missing(wanted):
         raise UsageError(error.problems[0].what, next_move=INSTALL.format("demo"))
 
 
 def minilm() -> Path:
-    """The folder of all-MiniLM-L6-v2's real weights, from its package."""
+    """Return the folder of all-MiniLM-L6-v2's real weights, from its package."""
     package = find_spec(BASE_PACKAGE)
     assert package is not None and package.origin is not None, "call check_libraries first"
     return Path(package.origin).parent / "model"
@@ -37,7 +37,7 @@ def picture_tower() -> tuple[dict[str, Any], str]:
 
 
 def base_model(shipped: Path, out: Path) -> Path:
-    """Writes the base: MiniLM with the shipped picture tower."""
+    """Write the base: MiniLM with the shipped vision encoder."""
     import torch
     from safetensors.torch import load_file
 
@@ -52,7 +52,7 @@ def base_model(shipped: Path, out: Path) -> Path:
 
 
 def specialist_model(base: Path, vector: Path, out: Path) -> Path:
-    """Writes a specialist: the base moved by a shipped task vector, with the modules of its own that it brings."""
+    """Write a specialist: the base plus a shipped task vector, with the modules that the specialist adds."""
     from taskmerge.merging.algebra import Checkpoint, TaskVector
 
     model = Checkpoint.open(base)

@@ -1,7 +1,7 @@
-"""Where in a live embedder the projectors, the backbone's layers and the projected tokens are.
+"""Parts of a live embedder: its projectors, the backbone's layers, and the projected tokens.
 
-Works on the grafted embedder and on architectures that own their towers (Qwen2-Audio, Qwen3-VL, …), whose parts are
-found by their component map.
+Works on the grafted embedder and on architectures with encoders of their own (Qwen2-Audio, Qwen3-VL, …), whose parts
+are found by their component map.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Anatomy:
     token_table: Tensor | None
 
     def projected_tokens(self, features: Mapping[str, Any], modality: str) -> Tensor | None:
-        """(batch, sequence) bool, true where projected tokens stand; None when this embedder does not tell."""
+        """Return a mask of the projected tokens, (batch, sequence) bool; None if this embedder does not state it."""
         mask = features.get(f"{tower_of(modality)}_mask")
         if mask is not None:
             return mask.bool()
@@ -70,7 +70,7 @@ def native_anatomy(network: nn.Module, homes: Mapping[str, str]) -> Anatomy:
 
 
 def components_of(state_dict: StateDict, overrides: Mapping[str, Sequence[str]] | None = None) -> Components:
-    """The component of every tensor, as what is trained and repaired is named.
+    """Return the component of every tensor, for training and repair.
 
     A grafted embedder's components are the first parts of its names (backbone, audio_encoder, audio_projector, ...);
     the token embeddings are part of its backbone, the eyes that a vision-language backbone has of its own are not.
@@ -89,7 +89,7 @@ def components_of(state_dict: StateDict, overrides: Mapping[str, Sequence[str]] 
 
 
 def backbone_layers(network: nn.Module, homes: Mapping[str, str]) -> tuple[nn.Module, ...]:
-    """The largest list of modules all of whose tensors belong to the backbone."""
+    """Return the largest list of modules all of whose tensors belong to the backbone."""
     from torch import nn
 
     best: tuple[int, tuple[nn.Module, ...]] = (0, ())
@@ -137,6 +137,6 @@ def _placeholder(network: nn.Module, modality: str) -> int | None:
 
 
 def token_table(network: nn.Module) -> Tensor | None:
-    """(vocabulary, width) weight of the token embeddings, or None."""
+    """Return the weight of the token embeddings, (vocabulary, width); None without one."""
     getter: Any = getattr(network, "get_input_embeddings", None)
     return getattr(getter(), "weight", None) if getter else None

@@ -79,14 +79,14 @@ def _token_embeddings(backbone: Any) -> list[nn.Module]:
 
 
 def backbone_config(backbone: Any) -> dict[str, Any]:
-    """What a grafted embedder's config.json says of its backbone."""
+    """Return the description of the backbone in a grafted embedder's config.json."""
     table = backbone.config.to_dict()
     table.pop("_name_or_path", None)  # where it lay on the machine that grafted it
     return {"backbone": table, "backbone_class": type(backbone).__name__}
 
 
 def backbone_of(config: Mapping[str, Any]) -> Any:
-    """The backbone of a grafted embedder's config, with fresh weights.
+    """Return the backbone of a grafted embedder's config, with new weights.
 
     Raises:
         CheckpointError: for a class or model type that transformers does not have.

@@ -21,7 +21,7 @@ class ByteFile:
         weakref.finalize(self, os.close, self._number)
 
     def read(self, start: int, count: int) -> bytearray:
-        """The bytes [start, start + count), fewer where the file ends."""
+        """Return the bytes [start, start + count), fewer where the file ends."""
         found = bytearray()
         with self._lock:
             os.lseek(self._number, start, os.SEEK_SET)

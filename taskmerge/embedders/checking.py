@@ -35,8 +35,11 @@ class Tried:
 
 @dataclass(frozen=True)
 class ModelCheck:
-    """What `check_model` found. components: component -> number of tensors. layers: of the backbone, in order.
-    prompts: role -> text. problems: what does not fit, beside those of single modalities. precision: it was run in."""
+    """The result of `check_model`.
+
+    components: component -> number of tensors. layers: of the backbone, in order. prompts: role -> text. problems: all
+    that do not belong to a single modality. precision: of the run.
+    """
 
     modalities: tuple[Tried, ...]
     components: dict[str, int]
@@ -47,7 +50,7 @@ class ModelCheck:
 
     @property
     def fits(self) -> bool:
-        """Whether every stage can run the model with all of its modalities."""
+        """True if every stage can run the model with all of its modalities."""
         return not self.problems and not any(tried.problem for tried in self.modalities)
 
 
@@ -80,7 +83,7 @@ def check_model(embedder: Embedder) -> ModelCheck:
 
 
 def example(modality: str) -> Any:
-    """An item of a modality, as `Pairs.load` gives them: a text, a picture of noise, a tone, a film of four."""
+    """Return an example of a modality, as from `Pairs.load`: a text, a picture of noise, a tone, four frames."""
     media = media_of(modality)
     rng = np.random.default_rng(0)
     if media == "text":

@@ -1,4 +1,4 @@
-"""What items and parts of a model are, by their content: keys that change when, and only when, values could."""
+"""Identity of items and parts of a model by their content: keys that change if, and only if, values could."""
 
 from __future__ import annotations
 
@@ -23,13 +23,15 @@ REVISION_LENGTH = 40
 
 
 def identity_of(tensors: Mapping[str, Tensor], code: Iterable[object], settings: Any) -> str | None:
-    """What decides the values that a part of a model computes: its tensors, settings, precision, device, libraries.
+    """Hash everything that decides the values of a part of a model: tensors, settings, precision, device, libraries.
 
     Args:
-        tensors: of the part.  code: objects whose classes compute, children too.  settings: plain values.
+        tensors: of the part.
+        code: objects whose classes compute, children too.
+        settings: plain values.
 
     Returns:
-        The first 40 hexadecimal digits of a sha256; None where code of somebody's own runs, which may change unseen.
+        The first 40 hexadecimal digits of a sha256; None if a user's own code runs, which may change unnoticed.
     """
     import torch
     import transformers
@@ -46,14 +48,14 @@ def identity_of(tensors: Mapping[str, Tensor], code: Iterable[object], settings:
 
 
 def item_digest(item: Any) -> str:
-    """sha256 of an item of pairs as it came: of a file's bytes, an array, a picture's pixels, a text."""
+    """Return the sha256 of an item in its original form: a file's bytes, an array, a picture's pixels, a text."""
     digest = hashlib.sha256()
     _add(digest, item, sha256_of)
     return digest.hexdigest()
 
 
 def item_key(item: Any, modality: str) -> bytes:
-    """16 bytes that tell an item from others: a file by its path, size and time of change, all else by its content."""
+    """Return 16 bytes that identify an item: a file by its path, size and time of change, all others by content."""
     digest = hashlib.blake2b(modality.encode(), digest_size=16)
     _add(digest, item, _stat)
     return digest.digest()
@@ -89,7 +91,7 @@ def _add(digest: Any, item: Any, of_file: Callable[[Path], str]) -> None:
 
 
 def tensor_bytes(tensor: Tensor) -> Any:
-    """A tensor's bytes, as a buffer."""
+    """Return a tensor's bytes, as a buffer."""
     import torch
 
     flat = tensor.detach().cpu().contiguous().reshape(-1)
@@ -97,7 +99,7 @@ def tensor_bytes(tensor: Tensor) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """What of a value JSON can hold; the rest could be called otherwise in every run."""
+    """Return the parts of a value that JSON can represent; other objects become the names of their types."""
     if isinstance(value, Mapping):
         return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

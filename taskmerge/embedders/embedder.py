@@ -66,12 +66,12 @@ class OmniEmbedder(InputModule):
     # What it is made of
 
     def encoder(self, tower: str) -> Encoder:
-        """The encoder of a tower, by the tower's name."""
+        """Return the encoder of a tower, by the tower's name."""
         part: Encoder = self._part(tower, "encoder")
         return part
 
     def projector(self, tower: str) -> Projector:
-        """The projector of a tower, by the tower's name."""
+        """Return the projector of a tower, by the tower's name."""
         part: Projector = self._part(tower, "projector")
         return part
 
@@ -82,7 +82,7 @@ class OmniEmbedder(InputModule):
 
     @property
     def inputs(self) -> BackboneInputs:
-        """What makes features of items for the backbone."""
+        """The object that makes features of items for the backbone."""
         return self._inputs[0]
 
     @property
@@ -102,7 +102,7 @@ class OmniEmbedder(InputModule):
 
     @property
     def modalities(self) -> list[Any]:
-        """What the backbone takes by itself, what the towers take, and "message": a batch that mixes them."""
+        """The modalities of the backbone and of the added encoders, and "message": a batch that mixes them."""
         return [*dict.fromkeys([*self.inputs.modalities, *self.tower_of]), "message"]
 
     def get_embedding_dimension(self) -> int:
@@ -127,7 +127,7 @@ class OmniEmbedder(InputModule):
         return self.assemble(own, prepared, prompt, **kwargs)
 
     def prepare(self, item: object, modality: str) -> Tensor:
-        """One item as its encoder's prepared tensor (length, ...)."""
+        """Return one item as its encoder's prepared tensor (length, ...)."""
         if modality not in self.tower_of:
             self._refuse(modality, item)
         return self.encoder(self.tower_of[modality]).prepare(item, modality)
@@ -179,7 +179,7 @@ class OmniEmbedder(InputModule):
         encoded: bool = False,
         **options: Any,
     ) -> dict[str, Tensor]:
-        """A batch of items whose media for the towers are prepared, or encoded, already.
+        """Return a batch of items whose media for the towers are already prepared or encoded.
 
         Args:
             items: texts ("" for none), or {modality: item} of what the backbone takes by itself.
@@ -204,13 +204,15 @@ class OmniEmbedder(InputModule):
     # Forward
 
     def encode_media(self, tower: str, values: Tensor, lengths: Tensor) -> Tensor:
-        """The encoder's output (items, tokens, width) for prepared items (items, longest, ...)."""
+        """Return the encoder's output (items, tokens, width) for prepared items (items, longest, ...)."""
         encoded: Tensor = self.encoder(tower)(values, lengths)
         return encoded
 
     def forward(self, features: dict[str, Any], output_hidden_states: bool = False, **kwargs: Any) -> dict[str, Any]:
-        """Adds ``token_embeddings`` (batch, sequence, width) to the features, per tower ``{tower}_projected``
-        (vectors, width) in the order of its mask, and on request ``hidden_states``, a tuple of layers.
+        """Add the backbone's outputs to the features.
+
+        They are ``token_embeddings`` (batch, sequence, width), per tower ``{tower}_projected`` (vectors, width) in the
+        order of its mask, and on request ``hidden_states``, a tuple of layers.
         """
         vectors = {}
         for tower in self.towers:
@@ -243,6 +245,7 @@ class OmniEmbedder(InputModule):
     # Saving and loading
 
     def get_config_dict(self) -> dict[str, Any]:
+        """Return the content of the module's config file: towers, inputs, pooling and backbone."""
         towers = [
             {**tower.to_dict(), "encoder": {"kind": tower.encoder["kind"], **self.encoder(name).options}}
             for name, tower in self.towers.items()
@@ -259,7 +262,7 @@ class OmniEmbedder(InputModule):
         }
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Writes config.json, the tokenizer or processor, and model.safetensors, the only format here."""
+        """Write config.json, the tokenizer or processor, and model.safetensors, the only format here."""
         folder = Path(output_path)
         folder.mkdir(parents=True, exist_ok=True)
         self.save_config(str(folder))
@@ -268,7 +271,7 @@ class OmniEmbedder(InputModule):
 
     @classmethod
     def load(cls, model_name_or_path: str, subfolder: str = "", **kwargs: Any) -> OmniEmbedder:  # type: ignore[override]
-        """The embedder of a saved folder or hub id; raises CheckpointError when tensors are missing or unknown."""
+        """Load the embedder of a saved folder or hub id. Raises CheckpointError for missing or unknown tensors."""
         hub = {name: value for name, value in kwargs.items() if name in _HUB_OPTIONS}
         config = cls.load_config(model_name_or_path, subfolder=subfolder, **hub)
         folder = Path(cls.load_dir_path(model_name_or_path, subfolder=subfolder, **hub) or model_name_or_path)
@@ -285,7 +288,7 @@ class OmniEmbedder(InputModule):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], folder: Path) -> OmniEmbedder:
-        """The embedder of a config, with fresh weights; `folder` holds its tokenizer or processor."""
+        """Return the embedder of a config, with new weights; `folder` has its tokenizer or processor."""
         backbone = backbone_of(config)
         towers = [TowerConfig.from_dict(tower) for tower in config["towers"]]
         by_name = {tower.name: tower for tower in towers}

@@ -42,7 +42,7 @@ _TOGETHER = 1 << 17
 
 @dataclass(frozen=True)
 class Keeping:
-    """Where encodings are kept, and how much.
+    """The settings of the store of encodings.
 
     folder: None: `encodings` in the user's cache folder.  limit: bytes of all encodings there; 0 keeps none beyond the
     run, in a temporary folder.
@@ -52,7 +52,7 @@ class Keeping:
     limit: int = LIMIT
 
     def open(self, identity: str | None, dtype: Any) -> Encodings:
-        """The encodings of one encoder.
+        """Open the encodings of one encoder.
 
         Args:
             identity: of everything that decides the values; None: it is not known, and nothing outlives the run.
@@ -118,7 +118,7 @@ class Encodings:
         return len(self._known) + len(self._recent)
 
     def find(self, keys: Sequence[bytes]) -> list[Tensor | None]:
-        """The entry of each key; None where there is none, or its bytes are not what was written."""
+        """Return the entry of each key; None if it is missing or its bytes are damaged."""
         records = self._records(keys)
         found: list[Tensor | None] = [None] * len(keys)
         for run in _runs(records, self.dtype.itemsize):
@@ -264,5 +264,5 @@ def _runs(records: Sequence[Any], size: int) -> Iterator[list[int]]:
 
 
 def text_key(prompt: str | None, text: str) -> bytes:
-    """The key of a text behind a prompt."""
+    """Return the key of a text behind a prompt."""
     return hashlib.blake2b(f"{prompt!r}:{text}".encode("utf-8", "surrogatepass"), digest_size=16).digest()

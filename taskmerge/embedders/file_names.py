@@ -1,4 +1,4 @@
-"""Which name a live tensor has in the file that its model came from."""
+"""Names of live tensors in the file that their model was loaded from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def names_in_file(network: Any, stored: StateDict | None) -> dict[str, str]:
-    """The network's names -> the file's."""
+    """Return the network's names -> the file's."""
     if stored is None:
         return {}
     try:

@@ -21,7 +21,7 @@ _ENTRIES = 1 << 22
 
 
 def stored_of(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> StoredStateDict | None:
-    """The folder that these arguments of `from_pretrained` name, its headers read; None where there is none."""
+    """Return the folder that these arguments of `from_pretrained` mean, its headers read; None without one."""
     path = arguments[0] if arguments else options.get("pretrained_model_name_or_path")
     if not isinstance(path, str | Path) or options.get("state_dict") is not None:
         return None
@@ -33,8 +33,10 @@ def stored_of(arguments: tuple[Any, ...], options: Mapping[str, Any]) -> StoredS
 
 
 def is_read_by_transformers(stored: StoredStateDict) -> bool:
-    """Whether transformers finds and reads the transformer's files of this folder itself: by their names, in a form
-    that it knows."""
+    """Return whether transformers finds and reads the transformer's files of this folder itself.
+
+    It does so by their names, for formats that it knows.
+    """
     files = {id(file): file for name in stored.tensors if "/" not in name for file in (stored.file_of(name),)}
     folder = stored.folder / stored.beside.module_folders.get("", "")
     called = {PurePosixPath(file.name).name for file in files.values()}

@@ -80,12 +80,12 @@ def graft(
     seed: int = 0,
     fresh: bool = False,
 ) -> SentenceTransformer:
-    """Make a SentenceTransformer that also takes `modality`, and save it to `out` if given.
+    """Make a SentenceTransformer that takes one more modality, and save it to `out` if given.
 
     Args:
-        backbone: folder or hub id of a text or vision-language model, or a folder made by this function (towers can be
-            added one after the other). The model still takes its own modalities, through its own processor.
-        modality: "audio", "image", "document" or "video"; the last three share the tower "vision".
+        backbone: folder or hub id of a text or vision-language model, or a folder made by this function (encoders can
+            be added one after the other). The model still takes its own modalities, through its own processor.
+        modality: "audio", "image", "document" or "video"; the last three share one vision encoder.
         encoder: a registered kind ("log_mel", "patches"), a folder or hub id of a transformers model, or
             ``{"kind": ..., option: value}``.
         projector: "linear", "mlp" or ``{"kind": ..., "hidden": ...}``.
@@ -144,7 +144,7 @@ def _save(model: Any, out: Path, fresh: bool, read: Sequence[Path], made_of: Map
 def graft_on_meta(
     backbone: str | Path, modality: str, encoder: str | Path | Mapping[str, Any], projector: str = "mlp"
 ) -> Any:
-    """What `graft` would make, its backbone without values: for what can be known before anything is trained.
+    """Make the model of `graft` with a backbone without values, for checks before anything is trained.
 
     Tokens that grafting would add have no rows. Arguments and errors as for `graft`.
     """

@@ -1,4 +1,4 @@
-"""What a model is, by its content: a hash that changes when, and only when, results could."""
+"""Identity of a model by its content: a hash that changes if, and only if, results could."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from taskmerge.embedders.interface import Embedder
 
 
 def revision_of(embedder: Embedder) -> str:
-    """The model's own hash: of every live tensor, and of the settings that decide its embeddings.
+    """Return the model's own hash: of every live tensor, and of the settings that decide its embeddings.
 
     Returns:
         The first 40 hexadecimal digits of a sha256. Prompts that the user put in place of the model's own are not in

@@ -1,4 +1,4 @@
-"""What stands between items and the backbone of a grafted embedder: token ids with room for projected vectors."""
+"""The step between items and the backbone of a grafted embedder: token ids with room for projected vectors."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ class BackboneInputs(ABC):
     @property
     @abstractmethod
     def modalities(self) -> tuple[str, ...]:
-        """What the backbone takes by itself: "text", and what it has towers of its own for."""
+        """The modalities that the backbone takes by itself: "text", and those of its own encoders."""
 
     @property
     def takes_messages(self) -> bool:
-        """Whether chat messages can be handed in."""
+        """True if the backbone takes chat messages."""
         return False
 
     @property
     @abstractmethod
     def max_seq_length(self) -> int | None:
-        """Most tokens of one item."""
+        """The maximum number of tokens of one item."""
 
     @max_seq_length.setter
     @abstractmethod
@@ -75,11 +75,11 @@ class BackboneInputs(ABC):
 
     @abstractmethod
     def config(self) -> dict[str, Any] | None:
-        """What config.json must say to make the same again; None for a `SequenceBuilder`."""
+        """Return the settings in config.json from which this is made again; None for a `SequenceBuilder`."""
 
     @abstractmethod
     def save(self, folder: str) -> None:
-        """Write the tokenizer, or the whole processor."""
+        """Write the tokenizer, or the complete processor."""
 
 
 def token_ids(tokenizer: Any, towers: Mapping[str, TowerConfig]) -> dict[str, int]:

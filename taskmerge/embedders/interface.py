@@ -1,4 +1,4 @@
-"""How a model is run: the one interface that drift, training, evaluation and covariances know."""
+"""The interface to run a model, which drift, training, evaluation and covariances use."""
 
 from __future__ import annotations
 
@@ -34,19 +34,21 @@ EMBEDDING = "sentence_embedding"
 
 
 class Embedder(ABC):
-    """A model that turns items into vectors, whatever it was made from. `open_embedder` makes one.
+    """A model that turns items into vectors; `open_embedder` makes one.
 
-    A class of one's own sets `module` and defines `modalities`, `prepare` and `embed`; it may define `state_dict`,
-    `anatomy` and `save`, where what is written here does not fit. The rest follows from these.
+    Your own subclass sets `module` and defines `modalities`, `prepare` and `embed`. It may override `state_dict`,
+    `anatomy` and `save` if the definitions here do not fit. All other methods are built on these.
 
     Attributes:
-        module: the network that runs, trained in place; optimizers, hooks and Jacobian products work on its parameters.
-        label: what messages call the model: its path, or what it is.
-        stored: the model's file, set by `open_embedder`; None for a model that has none.
-        components: component -> patterns of names in the file, for what the rules do not know; a recipe's `components`.
-        prompts: what the user wants before items; see `prompted`.
-        takes_prompts: whether `prepare` puts what `prompt` says before the items. A class of one's own says so when it
-            does.
+        module: the network that runs. It is trained in place; optimizers, hooks and Jacobian products use its
+            parameters.
+        label: the model's name in messages: its path, or a description.
+        stored: the model's file, set by `open_embedder`; None for a model without a file.
+        components: component -> patterns of names in the file, for tensors that the rules do not assign; the
+            `components` of a recipe.
+        prompts: the prompts that the user sets; see `prompted`.
+        takes_prompts: whether `prepare` puts the text that `prompt` returns before the items. A subclass that does so
+            sets it to True.
     """
 
     module: nn.Module
@@ -59,14 +61,15 @@ class Embedder(ABC):
     @property
     @abstractmethod
     def modalities(self) -> tuple[str, ...]:
-        """What it embeds, of "text", "image", "audio", "video"."""
+        """The modalities that the model embeds, of "text", "image", "audio", "video"."""
 
     @property
     def state_dict(self) -> MemoryStateDict:
-        """The live tensors as `StateDict`, under the names that they have in the model's file.
+        """The live tensors as a `StateDict`, under their names in the model's file.
 
-        Component maps, patterns and reports speak of these names. A model made in memory has no file: its names are
-        those of its network. Parameters stay parameters: what is written to one of `state_dict.values` is trained.
+        Component maps, patterns and reports use these names. A model made in memory has no file: its names are those of
+        its network. Parameters remain parameters: values that are written to one of `state_dict.values` change the
+        model.
         """
         from taskmerge.checkpoints.memory import MemoryStateDict
 
@@ -89,10 +92,10 @@ class Embedder(ABC):
         """Make one batch of features from decoded items.
 
         Args:
-            items: as `Pairs.load` gives them; strings for text.
-            modality: of all items; None lets each item say it itself, so that a batch may mix them.
-            role: "query" or "document": the prompt for it stands before the items, see `prompt`. None: as the model
-                embeds when nothing is said, with its default prompt if it has one.
+            items: items as `Pairs.load` returns them; strings for text.
+            modality: the modality of all items; None: each item states its own, so a batch may mix modalities.
+            role: "query" or "document": the prompt of this role is put before the items, see `prompt`. None: the
+                model's default prompt, if it has one.
 
         Returns:
             A dict for `embed`, on the CPU; tensors are batch-first.
@@ -106,7 +109,7 @@ class Embedder(ABC):
         """Embed one batch.
 
         Args:
-            features: what `prepare` made; moved to the model's device and precision here.
+            features: the result of `prepare`; it is moved to the model's device and precision here.
 
         Returns:
             (items, d), of the model's dtype and on its device; gradients flow unless `inference` is entered.
@@ -125,7 +128,10 @@ class Embedder(ABC):
         return native_anatomy(self.module, {name: parts.home(in_file) for name, in_file in own.items()})
 
     def save(self, path: str | Path) -> None:
-        """Write the model to a new folder that is opened as this one was: its file's tensors, with the live values."""
+        """Write the model to a new folder, with the live values of the tensors in its file.
+
+        The folder is opened in the same way as the model's own. `path` is the new folder.
+        """
         from taskmerge.embedders.live import save_live
 
         save_live(self.state_dict, self.stored, Path(path))
@@ -134,19 +140,23 @@ class Embedder(ABC):
 
     @property
     def own_prompts(self) -> Mapping[str, str]:
-        """The model's own prompts by name; {} for a model without."""
+        """The model's own prompts by name; {} for a model without prompts."""
         return {}
 
     def prompt(self, role: Role | None, modality: str | None = None) -> str | None:
-        """What stands before items of a role and modality; None: nothing, or what the model does by itself."""
+        """Return the text before items of a role and a modality.
+
+        Returns:
+            The text; None if there is none, or if the model adds its own default prompt.
+        """
         return self.prompts.text(role, modality)
 
     def prompted(self, prompts: Prompts | Mapping[str, object] | None, task: str | None = None) -> Embedder:
-        """The same model with other prompts.
+        """Return the same model with other prompts.
 
         Args:
-            prompts: `Prompts`, or a mapping that makes one; None leaves those it has.
-            task: set or task whose own prompts are taken, where there are any.
+            prompts: `Prompts`, or a mapping that makes one; None keeps the present prompts.
+            task: name of a set or a task, whose own prompts are used if there are any.
 
         Returns:
             An embedder around the same network.
@@ -165,44 +175,47 @@ class Embedder(ABC):
         return found
 
     def same_for_both_roles(self, items: Sequence[Any], modality: str) -> bool:
-        """Whether items are embedded alike as queries and as documents: here, whether the same is made of them.
+        """Return whether items are embedded alike as queries and as documents: here, whether their features are equal.
 
         Args:
-            items, modality: as for `prepare`; one of the kind is enough, since a prompt stands before all.
+            items, modality: as for `prepare`; one item of the modality is enough, since all have the same prompt.
         """
         query, document = (self.prepare(items, modality, role) for role in ROLES)
         return query.keys() == document.keys() and all(_equal(query[key], document[key]) for key in query)
 
     def settings(self) -> Mapping[str, Any]:
-        """What besides its tensors decides its embeddings, as plain values: prompts, pooling, tokenizer, …"""
+        """Return the settings that decide the embeddings in addition to the tensors, as plain values.
+
+        They include prompts, pooling and the tokenizer.
+        """
         return {"prompts": dict(self.own_prompts), "config": dict(self.state_dict.config)}
 
     @property
     def max_tokens(self) -> int | None:
-        """The longest text it reads whole; None when it does not tell."""
+        """The number of tokens beyond which a text is truncated; None if the model does not state it."""
         return None
 
     def token_embeddings(self) -> Tensor | None:
-        """(vocabulary, width) weight of its token embeddings; None when it does not tell."""
+        """Return the weight of the token embeddings, (vocabulary, width); None if the model does not state it."""
         return None
 
     @property
     def similarity(self) -> str:
-        """How its embeddings are meant to be compared: "cosine", "dot", "euclidean" or "manhattan"."""
+        """The measure for comparing its embeddings: "cosine", "dot", "euclidean" or "manhattan"."""
         return "cosine"
 
     # What follows from these
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of the model's first parameter; the CPU for a model without parameters."""
         import torch
 
         return next((parameter.device for parameter in self.module.parameters()), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision it computes in: that of its first parameter of real numbers."""
+        """The precision of the model: the dtype of its first floating-point parameter."""
         import torch
 
         parameters = self.module.parameters()
@@ -210,15 +223,22 @@ class Embedder(ABC):
 
     @property
     def dimension(self) -> int:
-        """Length of its embeddings."""
+        """The length of its embeddings."""
         with self.inference():
             return int(self.embed(self.prepare(["a"], "text")).shape[-1])
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Embedder:
-        """Move to a device, a precision, or both, in place. Returns itself.
+        """Move the model to a device, a precision, or both, in place.
 
-        What a model computes when it is made, and no file holds (frequencies of rotary positions), keeps its precision,
-        as it does where transformers loads a model in half precision.
+        Buffers that the model computes when it is made and that no file stores (frequencies of rotary positions) keep
+        their precision, as in transformers when it loads a model in half precision.
+
+        Args:
+            device: torch device or its name; None: no change.
+            dtype: torch dtype of parameters and stored buffers; None: no change.
+
+        Returns:
+            The embedder itself.
         """
         made = [
             (part, name, part._buffers[name])
@@ -232,11 +252,11 @@ class Embedder(ABC):
         return self
 
     def copied(self) -> Embedder:
-        """Another of the same, with tensors of its own; the file behind both is one."""
+        """Return a copy with its own tensors; both use the same file."""
         return deepcopy(self, {id(self.stored): self.stored})
 
     def placed(self, features: Features) -> Features:
-        """Features on the model's device, real numbers in its precision."""
+        """Move features to the model's device, and floating-point tensors to its precision."""
         device, dtype = self.device, self.dtype
 
         def move(value: Any) -> Any:
@@ -248,7 +268,7 @@ class Embedder(ABC):
 
     @contextmanager
     def inference(self) -> Iterator[None]:
-        """No dropout and no gradients inside the block."""
+        """Disable dropout and gradients inside the block."""
         import torch
 
         was_training = self.module.training
@@ -262,14 +282,14 @@ class Embedder(ABC):
     def encode(
         self, items: Sequence[Any], modality: str | None = None, role: Role | None = None, batch_size: int = 32
     ) -> np.ndarray:
-        """Embed any number of items.
+        """Embed any number of items, in batches and without gradients.
 
         Args:
             items, modality, role: as for `prepare`.
-            batch_size: items that run at once.
+            batch_size: items per batch.
 
         Returns:
-            (items, d) float32, float64 for a model in float64.
+            (items, d) float32; float64 for a model in float64.
 
         Raises:
             CheckpointError: for embeddings with NaN or infinite values.
@@ -293,14 +313,14 @@ class Embedder(ABC):
             raise CheckpointError(what, self.label, move)
 
     def embed_with(self, parameters: Mapping[str, Tensor], features: Features) -> Tensor:
-        """`embed`, with other values for some parameters.
+        """Embed one batch with other values for some parameters.
 
         Args:
-            parameters: name in the file -> value of the parameter's shape.
-            features: what `prepare` made.
+            parameters: name in the file -> value, of the parameter's shape.
+            features: the result of `prepare`.
 
         Returns:
-            (items, d), differentiable in the values.
+            (items, d), differentiable with respect to the values.
         """
         import torch
 
@@ -310,7 +330,7 @@ class Embedder(ABC):
         return embeddings
 
     def parameter_names(self) -> dict[str, str]:
-        """Name in the file -> name in `module`, of every parameter."""
+        """Return the name in `module` of every parameter, by its name in the file."""
         by_identity = {id(parameter): name for name, parameter in self.module.named_parameters()}
         return {
             name: by_identity[id(tensor)]
@@ -319,7 +339,7 @@ class Embedder(ABC):
         }
 
     def linear_layers(self) -> dict[str, nn.Linear]:
-        """Every linear layer, by the name that its weight has in the model's file."""
+        """Return every linear layer, by the name of its weight in the model's file."""
         from torch import nn
 
         names = {id(tensor): name for name, tensor in self.state_dict.values.items()}
@@ -327,13 +347,21 @@ class Embedder(ABC):
         return {names[id(layer.weight)]: layer for layer in linear if id(layer.weight) in names}
 
     def prepared_items(self) -> PreparedItems:
-        """A store for the items of training sets."""
+        """Return a store for the items of training sets."""
         from taskmerge.embedders.items import PreparedItems
 
         return PreparedItems()
 
     def check_takes(self, modality: str, source: str) -> None:
-        """Raises UsageError when it does not embed items of this modality. source: what holds them."""
+        """Check that the model embeds items of a modality.
+
+        Args:
+            modality: the modality of the items.
+            source: name of the data, for the message.
+
+        Raises:
+            UsageError: if it does not.
+        """
         if modality not in self.modalities:
             raise UsageError(
                 f"{source} contains {modality}, for which the model has no encoder",
@@ -342,7 +370,7 @@ class Embedder(ABC):
 
 
 def as_array(value: Tensor) -> np.ndarray:
-    """As NumPy, float32 for half precisions (which it holds exactly)."""
+    """Convert a tensor to NumPy; half precisions become float32, which represents them exactly."""
     value = value.detach()
     return (value.float() if value.element_size() < 4 else value).cpu().numpy()
 

@@ -64,7 +64,7 @@ class PreparedItems:
         return self._count
 
     def add(self, name: str, pairs: Pairs, embedder: Any, role: Role | None = None) -> range:
-        """Takes in a set; returns the numbers of its items.
+        """Add a set; return the numbers of its items.
 
         embedder: with the prompts of the set.  role: what items are embedded as; None: as in training.
         """
@@ -75,7 +75,7 @@ class PreparedItems:
         return range(first, self._count)
 
     def check(self, most: int = CHECKED) -> list[Problem]:
-        """What is wrong with items, `most` of each set at random: the others are checked when they are used."""
+        """Return the problems of items, `most` of each set at random: the others are checked when they are used."""
         problems: list[Problem] = []
         for part in self.sets:
             for row in part.pairs.sample(most):
@@ -86,14 +86,14 @@ class PreparedItems:
         return problems
 
     def encode(self, keeping: Keeping | None = None) -> None:
-        """From now on run items through their frozen encoder once, where the embedder can stop and go on there."""
+        """Run items through their frozen encoder once from now on, if the embedder can continue from its outputs."""
 
     def encoders(self) -> list[Any]:
-        """The modules that run by themselves when a batch is made."""
+        """Return the modules that run separately when a batch is made."""
         return []
 
     def features(self, numbers: Sequence[int], texts: Sequence[str] = (), noise: float = 0.0) -> dict[str, Any]:
-        """One batch: these items, then these texts, all as the items' role.
+        """Return one batch: these items, then these texts, all in the items' role.
 
         noise: standard deviation of Gaussian noise on prepared values; where nothing is prepared there is none.
         Raises UsageError for an item that cannot be used, naming its place.
@@ -159,10 +159,11 @@ class GraftedItems(PreparedItems):
 
     @property
     def encoded(self) -> bool:
-        """Whether batches hold encoder outputs."""
+        """True if batches contain encoder outputs."""
         return self._encodings is not None
 
     def encode(self, keeping: Keeping | None = None) -> None:
+        """Store the outputs of frozen encoders from now on. keeping: folder and size limit."""
         if self._encodings is not None:
             return
         keeping = keeping or Keeping()
@@ -174,6 +175,7 @@ class GraftedItems(PreparedItems):
             self._encodings[tower] = keeping.open(identity, like.dtype)
 
     def encoders(self) -> list[Any]:
+        """Return the encoders that run separately when a batch is made."""
         return [self.graft.encoder(tower) for tower in self._encodings or ()]
 
     def _own(self, part: _Set) -> bool:
@@ -184,6 +186,7 @@ class GraftedItems(PreparedItems):
         return item if own else self.graft.prepare(item, modality)
 
     def features(self, numbers: Sequence[int], texts: Sequence[str] = (), noise: float = 0.0) -> dict[str, Any]:
+        """Make one batch of the items with these numbers, then of the texts; see `PreparedItems.features`."""
         own: list[Any] = []
         media: list[dict[str, Tensor]] = []
         for number, row in zip(numbers, self._rows(numbers), strict=True):

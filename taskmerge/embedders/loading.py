@@ -63,23 +63,23 @@ def open_embedder(
     """Open a model to run it.
 
     sentence-transformers asks for `trust_remote_code=True` before it imports a class from outside its own package,
-    even one that is installed. This function hands it our class instead, so no code from the folder can run.
+    even one that is installed. This function passes our class instead, so no code from the folder can run.
 
     Args:
-        source: folder, hub id[@revision] or hf:// uri (what is on the hub is downloaded first); a loaded
-            SentenceTransformer, which is used in place; an `Embedder`, which comes back as it is; or a `ModelSource`.
-        device: where it shall compute; default: the CPU for a path, else where it is.
-        dtype: the precision it shall compute in; default: its own.
-        embedder: what runs a model of a class of your own; see `ModelSource.embedder`. A relative file name is looked
-            for in the working directory.
-        components: component -> patterns of names, where the names and the config do not tell it.
+        source: folder, hub id[@revision] or hf:// uri (models on the hub are downloaded first); a loaded
+            SentenceTransformer, which is used in place; an `Embedder`, which is returned unchanged; or a `ModelSource`.
+        device: device that the model runs on; default: the CPU for a path, else the model's own device.
+        dtype: precision that the model runs in; default: its own.
+        embedder: the code that runs a model of a class of your own; see `ModelSource.embedder`. A relative file name is
+            relative to the working directory.
+        components: component -> patterns of names, if the names and the config do not decide it.
 
     Returns:
-        The embedder, in evaluation mode when it was loaded here.
+        The embedder, in evaluation mode if it was loaded here.
 
     Raises:
-        CheckpointError: when there is no such model, it cannot be loaded, or some of its tensors are not in the file.
-        UsageError: for what is no model, and a device that is not there.
+        CheckpointError: if there is no such model, if it cannot be loaded, or if its file lacks some of its tensors.
+        UsageError: for a source that is not a model, and for a device that is not available.
     """
     if dtype is not None:
         import torch
@@ -222,6 +222,7 @@ def _check_known(folder: Path, classes: Mapping[str, type], label: str) -> None:
 
 
 def module_classes() -> dict[str, type]:
+    """Return our module class, by its present and former addresses in modules.json."""
     from taskmerge.embedders.embedder import OmniEmbedder
 
     own = f"{OmniEmbedder.__module__}.{OmniEmbedder.__name__}"

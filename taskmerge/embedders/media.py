@@ -17,7 +17,7 @@ LOWEST_SAMPLING_RATE = 1000
 
 
 def describe(item: Any) -> str:
-    """A short name of an input for error messages: its path, or its type and shape."""
+    """Return a short description of an input for error messages: its path, or its type and shape."""
     if isinstance(item, (str, Path)):
         return repr(str(item))
     if isinstance(item, dict) and "array" in item:
@@ -27,7 +27,7 @@ def describe(item: Any) -> str:
 
 
 def load_audio(item: Any, sampling_rate: int) -> np.ndarray:
-    """One waveform, mono float32 at `sampling_rate`.
+    """Return one waveform, mono float32 at `sampling_rate`.
 
     item: a path to a file soundfile reads; ``{"array", "sampling_rate"}``; or a bare 1-D or 2-D array or tensor,
     taken to be at `sampling_rate` already. Channels are averaged; integers are scaled to [-1, 1].
@@ -86,7 +86,7 @@ def _mono(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def load_picture(item: Any, mode: str) -> Any:
-    """One PIL picture in `mode` ("L" or "RGB") from a path, a PIL picture, or an array (H, W), (H, W, C), (C, H, W).
+    """Load a PIL picture in `mode` ("L" or "RGB") from a path, a picture, or an array (H, W), (H, W, C), (C, H, W).
 
     Float arrays hold [0, 1], integers [0, 255]. Transparency is laid on white.
     Raises UsageError for empty or unreadable pictures.
@@ -137,7 +137,7 @@ def _picture_from_array(array: np.ndarray, name: str) -> Any:
 
 
 def load_frames(item: Any, mode: str) -> list[Any]:
-    """The frames of one video as PIL pictures: a list of pictures, a (frames, ...) array, a folder of pictures,
+    """Return the frames of one video as PIL pictures: a list of pictures, a (frames, ...) array, a folder of pictures,
     or an animated GIF/WebP/PNG file. Raises UsageError when there are none, or for a format that needs a codec.
     """
     if isinstance(item, dict) and "array" in item:

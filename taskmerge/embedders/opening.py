@@ -1,4 +1,4 @@
-"""What holds while transformers or sentence-transformers load a model for us."""
+"""Settings that are in force while transformers or sentence-transformers load a model for us."""
 
 from __future__ import annotations
 

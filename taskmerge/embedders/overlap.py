@@ -1,4 +1,4 @@
-"""What pairs that judge have in common with pairs that were trained on."""
+"""Overlap of pairs for evaluation with pairs that were trained on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Overlap:
 
 
 def overlap_note(name: str, pairs: Pairs, others: Pairs) -> str:
-    """A sentence on what the pairs that judge share with those trained on; "" when nothing."""
+    """Return a sentence on the overlap of held-out pairs with those that were trained on; "" without any."""
     found = Overlap.of(pairs, others)
     parts = [
         f"{len(rows)} {said}"
@@ -57,7 +57,7 @@ def overlap_note(name: str, pairs: Pairs, others: Pairs) -> str:
 
 
 def shared_items(pairs: Pairs, others: Pairs) -> list[int]:
-    """Rows of `pairs` whose item is also one of `others`, by content.
+    """Return the rows of `pairs` whose item is also one of `others`, by content.
 
     An item is only read where one of the same size is among the others.
     """

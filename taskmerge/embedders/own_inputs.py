@@ -70,18 +70,22 @@ class OwnInputs(BackboneInputs):
 
     @property
     def tokenizer(self) -> Any:  # type: ignore[override]
+        """The tokenizer of the backbone's own module."""
         return self.module.tokenizer
 
     @property
     def modalities(self) -> tuple[str, ...]:
+        """The modalities that the backbone takes by itself."""
         return tuple(name for name in self.module.modalities if isinstance(name, str) and name != MESSAGE)
 
     @property
     def takes_messages(self) -> bool:
+        """True if the backbone takes chat messages."""
         return MESSAGE in self.module.modalities
 
     @property
     def max_seq_length(self) -> int | None:
+        """The maximum number of tokens of one item; None without a limit."""
         return self.module.max_seq_length
 
     @max_seq_length.setter
@@ -95,6 +99,7 @@ class OwnInputs(BackboneInputs):
         prompt: str | None = None,
         **options: Any,
     ) -> dict[str, Any]:
+        """Make the features of one batch with the backbone's own processor, see `BackboneInputs.build`."""
         said = [self._with_placeholders(item, count) for item, count in zip(items, counts, strict=True)]
         try:
             if not self.takes_messages and any(item.keys() - {"text"} for item in said):
@@ -188,6 +193,7 @@ class OwnInputs(BackboneInputs):
         return f"{start}{token}{end}" if token else ""
 
     def run(self, backbone: Any, features: Mapping[str, Any], hidden_states: bool = False) -> tuple[Tensor, Any]:
+        """Run the backbone on features, see `BackboneInputs.run`."""
         kept: list[Any] = []
         handle = backbone.register_forward_hook(lambda module, inputs, output: kept.append(output.hidden_states))
         own = {name: value for name, value in features.items() if not self._is_a_towers(name)}
@@ -202,9 +208,11 @@ class OwnInputs(BackboneInputs):
         return tower in self.towers and kind in ("mask", "lengths", "values", "encoded", "projected")
 
     def config(self) -> dict[str, Any]:
+        """Return the config of the backbone's own module."""
         return dict(self.module.get_config_dict())
 
     def save(self, folder: str) -> None:
+        """Write the processor."""
         self.module.processor.save_pretrained(folder)
 
 

@@ -56,7 +56,7 @@ class Pairs:
 
     @property
     def modality(self) -> str:
-        """What the model sees: "audio", "image", "video" or "text"."""
+        """The modality of the items for the model: "audio", "image", "video" or "text"."""
         return modality_of_column(self.column) if self.column in COLUMNS else TEXT
 
     @property
@@ -65,7 +65,7 @@ class Pairs:
         return ("document", "query") if self.column == "document" else ("query", "document")
 
     def distinct(self) -> tuple[list[str], np.ndarray]:
-        """The distinct texts as first written, in order, and the place of each pair's text among them (pairs,) int64.
+        """Return the distinct texts as first written, in order, and the number of each pair's text (pairs,) int64.
 
         Texts are one text when they differ only in case, spaces, Unicode form or closing punctuation.
         """
@@ -79,14 +79,14 @@ class Pairs:
         return index, np.unique(index, return_index=True)[1].tolist()
 
     def spellings(self) -> np.ndarray:
-        """Which texts are one, of the pairs and of their negatives: (pairs, 1 + negatives) int64."""
+        """Number the texts of the pairs and of their negatives, equal for equal texts: (pairs, 1 + negatives) int64."""
         if not self.negatives:
             return self._numbered[0][:, None].copy()
         written = [spelling(text) for column in (self.texts, *self.negatives) for text in column]
         return collapse(written)[1].reshape(1 + len(self.negatives), len(self)).T.copy()
 
     def load(self, start: int = 0, stop: int | None = None, *, sampling_rate: int = SAMPLING_RATE) -> list[Any]:
-        """Items [start, stop) decoded as encoders take them.
+        """Return items [start, stop), decoded for encoders.
 
         Audio: {"array": mono float32, "sampling_rate"}; image: RGB picture; video: (frames, height, width, 3) uint8;
         text as it is. Raises UsageError for an item that is empty, broken or of an impossible sampling rate.
@@ -94,7 +94,7 @@ class Pairs:
         return [_decode(item, self.modality, sampling_rate) for item in self.items[start:stop]]
 
     def batches(self, size: int) -> Iterator[tuple[list[Any], list[str]]]:
-        """Decoded items and their texts, `size` pairs at a time; how far they are used is told."""
+        """Yield decoded items and their texts, `size` pairs at a time, and report the progress."""
         with work(f"items of {self.source}", len(self)) as told:
             for start in range(0, len(self), size):
                 texts = list(self.texts[start : start + size])
@@ -102,7 +102,7 @@ class Pairs:
                 told.advance(len(texts))
 
     def take(self, rows: Sequence[int]) -> Pairs:
-        """The pairs at `rows`, in that order."""
+        """Return the pairs at `rows`, in that order."""
         texts = PackedTexts(self.texts[row] for row in rows)
         stored = self.items.take(rows) if isinstance(self.items, StoredItems) else [self.items[row] for row in rows]
         negatives = tuple(PackedTexts(column[row] for row in rows) for column in self.negatives)
@@ -110,7 +110,7 @@ class Pairs:
         return replace(self, texts=texts, items=stored, negatives=negatives, groups=groups)
 
     def files(self) -> list[Path]:
-        """The files that items lie in, those of a folder of frames one by one; none for items in memory."""
+        """Return the files of the items, those of a folder of frames one by one; none for items in memory."""
         found = []
         for item in self.items:
             if isinstance(item, Path):
@@ -118,13 +118,13 @@ class Pairs:
         return found
 
     def sample(self, most: int) -> list[int]:
-        """Rows to look at before all are: all when there are no more than `most`, else as many at random, in order."""
+        """Return rows to check first: all if there are no more than `most`, else that many at random, in order."""
         if len(self) <= most:
             return list(range(len(self)))
         return sorted(np.random.default_rng(0).choice(len(self), most, replace=False).tolist())
 
     def check(self, most: int | None = None) -> Pairs:
-        """Decodes items and throws them away; raises one UsageError that names every broken pair.
+        """Decode items to test them. Raises one UsageError with every broken pair.
 
         most: how many are looked at; the others are checked when they are used. None: all.
         """
@@ -142,14 +142,14 @@ class Pairs:
 
 
 def spelling(text: str) -> str:
-    """What texts that are spelled differently have in common; see `Pairs.distinct`."""
+    """Return the form that texts with different spellings share; see `Pairs.distinct`."""
     folded = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
     words = " ".join(folded.split())
     return words.rstrip(_CLOSING).rstrip() or words
 
 
 def read_pairs(source: Any, column: str | None = None) -> Pairs:
-    """Pairs from a .jsonl or .parquet file, a `datasets` folder, object or id, a list of dicts, or `Pairs` already.
+    """Read pairs from a .jsonl or .parquet file, a `datasets` folder, object or id, a list of dicts, or `Pairs`.
 
     Each row holds "text" and one item column ("audio", "image", "document", "video" or "query"); column says which when
     there are several. "negative", "negative_1", … are texts that look right and are wrong; "group" may say whose the
@@ -272,7 +272,7 @@ class StoredItems(Sequence[Any]):
             yield _item(row.get(self._column), self._column, self._folder)
 
     def lean(self) -> Iterator[Any]:
-        """The items, with the length of what lies in a table in its place."""
+        """Yield the items, with only the length of contents that are stored in a table."""
         rows = self._rows
         if not isinstance(rows, TableRows) or self._numbers is not None:
             yield from self
@@ -281,7 +281,7 @@ class StoredItems(Sequence[Any]):
             yield _item(row.get(self._column), self._column, self._folder)
 
     def take(self, rows: Sequence[int]) -> StoredItems:
-        """Those at `rows`, in that order."""
+        """Return the items at `rows`, in that order."""
         chosen = np.asarray(rows, dtype=np.int64)
         return StoredItems(
             self._rows, self._column, self._folder, chosen if self._numbers is None else self._numbers[chosen]

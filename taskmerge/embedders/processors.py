@@ -45,7 +45,7 @@ def without_torchvision() -> Iterator[None]:
 
 
 class PillowVideoProcessor:
-    """What stands in for transformers' `AutoVideoProcessor`."""
+    """A substitute for transformers' `AutoVideoProcessor`."""
 
     @classmethod
     def from_pretrained(cls, source: str, **options: Any) -> Any:
@@ -68,7 +68,7 @@ class PillowVideoProcessor:
 
 @cache
 def video_processor_class(name: str, place: str | None = None) -> Any:
-    """The class of that name in transformers, scaling with Pillow; its saved form names transformers' own class.
+    """Return the class of that name in transformers, scaling with Pillow; it is saved as transformers' own class.
 
     Args:
         name: of a video processor of transformers.

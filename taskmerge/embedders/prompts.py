@@ -16,13 +16,13 @@ ROLES: tuple[Role, ...] = ("query", "document")
 
 @dataclass(frozen=True)
 class Prompts:
-    """What the user wants before items, in place of the model's own prompts.
+    """The prompts that the user puts before items, in place of the model's own.
 
     Attributes:
         query, document: before items of that role; None: the model's own, "": nothing.
         default: before items without a role.
-        modalities: the same three by modality ("audio"); they go before the three above.
-        tasks: the same three by name of an evaluation set or mteb task; they go before all others.
+        modalities: the same three by modality ("audio"); they have priority over the three above.
+        tasks: the same three by name of an evaluation set or mteb task; they have priority over all others.
     """
 
     query: str | None = None
@@ -33,7 +33,7 @@ class Prompts:
 
     @classmethod
     def of(cls, said: Any) -> Prompts:
-        """Prompts from a mapping or any object with their attributes (a recipe's section); None: none.
+        """Make prompts from a mapping or any object with their attributes (a recipe's section); None: no prompts.
 
         Raises:
             UsageError: for a key that does not exist, and for what is no text.
@@ -63,14 +63,14 @@ class Prompts:
         return cls(**found)
 
     def text(self, role: Role | None, modality: str | None = None) -> str | None:
-        """What stands before items of a role (None: of no role) and modality; None: what the model says itself."""
+        """Return the text before items of a role (None: without a role) and modality; None: the model's own prompt."""
         name = role or "default"
         own = self.modalities.get(modality) if modality else None
         found: str | None = getattr(own, name) if own is not None else None
         return found if found is not None else getattr(self, name)
 
     def of_task(self, name: str) -> Prompts:
-        """The prompts of one set or task: its own where it has any, else those of all."""
+        """Return the prompts of one set or task: its own if it has any, else those of all."""
         own = self.tasks.get(name)
         if own is None:
             return replace(self, tasks={})
@@ -100,7 +100,7 @@ class Prompts:
         return self != Prompts()
 
     def as_dict(self) -> dict[str, Any]:
-        """What is said, as plain values."""
+        """Return the prompts that are set, as plain values."""
         said = {key: text for key in (*ROLES, "default") if (text := getattr(self, key)) is not None}
         nested = {
             key: {name: row.as_dict() for name, row in getattr(self, key).items()} for key in ("modalities", "tasks")

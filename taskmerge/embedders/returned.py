@@ -23,7 +23,7 @@ SETTINGS = ("prompts", "default_prompt_name", "similarity_fn_name")
 
 
 def places(module: nn.Module, saved: WithLiveValues) -> dict[str, str] | None:
-    """Name in the file -> name in the live model, of every tensor of the file.
+    """Map every tensor name of a file to its name in the live model.
 
     Args:
         module: the live model.
@@ -55,7 +55,7 @@ def _memory(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def with_values(module: nn.Module, places: Mapping[str, str], fused: StateDict, names: Iterable[str]) -> nn.Module:
-    """A copy of a live model with the merged tensors in the place of its own.
+    """Return a copy of a live model with the merged tensors in place of its own.
 
     Args:
         module: stays as it is.
@@ -115,7 +115,7 @@ def transfer(merged: nn.Module, base: nn.Module) -> None:
 
 
 def settle(module: Any, prompts: Mapping[str, Any]) -> None:
-    """What a sentence-transformers model is told beside its tensors: the merge's prompts, and a model card of its own.
+    """Set the merge's prompts and a model card of its own in a sentence-transformers model.
 
     Args:
         module: any live model; others have neither.
@@ -185,5 +185,5 @@ def _transformers_class(base: nn.Module, folder: Path) -> Any:
 
 
 def no_place(base: nn.Module, names: Iterable[str]) -> UsageError:
-    """What is said of a merge that a model cannot be, where no library can make another one."""
+    """Return the error for a merge that does not fit the live model, if no library can make another one."""
     return UsageError(f"a {type(base).__name__} has no place for {few(names, 3)} of the merge", next_move=AS_TENSORS)

@@ -131,7 +131,7 @@ class TableRows(Sequence[Row]):
             yield from batch.to_pylist()
 
     def between(self, start: int, stop: int) -> list[Row]:
-        """Rows [start, stop), read together."""
+        """Return rows [start, stop), read together."""
         found: list[Row] = []
         place = int(np.searchsorted(self._ends, start, side="right"))
         while start < stop and place < len(self._batches):
@@ -142,7 +142,7 @@ class TableRows(Sequence[Row]):
         return found
 
     def lean(self) -> Iterator[Row]:
-        """Every row, with the length of bytes and of lists in their place: those of sounds and pictures stay unread."""
+        """Yield every row, with the length of bytes and of lists in their place: sounds and pictures are not read."""
         import pyarrow
 
         for batch in self._batches:
@@ -151,7 +151,7 @@ class TableRows(Sequence[Row]):
 
 
 def lean(rows: Sequence[Any]) -> Iterable[Any]:
-    """Rows to look at, without the contents of sounds and pictures where these lie in a table."""
+    """Return rows for inspection, without the contents of sounds and pictures that are stored in a table."""
     return rows.lean() if isinstance(rows, TableRows) else rows
 
 

@@ -58,14 +58,17 @@ class SentenceEmbedder(Embedder):
 
     @property
     def modalities(self) -> tuple[str, ...]:
+        """The modalities that the model embeds."""
         return tuple(name for name in self.module.modalities if isinstance(name, str) and name != "message")
 
     @property
     def dimension(self) -> int:
+        """The length of its embeddings."""
         return int(self.module.get_embedding_dimension() or super().dimension)
 
     @property
     def state_dict(self) -> MemoryStateDict:
+        """The live tensors, under their names in the model's folder."""
         tensors = {name: tensor for part in self._parts for name, tensor in part.tensors(self._in_files[part.folder])}
         found = MemoryStateDict(tensors, self.label)
         found.beside = self._beside
@@ -76,6 +79,7 @@ class SentenceEmbedder(Embedder):
         return parts_of(cast("Sequence[nn.Module]", self.module), self._beside)
 
     def prepare(self, items: Sequence[Any], modality: str | None = None, role: Role | None = None) -> Features:
+        """Make one batch of features from decoded items, see `Embedder.prepare`."""
         if modality is not None:
             self.check_takes(modality, "the batch")
         said: dict[str, Any] = {"task": role} if role else {}
@@ -94,11 +98,15 @@ class SentenceEmbedder(Embedder):
 
     @property
     def own_prompts(self) -> Mapping[str, str]:
+        """The model's own prompts by name."""
         return {name: text for name, text in self.module.prompts.items() if text is not None}
 
     def prompt(self, role: Role | None, modality: str | None = None) -> str | None:
-        """The user's prompt, else the first one that the model has under a name of the role, as `encode_query` and
-        `encode_document` of sentence-transformers choose it: an empty one counts."""
+        """Return the user's prompt, else the first one that the model has under a name of the role.
+
+        The names are those that `encode_query` and `encode_document` of sentence-transformers use; an empty prompt
+        counts.
+        """
         said = super().prompt(role, modality)
         if said is not None:
             return said or None
@@ -107,9 +115,11 @@ class SentenceEmbedder(Embedder):
         return next((own[name] for name in names if name in own), None) or None
 
     def same_for_both_roles(self, items: Sequence[Any], modality: str) -> bool:
+        """Return whether items are embedded alike in both roles: equal prompts, and no Router among the modules."""
         return not self._is_routed and self.prompt("query", modality) == self.prompt("document", modality)
 
     def settings(self) -> Mapping[str, Any]:
+        """Return the settings that decide the embeddings in addition to the tensors, as plain values."""
         module = self.module
         own = {name: getattr(module, name, None) for name in ("default_prompt_name", "truncate_dim", "max_seq_length")}
         parts = [(type(part).__name__, _config_of(part)) for part in module]
@@ -117,16 +127,20 @@ class SentenceEmbedder(Embedder):
 
     @property
     def max_tokens(self) -> int | None:
+        """The number of tokens beyond which a text is truncated; None without a limit."""
         return self.module.max_seq_length
 
     def token_embeddings(self) -> Tensor | None:
+        """Return the weight of the token embeddings, (vocabulary, width); None if there is none."""
         return token_table(getattr(self.network, "backbone", self.network))
 
     @property
     def similarity(self) -> str:
+        """The measure for comparing its embeddings, as the model states it."""
         return str(self.module.similarity_fn_name or "cosine")
 
     def embed(self, features: Features) -> Tensor:
+        """Embed one batch, see `Embedder.embed`."""
         found = self.module(self.placed(features)).get(EMBEDDING)
         if found is None:
             parts = ", ".join(type(part).__name__ for part in self.module)
@@ -138,11 +152,13 @@ class SentenceEmbedder(Embedder):
         return found[..., : self.module.truncate_dim]
 
     def anatomy(self) -> Anatomy:
+        """Find the layers and the projectors, see `Embedder.anatomy`."""
         parts = components_of(self.state_dict, self.components)
         names = self.network.state_dict()
         return native_anatomy(self.network, {name: parts.home(self._in_file.get(name, name)) for name in names})
 
     def save(self, path: str | Path) -> None:
+        """Write the model to a folder, as sentence-transformers does."""
         with quiet():
             self.module.save_pretrained(str(path), create_model_card=False)
 
@@ -157,11 +173,13 @@ class GraftedEmbedder(SentenceEmbedder):
 
     @property
     def state_dict(self) -> MemoryStateDict:
+        """The live tensors, with the config of the grafted embedder."""
         found = super().state_dict
         found.beside = replace(found.beside, config=self.graft.get_config_dict())
         return found
 
     def anatomy(self) -> Anatomy:
+        """Find the layers, and the projectors of the backbone and of the added encoders."""
         graft = self.graft
         state_dict = MemoryStateDict.of_module(graft.backbone)
         parts = component_map(state_dict.tensors, state_dict.config)
@@ -171,6 +189,7 @@ class GraftedEmbedder(SentenceEmbedder):
         return Anatomy(own.layers, {**own.projectors, **grafted}, {**own.placeholders, **tokens}, own.token_table)
 
     def prepared_items(self) -> PreparedItems:
+        """Return a store for the items of training sets."""
         return GraftedItems(self.graft)
 
 

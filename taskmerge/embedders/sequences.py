@@ -36,10 +36,12 @@ class SequenceBuilder(BackboneInputs):
 
     @property
     def modalities(self) -> tuple[str, ...]:
+        """The modalities that the backbone takes by itself: text."""
         return (TEXT,)
 
     @property
     def max_seq_length(self) -> int:
+        """The maximum number of tokens of one item."""
         return self._longest
 
     @max_seq_length.setter
@@ -53,6 +55,7 @@ class SequenceBuilder(BackboneInputs):
         prompt: str | None = None,
         **options: Any,
     ) -> dict[str, Any]:
+        """Make the features of one batch, see `BackboneInputs.build`."""
         prompt_ids = self._ids_of(prompt) if prompt else []
         texts = [item.get(TEXT, "") for item in items]
         rows = [self._row(text, count, prompt_ids) for text, count in zip(texts, counts, strict=True)]
@@ -92,6 +95,7 @@ class SequenceBuilder(BackboneInputs):
         return ids + self._ids_of(text)[:room] + self.after, spans
 
     def run(self, backbone: Any, features: Mapping[str, Any], hidden_states: bool = False) -> tuple[Tensor, Any]:
+        """Run the backbone on features, see `BackboneInputs.run`."""
         output = backbone(
             input_ids=features["input_ids"],
             attention_mask=features["attention_mask"],
@@ -100,9 +104,11 @@ class SequenceBuilder(BackboneInputs):
         return output.last_hidden_state, output.hidden_states if hidden_states else None
 
     def config(self) -> None:
+        """Return None: the tokenizer is sufficient."""
         return None
 
     def save(self, folder: str) -> None:
+        """Write the tokenizer."""
         self.tokenizer.save_pretrained(folder)
 
     def _ids_of(self, text: str | None) -> list[int]:

@@ -19,15 +19,15 @@ COMPONENTS = optional(Mapped(TEXTS))
 
 @dataclass(frozen=True)
 class ModelSource:
-    """A model's folder, and how it is to be run; every function that opens a model takes one.
+    """A model's folder and the settings to run it; every function that opens a model takes one.
 
     Attributes:
         path: folder, hub id[@revision] or hf:// uri.
-        embedder: what runs it, where neither sentence-transformers nor transformers knows its class: a `Loader`,
-            a module class that its modules.json names, or the name of either (``my_model.py:load``,
-            ``package.module:name``, an entry point of the group `taskmerge.embedders`). None: as its files say.
-        components: component -> patterns of tensor names, where the names and the config do not tell it.
-        folder: what a relative file name in `embedder` is relative to.
+        embedder: the code that runs the model, if neither sentence-transformers nor transformers knows its class: a
+            `Loader`, a module class that its modules.json names, or the name of either (``my_model.py:load``,
+            ``package.module:name``, an entry point of the group `taskmerge.embedders`). None: as its files state.
+        components: component -> patterns of tensor names, if the names and the config do not decide it.
+        folder: the folder that a relative file name in `embedder` is relative to.
 
     >>> str(ModelSource("models/mine", embedder="my_model.py:load"))
     'models/mine'

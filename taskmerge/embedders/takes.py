@@ -1,4 +1,4 @@
-"""What the public functions take, for type checkers: a model to run, pairs, prompts, what trains together."""
+"""Argument types of the public functions: a model to run, pairs, prompts, sets that are trained together."""
 
 from __future__ import annotations
 

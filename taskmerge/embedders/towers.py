@@ -16,11 +16,11 @@ PROJECTORS = ("linear", "mlp")
 
 @dataclass(frozen=True)
 class TowerConfig:
-    """What a saved folder says of one tower.
+    """The description of one added encoder in a saved folder.
 
     name: prefix of its tensors, ``{name}_encoder.*`` and ``{name}_projector.*``.  encoder: kind and options.
     projector: kind ("linear" or "mlp"), hidden (of the mlp, default: the backbone's width).
-    placeholder: the token its vectors stand in for.  start, end: tokens around them, or None.
+    placeholder: the token that its vectors replace.  start, end: tokens around them, or None.
     """
 
     name: str
@@ -31,10 +31,12 @@ class TowerConfig:
     end: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> TowerConfig:
+        """Make a config from the data that `to_dict` returned."""
         return cls(**options)
 
 
@@ -67,5 +69,5 @@ class Projector(nn.Module):
             nn.init.zeros_(last.bias)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """(..., input_size) -> (..., output_size)."""
+        """Project vectors (..., input_size) to (..., output_size)."""
         return self.layers(self.norm(vectors))

@@ -25,7 +25,7 @@ _COMPARED = 4096  # entries of each tensor: a random start differs in any of the
 
 
 def named_embedder(embedder: Any, folder: Path) -> Any:
-    """The loader or class that the user means.
+    """Return the loader or class that the user means.
 
     Args:
         embedder: itself, or its name; see `ModelSource.embedder`.
@@ -46,7 +46,7 @@ def named_embedder(embedder: Any, folder: Path) -> Any:
 
 
 def offered() -> list[EntryPoint]:
-    """What installed packages offer under the group `taskmerge.embedders`; none of it is imported here."""
+    """Return the entry points of installed packages in the group `taskmerge.embedders`; none of them is imported."""
     return list(entry_points(group=GROUP))
 
 
@@ -59,19 +59,19 @@ def _offered(name: str) -> Any:
 
 
 def is_module_class(found: Any) -> bool:
-    """Whether the user named a class that a sentence-transformers folder is made of, not a function that loads."""
+    """Return whether the user named a module class of a sentence-transformers folder, not a loader function."""
     from torch import nn
 
     return isinstance(found, type) and issubclass(found, nn.Module)
 
 
 def class_address(found: type) -> str:
-    """How modules.json names a class."""
+    """Return the name of a class in modules.json."""
     return f"{found.__module__}.{found.__qualname__}"
 
 
 def loaded(loader: Any, folder: Path, label: str) -> Any:
-    """What the user's function makes of a folder; None when it says that the model is not one of its own.
+    """Load a folder with the user's function; None if it reports that the model is not one of its own.
 
     Raises CheckpointError with what the function raised.
     """

@@ -37,7 +37,7 @@ def measure(
     device: str = "cpu",
     thresholds: Measurement | None = None,
 ) -> Measurement | None:
-    """The passes over one tensor that must come before combining it: everything that the program needs of it.
+    """Measure the properties of one tensor that the program needs before combining it.
 
     Args:
         base, specialists: one tensor of the base and of each specialist, of one shape.
@@ -81,7 +81,7 @@ def measure_model(
     *,
     device: str = "cpu",
 ) -> list[dict[KeepLargest, tuple[float, float]]]:
-    """The magnitudes between which specialists keep, their entries ranked over all `tensors` together.
+    """Compute the magnitudes between which specialists keep entries, ranked over all `tensors` together.
 
     Args:
         tensors: a row per tensor of the model: the base's, and a column per specialist, None where it has none.
@@ -104,7 +104,7 @@ def model_search(
     *,
     device: str = "cpu",
 ) -> ModelSearch:
-    """As `measure_model`, in rounds that several processes can share; nothing is read yet."""
+    """Prepare `measure_model` as rounds that several processes can share; nothing is read yet."""
     return ModelSearch(_backend(device), tensors, keeps)
 
 
@@ -121,7 +121,7 @@ def combine(
     *,
     device: str = "cpu",
 ) -> Health:
-    """Entries [start, stop) of the merged tensor into `out`, each rounded once to nearest even.
+    """Write entries [start, stop) of the merged tensor into `out`, each rounded once to nearest even.
 
     out: writable, 1-D, `stop - start` entries of the storage dtype of `out_dtype` ("BF16" as uint16 bits).  The bits do
     not depend on how [0, count) is cut into calls, on threads, or on the device.  Arithmetic is float64; for "F64" it

@@ -38,7 +38,7 @@ class Search:
 
     @property
     def open(self) -> list[Query]:
-        """What is still looked for."""
+        """The queries without an answer."""
         return [query for query in self.queries if query.bits is None]
 
     def sample(self) -> None:
@@ -50,7 +50,7 @@ class Search:
             query.bracket_from(samples[query.specialist])
 
     def scan(self, pairs: Sequence[Pair] | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """One pass for what is open, over some of the tensors, or all: see `Backend.scan`."""
+        """Make one pass for the open queries, over some of the tensors, or all: see `Backend.scan`."""
         pairs = self._pairs if pairs is None else pairs
         pieces = [piece for pair in pairs for piece in pieces_of(pair, self._backend.piece_size)]
         if not pieces:
@@ -63,7 +63,7 @@ class Search:
             query.narrow(int(count), bins)
 
     def bounds(self) -> list[Bounds]:
-        """What was found."""
+        """Return the bounds that the search found."""
         if self._total == 0:
             return [dict.fromkeys(ways, (0.0, 0.0)) for ways in self._keeps]
         found = {(query.specialist, query.rank): magnitude_of(query.bits or 0) for query in self.queries}
@@ -75,7 +75,7 @@ class Search:
 
 
 def find_bounds(backend: Backend, pairs: Sequence[Pair], keeps: Sequence[Sequence[KeepLargest]]) -> list[Bounds]:
-    """The magnitudes between which each specialist's ways to keep keep, over all `pairs` together.
+    """Find the magnitudes between which each specialist keeps entries, in each of its ways, over all `pairs` together.
 
     keeps: one row of ways per specialist of the pairs.
     """
@@ -107,21 +107,21 @@ def _samples(backend: Backend, pairs: Sequence[Pair], total: int) -> np.ndarray:
 
 
 def gram_matrix(backend: Backend, pair: Pair, program: Program) -> np.ndarray:
-    """`<d_i, d_j>` of one tensor, or of its models (`Program.gram_of`): float64 (specialists, specialists)."""
+    """Compute `<d_i, d_j>` of one tensor, or of its models (`Program.gram_of`): float64 (specialists, specialists)."""
     models, specialists = program.gram_of == "models", len(pair.specialists)
     parts = spread(backend, lambda piece: backend.gram(piece, models), pieces_of(pair, backend.piece_size))
     return exact_sum(parts, (specialists, specialists))
 
 
 def mass_factors(backend: Backend, pair: Pair, program: Program, keys: Sequence[int]) -> tuple[float, ...]:
-    """Per specialist, what the survivors are multiplied by so that the delta keeps its sum of magnitudes."""
+    """Return the factor of each specialist's survivors that keeps the delta's sum of magnitudes."""
     parts = spread(backend, lambda piece: backend.masses(piece, program, keys), pieces_of(pair, backend.piece_size))
     whole, kept = exact_sum(parts, (2, len(pair.specialists)))
     return factors_of(whole, kept)
 
 
 def factors_of(whole: Iterable[float], kept: Iterable[float]) -> tuple[float, ...]:
-    """Sums of magnitudes, of everything and of the survivors -> what these are multiplied by."""
+    """Return the factors of survivors from the sums of magnitudes of all entries and of survivors."""
     return tuple(float(a / b) if b > 0 else 1.0 for a, b in zip(whole, kept, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""What goes into a kernel and what it says back."""
+"""Inputs and results of a kernel."""
 
 from __future__ import annotations
 
@@ -32,11 +32,12 @@ class Operand:
 
     @property
     def count(self) -> int:
+        """The number of entries."""
         return math.prod(self.shape)
 
     @cached_property
     def address(self) -> int | None:
-        """Where the first entry of `view` lies, when all lie there in a row; else None."""
+        """The address of the first entry of `view` if all entries are contiguous and aligned; else None."""
         view = self.view
         if view is None or not (view.flags.c_contiguous and view.flags.aligned):
             return None
@@ -56,11 +57,11 @@ class Health:
 
 @dataclass(frozen=True)
 class Measurement:
-    """What the passes before combining found, one entry per specialist; None where nothing had to be found.
+    """The results of the passes before combining, one entry per specialist; None for values that are not needed.
 
-    lowest, highest: the magnitudes (float32 values) between which `KeepLargest` keeps; 0 and infinity for specialists
-    that are sparsified otherwise.  factors: what survivors of a random drop are multiplied by ("l1"; 1 for others), as
-    fractions where measured for float64 outputs.  gram: `<d_i, d_j>`, or `<x_i, x_j>` of the models, float64.
+    lowest, highest: the magnitudes (float32 values) between which `KeepLargest` keeps entries; 0 and infinity for
+    specialists that are sparsified otherwise.  factors: the factor of the survivors of a random drop ("l1"; 1 for
+    others), as fractions if measured for float64 outputs.  gram: `<d_i, d_j>`, or `<x_i, x_j>` of the models, float64.
     weights: `Program.from_gram(gram)`.
     """
 
@@ -71,7 +72,7 @@ class Measurement:
     weights: tuple[float, ...] | None = None
 
     def weighed(self, program: Program) -> Measurement:
-        """The same with the weights that the program finds from the Gram matrix, where it does."""
+        """Return the same with the weights from the Gram matrix, if the program computes weights from it."""
         if program.from_gram is None or self.gram is None:
             return self
         return replace(self, weights=tuple(float(weight) for weight in program.from_gram(self.gram)))

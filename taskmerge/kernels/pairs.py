@@ -29,6 +29,7 @@ class Pair(NamedTuple):
 
     @property
     def operands(self) -> tuple[Operand, ...]:
+        """The operands: the base's, then those of the specialists."""
         return (self.base, *self.specialists)
 
     @property
@@ -46,10 +47,11 @@ class Piece(NamedTuple):
 
     @property
     def length(self) -> int:
+        """The number of entries."""
         return self.stop - self.start
 
     def widened_to_rows(self) -> Piece:
-        """The whole rows that this piece touches."""
+        """Return the complete rows that this piece touches."""
         row = self.pair.row
         return Piece(self.pair, self.start // row * row, -(-self.stop // row) * row)
 
@@ -63,31 +65,33 @@ class Job(NamedTuple):
     out: np.ndarray
 
     def weights(self, program: Program) -> tuple[float, ...]:
-        """Those of the program, unless measuring has found others; as float64 takes them."""
+        """Return the measured weights, else those of the program, as float64 values."""
         return tuple(float(w) for w in (program.weights if self.measured.weights is None else self.measured.weights))
 
     def base_factor(self, program: Program) -> float:
-        """`Program.base_factor` of the weights that hold; NaN where those are not finite."""
+        """Return `Program.base_factor` of the weights in force; NaN if those are not finite."""
         if self.measured.weights is not None and not all(map(math.isfinite, self.measured.weights)):
             return math.nan
         return float(program.base_factor(self.measured.weights))
 
     def factors(self, program: Program) -> tuple[float, ...]:
-        """What each specialist's survivors are multiplied by. One over the density is rounded: a division per entry
-        takes longer than all else that is done with it."""
+        """Return the factor of each specialist's survivors.
+
+        One over the density is rounded, because a division per entry takes longer than all other operations on it.
+        """
         found = self.measured.factors or ()
         return tuple(float(found[i]) if by_mass(way) else given_factor(way) for i, way in enumerate(program.ways))
 
 
 def pieces_of(pair: Pair, size: int, start: int = 0, stop: int | None = None) -> list[Piece]:
-    """[start, stop) of a tensor, cut at the multiples of `size`."""
+    """Return the pieces of [start, stop) of a tensor between multiples of `size`."""
     end = pair.base.count if stop is None else stop
     cuts = [start, *range((start // size + 1) * size, end, size), end]
     return [Piece(pair, low, high) for low, high in pairwise(cuts) if low < high]
 
 
 def combining_size(program: Program, pair: Pair, size: int) -> int:
-    """Entries to combine at a time: `size`, or a sixteenth in whole rows where ranks are taken in rows."""
+    """Return the number of entries to combine at a time: `size`, or a sixteenth in complete rows for ranks in rows."""
     if program.ranked:
         return max(1, size // 16 // pair.row) * pair.row
     return size
@@ -104,29 +108,36 @@ class Backend(Protocol):
     parallel: bool
 
     def combine(self, jobs: Sequence[Job], program: Program, out_dtype: str) -> Health:
-        """Every job's merged entries into its `out`."""
+        """Write every job's merged entries into its `out`."""
         ...
 
     def magnitudes(self, pieces: Sequence[Piece]) -> np.ndarray:
-        """Bits of float32(|x - b|), one piece after the other: uint32 (specialists, entries)."""
+        """Return the bits of float32(|x - b|), one piece after the other: uint32 (specialists, entries)."""
         ...
 
     def scan(self, pieces: Sequence[Piece], queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:
-        """One pass: per query the entries over its bracket, int64 (queries,), and a histogram of those inside,
-        int64 (queries, bins), where an entry not at the start of its bin counts RAGGED more."""
+        """Make one pass over the pieces.
+
+        Returns per query the number of entries over its bracket, int64 (queries,), and a histogram of those inside,
+        int64 (queries, bins), in which an entry that is not at the start of its bin counts RAGGED more.
+        """
         ...
 
     def gram(self, piece: Piece, models: bool) -> np.ndarray:
-        """`<d_i, d_j>` over each PIECE of the piece, or `<b + d_i, b + d_j>`: float64 (PIECEs, specialists,
-        specialists)."""
+        """Compute `<d_i, d_j>` over each PIECE of the piece, or `<b + d_i, b + d_j>` if `models`.
+
+        Returns float64 (PIECEs, specialists, specialists).
+        """
         ...
 
     def masses(self, piece: Piece, program: Program, keys: Sequence[int]) -> np.ndarray:
-        """Σ|d| of all entries and of those that random drops keep, over each PIECE of the piece: float64 (PIECEs, 2,
-        specialists). Specialists that are sparsified otherwise are taken whole."""
+        """Compute Σ|d| of all entries and of those that random drops keep, over each PIECE of the piece.
+
+        Returns float64 (PIECEs, 2, specialists). Of specialists that are sparsified otherwise, all entries count.
+        """
         ...
 
 
 def spread(backend: Backend, function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """`[function(item) for item in items]`, on all cores when one call uses one."""
+    """Return `[function(item) for item in items]`, on all cores if one call uses one."""
     return map_on_threads(function, items) if backend.parallel else [function(item) for item in items]

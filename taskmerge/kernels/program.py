@@ -1,4 +1,4 @@
-"""What the kernels are told: one elementwise merge, fully resolved, without names of methods, files or recipes."""
+"""The input of the kernels: one elementwise merge, fully resolved, without names of methods, files or recipes."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ class KeepLargest:
 
     @property
     def nothing(self) -> bool:
-        """Whether no entry is kept, of however many."""
+        """True if no entry is kept, whatever the number of entries."""
         return self.density == 0.0
 
     def ranks(self, count: int) -> tuple[int, int]:
-        """Of `count` entries by falling magnitude, counted from 1: the first and the last one kept. Kept is whatever
-        has a magnitude between those two's, ties at both ends included."""
+        """Return the ranks of the first and the last entry that is kept, of `count` entries.
+
+        Entries are ranked by falling magnitude from 1. All entries with a magnitude between those two are kept, ties at
+        both ends included.
+        """
         kept = min(max(1, math.floor(self.density * count)), count)
         skipped = min(math.floor(self.skip * count), count - kept)
         return skipped + 1, skipped + kept
@@ -131,7 +134,7 @@ class Program:
     gram_of: Literal["deltas", "models"] = "deltas"
 
     def base_factor(self, weights: Sequence[float | Fraction] | None = None) -> Fraction:
-        """What the base is multiplied by, exactly.
+        """Return the exact factor of the base.
 
         For "weighted" and "summed" it is 1 + scale * (Σ w - 1); for "weighted" it is 1 where all of the program's own
         weights are zero: then there is no mean of models.
@@ -148,27 +151,27 @@ class Program:
 
     @property
     def ways(self) -> tuple[Sparsify | None, ...]:
-        """How each specialist is sparsified."""
+        """The sparsification of each specialist."""
         return self.sparsify if isinstance(self.sparsify, tuple) else (self.sparsify,) * len(self.weights)
 
     @property
     def measured(self) -> bool:
-        """Whether passes over a tensor, or over the model, must come before it is combined."""
+        """True if passes over a tensor or over the model must come before combining."""
         return self.from_gram is not None or any(isinstance(way, KeepLargest) or by_mass(way) for way in self.ways)
 
     @property
     def random(self) -> bool:
-        """Whether random bits decide."""
+        """True if the result depends on random bits."""
         return any(isinstance(way, DropRandom | DropByRank) for way in self.ways)
 
     @property
     def ranked(self) -> bool:
-        """Whether ranks within rows decide, so that rows are worked on whole."""
+        """True if ranks within rows decide, so that rows must be complete."""
         return any(isinstance(way, DropByRank) for way in self.ways)
 
     @property
     def across_model(self) -> bool:
-        """Whether thresholds are taken over a whole model (`kernels.measure_model`)."""
+        """True if thresholds are taken over the complete model (`kernels.measure_model`)."""
         return any(isinstance(way, KeepLargest) and way.across == "model" for way in self.ways)
 
     @property
@@ -187,19 +190,19 @@ class Program:
         return frozenset(i for i, weight in enumerate(self.weights) if weight == 0)
 
     def without(self, specialists: Collection[int]) -> Program:
-        """The program of the other specialists, in their order; see `idle`."""
+        """Return the program of the other specialists, in their order; see `idle`."""
         kept = [i for i in range(len(self.weights)) if i not in specialists]
         ways = tuple(self.sparsify[i] for i in kept) if isinstance(self.sparsify, tuple) else self.sparsify
         return replace(self, weights=tuple(self.weights[i] for i in kept), sparsify=ways)
 
 
 def by_mass(way: Sparsify | None) -> bool:
-    """Whether survivors are multiplied so that the delta's sum of magnitudes is kept, which a pass measures."""
+    """Return whether survivors are rescaled to keep the delta's sum of magnitudes, which a pass measures."""
     return isinstance(way, DropRandom | DropByRank) and way.rescale == "l1"
 
 
 def given_factor(way: Sparsify | None) -> float:
-    """What survivors are multiplied by, as far as the way alone says: one over the density, rounded, or nothing."""
+    """Return the factor of the survivors that needs no measurement: one over the density, rounded, or 1."""
     if isinstance(way, DropRandom) and way.rescale == "inverse_density" and way.density > 0.0:
         return 1.0 / way.density
     return 1.0

@@ -22,7 +22,7 @@ Row = tuple[Operand, Sequence[Operand | None]]
 
 
 class Bracket(TypedDict):
-    """How far one query is: the bits between which its answer lies, or the answer."""
+    """The state of one query: the bits between which its answer is, or the answer."""
 
     low: int
     high: int
@@ -30,8 +30,11 @@ class Bracket(TypedDict):
 
 
 class Counts(TypedDict):
-    """What one pass counted for one query. above: entries over its bracket. bins: number of a bin -> entries in it.
-    ragged: bins with entries that are not at their start."""
+    """The counts of one pass for one query.
+
+    above: entries over its bracket. bins: number of a bin -> entries in it. ragged: bins with entries that are not at
+    their start.
+    """
 
     above: int
     bins: dict[str, int]
@@ -75,7 +78,7 @@ class ModelSearch:
 
     @property
     def done(self) -> bool:
-        """Whether everything is found."""
+        """True if every query has an answer."""
         return not any(group.search.open for group in self._groups)
 
     def sample(self) -> None:
@@ -84,7 +87,7 @@ class ModelSearch:
             group.search.sample()
 
     def find(self) -> list[Bounds]:
-        """All passes, over all rows, here and now."""
+        """Make all passes, over all rows, in this process."""
         self.sample()
         for group in self._groups:
             while group.search.open:
@@ -92,7 +95,7 @@ class ModelSearch:
         return self.bounds()
 
     def scan(self, rows: Collection[int] | None = None) -> list[Counts]:
-        """One pass over the rows with these numbers, or over all: counts for each open query."""
+        """Make one pass over the rows with these numbers, or over all: counts for each open query."""
         found: list[Counts] = []
         for group in self._groups:
             if group.search.open:
@@ -115,7 +118,7 @@ class ModelSearch:
                 group.search.narrow(np.array([counts["above"] for counts in own], np.int64), histogram)
 
     def brackets(self) -> list[Bracket]:
-        """How far every query is, for another process to go on from."""
+        """Return the state of every query, from which another process can continue."""
         return [
             {"low": query.low, "high": query.high, "bits": query.bits}
             for group in self._groups
@@ -131,7 +134,7 @@ class ModelSearch:
             query.low, query.high, query.bits = bracket["low"], bracket["high"], bracket["bits"]
 
     def bounds(self) -> list[Bounds]:
-        """What was found: see `measure_model`."""
+        """Return the bounds that the search found, see `measure_model`."""
         found: list[Bounds] = [{} for _ in self._keeps]
         for group in self._groups:
             for i, rows in zip(group.columns, group.search.bounds(), strict=True):
@@ -140,7 +143,7 @@ class ModelSearch:
 
 
 def check_shapes(pair: Pair) -> None:
-    """A caller's mistake, said before any byte is read through a wrong address. Raises MergeError."""
+    """Report a caller's mistake before any byte is read through a wrong address. Raises MergeError."""
     if pair.base.is_delta:
         raise MergeError("the base is given as a task vector")
     for operand in pair.specialists:

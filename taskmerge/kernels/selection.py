@@ -36,7 +36,7 @@ class Query:
 
     @property
     def shift(self) -> int:
-        """How many low bits one histogram bin leaves out: as many bins as are worth it for so many entries."""
+        """The number of low bits that one histogram bin combines; it depends on the number of entries."""
         bins = min(max(self.count >> 4, LEAST_BINS), self.most_bins)
         return max(0, (self.high - self.low).bit_length() - bins.bit_length() + 1)
 
@@ -77,5 +77,5 @@ class Query:
 
 
 def magnitude_of(bits: int) -> float:
-    """The float32 value with these bits."""
+    """Return the float32 value with these bits."""
     return float(np.uint32(bits).view(np.float32))

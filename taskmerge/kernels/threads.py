@@ -19,7 +19,7 @@ _here = threading.local()
 
 
 def available_cores() -> int:
-    """Cores this process may run on."""
+    """Return the number of cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -40,7 +40,7 @@ def set_threads(count: int | None) -> None:
 
 
 def pool() -> ThreadPoolExecutor:
-    """The pool, with `threads()` workers."""
+    """Return the pool, with `threads()` workers."""
     global _pool
     if _pool is None or _pool[0] != threads():
         if _pool is not None:
@@ -65,7 +65,7 @@ def _mark_worker() -> None:
 
 
 def map_on_threads(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """`[function(item) for item in items]`, spread over the pool; the first error is raised once all have ended."""
+    """Return `[function(item) for item in items]` from the pool; the first error is raised when all have ended."""
     todo = list(items)
     if threads() == 1 or len(todo) < 2 or getattr(_here, "worker", False):
         return [function(item) for item in todo]

@@ -1,4 +1,4 @@
-"""What every linear layer of a specialist sees: one streaming pass over unlabelled probes."""
+"""Second moments of the inputs of every linear layer of a specialist, in one streaming pass over unlabelled probes."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def collect_covariances(
     number of probes.
 
     Args:
-        model: what `open_embedder` takes.
-        probes: what `read_pairs` takes, or {name: pairs} for several modalities. Their texts need not be pairs, because
-            nothing is trained.
+        model: a model that `open_embedder` takes.
+        probes: pairs that `read_pairs` takes, or {name: pairs} for several modalities. Their texts need not be pairs,
+            because nothing is trained.
         texts: default: the distinct texts of the probes.
         components: components whose layers are measured.
-        batch_size: items that run at once.
-        device: where the model runs; default: the CPU for a path, else where the model is.
+        batch_size: items per batch.
+        device: device that the model runs on; default: the CPU for a path, else the model's own device.
         prompts: see `Embedder.prompted`; items and texts are embedded in their roles (see `Pairs.roles`).
 
     Returns:
@@ -202,7 +202,7 @@ class Collector:
             self._embedder.check_takes(modality, source)
 
     def run(self, chunk: Chunk, advance: Callable[[int], object] = lambda _: None) -> Sums:
-        """The sums over one chunk. advance: told how many items were run."""
+        """Return the sums over one chunk. advance: called with the number of items that were run."""
         self._sums = Sums(chunk.group)
         handles = [layer.register_forward_pre_hook(self._hook(own)) for own, layer in self._layers.items()]
         try:

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Told:
-    """What a task is given. folder: what relative paths start from. threads: those of the process that asked: products
-    of matrices have the same bits with the same number of them."""
+    """The arguments of a task.
+
+    folder: the folder that relative paths start from. threads: number of threads of the process that asked; products
+    of matrices have the same bits with the same number.
+    """
 
     model: ModelSource
     probes: str
@@ -77,7 +80,7 @@ def collect_on_ray(
     device: str | None = None,
     prompts: dict[str, str] | None = None,
 ) -> InputCovariances:
-    """`collect_covariances(model, probes)` by a cluster, with the same bits where its machines are like this one.
+    """Compute `collect_covariances(model, probes)` on a cluster, with the same bits on machines like this one.
 
     address: see `ray_cluster.parse_launcher`. A task takes as many processors as this process has threads, and a GPU if
     `device` is one. Raises as `collect_covariances`.

@@ -1,4 +1,4 @@
-"""Whether the inputs of a plan are models of one kind: as many layers, settings that give equal shapes one meaning."""
+"""Checks that the inputs of a plan are models of one kind: number of layers, and settings that affect equal shapes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from taskmerge.merging.steps import TensorStep
 
 
 class Layers:
-    """What specialists bring to the base's own stacks of layers. base: names of its tensors."""
+    """The layers that specialists add to the base's own stacks. base: names of its tensors."""
 
     def __init__(self, base: Iterable[str]) -> None:
         self._known: dict[str, set[int]] = {}
@@ -26,7 +26,7 @@ class Layers:
         self._inside: dict[tuple[str, str], list[str]] = {}
 
     def beyond(self, name: str, owners: Sequence[str]) -> bool:
-        """Whether a tensor that the base lacks belongs to a layer that the base lacks too, in a stack that it has."""
+        """Return whether a tensor belongs to a layer that the base lacks, in a stack that the base has."""
         container, number = numbered(name)
         known = self._known.get(container)
         if known is None or number is None:
@@ -57,7 +57,7 @@ class Layers:
             )
 
     def warnings(self) -> Iterator[str]:
-        """Tensors inside layers that the base has, which its layers lack."""
+        """Yield a warning for tensors in layers that the base has, if its layers lack them."""
         for (owner, container), names in self._inside.items():
             yield (
                 f"{owner} has {len(names)} tensors in {container!r} that the base's own layers lack, such "
@@ -69,7 +69,7 @@ class Layers:
 def settings(
     census: Census, inputs: Mapping[str, StateDict], steps: Iterable[TensorStep]
 ) -> tuple[list[Problem], list[str]]:
-    """What the configs of merged specialists say otherwise than the base's: problems, and warnings.
+    """Find settings in which the configs of merged specialists differ from the base's: problems, and warnings.
 
     inputs: as they were opened, under their own configs.
     """

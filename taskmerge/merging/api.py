@@ -45,7 +45,48 @@ def fuse(
     device: str = ...,
     in_place: bool = ...,
     **options: object,
-) -> Module: ...
+) -> Module:
+    """Merge models from folders, from the hub, in memory, or live.
+
+        fused = fuse("base", {"image": "image", "audio": "audio"}, "ties", weights=0.5, density=0.2)
+        fused.save("out/fused")
+
+        model = fuse(SentenceTransformer("base"), {"law": SentenceTransformer("law"), "code": "folder/of/code"}, "ties")
+        model.encode(["a sentence"])
+
+        >>> base, law, code = (torch.nn.Linear(2, 1, bias=False) for _ in range(3))
+        >>> for model, values in ((base, [1.0, 1.0]), (law, [3.0, 1.0]), (code, [1.0, 0.0])):
+        ...     model.weight.data = torch.tensor([values])
+        >>> fuse(base, {"law": law, "code": code}, weights=0.5).weight.data
+        tensor([[2.0000, 0.5000]])
+
+    Live models give the same bits as the folders that they would be saved as.
+
+    Args:
+        base: a path, hub id, dict of tensors, `Checkpoint`; or a live model: a `SentenceTransformer`, `CrossEncoder` or
+            `SparseEncoder`, a transformers model, any torch module.
+        specialists: the same, by a name of your choice; or a PEFT adapter's folder, a model with an adapter inside, a
+            task vector or its folder.
+        method: a merge method or its name.
+        weights: one number for all specialists, or one for each by name; a list of numbers for a name is a gradient
+            over depth, first layer to last; "metagpt" computes them. Default: 1.
+        rules, copy, components, seed: as in a recipe.
+        dtype: torch name of the output's number format; default: the format of each tensor in the base.
+        device: device of the arithmetic.
+        in_place: for a live base: write the result into the base, when everything is merged.
+        options: parameters of the method.
+
+    Returns:
+        For a live base, a live model: a copy of the base with its device, mode, tokenizer and settings. If specialists
+            add
+        tensors or tokens that the base does not have, its library opens the result as a new model.
+        For any other base, a `FusedModel`, which is lazy: tensors are merged when they are read or the model is saved.
+
+    Raises:
+        RecipeError, MergeError or CheckpointError: with every problem found.
+        UsageError: for live models that cannot be merged (quantized, sharded, not loaded), and for `in_place` if the
+            result is not a model of the base's kind.
+    """
 
 
 @overload
@@ -160,7 +201,7 @@ def said_by(
     seed: int = 0,
     **options: Any,
 ) -> tuple[Recipe, Inputs]:
-    """What a call of `fuse` says as a recipe, and its models, open. Arguments and errors as there."""
+    """Return the arguments of a call of `fuse` as a recipe, and its open models. Arguments and errors as for `fuse`."""
     merge: dict[str, Any] = {"method": method if isinstance(method, str) else method.name, **options}
     numbers = _checked(plain(weights), list(specialists))
     if isinstance(numbers, str):

@@ -71,11 +71,11 @@ class Bench:
         return frozenset(step.info.name for step in steps if _is_unmoved(plan, step))
 
     def planned(self, recipe: Recipe) -> Plan:
-        """The plan of a recipe over these models. Raises as `plan` does."""
+        """Return the plan of a recipe over these models. Raises as `plan` does."""
         return plan_aligned(recipe, self.inputs, self._alignment)
 
     def fused(self, plan: Plan) -> FusedStateDict:
-        """The merged model, the same bits as a fuse writes.
+        """Return the merged model, with the same bits as a fuse writes.
 
         Raises:
             MergeError: when it has other tensors than the recipe's own merge.
@@ -109,7 +109,7 @@ def _is_unmoved(plan: Plan, step: TensorStep) -> bool:
 
 
 def changed(before: Plan, after: Plan, unmoved: Collection[str] = ()) -> list[str]:
-    """The tensors that two plans over the same models do not make alike, in output order.
+    """Return the tensors that differ between two plans over the same models, in output order.
 
     unmoved: those in which no specialist differs from the base, see `Bench.unmoved`.
     """

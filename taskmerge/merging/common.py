@@ -1,4 +1,4 @@
-"""What merges of the same inputs have in common: measuring passes, and merged deltas before their scale."""
+"""Results that merges of the same inputs share: measuring passes, and merged deltas before their scale."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def measurement(
     thresholds: Measurement | None,
     measure: Callable[[], Measurement | None],
 ) -> Measurement | None:
-    """The passes over a tensor, once for all weights and scales that do not change what they see."""
+    """Return the results of the passes over a tensor, shared by all weights and scales that do not change them."""
     if store is None:
         return measure()
     program = streamed.program
@@ -38,7 +38,7 @@ def measurement(
 def merged_delta(
     store: Remembered | None, plan: Plan, step: TensorStep, merge: Callable[[dict[str, Any]], Tensor]
 ) -> Tensor:
-    """The merged delta of a method of whole tensors, scaled; what it is but for its scale is found once.
+    """Return the merged delta of a method of complete tensors, scaled; the unscaled delta is computed once.
 
     merge: what merges by these options; it is given a scale of 1.
     """

@@ -21,7 +21,7 @@ MERGED = "merged"
 
 
 def layer_of(name: str, component: str) -> str:
-    """What a tensor's row is called in tables by layer: "backbone.3", or the component where it lies in no layer."""
+    """Return the row of a tensor in tables by layer: "backbone.3", or the component for a tensor outside layers."""
     index = layer_index(name)
     return component if index is None else f"{component}.{index}"
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def protected_specialists(census: Census, patterns: Sequence[str], place: str, problems: list[Problem]) -> list[str]:
-    """The specialists that bring the components named by `protect`; what is wrong goes to `problems`."""
+    """Return the specialists with the components that `protect` names; problems are added to `problems`."""
     of = "the specialists' changes"
     problems += census.selector.check(patterns, place, "protect", among=census.own, of=of, also=census.specialists)
     owners = {owner for name in census.selector.names(patterns, census.own) for owner in census.own[name]}
@@ -24,7 +24,7 @@ def protected_specialists(census: Census, patterns: Sequence[str], place: str, p
 
 
 def missing(inputs: Mapping[str, StateDict], labels: Sequence[str], why: str, place: str) -> list[Problem]:
-    """A problem for each specialist without covariances beside it."""
+    """Return a problem for each specialist without a file of covariances."""
     return [
         Problem(
             f"{why} needs the covariances of the layer inputs of {label}, but {inputs[label].label} has none",
@@ -39,7 +39,7 @@ def missing(inputs: Mapping[str, StateDict], labels: Sequence[str], why: str, pl
 def matrices(
     inputs: Mapping[str, StateDict], sources: Sequence[Source], wanted: Sequence[str] | None = None
 ) -> list[torch.Tensor | None]:
-    """One (inputs, inputs) float64 a source; None where the layer was not measured, or its label is not in `wanted`."""
+    """Return an (inputs, inputs) float64 matrix per source; None if the layer was not measured or is not `wanted`."""
     import torch
 
     found: list[torch.Tensor | None] = []

@@ -1,4 +1,4 @@
-"""What becomes of each tensor: the rule that claims it, who has a say in it, with which method and weights."""
+"""The decision for each tensor: the rule that applies, the specialists that take part, the method and the weights."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ class Decisions:
 
     @cached_property
     def layers(self) -> Layers:
+        """The layers of the base."""
         return Layers(self.census.base.tensors)
 
     def _rule(self, name: str) -> Rule | None:
@@ -78,6 +79,7 @@ class Decisions:
         return tuple(pattern for rule in self.recipe.merge.rules for pattern in (*rule.match, *rule.also))
 
     def base_step(self, name: str) -> TensorStep | None:
+        """Decide the step of a tensor that the base has; None if there is no such step."""
         rule = self._rule(name)
         if rule is not None and (rule.drop or rule.keep is not None):
             return self._ruled(name, rule, [BASE])
@@ -115,6 +117,7 @@ class Decisions:
         return replace(step, info=self.census.base.tensors[name])
 
     def own_step(self, name: str, owners: list[str]) -> TensorStep | None:
+        """Decide the step of a tensor that only specialists have; None if there is no such step."""
         rule = self._rule(name)
         owners = self._distinct([label for label in owners if self._takes(label, name)])
         if not owners:
@@ -146,7 +149,7 @@ class Decisions:
         return None
 
     def say_contested(self) -> None:
-        """What several specialists bring under the same names: one problem for each component."""
+        """Report tensors that several specialists add under the same names: one problem per component."""
         for (owners, _), names in self._contested.items():
             more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
             which = pattern_of(names, self.census)
@@ -291,6 +294,7 @@ class Decisions:
         self.problems.append(Problem(what, place, next_move))
 
     def say_unused_rules(self) -> None:
+        """Report rules that match no tensor as problems, and rules that never apply as warnings."""
         for number, rule in enumerate(self.recipe.merge.rules):
             idle = [pattern for pattern in (*rule.match, *rule.also) if pattern not in self._naming]
             dead = [] if rule.optional else self.census.selector.check(idle, rule.place, "rule")

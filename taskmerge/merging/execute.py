@@ -38,9 +38,13 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Written:
-    """What a run has made. path: the output folder; sha256: of each weight file; resumed: files taken over; left: what
-    was put into the folder that it replaced while it ran, and stays where it is; remade: finished files of the
-    interrupted run that were no longer as it had written them; card: what the model card leaves open."""
+    """The result of a run.
+
+    path: the output folder; sha256: of each weight file; resumed: files reused from the interrupted run; left: files
+        that
+    were put into the replaced folder during the run, which remain there; remade: finished files of the interrupted run
+    that had changed since; card: information that the model card leaves open.
+    """
 
     path: Path | StoreUri
     bytes: int
@@ -62,7 +66,7 @@ def execute(
     memory: int = MEMORY,
     finish: bool = False,
 ) -> Written:
-    """Writes the planned model into folder `out`, whole or not at all.
+    """Write the planned model into folder `out`, completely or not at all.
 
     finish: every weight file was written by a part (`parts.execute_part`): they are checked, what is missing is named.
 
@@ -115,7 +119,7 @@ def _output(
 
 
 def check_same(began: str, plan: Plan, recipe: Recipe) -> None:
-    """Raises CheckpointError when anything that decided about the result is no longer what it was, read or not."""
+    """Raise CheckpointError if anything that the result depends on has changed, whether it was read or not."""
     for state_dict in every_input(plan).values():
         for file in state_dict.beside.files.values():
             file.check()

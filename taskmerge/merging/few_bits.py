@@ -25,7 +25,7 @@ def check_quantized(base: StateDict, recipe: Recipe) -> None:
 
 
 def packed_as_base(plan: Plan, recipe: Recipe, base: StateDict) -> Plan:
-    """The plan of the same merge, laid out in the formats of the base, with what that loses among its notes."""
+    """Return the plan of the same merge in the number formats of the base, with a note on the loss."""
     assert isinstance(base, Unpacked)
     merged = {step.info.name: step.info for step in plan.steps}
     lost = [name for name, codec in base.codecs.items() if name in merged and merged[name].shape != codec.dims]
@@ -47,7 +47,7 @@ def packed_as_base(plan: Plan, recipe: Recipe, base: StateDict) -> Plan:
 
 
 def steps_in(plan: Plan, names: Iterable[str]) -> set[str]:
-    """The steps whose tensors bear these names in the output; of a weight stored as several tensors, the first's."""
+    """Return the steps for output tensors with these names; for a weight stored as several tensors, the first one's."""
     if plan.packing is None:
         return set(names)
     first = {codec.stored[0]: name for name, codec in plan.packing.codecs.items()}
@@ -56,5 +56,5 @@ def steps_in(plan: Plan, names: Iterable[str]) -> set[str]:
 
 
 def result_of(fused: FusedStateDict) -> StateDict:
-    """The tensors that are written: the merged ones, in few bits where the plan says so."""
+    """Return the tensors that are written: the merged ones, packed if the plan says so."""
     return fused if fused.plan.packing is None else Repacked(fused, fused.plan.packing)

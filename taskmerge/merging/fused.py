@@ -69,7 +69,7 @@ class FusedStateDict(StateDict):
         return out
 
     def read_into(self, name: str, start: int, stop: int, out: np.ndarray) -> None:
-        """As `read`, into `out`, 1-D, of the tensor's storage dtype; merged in place where chunks are merged."""
+        """Write the entries of `read` into `out`, 1-D, of the tensor's storage dtype; merge in place if streamed."""
         step = self.steps[name]
         if step.action != "merge":
             out[:] = self._taken(step, start, stop)
@@ -79,7 +79,7 @@ class FusedStateDict(StateDict):
             out[:] = self._whole.get(name, lambda: self._run_whole(step))[start:stop]
 
     def in_dtype(self, dtype: str) -> FusedStateDict:
-        """The same, rounded straight into another format."""
+        """Return the same model, rounded directly to another format."""
         steps = tuple(replace(step, info=stored_format(step.info, dtype)) for step in self.plan.steps)
         return FusedStateDict(replace(self.plan, steps=steps), self.device, self.store)
 
@@ -100,7 +100,7 @@ class FusedStateDict(StateDict):
                 self._agreed.get(step.info.name, partial(self._check_agreement, step))
 
     def measurement(self, step: TensorStep) -> kernels.Measurement | None:
-        """What the passes before merging find of a step that streams; None where there is nothing to find."""
+        """Return the results of the passes before merging for a step that streams; None if no pass is needed."""
         streamed = self._stream_of(step)
         return self._measurement(step, streamed) if streamed is not None and streamed.program.measured else None
 

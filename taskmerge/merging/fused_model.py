@@ -1,4 +1,4 @@
-"""What `fuse` returns where the base is no live model: the merged model, lazy, with the plan that decides it."""
+"""The result of `fuse` for a base that is not live: the merged model, lazy, with its plan."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class FusedModel(Checkpoint):
         self._plan = fused.plan
 
     def in_one_line(self) -> str:
-        """See `TensorMapping.in_one_line`; what it is merged from, and by which methods."""
+        """Return the inputs, the methods and the sizes, see `TensorMapping.in_one_line`."""
         specialists = [label for label in self._plan.inputs if label != BASE]
         methods = list(dict.fromkeys(step.method for step in self._plan.steps if step.action == "merge"))
         said = f"base and {few(specialists, 3)}" if specialists else "base"
@@ -37,15 +37,15 @@ class FusedModel(Checkpoint):
 
     @property
     def plan(self) -> Plan:
-        """What becomes of every tensor, and why."""
+        """The plan: the action for every tensor, and its reason."""
         return self._plan
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What does not fit together and was merged all the same, one sentence each."""
+        """The conflicts that did not stop the merge, one sentence each."""
         return self._plan.warnings
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was decided without being asked, one sentence each."""
+        """The decisions that were made without a setting of the user, one sentence each."""
         return self._plan.notes

@@ -1,4 +1,4 @@
-"""What a fuse depends on: one text that is equal only for runs that write the same."""
+"""The inputs that a fuse depends on, as one text that is equal only for runs that write the same files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PACKAGE = Path(__file__).parent.parent
 
 
 def identity(plan: Plan, recipe: Recipe) -> str:
-    """As `identity_of`, of what a recipe says."""
+    """Return `identity_of` for a recipe."""
     return identity_of(plan, recipe.to_yaml())
 
 
@@ -49,7 +49,7 @@ def identity_of(plan: Plan, said: str) -> str:
 
 
 def every_input(plan: Plan) -> dict[str, StateDict]:
-    """label -> the base, the specialists, and the bases that specialists have of their own."""
+    """Return the base, the specialists, and the specialists' own bases, by label."""
     own = {own_base_label(label): state_dict for label, state_dict in plan.own_bases.items()}
     return {**plan.inputs, **own}
 

@@ -24,10 +24,12 @@ from taskmerge.words.places import is_pattern
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is merged, open. state_dicts: the base under "base", and each specialist by its label.
+    """The open inputs of a merge. state_dicts: the base under "base", and each specialist by its label.
 
-    own_bases: of specialists that were fine-tuned from another model than the base. deltas: the specialists that are
-    task vectors themselves, and the tensors that each brings whole. adapters: those that are an adapter over the base.
+    own_bases: bases of specialists that were fine-tuned from another model than the base. deltas: the specialists that
+        are
+    task vectors themselves, with the tensors that each stores completely. adapters: specialists that are an adapter on
+    the base.
     """
 
     state_dicts: Mapping[str, StateDict]
@@ -84,7 +86,7 @@ def open_inputs(recipe: Recipe, given: Inputs | None = None) -> Inputs:
 
 
 def row_paths(specialist: Specialist, folder: Path) -> list[Path]:
-    """The checkpoints of a soup, oldest first. Raises CheckpointError when they are not there."""
+    """Return the checkpoints of a soup, oldest first. Raises CheckpointError if they are missing."""
     text = specialist.adapter if specialist.adapter and is_pattern(specialist.adapter) else specialist.model
     return checkpoints_of(text, folder, specialist.last)
 
@@ -138,7 +140,7 @@ def _soup(
 def open_soup(
     text: str, *, last: int | None = None, ema: float | None = None, base: str | None = None
 ) -> tuple[Averaged, list[Path]]:
-    """The mean of the checkpoints that a pattern names, and where each lies, oldest first.
+    """Return the mean of the checkpoints that match a pattern, and their places, oldest first.
 
     Args:
         text: the pattern.  last, ema: see `Specialist`.  base: of checkpoints that are adapters, the model they are of.

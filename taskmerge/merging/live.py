@@ -43,7 +43,7 @@ class LiveSources:
 
     @contextmanager
     def named(self) -> Iterator[None]:
-        """Errors inside the block speak of the models, not of the folders that stand for them."""
+        """Replace the folders that stand for models by the models' names in errors of the block."""
         try:
             yield
         except TaskmergeError as error:
@@ -109,7 +109,7 @@ def _holds_the_same(one: StateDict, base: StateDict) -> bool:
 
 
 def as_live_model(fused: FusedStateDict, live: LiveSources, in_place: bool) -> nn.Module:
-    """The merged model as a live one.
+    """Return the merged model as a live one.
 
     Args:
         fused: the merge.

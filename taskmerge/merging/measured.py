@@ -1,7 +1,8 @@
-"""What is measured over the whole model, shared by several processes: each counts in its own tensors, one sum holds.
+"""Measurements over the complete model, shared by several processes.
 
-A round is one pass: its state is a note, each part adds what it counted, and whoever sees that all parts have counted
-takes the sum in and goes on to the next state. All of them come to the same.
+Each process counts in its own tensors, and the counts are summed. A round is one pass: its state is a note, and each
+part adds its counts. A process that sees the counts of all parts adds them up and continues with the next state. All
+processes get the same result.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Round(TypedDict):
 
 
 class Measured(NamedTuple):
-    """Whether all that is measured over the whole model is known, and what is to be done next, as a sentence."""
+    """The progress of the measurements over the complete model, and the next step as a sentence."""
 
     done: bool
     said: str
@@ -43,7 +44,7 @@ class Measuring:
 
     @property
     def needed(self) -> bool:
-        """Whether anything is measured over the whole model."""
+        """True if the plan needs a measurement over the complete model."""
         return bool(self._thresholds.steps)
 
     def count(self, part: Part, tensors: Collection[str]) -> Measured:

@@ -1,4 +1,4 @@
-"""What a fuse tells its user of what was decided without him: whose class, what is copied, what is left out and why."""
+"""Notes for the user about decisions that a fuse made itself: the class, copied tensors, and omissions with reasons."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from taskmerge.merging.steps import Dropped, TensorStep
 def notes(
     census: Census, heads: Heads, steps: Sequence[TensorStep], dropped: Iterable[Dropped], config: Mapping[str, Any]
 ) -> list[str]:
-    """One line for each decision. config: the result's."""
+    """Return one line per decision. config: the result's."""
     copied = [step for step in steps if step.action == "copy" and step.info.name not in census.base.tensors]
     return [
         *_class(census, config, copied),
@@ -94,7 +94,7 @@ def _left_out(census: Census, dropped: Iterable[Dropped]) -> Iterator[str]:
 
 
 def pattern_of(names: Sequence[str], census: Census) -> str:
-    """What names these tensors in a recipe: their component where it holds no others, else a glob."""
+    """Return the pattern that selects these tensors in a recipe: their component if it has no others, else a glob."""
     component = census.components[names[0]]
     everybody = [name for name in census.own if census.components[name] == component]
     if set(everybody) == set(names) and not any(census.components[name] == component for name in census.base.tensors):

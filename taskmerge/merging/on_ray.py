@@ -40,7 +40,7 @@ class Told:
 
     @classmethod
     def of(cls, job: Job, memory: int, cache: int | None = None) -> Told:
-        """What another process plans the same job from."""
+        """Return the data from which another process plans the same job."""
         in_store = isinstance(job.out, StoreUri)
         out = str(job.out) if in_store else str(Path(str(job.out)).absolute())
         recipe = job.recipe
@@ -90,7 +90,7 @@ def write_parts(
 
 
 def verify_parts(address: str | None, of: int, *arguments: Any, done: Callable[[], None]) -> Checked:
-    """`verify.verified(*arguments)` by a cluster, in `of` parts; done: called after each."""
+    """Run `verify.verified(*arguments)` on a cluster, in `of` parts; done: called after each."""
     found: list[Checked] = []
 
     def heard(part: Part, result: Checked) -> None:

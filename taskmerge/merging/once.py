@@ -12,9 +12,10 @@ Result = TypeVar("Result")
 
 
 class Once(Generic[Key, Result]):
-    """What was computed for each key; who asks while it is being computed waits for it, a failure is everyone's.
+    """A cache that computes the result for each key once.
 
-    most: how many results are remembered, the latest; None for all.
+    Threads that ask during the computation wait for it; a failure is raised in all of them. most: maximum number of
+    results that are kept, the latest; None for all.
     """
 
     def __init__(self, most: int | None = None) -> None:
@@ -23,7 +24,7 @@ class Once(Generic[Key, Result]):
         self._found: dict[Key, Future[Result]] = {}
 
     def get(self, key: Key, compute: Callable[[], Result]) -> Result:
-        """The result for `key`, computed by the first who asks."""
+        """Return the result for `key`; the first caller computes it."""
         with self._lock:
             future = self._found.get(key)
             mine = future is None

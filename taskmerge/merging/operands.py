@@ -1,4 +1,4 @@
-"""What the kernels are given of each input: a model's tensor, or a task vector's own entries."""
+"""The kernels' operands for each input: a model's tensor, or a task vector's own entries."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ class Operands:
         self._shielded: Once[str, np.ndarray] = Once(AHEAD + 1)
 
     def base(self, step: TensorStep) -> Operand:
-        """The base's tensor of a step that merges."""
+        """Return the base's operand in a step that merges."""
         return _stored(self.plan.base, step.source.name)
 
     def specialist(self, step: TensorStep, source: Source) -> Operand:
-        """What one specialist brings to a step."""
+        """Return the operand of one specialist in a step."""
         if step.protected:
             place = step.specialists.index(source)
             return self._computed(step, lambda start, stop: self._protected(step)[place, start:stop])
         return self._unprotected(step, source)
 
     def delta(self, step: TensorStep, source: Source) -> np.ndarray:
-        """The whole task vector of one specialist in one tensor: float64 (entries,)."""
+        """Return the complete task vector of one specialist in one tensor: float64 (entries,)."""
         return self.part_of_delta(step, source, 0, step.info.count)
 
     def part_of_delta(self, step: TensorStep, source: Source, start: int, stop: int) -> np.ndarray:
-        """Entries [start, stop) of the same."""
+        """Return entries [start, stop) of the task vector of one specialist in one tensor."""
         return self._delta_of(step, self.specialist(step, source), start, stop)
 
     def exact(self, step: TensorStep, source: Source) -> bool:
-        """Whether the delta was never rounded to a storage format: an adapter's own product."""
+        """Return whether the delta was never rounded to a storage format: an adapter's own product."""
         return source.label in self.plan.adapters and self.plan.inputs[source.label].delta(source.name) is not None
 
     def _unprotected(self, step: TensorStep, source: Source) -> Operand:

@@ -35,7 +35,7 @@ class Job:
     fresh: bool = False
 
     def output(self, part: Part) -> LocalParts | StoreFolder:
-        """The output, as one part sees it."""
+        """Return the output for one part."""
         read = [*folders_of(every_input(self.plan).values()), self.recipe.folder]
         if isinstance(self.out, StoreUri):
             return StoreFolder(self.out, identity(self.plan, self.recipe), self.fresh, read, part=part)
@@ -43,7 +43,7 @@ class Job:
 
 
 def measures_the_model(plan: Plan) -> bool:
-    """Whether something is measured over the whole model, for which every part must be measured first."""
+    """Return whether a plan needs a measurement over the complete model, which all parts make first."""
     return bool(FusedStateDict(plan).thresholds.steps)
 
 

@@ -66,10 +66,11 @@ def _planned(recipe: Recipe, inputs: Inputs | Mapping[str, StateDict] | None) ->
 def plan_aligned(
     recipe: Recipe, inputs: Inputs, alignment: Alignment, *, bare: bool = False, takes: Takes | None = None
 ) -> Plan:
-    """As `plan`, for inputs whose tensors have been aligned.
+    """Plan a merge as `plan` does, for inputs whose tensors have been aligned.
 
-    bare: the output is the merged task vector, float64, without the base: only tensors that move, and what specialists
-    bring. takes: (census, specialist, tensor) -> whether the specialist has a say in the tensor; left out: always.
+    bare: the output is the merged task vector, float64, without the base: only merged tensors, and tensors that
+        specialists
+    add. takes: (census, specialist, tensor) -> whether the specialist takes part in the tensor; default: always.
     """
     dtype = "float64" if bare else recipe.output.dtype or inputs.state_dicts[BASE].beside.output_dtype
     return Planner(recipe, inputs, alignment, dtype, bare, takes).plan()

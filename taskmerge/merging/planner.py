@@ -47,13 +47,16 @@ class Planner:
 
     @property
     def census(self) -> Census:
+        """The census of the aligned inputs."""
         return self.alignment.census
 
     @property
     def rows(self) -> Rows | None:
+        """The alignment of token rows; None without one."""
         return self.alignment.rows
 
     def plan(self) -> Plan:
+        """Decide the step of every tensor and return the plan; raise all problems together."""
         census, recipe = self.census, self.recipe
         self._say_notes()
         decisions = self._begun()

@@ -21,7 +21,7 @@ _LIBRARIES = ("numpy", "numba", "torch", "safetensors", "huggingface_hub")
 def describe(
     plan: Plan, recipe: str, recipe_folder: Path, out: Path | StoreUri, inputs: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The record as a table for JSON, but for the output's own hashes. inputs: see `record.described`."""
+    """Return the record as a table for JSON, without the output's own hashes. inputs: see `record.described`."""
     rules = sorted({sentence(step) for step in plan.steps})
     return new_record(
         "fused",
@@ -39,7 +39,7 @@ def describe(
 
 
 def sentence(step: TensorStep) -> str:
-    """What happened to a tensor, in words."""
+    """Describe the step of a tensor in words."""
     if step.action != "merge":
         return f"{step.action} from {step.source.label}: {step.rule}"
     shares = ", ".join(
@@ -50,7 +50,7 @@ def sentence(step: TensorStep) -> str:
 
 
 class FusedRecord(Record):
-    """What of a fused model's record is read back."""
+    """The fields of a fused model's record that are read again."""
 
     recipe: str
     recipe_folder: str
@@ -59,7 +59,7 @@ class FusedRecord(Record):
 
 
 def read_provenance(folder: Path) -> FusedRecord:
-    """The record of a fused model. Raises CheckpointError when there is none, or it is another kind's."""
+    """Read the record of a fused model. Raises CheckpointError if it is missing or of another kind."""
     if (kind := read_record(folder)["kind"]) != "fused":
         raise CheckpointError(f"a folder of kind {kind!r}, which was not made from a recipe", str(folder))
     path = folder / FILE
@@ -74,7 +74,7 @@ def read_provenance(folder: Path) -> FusedRecord:
 
 @cache
 def versions() -> Mapping[str, str | None]:
-    """Those of Python and of the libraries that a result may depend on; None for one that is not there."""
+    """Return the versions of Python and of the libraries that a result may depend on; None if not installed."""
     from importlib.metadata import PackageNotFoundError, version  # slow to import
 
     table: dict[str, str | None] = {"python": platform.python_version()}

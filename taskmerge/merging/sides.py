@@ -1,4 +1,4 @@
-"""What stands beside the fused weights: config, tokenizer and processor of what the result now is."""
+"""Files next to the fused weights: config, tokenizer and processor of the resulting model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taskmerge.merging.steps import Plan
 
 
 def side_bytes(plan: Plan) -> int:
-    """What the files beside the weights take, from above: a file that two folders have is counted once."""
+    """Return an upper bound of the bytes of the files next to the weights; a file in two folders is counted once."""
     sizes: dict[str, int] = {}
     for folder in plan.side_folders:
         for name in side_files(folder, plan.beside.module_folders.values()):
@@ -24,10 +24,10 @@ def side_bytes(plan: Plan) -> int:
 
 
 def add_side_files(output: Output, plan: Plan, dtype: str | None) -> None:
-    """Copies the side files of the plan's folders, the first folder's before the next's, and writes what the merge
-    changes: config.json, the joined tokenizer, a processor whose parts come from several inputs.
+    """Copy the side files of the plan's folders; the first folder that has a file wins.
 
-    dtype: torch name of the number format all weights now have, None when each kept its own.
+    Write the files that the merge changes: config.json, the joined tokenizer, a processor whose parts come from several
+    inputs.
     """
     sources: dict[str, list[Path]] = {}
     for folder in plan.side_folders:

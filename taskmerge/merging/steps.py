@@ -31,13 +31,14 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class TensorStep:
-    """What becomes of one output tensor.
+    """The plan for one output tensor.
 
-    info: name, dtype and shape in the output. rule: the sentence that claims it. action "keep" and "copy" take `source`
-    as it is; "merge" combines the base's tensor with `specialists`, one weight each, by `method` with `options`.
-    A "keep" with specialists is of integers, in which all must agree. protected: specialists whose inputs' directions
-    the others' deltas lose first. token_table: whether it has one row a token. as_is: the recipe itself names whose
-    tensor to take, so that NaN in it is the user's own wish.
+    info: name, dtype and shape in the output. rule: the sentence that decides it. action "keep" and "copy" take
+        `source`
+    unchanged; "merge" combines the base's tensor with `specialists`, one weight each, by `method` with `options`.
+    A "keep" with specialists is for integers, in which all must agree. protected: specialists whose input directions
+    are removed from the deltas of the others. token_table: whether it has one row per token. as_is: the recipe itself
+    names the model whose tensor is taken, so NaN in it is accepted.
     """
 
     info: TensorInfo
@@ -65,7 +66,7 @@ class Dropped:
 
 @dataclass(frozen=True)
 class Streamed:
-    """How a step is run that streams. sources: the specialists that have a say, one weight of the program each."""
+    """The form in which a step streams. sources: the specialists that affect it, one weight of the program each."""
 
     program: Program
     sources: tuple[Source, ...]
@@ -120,12 +121,12 @@ class Plan(Shown):
 
     @property
     def bytes_written(self) -> int:
-        """Size of all weight files."""
+        """The size of all weight files, in bytes."""
         return sum(shard.size for shard in self.shards)
 
     @property
     def bytes_read(self) -> int:
-        """Bytes of input tensors that the steps use, each once."""
+        """The bytes of the input tensors that the steps use, each counted once."""
         total = 0
         for step in self.steps:
             used: tuple[Source, ...] = (step.source,)
@@ -137,7 +138,7 @@ class Plan(Shown):
 
     @property
     def whole_tensor_bytes(self) -> int:
-        """Most bytes of a step whose tensor is held whole, given to its method or to `protect`; 0 when all stream."""
+        """The maximum number of bytes of a step that needs a complete tensor; 0 if all steps stream."""
         return max((self._whole_bytes(step) for step in self._whole_steps()), default=0)
 
     def _whole_bytes(self, step: TensorStep) -> int:
@@ -147,12 +148,12 @@ class Plan(Shown):
         return max(whole, shielded)
 
     def program(self, step: TensorStep) -> Program | None:
-        """The Program of a step that merges, over all its specialists; None where the method takes whole tensors."""
+        """Return the Program of a merging step, over all its specialists; None if it takes complete tensors."""
         program = self.methods[step.method].program(step.weights, step.options, step.info.shape, step.token_table)
         return replace(program, base="left_out") if program is not None and self.bare else program
 
     def streamed(self, step: TensorStep) -> Streamed | None:
-        """What streams a step that merges, without the specialists that have no say; None for whole tensors."""
+        """Return the Program and the specialists that affect a merging step; None for complete tensors."""
         program = self.program(step)
         if program is None:
             return None
@@ -168,7 +169,7 @@ class Plan(Shown):
                 yield step
 
     def in_one_line(self) -> str:
-        """See `Shown`: what is merged, and how many tensors are merged, kept, copied and dropped."""
+        """Return the inputs and the numbers of tensors that are merged, kept, copied and dropped, see `Shown`."""
         actions = Counter(step.action for step in self.steps)
         done: dict[Action, str] = {"merge": "merged", "keep": "kept", "copy": "copied"}
         counts = [f"{actions[action]:,} {word}" for action, word in done.items() if actions[action]]
@@ -178,7 +179,7 @@ class Plan(Shown):
         return f"of base and {specialists}: {counted(len(self.steps), 'tensor')}, {', '.join(counts)}{warned}"
 
     def as_table(self) -> Table:
-        """See `Shown`: one row a tensor of the output."""
+        """Return one row per tensor of the output, see `Shown`."""
         columns = (
             "tensor",
             "component",
@@ -202,7 +203,7 @@ class Plan(Shown):
         return Table(columns, rows, len(self.steps))
 
     def table(self) -> dict[str, Counter[str]]:
-        """Component -> how many tensors are merged, kept, copied."""
+        """Count the tensors that are merged, kept and copied, by component."""
         rows: dict[str, Counter[str]] = {}
         for step in self.steps:
             rows.setdefault(step.component, Counter())[step.action] += 1

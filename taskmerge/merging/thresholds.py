@@ -1,4 +1,4 @@
-"""What trim "model" keeps: thresholds over every tensor that is merged that way, whatever else varies between them."""
+"""Thresholds of trim "model", over every tensor that is trimmed so, whatever other options differ between them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ModelThresholds:
         """What several processes have found together, when they have."""
 
     def of(self, step: TensorStep, sources: tuple[Source, ...]) -> Measurement | None:
-        """The bounds for one step, one entry per source; None where it does not trim over the model."""
+        """Return the bounds for one step, one entry per source; None if it does not trim over the model."""
         ways = self._ways(step)
         if ways is None:
             return None
@@ -39,7 +39,7 @@ class ModelThresholds:
 
     @cached_property
     def steps(self) -> list[TensorStep]:
-        """Those that are trimmed over the model, one a row of `search`."""
+        """The steps that are trimmed over the model, one per row of `search`."""
         return [step for step in self._operands.plan.steps if self._ways(step) is not None]
 
     @cached_property

@@ -1,4 +1,4 @@
-"""What a recipe says of the output's tokenizer: its rows, and the files of it that are written anew."""
+"""The output's tokenizer as a recipe asks for it: its rows, and its files that are written again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from taskmerge.recipes import Output, Recipe
 
 
 def vocabularies(output: Output) -> Vocabularies:
-    """The token rows that the output is to have."""
+    """Return the settings of the output's token rows."""
     rows = {name: RowSource(one.source, one.token, one.row, one.force) for name, one in output.tokens.items()}
     return Vocabularies(output.tokenizer, rows, output.pad_rows, output.new_tokens == "own")
 
@@ -38,7 +38,7 @@ def without_tokenizer(output: Output, inputs: Mapping[str, StateDict], folder: P
 def tokenizer_texts(
     recipe: Recipe, inputs: Mapping[str, StateDict], rows: Rows | None, beside: Beside, order: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Files of the tokenizer that are written anew, and what to tell the user. beside: what stands beside the output.
+    """Return the tokenizer's files that are rewritten, and notes for the user. beside: of the output.
     order: the inputs whose side files it gets, the first that has a file first.
 
     Raises MergeError for a chat template that is none.

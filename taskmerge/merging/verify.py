@@ -1,4 +1,4 @@
-"""Whether a fused model is what its record says: hashes of inputs and output, and every tensor derived again."""
+"""Verification of a fused model against its record: hashes of inputs and output, and every tensor derived again."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from taskmerge.words.places import parse_place
 def verify(
     folder: Path, rederive: bool = True, recipe_folder: Path | None = None, methods: Sequence[str] = ()
 ) -> list[str]:
-    """The differences that `verified` finds, as sentences; empty when there is none."""
+    """Return the differences that `verified` finds, as sentences; empty without any."""
     return list(verified(folder, rederive, recipe_folder, methods).differences)
 
 
 def model_folder(text: str) -> Path:
-    """The folder that `verify` looks at; of a uri of a store the one that stands for it. Raises CheckpointError."""
+    """Return the folder that `verify` reads; for the uri of a store, its mirror. Raises CheckpointError."""
     if parse_place(text, "a model").kind != "store":
         return Path(text)
     place = locate(text)

@@ -168,7 +168,7 @@ def emr(deltas: Tensor, weights: Tensor) -> Tensor:
 
 
 def emr_masks(deltas: Tensor, unified: Tensor) -> tuple[Tensor, Tensor]:
-    """What restores the specialists from EMR's unified task vector: d_i ≈ factors[i] · masks[i] · unified.
+    """Compute masks and factors that restore specialists from EMR's task vector: d_i ≈ factors[i] · masks[i] · unified.
 
     deltas (specialists, *shape), unified (*shape) -> masks (specialists, *shape) bool, factors (specialists,) float64.
     """

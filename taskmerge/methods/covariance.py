@@ -88,7 +88,10 @@ def protected(deltas: Tensor, covariances: Sequence[Tensor | None], energy: floa
 
 @remembered
 def leading_directions(covariance: Tensor, energy: float) -> Tensor:
-    """(inputs, r) orthonormal: the fewest eigenvectors that hold `energy` of a covariance (inputs, inputs)."""
+    """Return the fewest eigenvectors with a share `energy` of a covariance.
+
+    covariance: (inputs, inputs). Returns (inputs, r), orthonormal.
+    """
     import torch
 
     values, vectors = torch.linalg.eigh(covariance)
@@ -98,7 +101,7 @@ def leading_directions(covariance: Tensor, energy: float) -> Tensor:
 
 
 def conditioned(covariances: Tensor, off_diagonal: float, ridge: float) -> Tensor:
-    """a·C + (1-a)·diag C + ε·mean(diag C)·I."""
+    """Compute a·C + (1-a)·diag C + ε·mean(diag C)·I."""
     import torch
 
     diagonal = covariances.diagonal(dim1=-2, dim2=-1)

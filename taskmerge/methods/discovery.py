@@ -1,4 +1,4 @@
-"""Where other merge methods come from: installed entry points, and `path/to/file.py:name` in a recipe."""
+"""Merge methods from outside the package: installed entry points, and `path/to/file.py:name` in a recipe."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_entry_points() -> None:
 
 
 def offered() -> list[EntryPoint]:
-    """The entry points of installed packages; what reads them is slow to import."""
+    """Return the entry points of installed packages; the module that reads them is slow to import."""
     from importlib.metadata import entry_points
 
     return list(entry_points(group=GROUP))
@@ -53,20 +53,20 @@ def _register_point(point: EntryPoint) -> None:
 
 
 def known_names() -> list[str]:
-    """Every registered name and alias, sorted."""
+    """Return every registered name and alias, sorted."""
     load_entry_points()
     return sorted(registered_now())
 
 
 def all_methods() -> list[MergeMethod]:
-    """Every registered method once, sorted by name."""
+    """Return every registered method once, sorted by name."""
     known = known_names()
     methods = {registered_now()[name].name: registered_now()[name] for name in known}
     return sorted(methods.values(), key=lambda method: method.name)
 
 
 def registered(name: str) -> MergeMethod:
-    """The method registered under a name or alias. Raises UsageError with the nearest name."""
+    """Return the method registered under a name or alias. Raises UsageError with the nearest name."""
     if name not in registered_now():
         known = known_names()
         if name not in registered_now():
@@ -75,7 +75,7 @@ def registered(name: str) -> MergeMethod:
 
 
 def find_method(name: str, folder: Path | None = None) -> MergeMethod:
-    """The method of this name: built in, registered, or `path/to/file.py:name`, the path relative to `folder`.
+    """Return the method of this name: built in, registered, or `path/to/file.py:name`, relative to `folder`.
 
     A file named here is executed: it is the user's own code. Raises UsageError saying what is missing.
     """

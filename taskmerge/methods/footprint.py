@@ -1,6 +1,6 @@
-"""How much a method that takes whole tensors holds at its peak, as it declares it: `merge_method(memory=held(…))`.
+"""Peak memory of methods that take complete tensors, as they declare it: `merge_method(memory=held(…))`.
 
-The numbers are measured, not derived: `python benchmarks/whole_tensor_memory.py` prints them beside the declarations.
+The numbers are measured, not derived: `python benchmarks/whole_tensor_memory.py` prints them next to the declarations.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from taskmerge.methods.registry import Memory
 
 
 def held(each: float, beside: float, small: float = 0.0, inputs: float = 0.0) -> Memory:
-    """Entries held: (each · T + beside) · n + small · (smaller side)² + inputs · columns², of a tensor of n entries.
+    """Declare the entries in memory, (each · T + beside) · n + small · (smaller side)² + inputs · columns².
 
     A tensor that is no matrix, where methods of matrices take the mean: one of each delta and three more.
     """
@@ -26,5 +26,5 @@ def held(each: float, beside: float, small: float = 0.0, inputs: float = 0.0) ->
 
 
 def either(*ways: Memory) -> Memory:
-    """The larger of several: of stages that do not overlap."""
+    """Return the larger of several estimates: for stages that do not overlap."""
     return lambda specialists, shape: max(way(specialists, shape) for way in ways)

@@ -39,7 +39,7 @@ def cosines(gram: np.ndarray) -> np.ndarray:
 
 
 def model_stock_weights(gram: np.ndarray, weights: MergeWeights) -> np.ndarray:
-    """t·w_i/Σw with t = N·c / (1 + (N-1)·c), c the mean pairwise cosine."""
+    """Compute t·w_i/Σw with t = N·c / (1 + (N-1)·c), c the mean pairwise cosine."""
     count = len(weights)
     parts = np.asarray(shares(weights), np.float64)
     if count == 1:

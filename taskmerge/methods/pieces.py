@@ -34,7 +34,7 @@ def drop_by_rank(density: Each, epsilon: Each, rescale: str) -> Sparsified:
 
 
 def shares(weights: MergeWeights, normalize: bool = True) -> tuple[float | Fraction, ...]:
-    """The weights, divided by their sum where `normalize` says so: exactly, as fractions.
+    """Return the weights, divided by their sum if `normalize` is set: exactly, as fractions.
 
     Raises MergeError when weights that are not zero sum to zero.
     """
@@ -52,7 +52,7 @@ def shares(weights: MergeWeights, normalize: bool = True) -> tuple[float | Fract
 
 
 def mean(weights: MergeWeights) -> Program:
-    """Σ w d / T: what methods of matrices do with tensors that are no matrices. T counts every specialist."""
+    """Return the Program of Σ w d / T, for tensors that methods of matrices cannot merge. T counts every specialist."""
     return Program(tuple(Fraction(weight) / len(weights) for weight in weights))
 
 

@@ -93,6 +93,7 @@ class MergeMethod:
 
     @property
     def doc(self) -> str:
+        """The docstring of the function; "" without one."""
         return inspect.getdoc(self.function) or ""
 
     @property
@@ -102,7 +103,7 @@ class MergeMethod:
 
     @property
     def elementwise(self) -> bool:
-        """Whether it is a Program, which streams; else it is given whole tensors."""
+        """True if the method is a Program, which streams; else it takes complete tensors."""
         return self.inputs == ("weights",)
 
     @cached_property
@@ -118,10 +119,11 @@ class MergeMethod:
 
     @property
     def defaults(self) -> dict[str, Any]:
+        """The default of each optional parameter, by name."""
         return {row.name: row.default for row in self.parameters if not row.required}
 
     def options(self, given: Mapping[str, Any] | None = None, place: str | None = None) -> dict[str, Any]:
-        """All options of one call: those given, checked, and defaults. Raises UsageError with every problem."""
+        """Return all options of one call: checked values and defaults. Raises UsageError with every problem."""
         problems: list[Problem] = []
         at = At(lambda path: ".".join(str(step) for step in path) or place or self.name, (self.name,))
         read = read_mapping(given or {}, self.parameters, at, problems)
@@ -180,7 +182,7 @@ class MergeMethod:
         return merged.double() * self.scale(options)
 
     def scale(self, options: Mapping[str, Any]) -> float:
-        """What the engine multiplies a merged delta by; 1 for a method that declares `scale` itself, and applies it."""
+        """Return the factor that the engine applies to a merged delta; 1 for a method that declares `scale` itself."""
         return float(self._split(options)[1].get("scale", 1.0))
 
     def program(
@@ -190,7 +192,7 @@ class MergeMethod:
         shape: Sequence[int],
         token_table: bool = False,
     ) -> Program | None:
-        """The Program that merges a tensor of this shape; None where the method is given the whole tensor.
+        """Return the Program that merges a tensor of this shape; None if the method takes the complete tensor.
 
         token_table: whether the tensor has one row a token; see `decomposes_matrices`.
 
@@ -212,7 +214,7 @@ class MergeMethod:
         return replace(program, scale=self.scale(options))
 
     def peak_bytes(self, specialists: int, shape: tuple[int, ...]) -> int:
-        """Bytes held at the peak of `merge`, on one tensor of this shape: deltas, base and result included.
+        """Return the bytes at the peak of `merge`, for one tensor of this shape: deltas, base and result included.
 
         As declared and measured (benchmarks/whole_tensor_memory.py); a method that declares nothing is taken to hold
         each delta twice, the base, the result and one more of their size.
@@ -222,16 +224,16 @@ class MergeMethod:
 
     @property
     def decomposes_matrices(self) -> bool:
-        """Whether it takes a matrix apart whole, so that a token table (a row a token) must not be given to it.
+        """True if the method decomposes complete matrices, so that it must not get a token table (one row per token).
 
-        An embedding or an output head has a hundred thousand rows and more, and rows that have no order: a singular
-        value decomposition of it costs hours, and mixes tokens. `program(…, token_table=True)` merges it as all that
-        is no matrix, by its mean; `token_table_note` says so.
+        An embedding or an output head has a hundred thousand rows or more, in no particular order: a singular value
+        decomposition of it takes hours, and mixes tokens. `program(…, token_table=True)` merges it by its mean, as all
+        tensors that are not matrices; `token_table_note` reports it.
         """
         return self.whole_matrices
 
     def token_table_note(self, name: str, shape: Sequence[int]) -> str:
-        """What to print where a token table is merged by its mean in place of this method."""
+        """Return the note to print if a token table is merged by its mean instead of by this method."""
         size = " x ".join(f"{length:,}" for length in shape)
         return (
             f"{name} ({size}) is a token table: {self.name} merges matrices and gives it the mean, Σ w d / "
@@ -245,7 +247,7 @@ class MergeMethod:
         return own, {name: value for name, value in options.items() if name not in names}
 
     def needs(self, options: Mapping[str, Any]) -> frozenset[str]:
-        """The inputs besides deltas and weights that `merge` must be given."""
+        """Return the inputs that `merge` needs in addition to deltas and weights."""
         if not self.elementwise:
             return frozenset(self.inputs) - {"deltas", "weights"}
         program = self.program((1.0, 1.0), _one_for_all(options), ())
@@ -274,7 +276,27 @@ _private = False
 
 
 @overload
-def merge_method(function: Callable[..., Tensor | Program]) -> MergeMethod: ...
+def merge_method(function: Callable[..., Tensor | Program]) -> MergeMethod:
+    """Declare a function to be a merge method, and register it under its name and aliases.
+
+    A function of `weights` alone returns a Program, which streams; a function of `deltas` returns a tensor.
+
+    Args:
+        function: the function; its annotated keyword arguments are the parameters of the method.
+        name: name of the method; default: the function's.
+        aliases: other names.
+        source: paper that the method comes from.
+        whole_matrices: the method is for 2-D tensors; all other tensors are merged by their mean.
+        memory: (specialists, shape) -> float64 entries in memory at the peak, with deltas, base and result.
+
+    Returns:
+        The method; a decorator if `function` is not given.
+
+    Raises:
+        DeclarationError: for a signature that cannot be checked.
+    """
+
+
 @overload
 def merge_method(
     *,
@@ -354,5 +376,5 @@ def unregistered() -> Iterator[None]:
 
 
 def registered_now() -> Mapping[str, MergeMethod]:
-    """What is registered so far, by name and alias; `discovery` also looks at installed packages."""
+    """Return the methods registered so far, by name and alias; `discovery` also searches installed packages."""
     return _METHODS

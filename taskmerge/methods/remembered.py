@@ -1,7 +1,7 @@
-"""What pure functions gave for the same tensors: decompositions that several merges of the same models have in common.
+"""A cache of pure functions of tensors: decompositions that several merges of the same models share.
 
-Nothing is remembered unless a store is open around the merge (`remembering`). What is given again has the same bits:
-results stand under a hash of every byte of what they were made from.
+Nothing is cached unless a store is open around the merge (`remembering`). Cached results have the same bits: their key
+is a hash of every byte of the inputs.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Remembered:
             self.left_out = 0
 
     def get(self, key: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
-        """The result for `key`, computed when it is not here. key[0]: what kind of result it is."""
+        """Return the result for `key`, computed if it is not stored. key[0]: kind of result."""
         with self._lock:
             if key in self._found:
                 self._asked[key] = self._round

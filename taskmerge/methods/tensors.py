@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def weighted_sum(deltas: Tensor, weights: Tensor) -> Tensor:
-    """Σ w_i d_i: (*shape)."""
+    """Compute Σ w_i d_i: (*shape)."""
     total = deltas.new_zeros(deltas.shape[1:])
     for delta, weight in zip(deltas, weights.to(deltas), strict=True):
         total = total + weight * delta
@@ -25,17 +25,17 @@ def weighted_sum(deltas: Tensor, weights: Tensor) -> Tensor:
 
 
 def weighted(deltas: Tensor, weights: Tensor) -> Tensor:
-    """w_i d_i: (specialists, *shape)."""
+    """Compute w_i d_i: (specialists, *shape)."""
     return deltas * weights.to(deltas).reshape(-1, *[1] * (deltas.dim() - 1))
 
 
 def weighted_mean(deltas: Tensor, weights: Tensor) -> Tensor:
-    """Σ w_i d_i / T, what whole-matrix methods do with tensors that are no matrices: (*shape)."""
+    """Compute Σ w_i d_i / T, for tensors that are not matrices in methods of matrices: (*shape)."""
     return weighted_sum(deltas, weights) / deltas.shape[0]
 
 
 def keep_largest(deltas: Tensor, density: Each) -> Tensor:
-    """Each delta with zeros in place of all but its largest entries: (specialists, *shape)."""
+    """Return each delta with only its largest entries, the others zero: (specialists, *shape)."""
     import torch
 
     from taskmerge.kernels import interpret
@@ -58,7 +58,7 @@ def elect_and_merge(
 
 
 def largest_entries(values: Tensor, share: float) -> Tensor:
-    """Where each row holds one of its max(1, ⌊share·n⌋) largest values, ties all counted: (rows, n), bool."""
+    """Return a mask of the max(1, ⌊share·n⌋) largest values of each row, ties all included: (rows, n), bool."""
     count = values.shape[1]
     last = min(max(1, math.floor(share * count)), count)
     return values >= values.sort(dim=1, descending=True).values[:, last - 1 : last]

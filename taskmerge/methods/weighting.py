@@ -15,7 +15,7 @@ from taskmerge.methods.registry import MergeMethod
 
 
 def metagpt_weights(gram: np.ndarray) -> np.ndarray:
-    """w_i = ‖d_i‖² / Σ_j ‖d_j‖²; all zero where all task vectors are.
+    """Compute w_i = ‖d_i‖² / Σ_j ‖d_j‖²; all zero if all task vectors are.
 
     gram (specialists, specialists), <d_i, d_j> -> (specialists,), float64.
     """
@@ -25,7 +25,7 @@ def metagpt_weights(gram: np.ndarray) -> np.ndarray:
 
 
 def weighed_by_metagpt(method: MergeMethod) -> MergeMethod:
-    """The same method, its weights replaced by MetaGPT's. Raises UsageError for one that finds its own weights."""
+    """Return the same method with MetaGPT's weights. Raises UsageError for one that computes its own weights."""
     if "weights" not in method.inputs or _finds_its_own(method):
         raise UsageError(f"{method.name} finds its own weights", next_move="leave out `weight: metagpt`")
     return replace(method, name=f"{method.name} with the weights of metagpt", aliases=(), weighted_by=metagpt_weights)

@@ -21,10 +21,11 @@ class Interval:
     confidence: float = 0.95
 
     def excludes(self, value: float) -> bool:
-        """Whether `value` lies outside [low, high]."""
+        """Return whether `value` is outside [low, high]."""
         return value < self.low or value > self.high
 
     def as_dict(self) -> dict[str, float | int]:
+        """Return plain data for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -57,7 +58,7 @@ def mean_intervals(
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """As `mean_interval`, of several statistics of the same items on the same draws.
+    """Compute `mean_interval` of several statistics of the same items, on the same draws.
 
     values: name -> (n,), of the same items in the same order.
     """
@@ -88,7 +89,7 @@ def resampled_means(
 
 
 def percentile_interval(estimate: float, draws: np.ndarray, count: int, confidence: float = 0.95) -> Interval:
-    """The interval of a statistic from its values on resampled items. draws: (resamples,); count: items behind it."""
+    """Compute the interval of a statistic from its values on resampled items. draws: (resamples,); count: of items."""
     tail = 100 * (1 - confidence) / 2
     low, high = np.percentile(draws, [tail, 100 - tail])
     return Interval(estimate, float(low), float(high), count, confidence)

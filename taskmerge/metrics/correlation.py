@@ -6,7 +6,7 @@ import numpy as np
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks from 1, equal values sharing their mean rank: (n,) -> (n,) float64."""
+    """Rank values from 1, equal values sharing their mean rank: (n,) -> (n,) float64."""
     values = np.asarray(values, dtype=np.float64)
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)

@@ -44,7 +44,7 @@ def ranking_scores(
 
 
 def mean_scores(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of every score over the lists."""
+    """Return the mean of every score over the lists."""
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]} if rows else {}
 
 

@@ -26,6 +26,7 @@ class QueryScores:
         return self.values[metric]
 
     def means(self) -> dict[str, float]:
+        """Return the mean of each metric over the queries."""
         return {name: float(scores.mean()) for name, scores in self.values.items()}
 
 
@@ -35,14 +36,14 @@ SIMILARITIES = ("cosine", "dot", "euclidean")
 
 
 def normalized(embeddings: np.ndarray) -> np.ndarray:
-    """Rows scaled to length 1, float64; a zero row stays zero. embeddings: (n, d)."""
+    """Scale rows to length 1, float64; a zero row remains zero. embeddings: (n, d)."""
     embeddings = np.asarray(embeddings, dtype=np.float64)
     lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
     return embeddings / np.where(lengths == 0, 1, lengths)
 
 
 def collapse(keys: Sequence[Key]) -> tuple[list[Key], np.ndarray]:
-    """The distinct keys in order of first appearance, and for each entry of `keys` its place among them (n,) int64."""
+    """Return the distinct keys in order of first appearance, and the number of each entry's key (n,) int64."""
     places: dict[Key, int] = {}
     index = np.array([places.setdefault(key, len(places)) for key in keys], dtype=np.int64)
     return list(places), index
@@ -72,7 +73,7 @@ def score_queries(
 
 
 def best_rows(queries: np.ndarray, gallery: np.ndarray, *, similarity: str = "cosine") -> np.ndarray:
-    """The gallery row that every query ranks first, (queries,) int64; the lowest row of equals."""
+    """Return the gallery row that every query ranks first, (queries,) int64; the lowest row of equals."""
     return np.concatenate([scores.argmax(axis=1) for _, scores in _similarities(queries, gallery, similarity)])
 
 

@@ -36,7 +36,7 @@ class DType:
 
     @property
     def mergeable(self) -> bool:
-        """Whether arithmetic on it is defined here (F64, F32, F16, BF16)."""
+        """True if the package defines arithmetic on the format (F64, F32, F16, BF16)."""
         return self.kind == "float"
 
 

@@ -21,24 +21,24 @@ SECOND_FACTOR = 0x94D049BB133111EB
 
 
 def stream_key(seed: int, specialist: str, tensor: str) -> int:
-    """The 64-bit key of one tensor of one specialist; distinct inputs give unrelated keys (BLAKE2b)."""
+    """Return the 64-bit key of one tensor of one specialist; distinct inputs give unrelated keys (BLAKE2b)."""
     parts = [str(int(seed)), specialist, tensor]
     text = b"".join(len(part := word.encode()).to_bytes(8, "little") + part for word in parts)
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
 
 
 def keep_limit(density: float) -> int:
-    """An entry is kept if and only if its bits are below this: `floor(density · 2^32)`; density 1 keeps all."""
+    """Return the limit below which an entry's bits must be to keep it: `floor(density · 2^32)`; density 1 keeps all."""
     return min(max(math.floor(density * 2.0**32), 0), 2**32)
 
 
 def second_key(key: int) -> int:
-    """The key of the stream that the lower halves come from."""
+    """Return the key of the stream of the lower halves."""
     return key ^ (2**64 - 1)
 
 
 def uniform_bits(key: int, start: int, count: int) -> np.ndarray:
-    """32 uniform random bits for each of elements [start, start + count): uint32, shape (count,). start < 2^63."""
+    """Return 32 uniform random bits for each of elements [start, start + count): uint32 (count,). start < 2^63."""
     upper, lower = (_halves(each, start, count) for each in (key, second_key(key)))
     return (upper.astype(np.uint32) << np.uint32(16)) | lower
 
@@ -55,7 +55,7 @@ def _halves(key: int, start: int, count: int) -> np.ndarray:
 
 
 def uniform_bits_torch(key: int, start: int, count: int, device: Any = "cpu") -> Any:
-    """The same bits as `uniform_bits`, as an int64 tensor with values in [0, 2^32), on any torch device."""
+    """Return the same bits as `uniform_bits`, as an int64 tensor with values in [0, 2^32), on any torch device."""
     upper, lower = (_halves_torch(each, start, count, device) for each in (key, second_key(key)))
     return (upper << 16) | lower
 

@@ -19,7 +19,7 @@ def decode(stored: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def encode(values: np.ndarray, dtype: str) -> np.ndarray:
-    """float64 of any shape -> entries of format `dtype`; half-way cases go to the even neighbour, overflow to inf."""
+    """Round float64 of any shape to entries of format `dtype`, to nearest even; overflow becomes inf."""
     if dtype != "BF16":
         with np.errstate(over="ignore"):
             return values.astype(DTYPES[dtype].storage)
@@ -41,7 +41,7 @@ DIGITS = {"F64": (53, -1022), "F32": (24, -126), "F16": (11, -14), "BF16": (8, -
 
 
 def step(values: np.ndarray, dtype: str) -> np.ndarray:
-    """The distance between numbers of format `dtype` at each value, float64; below normal numbers the least."""
+    """Return the distance between numbers of format `dtype` at each value, float64, also for subnormal numbers."""
     digits, least = DIGITS[dtype]
     exponents = np.maximum(np.frexp(values)[1] - 1, least)
     exponents = np.where(values == 0, least, exponents)
@@ -49,19 +49,19 @@ def step(values: np.ndarray, dtype: str) -> np.ndarray:
 
 
 def on_grid(values: np.ndarray, dtype: str) -> bool:
-    """Whether every value (float64) is a number of format `dtype`."""
+    """Return whether every value (float64) is a number of format `dtype`."""
     return dtype == "F64" or bool(np.array_equal(decode(encode(values, dtype), dtype), values))
 
 
 def holds_nan(stored: np.ndarray, dtype: str) -> bool:
-    """Whether any entry of format `dtype` is NaN."""
+    """Return whether any entry of format `dtype` is NaN."""
     if dtype == "BF16":
         return bool(((stored & np.uint16(0x7FFF)) > np.uint16(0x7F80)).any())
     return bool(np.isnan(stored).any())
 
 
 def infinities(stored: np.ndarray, dtype: str) -> int:
-    """How many entries of format `dtype` are +inf or -inf."""
+    """Count the entries of format `dtype` that are +inf or -inf."""
     if dtype == "BF16":
         return int(np.count_nonzero((stored & np.uint16(0x7FFF)) == np.uint16(0x7F80)))
     return int(np.count_nonzero(np.isinf(stored)))

@@ -29,7 +29,7 @@ def run(
     keep_checkpoints: bool = False,
     encodings: Keeping | None = None,
 ) -> dict[str, Any]:
-    """All stages that the recipe has, from `start` to `until` (both included); returns their results and the paths.
+    """Run all stages that the recipe has, from `start` to `until` (both included); return their results and the paths.
 
     device: where models run; default: the CPU, and for training the first GPU if there is one. fresh: replace models
     made here that no earlier run of this recipe has left. keep_checkpoints: leave those of training stages that are

@@ -1,6 +1,4 @@
-"""What can be known before any stage runs: whether the data can be read, and whether the parts and modalities that
-the recipe names will be there.
-"""
+"""Checks before any stage runs: readable data, and the components and modalities that the recipe refers to."""
 
 from __future__ import annotations
 
@@ -66,7 +64,7 @@ class Use:
 
 
 def check(current: Run, stages: Sequence[str] = STAGES) -> None:
-    """Every data source is there and readable, and every stage's model has the parts and takes the modalities.
+    """Check that every data source can be read, and that every stage's model has the components and modalities.
 
     stages: those that are wanted; of these, only what those read that will not be skipped is looked at.
 

@@ -1,4 +1,4 @@
-"""Whether what `specialize` is going to leave can be fused, seen from names and shapes before anything is trained."""
+"""Check that the results of `specialize` can be fused, from names and shapes before anything is trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SHOWN = 5
 
 
 def fuse_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
-    """Specialists that cannot be made as the recipe says, and a fuse that would refuse them.
+    """Yield a problem for specialists that cannot be made, and for a fuse that would refuse them.
 
     Specialists that are there already are not looked at: the fuse itself does so.
     """

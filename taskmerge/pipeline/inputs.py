@@ -1,4 +1,4 @@
-"""What a stage was made from, as its note keeps it: every file that was opened, and what it was like."""
+"""The inputs of a stage, as its note records them: every file that was opened, and its identity."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Inputs:
     report: Path
 
     def identities(self, paths: Sequence[Path], media: bool, outputs: Sequence[Path] = ()) -> dict[str, str]:
-        """Name -> identity of files, and of folders with every file below that has a say.
+        """Return the identity of files, and of folders with every file below that matters, by name.
 
         media: by size and time of change alone. outputs: of the stage itself, which are no inputs.
         """
@@ -44,7 +44,7 @@ class Inputs:
         return found
 
     def same(self, inputs: Mapping[str, str]) -> bool:
-        """Whether everything is as it was. Nothing noted: a stage that was killed before it opened anything."""
+        """Return whether every recorded file is unchanged; true for a stage that was killed before it opened any."""
         return all(self._is(name, identity) for name, identity in inputs.items())
 
     def _is(self, name: str, identity: str) -> bool:

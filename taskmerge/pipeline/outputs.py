@@ -20,7 +20,7 @@ from taskmerge.training.work import check_work
 
 
 def destination(run: Run, stage: str, out: Path, **made_from: Path) -> Destination:
-    """Where a stage puts its model. One that this stage left there earlier gives way to the new one, no other does."""
+    """Return the destination of a stage's model, which replaces an earlier model of the same stage only."""
     return Destination(
         absolute(out),
         fresh=run.fresh or _is_own(run, stage, out),
@@ -54,7 +54,7 @@ def _is_own(run: Run, stage: str, out: Path) -> bool:
 
 
 def check_outputs(run: Run, stages: Sequence[str]) -> None:
-    """Nothing of somebody else's stands where these stages will write. Raises OutputError with all that does.
+    """Check that these stages will overwrite no other data. Raises OutputError with every conflict.
 
     A model that a stage left and may not have to make again is not looked at before that is known.
     """
@@ -75,7 +75,7 @@ def check_outputs(run: Run, stages: Sequence[str]) -> None:
 
 
 def check_room(run: Run, stages: Sequence[str]) -> None:
-    """The disk holds the models that these stages will make, each at least of the base's size.
+    """Check the disk space for the models that these stages will make, each at least of the base's size.
 
     What training and a fuse need exactly is known, and looked at, when each begins. Raises OutputError.
     """

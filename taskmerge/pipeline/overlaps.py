@@ -1,4 +1,4 @@
-"""What the pairs that judge share with pairs that a stage of the recipe trains on: the recipe knows both."""
+"""Overlap of pairs for evaluation with pairs that a stage of the recipe trains on: the recipe knows both."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from taskmerge.pipeline.state import Run
 
 
 def overlap_notes(run: Run, title: str, judging: Any, stages: Sequence[str] = ("specialize",)) -> list[str]:
-    """Sentences on what sets that judge have in common with what these stages train on, set by set of one kind.
+    """Return sentences on the overlap of evaluation sets with the training data of these stages, set by set.
 
     judging: pairs, or {name: pairs}, as the recipe's data is read.
     """

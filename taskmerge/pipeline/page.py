@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def page_sections(table: Mapping[str, Any], stage: str | None = None) -> list[Section]:
-    """What the page shows.
+    """Return the sections of the page.
 
     Args:
         table: of `pipeline.run`: "stages", of which a skipped one's result comes from its note, and "models".

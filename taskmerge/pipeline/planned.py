@@ -1,4 +1,4 @@
-"""What every stage of a recipe will take, before any of them runs: pairs, parameters, bytes, disk, hours."""
+"""Estimate of the needs of every stage of a recipe before it runs: pairs, parameters, bytes, disk, hours."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Row:
 
 
 def machine_of(text: str) -> Machine:
-    """The devices that `4x80GB` means; `4x80GB@400` says how many TFLOP/s each really does."""
+    """Return the devices that `4x80GB` means; `4x80GB@400` states the real TFLOP/s of each."""
     match = _ASSUMED.fullmatch(text.strip())
     if match is None or not int(match[1]):
         raise UsageError(f"--assume: {text!r} is not a number of devices", next_move="--assume 4x80GB, or 4x80GB@400")
@@ -61,7 +61,7 @@ def machine_of(text: str) -> Machine:
 
 
 def planned(current: Run, machine: Machine, stages: tuple[str, ...] = STAGES) -> list[Row]:
-    """A row for every stage that the recipe has."""
+    """Return a row for every stage of the recipe."""
     shapes = _Shapes(current)
     recipe, found = current.recipe, []
     for stage in stages:

@@ -1,4 +1,4 @@
-"""Whether the models are there that the stages of a run read and that none of them makes."""
+"""Check that the models exist that the stages of a run read and that no stage makes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from taskmerge.words.places import parse_place
 
 
 def model_problems(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
-    """Models that the stages read and that no earlier one makes, but that are not there."""
+    """Yield a problem for each missing model that the stages read and that no earlier one makes."""
     recipe = current.recipe
     probed = recipe.drift.specialist if recipe.drift and "diagnose" in stages else ()
     trained = recipe.specialize or {} if "specialize" in stages else {}

@@ -11,7 +11,7 @@ from taskmerge.words.system_errors import writing
 
 
 def check_report(folder: Path) -> None:
-    """Raises OutputError when something of somebody else's stands where notes and the report are to be."""
+    """Raise OutputError if other data is in the place of notes and the report."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise OutputError("should contain the report, but exists and is not a folder", str(folder), ELSEWHERE)
     there = {path.name for path in folder.iterdir()} if folder.exists() else set()
@@ -20,7 +20,7 @@ def check_report(folder: Path) -> None:
 
 
 def claim_report(folder: Path) -> None:
-    """Makes the folder, with the record that says it is ours. Raises OutputError as `check_report`."""
+    """Make the folder, with the record that marks it as ours. Raises OutputError as `check_report`."""
     if is_made_here(folder, "report"):
         return
     check_report(folder)

@@ -1,4 +1,4 @@
-"""Whether the sets and tasks that a recipe speaks of are trained or scored on by any of its stages."""
+"""Check that the sets and tasks that a recipe refers to are trained or scored on by one of its stages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from taskmerge.words.places import output_path
 
 
 def mteb_problems(current: Run) -> Iterator[Problem]:
-    """Tasks that mteb does not know, and a place for its results where nothing can be written."""
+    """Yield problems for unknown tasks of mteb, and for a place of its results that cannot be written."""
     from taskmerge.measuring.evaluation.mteb_adapter import check_tasks
 
     section = current.recipe.evaluate
@@ -27,7 +27,7 @@ def mteb_problems(current: Run) -> Iterator[Problem]:
 
 
 def results_place(current: Run) -> Path:
-    """Where mteb's results are kept. Raises UsageError for what is no path of this disk."""
+    """Return the folder of mteb's results. Raises UsageError for a path that is not on this disk."""
     section = current.recipe.evaluate
     if section is None or section.results is None:
         return current.places.report / "mteb"

@@ -10,7 +10,7 @@ from taskmerge.recipes import Specialize
 
 
 def grafted_modality(run: Run, section: Specialize) -> str:
-    """What a specialist's encoder is to take: what the recipe says, or what all sets of its data hold.
+    """Return the modality that a specialist's encoder takes: the recipe's, or that of all sets of its data.
 
     Raises:
         RecipeError: for sets of several modalities, where the recipe does not say which.
@@ -30,7 +30,7 @@ def grafted_modality(run: Run, section: Specialize) -> str:
 
 
 def trained_sets(run: Run) -> list[str]:
-    """Names of all sets that some stage of the recipe trains on; of a lone source its column."""
+    """Return the names of all sets that some stage of the recipe trains on; for a single source its column."""
     from taskmerge.embedders.pairs import read_pairs
 
     recipe, found = run.recipe, []

@@ -30,7 +30,7 @@ from taskmerge.recipes import Specialize
 
 
 def specialize(run: Run) -> None:
-    """Trains every specialist that the recipe has a `specialize` section for, into its `model` folder."""
+    """Train every specialist that the recipe has a `specialize` section for, into its `model` folder."""
     sections = (run.recipe.specialize or {}).values()
     for section, step in zip(sections, specialize_steps(run), strict=True):
         run.once(step, partial(_train_specialist, run, section, step.outputs[0], step.name))
@@ -52,7 +52,7 @@ def _train_specialist(run: Run, section: Specialize, out: Path, stage: str) -> d
 
 
 def fuse(run: Run) -> None:
-    """Fuses into OUT."""
+    """Merge the models into OUT."""
     from taskmerge.merging import execute, plan
 
     recipe, out = run.recipe, run.places.fused
@@ -73,7 +73,7 @@ def fuse(run: Run) -> None:
 
 
 def diagnose(run: Run) -> None:
-    """Measures drift of the fused model against each named specialist."""
+    """Measure the drift of the fused model against each named specialist."""
     from taskmerge.measuring.drift import diagnose_drift
 
     section = run.recipe.drift
@@ -111,7 +111,7 @@ def diagnose(run: Run) -> None:
 
 
 def recover(run: Run) -> None:
-    """Repairs projectors of the fused model into OUT-recovered."""
+    """Repair projectors of the fused model into OUT-recovered."""
     section = run.recipe.recover
     if section is None:
         return
@@ -145,7 +145,7 @@ def recover(run: Run) -> None:
 
 
 def rehearse(run: Run) -> None:
-    """Trains the latest model on all modalities in balance, into OUT-rehearsed."""
+    """Train the latest model on all modalities in balance, into OUT-rehearsed."""
     section = run.recipe.rehearse
     if section is None:
         return
@@ -171,7 +171,7 @@ def rehearse(run: Run) -> None:
 
 
 def evaluate(run: Run) -> None:
-    """Scores every variant there is on the recipe's retrieval sets."""
+    """Score every existing variant on the recipe's retrieval sets."""
     section = run.recipe.evaluate
     if section is None:
         return
@@ -217,7 +217,7 @@ def evaluate(run: Run) -> None:
 
 
 def against(names: Iterable[str]) -> dict[str, list[str]]:
-    """Which variants are compared with which: every stage with those before it that it was made from."""
+    """Return the variants that each variant is compared with: every stage with those that it was made from."""
     models = list(names)
     specialists = [name for name in models if name.startswith("specialist ")]
     made_from = {
@@ -230,7 +230,7 @@ def against(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def report(run: Run) -> dict[str, Any]:
-    """Writes report.html and report.json from the results of all stages; returns what the JSON holds."""
+    """Write report.html and report.json from the results of all stages; return the content of the JSON."""
     from taskmerge.reporting import write_report
 
     recipe = run.recipe.text

@@ -1,7 +1,7 @@
-"""What the stages of one run share: where things lie, and notes of what was made from what.
+"""State that the stages of one run share: the places of their results, and notes of their inputs.
 
-Every stage leaves a note of what it was made from: its section of the recipe, and the files that were opened while it
-ran. While the note still holds, the stage is skipped; a stage that was killed resumes from its own last checkpoint.
+Every stage writes a note of its inputs: its section of the recipe, and the files that were opened while it
+ran. While the note is still valid, the stage is skipped; a stage that was killed resumes from its own last checkpoint.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Places:
-    """Where the stages of a recipe leave things, all from `output.path`: OUT is the fused model itself."""
+    """The places of the results of a recipe's stages, all derived from `output.path`: OUT is the fused model itself."""
 
     fused: Path
 
     @classmethod
     def of(cls, recipe: Recipe, out: Path | None = None) -> Places:
-        """Raises RecipeError when neither the recipe nor `out` names the output."""
+        """Derive the places from the output. Raises RecipeError if neither the recipe nor `out` names it."""
         if out is not None:
             return cls(output_path(out) if output_path(out).name not in ("", "..") else absolute(out))
         if recipe.output.path is None:
@@ -56,10 +56,12 @@ class Places:
 
     @property
     def recovered(self) -> Path:
+        """The folder of the recovered model."""
         return self.beside("recovered")
 
     @property
     def rehearsed(self) -> Path:
+        """The folder of the rehearsed model."""
         return self.beside("rehearsed")
 
     @property
@@ -73,9 +75,9 @@ _NOTED = ("fuse", "diagnose", "recover", "rehearse", "evaluate")
 
 
 class Note(TypedDict, total=False):
-    """What a stage leaves in the report folder: what it was made from, and its result once it is done.
+    """The note of a stage in the report folder: its inputs, and its result when it is complete.
 
-    section: hash of what the recipe says of it. inputs: what was opened, path relative to the recipe -> what it was.
+    section: hash of its section of the recipe. inputs: files that were opened, path relative to the recipe -> identity.
     version: of taskmerge, which made it.
     """
 
@@ -88,7 +90,10 @@ class Note(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class Step:
-    """What runs once. name: of its note. section: what of the recipe decides it. outputs: what it leaves."""
+    """A unit of work that runs once.
+
+    name: of its note. section: the recipe's part that decides it. outputs: its results.
+    """
 
     name: str
     section: Any
@@ -96,7 +101,7 @@ class Step:
 
 
 def read_note(path: Path) -> Note:
-    """A stage's note. Raises CheckpointError when it makes no sense."""
+    """Read a stage's note. Raises CheckpointError for an invalid one."""
     note: Note = read_json(path, Note, NOTE_MOVE, own=True)
     return note
 
@@ -127,7 +132,7 @@ class Run:
     followed: str | None = None
 
     def path(self, text: str) -> Path:
-        """A file or folder of the recipe that is read: relative to its folder. Raises UsageError for a uri."""
+        """Return a file or folder that the recipe reads, relative to its folder. Raises UsageError for a uri."""
         place = parse_place(text)
         if place.kind != "path":  # the path of a uri is empty: it would be the recipe's own folder
             move = "copy it to this disk, and write its path"
@@ -156,19 +161,19 @@ class Run:
         return self.model(self.recipe.base)
 
     def source(self, path: Path) -> ModelSource:
-        """A model of the recipe as it is run: with the recipe's own embedder and components."""
+        """Return a model of the recipe with the recipe's own embedder and components."""
         recipe = self.recipe
         return ModelSource(path, recipe.embedder, recipe.components, recipe.folder)
 
     def data(self, source: Any) -> Any:
-        """A data source of the recipe as `read_pairs` takes it: existing files by path, others as they are said."""
+        """Return a data source of the recipe for `read_pairs`: existing files by path, others unchanged."""
         if isinstance(source, Mapping):
             return {name: self.data(text) for name, text in source.items()}
         is_path = isinstance(source, str) and parse_place(source, "a data source").kind == "path"
         return self.path(source) if is_path and self.path(source).exists() else source
 
     def encoder(self, section: Graft) -> str:
-        """What to graft: a kind, a folder (relative to the recipe) or a hub id."""
+        """Return the encoder to graft: a kind, a folder (relative to the recipe) or a hub id."""
         from taskmerge.embedders.encoders import encoder_kinds
 
         if section.encoder in encoder_kinds() or parse_place(section.encoder, "an encoder").kind != "path":
@@ -192,17 +197,17 @@ class Run:
             ) from None
 
     def is_done(self, step: Step) -> bool:
-        """Whether a stage was made from what the recipe says and the files are now, and what it left is there."""
+        """Return whether a stage was made from the present recipe and files, and its outputs exist."""
         known = self._note(step)
         whole = known.get("done") and "result" in known and self._unchanged(step, known)
         return bool(whole) and all(path.exists() for path in step.outputs)
 
     def has_lost(self, step: Step) -> bool:
-        """Whether a stage has left something that is no longer there."""
+        """Return whether an output of a complete stage is missing."""
         return bool(self._note(step).get("done")) and not all(path.exists() for path in step.outputs)
 
     def note_of(self, stage: str) -> Path:
-        """Where a stage's note lies."""
+        """Return the path of a stage's note."""
         return self.places.report / f"{stage}.json"
 
     def _note(self, step: Step) -> Note:
@@ -213,7 +218,7 @@ class Run:
         return known.get("section") == self._said(step.section) and self._inputs.same(known.get("inputs", {}))
 
     def once(self, step: Step, make: Callable[[], Any]) -> None:
-        """Runs `make` unless the stage's note says that it was made from the same; keeps what it returns.
+        """Run `make` unless the stage's note shows the same inputs; store its result.
 
         `make` puts each of the stage's outputs in its place once it is whole.
         """
@@ -247,13 +252,15 @@ class Run:
             clear_work(self.work(stage))
 
     def follow(self, step: Step, make: Callable[[], Any]) -> None:
-        """What `once` is in a process that is not the first: takes part in the stage that the first one has begun."""
+        """Take part in the stage that the first process has begun: the counterpart of `once` in the other processes."""
         if step.name == self.followed:
             make()
 
     def recall(self, steps: Iterable[Step]) -> None:
-        """Takes in the results of finished stages that this run did not touch, where their notes still hold; names
-        those whose notes do not, so that no result of another recipe or model is shown."""
+        """Read the results of finished stages that this run did not touch, if their notes are still valid.
+
+        It reports those whose notes are not, so that no result of another recipe or model is shown.
+        """
         known = {step.name: step for step in steps}
         for place in sorted(self.places.report.glob("*.json")):
             stage = place.stem
@@ -286,7 +293,7 @@ class Run:
 
 
 def training_settings(section: Training, run: Run, work: Path, **defaults: Any) -> Any:
-    """The trainer's settings for a section of the recipe; `defaults` where the recipe is silent.
+    """Return the trainer's settings for a section of the recipe; `defaults` for keys without a value.
 
     work: the stage's checkpoints; training goes on from the last one when there are any.
     """

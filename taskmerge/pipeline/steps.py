@@ -1,4 +1,4 @@
-"""What each stage of a recipe is made from, besides the files that it opens, and what it leaves."""
+"""Inputs of each stage of a recipe in addition to the files that it opens, and its outputs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NOT_OF_THE_FUSE = ("specialize", "drift", "recover", "rehearse", "evaluate", "p
 
 
 def specialize_steps(run: Run) -> list[Step]:
-    """One for each specialist that is trained."""
+    """Return one step for each specialist that is trained."""
     return [
         _step(run, f"specialize-{name}", section, [run.specialist(name)], base=run.recipe.base)
         for name, section in (run.recipe.specialize or {}).items()
@@ -24,7 +24,7 @@ def specialize_steps(run: Run) -> list[Step]:
 
 
 def fuse_steps(run: Run) -> list[Step]:
-    """The fuse: everything in the recipe but the other stages has a say."""
+    """Return the step of the fuse: it depends on everything in the recipe except the other stages."""
     recipe = run.recipe
     said: dict[str, Any] = {name: value for name, value in recipe.to_dict().items() if name not in _NOT_OF_THE_FUSE}
     soups = {name: row_paths(row, recipe.folder) for name, row in recipe.specialists.items() if row.is_soup}
@@ -34,7 +34,7 @@ def fuse_steps(run: Run) -> list[Step]:
 
 
 def diagnose_steps(run: Run) -> list[Step]:
-    """The diagnosis of drift, if the recipe has one."""
+    """Return the step of the diagnosis of drift, if the recipe has one."""
     section, recipe = run.recipe.drift, run.recipe
     if section is None:
         return []
@@ -44,7 +44,7 @@ def diagnose_steps(run: Run) -> list[Step]:
 
 
 def recover_steps(run: Run) -> list[Step]:
-    """The recovery, if the recipe has one. A lone specialist of `drift` is its teacher."""
+    """Return the step of the recovery, if the recipe has one. A single specialist of `drift` is its teacher."""
     if run.recipe.recover is None:
         return []
     drift = run.recipe.drift
@@ -54,7 +54,7 @@ def recover_steps(run: Run) -> list[Step]:
 
 
 def rehearse_steps(run: Run) -> list[Step]:
-    """The rehearsal, if the recipe has one."""
+    """Return the step of the rehearsal, if the recipe has one."""
     if run.recipe.rehearse is None:
         return []
     start = "recovered" if run.recipe.recover else "fused"
@@ -63,7 +63,7 @@ def rehearse_steps(run: Run) -> list[Step]:
 
 
 def followed(run: Run) -> list[str]:
-    """The specialists whose scores adaptive shares of the rehearsal follow: those called as its data is."""
+    """Return the specialists whose scores are targets of adaptive shares: those with the names of the data."""
     section = run.recipe.rehearse
     if section is None or section.balance.follows != "adaptive":
         return []
@@ -71,7 +71,7 @@ def followed(run: Run) -> list[str]:
 
 
 def evaluate_steps(run: Run) -> list[Step]:
-    """The evaluation, if the recipe has one: of the models that are there."""
+    """Return the step of the evaluation, if the recipe has one: of the existing models."""
     if run.recipe.evaluate is None:
         return []
     models = {name: _place(run, path) for name, path in variants(run).items()}
@@ -92,14 +92,16 @@ TRAINED = ("specialize", "recover", "rehearse")
 
 
 def stages_of(recipe: Recipe) -> list[str]:
-    """The stages that a recipe has, in their order. Every recipe has a fuse."""
+    """Return the stages of a recipe, in order. Every recipe has a fuse."""
     sections = {"diagnose": "drift"}
     return [name for name in STAGES if name == "fuse" or getattr(recipe, sections.get(name, name)) is not None]
 
 
 def stages_to_run(run: Run, stages: Iterable[str]) -> list[str]:
-    """Of these stages, those that will not be skipped: the first whose note no longer holds, and what comes after it,
-    as it goes on from what that one leaves."""
+    """Return the stages that will not be skipped: the first without a valid note, and all later ones.
+
+    Later stages continue from its results.
+    """
     wanted = list(stages)
     for place, stage in enumerate(wanted):
         if not all(run.is_done(step) for step in STEPS[stage](run)):
@@ -108,7 +110,7 @@ def stages_to_run(run: Run, stages: Iterable[str]) -> list[str]:
 
 
 def lost_stages(run: Run, stages: Iterable[str]) -> list[str]:
-    """Of these stages, those that have left a model which is no longer there."""
+    """Return those of these stages whose model is missing."""
     return [stage for stage in stages if any(run.has_lost(step) for step in STEPS[stage](run))]
 
 

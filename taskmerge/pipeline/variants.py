@@ -11,12 +11,12 @@ from taskmerge.pipeline.state import Run
 
 
 def variants(run: Run) -> dict[str, Path]:
-    """Name -> folder of every model of the run that is there: base, specialists, fused, recovered, rehearsed."""
+    """Return the folder of every existing model of the run by name: base, specialists, fused, recovered, rehearsed."""
     return {name: path for name, path in _models(run).items() if _is_run(run, path)}
 
 
 def _models(run: Run) -> dict[str, Path]:
-    """As `variants`, of the models too that are not there or cannot be run."""
+    """Do the same as `variants`, also for models that do not exist or cannot be run."""
     own = [name for name, row in run.recipe.specialists.items() if not row.made_of_parts and row.model != "base"]
     named: dict[str, Path] = {}
     with suppress(CheckpointError):  # gone since it was fused
@@ -45,6 +45,6 @@ def plain(run: Run) -> list[str]:
 
 
 def unscored(run: Run) -> list[str]:
-    """Specialists that no table has a row of: adapters, and what is put together of several files."""
+    """Return the specialists without a row in any table: adapters, and models made of several files."""
     rows = {name.removeprefix("specialist ") for name in (*variants(run), *plain(run))}
     return [name for name, row in run.recipe.specialists.items() if name not in rows and row.model != "base"]

@@ -1,16 +1,16 @@
-"""What a search turns: each axis is one number, or one word, of a recipe; values on all axes make another recipe.
+"""Axes of a search: each is one number, or one word, of a recipe; values on all axes make another recipe.
 
 | target                                   | axes                                                              |
 |------------------------------------------|-------------------------------------------------------------------|
-| `specialists.NAME.weight`                | the weight of each specialist that the glob NAME names            |
+| `specialists.NAME.weight`                | the weight of each specialist that the glob NAME selects          |
 | `merge.method`                           | the method; parameters it does not have are left out              |
 | `merge.PARAMETER`                        | a parameter of the method, `scale` among them; `merge.weight`     |
 | `rules.PATTERN.weight`                   | in a rule for the tensors of PATTERN, the weight of each specialist |
 | `rules.PATTERN.NAME.weight`              | the same, of one specialist                                       |
 | `rules.PATTERN.PARAMETER`                | in that rule, a parameter of the method                           |
 
-A rule that is varied stands before the recipe's first rule that merges, behind those before it that keep or drop; where
-the recipe has a rule with the very same pattern, that one is varied.
+A rule that is varied is placed before the recipe's first rule that merges, and after earlier ones that keep or drop; if
+the recipe has a rule with exactly the same pattern, that one is varied.
 """
 
 from __future__ import annotations
@@ -53,10 +53,12 @@ class Axis:
 
     @property
     def bounds(self) -> tuple[float, float] | None:
+        """The lower and upper bound; None for an axis of choices."""
         return self.range.bounds
 
     @property
     def choices(self) -> tuple[Choice, ...]:
+        """The choices; () for an axis with bounds."""
         return self.range.choices
 
     @property
@@ -65,10 +67,11 @@ class Axis:
         return self.choices if self.bounds is None else tuple(self.number(value) for value in self.bounds)
 
     def number(self, value: float) -> float | int:
+        """Return a number as a value of the axis: rounded for an axis of integers."""
         return round(value) if self.integer else float(value)
 
     def grid(self, most: int) -> list[Any]:
-        """All values, or `most` of them evenly spread over the range."""
+        """Return all values, or `most` of them evenly spread over the range."""
         if self.bounds is None:
             return list(self.choices)
         low, high = self.bounds
@@ -85,7 +88,7 @@ class Axis:
         return list(dict.fromkeys(self.number(value) for value in rounded))
 
     def holds(self, value: Any) -> bool:
-        """Whether the axis reaches a value."""
+        """Return whether a value is on the axis."""
         if self.bounds is None:
             return value in self.choices
         if not isinstance(value, int | float) or isinstance(value, bool):
@@ -97,17 +100,17 @@ class Axis:
         return low <= value <= high and on_step
 
     def applies(self, values: Mapping[str, Any], recipe: Recipe) -> bool:
-        """Whether it counts beside the method among `values`."""
+        """Return whether the axis matters with the method among `values`."""
         return not self.methods or values.get(f"merge.{METHOD}", recipe.merge.method) in self.methods
 
 
 def steps(low: float, high: float, step: float) -> list[float]:
-    """low, low + step, … up to high, without what adding up leaves behind the last digit."""
+    """Return low, low + step, … up to high, without the rounding errors of additions."""
     return [float(f"{low + place * step:.10g}") for place in range(math.floor((high - low) / step + 1e-9) + 1)]
 
 
 def axes_of(recipe: Recipe, vary: Mapping[str, Range] | None = None) -> tuple[Axis, ...]:
-    """Every axis of a recipe's `search`, or of other ranges.
+    """Return every axis of a recipe's `search`, or of other ranges.
 
     Raises:
         RecipeError: with every target that names nothing.

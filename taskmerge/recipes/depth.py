@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a tensor stands in its model. depth: from 0 (first layer) to 1 (last), None outside the layers."""
+    """The place of a tensor in its model. depth: from 0 (first layer) to 1 (last), None outside the layers."""
 
     depth: float | None
     embeddings: bool = False
 
 
 def at_depth(value: float | Sequence[float], depth: float) -> float:
-    """The number that holds at `depth`, from 0 (first layer) to 1 (last): linear between evenly spaced anchors.
+    """Return the number at `depth`, from 0 (first layer) to 1 (last): linear between evenly spaced anchors.
 
     >>> at_depth([0.0, 1.0, 0.5], 0.75)
     0.75
@@ -33,5 +33,5 @@ def at_depth(value: float | Sequence[float], depth: float) -> float:
 
 
 def layer_depth(layer: int, layers: int) -> float:
-    """The depth of block `layer` of `layers`, counted from 0; a single block stands at 0."""
+    """Return the depth of block `layer` of `layers`, counted from 0; the depth of a single block is 0."""
     return layer / (layers - 1) if layers > 1 else 0.0

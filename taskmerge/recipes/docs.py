@@ -94,6 +94,7 @@ method of your own, with a path relative to the recipe; only that file is execut
 
 
 def table(rows: Sequence[Parameter]) -> str:
+    """Return the table of parameters in Markdown."""
     return "\n".join([HEAD, *(_brief(row) for row in rows)])
 
 
@@ -104,13 +105,14 @@ def _brief(row: Parameter) -> str:
 
 
 def section_of(kind: Kind) -> type | None:
-    """The dataclass that a kind holds, alone, optional, in a list or in a mapping."""
+    """Return the dataclass inside a kind: alone, optional, in a list or in a mapping."""
     inner = [kind, *getattr(kind, "alternatives", ()), getattr(kind, "entry", None)]
     inner += [getattr(part, "entry", None) for part in getattr(kind, "alternatives", ())]
     return next((part.cls for part in inner if isinstance(part, Section)), None)
 
 
 def method_sections(methods: Sequence[MergeMethod]) -> Iterator[str]:
+    """Yield the paragraphs about the merge methods, in Markdown."""
     for method in methods:
         yield f"### `{method.name}`"
         yield f"Also called {', '.join(f'`{alias}`' for alias in method.aliases)}." if method.aliases else ""
@@ -120,7 +122,7 @@ def method_sections(methods: Sequence[MergeMethod]) -> Iterator[str]:
 
 
 def methods_page() -> str:
-    """docs/methods.md."""
+    """Return the text of docs/methods.md."""
     methods = [method for method in all_methods() if method.function.__module__.startswith("taskmerge.")]
     rows = ["| method | does | takes | source |", "|---|---|---|---|"]
     for method in methods:
@@ -133,7 +135,7 @@ def methods_page() -> str:
 
 
 def sections(cls: type, seen: set[type]) -> Iterator[tuple[str, type]]:
-    """Every section under a dataclass, by the key it stands under, depth first."""
+    """Yield every section under a dataclass, with its key, depth first."""
     for row in fields_of(cls):
         section = section_of(row.kind)
         if section and section not in seen:
@@ -143,7 +145,7 @@ def sections(cls: type, seen: set[type]) -> Iterator[tuple[str, type]]:
 
 
 def recipe_page(example: str) -> str:
-    """docs/recipe.md. example: a recipe to show."""
+    """Return the text of docs/recipe.md. example: a recipe to show."""
     parts = [NOTICE, RECIPE_INTRO.format(example=example), "## All keys", table(fields_of(Recipe))]
     for name, cls in sections(Recipe, set()):
         extra = "In addition: the method's parameters." if cls in (Merge, Rule) else ""
@@ -158,11 +160,12 @@ def recipe_page(example: str) -> str:
 
 
 def pages(example: str) -> dict[str, str]:
-    """File name -> text of every page printed here."""
+    """Return the text of every generated page by file name."""
     return {"methods.md": methods_page(), "recipe.md": recipe_page(example)}
 
 
 def main(folder: str) -> None:
+    """Write the pages about recipes and methods into a folder."""
     example = (Path(folder).parent / "merge_configs" / "omni_audio_graft.yaml").read_text("utf-8")
     for name, text in pages(example).items():
         (Path(folder) / name).write_text(text, "utf-8")

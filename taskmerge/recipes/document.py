@@ -56,14 +56,14 @@ class Document:
     repeated: tuple[Problem, ...] = ()
 
     def place(self, path: tuple[str | int, ...]) -> str:
-        """ "file:line" of the value at `path`, or of the nearest value around it."""
+        """Return "file:line" of the value at `path`, or of the nearest value around it."""
         while path not in self.lines and path:
             path = path[:-1]
         return f"{self.label}:{self.lines[path]}" if path in self.lines else self.label
 
 
 def read_documents(path: str | Path) -> list[Document]:
-    """The documents of a YAML file, at least one. Raises RecipeError with every problem of its form."""
+    """Return the documents of a YAML file, at least one. Raises RecipeError with every problem of its form."""
     label, path = str(path), Path(path)
     try:
         raw = path.read_bytes()[: MOST_BYTES + 1] if path.is_file() else None
@@ -83,7 +83,7 @@ def read_documents(path: str | Path) -> list[Document]:
 
 
 def parse_documents(text: str, label: str, folder: Path) -> list[Document]:
-    """As `read_documents`, from text."""
+    """Parse documents from text, as `read_documents` does from a file."""
     try:
         nodes = list(yaml.compose_all(text, Loader=_Composer))
     except yaml.MarkedYAMLError as error:

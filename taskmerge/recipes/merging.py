@@ -94,7 +94,7 @@ class Merge:
 
     @classmethod
     def read_section(cls, value: Mapping[str, Any], at: At, problems: list[Problem]) -> Any:
-        """A Merge from its mapping; see `taskmerge.declarations.Section`."""
+        """Return a Merge from its mapping; see `taskmerge.declarations.Section`."""
         before = len(problems)
         method = _method(value.get("method", cls.method), at.child("method"), problems)
         parameters = () if method is None else method.recipe_parameters
@@ -115,10 +115,10 @@ class Merge:
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for the tensors of one rule, gradients not yet resolved. options: every parameter of the method.
+    """The settings for the tensors of one rule, gradients not yet resolved. options: every parameter of the method.
 
-    weight: what takes the place of the specialists' own; None where theirs hold (or the method finds its own).
-    section_weight: what holds for the specialists that a rule's weights do not name, before their own.
+    weight: replaces the specialists' own weights; None to keep them (or if the method computes its own).
+    section_weight: for the specialists that a rule's weights do not name, in preference to their own.
     """
 
     method: MergeMethod
@@ -128,7 +128,7 @@ class Settings:
     edges: str = "ends"
 
     def weights(self, specialists: Mapping[str, Specialist], standing: Standing) -> dict[str, float | Fraction]:
-        """Each specialist's weight for a tensor that stands there."""
+        """Return each specialist's weight for a tensor at this place."""
         weights: dict[str, float | Fraction] = {}
         for name, specialist in specialists.items():
             found = (_of(self.weight, name), _of(self.section_weight, name), specialist.weight)
@@ -136,7 +136,7 @@ class Settings:
         return weights
 
     def resolved(self, active: Sequence[str], standing: Standing) -> dict[str, Any]:
-        """The method's options for a tensor that stands there: a number, or one for each of the active specialists."""
+        """Return the method's options for a tensor at this place: a number, or one per active specialist."""
         return {name: self._option(name, value, active, standing) for name, value in self.options.items()}
 
     def _option(self, name: str, value: Any, active: Sequence[str], standing: Standing) -> Any:

@@ -20,7 +20,7 @@ def by_method(
     default: str | None = None,
     partial: bool = False,
 ) -> dict[str, Any]:
-    """A mapping with keys of its own plus the parameters of the method that it names.
+    """Return the schema of a mapping with its own keys and the parameters of the method in it.
 
     default: the method when none is named.  partial: none need be named, and then any method's parameters may stand.
     """

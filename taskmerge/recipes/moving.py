@@ -16,7 +16,7 @@ _DATA = ("drift", "recover", "rehearse", "evaluate", "specialize", "search")
 
 
 def moved(recipe: Recipe, folder: Path) -> Recipe:
-    """The same recipe, to be written into `folder`. Hub ids, names and whole paths stay as they are."""
+    """Return the same recipe for another `folder`. Hub ids, names and absolute paths are unchanged."""
     table = recipe.to_dict()
 
     def here(text: Any) -> Any:

@@ -90,6 +90,7 @@ class Recipe:
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False, metadata={"filled": "notes"})
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problems that affect several keys."""
         if not self.specialists:
             yield Problem("specialists is empty", self.place, "give at least one, such as `audio: models/audio`")
         if self.stack is not None:
@@ -102,7 +103,7 @@ class Recipe:
         return plain(self)
 
     def to_yaml(self) -> str:
-        """As `to_dict`, as YAML."""
+        """Return the recipe as YAML, see `to_dict`."""
         from taskmerge.recipes.writing import dump
 
         return dump(self.to_dict())
@@ -148,12 +149,12 @@ def _load_all(path: str | Path, intermediate: str | Path) -> list[Recipe]:
 
 
 def loads(text: str, label: str = "recipe", folder: str | Path = ".") -> Recipe:
-    """As `load`, from YAML text; label: what places call it."""
+    """Read a recipe from YAML text, as `load` does from a file; label: its name in places."""
     return _from_documents(parse_documents(text, label, Path(folder)))
 
 
 def from_dict(values: Mapping[str, Any], folder: str | Path = ".") -> Recipe:
-    """As `load`, from plain values; places are the dotted names of keys."""
+    """Read a recipe from plain values, as `load` does from a file; places are the dotted names of keys."""
     from yaml.representer import RepresenterError
 
     from taskmerge.recipes.writing import dump, without_paths
@@ -224,12 +225,12 @@ def _read(
 
 
 def is_mergekit(values: Mapping[str, Any]) -> bool:
-    """Whether a document is a mergekit configuration and no recipe of ours."""
+    """Return whether a document is a mergekit configuration and not a recipe of ours."""
     return "merge_method" in values or ("specialists" not in values and bool({"models", "slices"} & set(values)))
 
 
 def is_mixture(values: Mapping[str, Any]) -> bool:
-    """Whether a document is a mergekit-moe configuration."""
+    """Return whether a document is a mergekit-moe configuration."""
     return isinstance(values.get("experts"), list) and "specialists" not in values and "merge_method" not in values
 
 

@@ -1,8 +1,8 @@
-"""What a search maximises, as a recipe writes it: `mean(retrieval.*.mrr)`, `retrieval.audio.recall_at_1`, `min(…)`.
+"""Objectives of a search, as a recipe writes them: `mean(retrieval.*.mrr)`, `retrieval.audio.recall_at_1`, `min(…)`.
 
-A score's name is `retrieval.SET.METRIC`, an item looking for its text; `retrieval.SET.METRIC.from_text`, a text looking
-for any of its items; or `agreement.SET`, the share of each item's nearest texts that are those it has under the
-specialist of that name. The last needs no pairs: which text stands beside which item plays no role.
+A score's name is `retrieval.SET.METRIC`, an item searching its text; `retrieval.SET.METRIC.from_text`, a text searching
+any of its items; or `agreement.SET`, the share of each item's nearest texts that are also nearest under the
+specialist of that name. The last needs no pairs: it does not matter which text belongs to which item.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Objective:
     patterns: tuple[str, ...]
 
     def names(self, known: Iterable[str]) -> list[str]:
-        """The scores that it is made of, in the order of `known`."""
+        """Return the scores that it is made of, in the order of `known`."""
         return [name for name in known if any(Pattern.parse(pattern).matches(name) for pattern in self.patterns)]
 
     def of(self, scores: Mapping[str, Any]) -> Any:
-        """Its value. scores: name -> number, or arrays of numbers of one shape, for which it is an array."""
+        """Compute its value. scores: name -> number, or arrays of numbers of one shape, for which it is an array."""
         rows = np.stack([np.asarray(scores[name], dtype=np.float64) for name in self.names(scores)])
         if self.reduction == "geometric_mean":
             return np.exp(np.log(np.maximum(rows, 1e-12)).mean(axis=0))
@@ -93,12 +93,12 @@ def _check_pattern(text: str, pattern: str, families: Sequence[str]) -> None:
 
 
 def retrieval_name(set_name: str, metric: str, direction: str = "to_text") -> str:
-    """The name of a retrieval score."""
+    """Return the name of a retrieval score."""
     tail = "" if direction == "to_text" else f".{direction}"
     return f"{RETRIEVAL}.{set_name}.{metric}{tail}"
 
 
 def score_names(sets: Iterable[str], with_specialist: Iterable[str]) -> list[str]:
-    """Every score that these sets give. with_specialist: those that a specialist is named like."""
+    """Return every score of these sets. with_specialist: sets with the name of a specialist."""
     names = [retrieval_name(one, metric, way) for one in sets for way in DIRECTIONS for metric in METRICS]
     return names + [f"{AGREEMENT}.{one}" for one in with_specialist]

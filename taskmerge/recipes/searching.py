@@ -58,6 +58,7 @@ class Range:
         return () if self.bounds is not None else self.values
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problems that affect several keys."""
         if self.values and (self.low is not None or self.high is not None):
             yield Problem("vary: both a list of values and low or high", self.place, "keep one of them")
         elif not self.values and (self.low is None or self.high is None):
@@ -87,7 +88,7 @@ class Range:
             yield Problem(f"vary: {low:g} to {high:g} by {step:g} are too many steps", self.place)
 
     def read(self) -> Range:
-        """The same with `low:high:step` written out."""
+        """Return the same range with `low:high:step` expanded."""
         grid = self._grid()
         if grid is None:
             return self
@@ -105,7 +106,7 @@ class Range:
 
 
 def parse_grid(text: str) -> tuple[float, float, float]:
-    """(low, high, step) of `0.1:1.0:0.1`. Raises UsageError."""
+    """Parse (low, high, step) from `0.1:1.0:0.1`. Raises UsageError."""
     parts = text.split(":")
     try:
         low, high, step = (float(part) for part in parts)
@@ -136,6 +137,7 @@ class Floor:
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problem of an unknown metric."""
         if self.metric not in METRICS:
             yield Problem(f"floor: unknown metric {self.metric!r}", self.place, did_you_mean(self.metric, METRICS))
 
@@ -184,6 +186,7 @@ class Search:
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problems that affect several keys."""
         if not self.vary:
             yield Problem("search: nothing is varied", self.place, "vary: {specialists.*.weight: [0.1, 1.0]}")
         for text in self.maximize:

@@ -1,4 +1,4 @@
-"""What a recipe merges and what it writes: a field is a key, its annotation is its check, help and schema."""
+"""Sections for inputs and output of a merge: a field is a key, its annotation is its check, help and schema."""
 
 from __future__ import annotations
 
@@ -60,12 +60,12 @@ class Specialist:
 
     @property
     def is_soup(self) -> bool:
-        """Whether it is the mean of several checkpoints."""
+        """True if it is the mean of several checkpoints."""
         return is_pattern(self.model) or is_pattern(self.adapter or "")
 
     @property
     def made_of_parts(self) -> str | None:
-        """What it is, where no folder holds all of it; None where `model` does."""
+        """The kind of specialist in words, if no single folder contains it; else None."""
         if self.is_soup:
             return "the mean of several checkpoints"
         if self.adapter is not None:
@@ -73,6 +73,7 @@ class Specialist:
         return "a model with tensors of other files" if self.also else None
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problems that affect several keys."""
         for key in ("last", "ema"):
             if getattr(self, key) is not None and not self.is_soup:
                 what = f"{self.name}: {key}: {getattr(self, key)} needs a pattern of checkpoints"
@@ -149,6 +150,7 @@ class Output:
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problems that affect several keys."""
         if self.quantized and self.dtype is not None:
             move = "leave one of them out"
             yield Problem("output: quantized keeps the base's formats, but dtype sets another one", self.place, move)

@@ -13,19 +13,19 @@ Entry = Mapping[str, str]
 
 
 def layers_of(text: str) -> range | None:
-    """ "8..15" as the layers 8 to 15, both included; None for anything else."""
+    """Parse "8..15" as the layers 8 to 15, both included; return None for any other text."""
     found = _LAYERS.match(text)
     layers = range(int(found[1]), int(found[2]) + 1) if found else None
     return layers or None
 
 
 def runs_of(stack: Sequence[Entry] | None) -> tuple[dict[str, range], ...]:
-    """A checked stack as ranges of layers, by label."""
+    """Return a checked stack as ranges of layers, by label."""
     return tuple({label: layers_of(text) or range(0) for label, text in entry.items()} for entry in stack or ())
 
 
 def stack_problems(stack: Sequence[Entry], specialists: Mapping[str, object], place: str) -> Iterator[Problem]:
-    """What is wrong with a stack by itself."""
+    """Yield the problems of a stack that are independent of the models."""
     for number, entry in enumerate(stack):
         what = f"stack[{number}]"
         if not entry:

@@ -70,6 +70,7 @@ class Prompts(RolePrompts):
     ] = field(default_factory=dict)
 
     def problems(self) -> Iterator[Problem]:
+        """Yield a problem for each name that is not a modality."""
         for name, row in self.modalities.items():
             if modality(name) is None or modality_of_column(name) != name:
                 yield Problem(f"prompts: {name!r} is not a modality", row.place, did_you_mean(name, NAMES))
@@ -154,7 +155,7 @@ class Recover(Training):
 
 @dataclass(frozen=True)
 class Balance:
-    """How batches are shared among the sets of a stage's data."""
+    """The division of batches among the sets of a stage's data."""
 
     shorthand: ClassVar[str] = "follows"
 
@@ -177,6 +178,7 @@ class Balance:
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problems that affect several keys."""
         if self.follows == "adaptive" and self.temperature is not None:
             what = f"balance: temperature: {self.temperature:g} applies to sizes, which adaptive shares do not use"
             yield Problem(what, self.place, "leave out temperature, or set follow: size")
@@ -215,6 +217,7 @@ class Rehearse(Training):
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problems that affect several keys."""
         for name in self.may_fall:
             if name not in self.data:
                 what = f"may_fall: {name!r} is not a modality of `data`"
@@ -247,6 +250,7 @@ class Specialize(Training):
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problems that affect several keys."""
         yield from self.balance.share_problems(self.data)
         if self.balance.follows == "adaptive":
             what = "balance: adaptive: shares follow held-out pairs, which specialize has none of"

@@ -13,7 +13,7 @@ from taskmerge.recipes.searching import Range
 
 
 def value_problems(recipe: Recipe, axes: Sequence[Axis]) -> Iterator[Problem]:
-    """What a recipe says of the ends of every axis, each with the others as they are."""
+    """Yield the problems of the recipe at the ends of every axis, each with the others unchanged."""
     told: set[str] = set()
     for axis in axes:
         for value in axis.ends:
@@ -37,7 +37,7 @@ def _method_for(axis: Axis, recipe: Recipe) -> dict[str, Any]:
 
 
 def current(recipe: Recipe, axis: Axis) -> Any:
-    """What the recipe itself says on an axis; None where it says nothing that lies there."""
+    """Return the recipe's own value on an axis; None if it has none on it."""
     merge = recipe.merge
     if axis.option == METHOD:
         return merge.method
@@ -74,7 +74,7 @@ def _own_option(recipe: Recipe, option: str) -> Any:
 
 
 def with_values(recipe: Recipe, axes: Sequence[Axis], values: Mapping[str, Any]) -> Recipe:
-    """The recipe with these values, without its `search`: an ordinary one.
+    """Return the recipe with these values, without its `search`: an ordinary one.
 
     Args:
         recipe: where values are put.
@@ -146,7 +146,7 @@ def _rule(merge: dict[str, Any], pattern: str) -> dict[str, Any]:
 
 
 def checked_axes(recipe: Recipe, vary: Mapping[str, Range] | None = None) -> tuple[Axis, ...]:
-    """`axes_of`, when a recipe takes the ends of every range. Raises RecipeError with every value that it does not."""
+    """Return `axes_of` after a check of the ends of every range. Raises RecipeError with every invalid value."""
     axes = axes_of(recipe, vary)
     if problems := list(value_problems(recipe, axes)):
         raise RecipeError(problems)

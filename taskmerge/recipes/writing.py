@@ -11,7 +11,7 @@ import yaml
 
 
 def plain(section: Any) -> dict[str, Any]:
-    """A section as plain values, defaults left out; a method's parameters stand beside it, as in a recipe."""
+    """Return a section as plain values without defaults; a method's parameters are next to it, as in a recipe."""
     values: dict[str, Any] = {}
     for entry in dataclasses.fields(section):
         value = getattr(section, entry.name)

@@ -1,4 +1,4 @@
-"""What stands in a section, as HTML: banners, tables, charts, texts to copy, and the terms that each uses."""
+"""HTML of the blocks in a section: banners, tables, charts, texts to copy, and the terms that each uses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _WORD = re.compile(r"[^\W\d_]{3}")
 
 
 def as_html(block: Block, explained: set[str]) -> str:
-    """One block as a card. explained: terms told on the page so far; those of this block are added."""
+    """Return one block as a card. explained: terms explained on the page so far; those of this block are added."""
     if isinstance(block, Banner):
         return _banner(block)
     if isinstance(block, Table):
@@ -53,7 +53,7 @@ def as_html(block: Block, explained: set[str]) -> str:
 
 
 def chart(block: Chart, frame: Frame = WIDE) -> str:
-    """A chart as SVG; "" for one without anything to show."""
+    """Return a chart as SVG; "" without anything to show."""
     if isinstance(block, LineChart):
         return line_chart(block, frame)
     if isinstance(block, RangeChart):

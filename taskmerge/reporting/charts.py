@@ -31,7 +31,7 @@ Place = Callable[[float, float], tuple[float, float]]
 
 
 def line_chart(chart: LineChart, frame: Frame = WIDE) -> str:
-    """Lines with their names at their ends, grid lines behind, and each point's value as its tooltip.
+    """Draw lines with their names at their ends, grid lines behind, and each point's value as its tooltip.
 
     In a narrow frame the names are below. The name of a single line is left out where the axis has it.
     """
@@ -72,7 +72,7 @@ def plot(frame: Frame, x_low: float, x_high: float, y_low: float, y_high: float)
 
 
 def range_chart(chart: RangeChart, frame: Frame = WIDE) -> str:
-    """A dot and its interval a row; the null band shaded on its row, a square where the value lies outside it."""
+    """Draw a dot and its interval per row; the null band is shaded, and a square marks a value outside it."""
     if not chart.spans:
         return ""
     edges = [edge for span in chart.spans for edge in (span.low, span.high, span.value, span.band) if edge is not None]
@@ -167,6 +167,7 @@ def _band(line: Line, color: str, at: Place) -> str:
 
 
 def grid_lines(y_low: float, y_high: float, at: Place, x_low: float, x_high: float) -> list[str]:
+    """Return horizontal grid lines with their labels, as SVG."""
     parts = []
     for tick, text in ticks(y_low, y_high):
         (left, y), (right, _) = at(x_low, tick), at(x_high, tick)
@@ -176,7 +177,7 @@ def grid_lines(y_low: float, y_high: float, at: Place, x_low: float, x_high: flo
 
 
 def x_axis(low: float, high: float, label: str, frame: Frame = WIDE, whole: bool = False) -> list[str]:
-    """whole: of whole numbers, such as layers, between which there is nothing."""
+    """Return the axis as SVG. whole: for whole numbers, such as layers, without ticks between them."""
     bottom = TOP + PLOT_HEIGHT
     parts = []
     for tick, text in ticks(low, high, 5 if frame.narrow else 8):
@@ -191,8 +192,10 @@ def x_axis(low: float, high: float, label: str, frame: Frame = WIDE, whole: bool
 
 
 def fitted(text: str, room: float) -> str:
-    """A label as escaped text that stays within `room` pixels: the middle of a longer one is left out, and the whole
-    one is its tooltip."""
+    """Return a label as escaped text of at most `room` pixels.
+
+    The middle of a longer one is left out, and the complete label is its tooltip.
+    """
     most = max(3, int(room / LETTER))
     if len(text) <= most:
         return escape(text)
@@ -202,12 +205,12 @@ def fitted(text: str, room: float) -> str:
 
 
 def names_room(names: Iterable[str], most: float = WIDE.names) -> float:
-    """Pixels for a column of names: as the longest needs, no more than `most`."""
+    """Return the width of a column of names in pixels: as the longest needs, at most `most`."""
     return min(most, LETTER * max((len(name) for name in names), default=0) + 14)
 
 
 def drawing(height: float, title: str, parts: Sequence[str], width: float = WIDE.width) -> str:
-    """The picture. width: what is drawn on; a narrow one is not stretched, and fits a phone."""
+    """Return the picture. width: of the drawing; a narrow one is not stretched, and fits a phone."""
     small = ' class="small"' if width < SMALL else ""
     limit = "" if width >= WIDE.width else f' style="max-width:{width * STRETCHED:.0f}px"'
     head = f'<svg{small}{limit} viewBox="0 0 {width:.0f} {height:.0f}" role="img" aria-label="{escape(title)}">'
@@ -245,6 +248,7 @@ def _tick_text(value: float, digits: int) -> str:
 
 
 def number_text(value: float) -> str:
+    """Return a number with three significant digits."""
     return f"{value:.3g}".replace("-0", "0") if abs(value) < 1e-12 else f"{value:.3g}"
 
 

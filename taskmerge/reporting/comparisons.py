@@ -18,7 +18,7 @@ MOST_COMPONENTS, MOST_MODELS = 12, 24
 
 
 def comparison_sections(result: Mapping[str, Any]) -> list[Section]:
-    """What a comparison found (`compare_task_vectors`), or a merge's own (`compare_planned`)."""
+    """Return the sections about a comparison (`compare_task_vectors`), or about a merge (`compare_planned`)."""
     names = list(result["norms"])
     own = [name for name in names if name != result.get("merged")]
     return [

@@ -1,4 +1,4 @@
-"""Which model to use, and what to do next: from what was measured, else from what the stages kept."""
+"""Conclusions: the model to use, and the next move, from measurements, else from the decisions of the stages."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def choose(table: EvaluationTable) -> Choice | None:
 
 
 def evaluation_page(evaluated: Evaluated, places: Mapping[str, str] | None = None) -> list[Section]:
-    """All that an evaluation found, led by which model to use. places: variant -> folder, where they are known."""
+    """Return the sections of an evaluation, first the model to use. places: variant -> folder, if known."""
     table = evaluated.get("retrieval")
     verdict = [Section("Verdict", tuple(evaluation_verdict(evaluated, places or {})))]
     if table is None:
@@ -72,7 +72,7 @@ def evaluation_page(evaluated: Evaluated, places: Mapping[str, str] | None = Non
 
 
 def evaluation_verdict(evaluated: Evaluated, places: Mapping[str, str]) -> list[Banner]:
-    """The best variant, and what it is sure to be better than."""
+    """Return the best variant, and the variants that it is significantly better than."""
     if "retrieval" not in evaluated:
         means = _mteb_means(evaluated)
         if len(means) < 2:

@@ -1,4 +1,4 @@
-"""What a report consists of, before it becomes a page or lines on a terminal."""
+"""Elements of a report, before it becomes a page or lines on a terminal."""
 
 from __future__ import annotations
 

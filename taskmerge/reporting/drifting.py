@@ -13,12 +13,12 @@ Row = Sequence[Cell | str]
 
 
 def drift_page(report: DriftReport) -> list[Section]:
-    """All of a report, led by which model to use."""
+    """Return the sections of a report, first the model to use."""
     return [Section("Verdict", tuple(drift_verdict(report))), *drift_details(report)]
 
 
 def drift_details(report: DriftReport) -> list[Section]:
-    """A section for each modality, with its examples and its map, and one of the forecasts."""
+    """Return a section for each modality, with its examples and its map, and one of the forecasts."""
     found = drift_sections(report)
     own = list(report.modalities.values())
     shown = [Section(one.title, (*one.blocks, *_seen(of))) for one, of in zip(found, own, strict=False)]
@@ -26,7 +26,7 @@ def drift_details(report: DriftReport) -> list[Section]:
 
 
 def drift_verdict(report: DriftReport) -> list[Banner]:
-    """Which model to use for which modality, and the next move; the numbers stand in the modality's own section."""
+    """Return banners with the model to use for each modality, and the next move; the numbers are in its own section."""
     if not report.modalities:
         text = (
             "Nothing was measured: the forecast below comes from the weights alone, and recall follows it only loosely."

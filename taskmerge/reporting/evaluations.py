@@ -18,7 +18,7 @@ METRICS = ("recall_at_1", "ndcg_at_10")
 
 
 def evaluated_sections(evaluated: Evaluated) -> list[Section]:
-    """All that an evaluation found."""
+    """Return the sections of an evaluation."""
     sections = []
     if "retrieval" in evaluated:
         sections.append(evaluation_section(evaluated["retrieval"]))
@@ -30,7 +30,7 @@ def evaluated_sections(evaluated: Evaluated) -> list[Section]:
 def evaluation_section(
     table: EvaluationTable, metrics: Sequence[str] = METRICS, title: str = "Every variant"
 ) -> Section:
-    """A table a metric and direction: variants down, sets across, the best of each set set strong.
+    """Return a table per metric and direction: variants down, sets across, the best of each set in bold.
 
     Below each its paired differences, where there are any; last the conditions.
     """
@@ -138,7 +138,7 @@ def _prompts(prompts: Mapping[str, str | None]) -> str:
 
 
 def mteb_section(found: MtebScores) -> Section:
-    """Tasks down, variants across, means, and paired differences over the tasks that both ran."""
+    """Return the table with tasks down, variants across, means, and paired differences over common tasks."""
     variants = list(found.scores)
     tasks = list(dict.fromkeys(task for scores in found.scores.values() for task in scores))
     if not tasks:

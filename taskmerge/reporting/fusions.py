@@ -1,4 +1,4 @@
-"""What a fuse did, as sections: the model and what to do with it, what became of each component, by which rule."""
+"""Sections about a fuse: the model and its use, the treatment of each component, and the rules."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_RULES = 60
 
 
 def fusion_table(plan: Plan, written: Written, seconds: float, compared: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Everything a page of a fuse shows, as plain data. compared: see `compare_planned`; None: it was not asked for."""
+    """Return the data of the page of a fuse. compared: see `compare_planned`; None: not requested."""
     from taskmerge.merging.provenance import sentence
 
     return {
@@ -40,7 +40,7 @@ def fusion_table(plan: Plan, written: Written, seconds: float, compared: Mapping
 
 
 def fusion_sections(table: Mapping[str, Any], moves: Sequence[str] = ()) -> list[Section]:
-    """The page of a fuse. table: of `fusion_table`; moves: what to do next."""
+    """Return the sections of the page of a fuse. table: of `fusion_table`; moves: next moves."""
     counts = Counter[str]()
     for row in table["components"].values():
         counts.update(row)
@@ -68,7 +68,7 @@ def _to_know(table: Mapping[str, Any]) -> list[Block]:
 
 
 def components_table(components: Mapping[str, Mapping[str, int]]) -> Table:
-    """How many tensors of each component are merged, kept, copied."""
+    """Return the table of tensors that are merged, kept and copied, by component."""
     rows: list[Row] = []
     for name, counts in sorted(components.items()):
         total = sum(counts.values())

@@ -1,4 +1,4 @@
-"""How a page's numbers came about: recipe, versions, machine."""
+"""Origin of a page's numbers: recipe, versions, machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MORE = ("transformers", "tokenizers", "sentence-transformers", "datasets", "pef
 
 
 def making_section(recipe: str = "") -> Section:
-    """The last section of every page. recipe: its text, where there is one."""
+    """Return the last section of every page. recipe: its text, if there is one."""
     versions: list[list[Cell | str]] = [[name, version] for name, version in _versions().items()]
     blocks: list[Block] = [Texts("Recipe", [("the recipe as it was read", recipe)])] if recipe else []
     blocks.append(Table("Versions and machine", ["", ""], [*versions, *_machine()], words=True))

@@ -11,7 +11,7 @@ HEIGHT, LEGEND, BELOW, LINE = 340, 26, 24, 16
 
 
 def embedding_map(chart: EmbeddingMap, frame: Frame = WIDE) -> str:
-    """Each item's way from its place before (a ring) to its place after (a dot), texts as squares; names as tooltips.
+    """Draw each item's path from a ring (before) to a dot (after), texts as squares; names as tooltips.
 
     Both axes have the same scale, so that distances may be compared.
     """

@@ -14,7 +14,7 @@ GENERATOR = '<meta name="generator" content="taskmerge">'
 
 
 def render(title: str, lead: str, sections: Sequence[Section]) -> str:
-    """The whole page: title, contents, sections in order. Every text is escaped; sections without blocks are left out.
+    """Return the complete page: title, contents, sections in order. Texts are escaped; empty sections are left out.
 
     A term is explained under the first card that uses it.
     """

@@ -29,7 +29,7 @@ def write_pictures(folder: Path, sections: Sequence[Section]) -> list[Path]:
 
 
 def picture_name(title: str) -> str:
-    """What the file of a chart is called, without its ending."""
+    """Return the file name of a chart, without its ending."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")[:80]
 
 

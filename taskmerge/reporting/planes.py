@@ -22,7 +22,7 @@ from taskmerge.reporting.frames import WIDE, Frame
 
 
 def scatter_chart(chart: ScatterChart, frame: Frame = WIDE) -> str:
-    """Points with their names as tooltips; corners are named beside them, the front is joined."""
+    """Draw points with their names as tooltips; corners have visible names, the front is joined."""
     if not chart.dots:
         return ""
     x_low, x_high = padded(min(dot.x for dot in chart.dots), max(dot.x for dot in chart.dots))

@@ -29,7 +29,7 @@ TONES: Mapping[str, Tone] = {"drifted": "bad", "not drifted": "good", "cannot te
 
 
 def drift_sections(report: DriftReport) -> list[Section]:
-    """One section a modality, led by its verdict, and one of the forecasts."""
+    """Return one section per modality, which begins with its verdict, and one of the forecasts."""
     sections = [
         Section(f"Drift of {name}", tuple(_modality_blocks(found))) for name, found in report.modalities.items()
     ]
@@ -145,7 +145,7 @@ def _forecast_blocks(name: str, found: Forecast) -> list[Block]:
 
 
 def recovery_section(report: RecoveryReport) -> Section:
-    """Every arm with its held-out scores; the one kept set strong."""
+    """Return every method with its held-out scores; the chosen one in bold."""
     names = [name for name in report.arms[0].scores if name != "mrr"]
     rows: list[Row] = []
     for arm in report.arms:

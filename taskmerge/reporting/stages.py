@@ -28,7 +28,10 @@ _MODELS = {"rehearse": "rehearsed", "recover": "recovered"}
 
 @dataclass(frozen=True)
 class StageResults:
-    """What the stages of a recipe found, read back. places: "fused", "recovered", … -> the model's folder."""
+    """The results of a recipe's stages, read from their notes.
+
+    places: "fused", "recovered", … -> the model's folder.
+    """
 
     places: Mapping[str, str] = field(default_factory=dict)
     fuse: Mapping[str, Any] | None = None
@@ -39,7 +42,7 @@ class StageResults:
 
 
 def run_page(found: StageResults) -> list[Section]:
-    """All stages of a run, led by which model to use."""
+    """Return the sections of all stages of a run, first the model to use."""
     sections = [Section("Verdict", tuple(_run_verdict(found)))]
     if found.evaluate is not None:
         sections += evaluation_page(found.evaluate, found.places)[1:]
@@ -55,14 +58,14 @@ def run_page(found: StageResults) -> list[Section]:
 
 
 def recovery_page(found: StageResults) -> list[Section]:
-    """What `recover` found."""
+    """Return the sections about the results of `recover`."""
     if found.recover is None:
         return []
     return [Section("Verdict", (_recovery_verdict(found.recover, found.places),)), *_recovery(found.recover)]
 
 
 def training_page(found: StageResults) -> list[Section]:
-    """What `specialize` or `rehearse` found."""
+    """Return the sections about the results of `specialize` or `rehearse`."""
     verdicts = [_training_verdict(name, report, found.places) for name, report in found.trained.items()]
     return [Section("Verdict", verdicts), *(_training(name, report) for name, report in found.trained.items())]
 

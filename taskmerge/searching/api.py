@@ -90,37 +90,39 @@ def search(
     page: str | Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Outcome:
-    """Find weights, methods and their parameters by trying.
+    """Find weights, methods and their parameters by trials.
 
         found = search("recipe.yaml")
         found = search({"base": base, "law": law, "code": code}, objective=accuracy, model=copy.deepcopy(base),
                        vary={"specialists.*.weight": [0.0, 1.0]}, trials=40)
 
-    No model is written in a trial: tensors are merged in place into one live model, the same bits as a fuse writes.
+    No model is written in a trial: tensors are merged in place into one live model, with the same bits as `fuse`
+        writes.
 
     Args:
-        models: a recipe, its file, or models by name with the base under "base"; whatever `fuse` takes.
-        objective: what scores a model: given the live one, returns a number, or numbers by name of which `maximize`
-            speaks; the higher the better. Left out: retrieval on the pairs of `on`.
-        vary, maximize, on, floor, trials, sampler, prune, sensitivity: as in a recipe's `search`, in place of what it
-            says; `on` takes whatever `read_pairs` takes.
-        confirm: pairs the search never sees, or a second objective on other data.
-        model: what is merged into and scored: a network, or an `Embedder`, of the merge's class, written over; or what
-            makes one of a folder's path. Left out: the recipe's merge is written once and opened as an embedder.
-        out: folder of the study; left out: the recipe's, or a temporary one for models in memory.
-        fresh: forget the trials of another search there.
-        device: where the model runs and merges are computed.
-        memory: bytes kept of what trials have in common.
-        batch_size: items that run at once.
-        page: where the report is written too, beside the study's folder.
-        say: is told of every trial, and of what is assumed.
+        models: a recipe, its file, or models by name with the base under "base"; all sources that `fuse` takes.
+        objective: a function of the live model that returns its score, or scores by name, of which `maximize` names
+            some; higher is better. Default: retrieval on the pairs of `on`.
+        vary, maximize, on, floor, trials, sampler, prune, sensitivity: as in the `search` section of a recipe, whose
+            values they replace; `on` takes all pairs that `read_pairs` takes.
+        confirm: pairs that the search never uses, or a second objective on other data.
+        model: the live model that is overwritten and scored: a network, or an `Embedder`, of the class of the merged
+            model; or a function that makes one from a folder's path. Default: the recipe's merge is written once and
+            opened as an embedder.
+        out: folder of the study; default: the recipe's, or a temporary one for models in memory.
+        fresh: discard the trials of another search in this folder.
+        device: device that the model runs on and that computes the merges.
+        memory: bytes kept of intermediate results that trials share.
+        batch_size: items per batch.
+        page: file for the report, in addition to the one in the study's folder.
+        say: function that gets a line of text for every trial and every assumption.
 
     Returns:
-        All points, the best one's recipe, and what it is worth.
+        All points, the best one's recipe, and its scores.
 
     Raises:
-        RecipeError: with everything that is wrong before the first trial.
-        TaskmergeError: when the recipe's own merge cannot be made or scored.
+        RecipeError: with every problem found before the first trial.
+        TaskmergeError: if the recipe's own merge cannot be made or scored.
     """
     if page is not None:
         check_page(page)

@@ -84,7 +84,7 @@ def conclude(
 
 
 def points_of(runner: Runner, study: Study) -> list[Point]:
-    """Everything that was looked at: references that no trial stands for, then trials."""
+    """Return all points: references that no trial represents, then trials."""
     goal = runner.goal
     known = {trial.user_attrs.get("reference") for trial in study.finished()}
     found = [_point(name, goal, scored) for name, scored in runner.scored.items()
@@ -115,19 +115,19 @@ def _trial(trial: FrozenTrial) -> Point:
 
 
 def candidates(points: Sequence[Point]) -> list[Point]:
-    """The points that can be the best: merges of all specialists, as the recipe says."""
+    """Return the points that can be the best: merges of all specialists of the recipe."""
     return [point for point in points if not point.name.startswith("only ")]
 
 
 def recipe_of(runner: Runner, point: Point) -> Recipe:
-    """An ordinary recipe of a point."""
+    """Return an ordinary recipe of a point."""
     if point.name in runner.recipes:
         return runner.recipes[point.name]
     return with_values(runner.bench.recipe, runner.axes, point.values)
 
 
 def scored_of(runner: Runner, point: Point) -> Scored:
-    """The scores of a point, query by query: kept ones, or found again."""
+    """Return the scores of a point, query by query: stored ones, or computed again."""
     return runner.kept(point.name, recipe_of(runner, point))
 
 

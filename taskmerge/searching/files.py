@@ -1,4 +1,4 @@
-"""What a search leaves: best.yaml, the recipes of the front, the report with its JSON and pictures."""
+"""Output files of a search: best.yaml, the recipes of the front, the report with its JSON and pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a finished search says: the best point, the front, where the optimum is flat, what the best is worth."""
+"""Findings of a complete search: the best point, the front, flat regions around the optimum, the best point's value."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Curve:
         return None if first == last else (float(rows[first].value), float(rows[last].value))
 
     def sentence(self) -> str:
-        """What it says about the axis."""
+        """Return the finding about the axis as a sentence."""
         flat, head = self.flat, f"{self.objective}, {self.axis}" if self.objective else self.axis
         if flat is None:
             words = [str(point.value) for point in self.points if point.value != self.through and _same(point)]
@@ -88,7 +88,7 @@ class Confirmed:
     floors: Mapping[str, Interval] = field(default_factory=dict)
 
     def sentence(self) -> str:
-        """Whether what was found is there on other pairs."""
+        """Return whether the gain is confirmed on other pairs, as a sentence."""
         kept = f"{self.dev_gain.estimate:+.4f} on the pairs used for the search, {self.gain.estimate:+.4f} on new pairs"
         said = f"{self.point} against the recipe's own weights: {kept} [{self.gain.low:+.4f}, {self.gain.high:+.4f}]"
         lost = self.dev_gain.estimate - self.gain.estimate
@@ -104,7 +104,7 @@ class Confirmed:
         return f"{said}: {verdict}"
 
     def floor_sentences(self) -> list[str]:
-        """Which floors are broken on these pairs, and whether by more than chance."""
+        """Return a sentence for each floor that is broken on these pairs, with its significance."""
         said = []
         for name, left in self.floors.items():
             if left.estimate < 0:
@@ -123,18 +123,19 @@ class Correlation:
     count: int
 
     def sentence(self) -> str:
+        """Return the rank correlation as a sentence."""
         said = f"{self.agreement} ranks {self.count} points like {self.real}"
         return f"{said} with rank correlation {self.value:.2f}"
 
 
 def best_of(points: Sequence[Point]) -> Point | None:
-    """The point with the largest mean of its objectives among those that meet all floors, the first of equals."""
+    """Return the point with the largest mean of its objectives among those that meet all floors; ties: the first."""
     meeting = [point for point in points if point.meets_floors]
     return max(meeting, key=lambda point: float(np.mean(point.results)), default=None)
 
 
 def correlations(points: Sequence[Point], objective: Objective) -> list[Correlation]:
-    """How well agreement of neighbours would have ordered the points, by set and for the objective."""
+    """Compute how well agreement of neighbours would have ordered the points, by set and for the objective."""
     found = []
     scored = [point for point in points if point.state == "scored"]
     for name in dict.fromkeys(name for point in scored for name in point.scores if name.startswith(f"{AGREEMENT}.")):

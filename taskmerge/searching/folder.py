@@ -40,7 +40,7 @@ class _About(TypedDict):
 
 
 def folder_of(recipe: Recipe, out: Path | None = None) -> Path:
-    """Where the search of a recipe lies. Raises RecipeError when nothing says it."""
+    """Return the folder of a recipe's search. Raises RecipeError if no setting names it."""
     if out is not None:
         return output_path(out)
     if recipe.search is not None and recipe.search.path is not None:
@@ -64,7 +64,7 @@ class SearchFolder:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """One process at a time inside the block; others wait."""
+        """Admit one process at a time to the block; others wait."""
         with FileLock(str(self.path / ".lock-search")):
             yield
 
@@ -102,7 +102,7 @@ class SearchFolder:
             write_whole(place, json.dumps(about, indent=1) + "\n")
 
     def start_model(self, bench: Bench, recipe: Recipe) -> Path:
-        """The recipe's own merge as a model's folder, written once: what is opened to run trials in."""
+        """Return the folder of the recipe's own merge, written once: the model in which trials are run."""
         place = self.path / START
         made_from = identity(bench.plan, recipe)
         about: _About = read_json(self.path / ABOUT, _About, "--fresh starts from scratch", own=True)
@@ -112,12 +112,12 @@ class SearchFolder:
         return place
 
     def point(self, name: str) -> Path:
-        """Where the scores of a point are kept."""
+        """Return the file of a point's scores."""
         return self.path / POINTS / f"{name.replace('/', '-').replace(' ', '-')}.npz"
 
 
 def digest(bench: Bench, recipe: Recipe, vary: Mapping[str, Any], maximize: Sequence[str], more: Sequence[Any]) -> str:
-    """A hash of what decides every score of a search. more: data sources by name, floors, who scores."""
+    """Return a hash of everything that decides the scores of a search. more: data sources by name, floors, scorer."""
     found = hashlib.sha256()
     for part in (identity(bench.plan, recipe), dump(dict(vary)), repr(list(maximize)), repr(recipe.seed)):
         found.update(part.encode() + b"\0")

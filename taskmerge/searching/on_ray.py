@@ -20,7 +20,10 @@ from taskmerge.words.ray_cluster import Cluster, device_of_task, processors
 
 @dataclass(frozen=True)
 class Told:
-    """What a worker is given. here: the folder that the command was started in; out: the study's, which all share."""
+    """The arguments of a worker.
+
+    here: the working directory of the command; out: the study's folder, which all share.
+    """
 
     recipe: Path
     out: Path
@@ -52,7 +55,7 @@ def search_on_ray(
     page: Path | None,
     say: Callable[[str], None],
 ) -> Outcome:
-    """`search(recipe)` with a worker for each processor of a cluster, or for each GPU if `device` is one.
+    """Run `search(recipe)` with a worker for each processor of a cluster, or for each GPU if `device` is one.
 
     All share one Optuna study: its journal is a file in the study's folder, which every machine must see. The order of
     trials, and so what the sampler proposes, depends on who is quicker. This process draws the conclusions.

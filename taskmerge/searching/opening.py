@@ -18,7 +18,7 @@ from taskmerge.searching.live import LiveModel
 
 
 def live_model(recipe: Recipe, bench: Bench, model: Any, folder: SearchFolder, device: str | None) -> LiveModel:
-    """The model that trials are put into.
+    """Return the live model that receives the tensors of trials.
 
     Args:
         recipe: says how models are run: embedder, components, prompts.

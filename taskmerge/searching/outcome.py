@@ -15,21 +15,21 @@ from taskmerge.words.tables import Shown, Table, counted
 
 @dataclass(frozen=True, repr=False)
 class Outcome(Shown):
-    """All that a search found.
+    """The result of a search.
 
     Attributes:
-        objectives: what was maximised, as written.
+        objectives: the objectives that were maximised, as the user wrote them.
         points: trials and references, in order.
-        front: those that no other beats in everything; one objective: the best alone.
-        best: the best that meets all floors; None when none does.
-        recipe: the best one's recipe, an ordinary one.
-        curves: along each axis through the best trial.
-        confirmed: points on pairs that the search never saw.
+        front: points that no other point beats in every objective; for one objective, the best point alone.
+        best: the best point that meets all floors; None if no point does.
+        recipe: the recipe of the best point, an ordinary one.
+        curves: scores along each axis through the best trial.
+        confirmed: scores of points on pairs that the search did not use.
         importances: axis -> share, per objective.
         correlations: of agreement with real scores.
-        notes: what was assumed, left out or found odd.
-        seconds: of this process's points: merging and scoring.
-        folder: where everything lies.
+        notes: assumptions, omissions and unusual findings.
+        folder: the folder of the study.
+        recipes: the text of the recipe of each point, by its name.
     """
 
     objectives: tuple[str, ...]
@@ -46,14 +46,14 @@ class Outcome(Shown):
     recipes: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def in_one_line(self) -> str:
-        """See `Shown`: the best point and what it scores."""
+        """Return the best point and its scores, see `Shown`."""
         what = f"{counted(len(self.points), 'point')} for {' and '.join(self.objectives) or 'nothing'}"
         if self.best is None:
             return f"of {what}: none meets all floors"
         return f"of {what}: {self.best.name} is best with {', '.join(f'{value:.4g}' for value in self.best.results)}"
 
     def as_table(self) -> Table:
-        """See `Shown`: one row a point; its values on the axes, its results, and all its scores."""
+        """Return one row per point: its values on the axes, its results, and all its scores; see `Shown`."""
         axes = list(dict.fromkeys(name for point in self.points for name in point.values))
         scores = list(dict.fromkeys(name for point in self.points for name in point.scores))
         scores = [name for name in scores if name not in (*axes, *self.objectives)]
@@ -71,7 +71,7 @@ class Outcome(Shown):
         )
 
     def sentences(self) -> list[str]:
-        """What to know, in plain words."""
+        """Return the main findings, one sentence each."""
         said = []
         if self.best is not None:
             shown = ", ".join(f"{value:.4f}" for value in self.best.results)
@@ -82,7 +82,7 @@ class Outcome(Shown):
         return said
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         curves = [{**asdict(curve), "flat": curve.flat, "sentence": curve.sentence()} for curve in self.curves]
         return {
             "objectives": list(self.objectives),

@@ -36,7 +36,7 @@ Row = Sequence[Cell | str]
 
 
 def lead(outcome: Outcome, setting: Setting) -> str:
-    """The sentence under the title."""
+    """Return the sentence under the title."""
     trials = sum(not point.name.startswith("only ") for point in outcome.points)
     pairs = ", ".join(f"{len(found)} {name}" for name, found in setting.pairs.items())
     on = f" on {pairs} pairs" if pairs else ""
@@ -44,7 +44,7 @@ def lead(outcome: Outcome, setting: Setting) -> str:
 
 
 def sections(outcome: Outcome, setting: Setting) -> list[Section]:
-    """Everything that the page shows."""
+    """Return the sections of the page."""
     found = [Section("Findings", tuple(_banners(outcome)))]
     if outcome.confirmed:
         found.append(Section("On new pairs", (_confirmed(outcome, setting),)))

@@ -30,7 +30,7 @@ def sources_of(said: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def read_sets(sources: Mapping[str, Any], key: str, place: str) -> dict[str, Pairs]:
-    """Every set, decoded once to see that it can be. Raises RecipeError with all that is wrong with any of them."""
+    """Read every set and decode it once as a test. Raises RecipeError with all problems of all sets."""
     problems: list[Problem] = []
     found = {}
     for name, source in sources.items():
@@ -52,7 +52,7 @@ def read_sets(sources: Mapping[str, Any], key: str, place: str) -> dict[str, Pai
 def kept_back(
     sets: Mapping[str, Pairs], seed: int, say: Callable[[str], None]
 ) -> tuple[dict[str, Pairs], dict[str, Pairs]]:
-    """(pairs to search on, pairs to confirm on): a third of every set's texts is kept back, with all their items.
+    """Split pairs into those to search on and those to confirm on: a third of every set's texts, with all their items.
 
     Where a set is too small for that nothing is, which `say` is told.
     """

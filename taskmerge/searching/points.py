@@ -37,19 +37,23 @@ class Point:
 
     @property
     def meets_floors(self) -> bool:
+        """True if the point was scored and is below no floor."""
         return self.state == "scored" and not self.short
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What is maximised, and what may not be lost. against: set -> the specialist's score that its floor is under."""
+    """The objectives and the floors of a search.
+
+    against: set -> the specialist's score that its floor is relative to.
+    """
 
     objectives: tuple[Objective, ...]
     floors: Mapping[str, Floor] = field(default_factory=dict)
     against: Mapping[str, float] = field(default_factory=dict)
 
     def results(self, scored: Scored) -> tuple[float, ...]:
-        """One number an objective. Raises UsageError for what is no number."""
+        """Return one number per objective. Raises UsageError for a result that is not a number."""
         return tuple(scored.value(objective) for objective in self.objectives)
 
     def constraints(self, scored: Scored) -> dict[str, float]:
@@ -61,7 +65,7 @@ class Goal:
         }
 
     def with_specialists(self, scored: Mapping[str, Scored], specialists: Sequence[str]) -> Goal:
-        """The goal with what each specialist scores. Raises RecipeError for floors that no model can reach."""
+        """Return the goal with the scores of specialists. Raises RecipeError for floors that no model can reach."""
         against = {}
         for name, floor in self.floors.items():
             if name not in specialists:
@@ -83,7 +87,7 @@ class Goal:
 
 
 def front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one beats in one objective without losing in another, best first objective first."""
+    """Return the points that no other one beats in one objective without a loss in another, best in the first first."""
     kept: list[Point] = []
     for one in points:
         beaten = any(

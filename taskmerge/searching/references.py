@@ -20,12 +20,12 @@ METAGPT = "metagpt"
 
 
 def alone(name: str) -> str:
-    """What the point of one specialist alone is called."""
+    """Return the name of the point of one specialist alone."""
     return f"only {name}"
 
 
 def references(bench: Bench, axes: Sequence[Axis]) -> dict[str, Recipe]:
-    """Name -> recipe of every point, in the order in which they are looked at.
+    """Return the recipe of every reference point by name, in the order of scoring.
 
     1/N and MetaGPT's weights (arXiv 2406.11385: shares of the squared lengths, over the whole model) are there where
     several specialists' weights are varied.
@@ -45,7 +45,7 @@ def references(bench: Bench, axes: Sequence[Axis]) -> dict[str, Recipe]:
 
 
 def lone(bench: Bench, name: str) -> Recipe:
-    """One specialist by itself: base + its task vector, also where rules of the recipe keep the base's tensors.
+    """Return one specialist by itself: base + its task vector, even if rules of the recipe keep the base's tensors.
 
     Where that cannot be planned the rules stay.
     """
@@ -63,7 +63,7 @@ def lone(bench: Bench, name: str) -> Recipe:
 
 
 def with_weights(recipe: Recipe, weights: Mapping[str, float]) -> Recipe:
-    """The recipe with other weights of its specialists, and no `search`."""
+    """Return the recipe with other weights of its specialists, and no `search`."""
     table = recipe.to_dict()
     table.pop("search", None)
     for name, weight in weights.items():
@@ -75,7 +75,7 @@ def with_weights(recipe: Recipe, weights: Mapping[str, float]) -> Recipe:
 
 
 def on_axes(recipe: Recipe, axes: Sequence[Axis]) -> dict[str, Any] | None:
-    """A recipe as values on the axes; None where one of them does not reach it."""
+    """Return a recipe as values on the axes; None if a value is not on its axis."""
     said = {axis.name: current(recipe, axis) for axis in axes}
     values = {axis.name: said[axis.name] for axis in axes if axis.applies(said, recipe)}
     return values if all(axis.holds(values[axis.name]) for axis in axes if axis.name in values) else None

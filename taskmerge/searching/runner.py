@@ -70,7 +70,7 @@ class Runner:
         return self.own is None and all(pattern.startswith(f"{RETRIEVAL}.") for pattern in patterns)
 
     def kept(self, name: str, recipe: Recipe, report: Report | None = None) -> Scored:
-        """As `score`, of a point that is looked at once in the life of a search."""
+        """Score a point as `score` does, once in the life of a search: later calls read the stored scores."""
         groups = {} if self.scorer is None else self.scorer.groups
         found = self.scored.get(name) or Scored.load(self.folder.point(name), groups)
         if found is None:
@@ -83,7 +83,7 @@ class Runner:
     # References
 
     def references(self) -> None:
-        """Each specialist alone, the recipe as it is, 1/N, MetaGPT's weights. Raises what the recipe's own raises."""
+        """Score each specialist alone, the recipe itself, 1/N, MetaGPT's weights. Raises the recipe's own errors."""
         specialists = list(self.bench.recipe.specialists)
         for name, recipe in references(self.bench, self.axes).items():
             try:

@@ -1,4 +1,4 @@
-"""What a point of a search scored: values of single queries, so that points can be compared in pairs."""
+"""Scores of a point of a search: values of single queries, so that points can be compared in pairs."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Scored:
     near: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def means(self) -> dict[str, float]:
-        """Name -> mean."""
+        """Return the mean of each score by name."""
         return {name: float(values.mean()) for name, values in self.values.items()}
 
     def value(self, objective: Objective) -> float:
-        """What an objective makes of the means. Raises UsageError where that is no number."""
+        """Compute an objective from the means. Raises UsageError if the result is not finite."""
         found = float(objective.of(self.means()))
         if not math.isfinite(found):
             bad = [name for name in objective.names(self.values) if not np.isfinite(self.values[name]).all()]
@@ -48,11 +48,11 @@ class Scored:
         return found
 
     def interval(self, objective: Objective) -> Interval:
-        """The objective with its bootstrap interval."""
+        """Return the objective with its bootstrap interval."""
         return percentile_interval(self.value(objective), self._draws(objective), self._count(objective))
 
     def minus(self, other: Scored, objective: Objective) -> Interval:
-        """The objective of this point minus that of another, with a paired interval over the same queries."""
+        """Return the objective of this point minus that of another, with a paired interval over the same queries."""
         draws = self._draws(objective) - other._draws(objective)
         return percentile_interval(self.value(objective) - other.value(objective), draws, self._count(objective))
 
@@ -77,7 +77,7 @@ class Scored:
 
     @classmethod
     def load(cls, path: Path, groups: Mapping[str, Groups]) -> Scored | None:
-        """What `save` wrote; None where it is not there or cannot be read."""
+        """Read the scores that `save` wrote; None if the file is missing or cannot be read."""
         try:
             with np.load(path, allow_pickle=False) as table:
                 found = {name: table[name] for name in table.files}

@@ -103,7 +103,7 @@ class Scorer:
         return self.agreed(Scored(values, self.groups, near))
 
     def agreed(self, scored: Scored) -> Scored:
-        """The same with its agreement with every specialist that is known by now."""
+        """Return the same with its agreement with every specialist that is scored so far."""
         found = {
             f"{AGREEMENT}.{name}": neighbour_overlap(self.near[name], rows)
             for name, rows in scored.near.items()
@@ -127,7 +127,7 @@ def _values(found: Mapping[str, Mapping[str, DirectionScores]]) -> dict[str, np.
 
 
 def directions_of(objectives: Sequence[Objective], sets: Sequence[str]) -> list[str]:
-    """The directions that objectives look at; an item looking for its text is always looked at."""
+    """Return the directions that objectives use; an item searching its text is always included."""
     names = [retrieval_name(one, metric, way) for one in sets for way in DIRECTIONS for metric in METRICS]
     asked = [name for objective in objectives for name in objective.names(names) if _only(objective, name)]
     back = any(name.endswith(".from_text") for name in asked)
@@ -140,7 +140,7 @@ def _only(objective: Objective, name: str) -> bool:
 
 
 def asked(objective: Callable[[Any], Any], model: Any) -> Scored:
-    """What a function of the user's own says of a model: a number, or numbers by name.
+    """Return the scores of a model from a user's own function: a number, or numbers by name.
 
     Raises:
         UsageError: for anything else, and for whatever it raises.

@@ -1,4 +1,4 @@
-"""What is searched, read from a recipe or from a call: checked whole before a model is opened."""
+"""Setting of a search, from a recipe or from a call: checked completely before a model is opened."""
 
 from __future__ import annotations
 
@@ -41,17 +41,18 @@ class Setting:
 
     @property
     def section(self) -> Search:
+        """The `search` section of the recipe."""
         assert self.recipe.search is not None
         return self.recipe.search
 
     @property
     def can_confirm(self) -> bool:
-        """Whether the objective can be computed on something that the search never saw."""
+        """True if the objective can be computed on data that the search does not use."""
         return bool(self.confirm) if self.own is None else self.own_confirm is not None
 
 
 def recipe_of(models: Any) -> tuple[Recipe, Inputs | None]:
-    """A recipe from a file, a recipe, or models by name with the base under "base"; the models that are open.
+    """Return a recipe from a file, a recipe, or models by name with the base under "base"; and the open models.
 
     Raises:
         UsageError: for anything else.
@@ -72,7 +73,7 @@ def recipe_of(models: Any) -> tuple[Recipe, Inputs | None]:
 
 
 def with_section(recipe: Recipe, given: Mapping[str, Any]) -> Recipe:
-    """The recipe with what a call says in place of what its `search` says. Raises RecipeError."""
+    """Return the recipe with a call's arguments in place of its `search` values. Raises RecipeError."""
     said = {key: value for key, value in given.items() if value is not None}
     if not said:
         return recipe
@@ -143,14 +144,14 @@ def _objectives(
 
 
 def prunable(setting: Setting) -> bool:
-    """Whether trials can be stopped early: one objective, made of retrieval."""
+    """Return whether trials can be stopped early: for one objective, made of retrieval scores."""
     patterns = [pattern for objective in setting.objectives for pattern in objective.patterns]
     retrieval = all(pattern.startswith(f"{RETRIEVAL}.") for pattern in patterns)
     return setting.section.prune and setting.own is None and len(setting.objectives) == 1 and retrieval
 
 
 def stripped(recipe: Recipe) -> Recipe:
-    """The recipe without its `search`, as it is fused."""
+    """Return the recipe without its `search`, as it is fused."""
     table = recipe.to_dict()
     table.pop("search", None)
     return from_dict(table, recipe.folder)

@@ -40,6 +40,7 @@ class Proposed:
 
     @property
     def number(self) -> int:
+        """The number of the trial."""
         return self.trial.number
 
 
@@ -92,7 +93,7 @@ class Study:
 
     @property
     def sampler(self) -> str:
-        """Which sampler proposes, in a word."""
+        """The name of the sampler that proposes points."""
         return self._sampler
 
     @contextmanager
@@ -135,7 +136,7 @@ class Study:
         return self.study.get_trials(deepcopy=False, states=states)
 
     def propose(self) -> Proposed | None:
-        """The next trial; None when there are enough, those that still run elsewhere included."""
+        """Return the next trial; None if there are enough, including those that still run elsewhere."""
         with self._proposing:  # two processes must not both take the last one
             return self._propose()
 
@@ -223,13 +224,13 @@ class Study:
         return len(self.study.get_trials(deepcopy=False)) - 1
 
     def finished(self) -> list[FrozenTrial]:
-        """All trials that ended, in order."""
+        """Return all trials that ended, in order."""
         from optuna.trial import TrialState
 
         return self._in(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
     def complete(self) -> list[FrozenTrial]:
-        """Those that were scored whole."""
+        """Return the trials that were scored completely."""
         from optuna.trial import TrialState
 
         return self._in(TrialState.COMPLETE)
@@ -241,7 +242,7 @@ class Study:
         return {trial.number: str(trial.user_attrs.get("worker", "?")) for trial in self._in(TrialState.RUNNING)}
 
     def importances(self, objective: int = 0) -> dict[str, float]:
-        """Axis -> its share in what tells good trials from bad ones (PED-ANOVA, arXiv 2304.10255)."""
+        """Compute each axis' share in the difference between good and bad trials (PED-ANOVA, arXiv 2304.10255)."""
         import optuna
 
         if len(self.complete()) < 4:
@@ -263,7 +264,7 @@ def _drawn(trial: optuna.Trial, axis: Axis) -> Any:
 
 
 def distribution(axis: Axis) -> BaseDistribution:
-    """What Optuna draws an axis from."""
+    """Return the distribution from which Optuna draws values of an axis."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if axis.bounds is None:

@@ -42,7 +42,7 @@ class Swept:
 
 
 def read_sweeps(recipe: Recipe, texts: Sequence[str]) -> tuple[Axis, ...]:
-    """The axes of `scale=0.1:1.0:0.1`, `method=ties,sum` and the like.
+    """Return the axes of `scale=0.1:1.0:0.1`, `method=ties,sum` and the like.
 
     Args:
         recipe: what is swept.
@@ -95,7 +95,7 @@ def _value(word: str) -> float | bool | str:
 
 
 def points_on(axis: Axis) -> list[Any]:
-    """Every value of an axis."""
+    """Return every value of an axis."""
     if axis.bounds is None:
         return list(axis.choices)
     step = axis.range.step
@@ -111,7 +111,7 @@ def sweep(
     device: str = "cpu",
     say: Callable[[str], None] = lambda _: None,
 ) -> list[Swept]:
-    """Every point of a grid.
+    """Return every point of a grid.
 
     Args:
         recipe: what is merged; its `search`, else its `evaluate`, says on which pairs points are scored.

@@ -68,7 +68,7 @@ def recover_by_choice(
     out: str | Path | Destination,
     work: str | Path | None = None,
 ) -> RecoveryReport:
-    """Try the methods of recovering a projector, measure each on pairs that it was not fitted on, and save the best.
+    """Try the methods that recover a projector, measure each on pairs that it was not fitted on, and save the best.
 
     Held-out pairs are ranked among all texts, including those that were fitted on. Without `held_out`, up to 512 pairs
     are used for both. They are divided into three parts; each method is fitted three times without one part, and scored
@@ -78,8 +78,10 @@ def recover_by_choice(
     Args:
         fused: path of the fused model, or a `ModelSource`.
         data: pairs, or {name: pairs}.
+        train: projectors to recover, as components or globs.
         method: "gradient" and "closed_form" try only these; "auto" tries all.
         specialist: as `fused`; allows the closed form without labels.
+        settings: of the training by gradient.
         held_out: pairs to score on instead.
         out: folder for the model.
         work: folder for training checkpoints.

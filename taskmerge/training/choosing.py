@@ -1,4 +1,4 @@
-"""Which way of recovering is kept: numbers in, a name out."""
+"""Choice of the method of recovery that is kept: from numbers to a name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Ranks = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Gain:
-    """What a way gains over leaving the model as it is, pair by pair. worse: sets that it makes surely worse."""
+    """The gain of a method over the unchanged model, pair by pair. worse: sets that it significantly worsens."""
 
     sure: Interval
     likely: Interval
@@ -28,7 +28,7 @@ class Gain:
 
     @property
     def holds(self) -> bool:
-        """Whether it is better beyond what the pairs that judge could make look so."""
+        """True if the gain exceeds the uncertainty of the held-out pairs, and no set becomes worse."""
         if self.worse:
             return False
         return self.sure.low > 0 or (self.sure.estimate >= CLEAR and self.likely.low > 0)
@@ -53,7 +53,7 @@ def gain_of(own: Ranks, left: Ranks, labels: Mapping[str, Sequence[object]]) -> 
 
 
 def choose(gains: Mapping[str, Gain]) -> tuple[str, str]:
-    """(the way to keep, why): the one that gains most among those whose gain holds, else "leave it"."""
+    """Return the method to keep, and the reason: the largest gain among those that hold, else "leave it"."""
     held = {name: gain for name, gain in gains.items() if gain.holds}
     if held:
         name = max(held, key=lambda one: held[one].sure.estimate)

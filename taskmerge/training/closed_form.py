@@ -37,9 +37,9 @@ TEMPERATURE = 0.02
 
 @dataclass(frozen=True)
 class ClosedFormReport:
-    """What closed-form recovery did.
+    """The result of closed-form recovery.
 
-    applied: whether the projector was changed at all; reason: why, or why not.  targets: "pairs" or "label-free".
+    applied: whether the projector was changed; reason: for either.  targets: "pairs" or "label-free".
     items: fitted on.  ridges: μ over the largest eigenvalue, one for every round kept, found by cross-validation.
     errors: cross-validated, before and after every round kept: with pairs the mean InfoNCE loss against all texts,
     label-free the mean ‖target - embedding‖². trained, frozen: numbers of tensors; the frozen ones were hashed before
@@ -56,6 +56,7 @@ class ClosedFormReport:
     frozen: int
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
         return asdict(self)
 
 

@@ -32,7 +32,7 @@ class Columns(nn.Module):
 
 
 def trainable(embedder: Embedder) -> SentenceTransformer:
-    """What sentence-transformers' trainer trains: the embedder's own network, run column by column."""
+    """Return the embedder's network in the form that sentence-transformers' trainer trains, run column by column."""
     from sentence_transformers import SentenceTransformer
 
     return SentenceTransformer(modules=[Columns(embedder)], device=str(embedder.device))

@@ -1,4 +1,4 @@
-"""Which tensors a stage trains, and the proof that the others did not move."""
+"""Selection of the tensors that a stage trains, and the proof that the others did not change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from taskmerge.words.modalities import TEXT, tower_of
 
 
 def select(embedder: Embedder, wanted: Sequence[str]) -> list[str]:
-    """Names of the parameters that the wanted patterns name; see `taskmerge.checkpoints.selector`.
+    """Return the names of the parameters that the patterns select; see `taskmerge.checkpoints.selector`.
 
     Names are those of the model's file. Raises UsageError for a pattern that names none.
     """
@@ -31,25 +31,25 @@ def select(embedder: Embedder, wanted: Sequence[str]) -> list[str]:
 
 
 def on_the_way(component: str, modality: str) -> bool:
-    """Whether items of a modality pass through a component; only towers and their projectors are not on everybody's."""
+    """Return whether items of a modality pass through a component; only encoders and their projectors are specific."""
     if not component.endswith(("_encoder", "_projector")):
         return True
     return component.rpartition("_")[0] == tower_of(modality)
 
 
 def passed(names: Sequence[str], components: Mapping[str, str], modalities: Iterable[str]) -> list[str]:
-    """Those of the names that items of one of the modalities, or texts, pass through: no other can learn from them."""
+    """Return the names that items of one of the modalities, or texts, pass through: no other can learn from them."""
     kinds = {*modalities, TEXT}
     return [name for name in names if any(on_the_way(components[name], kind) for kind in kinds)]
 
 
 def texts_learn(components: Iterable[str]) -> bool:
-    """Whether texts pass through one of the trained components: all but towers and their projectors."""
+    """Return whether texts pass through one of the trained components: all except encoders and their projectors."""
     return not all(component.endswith(("projector", "_encoder")) for component in components)
 
 
 def freeze_all_but(embedder: Embedder, trained: Sequence[str]) -> None:
-    """requires_grad on exactly the named parameters."""
+    """Set requires_grad for exactly the named parameters."""
     values = embedder.state_dict.values
     chosen = {id(values[name]) for name in trained}
     for parameter in embedder.module.parameters():
@@ -73,7 +73,7 @@ def frozen_hashes(embedder: Embedder, trained: Sequence[str]) -> dict[str, str]:
 
 
 def assert_unchanged(before: Mapping[str, str], after: Mapping[str, str]) -> None:
-    """Raises TaskmergeError naming the tensors whose bytes differ, or that came or went."""
+    """Raise TaskmergeError with the names of tensors whose bytes differ, or that were added or removed."""
     moved = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     if moved:
         raise TaskmergeError(f"frozen tensors changed: {', '.join(moved[:5])} ({len(moved)} in total)")
@@ -81,7 +81,7 @@ def assert_unchanged(before: Mapping[str, str], after: Mapping[str, str]) -> Non
 
 @contextmanager
 def dropout_set_to(module: nn.Module, rate: float | None) -> Iterator[None]:
-    """All dropout layers at `rate` inside the block; None leaves them."""
+    """Set all dropout layers to `rate` inside the block; None leaves them unchanged."""
     layers = [layer for layer in module.modules() if isinstance(layer, nn.Dropout)] if rate is not None else []
     old = [layer.p for layer in layers]
     for layer in layers:
@@ -94,7 +94,7 @@ def dropout_set_to(module: nn.Module, rate: float | None) -> Iterator[None]:
 
 
 def adaptable_layers(embedder: Embedder, parameters: Sequence[str]) -> list[str]:
-    """Places in `Embedder.module` of the linear layers whose weights are among the parameters and that really run.
+    """Return the places in `Embedder.module` of the linear layers whose weights are among the parameters and that run.
 
     nn.MultiheadAttention reads its out_proj's weight itself, so an adapter there would do nothing.
     """
@@ -107,7 +107,7 @@ def adaptable_layers(embedder: Embedder, parameters: Sequence[str]) -> list[str]
 
 
 def inject_lora(module: nn.Module, layers: Sequence[str], rank: int, scale: float) -> Any:
-    """Adapters on the named linear layers, in place; `merge_and_unload()` of what is returned folds them in."""
+    """Add adapters to the named linear layers, in place; `merge_and_unload()` of the result merges them."""
     from peft import LoraConfig
     from peft.tuners.lora import LoraModel
 

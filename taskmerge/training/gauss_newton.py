@@ -21,14 +21,14 @@ Embed = Callable[[dict[str, Tensor], Any], Tensor]
 
 
 class Objective(Protocol):
-    """What a batch's embeddings (items, d) should become."""
+    """A loss of a batch's embeddings (items, d)."""
 
     def descent(self, embeddings: Tensor) -> Tensor:
-        """Minus the loss's gradient at the embeddings, (items, d)."""
+        """Compute minus the loss's gradient at the embeddings, (items, d)."""
         ...
 
     def curvature(self, embeddings: Tensor, direction: Tensor) -> Tensor:
-        """The loss's Hessian at the embeddings times a direction, (items, d)."""
+        """Multiply a direction (items, d) by the loss's Hessian at the embeddings."""
         ...
 
 
@@ -39,9 +39,11 @@ class SquaredError:
     targets: Tensor
 
     def descent(self, embeddings: Tensor) -> Tensor:
+        """Compute minus the loss's gradient at the embeddings, (items, d)."""
         return self.targets - embeddings
 
     def curvature(self, embeddings: Tensor, direction: Tensor) -> Tensor:
+        """Multiply a direction (items, d) by the loss's Hessian: the identity."""
         return direction
 
 
@@ -57,9 +59,11 @@ class InfoNCE:
     temperature: float
 
     def descent(self, embeddings: Tensor) -> Tensor:
+        """Compute minus the loss's gradient at the embeddings, (items, d)."""
         return (self.bank[self.labels] - self._shares(embeddings) @ self.bank) / self.temperature
 
     def curvature(self, embeddings: Tensor, direction: Tensor) -> Tensor:
+        """Multiply a direction (items, d) by the loss's Hessian."""
         shares = self._shares(embeddings)
         scores = direction @ self.bank.mT
         spread = shares * (scores - (shares * scores).sum(dim=1, keepdim=True))
@@ -83,7 +87,7 @@ class Krylov:
         return float(torch.linalg.eigvalsh(self.tridiagonal)[-1])
 
     def solve(self, ridge: float) -> Tensor:
-        """δ (parameters,) for μ = ridge · `largest`."""
+        """Return δ (parameters,) for μ = ridge · `largest`."""
         start = torch.zeros(len(self.tridiagonal), dtype=torch.float64)
         start[0] = self.length
         lifted = self.tridiagonal + ridge * self.largest * torch.eye(len(start), dtype=torch.float64)
@@ -94,7 +98,7 @@ class Krylov:
 def walk(
     embed: Embed, parameters: Parameters, batches: Sequence[tuple[Any, Objective]], iterations: int
 ) -> Krylov | None:
-    """Lanczos with full re-orthogonalisation. batches: (batch, its objective). None when the gradient is zero."""
+    """Run Lanczos with full re-orthogonalisation. batches: (batch, its objective). None if the gradient is zero."""
     gradient = _gradient(embed, parameters, batches)
     length = float(gradient.norm())
     if not length > 0:
@@ -120,7 +124,7 @@ def walk(
 
 
 def moved_by(parameters: Parameters, step: Tensor) -> dict[str, Tensor]:
-    """Parameters + δ, δ flat in their order."""
+    """Return the parameters + δ, δ flat in their order."""
     return {
         name: value + part for (name, value), part in zip(parameters.items(), _split(step, parameters), strict=True)
     }

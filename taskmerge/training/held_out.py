@@ -84,24 +84,24 @@ class HeldOutRetrieval(BaseEvaluator):
         return found, ranks
 
     def changes(self, ranks: Mapping[str, np.ndarray]) -> dict[str, Interval]:
-        """How every set's reciprocal ranks differ from those at the start, pair by pair."""
+        """Compute the change of every set's reciprocal ranks since the start, pair by pair."""
         return {
             name: mean_interval(ranks[name] - own, groups=self.galleries[name][1].tolist())
             for name, own in self.start.items()
         }
 
     def below(self, ranks: Mapping[str, np.ndarray]) -> list[str]:
-        """The sets that lie below their floors."""
+        """Return the sets that are below their floors."""
         return [name for name in self.fallen(ranks) if name not in self.watch.may_fall]
 
     def fallen(self, ranks: Mapping[str, np.ndarray]) -> list[str]:
-        """The sets that lie below what they had, where floors are watched."""
+        """Return the sets that are below their initial scores, if floors are watched."""
         if not self.watch.floors:
             return []
         return [name for name, change in self.changes(ranks).items() if change.high < 0]
 
     def barred(self) -> list[str]:
-        """The sets whose floors kept a look from counting whose mean was better than the start's."""
+        """Return the sets whose floors rejected an evaluation with a better mean than the initial one."""
         if not self.start:
             return []
         mean = sum(float(ranks.mean()) for ranks in self.start.values()) / len(self.start)
@@ -109,9 +109,10 @@ class HeldOutRetrieval(BaseEvaluator):
         return sorted({name for row in better for name in self.galleries if f"{name}{_BELOW}" in row})
 
     def shares_at(self, draw: int, names: Sequence[str]) -> list[float]:
-        """What every set still misses of its target when batch `draw` is drawn, for the balance of batches.
+        """Return each set's distance to its target when batch `draw` is drawn, for the balance of batches.
 
-        draw: from 0. A look counts for the batches that are drawn after its step was taken: a batch is fetched ahead.
+        draw: from 0. An evaluation counts for the batches that are drawn after its step, because a batch is fetched in
+        advance.
         """
         seen = [row for row in self.history if row["step"] < draw]
         now = seen[-1] if seen else {f"{name}_mrr": float(row.mean()) for name, row in self.start.items()}
@@ -132,7 +133,7 @@ class HeldOutRetrieval(BaseEvaluator):
         ]
 
     def freeze_texts(self) -> None:
-        """Embed every gallery now and never again: the text side does not learn."""
+        """Embed every gallery once, because the text side is not trained."""
         self.fixed_texts = {name: self._gallery(name, texts) for name, (texts, _) in self.galleries.items()}
 
     def _gallery(self, name: str, texts: list[str]) -> Tensor:
@@ -140,8 +141,10 @@ class HeldOutRetrieval(BaseEvaluator):
 
 
 def gallery_of(pairs: Pairs, others: Pairs | None) -> tuple[list[str], np.ndarray]:
-    """The distinct texts of the pairs, then what only `others` has, at most `MOST_OTHERS` at random; and the place of
-    each pair's text (pairs,) int64."""
+    """Return the gallery of the pairs, and the place of each pair's text (pairs,) int64.
+
+    The gallery has the distinct texts of the pairs, then texts that only `others` has, at most `MOST_OTHERS` at random.
+    """
     texts, places = pairs.distinct()
     if others is None:
         return texts, places

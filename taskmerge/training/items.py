@@ -85,11 +85,11 @@ class TrainingItems:
         return len(self.prepared)
 
     def numbers(self, name: str) -> range:
-        """The numbers of a set's items, in the order of its pairs."""
+        """Return the numbers of a set's items, in the order of its pairs."""
         return self._numbers[name]
 
     def encode(self) -> None:
-        """From now on run every item through its frozen encoder at most once; see `PreparedItems.encode`."""
+        """Run every item through its frozen encoder at most once from now on; see `PreparedItems.encode`."""
         self.prepared.encode(self.keeping)
 
     def batch(self, numbers: Sequence[int], training: bool = False) -> Features:
@@ -112,17 +112,17 @@ class TrainingItems:
         return found
 
     def rows(self, numbers: Sequence[int]) -> tuple[str, list[int]]:
-        """The set that items of one batch are of, and their rows in it."""
+        """Return the set of the items of one batch, and their rows in it."""
         name = next(name for name, range_ in self._numbers.items() if numbers[0] in range_)
         first = self._numbers[name].start
         return name, [number - first for number in numbers]
 
     def embed(self, numbers: Sequence[int], size: int = 64) -> Tensor:
-        """Embeddings (items, width) float32 on the CPU, of length 1, without noise or dropout."""
+        """Return embeddings (items, width) float32 on the CPU, of length 1, without noise or dropout."""
         return self._embed(self.batch(numbers[start : start + size]) for start in range(0, len(numbers), size))
 
     def embed_texts(self, texts: Sequence[str], role: Role, size: int = _TEXTS, name: str | None = None) -> Tensor:
-        """Embeddings (texts, width) float32 on the CPU, of length 1.
+        """Return embeddings (texts, width) float32 on the CPU, of length 1.
 
         role: what the texts are.  name: of the set whose prompts stand before them; None: the model's.
         """
@@ -131,7 +131,7 @@ class TrainingItems:
         return self._embed(embedder.prepare(texts[start : start + size], TEXT, role) for start in starts)
 
     def freeze_texts(self) -> None:
-        """From now on run every text of a bank once: nothing that texts pass through learns."""
+        """Run every text of a bank once from now on: no module that texts pass through is trained."""
         embedder = self.embedder
         parts = components_of(embedder.state_dict, embedder.components)
         tensors = {name: tensor for name, tensor in embedder.state_dict.values.items() if on_the_way(parts[name], TEXT)}
@@ -141,7 +141,7 @@ class TrainingItems:
         self._texts = self.keeping.open(identity, torch.float32)
 
     def bank(self) -> Bank:
-        """Every distinct text of all sets in its role and behind its prompts, negatives too.
+        """Return every distinct text of all sets in its role and behind its prompts, negatives too.
 
         Which texts are one is what `Pairs.distinct` says.
         """

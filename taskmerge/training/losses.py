@@ -69,6 +69,7 @@ class InBatch(_Contrast):
     """
 
     def at(self, length: int, columns: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        """Compute the loss of embeddings truncated to a length."""
         items, *texts = (F.normalize(column[:, :length], dim=-1) for column in columns)
         everybody, *candidates = (_gathered(column) for column in (items, *texts))
         own = _own_rows(len(items), items.device)
@@ -101,6 +102,7 @@ class AgainstBank(_Contrast):
         self.register_buffer("chosen", torch.from_numpy(chosen), persistent=False)
 
     def at(self, length: int, columns: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+        """Compute the loss of embeddings truncated to a length."""
         assert labels is not None
         items = F.normalize(columns[0][:, :length], dim=-1)
         labels = labels if labels.ndim > 1 else labels[:, None]
@@ -174,12 +176,12 @@ class CachedAgainstBank(_Cached, AgainstBank):
 
 
 def in_batch(model: Any, settings: LossSettings) -> nn.Module:
-    """The loss where texts learn. model: as `columns.trainable` makes it."""
+    """Return the loss for trained texts. model: from `columns.trainable`."""
     return InBatch(model, settings) if settings.gradient_cache is None else CachedInBatch(model, settings)
 
 
 def against_bank(model: Any, bank: Bank, settings: LossSettings, seed: int = 0) -> nn.Module:
-    """The loss where texts do not learn. seed: of the texts that stand for a large bank."""
+    """Return the loss for frozen texts. seed: of the texts that represent a large bank."""
     kind = AgainstBank if settings.gradient_cache is None else CachedAgainstBank
     return kind(model, bank, settings, seed)
 

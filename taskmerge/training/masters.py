@@ -22,7 +22,7 @@ class Masters:
         return len(self.formats)
 
     def widen(self, module: nn.Module) -> None:
-        """All half-precision tensors of a module, in place: optimizers and others know the parameters already."""
+        """Widen all half-precision tensors of a module, in place, because optimizers already have the parameters."""
         for part in module.modules():
             for name, tensor in [*part._parameters.items(), *part._buffers.items()]:
                 if tensor is not None and _is_half(tensor):
@@ -37,7 +37,7 @@ class Masters:
                 tensor.copy_(tensor.to(dtype))
 
     def narrow(self) -> None:
-        """The number formats from before."""
+        """Restore the original number formats."""
         for (part, name), dtype in self.formats.items():
             tensor = _held(part, name)
             tensor.data = tensor.data.to(dtype)

@@ -1,6 +1,7 @@
-"""What a training stage will take, from names and shapes alone: bytes on each device, floating-point operations.
+"""Estimate of the needs of a training stage: bytes on each device, floating-point operations.
 
-Of activations it is counted what autograd keeps of a transformer layer, linear layer by linear layer: see `Layer`.
+Only names and shapes are used. Activations are the tensors that autograd keeps for a transformer layer, linear layer by
+linear layer: see `Layer`.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Tensor:
 
     @property
     def count(self) -> int:
+        """The number of entries."""
         found = 1
         for length in self.shape:
             found *= length
@@ -50,7 +52,7 @@ class Layer:
     rms: bool = False
 
     def kept(self) -> int:
-        """Numbers that a token leaves here for the backward pass."""
+        """Return the numbers that autograd keeps here per token for the backward pass."""
         width = max((inner for _, inner in self.attention + self.others), default=0)
         if self.attention:
             width = self.attention[0][1]
@@ -76,10 +78,11 @@ class Machine:
 
 @dataclass(frozen=True)
 class Load:
-    """What goes through a model in one step of one device.
+    """The data that passes through a model in one step on one device.
 
-    items: that are embedded at once.  item_tokens, text_tokens: of each.  texts_run: whether texts run with the items.
-    width: of a number in a forward pass, in bytes.  trained_width: the same in layers that are trained whole.
+    items: number that is embedded at once.  item_tokens, text_tokens: of each.  texts_run: whether texts run with the
+    items.  width: of a number in a forward pass, in bytes.  trained_width: the same in layers that are trained
+    completely.
     """
 
     items: int
@@ -91,6 +94,7 @@ class Load:
 
     @property
     def tokens(self) -> int:
+        """The number of tokens of all items, and of texts that run with them."""
         return self.items * (self.item_tokens + (self.text_tokens if self.texts_run else 0))
 
 
@@ -114,6 +118,7 @@ class Needs:
 
     @property
     def total(self) -> int:
+        """The sum of all parts, in bytes."""
         return self.weights + self.gradients + self.optimizer + self.activations
 
 
@@ -154,7 +159,7 @@ def needs(
     recomputed: bool = False,
     twice: bool = False,
 ) -> Needs:
-    """What one device needs.
+    """Estimate the memory of one device.
 
     Args:
         tensors: of the model.  trained: names of those that learn.  load: of one step.

@@ -21,9 +21,12 @@ from taskmerge.words.processes import is_first
 
 @dataclass(frozen=True)
 class Destination:
-    """Where a trained model goes. fresh: a model made here may be replaced; it stays until the new one stands. keep: it
-    is kept as `NAME-previous`. inputs: folders that are read. made_from: what the model that training starts from was
-    made from, where it has no file of its own."""
+    """The destination of a trained model.
+
+    fresh: a model made here may be replaced; it remains until the new one is complete. keep: it is kept as
+    `NAME-previous`. inputs: folders that are read. made_from: inputs of the model that training starts from, if it has
+    no file of its own.
+    """
 
     path: Path
     fresh: bool = False
@@ -33,11 +36,11 @@ class Destination:
 
     @classmethod
     def of(cls, out: str | Path | Destination) -> Destination:
-        """One for a plain path, where nothing is replaced."""
+        """Return the destination for a plain path, where nothing is replaced."""
         return out if isinstance(out, Destination) else cls(absolute(out))
 
     def check(self, read: Iterable[Any] = ()) -> None:
-        """Refuses what stands in the way, before anything is computed. read: the models. Raises OutputError."""
+        """Refuse conflicts before anything is computed. read: the models. Raises OutputError."""
         folders = [Path(str(one)) for one in read if isinstance(one, str | Path | ModelSource)]
         site(self.path, self.fresh, [*self.inputs, *(path for path in folders if path.exists())], keep=self.keep)
 

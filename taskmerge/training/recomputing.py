@@ -12,7 +12,7 @@ from taskmerge.errors import UsageError
 
 @contextmanager
 def recomputed(embedder: Embedder) -> Iterator[None]:
-    """All networks of transformers in the model, as far as they can, inside the block (Chen et al., arXiv 1604.06174).
+    """Recompute activations of all transformers networks inside the block, if possible (Chen et al., arXiv 1604.06174).
 
     Raises UsageError for a model without one that can: a class of somebody's own does it in its own forward.
     """

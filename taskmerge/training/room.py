@@ -1,4 +1,4 @@
-"""Whether the disk has room for what a training stage will leave on it, told before anything is computed."""
+"""Check of the disk space for the files of a training stage, before anything is computed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FLOAT32 = 4
 def check_room(
     embedder: Embedder, trained: Iterable[str], settings: TrainingSettings, work: Path | None, out: Path | None
 ) -> None:
-    """Raises OutputError when the disk cannot hold the trained model and the checkpoints of its training.
+    """Raise OutputError if the disk has no space for the trained model and the checkpoints of its training.
 
     Args:
         embedder: the model.  trained: names of the tensors that are trained.  settings: how.  work: folder of the

@@ -18,13 +18,13 @@ _LOOKED_BACK = 16
 
 
 def draw_probabilities(sizes: Sequence[int], balance: float, shares: Sequence[float]) -> torch.Tensor:
-    """p ~ share * size ** (1 / balance), float64: 1 follows size, large is uniform (arXiv 1907.05019, section 3.2)."""
+    """Compute p ~ share * size ** (1 / balance), float64: 1 follows size, large is uniform (arXiv 1907.05019, 3.2)."""
     weights = torch.tensor(shares, dtype=torch.float64) * torch.tensor(sizes, dtype=torch.float64) ** (1.0 / balance)
     return weights / weights.sum()
 
 
 def passes(size: int, count: int, seed: Sequence[int], texts: np.ndarray | None = None) -> Iterator[list[int]]:
-    """Batches of `count` rows out of `size` without end: all rows in random order, then again in another.
+    """Yield batches of `count` rows out of `size` without end: all rows in random order, then again in another.
 
     Rows that do not fill a last batch are left out of a pass.  texts: (rows, columns) ids; no id twice in a batch,
     as a text would be its own negative. A row that does not fit waits for the next batch.
@@ -121,7 +121,7 @@ def balanced_sampler(
     processes: int,
     follows: Callable[[int], Sequence[float]] | None = None,
 ) -> type[BalancedSampler]:
-    """A sampler class with these settings, as the trainer's arguments take it.
+    """Return a sampler class with these settings, as the trainer's arguments take it.
 
     probabilities: of the sets.  texts: for each set what `passes` takes.  draws: of a set and a batch of it.  size: of
     the batch of one process.  follows: number of a draw, from 0 -> what the probabilities are multiplied by then.

@@ -1,4 +1,4 @@
-"""What can be set about a training stage."""
+"""Settings of a training stage."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """Train low-rank adapters instead of complete matrices; they are merged into dense tensors at the end.
+    """Settings of low-rank adapters, which are trained instead of complete matrices and merged into them at the end.
 
     Attributes:
         rank: of each update.
@@ -60,17 +60,17 @@ class TrainingSettings:
     """The settings of one training stage.
 
     Attributes:
-        steps: optimizer steps.
+        steps: number of optimizer steps.
         batch_size: pairs per process and step.
         learning_rate: for every trained tensor without an entry in `learning_rates`.
         learning_rates: {part of a tensor's name: rate}, e.g. {"projector": 1e-3}.
         warmup: steps of linear increase before the cosine decay.
         temperature: of InfoNCE.
-        max_gradient_norm: gradients are clipped to it.
-        lora: adapters instead of full training.
+        max_gradient_norm: gradients are clipped to this norm.
+        lora: train adapters instead of complete matrices.
         balance: rehearsal draws a set with p ~ share * size ** (1 / balance); a large value makes sizes irrelevant.
         shares: set -> share; default 1.
-        adaptive: replace the factor of the size by what a set still misses of its target, at the latest evaluation.
+        adaptive: replace the factor of the size by the distance of a set to its target, at the latest evaluation.
         bf16: compute in bfloat16 (autocast).
         gradient_cache: pairs embedded at once if the batch does not fit (Gao et al., arXiv 2101.06983).
         accumulation: batches whose gradients are summed for one step; negatives come from one batch, of all processes.
@@ -80,15 +80,16 @@ class TrainingSettings:
         dropout: of all layers; None keeps the setting in the backbone's config.
         input_noise: standard deviation of Gaussian noise on the prepared items during training.
         evaluate_every: steps between evaluations on the held-out pairs.
-        looked_at_in: "bfloat16" or "float16", in which held-out pairs are scored (autocast); None: the model's own.
+        looked_at_in: "bfloat16" or "float16": precision in which held-out pairs are scored (autocast); None: the
+            model's own.
         patience: evaluations without improvement before the stage stops; None: it never stops early.
         stop_at: stop after this step of the schedule.
         report_to: "none", "tensorboard", "wandb", ...
-        prompts: in place of the model's own, see `Embedder.prompted`.
+        prompts: prompts that replace the model's own, see `Embedder.prompted`.
         resume: continue from the last checkpoint.
         seed: of batches, dropout, noise and new weights.
         device: "cpu", "cuda", "mps"; None: the first GPU if there is one, else the CPU.
-        encodings: where outputs of frozen encoders and embeddings of frozen texts are kept, and how many bytes.
+        encodings: folder and size limit for the outputs of frozen encoders and the embeddings of frozen texts.
         keep_checkpoints: keep the last checkpoints in `work` when the stage is complete.
     """
 
@@ -184,7 +185,7 @@ def _check_fields(settings: LoraSettings | TrainingSettings, kinds: Mapping[str,
 
 
 def reporting_problems(report_to: str) -> Iterator[Problem]:
-    """Why losses cannot be logged there: transformers does not know the name, or its library is not installed."""
+    """Yield the reason why losses cannot be logged there: an unknown name, or a library that is not installed."""
     if report_to in ("none", "all"):
         return
     from transformers.integrations.integration_utils import (
@@ -200,7 +201,7 @@ def reporting_problems(report_to: str) -> Iterator[Problem]:
 
 
 def batch_problems(name: str, texts: Sequence[str], batch_size: int, texts_learn: bool) -> Iterator[Problem]:
-    """A set that does not fill one batch. texts_learn: no text may be twice in a batch, as its own negative."""
+    """Yield a problem for a set that does not fill one batch. texts_learn: no text may be twice in a batch."""
     available = len(set(texts)) if texts_learn else len(texts)
     if available < batch_size:
         what = "distinct texts" if texts_learn else "pairs"

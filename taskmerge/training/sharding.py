@@ -19,7 +19,7 @@ _HOOKS = (
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor on the CPU. Every process must ask for it, in the same order."""
+    """Return a complete tensor on the CPU. Every process must call this, in the same order."""
     found = tensor.detach()
     if hasattr(found, "full_tensor"):
         found = found.full_tensor()
@@ -28,7 +28,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def like(value: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor as a parameter's: on its device, this process's piece where it lies in pieces."""
+    """Return a complete tensor in a parameter's form: on its device, and sharded as it is."""
     value = value.to(parameter.device)
     if not hasattr(parameter, "full_tensor") or value.ndim == 0:
         return value
@@ -49,7 +49,7 @@ def in_pieces(module: nn.Module) -> None:
 
 
 def layer_classes(embedder: Embedder) -> list[str]:
-    """Names of the classes that parameters are sharded by: the backbone's layers, and those of encoders.
+    """Return the names of the classes that parameters are sharded by: the backbone's layers, and those of encoders.
 
     Raises UsageError where there are none.
     """
@@ -96,7 +96,7 @@ def _gather(module: nn.Module, formats: Mapping[str, torch.dtype]) -> None:
 
 
 def optimizer_state(optimizer: Any, names: Mapping[str, nn.Parameter]) -> dict[str, dict[str, Any]]:
-    """What an optimizer knows of each parameter, by the parameter's name, whole, on the CPU."""
+    """Return an optimizer's state of each parameter, by the parameter's name, complete, on the CPU."""
     return {
         name: {
             key: whole(value) if isinstance(value, Tensor) else value

@@ -33,7 +33,7 @@ class Split:
 
 
 def split_sets(sets: Mapping[str, Pairs], seed: int) -> tuple[dict[str, Pairs], dict[str, Pairs], list[str]]:
-    """(to train on, to judge by, what is to be said of it): a tenth of every set's texts aside.
+    """Split sets into pairs to train on and held-out pairs (a tenth of every set's texts), with notes.
 
     Raises UsageError for a set too small to split.
     """
@@ -55,7 +55,7 @@ def split_sets(sets: Mapping[str, Pairs], seed: int) -> tuple[dict[str, Pairs], 
 
 
 def recovery_splits(sets: Mapping[str, Pairs], seed: int) -> dict[str, list[Split]]:
-    """How the pairs of a recovery judge: one split a set, or as many for every set where they judge in turn.
+    """Split the pairs of a recovery: one split per set, or as many for every set if parts are held out in turn.
 
     Raises UsageError for sets that are too small.
     """
@@ -76,7 +76,7 @@ def recovery_splits(sets: Mapping[str, Pairs], seed: int) -> dict[str, list[Spli
 
 
 def one_split(pairs: Pairs, seed: int, share: float) -> Split | None:
-    """A share of the texts aside, or a fifth of the texts in a fifth of the groups; None where too little is left."""
+    """Hold out a share of the texts, or a fifth of the texts in a fifth of the groups; None if too few are left."""
     rng = np.random.default_rng(seed)
     texts, groups = pairs.distinct()[1], group_numbers(pairs)
     count = int(texts.max()) + 1
@@ -91,7 +91,7 @@ def one_split(pairs: Pairs, seed: int, share: float) -> Split | None:
 
 
 def folds(pairs: Pairs, count: int, seed: int) -> list[Split]:
-    """Splits in which every text judges once: with groups, in a part of the groups that is fitted on in no such split.
+    """Return splits in which every text is held out once; with groups, in a part of the groups not trained on.
 
     There are fewer than `count` of them where there are fewer groups or texts.
     """
@@ -106,7 +106,7 @@ def folds(pairs: Pairs, count: int, seed: int) -> list[Split]:
 
 
 def group_numbers(pairs: Pairs) -> np.ndarray | None:
-    """(pairs,) int64: the number of each pair's group; None where there are fewer than two."""
+    """Return the number of each pair's group, (pairs,) int64; None for fewer than two groups."""
     known, numbers = np.unique(np.asarray(pairs.groups, dtype=str), return_inverse=True)
     return numbers.astype(np.int64) if len(known) > 1 else None
 

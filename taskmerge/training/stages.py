@@ -35,17 +35,20 @@ CHECKPOINTS = ".checkpoints"
 
 @dataclass(frozen=True)
 class StageReport:
-    """What a stage did.
+    """The result of a stage.
 
-    before, after: scores on the held-out pairs ({} without any).  curves: the same at every look.
+    before, after: scores on the held-out pairs ({} without any).  curves: the same at every evaluation.
     trained, frozen: numbers of tensors; the frozen ones are hashed before and after and were bit-identical.
-    moved: how many of the trained ones training changed at all.
-    losses: [step, mean loss since the step before], at most 200 of them.
-    kept: False when nothing beat the model as it came, or nothing moved; that model is then what was saved.
-    barred: modalities that lay below what they had at every look that was better in the mean, where there are floors:
-    for their sake the model as it came was kept.  below: modalities that end below what they had, which `may_fall`.
-    targets: modality -> the mean reciprocal rank of its specialist, where specialists were given.
-    notes: what is to be said of the data: pairs that are not used, texts that are on both sides.
+    moved: number of trained tensors that training changed at all.
+    losses: [step, mean loss since the previous step in the list], at most 200 of them.
+    kept: False if no checkpoint was better than the initial model, or if nothing moved; the initial model was then
+        saved.
+    barred: modalities that were below their initial scores at every evaluation that was better in the mean, if there
+        are
+    floors: because of them the initial model was kept.  below: modalities that end below their initial scores, which
+    `may_fall`.
+    targets: modality -> the mean reciprocal rank of its specialist, if specialists were given.
+    notes: about the data: pairs that are not used, texts that are on both sides.
     """
 
     stage: str
@@ -66,7 +69,7 @@ class StageReport:
     notes: list[str] = field(default_factory=list)
 
     def verdict(self) -> list[str]:
-        """Sentences on what floors decided; none when every modality ends where it was or above."""
+        """Return sentences on the decisions by floors; none if every modality ends at its initial score or above."""
         said = []
         if self.barred:
             said.append(
@@ -96,10 +99,10 @@ def specialize(
     """Train a specialist for a modality from the base: InfoNCE in both directions, with in-batch negatives.
 
     Args:
-        model: what `open_embedder` takes; a loaded model is trained in place.
-        data: pairs, as `read_pairs` takes them, or {set name: pairs} for joint training.
-        train: components or globs of tensors to train; default: the backbone and the towers of the data's modalities.
-        settings: steps, rates and the rest, see `TrainingSettings`.
+        model: a model that `open_embedder` takes; a loaded model is trained in place.
+        data: pairs that `read_pairs` takes, or {set name: pairs} for joint training.
+        train: components or globs of tensors to train; default: the backbone and the encoders of the data's modalities.
+        settings: steps, learning rates and all other settings, see `TrainingSettings`.
         held_out: pairs to score during training, {set name: pairs} for several sets; default: none.
         out: folder for the trained model; default: nothing is saved.
         work: folder for checkpoints; default: next to `out` during training, else temporary. Checkpoints are removed
@@ -184,8 +187,8 @@ def rehearse(
         train: components or globs of tensors to train.
         held_out: {modality: pairs} to score; default: a part of `data`, see `recover`.
         may_fall: modalities that may end below their initial score.
-        specialists: modality -> what `open_embedder` takes; their scores on the held-out pairs are the targets for
-            `settings.adaptive`.
+        specialists: modality -> a model that `open_embedder` takes; their scores on the held-out pairs are the targets
+            for `settings.adaptive`.
 
     Returns:
         Scores before and after, learning curves of every held-out modality, losses and notes.
@@ -211,7 +214,7 @@ def rehearse(
 
 
 def precision_notes(settings: TrainingSettings) -> list[str]:
-    """What is to be said of the precision of scores; nothing where it is the model's own."""
+    """Return the note about the precision of scores; none if it is the model's own."""
     if settings.looked_at_in is None:
         return []
     return [
@@ -231,7 +234,7 @@ def _score(
 
 
 def to_train_and_judge(data: Any, held_out: Any, seed: int) -> tuple[dict[str, Pairs], dict[str, Pairs], list[str]]:
-    """(sets to train on, sets to judge by, what is to be said of them); see `splitting.split_sets`."""
+    """Return sets to train on, held-out sets, and notes; see `splitting.split_sets`."""
     sets = named_sets(data)
     if held_out is None:
         return split_sets(sets, seed)
@@ -301,7 +304,7 @@ def _run(
 
 
 def named_sets(data: Any) -> dict[str, Pairs]:
-    """{set name: pairs}; a single set is named after its column."""
+    """Return {set name: pairs}; the name of a single set is its column."""
     if isinstance(data, Mapping):
         if not data:
             raise UsageError("there is no training data", next_move="{modality: pairs, ...}")

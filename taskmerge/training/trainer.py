@@ -51,10 +51,13 @@ class StageTrainer(SentenceTransformerTrainer):
     step_losses: list[float]
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """No model card while training: the stages write their own."""
+        """Add no model card during training: the stages write their own."""
 
     def create_accelerator_and_postprocess(self) -> None:
-        """As transformers does. accelerate forgets a plugin of FSDP where no accelerator is: it is handed in again."""
+        """Create the accelerator as transformers does.
+
+        accelerate forgets an FSDP plugin on machines without an accelerator, so it is passed again.
+        """
         super().create_accelerator_and_postprocess()
         if not self.args.fsdp:
             return
@@ -81,7 +84,7 @@ class StageTrainer(SentenceTransformerTrainer):
         return list(columns.values()), inputs.get("label")
 
     def training_step(self, *arguments: Any, **options: Any) -> torch.Tensor:
-        """One batch, whose loss is noted."""
+        """Run one batch, and record its loss."""
         loss = super().training_step(*arguments, **options)
         self.step_losses[-1] += self._mean(loss)
         return loss
@@ -94,7 +97,7 @@ class StageTrainer(SentenceTransformerTrainer):
         return float(mean)
 
     def look_first(self) -> None:
-        """Calls `first`, once."""
+        """Call `first`, once."""
         call, self.first = self.first, None
         if call is not None:
             call()
@@ -104,7 +107,7 @@ class StageTrainer(SentenceTransformerTrainer):
         return {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """The trained tensors, gathered from all processes and written by one."""
+        """Write the trained tensors, gathered from all processes, in one process."""
         tensors = {name: whole(tensor) for name, tensor in self._trained().items()}
         folder = Path(output_dir or self.args.output_dir or ".")
         if self.args.should_save:
@@ -200,6 +203,7 @@ class StopAt(TrainerCallback):
         self.step = step
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the training after the given step."""
         if state.global_step >= self.step:
             control.should_training_stop = True
 
@@ -236,7 +240,7 @@ def build_trainer(
     layers: list[str],
     apart: Sequence[torch.nn.Module] = (),
 ) -> StageTrainer:
-    """A trainer ready to run.
+    """Return a trainer ready to run.
 
     collator: of the items.  sampler: of their numbers.  folder: for checkpoints.  layers: classes to shard by.
     apart: what is not sharded.
@@ -319,5 +323,5 @@ def _distributed(settings: TrainingSettings, on_gpu: bool, layers: list[str]) ->
 
 
 def item_rows(items: TrainingItems) -> dict[str, Dataset]:
-    """Rows {item} of every set: the numbers of its items."""
+    """Return rows {item} of every set: the numbers of its items."""
     return {name: Dataset.from_dict({"item": list(items.numbers(name))}) for name in items.sets}

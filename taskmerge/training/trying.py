@@ -36,7 +36,7 @@ GRADIENT, WARM = "gradient", "gradient from the closed form"
 
 @dataclass(frozen=True)
 class Measured:
-    """What a way scores on pairs that it was not fitted on. ranks: of every such pair, by set."""
+    """The scores of a method on pairs that it was not fitted on. ranks: of every such pair, by set."""
 
     ranks: Ranks
     scores: Mapping[str, float]
@@ -53,7 +53,7 @@ def trial_of(
     held_out: Any,
     work: Path | None,
 ) -> Trial:
-    """How the pairs are used; see `arms.recover_by_choice`. Raises UsageError for too few of them."""
+    """Prepare a trial: decide how the pairs are used. Raises UsageError for too few of them."""
     sets = named_sets(data)
     source = _Source(fused, specialist, list(train), settings, work)
     if held_out is not None:
@@ -109,14 +109,14 @@ class Trial(ABC):
         self._measured: dict[str, Measured] = {}
 
     def ways(self, method: str) -> list[str]:
-        """Names of the ways there are, "leave it" aside."""
+        """Return the names of the methods, without "leave it"."""
         closed = [CLOSED, *([LABEL_FREE] if self.source.specialist is not None else [])]
         found = closed if method in ("auto", "closed_form") else []
         found = found + ([GRADIENT] if method in ("auto", "gradient") else [])
         return found + ([WARM] if method == "auto" else [])
 
     def measured(self, name: str) -> Measured:
-        """What a way scores; computed once."""
+        """Return the scores of a method; computed once."""
         if name not in self._measured:
             began = time.monotonic()
             ranks, scores, note = self._measure(name)
@@ -128,7 +128,7 @@ class Trial(ABC):
 
     @abstractmethod
     def final(self, name: str) -> Embedder:
-        """The model of a way that was measured, fitted on all that it may be fitted on."""
+        """Return the model of a method that was measured, fitted on all pairs that it may use."""
 
 
 class SplitTrial(Trial):
@@ -159,6 +159,7 @@ class SplitTrial(Trial):
         return judge.latest, _shown(scores), note
 
     def final(self, name: str) -> Embedder:
+        """Return the model with the values that were fitted by a method."""
         self.measured(name)
         model = self.source.opened(self.source.fused)
         write(model, self._fitted[name])
@@ -293,6 +294,7 @@ class CrossedTrial(Trial):
         return session.held_out
 
     def final(self, name: str) -> Embedder:
+        """Return the model fitted by a method on all pairs."""
         self.measured(name)
         model, start = self._model, self._start
         write(model, start)

@@ -1,4 +1,4 @@
-"""Whether sets of pairs can be trained on, which of their pairs a run draws, and what it goes on from."""
+"""Check that sets of pairs can be trained on, the pairs that a run draws, and the checkpoint that it continues from."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LOOKED_AT = 2000
 
 
 def check_ways(sets: Mapping[str, Pairs], components: set[str]) -> None:
-    """Raises UsageError for a set whose items pass through nothing that is trained."""
+    """Raise UsageError for a set whose items pass through no trained component."""
     for name, pairs in sets.items():
         if not any(on_the_way(component, pairs.modality) for component in components):
             raise UsageError(
@@ -34,7 +34,7 @@ def check_ways(sets: Mapping[str, Pairs], components: set[str]) -> None:
 
 
 def check_batches(sets: Mapping[str, Pairs], size: int, texts_learn: bool) -> None:
-    """Raises UsageError for sets that do not fill a batch of all processes."""
+    """Raise UsageError for sets that do not fill a batch of all processes."""
     problems: list[Problem] = []
     for name, pairs in sets.items():
         problems += batch_problems(name, pairs.texts, size, texts_learn)
@@ -43,7 +43,7 @@ def check_batches(sets: Mapping[str, Pairs], size: int, texts_learn: bool) -> No
 
 
 def check_rates(settings: TrainingSettings, trained: Sequence[str]) -> None:
-    """Raises UsageError for a learning rate of nothing."""
+    """Raise UsageError for a learning rate that matches no tensor."""
     for pattern in settings.learning_rates:
         if not any(pattern in name for name in trained):
             parts = sorted({name.partition(".")[0] for name in trained})
@@ -54,7 +54,7 @@ def check_rates(settings: TrainingSettings, trained: Sequence[str]) -> None:
 
 
 def drawn(sets: Mapping[str, Pairs], most: int, batch: int, seed: int) -> dict[str, Pairs]:
-    """Of every large set no more pairs than a run can draw, at random: the others would be embedded for nothing.
+    """Limit every large set to the pairs that a run can draw, at random: the others would be embedded in vain.
 
     most: that are drawn.  batch: of all processes; what is left has as many different texts.
     """
@@ -72,7 +72,7 @@ def drawn(sets: Mapping[str, Pairs], most: int, batch: int, seed: int) -> dict[s
 
 
 def looked_at(held_out: Mapping[str, Pairs], seed: int) -> dict[str, Pairs]:
-    """Of every held-out set no more pairs than are worth looking at again and again."""
+    """Limit every held-out set to a number of pairs that can be evaluated repeatedly."""
     found: dict[str, Pairs] = {}
     for name, pairs in held_out.items():
         found[name] = pairs
@@ -98,10 +98,10 @@ class Reached(NamedTuple):
 
 
 def last_checkpoint(folder: Path) -> Reached | None:
-    """The newest checkpoint that was written to its end (the trainer's state comes last), and that nobody has begun to
-    remove since: neither its own files nor those of the best one, which it comes back to.
+    """Return the newest complete checkpoint that is not being removed.
 
-    Raises UsageError when there is no such folder.
+    The trainer's state is written last; neither the files of the checkpoint nor those of the best one, which it refers
+    to, may be missing.
     """
     if not folder.is_dir():
         raise UsageError(f"there is nothing to resume in {str(folder)!r}")

@@ -1,4 +1,4 @@
-"""What a stage watches while it trains, and what its scores are called."""
+"""Scores that a stage watches during training, and their names."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ DECIDES = "decides"
 
 @dataclass(frozen=True)
 class Watch:
-    """What is watched besides the mean.
+    """The conditions on scores in addition to the mean.
 
-    floors: whether a look counts against itself when a modality lies below what it had: when a 95 % bootstrap interval
-    of its change, pair by pair, lies below zero.  may_fall: modalities that have no floor.  targets: modality -> mean
-    reciprocal rank that it is to reach, 1 where it is not said.
+    floors: whether a checkpoint is rejected if a modality is below its initial score: if a 95 % bootstrap interval
+    of its change, pair by pair, is below zero.  may_fall: modalities without a floor.  targets: modality -> target for
+    the mean reciprocal rank, by default 1.
     """
 
     floors: bool = False

@@ -20,7 +20,7 @@ _LOGS = ("runs", "eval")
 
 
 def check_work(folder: Path) -> None:
-    """Refuses a folder whose checkpoints the trainer would remove, though they are somebody else's.
+    """Refuse a folder with checkpoints of other programs that the trainer would remove.
 
     Raises OutputError naming them.
     """
@@ -35,7 +35,7 @@ def check_work(folder: Path) -> None:
 
 
 def claim_work(folder: Path) -> None:
-    """Makes the folder, or takes one that `check_work` lets pass, and marks it."""
+    """Make the folder, or accept one that passes `check_work`, and mark it."""
     check_work(folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def claim_work(folder: Path) -> None:
 
 
 def clear_work(folder: Path) -> None:
-    """Removes the checkpoints of a marked folder, and the folder when nothing else lies in it."""
+    """Remove the checkpoints of a marked folder, and the folder if nothing else is in it."""
     if folder.is_symlink() or not (folder / MARK).is_file():
         return
     for path in [*folder.glob(CHECKPOINTS), *(folder / name for name in _LOGS)]:

@@ -40,6 +40,7 @@ class Modality:
 
     @property
     def placeholders(self) -> tuple[str, ...]:
+        """The keys of a config that may contain the id of the placeholder token."""
         return tuple(pattern.format(self.name) for pattern in ("{}_token_id", "{}_token_index"))
 
 

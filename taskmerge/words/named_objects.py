@@ -58,12 +58,12 @@ def not_the_users(place: str, named: Sequence[str] = ()) -> Iterator[None]:
 
 
 def names_code(text: str) -> bool:
-    """Whether a name means a file or a module, not an entry point of an installed package."""
+    """Return whether a name means a file or a module, not an entry point of an installed package."""
     return ":" in text or ".py" in text
 
 
 def check_users_own(text: str, what: str) -> None:
-    """Raises UsageError for code that a foreign text names, before it is looked for. what: for messages."""
+    """Raise UsageError for code that a foreign text names, before it is searched. what: for messages."""
     _users_own(text, Path(text), what)
 
 
@@ -84,12 +84,12 @@ def _users_own(text: str, path: Path | None, what: str) -> Path | None:
 
 
 def is_in_file(text: str) -> bool:
-    """Whether a name means an object in a Python file."""
+    """Return whether a name means an object in a Python file."""
     return ".py:" in text or text.endswith(".py")
 
 
 def find_object(text: str, folder: Path, what: str) -> Any:
-    """The object that `path/to/file.py:name` or `package.module:name` names.
+    """Return the object that `path/to/file.py:name` or `package.module:name` means.
 
     Args:
         text: as the user wrote it.

@@ -24,7 +24,7 @@ class Part:
         return f"{self.number}/{self.of}"
 
     def share(self, items: Sequence[Item]) -> list[Item]:
-        """The items number, number + of, … (the first is number 1)."""
+        """Return items number, number + of, … (the first is number 1)."""
         return list(items[self.number - 1 :: self.of])
 
 

@@ -55,11 +55,11 @@ class PatternSet:
         self._forget()
 
     def among(self, words: Iterable[str]) -> set[str]:
-        """Those of the globs that are one of these words themselves."""
+        """Return the globs that are equal to one of these words."""
         return self._texts.intersection(words)
 
     def covering(self, name: str) -> frozenset[str]:
-        """Those of the globs that cover the whole name."""
+        """Return the globs that match the complete name."""
         alone = [one.text for one in self._alone if one.matches(name)]
         if not self._length:
             return frozenset(alone)

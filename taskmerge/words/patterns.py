@@ -47,17 +47,18 @@ class Pattern:
         return _parse(text)
 
     def matches(self, name: str) -> bool:
-        """Whether the pattern covers the whole name."""
+        """Return whether the pattern matches the complete name."""
         if self.plain is not None and len(name) <= _SHORT:
             return self.plain.fullmatch(name) is not None
         return bool(self.steps.after(_Name.of(name), 1) >> len(name))
 
     def filter(self, names: Iterable[str]) -> list[str]:
+        """Return the names that the pattern matches."""
         return [name for name in names if self.matches(name)]
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether the glob covers the whole name. Raises PatternError when the glob cannot be read."""
+    """Return whether the glob matches the complete name. Raises PatternError if the glob cannot be read."""
     return _parse(pattern).matches(name)
 
 
@@ -88,14 +89,18 @@ class Step:
     """
 
     def after(self, name: _Name, reached: int) -> int:
+        """Return the places, as bits, that a match can reach from the places `reached`."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Sequence(Step):
+    """Steps one after the other."""
+
     steps: tuple[Step, ...]
 
     def after(self, name: _Name, reached: int) -> int:
+        """Return the places, as bits, that a match can reach from the places `reached`."""
         for step in self.steps:
             if not reached:
                 break
@@ -110,6 +115,7 @@ class Character(Step):
     character: str
 
     def after(self, name: _Name, reached: int) -> int:
+        """Return the places, as bits, that a match can reach from the places `reached`."""
         return (reached & name.places.get(self.character, 0)) << 1
 
 
@@ -120,6 +126,7 @@ class AnyOne(Step):
     accepts: Callable[[str], bool] | None = None
 
     def after(self, name: _Name, reached: int) -> int:
+        """Return the places, as bits, that a match can reach from the places `reached`."""
         places = name.everywhere >> 1
         if self.accepts:
             places = sum(where for character, where in name.places.items() if self.accepts(character))
@@ -128,15 +135,21 @@ class AnyOne(Step):
 
 @dataclass(frozen=True)
 class AnyRun(Step):
+    """Any number of characters."""
+
     def after(self, name: _Name, reached: int) -> int:
+        """Return the places, as bits, that a match can reach from the places `reached`."""
         return name.everywhere & -(reached & -reached)
 
 
 @dataclass(frozen=True)
 class Alternatives(Step):
+    """One of several steps."""
+
     choices: tuple[Step, ...]
 
     def after(self, name: _Name, reached: int) -> int:
+        """Return the places, as bits, that a match can reach from the places `reached`."""
         result = 0
         for choice in self.choices:
             result |= choice.after(name, reached)
@@ -151,6 +164,7 @@ class Numbers(Step):
     high: int
 
     def after(self, name: _Name, reached: int) -> int:
+        """Return the places, as bits, that a match can reach from the places `reached`."""
         result = 0
         for start in range(len(name.text)):
             if not reached >> start & 1:

@@ -1,6 +1,6 @@
-"""Where things lie: the text of a path or uri, read without looking at the disk. The only parser.
+"""The only parser of paths and uris: it reads their text without access to the disk.
 
-`hub.locate` decides with it what an input is; everything that is written goes through `output_path`.
+`hub.locate` uses it to decide the kind of an input; every output path goes through `output_path`.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class StoreUri:
 
     @property
     def scheme(self) -> str:
+        """The scheme in lower case, e.g. "s3"."""
         return self.text.partition("://")[0].lower()
 
     @property
@@ -47,7 +48,7 @@ class StoreUri:
         return StoreUri(self.text.rpartition("/")[0])
 
     def is_below(self, other: StoreUri) -> bool:
-        """Whether it is `other`, or lies in it."""
+        """Return whether the uri is `other`, or inside it."""
         return f"{self.text}/".startswith(f"{other.text}/")
 
     def __str__(self) -> str:
@@ -56,8 +57,12 @@ class StoreUri:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a text names. path: of kind "path", with ~ replaced. text: as written; of kind "hub" an hf:// uri, of kind
-    "store" that of an object store or another file system that fsspec knows."""
+    """The meaning of a text.
+
+    path: of kind "path", with ~ replaced. text: as written; of kind "hub" an hf:// uri, of kind "store" the uri of an
+        object
+    store or another file system that fsspec knows.
+    """
 
     kind: Literal["path", "hub", "store"]
     text: str
@@ -146,7 +151,7 @@ def output_path(text: str | os.PathLike[str], folder: Path | None = None) -> Pat
 
 
 def output_place(text: str | os.PathLike[str] | StoreUri, folder: Path | None = None) -> Path | StoreUri:
-    """As `output_path`, for what can also be written to a store."""
+    """Parse an output path as `output_path` does, or the uri of a store."""
     if isinstance(text, StoreUri):
         return text
     try:

@@ -28,5 +28,5 @@ def parse_precision(value: str | None) -> torch.dtype | None:
 
 
 def precision_name(dtype: torch.dtype) -> str:
-    """What a number format of torch's is called."""
+    """Return the name of a torch number format, e.g. "bfloat16"."""
     return str(dtype).removeprefix("torch.")

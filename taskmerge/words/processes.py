@@ -27,12 +27,12 @@ def process_count() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that writes and speaks."""
+    """Return whether this is the process that writes and prints."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def say_to_all(words: Any) -> Any:
-    """What the first process says, in every process; there is nothing to do with one. Each of them must call it."""
+    """Return the first process's value in every process. Each of them must call it."""
     if process_count() == 1:
         return words
     import torch

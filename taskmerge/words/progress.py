@@ -1,4 +1,4 @@
-"""What long work says while it goes on: how far it is, what it assumed. Whoever watches is told; nobody need."""
+"""Messages of long work: its progress and its assumptions. Listeners are optional."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Work:
 
 @contextmanager
 def work(title: str, total: int | None, unit: str = "items", done: int = 0) -> Iterator[Work]:
-    """A piece of work from its beginning to its end; arguments as for `Work`."""
+    """Report a piece of work from its beginning to its end; arguments as for `Work`."""
     found = Work(title, total, unit, done)
     try:
         yield found

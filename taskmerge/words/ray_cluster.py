@@ -35,7 +35,7 @@ priority of the command for its workers, where Ray would let everything else on 
 
 
 def parse_launcher(text: str) -> str | None:
-    """The address that `--on ray` or `--on ray:ADDRESS` names; None: RAY_ADDRESS, or a cluster of this machine.
+    """Return the address in `--on ray` or `--on ray:ADDRESS`; None: RAY_ADDRESS, or a cluster of this machine.
 
     Raises UsageError for another launcher, and where Ray is not installed.
     """
@@ -47,13 +47,13 @@ def parse_launcher(text: str) -> str | None:
 
 
 def device_of_task(device: str | None) -> tuple[str | None, bool]:
-    """A device as a task calls it, which sees no GPU but its own, and whether it needs a GPU."""
+    """Return a device by its name inside a task, which sees only its own GPU, and whether it needs a GPU."""
     gpu = device is not None and device.startswith("cuda")
     return ("cuda" if gpu else device), gpu
 
 
 def processors() -> int:
-    """Processors that the task that runs here was given."""
+    """Return the number of processors of the present task."""
     import ray
 
     return max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1)))

@@ -73,7 +73,7 @@ class Regular:
         self._steps: dict[tuple[frozenset[int], str], frozenset[int]] = {}
 
     def fullmatch(self, text: str) -> bool:
-        """Whether the pattern covers the whole text."""
+        """Return whether the pattern matches the complete text."""
         reached = frozenset(self._begin)
         for place, character in enumerate(text):
             if not reached:
@@ -202,7 +202,7 @@ def _escaped(number: int) -> str:
 
 @lru_cache(maxsize=1024)
 def regular(text: str) -> Regular:
-    """The pattern of a text. Raises RegularError, which says what of it is not read."""
+    """Parse the pattern of a text. Raises RegularError with the part that is not supported."""
     try:
         return Regular(text)
     except RegularError as error:

@@ -1,4 +1,4 @@
-"""What the system refuses (no space, a broken disk, no rights) in plain words, with the next move."""
+"""Errors of the system (no space, a broken disk, no rights) in plain words, with the next move."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Table:
     count: int
 
     def html(self) -> str:
-        """The first rows as an HTML table: no scripts, no colours of its own, every text escaped."""
+        """Return the first rows as an HTML table: no scripts, no colours of its own, every text escaped."""
         rows = list(islice(self.rows, SHOWN))
         if not rows:
             return ""
@@ -43,21 +43,21 @@ class Table:
 
 
 class Shown:
-    """What shows itself in a notebook. Showing reads no tensor and never fails.
+    """An object that displays itself in a notebook. Display reads no tensor and never fails.
 
-    A class says `in_one_line`, without its own name, and `as_table`.
+    A subclass defines `in_one_line`, without its own name, and `as_table`.
     """
 
     @abstractmethod
     def in_one_line(self) -> str:
-        """What it is, in one line."""
+        """Return a summary in one line."""
 
     @abstractmethod
     def as_table(self) -> Table:
-        """What it holds, as rows."""
+        """Return the content as rows."""
 
     def to_pandas(self) -> DataFrame:
-        """The same rows as a `pandas.DataFrame`. Raises UsageError where pandas is not installed."""
+        """Return the same rows as a `pandas.DataFrame`. Raises UsageError if pandas is not installed."""
         require("pandas")
         from pandas import DataFrame
 
@@ -79,7 +79,7 @@ class Shown:
 
 
 def escaped(text: str) -> str:
-    """A text of a stranger's as it may stand in HTML."""
+    """Return a foreign text in a form that is safe in HTML."""
     return html.escape(printable_line(text), quote=True)
 
 
@@ -94,5 +94,5 @@ def _cell(value: object) -> str:
 
 
 def counted(count: int, one: str) -> str:
-    """ "1 tensor", "2 tensors"."""
+    """Return a number with its noun: "1 tensor", "2 tensors"."""
     return f"{count:,} {one}" if count == 1 else f"{count:,} {one}s"

@@ -1,6 +1,6 @@
-"""What a model says of itself: its id on the hub, its licence, languages and data, from its card, config and place.
+"""The statements of a model about itself: id on the hub, licence, languages and data, from its card, config and place.
 
-Nothing is guessed: of each id it is kept how it was found out, and what a model does not say is not there.
+Nothing is guessed: the origin of each id is recorded, and information that a model does not state is absent.
 """
 
 from __future__ import annotations

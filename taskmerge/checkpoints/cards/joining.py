@@ -1,4 +1,4 @@
-"""What the card of a merge may say of the models that it was made from, taken together."""
+"""The statements of the input models' cards, combined for the card of their merge."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What kind of model a folder holds, as the hub names it: the library that loads it, and the task that it is for.
+"""The kind of model in a folder, in the hub's terms: the library that loads it, and its task.
 
-Told by the files that are there and the class that the config names; what they do not say is left open.
+It is decided by the files in the folder and the class in the config; everything that they do not state is left open.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an upload of a model made here holds: the files of its record, its card, and nothing else."""
+"""The content of an upload of a model made here: the files of its record and its card, and no other file."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _SIDE = ("statistics/",)
 
 @dataclass(frozen=True)
 class Upload:
-    """What goes up, and what does not.
+    """The files of an upload, and the files that are left out.
 
-    files: name -> bytes.  left: name -> why it stays.  card: as the record has it; the user's own goes up in its place
-    where there is one.  texts: what is written for the upload alone: name -> text.  local_paths: places of this disk
-    that taskmerge.json names.
+    files: name -> bytes.  left: name -> reason for leaving it out.  card: the card in the record; the user's own card
+    replaces it if there is one.  texts: texts written for the upload only: name -> text.  local_paths: paths of this
+    disk in taskmerge.json.
     """
 
     folder: Path
@@ -75,7 +75,7 @@ class Upload:
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
-        """A folder with what goes up and nothing else: links to the model's files, and what is written for the hub."""
+        """Make a folder with exactly the upload: links to the model's files, and texts written for the hub."""
         with TemporaryDirectory(prefix="taskmerge-push-") as text:
             place = Path(text) / self.folder.name
             for name in self.files:

@@ -1,6 +1,6 @@
-"""What `torch.save` writes, as a table of references: the zip archive of today and the stream of before 1.6.
+"""Reader for files of `torch.save`, as a table of references: the zip archive, and the stream of versions before 1.6.
 
-Either way the tensors' bytes lie in the file as they are, so that they can be mapped and read where asked.
+In both forms, the tensors' bytes are stored unchanged in the file, so that they can be mapped and read on demand.
 """
 
 from __future__ import annotations
@@ -38,19 +38,24 @@ class Window(io.RawIOBase):
         self._file, self._start, self._length, self._place = file, start, length, 0
 
     def seekable(self) -> bool:
+        """Return True."""
         return True
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move to an offset from the start (0), the present place (1) or the end (2) of the window."""
         self._place = max(0, (0, self._place, self._length)[whence] + offset)
         return self._place
 
     def tell(self) -> int:
+        """Return the present place in the window."""
         return self._place
 
     def readinto(self, buffer: Any) -> int:
+        """Read bytes into a buffer, and return their number."""
         count = max(0, min(len(buffer), self._length - self._place))
         self._file.seek(self._start + self._place)
         data = self._file.read(count)
@@ -60,9 +65,9 @@ class Window(io.RawIOBase):
 
 
 def read_archive(path: Path, start: int = 0, length: int | None = None) -> Archive:
-    """What a file of `torch.save`, or bytes [start, start + length) of a file, hold.
+    """Read the table in a file of `torch.save`, or in the bytes [start, start + length) of a file.
 
-    Raises CheckpointError for what is none, and for a file that is cut off or makes no sense.
+    Raises CheckpointError for another kind of file, and for a file that is truncated or damaged.
     """
     try:
         with path.open("rb") as file:

@@ -25,7 +25,7 @@ class Box:
     sizes: tuple[int, ...]
 
     def rows(self, first: int, last: int) -> np.ndarray:
-        """Rows [first, last) of the box itself."""
+        """Return the rows [first, last) of the box itself."""
         width = math.prod(self.sizes[1:])
         return self.file.read(self.name, first * width, last * width).reshape(last - first, *self.sizes[1:])
 

@@ -58,6 +58,7 @@ class Watched:
 
     @property
     def torn(self) -> bool:
+        """True if pages of the mapping could not be read."""
         return self._row >= 0 and bool(_files[self._row, _TORN])
 
 

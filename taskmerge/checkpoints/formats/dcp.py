@@ -66,7 +66,7 @@ class _PieceFile(WeightFile):
 
 
 def join_checkpoint(folder: Path, names: Sequence[str]) -> JoinedFile:
-    """The model in such a folder. Raises CheckpointError when a file is missing or the metadata make no sense."""
+    """Open the model in a folder of this format. Raises CheckpointError for a missing file or invalid metadata."""
     place = folder / METADATA
     check_link(place, folder)
     opened(place)  # its name begins with a dot: no listing of the folder has it

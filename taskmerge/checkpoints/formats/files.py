@@ -23,12 +23,15 @@ class Repository(Protocol):
     """A hub repository at one commit, as far as its files must know it; `hub.Snapshot` is one."""
 
     @property
-    def place(self) -> Any: ...
+    def place(self) -> Any:
+        """The place of the repository on the hub."""
 
     @property
-    def commit(self) -> str: ...
+    def commit(self) -> str:
+        """The commit of the repository."""
 
-    def fetch(self, name: str) -> Path: ...
+    def fetch(self, name: str) -> Path:
+        """Download a file if necessary, and return its path."""
 
 
 class WeightFile(Checked):
@@ -64,7 +67,7 @@ class WeightFile(Checked):
 
     @property
     def path(self) -> Path:
-        """Where the file lies, downloading it first when it is still on the hub only."""
+        """The path of the file; a file that is only on the hub is downloaded first."""
         if self._path is None:
             assert self._snapshot is not None
             path = self._snapshot.fetch(self.name)
@@ -78,20 +81,22 @@ class WeightFile(Checked):
 
     @property
     def origin(self) -> str | None:
-        """What names its content for good: repository, commit and place on the hub. None for a file of this disk."""
+        """The permanent name of its content: repository, commit and place on the hub. None for a file of this disk."""
         if self._snapshot is None:
             return None
         return f"{self._snapshot.place.repo}@{self._snapshot.commit}/{self._snapshot.place.folder}/{self.name}"
 
     @property
     def state(self) -> str | None:
-        """What a store calls this version of it, where its sha256 would need a whole read; None for a file of which a
-        disk has all bytes."""
+        """The version of the file that a store states, if its sha256 would need a complete read.
+
+        None for a file whose bytes are all on a disk.
+        """
         return None
 
     @property
     def local(self) -> bool:
-        """Whether reading needs no download."""
+        """True if reading needs no download."""
         return self._path is not None
 
     def check(self) -> None:
@@ -100,7 +105,7 @@ class WeightFile(Checked):
             self.held.check(self._watched is not None and self._watched.torn)
 
     def mapped(self) -> np.ndarray:
-        """The whole file as bytes, mapped read-only."""
+        """Return the whole file as bytes, mapped read-only."""
         used(self)
         with self._lock:
             if self._bytes is None:
@@ -125,9 +130,12 @@ class WeightFile(Checked):
         self._region, self._bytes = region, np.frombuffer(region, dtype=np.uint8)
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """Unmaps the pages of entries [start, stop): read again, they are mapped again. Left to the end of the process,
-        unmapping gigabytes takes longer than the last file's sync, on one core. Little tensors are left: pages are
-        mapped by the dozen, and would be again for the next of them."""
+        """Unmap the pages of entries [start, stop); they are mapped again if they are read again.
+
+        At the end of the process, unmapping gigabytes takes longer than the sync of the last file, on one core. Small
+        tensors
+        are not unmapped: pages are mapped by the dozen, and would be mapped again for the next tensor.
+        """
         if self._region is None or not hasattr(mmap, "MADV_DONTNEED"):
             return
         entry, page = self.entries[name], mmap.PAGESIZE
@@ -137,7 +145,7 @@ class WeightFile(Checked):
             self._region.madvise(mmap.MADV_DONTNEED, first, last - first)
 
     def read(self, name: str, start: int, stop: int | None) -> np.ndarray:
-        """Entries [start, stop) of one tensor, as `StateDict.read` gives them."""
+        """Return entries [start, stop) of one tensor, as `StateDict.read` does."""
         data = self.mapped()
         entry = self.entries[name]
         storage = entry.info.format.storage
@@ -148,7 +156,7 @@ class WeightFile(Checked):
         return raw[start * size : None if stop is None else stop * size].view(storage)
 
     def view(self, name: str) -> np.ndarray | None:
-        """One whole tensor, where that is a view of mapped pages; else None."""
+        """Return one complete tensor if it is a view of mapped pages; else None."""
         return self.read(name, 0, None)
 
 

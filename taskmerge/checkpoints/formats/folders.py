@@ -1,4 +1,4 @@
-"""Which files of a folder make up one model: by the index, by their names, or the only one."""
+"""Choice of the files of a folder that are one model: by the index, by their names, or the only one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Index(TypedDict):
 
 
 def is_model_folder(folder: Path) -> bool:
-    """Whether a folder is a model's own: its config and weights lie right in it, or it is in the hub's cache."""
+    """Return whether a folder is a model's own: config and weights are directly in it, or it is in the hub's cache."""
     if folder.parent.name == "snapshots" and (folder.parent.parent / "blobs").is_dir():
         return True
     if not any((folder / name).is_file() for name in _OWN):
@@ -47,7 +47,7 @@ def is_model_folder(folder: Path) -> bool:
 
 
 def weights_below(folder: Path) -> tuple[Path, tuple[str, ...]]:
-    """Where a trainer's checkpoint has its weights: the folder itself, or the one `_BELOW` in it; and what to say."""
+    """Return the folder of a trainer's checkpoint that has the weights, itself or one in it, and notes about it."""
     if weight_files(folder, required=False).names:
         return folder, ()
     below = [path for pattern in _BELOW for path in sorted(folder.glob(pattern)) if path.is_dir()]
@@ -58,7 +58,7 @@ def weights_below(folder: Path) -> tuple[Path, tuple[str, ...]]:
 
 
 def config_folder(folder: Path, modules: Mapping[str, str]) -> Path:
-    """Where config and tokenizer lie: with the model, or in the folder beside it where verl puts them."""
+    """Return the folder of config and tokenizer: the model's, or the one next to it that verl writes."""
     beside = folder / _CONFIGS
     there = (folder / modules[""] / "config.json").exists()
     if there or modules != {"": ""} or not (beside / "config.json").is_file():
@@ -75,7 +75,7 @@ class Chosen(NamedTuple):
 
 
 def weight_files(folder: Path, required: bool = True) -> Chosen:
-    """The files in `folder` that make up one model: of the first format that is there."""
+    """Return the files in `folder` that are one model: of the first format that is present."""
     try:
         names = [path.name for path in folder.iterdir() if path.is_file() or path.is_symlink()]
     except OSError as error:
@@ -87,10 +87,11 @@ def weight_files(folder: Path, required: bool = True) -> Chosen:
 
 
 def choose_files(names: Sequence[str], folder: Path, required: bool, formats: Sequence[Format] = READABLE) -> Chosen:
-    """Which of the files `names` of `folder` are the model. formats: that can be read there, the best first.
+    """Choose the files among `names` of `folder` that are the model.
 
-    Raises CheckpointError for an index or a set of shards that is not whole, for several files without an index, and,
-    if `required`, when there is none.
+    formats: the formats that can be read, the best first. Raises CheckpointError for an index or a set of shards that
+        is
+    incomplete, for several files without an index, and, if `required`, if there is no model.
     """
     for row in formats:
         own = sorted(name for name in names if _is_of(row, name))
@@ -157,7 +158,7 @@ _indexes: dict[Path, tuple[tuple[int, ...], Index]] = {}
 
 
 def read_index(path: Path) -> Index:
-    """An index, its file names checked: all inside its folder. Raises CheckpointError.
+    """Return an index, its file names checked: all inside its folder. Raises CheckpointError.
 
     One of a hundred thousand tensors takes a second: the last ones are remembered while the file stays as it is.
     """
@@ -223,7 +224,7 @@ def _numbered(names: Iterable[str]) -> dict[tuple[str, str], dict[int, str]]:
 
 
 def check_index(folder: Path, files: Mapping[str, WeightFile]) -> None:
-    """The index, when there is one, must agree with the files' own headers on where each tensor lies."""
+    """Check that the index, if there is one, agrees with the files' own headers on the file of each tensor."""
     path = folder / SAFETENSORS.index
     weight_map = read_index(path)["weight_map"] if path.exists() else {}
     if not set(weight_map.values()) <= set(files):  # passed over for a file that is whole

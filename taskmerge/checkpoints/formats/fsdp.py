@@ -35,7 +35,7 @@ class _Piece:
 
 
 def join_ranks(folder: Path, names: Sequence[str]) -> JoinedFile:
-    """All rank files of a folder as one. Raises CheckpointError when one is missing or they do not fit together."""
+    """Join the rank files of a folder. Raises CheckpointError if one is missing or they do not fit together."""
     ranks = _all_ranks(folder, names)
     files, pieces = [], []
     for rank, name in enumerate(ranks):

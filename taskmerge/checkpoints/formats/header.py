@@ -41,7 +41,7 @@ class Header:
 
 
 def read_header(file: BinaryIO, file_size: int, place: str) -> Header:
-    """Reads and checks a header; `place` names the file in messages.
+    """Read and check a header; `place` is the file's name in messages.
 
     Raises CheckpointError for anything the format forbids: a length beyond the file, broken JSON, duplicate names,
     unknown dtypes, shapes that do not fit their bytes, ranges that overlap, leave a hole or pass the end.
@@ -58,7 +58,7 @@ def read_header(file: BinaryIO, file_size: int, place: str) -> Header:
 
 
 def parse_header(text: bytes, size: int, file_size: int, place: str) -> Header:
-    """Checks header JSON `text`; `size` is the offset of the first tensor byte. See `read_header`."""
+    """Check header JSON `text`; `size` is the offset of the first tensor byte. See `read_header`."""
     table = _load_json(text, place)
     metadata = table.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
@@ -77,7 +77,7 @@ def parse_header(text: bytes, size: int, file_size: int, place: str) -> Header:
 
 
 def broken(place: str, what: str) -> CheckpointError:
-    """The error for a file that breaks the format."""
+    """Return the error for a file that breaks the format."""
     return CheckpointError(
         f"not a valid safetensors file: {what}", place, "download or save it again; nothing was read from it"
     )
@@ -126,7 +126,7 @@ def _naturals(values: Any) -> bool:
 
 
 def read_file_header(path: Path) -> Header:
-    """The header of the file at `path`."""
+    """Return the header of the file at `path`."""
     try:
         with path.open("rb") as file:
             return read_header(file, path.stat().st_size, str(path))
@@ -135,7 +135,7 @@ def read_file_header(path: Path) -> Header:
 
 
 def build_header(tensors: Iterable[TensorInfo], metadata: dict[str, str]) -> tuple[bytes, tuple[Entry, ...]]:
-    """The exact leading bytes of a file that holds `tensors` in the given order, and where each will lie.
+    """Return the exact first bytes of a file with `tensors` in the given order, and the offset of each tensor.
 
     The JSON is padded with spaces to a multiple of 8, so that the data starts aligned.
     """

@@ -17,8 +17,11 @@ _READ_AGAIN = "run it again when no other program writes to it"
 
 @dataclass(frozen=True)
 class State:
-    """What a file was like. place: device, inode. content: size, time of change of the content, a hash of its head.
-    touched: time of the last change of anything; rights, owner and links, which change that too."""
+    """The state of a file at one time.
+
+    place: device, inode. content: size, time of change of the content, a hash of its head. touched: time of the last
+    change of any kind; rights: rights, owner and links, whose changes count too.
+    """
 
     place: tuple[int, int]
     content: tuple[int, int, str]
@@ -27,7 +30,7 @@ class State:
 
     @classmethod
     def of(cls, path: Path) -> State:
-        """The state of a file, without opening what is none. Raises OSError."""
+        """Return the state of a file; anything but a file is not opened. Raises OSError."""
         found = path.stat()
         head = ""
         if os.path.isfile(path):  # noqa: PTH113
@@ -41,8 +44,11 @@ class State:
         )
 
     def is_same(self, now: State) -> bool:
-        """Whether nothing was written. A new link or other rights touch a file as well; without them, a file that was
-        touched was written, and its time set back."""
+        """Return whether nothing was written in the meantime.
+
+        A new link or other rights touch a file as well; if these are equal, a file that was touched was written, and
+        its time was set back.
+        """
         unwritten = (self.place, self.content) == (now.place, now.content)
         return unwritten and (self.touched == now.touched or self.rights != now.rights)
 
@@ -56,7 +62,7 @@ class Held:
 
     @classmethod
     def of(cls, path: Path) -> Held:
-        """As it is now; what cannot be read is told by its reader."""
+        """Return the present state of a file; its reader reports a file that cannot be read."""
         try:
             return cls(path, State.of(path))
         except OSError:
@@ -110,7 +116,7 @@ def used(file: Checked) -> None:
 
 @contextmanager
 def using() -> Iterator[Used]:
-    """What is read inside the block, by any thread."""
+    """Collect the files that are read inside the block, by any thread."""
     files = Used()
     _using.append(files)
     try:

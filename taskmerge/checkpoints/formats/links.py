@@ -9,7 +9,7 @@ from taskmerge.errors import CheckpointError
 
 
 def check_link(path: Path, folder: Path) -> None:
-    """A symbolic link may stay inside its folder or point into the hub cache's blobs, nowhere else.
+    """Check that a symbolic link stays inside its folder or leads to the blobs of the hub's cache.
 
     path: a file or folder in `folder`; any part of the way to it may be the link.
     """
@@ -29,9 +29,10 @@ def check_link(path: Path, folder: Path) -> None:
 
 
 def check_links(folder: Path, modules: Iterable[str]) -> None:
-    """As `check_link`, for all that a library may read of a model's folder: its files, and all in its module folders.
+    """Check all links in a model's folder that a library may follow: among its files, and in its module folders.
 
-    Raises CheckpointError for the first link that leads out, and for a pipe or a device: a library would wait for it.
+    Raises CheckpointError for the first link that leads outside, and for a pipe or a device, for which a library would
+    wait.
     """
     for inside in {"", "additional_chat_templates", *modules}:
         here = folder / inside

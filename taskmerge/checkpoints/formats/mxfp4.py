@@ -109,7 +109,7 @@ def _power(scales: np.ndarray) -> np.ndarray:
 
 
 def is_mxfp4(config: Mapping[str, Any]) -> bool:
-    """Whether the settings say gpt-oss' layout."""
+    """Return whether a config describes the layout of gpt-oss."""
     return dict(config.get("quantization_config") or {}).get("quant_method") == "mxfp4"
 
 
@@ -132,7 +132,7 @@ def blocks_and_scales(state_dict: StateDict) -> dict[str, FourBitFloats]:
 
 
 def packed_and_scale(module: str, packed: TensorInfo, scale: TensorInfo) -> FourBitFloats | None:
-    """How a module of compressed-tensors' layout stores its weight; None where the two tensors are not of it."""
+    """Return the codec for a weight in the layout of compressed-tensors; None if the two tensors do not have it."""
     fits = len(packed.shape) == 2 and packed.shape == (scale.shape[0], scale.shape[-1] * GROUP // 2)
     if not fits or packed.dtype != "U8" or scale.dtype not in ("U8", "F8_E8M0"):
         return None

@@ -36,28 +36,33 @@ class Codec(Protocol):
     file."""
 
     @property
-    def dims(self) -> tuple[int, ...]: ...
+    def dims(self) -> tuple[int, ...]:
+        """The shape of the unpacked weight."""
 
     @property
-    def shape(self) -> tuple[int, int]: ...
+    def shape(self) -> tuple[int, int]:
+        """The unpacked weight as a matrix: (rows, columns)."""
 
     @property
-    def stored(self) -> tuple[str, ...]: ...
+    def stored(self) -> tuple[str, ...]:
+        """The names of the stored tensors."""
 
     @property
     def rows(self) -> int:
-        """Rows that share a scale: what is read or written by itself is a multiple of them."""
+        """The number of rows that share a scale: reads and writes are in multiples of it."""
         ...
 
     def read(self, source: StateDict, first: int, last: int) -> np.ndarray:
-        """Rows [first, last) as float64 (rows, columns)."""
+        """Return rows [first, last) as float64 (rows, columns)."""
         ...
 
     def write(
         self, source: StateDict, first: int, last: int, values: np.ndarray, before: np.ndarray
     ) -> dict[str, np.ndarray]:
-        """Rows [first, last) of every stored tensor, flat, that hold `values`; units of which no number has moved from
-        `before` are the source's own bytes."""
+        """Return rows [first, last) of every stored tensor, flat, for the numbers `values`.
+
+        Units in which no number differs from `before` keep the bytes of the source.
+        """
         ...
 
 
@@ -72,18 +77,22 @@ class EightBits:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """The weight as a matrix: (rows, columns)."""
         return self.info.shape[0], self.info.shape[1]
 
     @property
     def dims(self) -> tuple[int, ...]:
+        """The shape of the unpacked weight."""
         return self.shape
 
     @property
     def stored(self) -> tuple[str, ...]:
+        """The names of the stored tensors: the weight and its scale."""
         return self.name, self.scaled.scale
 
     @property
     def rows(self) -> int:
+        """The number of rows that share one entry of the scale."""
         return min(self.scaled.block[0], self.shape[0])
 
     @property
@@ -145,18 +154,22 @@ class FourBits:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """The unpacked weight as a matrix: (rows, columns)."""
         return self.packed.shape[0], self.columns
 
     @property
     def dims(self) -> tuple[int, ...]:
+        """The shape of the unpacked weight."""
         return self.shape
 
     @property
     def stored(self) -> tuple[str, ...]:
+        """The names of the stored tensors: packed weight, scale and shape."""
         return tuple(f"{self.name}.weight_{what}" for what in ("packed", "scale", "shape"))
 
     @property
     def rows(self) -> int:
+        """The number of rows that share a scale: one."""
         return 1
 
     @property
@@ -274,7 +287,7 @@ def _four_bits(state_dict: StateDict, module: str, known: bool) -> FourBits:
 
 
 def nearest_eight_bits(values: np.ndarray, dtype: str) -> np.ndarray:
-    """The 8-bit float nearest to each number, ties to even, the largest where there is none so large: uint8."""
+    """Return the 8-bit float nearest to each number, ties to even, the largest one on overflow: uint8."""
     sizes = eight_bit_values(dtype)[:128]
     step = nearest_on(sizes[np.isfinite(sizes)], np.abs(values))
     return np.where(np.signbit(values), step | np.uint8(128), step).astype(np.uint8)

@@ -61,7 +61,7 @@ class PickleFile(WeightFile):
         return Entry(info, first, last)
 
     def read(self, name: str, start: int, stop: int | None) -> np.ndarray:
-        """Entries [start, stop) of one tensor, as `StateDict.read` gives them."""
+        """Return entries [start, stop) of one tensor, as `StateDict.read` does."""
         entry = self.entries[name]
         storage, info = entry.info.format.storage, entry.info
         assert storage is not None

@@ -40,7 +40,7 @@ _PACKED = (
 
 @dataclass(frozen=True, slots=True)
 class Scaled:
-    """Where a weight's scale is. block: rows and columns that share one entry of the scale."""
+    """The name of a weight's scale. block: rows and columns that share one entry of the scale."""
 
     scale: str
     block: tuple[int, int]
@@ -67,7 +67,7 @@ def _module(name: str) -> str:
 
 
 def dequantized(state_dict: StateDict, *, keep_packed: bool = False) -> StateDict:
-    """`state_dict` as float32 numbers where they are stored as scaled 8-bit floats; itself when nothing is quantised.
+    """Return `state_dict` with scaled 8-bit floats as float32 numbers; itself if nothing is quantised.
 
     8-bit floats without a scale are left as they are, for a rule to keep. keep_packed: so are packed numbers, for a
     plan that lets nobody touch them. Raises CheckpointError naming format and tensor for anything else that is
@@ -135,7 +135,7 @@ class Dequantized(StateDict):
 
 @cache
 def eight_bit_values(dtype: str) -> np.ndarray:
-    """The 256 numbers of an 8-bit float format, by bit pattern: float64 (256,). E4M3 has no infinities (OCP FP8)."""
+    """Return the 256 numbers of an 8-bit float format, by bit pattern: float64 (256,). E4M3 has no infinities."""
     exponent_bits, bias = {"F8_E4M3": (4, 7), "F8_E5M2": (5, 15)}[dtype]
     mantissa_bits = 7 - exponent_bits
     bits = np.arange(256)

@@ -43,7 +43,7 @@ class _Quantization(TypedDict, total=False):
 
 
 class Config(TypedDict, total=False):
-    """What of a config.json is used. Other keys pass."""
+    """The keys of a config.json that are used; other keys are ignored."""
 
     model_type: str | None
     architectures: list[str] | None
@@ -55,7 +55,7 @@ class Config(TypedDict, total=False):
 
 
 class Prompts(TypedDict, total=False):
-    """What of a config_sentence_transformers.json is used. Other keys pass."""
+    """The keys of a config_sentence_transformers.json that are used; other keys are ignored."""
 
     prompts: dict[str, str | None] | None
     default_prompt_name: str | None
@@ -120,12 +120,12 @@ class StoredStateDict(StateDict):
         file.release(stored, start, stop)
 
     def file_of(self, name: str) -> WeightFile:
-        """The file that holds tensor `name`."""
+        """Return the file of tensor `name`."""
         return self._owners[name][0]
 
 
 def open_stored(text: str | Path, relative_to: Path | None = None, label: str | None = None) -> StoredStateDict:
-    """Opens a safetensors or PyTorch file, a checkpoint or sentence-transformers folder, a hub id or an hf:// uri.
+    """Open a safetensors or PyTorch file, a checkpoint or sentence-transformers folder, a hub id or an hf:// uri.
 
     Reads headers, indexes and config only. Raises CheckpointError (missing, ambiguous or malformed files).
     """
@@ -154,9 +154,9 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
 
 
 def local_folder(text: str | Path, relative_to: Path | None = None) -> Path:
-    """Where a checkpoint lies on this disk, for libraries that open folders; one on the hub is downloaded first.
+    """Return a checkpoint's folder on this disk, for libraries that open folders; one on the hub is downloaded first.
 
-    Raises CheckpointError as `open_stored`, for a local folder only when it is not there.
+    Raises CheckpointError as `open_stored`; for a local folder only if it does not exist.
     """
     place = locate(str(text), relative_to)
     if isinstance(place, Path) and mirrored(place) is not None:
@@ -236,7 +236,7 @@ WRAPPERS = frozenset(("_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_
 
 
 def unwrapped(names: Iterable[str]) -> dict[str, str]:
-    """Name in a file -> the same without `WRAPPERS`; all as they are where two would be one then."""
+    """Map each name in a file to the name without `WRAPPERS`; unchanged names if two would become equal."""
     names = list(names)
     together = "\n".join(names)
     if not any(wrapper in together for wrapper in WRAPPERS):  # nearly always, and names may be very many
@@ -257,7 +257,7 @@ def _told(files: list[tuple[str, WeightFile]]) -> Mapping[str, Any]:
 
 
 def read_config(path: Path) -> Mapping[str, Any]:
-    """A config.json; {} when it is not there."""
+    """Read a config.json; {} if it is missing."""
     if not (path.exists() or path.is_symlink()):
         return {}
     config: Config = read_json(path, Config, "config.json is not a table of settings as transformers writes it")
@@ -265,7 +265,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
 
 
 def read_prompts(path: Path) -> Mapping[str, Any]:
-    """A config_sentence_transformers.json; {} when it is not there."""
+    """Read a config_sentence_transformers.json; {} if it is missing."""
     if not (path.exists() or path.is_symlink()):
         return {}
     prompts: Prompts = read_json(path, Prompts)

@@ -55,12 +55,12 @@ class Format:
     remote: bool = False
 
     def called(self, name: str) -> bool:
-        """Whether a file of this name is taken for one of this format."""
+        """Return whether a file of this name counts as one of this format."""
         name = Path(name).name.lower()
         return name.endswith(self.suffixes) or any(fnmatchcase(name, glob) for glob in self.names)
 
     def shard(self, number: int, total: int) -> str:
-        """The name of one of several files that make up a model."""
+        """Return the name of one of several files of a model."""
         stem, _, suffix = self.single.rpartition(".")
         return self.single if total == 1 else f"{stem}-{number:05d}-of-{total:05d}.{suffix}"
 
@@ -148,24 +148,24 @@ _NOT_WEIGHTS = (
 
 
 def is_weight_file(name: str) -> bool:
-    """Whether a file of this name is taken for one with weights of a format that is read."""
+    """Return whether a file of this name counts as weights in a format that can be read."""
     return not is_training_state(name) and any(row.called(name) for row in READABLE)
 
 
 def is_training_state(name: str) -> bool:
-    """Whether a file that looks like weights is a trainer's own: options, optimiser, random numbers."""
+    """Return whether a file that looks like weights is a trainer's own: options, optimiser, random numbers."""
     return any(fnmatchcase(Path(name).name, glob) for glob in _NOT_WEIGHTS)
 
 
 def format_called(name: str) -> Format | None:
-    """The format that a file name means; None for none that is known. Names that mean one format go first."""
+    """Return the format that a file name means; None for an unknown one. Unambiguous names have priority."""
     own = Path(name).name.lower()
     special = (row for row in FORMATS if any(fnmatchcase(own, glob) for glob in row.names))
     return next(special, None) or next((row for row in FORMATS if row.called(name)), None)
 
 
 def format_of(path: Path) -> Format | None:
-    """The format of a file: by its first bytes where these are certain, else by its name. None when it is not known.
+    """Return the format of a file: by its first bytes if they are certain, else by its name. None if unknown.
 
     Raises CheckpointError when it cannot be read.
     """
@@ -183,7 +183,7 @@ def format_of(path: Path) -> Format | None:
 
 
 def open_file(name: str, path: Path) -> WeightFile:
-    """The reader of a local weight file. name: what it is called in its checkpoint.
+    """Open a local weight file. name: its name in its checkpoint.
 
     Raises CheckpointError for a format that is not read, named and with what to do instead, and what the reader raises.
     """
@@ -203,7 +203,7 @@ def open_file(name: str, path: Path) -> WeightFile:
 
 
 def open_files(folder: Path, names: Sequence[str], inside: str = "") -> list[WeightFile]:
-    """The readers of the files `names` of a folder that make up one model. inside: what its checkpoint calls it.
+    """Open the files `names` of a folder that are one model. inside: prefix of their names in the checkpoint.
 
     Raises CheckpointError as `open_file`.
     """
@@ -216,7 +216,7 @@ def open_files(folder: Path, names: Sequence[str], inside: str = "") -> list[Wei
 
 
 def advice(folder: Path, names: Iterable[str] | None = None) -> str:
-    """What to do about a folder without weights that can be read: by what else lies in it. names: of its files."""
+    """Return the next move for a folder without readable weights, according to its other files. names: of its files."""
     if names is None:
         try:
             names = [path.name for path in folder.iterdir()]

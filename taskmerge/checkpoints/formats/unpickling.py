@@ -40,7 +40,7 @@ class Record:
         return id(self)
 
     def append(self, value: Any) -> None:
-        """An item of a list."""
+        """Append an item of a list."""
         self.items[len(self.items)] = value
 
     def extend(self, values: Any) -> None:
@@ -51,11 +51,11 @@ class Record:
     add = append
 
     def is_a(self, *names: str) -> bool:
-        """Whether the class is called one of these, in whatever module."""
+        """Return whether the class has one of these names, in any module."""
         return self.qualified.rpartition(".")[2] in names
 
     def get(self, key: str, default: Any = None) -> Any:
-        """An attribute of the object, as its state says."""
+        """Return an attribute of the object, from its state."""
         return self.state.get(key, default) if isinstance(self.state, dict) else default
 
 
@@ -163,7 +163,7 @@ class Unpickler(pickle._Unpickler):
         self._known: dict[str, Any] = {"collections.OrderedDict": OrderedDict, "builtins.set": set}
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a name: made anew for each file, so that no pickle can change it for the next."""
+        """Return the substitute for a class: new for each file, so that no pickle can change it for the next."""
         qualified = f"{module}.{name}"
         if qualified not in self._known:
             self._known[qualified] = self._stand_in(qualified, module, name)
@@ -182,7 +182,7 @@ class Unpickler(pickle._Unpickler):
         return type("Stand-in", (Record,), {"qualified": qualified})
 
     def persistent_load(self, pid: Any) -> Storage:
-        """The storage that a persistent id names."""
+        """Return the storage with a persistent id."""
         kind, storage, key, _device, count, *view = pid
         if kind != "storage" or not isinstance(storage, Name) or type(count) is not int:
             raise pickle.UnpicklingError(f"not a storage: {str(pid)[:80]}")

@@ -24,12 +24,12 @@ _SIZES = {
 
 
 def whisper_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under transformers' names; the head is the token table in both."""
+    """Return the tensors under transformers' names; in both, the head is the token table."""
     return {_renamed(name): value for name, value in tensors.items()}
 
 
 def whisper_config(dims: Mapping[str, Any]) -> dict[str, Any]:
-    """What of transformers' WhisperConfig the sizes of an openai-whisper file say."""
+    """Return the fields of transformers' WhisperConfig that follow from the sizes of an openai-whisper file."""
     sizes = {theirs: dims[ours] for ours, theirs in _SIZES.items() if type(dims.get(ours)) is int}
     config: dict[str, Any] = {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"], **sizes}
     if "d_model" in sizes:

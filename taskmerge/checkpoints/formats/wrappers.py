@@ -1,4 +1,4 @@
-"""Which of the tables in a file of `torch.save` is the model: trainers wrap it, and save much beside it."""
+"""Search for the model among the tables in a file of `torch.save`: trainers wrap it, and save other data with it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Found:
 
 
 def find_model(root: Any, place: str) -> Found:
-    """The model in what was saved: named tensors themselves, or a table that holds them under a key.
+    """Return the model in a saved object: named tensors themselves, or a table of them under a key.
 
     Raises CheckpointError when there is none, or several and no telling which is meant.
     """
@@ -41,7 +41,7 @@ def find_model(root: Any, place: str) -> Found:
 
 
 def find_pieces(root: Any, place: str) -> Mapping[str, Any]:
-    """As `find_model`, where tensors may be a rank's pieces of them."""
+    """Find the model as `find_model` does; its tensors may be one rank's parts."""
     table = _spot(root, place).table
     return {name: value for name, value in table.items() if _is_tensor(value)}
 
@@ -49,7 +49,7 @@ def find_pieces(root: Any, place: str) -> Mapping[str, Any]:
 def model_under(
     paths: Mapping[str, tuple[str, ...]], shapes: Mapping[str, tuple[int, ...]], place: str
 ) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Of tensors that a path of keys leads to, the model's: name -> key of `paths`; and what is to be said."""
+    """Select the model's tensors among those at paths of keys: name -> key of `paths`; and notes for the user."""
     root: dict[str, Any] = {}
     for key, path in paths.items():
         table = root

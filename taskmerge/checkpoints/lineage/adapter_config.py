@@ -31,10 +31,11 @@ _INITIALISATIONS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """What of adapter_config.json the numbers depend on. rank_pattern, alpha_pattern: module regex -> value.
+    """The settings of adapter_config.json that the numbers depend on.
 
-    target_parameters: parameters that are adapted themselves, such as all experts of a layer in one. trained_tokens:
-    module ("" for whichever has them) -> rows of its table of tokens.
+    rank_pattern, alpha_pattern: module regex -> value. target_parameters: parameters that are adapted directly, such as
+    all experts of a layer in one. trained_tokens: module ("" for every module that has them) -> rows of its token
+    table.
     """
 
     rank: int
@@ -48,16 +49,17 @@ class AdapterConfig:
     trained_tokens: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def scaling(self, module: str) -> float:
-        """The factor of B·A at a module path: alpha / rank, with rsLoRA alpha / sqrt(rank)."""
+        """Return the factor of B·A at a module path: alpha / rank, with rsLoRA alpha / sqrt(rank)."""
         rank, alpha = self.rank_of(module), self.alpha_pattern.of(module, self.alpha)
         return alpha / math.sqrt(rank) if self.use_rslora else alpha / rank
 
     def rank_of(self, module: str) -> int:
+        """Return the rank of a module."""
         return int(self.rank_pattern.of(module, self.rank))
 
 
 def read_config(path: Path) -> AdapterConfig:
-    """Reads and checks adapter_config.json. Raises CheckpointError naming the field it cannot honour."""
+    """Read and check adapter_config.json. Raises CheckpointError with the name of a field that is not supported."""
     table: dict[str, Any] = read_json(path, dict[str, Any], "not a table of adapter settings: save the adapter again")
     if table.get("peft_type") not in ("LORA", "TRAINABLE_TOKENS"):
         raise CheckpointError(

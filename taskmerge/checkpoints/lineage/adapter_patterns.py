@@ -38,7 +38,7 @@ class ModuleValues:
             raise RegularError(f"{len(self._others):,} patterns are too many (at most {MOST_PATTERNS:,})")
 
     def of(self, module: str, default: float) -> float:
-        """The value for a module's path; `default` where no pattern matches."""
+        """Return the value for a module's path; `default` if no pattern matches."""
         found = min([*self._by_name(module), *self._by_pattern(module)], default=None)
         return default if found is None else self._numbered[found]
 

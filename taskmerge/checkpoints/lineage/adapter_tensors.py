@@ -30,9 +30,12 @@ _IN_BY_OUT = ("gpt_oss", "llama4", "llama4_text")
 
 @dataclass(frozen=True)
 class AdapterTensors:
-    """What a file holds. modules: path -> factors of its weight. parameters: path -> parameter of it -> factors, where
-    the parameter is adapted itself. replaced: name -> the stored tensor in its place (biases, modules_to_save).
-    rows: module -> the rows of its table of tokens."""
+    """The tensors of an adapter's file.
+
+    modules: path -> factors of its weight. parameters: path -> parameter of it -> factors, if the parameter is adapted
+    directly. replaced: name -> the stored tensor that replaces it (biases, modules_to_save). rows: module -> the rows
+    of its token table.
+    """
 
     modules: Mapping[str, Factors] = field(default_factory=dict)
     parameters: Mapping[str, tuple[Factors, ...]] = field(default_factory=dict)
@@ -42,7 +45,7 @@ class AdapterTensors:
 
 @dataclass(frozen=True)
 class Fitted:
-    """As `AdapterTensors`, by the base's tensor names."""
+    """The content of `AdapterTensors`, by the base's tensor names."""
 
     factors: Mapping[str, Factors]
     replaced: Mapping[str, str]
@@ -50,7 +53,7 @@ class Fitted:
 
 
 def sorted_out(file: WeightFile, config: AdapterConfig, place: str) -> AdapterTensors:
-    """What each tensor of an adapter's file is. Raises CheckpointError for one that is not known, or makes no sense."""
+    """Sort the tensors of an adapter's file by kind. Raises CheckpointError for an unknown or damaged one."""
     parts: dict[str, dict[str, str]] = {}
     replaced: dict[str, str] = {}
     rows: dict[str, TrainedRows] = {}
@@ -157,7 +160,7 @@ def _expert_factors(
 
 
 def fitted(base: StateDict, file: WeightFile, config: AdapterConfig, found: AdapterTensors, label: str) -> Fitted:
-    """An adapter's tensors by the base's names.
+    """Return an adapter's tensors by the base's names.
 
     Every module must be found, and fit. A replaced tensor that the base lacks (a new classifier among
     modules_to_save) keeps its name. Raises MergeError.

@@ -33,26 +33,23 @@ TRAINED_BESIDE = "non_lora_trainables.bin"
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds an adapter and no model of its own; a config.json may be the base's."""
+    """Return whether a folder has an adapter and no model of its own; a config.json may be the base's."""
     if not (folder / CONFIG).is_file():
         return False
     return {row.adapter for row in READABLE}.issuperset(weight_files(folder, required=False).names)
 
 
 def base_of(folder: Path) -> str | None:
-    """What an adapter names as the model it was trained on. Raises CheckpointError for settings that make no sense."""
+    """Return the base that an adapter's config states. Raises CheckpointError for settings that are not valid."""
     table: dict[str, Any] = read_json(folder / CONFIG, dict[str, Any])
     named = table.get("base_model_name_or_path")
     return named if isinstance(named, str) and named else None
 
 
 def adapted(base: StateDict, adapter: str | Path, relative_to: Path | None = None) -> StateDict:
-    """The weights of `base` with the adapter folder or hub repository `adapter` applied at full strength, and with what
-    was trained beside it (`non_lora_trainables.bin`).
+    """Return the weights of `base` with the adapter folder or hub repository `adapter` applied at full strength.
 
-    Adapted tensors are float32 (float64 over a float64 base), computed in float64 and rounded once; the others are
-    the base's own. Raises CheckpointError for an adapter that is broken or of a kind not known here, MergeError when
-    it does not fit the base.
+    Tensors that were trained in addition to it are applied too (`non_lora_trainables.bin`).
     """
     folder, file = _open(adapter, relative_to)
     label, place = f"{base.label} + {adapter}", str(folder / file.name)

@@ -87,5 +87,5 @@ def align_all(
 
 
 def own_base_label(label: str) -> str:
-    """What messages call the base of a specialist that has one of its own."""
+    """Return the name in messages for the base of a specialist that has its own."""
     return f"{label}'s base"

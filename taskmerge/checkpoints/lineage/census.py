@@ -38,7 +38,7 @@ class Census:
         naming: Naming | None = None,
         stack: Sequence[Run] = (),
     ) -> Census:
-        """Takes the census. Raises MergeError for an override that matches nothing."""
+        """Compare the tensors of all inputs. Raises MergeError for an override that matches nothing."""
         base, naming = inputs[BASE], naming or Naming()
         everything = dict(base.tensors)
         own: dict[str, list[str]] = {}
@@ -75,7 +75,7 @@ class Census:
 
     @property
     def side_folders(self) -> tuple[Path, ...]:
-        """Where config, processor and tokenizer files come from; the first folder that has a file wins."""
+        """The folders of config, processor and tokenizer files; the first that has a file wins."""
         return side_folders(self.inputs, self.side_order)
 
     @property
@@ -98,7 +98,7 @@ class Census:
         return Selector(self.components)
 
     def misfits(self, name: str, labels: Sequence[str]) -> list[Problem]:
-        """Why a tensor of the base cannot be compared with some specialists': absent, of another shape or kind."""
+        """Return the reasons why a tensor of the base cannot be compared with some specialists'."""
         info = self.base.tensors[name]
         advice = f"are both of the same lineage? A rule keeps one side: - {{match: {name!r}, keep: base}}"
         advice += f"; in Python: without({name!r})"
@@ -120,7 +120,7 @@ class Census:
         return problems
 
     def absence(self, label: str, name: str) -> str | None:
-        """Why a specialist may lack a tensor of the base: it has no such head, buffer or component; else None."""
+        """Return the reason why a specialist may lack a tensor of the base (head, buffer, component); else None."""
         if self.components[name] in (HEAD, BUFFERS):
             return f"{label} stores no such {self.components[name]} tensor"
         home = self.components.home(name)
@@ -131,7 +131,7 @@ class Census:
         return f"{label} has no {home}"
 
     def surplus(self, name: str, owners: Sequence[str]) -> str | None:
-        """Why a tensor the base lacks has no place in the output; None where it has one and is copied."""
+        """Return the reason why a tensor that the base lacks cannot be in the output; None if it is copied."""
         if self.components[name] == BUFFERS and self._beside_the_bases(name):
             return "the base stores no such buffer"
         if self.components.home(name) != HEAD or self.naming.label in owners:

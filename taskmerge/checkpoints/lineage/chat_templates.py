@@ -54,7 +54,7 @@ class _Config(TypedDict, total=False):
 
 
 def template_of(folder: Path | None) -> str | None:
-    """The chat template of the tokenizer in a folder; of several that are named, the default."""
+    """Return the chat template of the tokenizer in a folder; of several that are named, the default."""
     if folder is None:
         return None
     if (folder / FILE).is_file():
@@ -71,7 +71,7 @@ def template_of(folder: Path | None) -> str | None:
 
 
 def chosen_template(said: str, folders: Mapping[str, Path | None], beside: Path, place: str) -> tuple[str | None, str]:
-    """The template that `said` stands for, and a sentence about where it comes from.
+    """Return the template that `said` means, and a sentence about its origin.
 
     said: a name of `NAMED`, "auto", the path of a file, or the template itself.  folders: of the inputs' tokenizers, by
     label.  beside: what relative paths start at.  place: where it was said.
@@ -131,7 +131,7 @@ def _text(path: Path) -> str:
 
 
 def template_files(text: str, folder: Path | None, written: Mapping[str, str]) -> dict[str, str]:
-    """The tokenizer's files that hold the template: one of its own, and the one in which older libraries look.
+    """Return the tokenizer's files with the template: one of its own, and the one that older libraries read.
 
     folder: of the output's tokenizer.  written: files that are written anew already.
     """

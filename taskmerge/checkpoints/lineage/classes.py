@@ -1,4 +1,4 @@
-"""Which class a config.json names, and what of a model a class of transformers can hold: by its name alone."""
+"""The class in a config.json, and the tensors that a class of transformers can contain: by its name alone."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ _OF_A_TASK = ("architectures", "id2label", "label2id", "num_labels", "problem_ty
 
 
 def class_name(config: Mapping[str, Any]) -> str:
-    """The class that a config names; "" when it names none."""
+    """Return the class in a config; "" without one."""
     named = config.get("architectures")
     return str(named[0]) if isinstance(named, list) and named else ""
 
 
 def family(name: str) -> str:
-    """A class name without its task: "Qwen3VL" of Qwen3VLModel and of Qwen3VLForConditionalGeneration."""
+    """Return a class name without its task: "Qwen3VL" of Qwen3VLModel and of Qwen3VLForConditionalGeneration."""
     return _TASK.sub("", name)
 
 
 def of_another_class(config: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
-    """Whether a config speaks of another architecture than the base's: another model_type, or a class of one's own."""
+    """Return whether a config has another architecture than the base's: another model_type, or a class of its own."""
     own_type, base_type = config.get("model_type"), base.get("model_type")
     if own_type and base_type and own_type != base_type:
         return True
@@ -45,7 +45,7 @@ def of_another_class(config: Mapping[str, Any], base: Mapping[str, Any]) -> bool
 
 
 def lacks_head(config: Mapping[str, Any], name: str) -> str | None:
-    """The module of a head for which the config's class has no place; None when it has one or nobody can know.
+    """Return the module of a head that the config's class cannot have; None if it can, or if that is unknown.
 
     Only classes that transformers names after a task are known, and only heads by the names they bear there.
     """
@@ -60,12 +60,12 @@ def lacks_head(config: Mapping[str, Any], name: str) -> str | None:
 
 
 def ordinary_head(name: str) -> bool:
-    """Whether a head bears one of the names that classes of every architecture use: `lm_head`, `classifier`, ..."""
+    """Return whether a head has a name that classes of every architecture use: `lm_head`, `classifier`, ..."""
     return any(re.fullmatch(heads, part) for part in name.split(".") for heads, _ in _HEADS)
 
 
 def with_task(config: Mapping[str, Any], other: Mapping[str, Any], head: str) -> dict[str, Any]:
-    """A config that names the other's class, and its labels, where that has a place for a head and its own has none."""
+    """Return a config with the other's class and labels, if that class can have a head and its own cannot."""
     if lacks_head(config, head) is None or not class_name(other) or lacks_head(other, head) is not None:
         return dict(config)
     return {**config, **{key: other[key] for key in _OF_A_TASK if key in other}}

@@ -42,7 +42,7 @@ class Difference:
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[Difference]:
-    """The settings of two models' configs that change what the same tensors compute.
+    """Return the settings that differ between two models' configs and change the result of the same tensors.
 
     The language models' sections are compared, wherever they stand, and those of each modality. A setting that only one
     of them names is some default of the other, which nobody can know from the file: it is left alone.
@@ -59,7 +59,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[Diff
 
 
 def swapped_labels(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> tuple[str, str] | None:
-    """The first class that both models know by other numbers: what each calls that number; None where none differs."""
+    """Return the first class with different numbers in the two models: each one's name of that number; else None."""
     one, two = _labels(ours), _labels(theirs)
     for number in sorted(one.keys() & two.keys()):
         if one[number] != two[number]:

@@ -28,12 +28,10 @@ _FULL_CLASSES = (
 def canonical_names(
     names: Iterable[str], config: Mapping[str, Any], architectures: Iterable[str] = ()
 ) -> dict[str, str] | None:
-    """File name -> the parameter of the base model or head that it becomes in memory, for the names that some class
-    of this config knows; "bert." and the like are left out, so that answers of several classes agree.
+    """Map each file name to the parameter of the base model or head that it becomes in memory.
 
-    Several file names may become one parameter (experts packed on load); the numbers in the file name then follow
-    the parameter's name, so that keys stay unique. architectures: class names to try beside the config's own.
-    None when transformers is not installed or cannot build the class on the meta device.
+    Only names that some class of this config knows are included; "bert." and the like are left out, so that results for
+    several classes agree.
     """
     names = list(names)
     best: dict[str, str] | None = None
@@ -50,10 +48,10 @@ def canonical_names(
 
 
 def memory_modules(names: Iterable[str], config: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    """File name -> (parameter of the class that holds most of them, as `named_parameters` calls it, kind of the module
-    that owns it: "embedding", "conv1d" (a linear layer stored in × out) or "other").
+    """Map each file name to its parameter in the class that has most of them, and the kind of the module that owns it.
 
-    Only names that become one parameter each. By the file's own names when transformers cannot tell.
+    The parameter is named as in `named_parameters`; the kind is "embedding", "conv1d" (a linear layer stored in × out)
+    or "other".
     """
     names = list(names)
     best: dict[str, tuple[str, str]] = {}

@@ -24,7 +24,7 @@ _SPELLINGS = (("gate_proj", "up_proj", "down_proj"), ("w1", "w3", "w2"))
 
 
 def repack_experts(base: StateDict, other: StateDict) -> StateDict:
-    """`other` with its experts laid out as `base` lays them out; `other` itself when they agree already.
+    """Return `other` with its experts in the layout of `base`; `other` itself if they agree already.
 
     Raises MergeError when a packed tensor's shape is not the one described above (transposed or interleaved layouts).
     """
@@ -38,7 +38,7 @@ def repack_experts(base: StateDict, other: StateDict) -> StateDict:
 
 
 def pack_experts(state_dict: StateDict) -> StateDict:
-    """`state_dict` with all experts of a layer in one tensor; itself when they are, or there are none.
+    """Return `state_dict` with all experts of a layer in one tensor; itself if they are, or without experts.
 
     Raises MergeError where the experts of a layer are not alike.
     """

@@ -27,10 +27,10 @@ class Naming:
 
 
 def naming(inputs: Mapping[str, StateDict], overrides: Mapping[str, Sequence[str]] | None = None) -> Naming:
-    """Whose file names, and class, the output takes.
+    """Choose the model whose file names and class the output has.
 
-    The base's, unless a specialist is of another class and brings modules of its own (a Qwen2-Audio grafted onto
-    Qwen2, a class of somebody's own): only its class can hold them. Of several such, the one that brings most tensors.
+    The base's, unless a specialist is of another class and adds modules of its own (a Qwen2-Audio grafted onto
+    Qwen2, a user's own class): only its class can contain them. Of several such, the one that adds most tensors.
     """
     base = inputs[BASE]
     others = [label for label in inputs if label != BASE and of_another_class(inputs[label].config, base.config)]
@@ -60,7 +60,7 @@ def _in(name: str, base: StateDict) -> bool:
 def grafted_config(
     start: Mapping[str, Any], grafts: Mapping[str, tuple[Mapping[str, Any], set[str]]]
 ) -> dict[str, Any]:
-    """config.json of the result: `start`, with what it lacks from each grafted specialist.
+    """Return config.json of the result: `start`, completed from each grafted specialist.
 
     grafts: label -> (its config, the components it brings). A key that `start` lacks or leaves null is taken over, and
     so is every key that speaks of a modality the specialist brings (audio_config, audio_token_id); a list of named
@@ -92,7 +92,7 @@ def side_folders(inputs: Mapping[str, StateDict], order: Iterable[str]) -> tuple
 
 
 def merged_json(first: Any, *others: Any) -> Any:
-    """Tables joined key by key, at every depth; where both hold a value the first one's stays."""
+    """Merge tables key by key, at every depth; of two values for a key, the first is kept."""
     for other in others:
         if isinstance(first, dict) and isinstance(other, dict):
             first = {key: merged_json(first[key], other[key]) if key in other else first[key] for key in first} | {
@@ -104,7 +104,7 @@ def merged_json(first: Any, *others: Any) -> Any:
 
 
 def is_processor_file(name: str) -> bool:
-    """Whether a side file describes a processor, whose parts may come from several inputs."""
+    """Return whether a side file describes a processor, whose parts may come from several inputs."""
     return re.fullmatch(r"(pre|video_pre)?processor_config\.json", Path(name).name) is not None
 
 

@@ -50,14 +50,14 @@ def _is_output_head(name: str, shape: tuple[int, ...], table: tuple[int, ...] | 
 
 
 def ties_its_head(config: Mapping[str, Any]) -> bool | None:
-    """Whether the output head is the token table; None when the config does not say."""
+    """Return whether the output head is the token table; None if the config does not state it."""
     parts = [config, *(part for key in ("text_config", "llm_config") if isinstance(part := config.get(key), Mapping))]
     said = [part["tie_word_embeddings"] for part in parts if "tie_word_embeddings" in part]
     return bool(said[0]) if said else None
 
 
 def match_heads(inputs: Mapping[str, StateDict], naming: str = BASE) -> Heads:
-    """The inputs, under one naming, with a head wherever one of them has its own.
+    """Return the inputs, under one naming, each with a head if one of them has its own.
 
     An input that ties its head to its token table has that table for a head. Where the result's config (that of the
     input `naming`) ties and some head is another than its table, the result must store one, whatever
@@ -82,7 +82,7 @@ def match_heads(inputs: Mapping[str, StateDict], naming: str = BASE) -> Heads:
 
 
 def with_own_head(state_dict: StateDict, name: str | None = None) -> StateDict:
-    """A model that ties its head as one that stores it; itself where it does not tie, or has no head.
+    """Return a model with a tied head as one that stores it; itself if the head is not tied or missing.
 
     name: the head's; left out: what goes with the token table's name, of a class that is known to have a head.
     """
@@ -96,7 +96,7 @@ def with_own_head(state_dict: StateDict, name: str | None = None) -> StateDict:
 
 
 def untied_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config that says, wherever it spoke of it, that the head is not the token table."""
+    """Return a config in which every statement about a tied head is false."""
     said: dict[str, Any] = {"tie_word_embeddings": False}
     for key, value in config.items():
         if key != "tie_word_embeddings":

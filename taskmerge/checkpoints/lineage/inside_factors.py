@@ -30,7 +30,7 @@ _PEFT = "base_model.model."
 
 
 def factor_names(names: Iterable[str]) -> frozenset[str]:
-    """Of a model's tensors those that are LoRA factors."""
+    """Return the LoRA factors among a model's tensors."""
     return frozenset(name for name in names if _FACTOR.fullmatch(name))
 
 
@@ -43,7 +43,7 @@ class _Pair:
 
 
 def folded(state_dict: StateDict) -> StateDict:
-    """`state_dict` with the factors in their file folded into the weights that they belong to; themselves without any.
+    """Merge the factors in a model's file into their weights; return the model itself without any.
 
     Raises CheckpointError where there are several adapters, or the file does not say by what they are multiplied.
     """

@@ -26,11 +26,13 @@ _ROWS_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Factors:
-    """How one weight is adapted. down, up: stored names of A (rank, in, …) and B (out, rank, …); scaling: s.
+    """The low-rank update of one weight.
 
+    down, up: stored names of A (rank, in, …) and B (out, rank, …); scaling: s.
     magnitude: stored name of DoRA's m, one number per output.  bias: stored name of B's bias.
-    transposed: the weight is stored in × out.  embedding: A and B belong to a table of tokens, tokens × width.
-    experts: of a parameter with the weights of so many experts, (experts, out, in): A holds their ranks one expert
+    transposed: the weight is stored in × out.  embedding: A and B belong to a token table, tokens × width.
+    experts: of a parameter with the weights of this number of experts, (experts, out, in): A stores their ranks one
+        expert
     after another, B one rank after another.
     """
 

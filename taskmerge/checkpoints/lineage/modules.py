@@ -16,8 +16,10 @@ from taskmerge.errors import MergeError, Problem, clipped
 
 
 def check_modules(inputs: Mapping[str, StateDict], base: str) -> list[str]:
-    """Check that the modules of all inputs do the same. A grafted embedder stands for the transformer that it was
-    grafted onto. Inputs without modules.json, plain transformers models, bring no such settings and are left alone.
+    """Check that the modules of all inputs do the same.
+
+    A grafted embedder counts as the transformer that it was grafted onto. Inputs without modules.json, plain
+    transformers models, have no such settings and are not compared.
 
     A setting that only one side names is the library's default on the other, as older versions saved fewer of them.
 

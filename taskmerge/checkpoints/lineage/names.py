@@ -30,10 +30,10 @@ _WRAPPERS = ("model", "language_model", "thinker", "vlm")  # path components tha
 
 @dataclass(frozen=True)
 class NameMap:
-    """How a specialist's file names answer the base's.
+    """The correspondence between the tensor names of a specialist's file and the base's.
 
-    pairs: base's file name -> the specialist's.  base_only, other_only: what the other side lacks, in file order.
-    how: the way that explained the names.
+    pairs: base's file name -> the specialist's.  base_only, other_only: names without a counterpart, in file order.
+    how: the rule that explained the names.
     """
 
     pairs: Mapping[str, str]
@@ -48,10 +48,10 @@ class NameMap:
 
 
 def match_names(base: StateDict, other: StateDict, overrides: Mapping[str, Sequence[str]] | None = None) -> NameMap:
-    """Which of `other`'s tensors is which of `base`'s, from headers and configs alone.
+    """Match `other`'s tensors with `base`'s, from headers and configs alone.
 
-    overrides: the recipe's `components`, for names the rules do not know. Raises MergeError, with examples of both
-    sides, when a component present in both cannot be matched.
+    overrides: the recipe's `components`, for names that the rules do not know. Raises MergeError, with examples of both
+    sides, if a component that is present in both cannot be matched.
     """
     ours, theirs = list(base.tensors), list(other.tensors)
     pairs = {name: name for name in ours if name in other.tensors}
@@ -83,7 +83,7 @@ class Aligned:
 
 
 def align(base: StateDict, other: StateDict, overrides: Mapping[str, Sequence[str]] | None = None) -> Aligned:
-    """`other` as `StateDict` under the base's file names, experts packed as the base packs them.
+    """Return `other` as a `StateDict` under the base's file names, experts packed as in the base.
 
     Tensors only `other` has keep their names, put under the base's prefix where all others moved by one. Raises
     MergeError as `match_names`.

@@ -20,7 +20,7 @@ _PEFT = "base_model.model."
 
 
 def overlaid(model: StateDict, also: Sequence[str | Path], relative_to: Path | None = None) -> StateDict:
-    """`model` with the tensors of each of the files, folders or hub ids `also` in the place of its own.
+    """Return `model` with the tensors of each of the files, folders or hub ids `also` in place of its own.
 
     A tensor of a component that the model lacks is added. Raises CheckpointError as `open_stored`, MergeError where it
     cannot be told which tensors are meant.
@@ -173,4 +173,5 @@ class Outline(StateDict):
     beside: Beside
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
+        """Raise CheckpointError: an outline has headers only."""
         raise CheckpointError(f"{name!r} has a header only", self.label)

@@ -1,4 +1,4 @@
-"""What sentence-transformers is told beside the modules: prompts, truncate_dim, similarity. Of all inputs together."""
+"""Settings of sentence-transformers outside the modules (prompts, truncate_dim, similarity), from all inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NOTHING: tuple[Any, ...] = (
 
 
 def joined_prompts(inputs: Mapping[str, StateDict], naming: str = BASE) -> tuple[dict[str, Any], list[str]]:
-    """The result's config_sentence_transformers.json, and what of it could not be joined, one sentence each.
+    """Return the result's config_sentence_transformers.json, and a sentence for each setting that does not fit.
 
     naming: the input whose modules the result takes. What it says stays. What it leaves open is taken from the other
     inputs where they agree; where they do not, nobody's is taken.

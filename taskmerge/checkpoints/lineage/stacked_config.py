@@ -35,7 +35,7 @@ class Section:
 def stacked_config(
     config: Mapping[str, Any], depth: int, sections: Sequence[Section], layers: int
 ) -> tuple[dict[str, Any], list[str]]:
-    """The config with `layers` layers taken from the sections, and what it says that cannot be told any more.
+    """Return the config with `layers` layers taken from the sections, and notes on settings that become unknown.
 
     depth: the number of layers that `config` itself speaks of.
     """

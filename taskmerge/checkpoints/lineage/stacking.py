@@ -95,7 +95,7 @@ def stacked(
     own_bases: Mapping[str, StateDict] | None = None,
     overrides: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[dict[str, StateDict], dict[str, StateDict], list[str]]:
-    """The inputs and own bases, under one naming, with the output's layers, and what to tell the user.
+    """Return the inputs and own bases, under one naming, with the output's layers, and notes for the user.
 
     A run that does not name the base takes the first input that it names in its place. An input whose layers stand as
     they are is handed back itself. Raises MergeError for layers that an input does not have, or that do not fit one
@@ -112,7 +112,7 @@ def stacked(
 
 
 def stands_in(label: str, name: str, home: str, runs: Sequence[Run]) -> bool:
-    """Whether an input has a say in a tensor of the output, `home` its component."""
+    """Return whether an input takes part in a tensor of the output, whose component is `home`."""
     layer = layer_index(name)
     if home != BACKBONE or layer is None:
         return label in runs[0 if home == EMBEDDINGS else -1]

@@ -1,4 +1,4 @@
-"""What a user says about the rows of the output's token tables: whose tokenizer, and where single rows come from."""
+"""The user's settings for the rows of the output's token tables: the tokenizer, and the sources of single rows."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from taskmerge.errors import MergeError, Problem, did_you_mean
 
 @dataclass(frozen=True)
 class RowSource:
-    """Where the row of one token comes from.
+    """The source of the row of one token.
 
-    source: label of an input, "zero" for a row of zeros, or None: as for any other token. token, row: which of the
-    source's rows, by its token or its number; the token itself where neither is given. force: for all inputs, also for
-    those that have the token.
+    source: label of an input, "zero" for a row of zeros, or None: as for any other token. token, row: the source's row,
+    by its token or its number; default: the token itself. force: for all inputs, also for those that have the token.
     """
 
     source: str | None = None
@@ -26,11 +25,12 @@ class RowSource:
 
 @dataclass(frozen=True)
 class Vocabularies:
-    """What the output's vocabulary is to be.
+    """The settings of the output's vocabulary.
 
-    tokenizer: "base", "union" or a label. tokens: rows that are said one by one. multiple: the number of rows is
-    rounded up to a multiple of it. own_rows: a token that the base lacks has, in each input that has it, that input's
-    own row, so that weights decide; False: the mean of theirs in every input.
+    tokenizer: "base", "union" or a label. tokens: settings of single rows. multiple: the number of rows is rounded up
+        to a
+    multiple of it. own_rows: a token that the base lacks has, in each input that has it, that input's own row, so that
+    weights decide; False: the mean of their rows in every input.
     """
 
     tokenizer: str = "union"
@@ -40,7 +40,7 @@ class Vocabularies:
 
     @property
     def asks(self) -> bool:
-        """Whether something is said that rows which are the same everywhere do not answer."""
+        """True if there is a setting that matters even if the rows are the same in all inputs."""
         return bool(self.tokens) or self.multiple is not None
 
 
@@ -101,5 +101,5 @@ def _row(
 
 
 def new_to(tokens: Mapping[str, RowSource], ids: Mapping[str, int]) -> Iterator[str]:
-    """The tokens that a vocabulary lacks."""
+    """Yield the tokens that a vocabulary lacks."""
     return (token for token in tokens if token not in ids)

@@ -40,17 +40,19 @@ class _AddedToken(TypedDict):
 
 
 class TokenizerFields(TypedDict, total=False):
+    """The added tokens of a tokenizer.json."""
+
     added_tokens: list[_AddedToken] | None
 
 
 class TokenizerJson(TokenizerFields):
-    """What of a tokenizer.json is used."""
+    """The fields of a tokenizer.json that are used."""
 
     model: dict[str, Any]
 
 
 class TokenizerConfig(TypedDict, total=False):
-    """What of a tokenizer_config.json or special_tokens_map.json is used."""
+    """The fields of a tokenizer_config.json or special_tokens_map.json that are used."""
 
     additional_special_tokens: list[Any] | None
     extra_special_tokens: list[Any] | dict[str, Any] | None
@@ -97,7 +99,7 @@ def has_tokenizer(folder: Path | None) -> bool:
 
 
 def read_vocabulary(folder: Path | None) -> Vocabulary | None:
-    """The vocabulary of the tokenizer files in a folder; None when there are none that can be read as text.
+    """Return the vocabulary of the tokenizer files in a folder; None without files that can be read as text.
 
     Raises CheckpointError for files that are there but make no sense.
     """
@@ -121,7 +123,7 @@ def read_vocabulary(folder: Path | None) -> Vocabulary | None:
 def join(
     vocabularies: Mapping[str, Vocabulary | None], tables: Mapping[str, int], wanted: Vocabularies, base: str
 ) -> Rows | None:
-    """The rows of the output's token tables; None when every input has the same rows already, and no others are wanted.
+    """Return the rows of the output's token tables; None if all inputs have the same rows and no others are wanted.
 
     vocabularies, tables: by input label; tables says how many rows its token table has. Raises MergeError when rows
     differ and cannot be matched, or when a row that is wanted is not there.

@@ -31,7 +31,7 @@ class Twins:
 
 
 def match_twins(inputs: Mapping[str, StateDict]) -> Twins:
-    """The inputs with the base's names for tensors that some store under two names and others under one.
+    """Return the inputs with the base's names for tensors that some store under two names and others under one.
 
     Values are read only of tensors that an input lacks, and of what may equal them in another, up to where they differ.
     """
@@ -53,8 +53,10 @@ def match_twins(inputs: Mapping[str, StateDict]) -> Twins:
 
 
 def main_table(tables: list[str]) -> str | None:
-    """Of token tables, the one that the others are tied to: the only one, the one that is called shared, or the one
-    that stands where encoder and decoder have theirs."""
+    """Return the token table that the others are tied to.
+
+    It is the only one, the one named "shared", or the one at the place where encoder and decoder have theirs.
+    """
     if len(tables) == 1:
         return tables[0]
     shared = [name for name in tables if name.split(".")[-2:] == ["shared", "weight"]]
@@ -79,7 +81,7 @@ def _twin(name: str, inputs: Mapping[str, StateDict]) -> str | None:
 
 
 def equal_tensors(state_dict: StateDict, first: str, second: str) -> bool:
-    """Whether two tensors of one input hold the same numbers; read up to where they differ."""
+    """Return whether two tensors of one input have the same numbers; read until the first difference."""
     one, two = state_dict.tensors[first], state_dict.tensors[second]
     if one.shape != two.shape or not (one.format.mergeable and two.format.mergeable):
         return False
@@ -92,12 +94,12 @@ def equal_tensors(state_dict: StateDict, first: str, second: str) -> bool:
 
 
 def with_alias(state_dict: StateDict, name: str, of: str) -> StateDict:
-    """An input in which a tensor is found under a second name too."""
+    """Return an input in which a tensor has a second name too."""
     return ViewedStateDict(state_dict, _views(state_dict) | {name: whole(state_dict.tensors[of], name)})
 
 
 def without(state_dict: StateDict, name: str) -> StateDict:
-    """An input without one of its tensors."""
+    """Return an input without one of its tensors."""
     views = _views(state_dict)
     del views[name]
     return ViewedStateDict(state_dict, views)

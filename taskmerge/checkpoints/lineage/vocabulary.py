@@ -18,7 +18,7 @@ _MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken
 
 
 def match_tokens(inputs: Mapping[str, StateDict], wanted: Vocabularies) -> tuple[dict[str, StateDict], Rows | None]:
-    """The inputs with token tables of equal rows, and what the rows are; the inputs as they are when nothing differs.
+    """Return the inputs with token tables of equal rows, and the rows; unchanged inputs if nothing differs.
 
     inputs: under one naming. Raises MergeError when tables differ and no tokenizer says how.
     """

@@ -15,7 +15,7 @@ _MERGE = "model.merge_and_unload() makes an ordinary model of it"
 
 
 def adapted_network(module: nn.Module, label: str) -> nn.Module | None:
-    """The part of a live model that PEFT has put an adapter into; None where there is none.
+    """Return the part of a live model that has a PEFT adapter; None without one.
 
     Args:
         module: a live model, out of its wrappers.

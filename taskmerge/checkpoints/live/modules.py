@@ -16,7 +16,7 @@ _QUANTIZERS = ("bitsandbytes", "torchao", "optimum")
 
 
 def bare(module: nn.Module, label: str) -> nn.Module:
-    """The model inside `DataParallel`, `DistributedDataParallel` and what `torch.compile` returns.
+    """Return the model inside `DataParallel`, `DistributedDataParallel` and the result of `torch.compile`.
 
     Args:
         module: a live model.
@@ -43,7 +43,7 @@ def bare(module: nn.Module, label: str) -> nn.Module:
 
 
 def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter and buffer, those that are never saved included; one that has two names comes twice."""
+    """Yield every parameter and buffer, also those that are never saved; one with two names comes twice."""
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
 
@@ -107,7 +107,9 @@ def _packed(module: nn.Module) -> str:
 
 
 def same_tensors(module: nn.Module) -> nn.Module:
-    """A copy of a model's structure around the very tensors of the model: it may be taken apart and saved, and nothing
-    is copied."""
+    """Return a copy of a model's structure that shares the model's tensors.
+
+    It may be taken apart and saved, and no tensor is copied.
+    """
     held: dict[int, Any] = {id(tensor): tensor for _, tensor in tensors_of(module)}
     return copy.deepcopy(module, held)

@@ -36,14 +36,14 @@ def open_live(source: nn.Module, label: str) -> StateDict:
 
 
 def saved_without_adapter(module: nn.Module, label: str) -> WithLiveValues:
-    """A live model as its folder; of one with an adapter inside, what it was before."""
+    """Return a live model as its folder; for one with an adapter inside, the model without the adapter."""
     copy = same_tensors(module)
     with _quietly():
         return as_folder(copy if adapted_network(copy, label) is None else take_out(copy), label)
 
 
 def with_adapter(module: nn.Module, plain: StateDict, label: str) -> StateDict:
-    """A model with the adapter that is inside a live one.
+    """Return a model with the adapter that is inside a live one.
 
     Args:
         module: the live one.

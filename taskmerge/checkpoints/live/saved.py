@@ -80,13 +80,13 @@ def as_folder(module: nn.Module, label: str) -> WithLiveValues:
 
 
 def temporary_folder() -> tuple[Path, Callable[[], object]]:
-    """A folder that is removed when the process ends, or before: by what is returned beside it."""
+    """Return a folder and a function that removes it; it is removed when the process ends at the latest."""
     folder = Path(tempfile.mkdtemp(prefix="taskmerge-live-")).resolve()
     return folder, weakref.finalize(_rooms, shutil.rmtree, folder, ignore_errors=True)
 
 
 def kept_with(state_dict: Kept, remove: Callable[[], object]) -> Kept:
-    """The same; what it is read from is removed when nobody holds it any more."""
+    """Return the same state dict; its folder is removed when nothing refers to the state dict any more."""
     weakref.finalize(state_dict, remove).atexit = False
     return state_dict
 

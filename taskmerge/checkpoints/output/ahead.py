@@ -12,7 +12,7 @@ Result = TypeVar("Result")
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], ahead: int) -> Iterator[Result]:
-    """`function(item)` of every item, in order; up to `ahead` are being made while the last one given is used.
+    """Yield `function(item)` for every item, in order; up to `ahead` results are computed in advance.
 
     What a call raises is raised in its turn; what was not begun by then is not.
     """

@@ -1,4 +1,4 @@
-"""Whether a folder made here is what its record says: all its files, and what a training did not touch."""
+"""Check of a folder made here against its record: all its files, and the tensors that a training left frozen."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from taskmerge.errors import InputError, few
 
 
 class Checked(NamedTuple):
-    """What was found of a folder made here.
+    """The result of checking a folder made here.
 
-    differences: from its record, as sentences. checked: what was compared, and how. unchecked: what lies there or is
-    recorded, and was not.
+    differences: from its record, as sentences. checked: the comparisons that were made, and their method. unchecked:
+    files that are in the folder or in the record, and were not compared.
     """
 
     differences: tuple[str, ...]
@@ -68,19 +68,19 @@ def check_made(folder: Path) -> Checked:
 
 
 def files_checked(names: Iterable[str]) -> list[str]:
-    """What `changed_files` compares of these files, in words."""
+    """Describe the comparison that `changed_files` makes of these files."""
     return [f"{len([name for name in names if name != CARD]):,} files of the folder: sha256 of all bytes"]
 
 
 def ways_compared(files: Iterable[WeightFile]) -> dict[str, int]:
-    """How many input files are compared in which way, in words: bytes of those in a store are not read for it."""
+    """Count the input files by method of comparison, in words; files in a store are not read for it."""
     stated = [file.state is not None for file in files]
     ways = {"sha256 of all bytes": stated.count(False), "version that the store or the hub states": sum(stated)}
     return {way: count for way, count in ways.items() if count}
 
 
 def card_unchecked(record: Record) -> list[str]:
-    """The recorded file that `changed_files` leaves out, in words."""
+    """Describe the recorded file that `changed_files` leaves out."""
     return [f"{CARD}: not compared, because users may edit the card"] if CARD in record["outputs"] else []
 
 

@@ -1,4 +1,4 @@
-"""Where every byte of the output will lie, known before the first one is written."""
+"""The position of every byte of the output, known before the first one is written."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def natural(name: str) -> list[str]:
 
 
 def lay_out(tensors: Iterable[TensorInfo], shard_size: int, modules: Mapping[str, str]) -> list[ShardLayout]:
-    """Splits the output into files of at most `shard_size` bytes of tensors (a larger tensor gets its own file).
+    """Split the output into files of at most `shard_size` bytes of tensors (a larger tensor gets its own file).
 
     Tensors are taken in natural order of their names, so the layout does not depend on the order of any input;
     within a file the widest formats come first, so that all stay aligned. modules: see `Beside.module_folders`.

@@ -27,7 +27,7 @@ _FOLDER = f"{UNFINISHED}/leases"
 
 
 class Holder(TypedDict):
-    """Who holds a lease. began: when its process did, as the machine counts; since: seconds since 1970, its clock."""
+    """The holder of a lease. began: identity of its process (boot and start time); since: seconds since 1970."""
 
     host: str
     process: int

@@ -1,4 +1,4 @@
-"""What processes that write parts of one output tell each other: small JSON texts beside its files."""
+"""Messages between processes that write parts of one output: small JSON texts next to its files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FILES = "files"
 
 
 class Run(TypedDict):
-    """What all parts of one output are parts of. identity: see `merging.identity`."""
+    """The run that all parts of one output belong to. identity: see `merging.identity`."""
 
     identity: str
 
@@ -38,11 +38,11 @@ class Notes(Protocol):
 
     @property
     def place(self) -> str:
-        """What messages call the place."""
+        """The name of the place in messages."""
         ...
 
     def read(self, name: str) -> bytes | None:
-        """One text; None where there is none."""
+        """Return one text; None if it is missing."""
         ...
 
     def write(self, name: str, text: str) -> None:
@@ -50,7 +50,7 @@ class Notes(Protocol):
         ...
 
     def names(self, folder: str) -> list[str]:
-        """The names in a folder of notes: `files/…`."""
+        """Return the names in a folder of notes: `files/…`."""
         ...
 
 
@@ -88,12 +88,12 @@ def join_run(notes: Notes, identity: str, discard: str) -> None:
 
 
 def note_name(file: str) -> str:
-    """The note about a weight file; those of module folders lie in a folder."""
+    """Return the note about a weight file; notes about files of module folders are in a folder."""
     return f"{FILES}/{file.replace('/', '%2F')}.json"
 
 
 def file_of(name: str) -> str:
-    """The weight file that a note is about."""
+    """Return the weight file that a note is about."""
     return name.rpartition("/")[2].removesuffix(".json").replace("%2F", "/")
 
 

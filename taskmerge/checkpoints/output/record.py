@@ -52,10 +52,10 @@ class Source(TypedDict, total=False):
 
 
 class Record(TypedDict):
-    """What every record holds; what else one kind of folder has to say stands beside it.
+    """The fields of every record; some kinds of folders have further ones.
 
-    taskmerge: version. stage: what made it (fuse, recover, extract, …). inputs: label -> what it was made from.
-    outputs: every file of the folder but the record itself, relative name -> sha256.
+    taskmerge: version. stage: command that made it (fuse, recover, extract, …). inputs: label -> source of the input.
+    outputs: every file of the folder except the record itself, relative name -> sha256.
     """
 
     taskmerge: str
@@ -66,17 +66,17 @@ class Record(TypedDict):
 
 
 def new_record(kind: Kind, stage: str, inputs: Mapping[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """The record of a folder, but for its files. more: what this kind of folder has to say."""
+    """Return the record of a folder, without its files. more: additional fields of this kind of folder."""
     return {"taskmerge": __version__, "kind": kind, "stage": stage, "inputs": dict(inputs or {}), "outputs": {}, **more}
 
 
 def render(record: Mapping[str, Any]) -> str:
-    """The file's text: the same record gives the same bytes."""
+    """Return the file's text: the same record gives the same bytes."""
     return json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False, default=str) + "\n"
 
 
 def read_record(folder: Path) -> Record:
-    """The record of a folder made here. Raises CheckpointError when there is none, or it makes no sense."""
+    """Read the record of a folder made here. Raises CheckpointError for a missing or invalid record."""
     path = folder / FILE
     if not path.is_file():
         older = next((name for name in FORMER if (folder / name).is_file()), None)
@@ -94,7 +94,7 @@ def read_record(folder: Path) -> Record:
 
 
 def is_made_here(folder: Path, *kinds: Kind) -> bool:
-    """Whether a folder, and no link to one, carries our record; kinds: of one of these kinds."""
+    """Return whether a folder (not a link to one) has our record; kinds: of one of these kinds."""
     try:
         return not folder.is_symlink() and (read_record(folder)["kind"] in kinds or not kinds)
     except (CheckpointError, OSError):
@@ -102,7 +102,7 @@ def is_made_here(folder: Path, *kinds: Kind) -> bool:
 
 
 def described(inputs: Mapping[str, StateDict]) -> dict[str, Source]:
-    """label -> what was read: the text that named it, commit on the hub, sha256 of each file, what its card says."""
+    """Describe the inputs by label: the text that named each, commit on the hub, sha256 of each file, its card."""
     table: dict[str, Source] = {}
     for label, state_dict in inputs.items():
         files = {name: file.state or sha256_of(file.path) for name, file in state_dict.beside.files.items()}
@@ -116,7 +116,7 @@ def described(inputs: Mapping[str, StateDict]) -> dict[str, Source]:
 
 
 def weights_digest(folder: Path) -> str | None:
-    """One hash of all weight files of a folder made here, from its record; None for any other folder."""
+    """Return one hash of all weight files of a folder made here, from its record; None for any other folder."""
     if not is_made_here(folder):
         return None
     rows = sorted((name, digest) for name, digest in read_record(folder)["outputs"].items() if is_weight_file(name))
@@ -124,15 +124,18 @@ def weights_digest(folder: Path) -> str | None:
 
 
 class Contents(NamedTuple):
-    """What lies in a folder made here. own: names of what its record says and what is still so, the record among them.
-    others: what is not ours: files the record does not name, files changed since, links, folders, mount points."""
+    """The content of a folder made here.
+
+    own: names of the files that the record lists and that are unchanged, and of the record. others: files that are not
+    ours: not in the record or changed since, links, folders, mount points.
+    """
 
     own: dict[str, os.stat_result]
     others: list[str]
 
 
 def contents(folder: Path) -> Contents:
-    """Tells the files that were written here, and are as they were, from everything else in a folder.
+    """Separate the files of a folder that were written here and are unchanged from everything else.
 
     Raises CheckpointError for a folder without a record.
     """
@@ -182,7 +185,7 @@ def _could_be_ours(path: Path) -> bool:
 
 
 def is_lock(path: Path) -> bool:
-    """Whether a file is a lock of ours, or one that was made and not yet written to."""
+    """Return whether a file is a lock of ours, or one that was created and not yet written to."""
     try:
         state = path.lstat()
         if not stat.S_ISREG(state.st_mode):
@@ -204,12 +207,12 @@ def add_to_record(folder: Path, name: str) -> None:
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
-    """Puts a record into a folder, whole or not at all. Raises OSError."""
+    """Write a record into a folder, completely or not at all. Raises OSError."""
     write_whole(folder / FILE, render(record))
 
 
 def changed_files(folder: Path, names: Iterable[str] | None = None) -> list[str]:
-    """Files of a folder made here that are not as its record says, as sentences; the card may have been edited.
+    """Describe the files of a folder made here that differ from its record; the card may have been edited.
 
     names: which of the record's files to look at. Raises CheckpointError without a record.
     """

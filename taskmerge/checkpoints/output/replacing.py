@@ -24,8 +24,11 @@ PREVIOUS = "previous"
 
 @dataclass(frozen=True)
 class Site:
-    """Where a folder is to be made. final: the folder. older: what of ours is there and gives way, None for nothing.
-    spare: what of ours is in `NAME-previous`, when the older one is to be kept there."""
+    """The place of a new folder.
+
+    final: the folder. older: our files there, which will be replaced; None without any. spare: our files in
+    `NAME-previous`, if the older folder is to be kept there.
+    """
 
     final: Path
     older: Contents | None = None
@@ -35,33 +38,33 @@ class Site:
 
     @property
     def aside(self) -> Path:
-        """Where the older folder waits for the moment between two renames."""
+        """The path of the older folder for the moment between two renames."""
         return beside(self.final, "replaced")
 
     @property
     def staging(self) -> Path:
-        """Where its files are collected."""
+        """The folder in which its files are collected."""
         return beside(self.final, "partial")
 
     @property
     def previous(self) -> Path:
-        """Where the older folder is kept on request."""
+        """The folder in which the older one is kept on request."""
         return self.final.with_name(f"{self.final.name}-{PREVIOUS}")
 
 
 def beside(final: Path, what: str) -> Path:
-    """.NAME.what, in the folder in which NAME lies."""
+    """Return the path .NAME.what in the folder of NAME."""
     return final.parent / f".{final.name}.{what}"
 
 
 def absolute(out: str | os.PathLike[str]) -> Path:
-    """The place of an output, from the root. Raises UsageError for what is no path of this disk."""
+    """Return the absolute place of an output. Raises UsageError for a path that is not on this disk."""
     place = Path.cwd() / output_path(out)
     return place.resolve() if ".." in place.parts else place
 
 
 def site(final: Path, fresh: bool = False, inputs: Iterable[Path] = (), *, keep: bool = False) -> Site:
-    """The place for an output, looked at before any work is done.
+    """Return the place for an output, checked before any work is done.
 
     Args:
         final: the folder to make.
@@ -118,7 +121,7 @@ def _ours(final: Path, fresh: bool) -> Contents:
 
 
 def check_apart(final: Path, inputs: Iterable[Path]) -> None:
-    """Refuses an output that would take the place of an input, of a folder that one lies in, or of where one stands."""
+    """Refuse an output that would replace an input, a folder that contains one, or the working directory."""
     where = final.resolve()
     if where == Path(where.anchor) or Path.cwd().resolve().is_relative_to(where):
         move = "choose another output path, such as ./model"
@@ -142,7 +145,7 @@ def _may_go(folder: Path) -> bool:
 
 
 def put_in_place(staged: Path, place: Site) -> None:
-    """Moves a finished folder to its place; what stood there goes, or is kept, once that is done.
+    """Move a finished folder to its place; the older one is then removed, or kept on request.
 
     What turned up in the older folder meanwhile stays in it, and is in `place.left`.
     """
@@ -175,7 +178,7 @@ def _drop(aside: Path) -> None:
 
 
 def remove(folder: Path, own: Mapping[str, os.stat_result]) -> list[str]:
-    """Removes the files of a folder that are still what they were, then the folder; returns what is left in it.
+    """Remove the unchanged files of a folder, then the folder; return the names that are left in it.
 
     own: name -> state when it was looked at; the record goes last, so that what a kill leaves is still known as ours.
     """
@@ -197,7 +200,7 @@ def _same(one: os.stat_result, two: os.stat_result) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on disk."""
+    """Wait until a file, or the names in a folder, are on disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -37,14 +37,14 @@ Progress = Callable[[int], None]
 
 
 def stored_format(info: TensorInfo, dtype: str | None) -> TensorInfo:
-    """The header entry a tensor gets in an output of torch dtype `dtype` (None: its own)."""
+    """Return the header entry of a tensor in an output of torch dtype `dtype` (None: its own)."""
     if dtype is None or not info.format.mergeable:
         return info
     return TensorInfo(info.name, output_dtype(dtype), info.shape)
 
 
 def output_dtype(name: str) -> str:
-    """The safetensors name of an output dtype. Raises UsageError for one that cannot be written."""
+    """Return the safetensors name of an output dtype. Raises UsageError for one that cannot be written."""
     if name not in OUTPUT_DTYPES:
         raise UsageError(f"unknown output dtype {name!r}", next_move=did_you_mean(name, OUTPUT_DTYPES))
     return OUTPUT_DTYPES[name]
@@ -61,7 +61,7 @@ def save_state_dict(
     made: tuple[Kind, str] = ("model", "save"),
     sources: Mapping[str, StateDict] | None = None,
 ) -> Path:
-    """Writes `state_dict` into folder `path`, whole or not at all; a failure leaves nothing behind.
+    """Write `state_dict` into folder `path`, completely or not at all; a failure leaves nothing behind.
 
     Side files come from ``state_dict.write_side_files``, or else from the folder beside the weights. fresh: replace
     what was made here. extra: file name -> text of further files, or what makes it once the weights are written. made:
@@ -94,7 +94,7 @@ def save_state_dict(
 
 
 def folders_of(state_dicts: Iterable[StateDict]) -> list[Path]:
-    """The local folders that these are read from."""
+    """Return the local folders from which these state dicts are read."""
     return list(dict.fromkeys(folder for one in state_dicts for folder in one.beside.folders))
 
 
@@ -111,23 +111,25 @@ def write_shards(
     memory: int = MEMORY,
     ahead: int = AHEAD,
 ) -> None:
-    """Writes every shard that is not finished yet, then the indexes; see `write_weights`."""
+    """Write every shard that is not finished yet, then the indexes; see `write_weights`."""
     write_weights(output, shards, produce, progress, memory, ahead)
     for name, text in index_files(shards).items():
         output.add_text(name, text)
 
 
 class Shards(Protocol):
-    """Where weight files go."""
+    """The destination of weight files."""
 
     @property
-    def finished(self) -> Mapping[str, str]: ...
+    def finished(self) -> Mapping[str, str]:
+        """The sha256 of each finished file, by name."""
 
-    def shard(self, layout: ShardLayout, size: int = BUFFER) -> AbstractContextManager[ShardWriter]: ...
+    def shard(self, layout: ShardLayout, size: int = BUFFER) -> AbstractContextManager[ShardWriter]:
+        """Open a new weight file of this layout for writing."""
 
 
 class NewFolder(Shards, Output, Protocol):
-    """Where a model goes, whole."""
+    """The destination of a complete model."""
 
 
 def write_weights(
@@ -138,7 +140,7 @@ def write_weights(
     memory: int = MEMORY,
     ahead: int = AHEAD,
 ) -> None:
-    """Writes every shard that is not finished yet, buffer after buffer.
+    """Write every shard that is not finished yet, buffer after buffer.
 
     produce: see `Produce`; called from several threads. progress: called with bytes written. memory: bytes to stay
     within; seven buffers are under way at once, and what fills them needs some too. ahead: buffers filled at a time.
@@ -165,13 +167,13 @@ def write_weights(
 
 
 def bytes_beside(beside: Beside) -> int:
-    """Of the files that `add_side_files` copies."""
+    """Sum the bytes of the files that `add_side_files` copies."""
     names = side_files(beside.folder, beside.module_folders.values()) if beside.folder is not None else []
     return sum((beside.folder / name).stat().st_size for name in names) if beside.folder is not None else 0
 
 
 def add_side_files(output: Output, beside: Beside, dtype: str | None) -> None:
-    """Copies config, tokenizer and processor files; writes config.json and prompts where they are not the folder's."""
+    """Copy config, tokenizer and processor files; write config.json and prompts if they differ from the folder's."""
     folder, modules = beside.folder, beside.module_folders
     inside = modules.get("", "")
     found = {name: folder / name for name in side_files(folder, modules.values())} if folder is not None else {}

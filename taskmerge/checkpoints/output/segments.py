@@ -25,7 +25,7 @@ class Part:
     stop: int
 
     def fill(self, target: np.ndarray, produce: Produce) -> None:
-        """Makes them, in place where whole aligned entries are wanted. target: uint8 (stop - start,)."""
+        """Write the part's bytes, in place if complete aligned entries are wanted. target: uint8 (stop - start,)."""
         if isinstance(self.source, bytes):
             target[:] = np.frombuffer(self.source, np.uint8)[self.start : self.stop]
             return
@@ -44,7 +44,7 @@ class Part:
 
 
 def segments(shard: ShardLayout, size: int) -> Iterator[list[Part]]:
-    """The file cut at the multiples of `size`: what each segment is made of, in order."""
+    """Yield the segments of the file between multiples of `size`: the parts of each, in order."""
     waiting: list[Part] = []
     room = size
     for part in _parts(shard):

@@ -31,7 +31,7 @@ _DIRECT = getattr(os, "O_DIRECT", 0)
 
 
 class Sink(Protocol):
-    """What takes the bytes of one new file in order, whole or not at all."""
+    """The destination of the bytes of one new file: they come in order, and the file is complete or absent."""
 
     def append(self, data: np.ndarray) -> None:
         """Take bytes, uint8; they are free again afterwards."""
@@ -72,11 +72,11 @@ class ShardWriter:
         self._hashing = _Consumer(self._hash_more)
 
     def take(self) -> np.ndarray:
-        """A buffer of `size` bytes, uint8, to be filled and given to `put`; waits until one is free."""
+        """Return a buffer of `size` bytes, uint8, to be filled and passed to `put`; wait until one is free."""
         return self._free.get()
 
     def put(self, buffer: np.ndarray, count: int) -> None:
-        """Appends the first `count` bytes of a buffer; only the file's last may be less than full."""
+        """Append the first `count` bytes of a buffer; only the last buffer of the file may be partly filled."""
         for consumer in (self._hashing, self._writing):
             if consumer.failure is not None:
                 raise self._failed(consumer.failure)
@@ -84,7 +84,7 @@ class ShardWriter:
         self._hashing.queue.put(buffer[:count])
 
     def write(self, data: np.ndarray) -> None:
-        """Appends the bytes of `data`, the header's before the first."""
+        """Append the bytes of `data`; the header comes before the first."""
         if not self._taken and self._filling is None:
             self._copy(np.frombuffer(self._layout.header, np.uint8))
         self._copy(data.view(np.uint8))
@@ -119,7 +119,7 @@ class ShardWriter:
         return as_output_error(error, str(self._path), what) or OutputError(f"{what}: {error}", str(self._path), AGAIN)
 
     def finish(self) -> str:
-        """Waits for the last byte to be on disk; the file's sha256."""
+        """Wait until the last byte is on disk; return the file's sha256."""
         if self._filling is not None:
             self.put(self._filling, self._filled)
         failures = [self._hashing.stop(), self._writing.stop()]
@@ -135,7 +135,7 @@ class ShardWriter:
         return self._hash.hexdigest()
 
     def close(self) -> None:
-        """Ends the threads, closes the file, lets go of the buffers."""
+        """End the threads, close the file, and free the buffers."""
         self._hashing.stop()
         self._writing.stop()
         self._file.close()

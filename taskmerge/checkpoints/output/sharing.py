@@ -27,8 +27,11 @@ from taskmerge.words.places import StoreUri
 
 @dataclass(frozen=True)
 class Saving:
-    """What is written, and where. identity: equal for all parts alone, see `merging.identity`. extra: further files.
-    made, sources: of the record, see `saving.save_state_dict`."""
+    """An output to be written, and its place.
+
+    identity: equal for all parts of one output only, see `merging.identity`. extra: further files.
+    made, sources: of the record, see `saving.save_state_dict`.
+    """
 
     state_dict: StateDict
     place: Path | StoreUri

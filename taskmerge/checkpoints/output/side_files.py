@@ -1,4 +1,4 @@
-"""What stands beside the weights of a model folder and must travel with them: config, tokenizer, processor, code."""
+"""Files next to the weights of a model folder that are copied with them: config, tokenizer, processor, code."""
 
 from __future__ import annotations
 

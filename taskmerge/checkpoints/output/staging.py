@@ -1,4 +1,4 @@
-"""Where the files of an output are collected, and which of the files there are ours."""
+"""The folder in which the files of an output are collected, and the test whether a file there is ours."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def take_lock(lock: IO[bytes], staging: Path, mode: int, taken: OutputError) -> 
 
 
 def files_below(folder: Path) -> list[str]:
-    """Every file and link below a folder, by its relative name; links to folders too."""
+    """Return every file and link below a folder, by its relative name; links to folders too."""
     found: list[str] = []
     for here, folders, files in os.walk(folder):
         links = [name for name in folders if (Path(here) / name).is_symlink()]
@@ -49,7 +49,7 @@ def files_below(folder: Path) -> list[str]:
 
 
 def begun_in(lock: bytes) -> set[str]:
-    """The files that were begun, as a lock says; its last line may be cut."""
+    """Return the files that were begun, as the lock lists them; its last line may be truncated."""
     found: set[str] = set()
     for line in lock.split(b"\n")[1:]:
         with contextlib.suppress(ValueError):
@@ -58,13 +58,15 @@ def begun_in(lock: bytes) -> set[str]:
 
 
 def is_ours(name: str, begun: set[str]) -> bool:
-    """Whether a file of the folder was written here."""
+    """Return whether a file of the folder was written by this package."""
     return name in OWN or name in begun or name.startswith((f"{SAVED}/", f".{SAVED}.partial/"))
 
 
 def strange_folders(folder: Path, begun: set[str]) -> list[str]:
-    """Folders below that hold none of the files that were begun, and are not where a library saves: one in place of a
-    file, say."""
+    """Return the folders that contain no file of this output, and are not where a library saves.
+
+    Such a folder may be at the path of a file.
+    """
     parents = {str(parent) for name in begun for parent in Path(name).parents}
     found = []
     for here, folders, _ in os.walk(folder):
@@ -79,7 +81,7 @@ def _is_saving(name: str) -> bool:
 
 
 def check_staging(staging: Path) -> None:
-    """What lies where files are to be collected is an unfinished output of ours, nothing, or refused by name."""
+    """Check that the staging place is empty or has an unfinished output of ours; refuse anything else by name."""
     if not os.path.lexists(staging):
         return
     what = "is in the place where the output is assembled, and was not made by taskmerge"

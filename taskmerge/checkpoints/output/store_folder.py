@@ -63,10 +63,11 @@ class StoreNotes:
 
 
 class StoreFolder:
-    """As `writing.OutputFolder`, in a store; and as `parts.LocalParts`, where `part` is given.
+    """The counterpart of `writing.OutputFolder` in a store; and of `parts.LocalParts`, if `part` is given.
 
-    final, identity, fresh, inputs: see `OutputFolder`. expected: see `parts.PartsFolder`. A part does not replace what
-    was made there earlier: in a store that would be torn for as long as the parts take.
+    final, identity, fresh, inputs: see `OutputFolder`. expected: see `parts.PartsFolder`. A part does not replace an
+        earlier
+    output: in a store, that would be incomplete for as long as the parts take.
     """
 
     def __init__(

@@ -170,18 +170,18 @@ class OutputFolder:
                 sync(path)
 
     def path(self, name: str) -> Path:
-        """Where the file `name` is being collected; makes its folders."""
+        """Return the path at which the file `name` is collected, and make its folders."""
         self._begin(name)
         path = self.staging / name
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
     def saved(self) -> Path:
-        """A folder, not made yet, for a library to save a model in; `take_over` takes what it wrote."""
+        """Return a folder, not made yet, for a library to save a model in; `take_over` moves its files."""
         return self.staging / SAVED
 
     def take_over(self) -> None:
-        """Takes the files that a library saved into the output."""
+        """Move the files that a library saved into the output."""
         with writing(self.final):
             for name in files_below(self.saved()):
                 (self.saved() / name).replace(self.path(name))
@@ -190,8 +190,10 @@ class OutputFolder:
 
     @contextlib.contextmanager
     def shard(self, layout: ShardLayout, size: int = BUFFER) -> Iterator[ShardWriter]:
-        """A writer for one weight file, with buffers of `size` bytes; on a clean exit the file is complete, synced and
-        noted as finished."""
+        """Open a writer for one weight file, with buffers of `size` bytes.
+
+        On a clean exit, the file is complete, synced and noted as finished.
+        """
         with writing(self.final / layout.file):
             path = self.path(layout.file + ".unfinished")
         writer = ShardWriter(path, layout, size)
@@ -211,26 +213,26 @@ class OutputFolder:
             self._write_journal()
 
     def add_text(self, name: str, text: str) -> None:
-        """Writes a small file; on disk for sure once published."""
+        """Write a small file; it is certain to be on disk once published."""
         with writing(self.final / name):
             path = self.path(name)
             path.write_bytes(text.encode("utf-8"))
         self._unsynced.append(path)
 
     def add_copy(self, name: str, source: Path) -> None:
-        """Copies a side file (contents, not links)."""
+        """Copy a side file (contents, not links)."""
         with writing(self.final / name):
             target = self.path(name)
             shutil.copyfile(source, target)
         self._unsynced.append(target)
 
     def small(self, name: str) -> bytes | None:
-        """A small file that was added; None for one that was not."""
+        """Return a small file that was added; None for any other."""
         path = self.staging / name
         return path.read_bytes() if name in self._begun and path.is_file() else None
 
     def publish(self, record: Mapping[str, Any] | None = None) -> list[str]:
-        """Writes the record and moves the finished folder to its final place.
+        """Write the record and move the finished folder to its final place.
 
         record: see `record.new_record`. Returns what turned up in the older folder meanwhile, and was left there.
         """
@@ -260,7 +262,7 @@ class OutputFolder:
         return place.left
 
     def abandon(self) -> None:
-        """Removes everything written: the run has failed for good and there is nothing worth going on from."""
+        """Remove everything written: the run has failed, and there is nothing to resume."""
         with contextlib.suppress(OSError):
             self._clear()
             (self.staging / JOURNAL).unlink(missing_ok=True)
@@ -296,7 +298,7 @@ _SIDES = 16
 
 
 def check_space(final: Path, needed: int, files: int = 1, what: str = "the output") -> None:
-    """Refuses to start when the disk cannot hold `needed` more bytes, or so many more files of weights.
+    """Refuse to start if the disk has no space for `needed` more bytes, or that many more files of weights.
 
     what: it is that needs them, for the message. Raises OutputError.
     """
@@ -318,5 +320,5 @@ def check_space(final: Path, needed: int, files: int = 1, what: str = "the outpu
 
 
 def standing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there: both lie on one disk."""
+    """Return the path, or the nearest folder above it that exists: both are on one disk."""
     return next(parent for parent in (path, *path.parents) if parent.exists())

@@ -27,7 +27,7 @@ class Blocks:
         self._threads: ThreadPoolExecutor | None = None
 
     def ask(self, key: Key, fetch: Callable[[], bytes]) -> Future[bytes]:
-        """The block `(file, start, stop)`; `fetch` is called in a thread unless it is there or on its way."""
+        """Return the block `(file, start, stop)`; `fetch` is called in a thread unless it is there or being loaded."""
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(_FETCHING, "taskmerge-fetching")
@@ -47,7 +47,7 @@ class Blocks:
         return future
 
     def holds(self, key: Key) -> bool:
-        """Whether a block is there or on its way."""
+        """Return whether a block is in memory or being loaded."""
         return key in self._held
 
     def _drop(self, key: Key) -> None:

@@ -37,7 +37,7 @@ class RangeCache:
         self._unseen = budget  # looks at what lies there before it keeps anything
 
     def get(self, key: tuple[object, ...], size: int, fetch: Callable[[], bytes]) -> bytes:
-        """The `size` bytes of a range, from the folder or from `fetch`, which is kept where there is room."""
+        """Return the `size` bytes of a range, from the folder or from `fetch`; its result is kept if it fits."""
         path = self.folder / f"{hashlib.blake2b(repr(key).encode(), digest_size=20).hexdigest()}.range"
         data = self._kept(path, size)
         if data is None:
@@ -115,5 +115,5 @@ def is_cache_used() -> bool:
 
 
 def cached(key: tuple[object, ...], size: int, fetch: Callable[[], bytes]) -> bytes:
-    """The bytes of a range, kept where the user wants a cache."""
+    """Return the bytes of a range, kept if the user wants a cache."""
     return fetch() if _used is None else _used.get(key, size, fetch)

@@ -1,4 +1,4 @@
-"""What is asked of a store, whichever it is: objects by name, written whole or not at all."""
+"""The interface of every store: objects by name, written completely or not at all."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ class Store(Protocol):
     conditional: bool
 
     def stat(self, name: str) -> Stat | None:
-        """One object; None where there is none."""
+        """Return one object; None if it is missing."""
         ...
 
     def names(self) -> Mapping[str, Stat]:
-        """Every object below."""
+        """Return every object below a name."""
         ...
 
     def read(self, name: str, start: int, stop: int, state: str = "") -> bytes:
-        """Bytes [start, stop). state: of the version that is meant. Raises Changed."""
+        """Return bytes [start, stop). state: version that is expected. Raises Changed."""
         ...
 
     def put(self, name: str, data: bytes) -> str:
@@ -70,7 +70,7 @@ class Store(Protocol):
 
 
 def patiently(call: Callable[[], Result]) -> Result:
-    """The result of a call that is tried again, a little later each time, when network or store fail."""
+    """Return the result of a call that is repeated, with growing pauses, if network or store fail."""
     for attempt in range(_TRIES):
         try:
             return call()
@@ -93,7 +93,7 @@ def _is_refusal(error: BaseException) -> bool:
 
 
 def said(error: BaseException) -> str:
-    """What an error of a store's library says, in one line, without what a uri may carry."""
+    """Return the message of a store library's error in one line, without secrets that a uri may contain."""
     text = str(error)
     if "ExpiredToken" in text or "has expired" in text:
         return "the credentials have expired"
@@ -102,7 +102,7 @@ def said(error: BaseException) -> str:
 
 
 def reading(place: object, call: Callable[[], Result]) -> Result:
-    """The result of a call that reads, tried again where that may help. Raises CheckpointError."""
+    """Return the result of a call that reads, repeated if that may help. Raises CheckpointError."""
     try:
         return patiently(call)
     except TaskmergeError:
@@ -117,7 +117,7 @@ def reading(place: object, call: Callable[[], Result]) -> Result:
 
 
 def storing(place: object, call: Callable[[], Result], again: bool = True) -> Result:
-    """The result of a call that writes, tried again where that may help and it can be. Raises OutputError."""
+    """Return the result of a call that writes, repeated if that is possible and may help. Raises OutputError."""
     try:
         return patiently(call) if again else call()
     except TaskmergeError:
@@ -130,7 +130,7 @@ def storing(place: object, call: Callable[[], Result], again: bool = True) -> Re
 
 
 def rechunked(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """The same bytes in chunks of `size`; the last one is what is left."""
+    """Yield the same bytes in chunks of `size`; the last one is the remainder."""
     waiting = bytearray()
     for chunk in chunks:
         waiting += chunk

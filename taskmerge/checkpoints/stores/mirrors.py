@@ -57,7 +57,7 @@ _by_folder: dict[Path, Mirror] = {}
 
 
 def mirror(uri: StoreUri) -> Path:
-    """The folder of this disk that stands for one in a store, or the file that stands for a file.
+    """Return the path of this disk that stands for a folder or a file in a store.
 
     Raises CheckpointError: nothing lies there, it cannot be read, or it is an output that is not finished.
     """
@@ -77,7 +77,7 @@ def mirror(uri: StoreUri) -> Path:
 
 
 def mirror_of_file(uri: StoreUri) -> Path | None:
-    """The file that stands for one in a store; None where there is none."""
+    """Return the path of this disk that stands for a file in a store; None without one."""
     from taskmerge.checkpoints.stores.opening import open_store
 
     store = open_store(uri.parent)
@@ -93,7 +93,7 @@ def forget() -> None:
 
 
 def mirrored(folder: Path | None) -> Mirror | None:
-    """What a folder of this disk stands for, or a folder above it; None for one that is what it is."""
+    """Return the store that a folder of this disk, or a folder above it, stands for; None for an ordinary folder."""
     for place in (folder, *folder.parents) if folder is not None and _by_folder else ():
         if (found := _by_folder.get(place)) is not None:
             return found
@@ -101,7 +101,7 @@ def mirrored(folder: Path | None) -> Mirror | None:
 
 
 def remote_file(path: Path, name: str | None = None) -> RemoteFile | None:
-    """The file in a store that a file of this disk stands for; None where it stands for none.
+    """Return the file in a store that a path of this disk stands for; None for an ordinary path.
 
     name: what its checkpoint calls it. Raises CheckpointError for one that cannot be read in ranges.
     """
@@ -121,7 +121,7 @@ def remote_file(path: Path, name: str | None = None) -> RemoteFile | None:
 
 
 def remote_bytes(path: Path) -> Iterator[bytes] | None:
-    """The bytes of what a file of this disk stands for; None where it stands for none."""
+    """Return the bytes of the file in a store that a path of this disk stands for; None for an ordinary path."""
     if (stands_for := _stands_for(path)) is None:
         return None
     found, key = stands_for

@@ -13,7 +13,7 @@ from taskmerge.words.places import OBJECT_STORES, StoreUri
 
 @lru_cache(64)
 def open_store(uri: StoreUri) -> Store:
-    """The objects below a uri; nothing is asked of the store yet.
+    """Open the objects below a uri, without a request to the store.
 
     Raises UsageError where the library that opens it is missing, or its settings make no sense.
     """

@@ -47,6 +47,7 @@ class RemoteFile(WeightFile):
 
     @property
     def local(self) -> bool:
+        """False: reading needs the network."""
         return False
 
     @property
@@ -94,11 +95,11 @@ class RemoteFile(WeightFile):
         """See `WeightFile.release`: blocks go when others come."""
 
     def mapped(self) -> np.ndarray:
-        """Not to be had."""
+        """Raise CheckpointError: a file in a store cannot be mapped."""
         raise CheckpointError("is in a store and cannot be mapped into memory", self.uri, "copy it to this disk")
 
     def span(self, start: int, stop: int) -> bytes | memoryview:
-        """Bytes [start, stop) of the file; the next block of the same tensor is fetched ahead."""
+        """Return bytes [start, stop) of the file; the next block of the same tensor is fetched in advance."""
         if stop <= start:
             return b""
         first, last = bisect_right(self._starts, start) - 1, bisect_right(self._starts, stop - 1) - 1
@@ -115,7 +116,7 @@ class RemoteFile(WeightFile):
         return memoryview(whole)[start - low : stop - low]
 
     def everything(self) -> Iterator[bytes]:
-        """The whole file, in order, as the store has it now."""
+        """Yield the bytes of the complete file, in order, as the store has it now."""
         for start in range(0, self._stat.size, 2 * BLOCK):
             yield self._ask(start, min(start + 2 * BLOCK, self._stat.size))
 

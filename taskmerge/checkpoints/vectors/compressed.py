@@ -130,8 +130,10 @@ class CompressedDeltas(StateDict):
         self._squares[name] = (before[0] + float(squares[0]), before[1] + float(squares[1]))
 
     def report(self) -> dict[str, Any]:
-        """form, bytes, dense_bytes (of float32), and relative_error ‖d − d'‖ / ‖d‖ of all and of each delta; complete
-        when every tensor has been read once."""
+        """Return form, bytes, dense_bytes (of float32), and relative_error ‖d − d'‖ / ‖d‖ of all and of each delta.
+
+        It is complete once every tensor has been read.
+        """
         size, lost = (sum(row[place] for row in self._squares.values()) for place in (0, 1))
         return {
             "form": self.form,
@@ -146,7 +148,7 @@ class CompressedDeltas(StateDict):
 
 
 def restore(stored: StateDict, form: str, shapes: Mapping[str, tuple[int, ...]]) -> Reader:
-    """Reads deltas back: (name, start, stop) -> float64 entries of the flattened delta.
+    """Return a reader of stored deltas: (name, start, stop) -> float64 entries of the flattened delta.
 
     shapes: of the deltas, by name. Raises CheckpointError when pieces are missing or do not fit the shapes.
     """
@@ -169,7 +171,7 @@ def restore(stored: StateDict, form: str, shapes: Mapping[str, tuple[int, ...]])
 
 
 def low_rank_factors(values: np.ndarray, rank: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """left (m, rank) and right (rank, n), float64, whose product is the (nearly) best approximation of `values`.
+    """Compute left (m, rank) and right (rank, n), float64, whose product is nearly the best approximation of `values`.
 
     Exact SVD for small matrices, else randomised (Halko, Martinsson, Tropp 2011) with 10 extra directions and 4 power
     iterations. The singular values are shared evenly between the factors.

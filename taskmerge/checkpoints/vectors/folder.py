@@ -38,7 +38,7 @@ class VectorMarks(_VectorFields):
 
 
 def is_task_vector(folder: Path) -> bool:
-    """Whether a folder was written by `extract`: its numbers are deltas, not a model."""
+    """Return whether a folder was written by `extract`: its numbers are deltas, not a model."""
     return (folder / VECTOR_FILE).is_file()
 
 

@@ -33,9 +33,10 @@ _PREFIX = "base_model.model."
 
 @dataclass(frozen=True)
 class Extraction:
-    """What was written. relative_error: ‖d − d'‖ / ‖d‖ over the whole task vector; errors: of each delta.
+    """The adapter that was written, with its errors. relative_error: ‖d − d'‖ / ‖d‖ over the complete task vector.
 
-    left_out: tensors an adapter cannot carry (packed experts, tensors under no module's name), their deltas lost.
+    errors: the relative error of each delta. left_out: tensors that an adapter cannot contain (packed experts, tensors
+    under no module's name); their deltas are lost.
     """
 
     path: Path
@@ -66,7 +67,7 @@ def extract_lora(
     fresh: bool = False,
     sources: Mapping[str, StateDict] | None = None,
 ) -> Extraction:
-    """Writes the deltas as the PEFT adapter folder `out`, to be loaded on the base.
+    """Write the deltas as the PEFT adapter folder `out`, to be loaded on the base.
 
     read_delta: (name, start, stop) -> float64 entries. Matrices, convolutions and token tables become factors of at
     most `rank` (`low_rank_factors`); vectors (norms, biases) are saved whole; unchanged tensors are left away. One

@@ -1,4 +1,4 @@
-"""What every command prints with --json when it fails."""
+"""Output of every command with --json if it fails."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from taskmerge.declarations import Doc
 
 
 class ErrorProblem(TypedDict):
+    """One problem of an error."""
+
     what: Annotated[str, Doc("The sentence, with the user's own text.")]
     place: Annotated[str | None, Doc("file:line, a tensor or a path.")]
     next_move: Annotated[str | None, Doc("What to do about it.")]
 
 
 class ErrorBody(TypedDict):
+    """An error, with all of its problems."""
+
     kind: Annotated[str, Doc("Class of the error: UsageError, RecipeError, CheckpointError, OutputError, MergeError, "
                              "Fault (an unexpected error), Interrupted.")]  # fmt: skip
     text: Annotated[str, Doc("The text that is printed on stderr.")]

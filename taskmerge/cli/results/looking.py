@@ -1,4 +1,4 @@
-"""What the commands print with --json that look at models and compare them."""
+"""Output with --json of the commands that inspect and compare models."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ class Compared(TypedDict):
 
 
 class Difference(TypedDict):
+    """The difference of one tensor between two models."""
+
     tensor: Annotated[str, Doc("Its name.")]
     difference: Annotated[str, Doc("values, or the part of its header that differs.")]
     entries: Annotated[int | None, Doc("The number of entries that differ.")]
@@ -32,12 +34,16 @@ class Diff(TypedDict):
 
 
 class InspectedTensor(TypedDict):
+    """The header and the component of one tensor."""
+
     component: Annotated[str, Doc("backbone, audio_projector, …")]
     dtype: Annotated[str, Doc("As safetensors names it.")]
     shape: Annotated[list[int], Doc("Lengths.")]
 
 
 class ToldByShapes(TypedDict):
+    """A part of the model that was recognised by its shapes."""
+
     path: Annotated[str, Doc("Where the names begin.")]
     component: Annotated[str, Doc("The recognised component.")]
     reason: Annotated[str, Doc("Why.")]
@@ -63,6 +69,8 @@ class VerifiedRecord(TypedDict):
 
 
 class JudgedTensor(TypedDict):
+    """The verdict on one tensor."""
+
     component: Annotated[str, Doc("backbone, …")]
     status: Annotated[str, Doc("What it is.")]
     entries: Annotated[int, Doc("It has.")]

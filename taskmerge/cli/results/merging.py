@@ -1,4 +1,4 @@
-"""What the commands print with --json that make models and task vectors out of others."""
+"""Output with --json of the commands that make models and task vectors out of others."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Planned(TypedDict):
 
 
 class PlannedWay(TypedDict):
+    """A group of tensors that are treated alike."""
+
     component: Annotated[str, Doc("Of the tensors.")]
     action: Annotated[Literal["merge", "keep", "copy"], Doc("merge; keep the base's; copy one specialist's.")]
     method: Annotated[str | None, Doc("Of a merge.")]
@@ -64,6 +66,8 @@ class PartMeasured(TypedDict):
 
 
 class SweptPoint(TypedDict):
+    """One point of a sweep."""
+
     values: Annotated[dict[str, Any], Doc("Axis -> value.")]
     length: Annotated[float | None, Doc("Norm of the merged task vector divided by the base's norm.")]
     cosines: Annotated[dict[str, float | None], Doc("Specialist -> cosine of the merged task vector with its own.")]

@@ -1,4 +1,4 @@
-"""What the commands print with --json that are about this program, its demo and the hub."""
+"""Output with --json of the commands about this program, its demo and the hub."""
 
 from __future__ import annotations
 
@@ -24,11 +24,15 @@ class Pushed(TypedDict):
 
 
 class MethodParameter(TypedDict):
+    """One parameter of a merge method."""
+
     default: Annotated[Any, Doc("Null where it must be given.")]
     doc: Annotated[str, Doc("Meaning.")]
 
 
 class Method(TypedDict):
+    """A merge method."""
+
     name: Annotated[str, Doc("In recipes.")]
     aliases: Annotated[list[str], Doc("Other names.")]
     doc: Annotated[str, Doc("What it does.")]
@@ -43,6 +47,8 @@ class Methods(TypedDict):
 
 
 class MachineRow(TypedDict):
+    """One row of the report about the machine."""
+
     what: Annotated[str, Doc("A library, a device, room.")]
     found: Annotated[str, Doc("Version or size.")]
     state: Annotated[Literal["ok", "absent", "broken"], Doc("Whether it works.")]

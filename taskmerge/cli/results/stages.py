@@ -1,4 +1,4 @@
-"""What the commands print with --json that train, measure and search, and those that run the stages of a recipe."""
+"""Output with --json of the commands that train, measure and search, and of those that run the stages of a recipe."""
 
 from __future__ import annotations
 
@@ -50,6 +50,8 @@ class Drifted(TypedDict):
 
 
 class EvaluatedFields(TypedDict, total=False):
+    """The results of an evaluation."""
+
     retrieval: Annotated[EvaluationTable, Doc("On sets of pairs.")]
     mteb: Annotated[MtebScores, Doc("On mteb's tasks.")]
 

@@ -19,7 +19,7 @@ _BUILT_IN = ("log_mel", "patches", "huggingface")
 
 
 def register_encoder(kind: str) -> Callable[[EncoderClass], EncoderClass]:
-    """Class decorator: makes an `Encoder` known as `kind` to `graft`, to saved folders and to recipes."""
+    """Register an `Encoder` class as `kind` for `graft`, saved folders and recipes; a class decorator."""
 
     def register(encoder: EncoderClass) -> EncoderClass:
         encoder.kind = kind
@@ -30,14 +30,14 @@ def register_encoder(kind: str) -> Callable[[EncoderClass], EncoderClass]:
 
 
 def encoder_kinds() -> dict[str, type[Encoder]]:
-    """All known encoders by name."""
+    """Return all known encoders by name."""
     for module in _BUILT_IN:
         import_module(f"taskmerge.embedders.encoders.{module}")
     return dict(_KINDS)
 
 
 def encoder_problems(encoder: str, modality: str) -> Iterator[Problem]:
-    """What is known to be wrong with an encoder for "audio", "image" or "video" before it is built.
+    """Yield the known problems of an encoder for "audio", "image" or "video" before it is built.
 
     encoder: a kind, or a folder or hub id of a transformers model.
     """
@@ -53,7 +53,7 @@ def encoder_problems(encoder: str, modality: str) -> Iterator[Problem]:
 
 
 def build_encoder(options: Mapping[str, Any]) -> Encoder:
-    """An encoder with fresh weights from ``{"kind": ..., option: value, ...}``.
+    """Return an encoder with new weights from ``{"kind": ..., option: value, ...}``.
 
     Raises UsageError for an unknown kind or option, or a value the encoder refuses.
     """

@@ -1,4 +1,4 @@
-"""What every encoder offers, and the small transformer the built-in ones share."""
+"""The interface of every encoder, and the small transformer that the built-in ones share."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ class Encoder(nn.Module, ABC):
 
     @abstractmethod
     def prepare(self, item: Any, modality: str) -> Tensor:
-        """One item as a float32 tensor (length, ...), on the CPU, without weights or gradients.
+        """Return one item as a float32 tensor (length, ...), on the CPU, without weights or gradients.
 
         Raises UsageError for an item that cannot be used.
         """
 
     @abstractmethod
     def token_count(self, length: int) -> int:
-        """How many vectors `forward` gives for a prepared item of this length."""
+        """Return the number of vectors that `forward` computes for a prepared item of this length."""
 
     @abstractmethod
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
-        """values: (items, longest, ...) zero-padded; lengths: (items,) -> (items, tokens, output_size).
+        """Encode (items, longest, ...), zero-padded, with lengths (items,) to (items, tokens, output_size).
 
         Item i's vectors are its first ``token_count(lengths[i])`` rows; what stands behind them is padding.
         """
@@ -62,7 +62,7 @@ class PatchTransformer(nn.Module):
             self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
 
     def forward(self, patches: Tensor, lengths: Tensor) -> Tensor:
-        """patches: (items, longest, patch_size); lengths: (items,) -> (items, longest, output_size)."""
+        """Encode patches (items, longest, patch_size), with lengths (items,), to (items, longest, output_size)."""
         if not hasattr(self, "embed"):
             return patches
         longest = patches.shape[1]

@@ -56,7 +56,7 @@ class HuggingFaceEncoder(Encoder):
         self._tokens: dict[int, int] = {}
 
     def prepare(self, item: Any, modality: str) -> Tensor:
-        """The preprocessor's output for one item, its time axis (or channels) first."""
+        """Return the preprocessor's output for one item, its time axis (or channels) first."""
         if modality == "audio":
             rate = int(self.preprocessor.sampling_rate)
             batch = self.preprocessor(load_audio(item, rate), sampling_rate=rate, return_tensors="pt")
@@ -66,6 +66,7 @@ class HuggingFaceEncoder(Encoder):
         return rearrange(values, "mel frame -> frame mel") if modality == "audio" and values.ndim == 2 else values
 
     def token_count(self, length: int) -> int:
+        """Return the number of vectors for an item of this length, found by a run on zeros."""
         if length not in self._tokens:
             with torch.no_grad():
                 zeros = torch.zeros(1, length, *self._item_shape(), device=next(self.model.parameters()).device)
@@ -91,6 +92,7 @@ class HuggingFaceEncoder(Encoder):
         return states
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """Encode prepared items; lengths are not used."""
         return self._run(values)
 
 

@@ -56,7 +56,7 @@ class LogMelEncoder(Encoder):
         self._bank: Tensor | None = None
 
     def prepare(self, item: Any, modality: str) -> Tensor:
-        """A waveform as (patches, mels * patch_frames): see `load_audio` for what is accepted."""
+        """Return a waveform as (patches, mels * patch_frames); see `load_audio` for valid inputs."""
         wave = torch.from_numpy(load_audio(item, self.sampling_rate))
         longest = int(self.max_seconds * self.sampling_rate)
         if len(wave) > longest:
@@ -86,7 +86,9 @@ class LogMelEncoder(Encoder):
         return self._bank
 
     def token_count(self, length: int) -> int:
+        """Return the number of vectors for an item of this length: the same."""
         return length
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """Encode prepared items."""
         return self.stack(values, lengths)

@@ -61,10 +61,11 @@ class PatchEncoder(Encoder):
 
     @property
     def mode(self) -> str:
+        """The colour mode of Pillow: "RGB" for three channels, else "L"."""
         return "RGB" if self.channels == 3 else "L"
 
     def prepare(self, item: Any, modality: str) -> Tensor:
-        """A picture as (patches, 1 + patch entries), a film as its frames' patches in a row.
+        """Return a picture as (patches, 1 + patch entries), a video as the patches of its frames in order.
 
         Column 0 is 1.0 on the first patch of every frame, so that frames can be told apart again.
         """
@@ -92,9 +93,11 @@ class PatchEncoder(Encoder):
         return torch.cat([first, patches], dim=1)
 
     def token_count(self, length: int) -> int:
+        """Return the number of vectors for an item of this length: the same."""
         return length
 
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
+        """Encode prepared items, each frame of a video by itself."""
         first, patches = values[..., 0] > 0.5, values[..., 1:]
         items, longest = first.shape
         inside = torch.arange(longest, device=values.device)[None, :] < lengths[:, None]

@@ -33,7 +33,7 @@ _BEYOND = np.float64(2.0**128)  # what the next float32 after the largest would 
 
 
 def plain(array: np.ndarray, dtype: str) -> np.ndarray:
-    """The array as the kernels take it: contiguous, aligned, of the storage dtype; copied only if it is not."""
+    """Return the array in the kernels' form: contiguous, aligned, of the storage dtype; copied only if necessary."""
     if array.flags.c_contiguous and array.flags.aligned and array.dtype == DTYPES[dtype].storage:
         return array
     return np.require(array, DTYPES[dtype].storage, ["C", "A"])
@@ -48,6 +48,7 @@ class Views(NamedTuple):
 
 
 def views(piece: Piece) -> Views:
+    """Return the arrays, addresses and formats of a piece's operands for the compiled loops."""
     arrays, addresses = [], []
     for operand in piece.pair.operands:
         if operand.address is not None:
@@ -62,12 +63,12 @@ def views(piece: Piece) -> Views:
 
 
 def table(rows: Sequence[Sequence[float]], dtype: type, columns: int) -> np.ndarray:
-    """One row per job, one column per specialist."""
+    """Return an array with one row per job, one column per specialist."""
     return np.array(rows, dtype).reshape(len(rows), columns)
 
 
 def call(name: str, *arguments: Any) -> None:
-    """Runs a kernel; arrays are passed as their addresses."""
+    """Run a kernel; arrays are passed as their addresses."""
     kernel(name)(*[address_of(value) if isinstance(value, np.ndarray) else value for value in arguments])
 
 

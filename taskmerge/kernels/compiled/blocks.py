@@ -27,8 +27,10 @@ _ONE, _TWO, _THREE, _SIXTEEN, _LOW = np.uint64(1), np.uint64(2), np.uint64(3), n
 
 @inner
 def random_halves(key: np.uint64, first: np.uint64, count: int, words_at: int) -> int:
-    """Where the upper halves of `randomness.uniform_bits` for elements [first, first + count) lie, uint16, made in
-    `words`, uint64 (WORDS,). The state is counted up: 64-bit products are expensive."""
+    """Return the address of the upper halves of `randomness.uniform_bits` for elements [first, first + count), uint16.
+
+    They are computed in `words`, uint64 (WORDS,). The state is counted up, because 64-bit products are expensive.
+    """
     words = array_at(words_at, (WORDS,), np.uint64)
     state = key + ((first >> _TWO) + _ONE) * _GOLDEN
     for j in range((count + 3) // 4 + 1):
@@ -40,12 +42,13 @@ def random_halves(key: np.uint64, first: np.uint64, count: int, words_at: int) -
 
 @inlined
 def random_half(key: np.uint64, index: np.uint64) -> np.uint16:
-    """The same for one element."""
+    """Return the upper half of `randomness.uniform_bits` for one element."""
     return np.uint16(mixed(key + ((index >> _TWO) + _ONE) * _GOLDEN) >> (_SIXTEEN * (index & _THREE)))
 
 
 @inlined
 def mixed(z: np.uint64) -> np.uint64:
+    """Return the output of SplitMix64 for a state."""
     z = (z ^ (z >> _30)) * _FIRST
     z = (z ^ (z >> _27)) * _SECOND
     return z ^ (z >> _31)
@@ -53,7 +56,7 @@ def mixed(z: np.uint64) -> np.uint64:
 
 @inner
 def keep_between(delta: np.ndarray, count: int, low: float, high: float, out: np.ndarray) -> None:
-    """The entries with a magnitude in [low, high], zeros for the others."""
+    """Write the entries with a magnitude in [low, high], and zeros for the others."""
     for j in range(count):
         value = delta[j]
         magnitude = abs(value)
@@ -71,7 +74,7 @@ def drop_random(
     words_at: int,
     out: np.ndarray,
 ) -> None:
-    """Zeros where the random bits reach `limit`; the other entries x `factor`. words: uint64 (WORDS,)."""
+    """Write zeros where the random bits reach `limit`, and the other entries x `factor`. words: uint64 (WORDS,)."""
     halves = array_at(random_halves(key, start, count, words_at), (count,), np.uint16)
     upper, lower = np.int32(limit >> _SIXTEEN), np.uint16(limit & _LOW)
     for j in range(count):
@@ -116,7 +119,7 @@ def drop_by_chance(
 
 @inner
 def weighted_sum(rows: np.ndarray, count: int, weights: np.ndarray, total: np.ndarray) -> None:
-    """Σ w_i d_i into `total`, added in the specialists' order."""
+    """Write Σ w_i d_i into `total`, added in the specialists' order."""
     specialists = rows.shape[0]
     if specialists == 0:
         for j in range(count):
@@ -213,7 +216,7 @@ def _elect_many(
 
 @inner
 def largest(rows: np.ndarray, count: int, weights: np.ndarray, total: np.ndarray) -> None:
-    """Per entry the weighted delta of largest magnitude; the first specialist wins a tie."""
+    """Write the weighted delta of largest magnitude for each entry; the first specialist wins a tie."""
     for j in range(count):
         total[j] = 0.0
     for i in range(rows.shape[0]):
@@ -235,7 +238,10 @@ def active(
     scratch: np.ndarray,
     total: np.ndarray,
 ) -> None:
-    """Consensus TA: the weighted sum where at least `minimum` specialists stand out. scratch: (2, BLOCK) float64."""
+    """Write the sum of Consensus TA: weighted, where at least `minimum` specialists stand out.
+
+    scratch: (2, BLOCK) float64.
+    """
     others, votes = scratch[0], scratch[1]
     for j in range(count):
         votes[j] = 0.0

@@ -21,7 +21,7 @@ _KNOWN = ("llvm.", "memset", "memcpy", "memmove")  # what machine code may ask o
 
 
 def build(name: str, letters: str) -> tuple[str, bytes]:
-    """An entry's symbol and object code. letters: its arguments, i an int64, d a float64.
+    """Return an entry's symbol and object code. letters: its arguments, i an int64, d a float64.
 
     Raises RuntimeError if the code would need numba at run time; anything where numba works differently inside.
     """
@@ -46,7 +46,7 @@ def build(name: str, letters: str) -> tuple[str, bytes]:
 
 
 def compiled_by_numba(name: str, letters: str, wrapped: bool = True) -> tuple[Any, tuple[Any, ...]]:
-    """One entry compiled by numba, and the types of its arguments. wrapped: so that Python can call it."""
+    """Return one entry compiled by numba, and the types of its arguments. wrapped: so that Python can call it."""
     from numba import njit, types
 
     from taskmerge.kernels.compiled.inner import PLAIN, UNWRAPPED
@@ -58,7 +58,7 @@ def compiled_by_numba(name: str, letters: str, wrapped: bool = True) -> tuple[An
 
 
 def target_machine() -> Any:
-    """This processor."""
+    """Return the description of this processor for the compiler."""
     target = llvm.Target.from_default_triple()
     features = llvm.get_host_cpu_features().flatten()
     return target.create_target_machine(

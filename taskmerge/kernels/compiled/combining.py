@@ -120,7 +120,7 @@ def survive(
     words_at: int,
     out: np.ndarray,
 ) -> None:
-    """What is left of one block of a delta. Nothing to do for KEEP_ALL, whose delta is `out` itself.
+    """Compute the surviving entries of one block of a delta. For KEEP_ALL, `out` is the delta itself and is unchanged.
 
     bounds: low, high.  random: key, index of the first entry, limit.  words: uint64 (BLOCK,), working space.
     """
@@ -145,7 +145,7 @@ def agree(
     scratch: np.ndarray,
     total: np.ndarray,
 ) -> None:
-    """One block of what the specialists agree on, into `total`. how: vote, average, minimum."""
+    """Write one block of the specialists' consensus into `total`. how: vote, average, minimum."""
     if consensus == codes.ELECT:
         blocks.elect(rows, count, weights, how[0], how[1], scratch, total)
     elif consensus == codes.LARGEST:

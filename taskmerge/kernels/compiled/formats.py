@@ -77,13 +77,13 @@ def lowest_bit(typing: Any, bits: Any) -> Any:
 
 @inlined
 def float_of_bfloat(short: np.uint16) -> np.float32:
-    """bfloat16 bits -> float32."""
+    """Convert bfloat16 bits to float32."""
     return float_of_bits(np.uint32(np.uint32(short) << _TOP))
 
 
 @inlined
 def float32_of_half(half: np.uint16) -> np.float32:
-    """float16 bits -> float32, subnormals and infinities included."""
+    """Convert float16 bits to float32, subnormals and infinities included."""
     wide = np.uint32(half)
     magnitude = np.uint32((wide & np.uint32(0x7FFF)) << _THIRTEEN)
     exponent = np.uint32(magnitude & np.uint32(0x0F800000))
@@ -114,7 +114,7 @@ def round_to_odd(value: np.float64) -> np.uint32:
 
 @inlined
 def bfloat_of(value: np.float64) -> np.uint16:
-    """float64 -> bfloat16 bits, to nearest even."""
+    """Convert float64 to bfloat16 bits, to nearest even."""
     odd = round_to_odd(value)
     rounded = np.uint32(np.uint32(odd + _ROUND_BF16 + ((odd >> _TOP) & _ONE)) >> _TOP)
     if value != value:
@@ -124,7 +124,7 @@ def bfloat_of(value: np.float64) -> np.uint16:
 
 @inlined
 def half_of(value: np.float64) -> np.uint16:
-    """float64 -> float16 bits, to nearest even, subnormals and overflow to infinity included."""
+    """Convert float64 to float16 bits, to nearest even, subnormals and overflow to infinity included."""
     odd = round_to_odd(value)
     magnitude = np.uint32(odd & _MAGNITUDE)
     normal = np.uint32(np.uint32(magnitude + _ROUND_F16 + ((magnitude >> _THIRTEEN) & _ONE)) >> _THIRTEEN)
@@ -141,7 +141,7 @@ def half_of(value: np.float64) -> np.uint16:
 
 @inner
 def decode(address: int, code: int, start: int, count: int, out: np.ndarray) -> None:
-    """Entries [start, start + count) of the array at `address`, as float64, into `out`."""
+    """Write entries [start, start + count) of the array at `address`, as float64, into `out`."""
     if code == BF16:
         short = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
@@ -162,7 +162,7 @@ def decode(address: int, code: int, start: int, count: int, out: np.ndarray) -> 
 
 @inner
 def decode_delta(address: int, code: int, start: int, count: int, base: np.ndarray, out: np.ndarray) -> None:
-    """Entries [start, start + count) less the base's, float64."""
+    """Write entries [start, start + count) minus the base's, float64."""
     if code == BF16:
         short = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
@@ -184,7 +184,7 @@ def add_delta(
     scratch: np.ndarray,
     total: np.ndarray,
 ) -> None:
-    """Entries [start, start + count) less the base's, x `weight`, added to `total`. scratch: float64 (BLOCK,)."""
+    """Add entries [start, start + count) minus the base's, x `weight`, to `total`. scratch: float64 (BLOCK,)."""
     if code == BF16:
         short = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
@@ -197,7 +197,7 @@ def add_delta(
 
 @inner
 def decode_single(address: int, code: int, start: int, count: int, out: np.ndarray) -> None:
-    """As `decode`, into float32; not for F64."""
+    """Decode into float32, as `decode` does into float64; not for F64."""
     if code == BF16:
         short = array_at(address + 2 * start, (count,), np.uint16)
         for j in range(count):
@@ -214,7 +214,7 @@ def decode_single(address: int, code: int, start: int, count: int, out: np.ndarr
 
 @inner
 def encode(values: np.ndarray, address: int, code: int, start: int, count: int) -> None:
-    """`values[:count]`, float64, rounded once to nearest even, to entries [start, start + count) at `address`."""
+    """Write `values[:count]`, float64, rounded once to nearest even, to entries [start, start + count) at `address`."""
     if code == BF16:
         encode_bfloat(values, array_at(address + 2 * start, (count,), np.uint16))
     elif code == F16:
@@ -233,9 +233,12 @@ def encode(values: np.ndarray, address: int, code: int, start: int, count: int) 
 
 @inner
 def encode_bfloat(values: np.ndarray, out: np.ndarray) -> None:
-    """As `encode`. The bits of a float64 rounded as a whole number to 7 of its 52 mantissa bits are those of a float32
-    whose upper half is the bfloat16, if that is normal. A block with any other but true zeros is done again by
-    `bfloat_of`."""
+    """Encode a block as bfloat16, as `encode` does.
+
+    The bits of a float64 rounded as a whole number to 7 of its 52 mantissa bits are those of a float32 whose upper half
+    is the bfloat16, if that is normal. A block with any other values than these and true zeros is encoded again by
+    `bfloat_of`.
+    """
     for j in range(out.size):
         bits = bits_of_double(values[j])
         rounded = np.uint64(bits + _HALF_OF_45 + ((bits >> _45) & _ONE_OF_64)) & _WITHOUT_45
@@ -255,7 +258,7 @@ def encode_bfloat(values: np.ndarray, out: np.ndarray) -> None:
 
 @inner
 def count_nonfinite(address: int, code: int, start: int, count: int) -> int:
-    """How many of these entries are NaN or infinite: one vectorised maximum of the exponents, counted only if any."""
+    """Count the entries that are NaN or infinite: one vectorised maximum of the exponents, then a count if needed."""
     bad = 0
     if code in (BF16, F16):
         limit = np.uint16(0x7F80) if code == BF16 else np.uint16(0x7C00)

@@ -1,4 +1,4 @@
-"""How functions are compiled that only other compiled functions call."""
+"""Compilation of functions that only other compiled functions call."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ inlined: Any = njit(**UNWRAPPED, forceinline=True)
 
 @intrinsic
 def array_at(typing: Any, address: Any, shape: Any, dtype: Any) -> Any:
-    """The C-contiguous array at an address, seen, not owned. As `numba.carray`, which takes four functions for it."""
+    """Return a view of the C-contiguous array at an address; `numba.carray` needs four functions for the same."""
     kind = types.Array(dtype.instance_type, len(shape), "C")
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -46,7 +46,7 @@ def array_at(typing: Any, address: Any, shape: Any, dtype: Any) -> Any:
 
 
 def bitcast(argument: Any, result: Any, llvm_type: Any) -> Any:
-    """An intrinsic that sees the bits of one number as another."""
+    """Return an intrinsic that reinterprets the bits of one number as another type."""
 
     def typed(typing: Any, value: Any) -> Any:
         def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

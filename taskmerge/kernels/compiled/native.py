@@ -60,7 +60,7 @@ _ready: dict[str, Kernel] = {}
 
 
 def kernel(name: str) -> Kernel:
-    """An entry by the name it has in ENTRIES; takes ints and floats, releases the interpreter lock."""
+    """Return an entry by its name in ENTRIES; it takes ints and floats, and releases the interpreter lock."""
     found = _ready.get(name)
     if found is None:
         with _lock:
@@ -77,7 +77,7 @@ def _loaded(name: str) -> Kernel:
 
 
 def load(name: str) -> Kernel:
-    """An entry from the cache, built first where it is not in it."""
+    """Return an entry from the cache; build it first if necessary."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     folder = cache_folder()
@@ -127,7 +127,7 @@ def _key() -> str:
 
 
 def cache_folder() -> Path | None:
-    """Where builds are kept; None where nothing can be kept."""
+    """Return the folder for compiled builds; None if no folder can be written."""
     folder = places.cache_folder()
     return folder / "kernels" if folder is not None else None
 
@@ -138,7 +138,7 @@ class _Head(TypedDict):
 
 
 def read(path: Path) -> tuple[str, bytes] | None:
-    """A stored build, if it is whole."""
+    """Return a stored build; None if it is missing or damaged."""
     try:
         first, _, code = path.read_bytes().partition(b"\n")
         table: _Head = parse_json(first, _Head)
@@ -148,7 +148,7 @@ def read(path: Path) -> tuple[str, bytes] | None:
 
 
 def write(path: Path, symbol: str, code: bytes) -> None:
-    """Keeps a build; where nothing can be kept, the next run builds again."""
+    """Store a build; if nothing can be stored, the next run builds again."""
     first = json.dumps({"sha256": hashlib.sha256(code).hexdigest(), "symbol": symbol}).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -159,5 +159,5 @@ def write(path: Path, symbol: str, code: bytes) -> None:
 
 
 def address_of(array: np.ndarray) -> int:
-    """Where the array's entries lie."""
+    """Return the memory address of the array's first entry."""
     return array.__array_interface__["data"][0]

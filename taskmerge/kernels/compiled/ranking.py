@@ -15,11 +15,12 @@ _LOW = np.uint64(0xFFFFFFFF)
 
 
 def pack_short(magnitudes_at: int, count: int, row: int, place_bits: int, keys_at: int) -> None:
-    """Per entry its magnitude as a whole number above and its place in its row below: keys uint32 (count,).
+    """Write a key for each entry: its magnitude in the upper bits, its place in its row in the lower bits.
 
-    The number has 32 - place_bits bits, of which the largest magnitude of the row takes all but one at least. Its last
-    bit is set where the others do not say all: two such entries may differ although their numbers are equal.
-    magnitudes: uint32 (count,), bits of float32.
+    keys: uint32 (count,). The magnitude is a whole number of 32 - place_bits bits, of which the largest magnitude of
+        the row
+    takes all but one at least. Its last bit is set if the others are inexact: two such entries may differ although
+    their numbers are equal. magnitudes: uint32 (count,), bits of float32.
     """
     rows = count // row
     all_magnitudes, all_keys = (
@@ -42,7 +43,7 @@ def pack_short(magnitudes_at: int, count: int, row: int, place_bits: int, keys_a
 
 @inner
 def scale_to(value: float, bits: int) -> float:
-    """The power of two that brings a positive finite number to [2^(bits - 1), 2^bits); 1 for any other."""
+    """Return the power of two that brings a positive finite number to [2^(bits - 1), 2^bits); 1 for any other."""
     scale = 1.0
     while 0.0 < value * scale < 2.0 ** (bits - 1):
         scale *= 2.0
@@ -54,9 +55,13 @@ def scale_to(value: float, bits: int) -> float:
 def chances_of_short(
     keys_at: int, count: int, row: int, place_bits: int, table_at: int, chances_at: int, left_at: int, scratch_at: int
 ) -> None:
-    """As `chances_of_ranks` for the keys of `pack_short`. table: float64 (2 * row - 1,), the probability by twice the
-    mean rank.  left: uint8 (rows,), 1 for a row whose keys do not tell all its magnitudes apart.  scratch: uint32
-    (row,). Indices are unsigned: signed ones would be tested for counting from the end."""
+    """Compute the chances of `chances_of_ranks` for the keys of `pack_short`.
+
+    table: float64 (2 * row - 1,), the probability by twice the mean rank.  left: uint8 (rows,), 1 for a row whose keys
+        do
+    not distinguish all its magnitudes.  scratch: uint32 (row,). Indices are unsigned: for signed ones, numba would test
+    whether they count from the end.
+    """
     rows = count // row
     all_keys, all_chances = array_at(keys_at, (rows, row), np.uint32), array_at(chances_at, (rows, row), np.float64)
     table, left = array_at(table_at, (2 * row - 1,), np.float64), array_at(left_at, (rows,), np.uint8)
@@ -83,7 +88,7 @@ def chances_of_short(
 
 
 def chances_of_ranks(keys_at: int, count: int, row: int, chances_at: int, density: float, epsilon: float) -> None:
-    """Keys sorted in each row -> each entry's keep-probability, at its place; equal magnitudes share their mean rank.
+    """Write each entry's keep-probability from keys sorted in each row; equal magnitudes share their mean rank.
 
     keys: uint64 (count,), chances: float64 (count,); count is a multiple of row.
     """

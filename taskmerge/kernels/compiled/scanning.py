@@ -35,10 +35,9 @@ def magnitude_block(
     scratch_at: int,
     bits_at: int,
 ) -> None:
-    """Bits of float32(|x - b|), or of float32(|x|) for a task vector's own entries: uint32 (count,). Where no input is
-    F64, float32 subtraction gives the same as float64 rounded.
+    """Write the bits of float32(|x - b|), or of float32(|x|) for a task vector's own entries: uint32 (count,).
 
-    scratch: float64 (3 * BLOCK,), the last of them zeros.
+    If no input is F64, float32 subtraction gives the same as rounded float64.
     """
     bits, other_format = array_at(bits_at, (count,), np.uint32), other_code & FORMAT
     first_at, from_format = base_at + 2 * start, base_format
@@ -73,7 +72,7 @@ def magnitude_block(
 
 @inner
 def zero_block(address: int) -> None:
-    """Zeros into a block of float64."""
+    """Write zeros into a block of float64."""
     block = array_at(address, (BLOCK,), np.float64)
     for j in range(BLOCK):
         block[j] = 0.0
@@ -89,7 +88,7 @@ def magnitudes(
     out_at: int,
     scratch_at: int,
 ) -> None:
-    """Magnitudes of `pieces` runs of entries, one after the other, as float32 bits.
+    """Write the magnitudes of `pieces` runs of entries, one after the other, as float32 bits.
 
     addresses, formats: int64 (pieces, specialists + 1).  counts: int64 (pieces,), their sum is total.  out: uint32
     (specialists, total).  scratch: float64 (3 * BLOCK,).
@@ -124,7 +123,7 @@ def count_in_brackets(
     histogram_at: int,
     scratch_at: int,
 ) -> None:
-    """One run of entries against one bracket per query.
+    """Count one run of entries against one bracket per query.
 
     whose: int64 (queries,), the specialist each query looks at, in rising order.  low, high, shifts: uint32
     (queries,), bracket of magnitude bits, inclusive.  above: int64 (queries,), added to: entries over the bracket.
@@ -160,8 +159,10 @@ def count_in_brackets(
 def count_inside(
     block_at: int, length: int, low: np.uint32, high: np.uint32, shift: np.uint32, bins: np.ndarray
 ) -> None:
-    """Adds the entries of one block that lie in [low, high] to their bins. Few do, and which cannot be predicted: found
-    64 at a time as bits of one number, they cost a wrong guess per 64, not each."""
+    """Add the entries of one block that are in [low, high] to their bins.
+
+    They are few and unpredictable: as bits of one number, 64 at a time, they cost one wrong branch per 64, not each.
+    """
     block = array_at(block_at, (BLOCK,), np.uint32)
     width, low_bits = np.uint32(high - low), np.uint32((np.uint32(1) << shift) - np.uint32(1))
     for start in range(0, length, 64):
@@ -189,7 +190,7 @@ def fold(values: np.ndarray) -> float:
 def vector_block(
     addresses: np.ndarray, formats: np.ndarray, start: int, count: int, models: int, scratch_at: int
 ) -> None:
-    """All specialists' deltas of one block, or with models != 0 the models b + d themselves; zeros after `count`.
+    """Write all specialists' deltas of one block, or with models != 0 the models b + d; zeros after `count`.
 
     scratch: float64 ((specialists + 3) * BLOCK,): the base, zeros, the base negated, the specialists' rows.
     """
@@ -220,9 +221,12 @@ def gram_of_piece(
     partial_at: int,
     scratch_at: int,
 ) -> None:
-    """`<d_i, d_j>` over one piece, or `<x_i, x_j>` with models != 0. partial: float64 (specialists, specialists,
-    blocks), blocks a power of two, zeroed; the sums are folded over blocks and left in [:, :, 0]. scratch: float64
-    ((specialists + 4) * BLOCK,)."""
+    """Compute `<d_i, d_j>` over one piece, or `<x_i, x_j>` with models != 0.
+
+    partial: float64 (specialists, specialists, blocks), blocks a power of two, zeroed; the sums are folded over blocks
+        and
+    left in [:, :, 0]. scratch: float64 ((specialists + 4) * BLOCK,).
+    """
     addresses = array_at(addresses_at, (specialists + 1,), np.int64)
     formats = array_at(formats_at, (specialists + 1,), np.int64)
     partial = array_at(partial_at, (specialists, specialists, blocks), np.float64)

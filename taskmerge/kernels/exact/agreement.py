@@ -1,5 +1,8 @@
-"""Which entries a consensus takes: decided in float64, in the order of operations of the narrow formats' kernels, so
-that what is elected does not depend on the format of the output."""
+"""Choice of the entries that a consensus takes.
+
+It is decided in float64, in the order of operations of the kernels for narrow formats, so that the elected entries do
+not depend on the output format.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ Rows = Sequence[np.ndarray]
 
 
 def agreement(deltas: Rows, terms: Terms) -> list[np.ndarray]:
-    """deltas: what survives of each, float64 (entries,), 0 elsewhere -> bool (entries,) each."""
+    """Return the entries that take part, bool (entries,) each. deltas: survivors, float64 (entries,), 0 elsewhere."""
     how = terms.consensus
     weights = [float(weight) for weight in terms.weights]
     if isinstance(how, Elect):

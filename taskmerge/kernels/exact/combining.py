@@ -23,7 +23,7 @@ _BLOCK = 1 << 13  # entries at a time: an array of them is 64 KiB, and all of th
 
 @np.errstate(all="ignore")  # entries that are not finite, and overflow, which is never taken for certain
 def combine(job: Job, program: Program) -> Health:
-    """The job's merged entries into its `out`, float64."""
+    """Write the job's merged entries into its `out`, float64."""
     values = values_of(job.piece)
     terms = Terms.of(program, job)
     if terms is None:
@@ -116,9 +116,11 @@ def _add_move(result: Expansion, deltas: Sequence[Expansion], agree: Sequence[np
 
 
 def rescale_factors(pair: Pair, program: Program, keys: Sequence[int]) -> tuple[Fraction, ...]:
-    """Per specialist, Σ|d| over all entries / Σ|d| over the survivors of its random drop; 1 where none survives, and
-    for specialists that are sparsified otherwise. Entries that are not finite, which no output can be made of, are left
-    out."""
+    """Compute Σ|d| over all entries / Σ|d| over the survivors of a specialist's random drop, one per specialist.
+
+    It is 1 if no entry survives, and for specialists that are sparsified otherwise. Entries that are not finite are
+    left out, because no output can be made of them.
+    """
 
     def masses(piece: Piece) -> list[tuple[Fraction, Fraction]]:
         values = values_of(piece)

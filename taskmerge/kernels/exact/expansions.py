@@ -30,7 +30,7 @@ class Scalar(NamedTuple):
 
     @classmethod
     def of(cls, value: Fraction) -> Scalar:
-        """The first PARTS floats of a fraction, largest first."""
+        """Return the first PARTS floats of a fraction, largest first."""
         parts = []
         for _ in range(PARTS):
             if value == 0:
@@ -43,7 +43,7 @@ class Scalar(NamedTuple):
 
 
 def nearest(value: Fraction) -> float:
-    """float64, to nearest even (Python's own division of integers), infinite where it overflows."""
+    """Return the nearest float64, ties to even (Python's own division of integers); infinite on overflow."""
     try:
         return float(value)
     except OverflowError:
@@ -51,7 +51,7 @@ def nearest(value: Fraction) -> float:
 
 
 def two_sum(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """first + second, rounded, and the exact error of that."""
+    """Return first + second, rounded, and its exact error."""
     total = first + second
     seen = total - first
     return total, (first - (total - seen)) + (second - seen)
@@ -65,7 +65,7 @@ def _split(value: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def two_product(first: np.ndarray | float, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """first · second, rounded, and the exact error of that, unless it underflows."""
+    """Return first · second, rounded, and its exact error, unless it underflows."""
     product = first * second
     high, low = _split(np.asarray(first))
     other_high, other_low = _split(second)
@@ -117,7 +117,7 @@ class Expansion:
         return Expansion([np.where(mask, part, 0.0) for part in self.parts], missing)
 
     def settle(self) -> None:
-        """The same sum, its parts by size: each all that float64 can say of it and of those that follow."""
+        """Sort the parts of the sum by size: each is the nearest float64 to itself and all that follow."""
         for _ in range(len(self.parts) - 1):
             total = self.parts[-1]
             for place in range(len(self.parts) - 2, -1, -1):
@@ -125,7 +125,7 @@ class Expansion:
             self.parts[0] = total
 
     def rounded(self) -> tuple[np.ndarray, np.ndarray]:
-        """The nearest float64, of two equally near the even one, and where that is certain."""
+        """Return the nearest float64, ties to even, and a mask of the entries for which it is certain."""
         self.settle()
         none = np.zeros(self.parts[0].shape)
         high, low, rest = (*self.parts, none, none)[:PARTS]
@@ -139,7 +139,7 @@ class Expansion:
 
 
 def quotient(top: Expansion, bottom: Expansion, zero: np.ndarray | bool = False) -> Expansion:
-    """top / bottom by long division; 0 where `zero`, which is where bottom may be 0."""
+    """Compute top / bottom by long division; 0 where `zero`, and only there bottom may be 0."""
     bottom.settle()
     first, *others = bottom.parts
     first = np.where(zero, 1.0, first)
@@ -159,13 +159,15 @@ def quotient(top: Expansion, bottom: Expansion, zero: np.ndarray | bool = False)
 
 
 def rest_is_zero(rest: Expansion) -> np.ndarray:
-    """Where nothing is left, and nothing is missing."""
+    """Return a mask of the entries whose remainder is zero and complete."""
     return np.logical_and.reduce([part == 0.0 for part in rest.parts]) & (np.asarray(rest.missing) == 0.0)
 
 
 def scaled_alike(values: Sequence[Fraction]) -> tuple[list[Scalar], Fraction]:
-    """The values times one factor in [1, 2), so that, where that is possible, each is the sum of PARTS floats exactly;
-    and the factor."""
+    """Return the values times one factor in [1, 2), and the factor.
+
+    If possible, each scaled value is exactly the sum of PARTS floats.
+    """
     factor = math.lcm(*(value.denominator // (value.denominator & -value.denominator) for value in values))
     scale = Fraction(factor, 1 << (factor.bit_length() - 1))
     scalars = [Scalar.of(value * scale) for value in values]

@@ -14,8 +14,12 @@ from taskmerge.kernels.exact.terms import Terms
 def merged(
     base: float, models: Sequence[float], origins: Sequence[float], divisors: Sequence[float], terms: Terms
 ) -> float:
-    """The merged entry, rounded once. origins: what each model's delta is taken from. divisors: what each delta is
-    divided by, 0 where the consensus leaves it out."""
+    """Return the merged entry, rounded once.
+
+    origins: the value that each model's delta starts from. divisors: divisor of each delta, 0 if the consensus leaves
+        it
+    out.
+    """
     move, below = Fraction(0), Fraction(0) if terms.shares else Fraction(1)
     for i, (model, origin, divisor) in enumerate(zip(models, origins, divisors, strict=True)):
         if divisor:
@@ -26,7 +30,7 @@ def merged(
 
 
 def total(values: np.ndarray) -> Fraction:
-    """The sum of fewer than 2^26 finite float64 values: whole numbers, added per exponent in two halves of 27 bits."""
+    """Compute the exact sum of fewer than 2^26 finite float64 values."""
     mantissas, exponents = np.frexp(values)
     whole = np.ldexp(mantissas, 53)
     high = np.floor(whole * 2.0**-27)

@@ -1,4 +1,7 @@
-"""What of each delta survives: decided on the float64 difference, its magnitude taken as float32, as by all kernels."""
+"""Survivors of each delta, decided on the float64 difference.
+
+The magnitude is taken as float32, as in all kernels.
+"""
 
 from __future__ import annotations
 
@@ -14,27 +17,29 @@ from taskmerge.numbers.rounding import decode
 
 
 def values_of(piece: Piece) -> list[np.ndarray]:
-    """The entries of every operand, the base's first: float64 (entries,)."""
+    """Return the entries of every operand, the base's first: float64 (entries,)."""
     return [decode(operand.read(piece.start, piece.stop), operand.dtype) for operand in piece.pair.operands]
 
 
 def origin_of(piece: Piece, specialist: int, base: np.ndarray) -> np.ndarray:
-    """What a specialist's entries are taken from: the base's, or zeros where they are a task vector's own."""
+    """Return the values that a specialist's delta starts from: the base's, or zeros for a task vector."""
     return np.broadcast_to(0.0, base.shape) if piece.pair.specialists[specialist].is_delta else base
 
 
 def survivors(
     piece: Piece, values: Sequence[np.ndarray], program: Program, found: Measurement, keys: Sequence[int]
 ) -> list[np.ndarray]:
-    """Per specialist float64 (entries,): 0 where an entry is dropped, else what survivors are divided by (1, or their
-    own probability)."""
+    """Return the divisors of each specialist's survivors, float64 (entries,): 0 for an entry that is dropped.
+
+    The divisor is 1, or the entry's own probability.
+    """
     return [kept(piece, values, i, program.ways[i], found, keys) for i in range(len(values) - 1)]
 
 
 def kept(
     piece: Piece, values: Sequence[np.ndarray], i: int, how: Sparsify | None, found: Measurement, keys: Sequence[int]
 ) -> np.ndarray:
-    """As `survivors`, of one."""
+    """Return the survivors of one specialist, as `survivors` does for all."""
     if isinstance(how, KeepLargest):
         assert found.lowest is not None and found.highest is not None
         sizes = _magnitudes(origin_of(piece, i, values[0]), values[i + 1])

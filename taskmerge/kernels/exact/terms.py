@@ -28,7 +28,7 @@ class Terms:
 
     @classmethod
     def of(cls, program: Program, job: Job) -> Terms | None:
-        """None where what was measured is not finite, as of inputs that are not."""
+        """Return the terms of a job; None if a measurement is not finite, because inputs are not."""
         weights = program.weights if job.measured.weights is None else job.measured.weights
         rescaling = [_rescaling(program, job, i) for i in range(len(weights))]
         numbers = (*weights, *(factor for _, factor in rescaling))
@@ -50,7 +50,7 @@ class Terms:
 
     @property
     def shares(self) -> tuple[Fraction, ...]:
-        """What each specialist that agrees adds to the divisor of a mean; empty where nothing is divided."""
+        """The amount that each agreeing specialist adds to the divisor of a mean; empty if there is no division."""
         if not isinstance(self.consensus, Elect) or self.consensus.average == "none":
             return ()
         return self.weights if self.consensus.average == "weight" else (Fraction(1),) * len(self.weights)

@@ -1,4 +1,4 @@
-"""How survivors agree, on float64 tensors of any shape.
+"""Agreement of survivors, on float64 tensors of any shape.
 
 Sums run over the specialists in order, one multiplication and one addition per step, so that no device fuses them.
 """
@@ -14,7 +14,7 @@ from taskmerge.kernels.program import Active, Consensus, Elect, Largest
 
 
 def agree(deltas: Sequence[Tensor], weights: Sequence[float], how: Consensus, like: Tensor) -> Tensor:
-    """The consensus of the deltas: float64, shaped as `like`."""
+    """Return the consensus of the deltas: float64, shaped as `like`."""
     if isinstance(how, Elect):
         return _elect(deltas, weights, how, like)
     total = torch.zeros_like(like)

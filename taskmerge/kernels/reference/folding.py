@@ -19,18 +19,18 @@ def fold(values: Tensor) -> Tensor:
 
 
 def fold_pieces(values: Tensor) -> Tensor:
-    """Sums over each PIECE: float64 (entries,) -> (PIECEs,)."""
+    """Sum over each PIECE: float64 (entries,) -> (PIECEs,)."""
     padded = torch.zeros(-(-values.numel() // PIECE) * PIECE, dtype=torch.float64, device=values.device)
     padded[: values.numel()] = values
     return fold(fold(padded.reshape(-1, PIECE // BLOCK, BLOCK)))
 
 
 def products(vectors: list[Tensor]) -> Tensor:
-    """<v_i, v_j> over each PIECE: float64 (entries,) each -> (PIECEs, vectors, vectors)."""
+    """Compute <v_i, v_j> over each PIECE: float64 (entries,) each -> (PIECEs, vectors, vectors)."""
     sums = [torch.stack([fold_pieces(first * second) for second in vectors], dim=-1) for first in vectors]
     return torch.stack(sums, dim=-2)
 
 
 def masses(vectors: list[Tensor]) -> Tensor:
-    """Σ|v| over each PIECE: float64 (entries,) each -> (PIECEs, vectors)."""
+    """Compute Σ|v| over each PIECE: float64 (entries,) each -> (PIECEs, vectors)."""
     return torch.stack([fold_pieces(vector.abs()) for vector in vectors], dim=-1)

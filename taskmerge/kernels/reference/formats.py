@@ -13,14 +13,14 @@ _TOP = {"BF16": 0x7FFF, "F16": 0x7FFF, "F32": 0x7FFFFFFF, "F64": 0x7FFFFFFFFFFFF
 
 
 def upload(entries: np.ndarray, dtype: str, device: torch.device) -> Tensor:
-    """Stored entries -> a tensor of their own dtype on the device, through page-locked memory where that helps."""
+    """Copy stored entries to a tensor of their own dtype on the device, through page-locked memory if that helps."""
     staging = torch.empty(entries.size, dtype=_BITS[dtype], pin_memory=device.type == "cuda")
     staging.numpy().view(np.uint8)[:] = np.ascontiguousarray(entries).view(np.uint8)
     return staging.to(device, non_blocking=True).view(_TORCH[dtype])
 
 
 def encode(values: Tensor, dtype: str) -> Tensor:
-    """float64 (entries,) -> entries of `dtype` as integers of its width, to nearest even."""
+    """Round float64 (entries,) to entries of `dtype` as integers of its width, to nearest even."""
     if dtype == "F64":
         return values.view(torch.int64)
     if dtype == "F32":
@@ -34,8 +34,10 @@ def encode(values: Tensor, dtype: str) -> Tensor:
 
 
 def round_to_odd(values: Tensor) -> Tensor:
-    """Bits (int32) of the float32 next to each value towards zero, last bit set when inexact: rounding these again to a
-    shorter format rounds the value itself correctly."""
+    """Return the bits (int32) of the float32 next to each value towards zero, last bit set if inexact.
+
+    Rounding these again to a shorter format rounds the value itself correctly.
+    """
     near = values.to(torch.float32)
     wide = near.to(torch.float64)
     bits = near.view(torch.int32)
@@ -44,9 +46,10 @@ def round_to_odd(values: Tensor) -> Tensor:
 
 
 def count_nonfinite(bits: Tensor, dtype: str) -> Tensor:
-    """How many entries, given as integers of the format's width, are NaN or infinite: int64 ()."""
+    """Count the entries, given as integers of the format's width, that are NaN or infinite: int64 ()."""
     return ((bits & _TOP[dtype]) >= _INFINITE[dtype]).sum()
 
 
 def bits_of(tensor: Tensor, dtype: str) -> Tensor:
+    """Return the entries of a tensor as integers of the format's width."""
     return tensor.view(_BITS[dtype])

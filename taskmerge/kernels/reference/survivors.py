@@ -1,4 +1,4 @@
-"""What survives of a delta: float64 tensors of any shape. Magnitudes are compared as float32, ties are all kept.
+"""Survivors of a delta: float64 tensors of any shape. Magnitudes are compared as float32, and ties are all kept.
 
 bits: 32 uniform random bits per entry, int64.
 """
@@ -13,7 +13,7 @@ from taskmerge.numbers.randomness import keep_limit
 
 
 def magnitudes(delta: Tensor) -> Tensor:
-    """|d| as it is compared: float32."""
+    """Return |d| in the precision of comparisons: float32."""
     return delta.abs().to(torch.float32)
 
 

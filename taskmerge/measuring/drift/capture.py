@@ -1,4 +1,4 @@
-"""What an embedder's projector and layers put out while it embeds a batch."""
+"""Outputs of an embedder's projector and layers while it embeds a batch."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Captured:
 
     @property
     def fed(self) -> np.ndarray | None:
-        """What the projector fed the backbone, (tokens, width), without the padding some towers project too."""
+        """The projected vectors that enter the backbone, (tokens, width), without padding that was projected too."""
         if not self.projected:
             return None
         last = self.projected[-1]

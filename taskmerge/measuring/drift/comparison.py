@@ -77,7 +77,7 @@ class ProjectorControl:
 
     @property
     def passed(self) -> bool | None:
-        """Whether the projector was left as it was; None: not checked."""
+        """True if the projector is unchanged; None: not checked."""
         if self.changed:
             return False
         return True if self.rounded and self.outputs else self.identical
@@ -134,8 +134,11 @@ def compare(
 
 
 def tower_tensors(reference: Embedder, other: Embedder, tower: str) -> tuple[int, int, bool]:
-    """(tensors of a tower's encoder and projector that both have, those of them that differ once both are rounded to
-    the narrower format, whether any had to be)."""
+    """Compare the tensors of an encoder and its projector that both models have.
+
+    Returns their number, the number that differ once both are rounded to the narrower format, and whether any had to
+    be.
+    """
     import torch
 
     own, theirs = reference.state_dict, other.state_dict
@@ -161,7 +164,7 @@ def embed_pairs(embedder: Embedder, pairs: Pairs, batch_size: int = 32) -> Embed
 
 
 def probe_changes(reference: Embedded, other: Embedded, right: np.ndarray) -> dict[str, np.ndarray]:
-    """What became of every probe, (n,) each; the galleries are embedded by the respective model.
+    """Compute the change of every probe, (n,) each; each model embeds its own gallery.
 
     neighbour_overlap: share of its nearest texts that stayed.  cosine: of its two embeddings.  rotated_cosine: the same
     after the rotation fitted on the texts alone (text moved too: a joint rotation is harmless).  margin_loss,

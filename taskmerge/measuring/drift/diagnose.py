@@ -54,23 +54,23 @@ def diagnose_drift(
     prompts: PromptSource = None,
     trained_on: PairSets | None = None,
 ) -> DriftReport:
-    """Measure what fusing changed in a specialist's abilities, and judge the change.
+    """Measure how a merge changed the abilities of a specialist, and judge the change.
 
     Args:
-        fused: what `open_embedder` takes.
+        fused: a model that `open_embedder` takes.
         specialist: the same; {name: model} for several grafted projectors.
-        base: the same, or a `StateDict`; only for the forecast, may be missing.
-        probes: what `read_pairs` takes, {name: pairs} for several specialists, with the same names. May be missing if
+        base: the same, or a `StateDict`; used for the forecast only. Optional if there are probes.
+        probes: pairs that `read_pairs` takes, {name: pairs} for several specialists, with the same names. Optional if
             `base` is given: then there is only a forecast.
         limit: the drop of R@1 that matters, 0 to 1.
         references: models that did not drift, such as the specialist trained from another seed; {name: models} for
             several specialists. They widen the null band, which otherwise comes from the specialist in another
             precision.
-        batch_size: probes that run at once.
-        components: component -> patterns of tensor names, where the names and the config do not decide it.
-        device: where the models run; default: the CPU for a path, else where the model is.
-        precision: what the models run in; default: their own.
-        prompts: in place of the models' own, see `Embedder.prompted`. Items are queries, texts are documents.
+        batch_size: probes per batch.
+        components: component -> patterns of tensor names, if the names and the config do not decide it.
+        device: device that the models run on; default: the CPU for a path, else the model's own device.
+        precision: precision that the models run in; default: their own.
+        prompts: prompts that replace the models' own, see `Embedder.prompted`. Items are queries, texts are documents.
         trained_on: pairs that the specialist was trained on, {name: pairs} for several specialists. The report lists
             probes that are among them.
 
@@ -129,7 +129,7 @@ def diagnose_modality(
     batch_size: int = BATCH_SIZE,
     trained_on: Sequence[Pairs] = (),
 ) -> ModalityDrift:
-    """One specialist and its probes against the fused model. See `diagnose_drift`."""
+    """Compare one specialist and its probes with the fused model. See `diagnose_drift`."""
     for model in (fused, specialist, *references.values()):
         model.check_takes(pairs.modality, pairs.source)
     found = compare(specialist, fused, pairs, batch_size=batch_size)
@@ -172,7 +172,7 @@ def diagnose_modality(
 
 
 def bands_of(reference: Embedded, undrifted: Mapping[str, Embedded], right: np.ndarray) -> dict[str, Band]:
-    """The null band of every statistic: `undrifted` models, by name, against the specialist."""
+    """Return the null band of every statistic: `undrifted` models, by name, against the specialist."""
     return null_bands({name: probe_changes(reference, side, right) for name, side in undrifted.items()})
 
 
@@ -183,7 +183,7 @@ def judged(
     texts: Sequence[str],
     limit: float = DEFAULT_LIMIT,
 ) -> Verdict:
-    """The verdict from embeddings alone. texts: one per probe; the embedded texts are the distinct ones in order."""
+    """Return the verdict from embeddings alone. texts: one per probe; the distinct ones are embedded, in order."""
     right = collapse([spelling(text) for text in texts])[1]
     scores = score_queries(reference.probes, reference.texts, [[row] for row in right])
     return judge(

@@ -1,6 +1,6 @@
-"""What drift looks like: single items whose nearest texts changed, and a map of the embeddings.
+"""Examples of drift: single items whose nearest texts changed, and a map of the embeddings.
 
-Both are of the embeddings that the statistics were measured on. They show; they decide nothing.
+Both use the embeddings that the statistics were measured on. They illustrate the verdict and do not affect it.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class EmbeddingPlane:
 
 
 def changed_examples(found: Comparison, pairs: Pairs) -> tuple[Example, ...]:
-    """The probes that lost most reciprocal rank, at most `MOST_EXAMPLES`; none that found its text as before."""
+    """Return the probes that lost most reciprocal rank, at most `MOST_EXAMPLES`; none that found its text as before."""
     relevant = [[row] for row in found.right]
     ranks = [
         1 / np.maximum(score_queries(side.probes, side.texts, relevant)["mrr"], 1e-12)
@@ -106,7 +106,7 @@ def _nearest(probes: np.ndarray, texts: np.ndarray, names: list[str]) -> list[tu
 
 
 def item_name(pairs: Pairs, row: int) -> str:
-    """What an item is called: its text, the name of its file, else its place in the set."""
+    """Return the name of an item: its text, the name of its file, else its place in the set."""
     item: Any = pairs.items[row]
     if isinstance(item, Mapping):
         item = Path(str(item["path"])) if item.get("path") else None
@@ -116,8 +116,9 @@ def item_name(pairs: Pairs, row: int) -> str:
 
 
 def embedding_plane(found: Comparison, pairs: Pairs) -> EmbeddingPlane | None:
-    """A map of at most `MOST_MAPPED` probes, evenly chosen, and their texts; None below three probes, or where
-    embeddings do not differ at all."""
+    """Return a map of at most `MOST_MAPPED` probes, evenly chosen, and their texts; None below three probes, or where
+    embeddings do not differ at all.
+    """
     rows = np.unique(np.linspace(0, len(pairs) - 1, min(len(pairs), MOST_MAPPED)).round().astype(int))
     places = np.unique(found.right[rows])
     before, texts = normalized(found.reference.probes[rows]), normalized(found.reference.texts[places])

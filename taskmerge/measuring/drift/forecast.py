@@ -1,6 +1,7 @@
-"""What the weights alone say about drift, before any probe is at hand: a forecast, not a measurement.
+"""Forecast of drift from the weights alone, before there are probes: not a measurement.
 
-Recall loss follows neither number closely. They tell where to look, and `diagnose_drift` with probes decides.
+The loss of recall follows neither number closely. They suggest modalities to check; `diagnose_drift` with probes
+decides.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class Forecast:
         )
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
         return asdict(self)
 
 

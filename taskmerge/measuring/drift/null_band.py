@@ -1,4 +1,4 @@
-"""How far a statistic moves when nothing drifted: the same model in another precision, or trained from another seed."""
+"""Range of a statistic without drift: the same model in another precision, or trained from another seed."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ class Band:
     samples: int
 
     def outside(self, value: float) -> bool:
-        """Whether `value` is worse than the band."""
+        """Return whether `value` is worse than the band."""
         return statistic(self.statistic).outside(value, self.limit)
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
         return asdict(self)
 
 
 def null_bands(
     changes: Mapping[str, Mapping[str, np.ndarray]], *, halves: int = 200, percentile: float = 95, seed: int = 0
 ) -> dict[str, Band]:
-    """One band a statistic, from `probe_changes` of pairs of models between which nothing drifted.
+    """Return one band per statistic, from `probe_changes` of pairs of models without drift.
 
     changes: what the pair is ("bfloat16", "seed 2") -> statistic -> (n,) values. Every pair is measured on `halves`
     random halves of the probes, so that the band holds the scatter of the probes as well as that of the models.
@@ -65,7 +66,7 @@ def null_bands(
 
 
 def precision_twin(embedder: Embedder) -> tuple[str, Embedder]:
-    """The same model in another precision: (its name, a copy). float32 becomes bfloat16; half precisions become
+    """Return the same model in another precision: (its name, a copy). float32 becomes bfloat16; half precisions become
     float32.
     """
     import torch
@@ -87,7 +88,7 @@ def between_halves(embeddings: np.ndarray, *, seed: int = 0) -> float:
 
 
 def named_references(models: Sequence[Any] | Mapping[str, Any]) -> dict[str, Any]:
-    """The user's undrifted references by name."""
+    """Return the user's undrifted references by name."""
     if isinstance(models, Mapping):
         return {str(name): model for name, model in models.items()}
     if not isinstance(models, Sequence) or isinstance(models, str):

@@ -1,4 +1,4 @@
-"""What the probes themselves cannot show: items that were trained on, and texts that are spellings of one another."""
+"""Properties of the probes that limit them: items that were trained on, and texts that differ only in spelling."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ALIKE = 0.8
 
 
 def probe_notes(pairs: Pairs, probes: np.ndarray, texts: np.ndarray, trained_on: Sequence[Any] = ()) -> tuple[str, ...]:
-    """Sentences on what a verdict from these probes leaves open; none when there is nothing to say.
+    """Return sentences on the limits of a verdict from these probes; none if there are no limits.
 
     Args:
         pairs: the probes.

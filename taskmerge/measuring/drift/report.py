@@ -1,4 +1,4 @@
-"""What a diagnosis found, as one object: for people, for programs, for the exit code."""
+"""Result of a diagnosis as one object, for people, for programs, and for the exit code."""
 
 from __future__ import annotations
 
@@ -64,12 +64,18 @@ class ModalityDrift:
         return next((change.depth for change in self.depths if change.cosine < 0.99), None)
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
         return {**asdict(self), "onset": self.onset}
 
 
 @dataclass(frozen=True, repr=False)
 class DriftReport(Shown):
-    """All modalities that were diagnosed. forecasts: modality -> what the weights alone say, where a base was given."""
+    """The result of `diagnose_drift`.
+
+    Attributes:
+        modalities: modality -> verdict and statistics.
+        forecasts: modality -> forecast from the weights alone, if a base was given.
+    """
 
     modalities: Mapping[str, ModalityDrift]
     forecasts: Mapping[str, Forecast]
@@ -91,17 +97,17 @@ class DriftReport(Shown):
 
     @property
     def exit_code(self) -> int:
-        """3 when a modality drifted beyond its limit, else 4 when of one it cannot be told, else 0."""
+        """The exit code: 3 if a modality drifted beyond its limit, else 4 if a verdict is "cannot tell", else 0."""
         return EXIT_DRIFTED if self.beyond_limit else EXIT_CANNOT_TELL if self.open else 0
 
     def in_one_line(self) -> str:
-        """See `Shown`: the verdict on each modality."""
+        """Return the verdict on each modality, see `Shown`."""
         found = [f"{name} {one.verdict.outcome}" for name, one in self.modalities.items()]
         only = [f"{name} forecast" for name in self.forecasts if name not in self.modalities]
         return ", ".join([*found, *only]) or "of nothing"
 
     def as_table(self) -> Table:
-        """See `Shown`: one row a modality; R@1 of the specialist and the fused model, and what was lost."""
+        """Return one row per modality: R@1 of the specialist and of the fused model, and the loss; see `Shown`."""
         columns = ("modality", "source", "verdict", "beyond_limit", "loss", "low", "high", "limit", "probes",
                    "probes_needed", "onset", "specialist", "fused")  # fmt: skip
         rows = (
@@ -115,7 +121,7 @@ class DriftReport(Shown):
         return Table(columns, rows, len(self.modalities))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; what is not a number is None."""
+        """Return plain data for JSON; NaN and infinity become None."""
         table = {
             "drifted": list(self.drifted),
             "beyond_limit": list(self.beyond_limit),
@@ -128,7 +134,11 @@ class DriftReport(Shown):
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> DriftReport:
-        """The inverse of `as_dict`, for resumed runs. Raises CheckpointError for a table that is none."""
+        """Read a report from the data that `as_dict` returned; resumed runs use it.
+
+        Raises:
+            CheckpointError: if the data is not a drift report.
+        """
         report: DriftReport = check_json(table, cls, "a drift report")
         return report
 
@@ -153,7 +163,7 @@ def _measured_in(found: ModalityDrift) -> list[str]:
 
 
 def plain_data(value: Any) -> Any:
-    """`value` as JSON can hold it: keys as text, tuples as lists, numbers that are none as None, paths as text."""
+    """Return `value` as JSON can represent it: keys as text, tuples as lists, NaN as None, paths as text."""
     if isinstance(value, Mapping):
         return {str(key): plain_data(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -17,7 +17,7 @@ from taskmerge.metrics.rotation import orthogonal_procrustes
 
 
 class RowSums:
-    """What mean cosine, relative norm and representation bias need: a few numbers a pair of rows."""
+    """The sums for mean cosine, relative norm and representation bias: a few numbers per pair of rows."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -26,7 +26,7 @@ class RowSums:
         self._width = 0
 
     def update(self, x: np.ndarray, y: np.ndarray) -> None:
-        """x, y: (rows, d), the same items under the two models."""
+        """Add rows x, y: (rows, d), the same items under the two models."""
         x, y = _paired(x, y)
         self.identical = self.identical and bool(np.array_equal(x, y))
         lengths_x, lengths_y = np.linalg.norm(x, axis=1), np.linalg.norm(y, axis=1)
@@ -68,7 +68,7 @@ class PairMoments:
         self._shift: tuple[np.ndarray, np.ndarray] | None = None
 
     def update(self, x: np.ndarray, y: np.ndarray) -> None:
-        """x: (rows, d_x), y: (rows, d_y), the same items under the two models."""
+        """Add rows x: (rows, d_x), y: (rows, d_y), the same items under the two models."""
         x, y = _paired(x, y, same_width=False)
         if not len(x):
             return
@@ -87,7 +87,7 @@ class PairMoments:
         self._xy = _Hsic(width_x, width_y)
 
     def debiased_cka(self) -> float:
-        """Debiased linear CKA, HSIC₁(K,L) / √(HSIC₁(K,K)·HSIC₁(L,L)) (Nguyen 2010.15327); NaN below 4 rows."""
+        """Compute debiased linear CKA, HSIC₁(K,L) / √(HSIC₁(K,K)·HSIC₁(L,L)) (Nguyen 2010.15327); NaN below 4 rows."""
         if self.count < 4:
             return float("nan")
         spread = self._xx.value(self.count) * self._yy.value(self.count)
@@ -99,7 +99,7 @@ class PairMoments:
         return shift_x + self._xy.sum_x / self.count, shift_y + self._xy.sum_y / self.count
 
     def covariances(self) -> tuple[np.ndarray, np.ndarray]:
-        """Covariances with divisor n - 1: (d_x, d_x) and (d_y, d_y)."""
+        """Compute covariances with divisor n - 1: (d_x, d_x) and (d_y, d_y)."""
         self._shifts(at_least=2)
 
         def covariance(block: _Hsic) -> np.ndarray:
@@ -122,13 +122,13 @@ class PairMoments:
         return orthogonal_procrustes(self.cross(), toward_identity=toward_identity)
 
     def mean_shift(self) -> float:
-        """‖mean(y) - mean(x)‖ over the root mean square distance of x's rows from their mean."""
+        """Compute ‖mean(y) - mean(x)‖ over the root mean square distance of x's rows from their mean."""
         mean_x, mean_y = self.means()
         spread = float(np.sqrt(np.trace(self.covariances()[0])))
         return float(np.linalg.norm(mean_y - mean_x)) / spread if spread else float("nan")
 
     def covariance_shift(self) -> float:
-        """‖Σ_y - Σ_x‖_F / ‖Σ_x‖_F."""
+        """Compute ‖Σ_y - Σ_x‖_F / ‖Σ_x‖_F."""
         covariance_x, covariance_y = self.covariances()
         size = float(np.linalg.norm(covariance_x))
         return float(np.linalg.norm(covariance_y - covariance_x)) / size if size else float("nan")
@@ -140,7 +140,7 @@ class PairMoments:
         return frechet_distance(mean_x, covariance_x, mean_y, covariance_y)
 
     def effective_ranks(self) -> tuple[float, float]:
-        """exp(entropy of the normalised singular values of the centred rows) (Roy & Vetterli 2007), of x and of y."""
+        """Compute exp(entropy of the normalised singular values of the centred rows), of x and of y."""
         covariance_x, covariance_y = self.covariances()
         return _effective_rank(covariance_x), _effective_rank(covariance_y)
 
@@ -188,9 +188,9 @@ class _Hsic:
 
 @dataclass(frozen=True)
 class GalleryStatistics:
-    """How one model's probes lie in its own text gallery.
+    """The position of one model's probes in its own text gallery.
 
-    neighbours: (n, k) gallery rows nearest to each probe, in no order.  margins: (n,) cosine to the right text minus
+    neighbours: (n, k) gallery rows nearest to each probe, unordered.  margins: (n,) cosine to the right text minus
     the mean of the best wrong ones.  modality_gap: distance of the two means.  alignment: mean squared distance of a
     probe to its text.  uniformity: log mean e^{-2‖u-u'‖²} over pairs of probes (Wang & Isola 2005.10242).
     """
@@ -235,12 +235,12 @@ def gallery_statistics(
 
 
 def neighbour_overlap(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """|kNN(x) ∩ kNN(y)| / k per probe. first, second: (n, k) gallery rows, distinct within a row -> (n,) float64."""
+    """Compute |kNN(x) ∩ kNN(y)| / k per probe: (n, k) gallery rows, distinct within a row -> (n,) float64."""
     return (first[:, :, None] == second[:, None, :]).any(axis=2).mean(axis=1)
 
 
 def uniformity(unit: np.ndarray) -> float:
-    """log mean over pairs i ≠ j of e^{-2‖u_i - u_j‖²}. unit: (n, d) rows of length 1. NaN below two rows."""
+    """Compute log mean over pairs i ≠ j of e^{-2‖u_i - u_j‖²}. unit: (n, d) rows of length 1. NaN below two rows."""
     if len(unit) < 2:
         return float("nan")
     total = 0.0
@@ -256,7 +256,7 @@ def uniformity(unit: np.ndarray) -> float:
 def frechet_distance(
     mean_x: np.ndarray, covariance_x: np.ndarray, mean_y: np.ndarray, covariance_y: np.ndarray
 ) -> float:
-    """‖Δμ‖² + tr(Σ_x + Σ_y - 2(Σ_x^½ Σ_y Σ_x^½)^½): squared 2-Wasserstein distance of two Gaussians. (d,), (d, d)."""
+    """Compute ‖Δμ‖² + tr(Σ_x + Σ_y - 2(Σ_x^½ Σ_y Σ_x^½)^½), the squared 2-Wasserstein distance of two Gaussians."""
     values, vectors = np.linalg.eigh(covariance_x)
     root = (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
     middle = np.linalg.eigvalsh(root @ covariance_y @ root).clip(min=0)

@@ -46,6 +46,7 @@ class Verdict:
     sentences: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
         return asdict(self)
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""How well a model retrieves: on local sets, and through mteb.
+"""Retrieval scores of a model: on local sets, and through mteb.
 
 Importing this package imports neither torch nor mteb.
 """

@@ -52,27 +52,31 @@ def evaluate_retrieval(
 ) -> EvaluationTable:
     """Score every variant on every set.
 
-    What searches is embedded as a query and what is found as a document, each behind the model's own prompt for that
-    role or the user's.
+    The searching side is embedded as queries and the other side as documents, each behind the prompt for that role, the
+    model's own or the user's.
 
     Args:
-        variants: name -> what `open_embedder` takes, opened when its turn comes and let go after it.
-        sets: name -> what `read_pairs` takes. Texts that differ in spelling alone are one text, see `Pairs.distinct`.
-        batch_size: items that run at once.
-        directions: of `DIRECTIONS`.
-        precision: what models are run in, see `taskmerge.words.precisions`; default: each one's own. The table says
-            which it was.
-        prompts: instead of the models' own, see `Embedder.prompted`.
-        dimensions: lengths to cut embeddings to, each scored beside the whole ones (Matryoshka, arXiv 2205.13147).
-        against: variant -> the variants it is compared with, query by query; default: the one before it, and the first.
+        variants: name -> a model that `open_embedder` takes. Each is opened when it is scored, and released afterwards.
+        sets: name -> pairs that `read_pairs` takes. Texts that differ only in spelling count as one text, see
+            `Pairs.distinct`.
+        batch_size: items per batch.
+        directions: some of `DIRECTIONS`.
+        device: device that the models run on; default: the CPU for a path, else the model's own device.
+        precision: precision that the models run in, see `taskmerge.words.precisions`; default: their own. The table
+            records it.
+        prompts: prompts that replace the models' own, see `Embedder.prompted`.
+        dimensions: lengths that embeddings are truncated to, each scored in addition to the full length (Matryoshka,
+            arXiv 2205.13147).
+        against: variant -> the variants that it is compared with, query by query; default: the previous one, and the
+            first.
 
     Returns:
-        All scores with intervals. A set of a modality that a variant does not take is left out of its rows (a text
-        backbone hears nothing).
+        All scores with intervals. A set of a modality that a variant does not take has no rows for that variant (a text
+        backbone does not take audio).
 
     Raises:
-        UsageError: with all that is wrong about the sets before any model runs; for dimensions that a model does not
-            have; for a set that no variant takes: a single model is asked before it runs.
+        UsageError: with all problems of the sets, before any model runs; for dimensions that a model does not have; for
+            a set that no variant takes (for a single model, before it runs).
     """
     device = device_or_default(device)
     checked = _checked(sets)
@@ -115,7 +119,7 @@ class _Scored:
 def scores_both_ways(
     queries: Mapping[str, tuple[np.ndarray, np.ndarray]], right: np.ndarray, similarity: str = "cosine"
 ) -> Iterator[tuple[str, QueryScores, Groups, tuple[int, int]]]:
-    """(direction, scores of every query, groups, (queries, gallery)).
+    """Yield (direction, scores of every query, groups, (queries, gallery)).
 
     queries: direction -> (items (n, d), distinct texts (m, d)) embedded for it.  right: (n,) text of each item.
     """
@@ -131,14 +135,17 @@ def scores_both_ways(
 
 
 def roles_of(direction: str) -> tuple[Role, Role]:
-    """(role of the items, role of the texts): what searches is the query."""
+    """Return (role of the items, role of the texts): the searching side is the query."""
     return ("query", "document") if direction == "to_text" else ("document", "query")
 
 
 def embed_roles(
     embedder: Embedder, pairs: Pairs, texts: Sequence[str], directions: Sequence[str], batch_size: int
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """direction -> (items (n, d), texts (m, d)); what both roles make the same is embedded once, items decoded once."""
+    """Embed both sides for each direction: items (n, d), texts (m, d).
+
+    Roles that a model embeds alike are embedded once, and items are decoded once.
+    """
     wanted = [roles_of(direction) for direction in directions]
     item_roles = needed_roles(embedder, pairs.load(0, 1), pairs.modality, [roles[0] for roles in wanted])
     text_roles = needed_roles(embedder, texts[:1], "text", [roles[1] for roles in wanted])
@@ -157,7 +164,7 @@ def embed_roles(
 
 
 def needed_roles(embedder: Embedder, sample: Sequence[Any], modality: str, roles: Sequence[Role]) -> dict[Role, Role]:
-    """role -> the role that is run for it: where a model makes the same of both, one of them."""
+    """Map each role to the role that is run for it: one of them if a model embeds both alike."""
     same = len(set(roles)) > 1 and embedder.same_for_both_roles(sample, modality)
     return {role: roles[0] if same else role for role in roles}
 

@@ -142,7 +142,7 @@ def _scored(files: Mapping[str, Path], answers: Sequence[Answer], ranking: str, 
 
 
 def embed_items(embedder: Embedder, items: Sequence[Any], role: Role, batch_size: int = 16) -> np.ndarray:
-    """(items, d) float32 of length 1, in their order; a batch holds items of one kind."""
+    """Return (items, d) float32 of length 1, in their order; a batch has items of one kind."""
     kinds: dict[tuple[str, ...], list[int]] = {}
     for number, item in enumerate(items):
         kinds.setdefault(_kind(item), []).append(number)

@@ -20,20 +20,20 @@ _PLACEHOLDERS = re.compile(r"(<\|image_pad\|>|<\|video_pad\|>|<\|image_\d+\|>|<i
 
 @dataclass(frozen=True)
 class Answer:
-    """What is right for one query: `label_name`, `rel_scores` and `cand_names` of its row's `dataset_infos`."""
+    """The right answer to one query: `label_name`, `rel_scores` and `cand_names` of its row's `dataset_infos`."""
 
     labels: tuple[str, ...]
     relevance: tuple[float, ...] | None
     candidates: tuple[str, ...]
 
     def as_row(self) -> dict[str, Any]:
-        """A line of NAME_info.jsonl."""
+        """Return a line of NAME_info.jsonl."""
         row: dict[str, Any] = {"cand_names": list(self.candidates), "label_name": list(self.labels)}
         return row if self.relevance is None else {**row, "rel_scores": list(self.relevance)}
 
 
 def query_items(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Any, Answer]]:
-    """(item, what is right for it) of every row of queries.
+    """Yield (item, its right answer) for every row of queries.
 
     Raises:
         UsageError: for a row without query or answer.
@@ -50,7 +50,7 @@ def query_items(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Any, Answer
 def candidate_items(
     rows: Iterable[Mapping[str, Any]], corpus: Iterable[Mapping[str, Any]]
 ) -> Iterator[tuple[str, Any]]:
-    """(name, item) of every candidate: those of the queries' rows, then the corpus', each name once."""
+    """Yield (name, item) for every candidate: of the queries' rows, then of the corpus, each name once."""
     seen: set[str] = set()
     for number, row in enumerate((*rows, *corpus), start=1):
         names = [str(name) for name in (row.get("dataset_infos") or {}).get("cand_names") or ()]

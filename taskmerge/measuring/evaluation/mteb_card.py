@@ -1,4 +1,4 @@
-"""What a model's card (README.md) says that mteb wants to know."""
+"""The facts in a model's card (README.md) that mteb needs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def card_fields(folder: Path | None) -> dict[str, Any]:
 
 
 def read_meta(path: str | Path) -> dict[str, Any]:
-    """Fields of mteb's ModelMeta from a YAML or JSON file.
+    """Read fields of mteb's ModelMeta from a YAML or JSON file.
 
     Raises:
         UsageError: for a file that is not there or holds no mapping.

@@ -35,7 +35,7 @@ def as_mteb_model(
     dimension: int | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> Any:
-    """An object `mteb.evaluate` takes.
+    """Return an object that `mteb.evaluate` takes.
 
     Reads the data sets' rows itself, so that mteb's collator, which needs torchaudio, is never called. A prompt is
     chosen as mteb's own wrapper of sentence-transformers chooses it: of the task and role, the task, the task's type
@@ -114,7 +114,7 @@ def model_meta(
     said: Mapping[str, Any] | None = None,
     precision: str | None = None,
 ) -> Any:
-    """mteb's ModelMeta of an embedder: what the model shows, what its card says, and what the user says."""
+    """Return mteb's ModelMeta of an embedder, from the model, its card, and the user's own fields."""
     from mteb.models.model_meta import ModelMeta, ScoringFunction
 
     strange = sorted(set(said or {}) - set(ModelMeta.model_fields))

@@ -16,7 +16,7 @@ Say = Callable[[str], None]
 
 
 def results_folder(folder: str | Path | None, revisions: Mapping[str, str | None], say: Say) -> Any:
-    """mteb's ResultCache of a folder.
+    """Return mteb's ResultCache of a folder.
 
     Results are only taken again when their file is whole and the task's data have the revision they were made of; mteb
     itself asks for neither.

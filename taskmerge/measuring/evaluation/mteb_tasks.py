@@ -1,4 +1,4 @@
-"""Which tasks are meant: mteb's tasks and benchmarks by name, and local sets as tasks."""
+"""Selection of tasks: mteb's tasks and benchmarks by name, and local sets as tasks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from taskmerge.words.modalities import letter_of
 
 
 def check_tasks(tasks: Sequence[Any]) -> None:
-    """Raises UsageError when mteb is not installed or knows no such task or benchmark; see `tasks_of`."""
+    """Raise UsageError if mteb is not installed or does not know a task or benchmark; see `tasks_of`."""
     tasks_of(tasks)
 
 
 def tasks_of(wanted: Sequence[Any]) -> list[Any]:
-    """The task objects behind names, each once, in order.
+    """Return the task objects of these names, each once, in order.
 
     Args:
         wanted: names of mteb tasks, names or aliases of benchmarks in any spelling of case, brackets and hyphens
@@ -71,7 +71,7 @@ def _key(name: str) -> str:
 
 
 def local_task(name: str, source: Any, direction: str = "to_text") -> Any:
-    """An mteb retrieval task from what `read_pairs` takes.
+    """Return an mteb retrieval task from what `read_pairs` takes.
 
     direction: as in `evaluate_retrieval`.  The revision of its data is their hash, so that results of other pairs under
     the same name are not taken for its own.
@@ -139,7 +139,7 @@ def _item_rows(pairs: Any) -> Any:
 
 
 def require_mteb() -> Any:
-    """The library, or an error that says how to install it."""
+    """Return the library. Raises an error with the command that installs it."""
     require("mteb")
     import mteb
 

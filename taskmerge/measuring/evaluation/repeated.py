@@ -116,17 +116,17 @@ class RepeatedSet:
         return self._scored({way: (self.items(way), self.all_texts(way)) for way in self.directions}, self.right)
 
     def neighbours(self) -> np.ndarray:
-        """(items, k) the texts nearest to each item, in no order, in the first direction."""
+        """Return the texts nearest to each item, (items, k), unordered, in the first direction."""
         way = self.directions[0]
         return gallery_statistics(self.items(way), self.all_texts(way), self.right).neighbours
 
     def items(self, way: str) -> np.ndarray:
-        """(pairs, d) embeddings of all items, for a direction."""
+        """Return the embeddings of all items for a direction, (pairs, d)."""
         parts = [self._item_block(way, block) for block in range(len(self.blocks))]
         return _in_place(parts, [rows for rows, _ in self.blocks])
 
     def all_texts(self, way: str) -> np.ndarray:
-        """(texts, d) embeddings of all distinct texts, for a direction."""
+        """Return the embeddings of all distinct texts for a direction, (texts, d)."""
         parts = [self._text_block(way, block) for block in range(len(self.blocks))]
         return _in_place(parts, [texts for _, texts in self.blocks])
 

@@ -1,4 +1,4 @@
-"""What an evaluation found: scores of every variant, paired differences, and under which conditions."""
+"""Result of an evaluation: scores of every variant, paired differences, and the conditions of the measurement."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Difference:
 
 @dataclass(frozen=True)
 class Condition:
-    """How one variant was run on one set.
+    """The settings under which one variant was run on one set.
 
-    item_prompts, text_prompts: role -> what stood before items and texts of it; "" for nothing; None where the model
-    keeps it to itself.  similarity: what was ranked by.  spellings: texts that were taken as another spelling of one
-    there.
+    item_prompts, text_prompts: role -> the text before items and texts of that role; "" for nothing; None if the model
+    does not state it.  similarity: the measure of the ranking.  spellings: texts that counted as another spelling of
+    one in the set.
     """
 
     variant: str
@@ -66,7 +66,12 @@ class Condition:
 
 @dataclass(frozen=True, repr=False)
 class EvaluationTable(Shown):
-    """All results, in the order measured: variants within sets.
+    """All results of `evaluate_retrieval`, in the order of measurement: variants within sets.
+
+    Attributes:
+        results: the scores of each variant on each set.
+        differences: the paired differences between variants.
+        conditions: the settings under which each variant was measured.
 
     >>> EvaluationTable(())
     <EvaluationTable of 0 variants on 0 sets: 0 results>
@@ -84,7 +89,20 @@ class EvaluationTable(Shown):
         direction: str = "to_text",
         dimension: int | None = None,
     ) -> Interval:
-        """One cell. Raises UsageError when it was not measured."""
+        """Return the score of one variant on one set.
+
+        Args:
+            variant, set_name: names as given to `evaluate_retrieval`.
+            metric: name of the metric.
+            direction: one of `DIRECTIONS`.
+            dimension: length that embeddings were truncated to; None: the full length.
+
+        Returns:
+            The estimate with its interval.
+
+        Raises:
+            UsageError: if it was not measured.
+        """
         wanted = (variant, set_name, direction, dimension)
         for row in self.results:
             if (row.variant, row.set_name, row.direction, row.dimension) == wanted and metric in row.intervals:
@@ -101,7 +119,18 @@ class EvaluationTable(Shown):
         direction: str = "to_text",
         dimension: int | None = None,
     ) -> Interval:
-        """One paired difference. Raises UsageError when it was not measured."""
+        """Return the paired difference between two variants on one set.
+
+        Args:
+            variant, reference: the difference is the score of `variant` minus the score of `reference`.
+            set_name, metric, direction, dimension: as for `get`.
+
+        Returns:
+            The estimate with its interval.
+
+        Raises:
+            UsageError: if it was not measured.
+        """
         wanted = (variant, reference, set_name, direction, dimension)
         for row in self.differences:
             own = (row.variant, row.reference, row.set_name, row.direction, row.dimension)
@@ -112,14 +141,17 @@ class EvaluationTable(Shown):
 
     @property
     def variants(self) -> list[str]:
+        """The names of the variants, in order."""
         return collapse([row.variant for row in self.results])[0]
 
     @property
     def sets(self) -> list[str]:
+        """The names of the sets, in order."""
         return collapse([row.set_name for row in self.results])[0]
 
     @property
     def dimensions(self) -> list[int | None]:
+        """The lengths of embeddings that were scored, in order; None is the full length."""
         return collapse([row.dimension for row in self.results])[0]
 
     def __add__(self, other: EvaluationTable) -> EvaluationTable:
@@ -130,13 +162,16 @@ class EvaluationTable(Shown):
         )
 
     def in_one_line(self) -> str:
-        """See `Shown`: how much was measured."""
+        """Return the numbers of variants, sets and results, see `Shown`."""
         measured = f"{counted(len(self.variants), 'variant')} on {counted(len(self.sets), 'set')}"
         paired = f", {counted(len(self.differences), 'paired difference')}" if self.differences else ""
         return f"of {measured}: {counted(len(self.results), 'result')}{paired}"
 
     def as_table(self) -> Table:
-        """See `Shown`: one row a metric of a result; then one of a difference, which names its reference."""
+        """Return one row per metric of each result, then one per metric of each difference; see `Shown`.
+
+        A row of a difference has the name of its reference.
+        """
         columns = ("variant", "reference", "set", "modality", "direction", "dimension", "metric", "estimate", "low",
                    "high", "count")  # fmt: skip
         found = [
@@ -154,13 +189,17 @@ class EvaluationTable(Shown):
         return Table(columns, rows, len(rows))
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         table: dict[str, Any] = as_read(asdict(self))
         return table
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> EvaluationTable:
-        """The inverse of `as_dict`, for resumed runs. Raises CheckpointError for a table that is none."""
+        """Read a table from the data that `as_dict` returned; resumed runs use it.
+
+        Raises:
+            CheckpointError: if the data is not an evaluation table.
+        """
         found: EvaluationTable = check_json(table, cls, "an evaluation table")
         return found
 
@@ -186,8 +225,11 @@ class MtebScores:
 
 
 class Evaluated(TypedDict, total=False):
-    """What an evaluation gives: local retrieval, mteb's tasks, and which models were scored: variant -> hash of its
-    weight files, of those that taskmerge made."""
+    """The results of an evaluation.
+
+    retrieval: of local sets. mteb: of mteb's tasks. models: variant -> hash of its weight files, for models that
+    taskmerge made.
+    """
 
     retrieval: EvaluationTable
     mteb: MtebScores

@@ -38,9 +38,12 @@ if TYPE_CHECKING:
 
 
 class Checkpoint(TensorMapping):
-    """A model: a lazy mapping from tensor name to tensor, whatever holds it.
+    """A model as a lazy mapping from tensor name to tensor.
 
-    underlying: what is underneath. Subtract two to get a `TaskVector`; add a task vector to get a model again.
+    Tensors are read when they are used. Subtract two models to get a `TaskVector`; add a task vector to get a model.
+
+    Args:
+        underlying: the state dict, of a file or in memory, that the tensors are read from.
 
     >>> base = Checkpoint.open({"layer.weight": torch.ones(2, 3)}, label="mine")
     >>> base
@@ -57,25 +60,36 @@ class Checkpoint(TensorMapping):
 
     @cached_property
     def numbers(self) -> StateDict:
-        """The tensors as numbers to compute with: scaled 8-bit floats as what they stand for."""
+        """The tensors as numbers for arithmetic: scaled 8-bit floats are multiplied by their scales."""
         return dequantized(self.underlying)
 
     @property
     def start(self) -> Checkpoint:
-        """The model that task vectors are counted from: itself, or what this one was moved from."""
+        """The model that task vectors are counted from: this one, or the one that it was computed from."""
         return self
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """The task vectors that it was moved by."""
+        """The task vectors that were added to `start`."""
         return ()
 
     @classmethod
     def open(cls, source: Openable | Checkpoint, *, label: str | None = None) -> Checkpoint:
-        """Opens a path, hub id[@revision], hf:// uri, dict of tensors, live module or a `StateDict`.
+        """Open a path, hub id[@revision], hf:// uri, dict of tensors, live module or `StateDict`.
 
-        A live module is what its library would save: names, tied tensors, config and tokenizer as in its folder.
-        Reads headers only. Raises CheckpointError when there is no checkpoint there.
+        Only headers are read.
+
+        Args:
+            source: the model. A live module is opened as its library would save it: names, tied tensors, config and
+                tokenizer are those of the saved folder.
+            label: the name in messages; default: the path, or the type of a live module.
+
+        Returns:
+            The open model; a `Checkpoint` is returned unchanged.
+
+        Raises:
+            CheckpointError: if the source is not a checkpoint.
+            UsageError: for a task vector.
         """
         if isinstance(source, TaskVector):
             raise UsageError("a task vector is not a model", next_move="add it to one: base + task_vector")
@@ -89,21 +103,21 @@ class Checkpoint(TensorMapping):
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """The name of the model in messages."""
         return self.underlying.label
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Headers by name."""
+        """The headers (dtype, shape, bytes) by tensor name."""
         return self.underlying.tensors
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """The model's config.json."""
+        """The content of the model's config.json."""
         return self.underlying.config
 
     def components(self) -> Components:
-        """Tensor name -> component (backbone, audio_projector, …)."""
+        """Return a mapping from tensor name to component (backbone, audio_projector, …)."""
         return component_map(self.tensors, self.config)
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -121,11 +135,11 @@ class Checkpoint(TensorMapping):
 
     @property
     def headers(self) -> Mapping[str, TensorInfo]:
-        """See `TensorMapping.headers`."""
+        """The headers by tensor name, see `TensorMapping.headers`."""
         return self.tensors
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """All tensors, whole."""
+        """Read all tensors into memory, by name."""
         return {name: self[name] for name in self.tensors}
 
     def __sub__(self, other: object) -> TaskVector:
@@ -161,10 +175,20 @@ class Checkpoint(TensorMapping):
     def save(
         self, path: str | Path, *, dtype: str | None = None, shard_size: int | str = "5GB", fresh: bool = False
     ) -> Path:
-        """Streams the model into a new folder, whole or not at all, with the base's config and tokenizer files.
+        """Write the model to a new folder, with the base's config and tokenizer files; tensors are streamed.
 
-        dtype: torch name ("bfloat16") for all floating-point tensors; None keeps each tensor's own. shard_size: bytes,
-        or text such as "500MB". fresh: replace an existing folder. Raises OutputError, MergeError.
+        Args:
+            path: the folder. It appears only when the model is complete.
+            dtype: torch name ("bfloat16") for all floating-point tensors; None keeps each tensor's own.
+            shard_size: maximum number of bytes per file, as a number or as text such as "500MB".
+            fresh: replace an existing folder that taskmerge made.
+
+        Returns:
+            The folder.
+
+        Raises:
+            OutputError: if the folder cannot be written.
+            MergeError: if a tensor cannot be computed.
         """
         return save_state_dict(self.underlying, path, dtype=dtype, shard_size=shard_size, fresh=fresh)
 
@@ -190,7 +214,7 @@ class MovedCheckpoint(Checkpoint):
 
 
 def difference(specialist: Checkpoint, base: Checkpoint) -> TaskVector:
-    """specialist - base, tensor by tensor under the base's names, scaled 8-bit floats as the numbers they stand for.
+    """Return specialist - base, tensor by tensor under the base's names, with scaled 8-bit floats as numbers.
 
     A model that was moved from the same base gives back what it was moved by. Tensors only the specialist has become
     the task vector's own. Raises MergeError as a plan does: when shapes differ, or the base has a tensor that the
@@ -208,7 +232,7 @@ def difference(specialist: Checkpoint, base: Checkpoint) -> TaskVector:
 
 
 def task_vector(source: Openable | Checkpoint | TaskVector, base: Checkpoint, label: str | None = None) -> TaskVector:
-    """The task vector of what stands for a specialist: a model, an adapter's folder, a task vector or its folder."""
+    """Return the task vector of a specialist's source: a model, an adapter's folder, a task vector or its folder."""
     if isinstance(source, TaskVector):
         return source
     if isinstance(source, str | Path):

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 class Comparison(Shown, dict[str, Any]):
-    """What `compare_task_vectors` found, as plain tables for JSON."""
+    """The result of `compare_task_vectors`: plain tables for JSON."""
 
     def in_one_line(self) -> str:
-        """See `Shown`."""
+        """Return the names of the specialists, see `Shown`."""
         return f"of {', '.join(self.get('norms', ())) or 'nothing'}"
 
     def as_table(self) -> Table:
-        """See `Shown`: one row a task vector, with its cosine and its sign conflict to each other one."""
+        """Return one row per task vector with its cosine and sign conflict with each other one, see `Shown`."""
         names = list(self.get("norms", ()))
         rows = (
             (
@@ -112,7 +112,7 @@ def _by_layer(base: Checkpoint, per_tensor: Mapping[str, Mapping[str, float]]) -
 
 
 def differences(first: Source, second: Source) -> list[dict[str, Any]]:
-    """One row per tensor that is not bit for bit the same in both: what differs, how many entries, the largest step.
+    """Return one row per tensor that differs in any bit: the kind of difference, its entries, the largest step.
 
     The second model is seen under the first's names, its token rows beside the rows of the same tokens; where the two
     are not of one lineage, names are compared as stored. Entries are compared by their bits, so 0.0 and -0.0 differ

@@ -30,7 +30,7 @@ class TensorMapping(Shown, Mapping[str, "torch.Tensor"]):
     @property
     @abstractmethod
     def label(self) -> str:
-        """What messages call it."""
+        """The name of the model or task vector in messages."""
 
     def __contains__(self, name: object) -> bool:
         return name in self.headers
@@ -51,7 +51,7 @@ class TensorMapping(Shown, Mapping[str, "torch.Tensor"]):
         return id(self)
 
     def in_one_line(self) -> str:
-        """Name, number of tensors and of their entries, number formats."""
+        """Return name, number of tensors and of their entries, and number formats."""
         infos = self.headers.values()
         formats = list(dict.fromkeys(str(info.format.torch_name or info.dtype) for info in infos))
         shown = " and ".join(formats) if len(formats) <= _FORMATS else f"{len(formats)} number formats"
@@ -59,7 +59,7 @@ class TensorMapping(Shown, Mapping[str, "torch.Tensor"]):
         return ", ".join(filter(None, [f"{self.label}: {counted(len(infos), 'tensor')}", entries, shown]))
 
     def as_table(self) -> Table:
-        """One row a tensor."""
+        """Return one row per tensor."""
         infos = self.headers.values()
         rows = ((info.name, info.shape, info.format.torch_name or info.dtype, info.nbytes) for info in infos)
         return Table(("tensor", "shape", "dtype", "bytes"), rows, len(infos))

@@ -1,4 +1,4 @@
-"""What stands for a model in a merge, for type checkers."""
+"""Types of the sources that a merge accepts as a model."""
 
 from __future__ import annotations
 

@@ -12,17 +12,21 @@ from taskmerge.errors import MergeError
 
 
 class Deltas(Protocol):
-    """What is known of a task vector here. chunks: a flattened delta in float64 pieces."""
+    """The interface of a task vector that statistics use. chunks: a flattened delta in float64 parts."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """The name in messages."""
 
     @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """A mapping from tensor name to the shape of its delta."""
 
-    def chunks(self, name: str) -> Iterator[np.ndarray]: ...
+    def chunks(self, name: str) -> Iterator[np.ndarray]:
+        """Yield the flattened delta in float64 parts."""
 
-    def aligned_with(self, *others: Any) -> Deltas: ...
+    def aligned_with(self, *others: Any) -> Deltas:
+        """Return the same task vector, with the token rows that it and the others have together."""
 
 
 def norms(vector: Deltas) -> dict[str, float]:

@@ -43,12 +43,12 @@ class Term:
     number: int = field(default_factory=count().__next__)
 
     def times(self, factor: Fraction) -> Term:
-        """The same task vector, scaled."""
+        """Return the same task vector, scaled."""
         return replace(self, factor=self.factor * factor)
 
 
 def joined(terms: Iterable[Term]) -> tuple[Term, ...]:
-    """The terms in the order in which their task vectors were made, those of the same one added up."""
+    """Return the terms in the order of their task vectors; those of the same one are added up."""
     found: dict[tuple[int, int, tuple[Part, ...]], Term] = {}
     for term in terms:
         key = id(term.model), id(term.base), term.parts
@@ -58,7 +58,7 @@ def joined(terms: Iterable[Term]) -> tuple[Term, ...]:
 
 
 def plan_sum(base: StateDict, terms: Sequence[Term], *, bare: bool = False, beside: Sequence[Term] = ()) -> Plan:
-    """The plan of base + Σ factor · task vector.
+    """Return the plan of base + Σ factor · task vector.
 
     Args:
         base: the model that is moved.
@@ -96,7 +96,7 @@ def plan_sum(base: StateDict, terms: Sequence[Term], *, bare: bool = False, besi
 
 
 def same(one: StateDict | None, two: StateDict) -> bool:
-    """Whether two are one model: the same object, or opened from the same files."""
+    """Return whether two state dicts are one model: the same object, or opened from the same files."""
     if one is None or one is two:
         return one is two
     files, others = ({name: file.path for name, file in state_dict.beside.files.items()} for state_dict in (one, two))

@@ -64,14 +64,18 @@ class HasNumbers(Protocol):
     """A model, as far as a task vector must know it."""
 
     @property
-    def numbers(self) -> StateDict: ...
+    def numbers(self) -> StateDict:
+        """The tensors as numbers for arithmetic."""
 
 
 class TaskVector(TensorMapping):
-    """A lazy mapping from tensor name to delta: a sum of models' task vectors, each times a factor.
+    """A lazy mapping from tensor name to delta: a sum of the task vectors of models, each multiplied by a factor.
 
-    base: the model it starts from. terms: what is added up. label: what messages call it. beside: task vectors whose
-    token rows it shares.
+    Args:
+        base: the model that the deltas start from.
+        terms: the task vectors in the sum, with their factors.
+        label: the name in messages.
+        beside: other task vectors, whose added rows of token tables this one has too.
 
     >>> base = taskmerge.Checkpoint.open({"w": torch.zeros(4)})
     >>> moved = taskmerge.Checkpoint.open({"w": torch.tensor([3.0, 0.0, -4.0, 0.0])}, label="moved") - base
@@ -94,34 +98,37 @@ class TaskVector(TensorMapping):
 
     @property
     def label(self) -> str:
-        """What messages call it."""
+        """The name of the task vector in messages."""
         return self._label
 
     @cached_property
     def headers(self) -> Mapping[str, TensorInfo]:
-        """See `TensorMapping.headers`: of the deltas as they are read, float32."""
+        """The headers of the deltas, float32; see `TensorMapping.headers`."""
         return {name: TensorInfo(name, "F32", shape) for name, shape in self.shapes.items()}
 
     @cached_property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """Tensor name -> shape of its delta."""
+        """A mapping from tensor name to the shape of its delta."""
         return {step.info.name: step.info.shape for step in self._plan.steps if step.action == "merge"}
 
     @cached_property
     def own(self) -> Mapping[str, StateDict]:
-        """What only the specialist has, name -> where they are. In a model they are copied, whatever the factor."""
+        """The tensors that only the specialist has: name -> state dict.
+
+        A model gets copies of them, whatever the factor.
+        """
         copied = [step for step in self._plan.steps if step.action == "copy"]
         return {step.info.name: self._plan.inputs[step.source.label] for step in copied}
 
     @cached_property
     def grown(self) -> list[str]:
-        """Token tables to which the specialist adds rows."""
+        """The token tables to which the specialist adds rows."""
         own = self.base.tensors
         return [name for name, shape in self.shapes.items() if name in own and shape != own[name].shape]
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is to be known of it: settings in which the models' configs differ, tokens left out."""
+        """The warnings: settings in which the models' configs differ, and tokens that are left out."""
         return self._plan.warnings
 
     def _cannot_grow(self, what: str) -> MergeError:
@@ -131,7 +138,7 @@ class TaskVector(TensorMapping):
         )
 
     def read(self, name: str, start: int, stop: int) -> np.ndarray:
-        """Entries [start, stop) of the flattened delta, float64, rounded once."""
+        """Return the entries [start, stop) of the flattened delta as float64, rounded once."""
         step = self._fused.steps[name]
         if len(step.specialists) == 1 and step.weights == (1,):  # x - b: the same, without the wider arithmetic
             operand, base = self._fused.operands.specialist(step, step.specialists[0]), self._fused.operands.base(step)
@@ -149,11 +156,11 @@ class TaskVector(TensorMapping):
         return torch.from_numpy(flat).reshape(self.shapes[name])
 
     def count(self, name: str) -> int:
-        """Entries of one delta."""
+        """Return the number of entries of one delta."""
         return int(np.prod(self.shapes[name], dtype=np.int64))
 
     def chunks(self, name: str) -> Iterator[np.ndarray]:
-        """The flattened delta in pieces of at most CHUNK float64 entries."""
+        """Yield the flattened delta in parts of at most CHUNK float64 entries."""
         for start in range(0, self.count(name), CHUNK):
             yield self.read(name, start, min(start + CHUNK, self.count(name)))
 
@@ -193,38 +200,50 @@ class TaskVector(TensorMapping):
         return self + (-other)
 
     def norm(self) -> float:
-        """Euclidean norm over all deltas."""
+        """Compute the Euclidean norm over all deltas."""
         return statistics.norm(self)
 
     def norms(self) -> dict[str, float]:
-        """Euclidean norm of each delta."""
+        """Compute the Euclidean norm of each delta, by tensor name."""
         return statistics.norms(self)
 
     def cosine(self, other: TaskVector) -> float:
-        """Cosine of the angle to another task vector, over the tensors both have."""
+        """Compute the cosine of the angle to another task vector, over the tensors that both have."""
         return statistics.cosine(self, _task_vector(other))
 
     def sign_conflict(self, other: TaskVector) -> float:
-        """Share of entries, non-zero in both, whose signs differ."""
+        """Compute the share of entries with different signs, among those that are non-zero in both task vectors."""
         return statistics.sign_conflict(self, _task_vector(other))
 
     @checked_arguments(density=Number(), how=Text(), seed=Number(0, 2**63 - 1, integer=True))
     def sparsify(self, density: float, how: str = "magnitude", *, seed: int = 0) -> TaskVector:
-        """The task vector with a share `density` of each delta's entries.
+        """Return the task vector with a share of the entries of each delta; the other entries are zero.
 
-        how: "magnitude" keeps the largest, ties included (TIES' trim); "random" keeps each with probability `density`
-        and divides it by that (DARE), the same entries for the same seed. Raises UsageError.
+        Args:
+            density: the share that is kept, 0 to 1.
+            how: "magnitude" keeps the largest entries, ties included (trimming of TIES); "random" keeps each entry with
+                probability `density` and divides it by `density` (DARE).
+            seed: of the random choice; the same seed gives the same entries.
+
+        Returns:
+            A new task vector, lazy.
+
+        Raises:
+            UsageError: for a density or a choice that is not valid.
+
+        Source:
+            TIES: Yadav et al., arXiv 2306.01708. DARE: Yu et al., arXiv 2311.03099.
         """
         deltas = sparsified(self, density, how, seed)
         label = f"{self.label} at density {density}"
         return TaskVector(self.base, [Term(deltas, None, Fraction(1), label, own=frozenset(self.own))], label)
 
     def aligned_with(self, *others: TaskVector) -> TaskVector:
-        """The same, its token tables with the rows that it and the others have together."""
+        """Return the same task vector, with the rows of token tables that it and the others have together."""
         return TaskVector(self.base, self.terms, self.label, [term for other in others for term in other.terms])
 
     def as_state_dict(self) -> StateDict:
-        """The deltas as `StateDict`, float64, and the specialist's own tensors as they are."""
+        """Return the deltas as a float64 `StateDict`, with the specialist's own tensors unchanged."""
         return _Deltas(self, "F64")
 
     @checked_arguments(
@@ -247,12 +266,28 @@ class TaskVector(TensorMapping):
         shard_size: int | str = SHARD_SIZE,
         fresh: bool = False,
     ) -> Path:
-        """Writes the deltas (and the specialist's own tensors) as a folder that `load` reads. Streams.
+        """Write the deltas and the specialist's own tensors to a folder that `load` reads; tensors are streamed.
 
-        dtype: torch name of the stored numbers' format. shard_size: bytes per file, or text such as "500MB". form:
-        "dense", "sparse" (the largest `density` of each), "low_rank" (`rank`) or "sign" (one bit and a scale per row);
-        what these lose is in the folder's task_vector.json, under "report". Token tables to which the specialist adds
-        rows are stored whole, with its tokenizer: a new row has nothing to be subtracted from.
+        Token tables to which the specialist adds rows are stored completely, with its tokenizer: a new row has no
+            counterpart
+        in the base.
+
+        Args:
+            path: the folder.
+            dtype: torch name of the stored number format.
+            form: "dense", "sparse" (the largest `density` of each delta), "low_rank" (`rank`) or "sign" (one bit per
+                entry and a scale per row). The loss of each form is in the folder's task_vector.json, under "report".
+            density: share of entries that the form "sparse" keeps.
+            rank: rank of the form "low_rank".
+            shard_size: maximum number of bytes per file, as a number or as text such as "500MB".
+            fresh: replace an existing folder that taskmerge made.
+
+        Returns:
+            The folder.
+
+        Raises:
+            UsageError: for a density or a rank that does not belong to the form.
+            OutputError: if the folder cannot be written.
         """
         for name, given, needed in (("density", density, "sparse"), ("rank", rank, "low_rank")):
             if given is not None and form != needed:
@@ -282,8 +317,12 @@ class TaskVector(TensorMapping):
     def shared(
         self, place: Path | StoreUri, *, dtype: str = "float32", shard_size: int = SHARD_SIZE, fresh: bool = False
     ) -> Saving:
-        """The dense form, to be written in parts or into a store: see `checkpoints.output.sharing`. Arguments as of
-        `save`."""
+        """Return the dense form, to be written in parts or into a store; see `checkpoints.output.sharing`.
+
+        Args:
+            place: folder or store.
+            dtype, shard_size, fresh: as for `save`; `shard_size` in bytes.
+        """
         marks: dict[str, Any] = {"task_vector": 1, "label": self.label, "own": sorted(self.own), "form": "dense"}
         if self.grown:
             marks["tables"] = self.grown
@@ -299,8 +338,22 @@ class TaskVector(TensorMapping):
     def save_lora(
         self, path: str | Path, rank: int, *, seed: int = 0, base_name: str | None = None, fresh: bool = False
     ) -> Extraction:
-        """Writes the deltas as a PEFT adapter of at most `rank`, and says what it loses. Raises MergeError when the
-        specialist has tensors of its own, which an adapter cannot carry."""
+        """Write the deltas as a PEFT adapter.
+
+        Args:
+            path: the folder.
+            rank: maximum rank of each update.
+            seed: of the randomised decomposition.
+            base_name: the base's name in the adapter's config.
+            fresh: replace an existing folder that taskmerge made.
+
+        Returns:
+            A report of the loss.
+
+        Raises:
+            MergeError: if the specialist has tensors of its own or additional token rows, which an adapter cannot
+                contain.
+        """
         if self.own:
             raise MergeError(
                 f"{self.label} has tensors of its own, e.g. {next(iter(self.own))!r}; an adapter cannot carry them",
@@ -315,9 +368,18 @@ class TaskVector(TensorMapping):
 
     @classmethod
     def load(cls, path: str | Path, base: HasNumbers) -> TaskVector:
-        """A saved task vector, or a PEFT adapter, to be added to models of `base`'s shape.
+        """Read a saved task vector or a PEFT adapter.
 
-        Raises CheckpointError when it is neither.
+        Args:
+            path: folder of the task vector or of the adapter.
+            base: the open model that it belongs to; the task vector can be added to models of its shapes.
+
+        Returns:
+            The task vector, lazy.
+
+        Raises:
+            CheckpointError: if the folder is neither.
+            UsageError: if `base` is not an open model.
         """
         if not hasattr(base, "numbers"):
             raise UsageError(f"base: {shown(base)} is not an open model", next_move="give Checkpoint.open(…)")
@@ -336,15 +398,26 @@ class TaskVector(TensorMapping):
 
     @checked_arguments(patterns=TEXTS)
     def only(self, *patterns: str) -> TaskVector:
-        """The part whose tensors lie in the named components or match the globs ("backbone", "*.layers.{0..7}.*").
+        """Return the part whose tensors are in the named components or match the globs.
 
-        Raises UsageError for a pattern that selects nothing.
+        Args:
+            patterns: components or globs ("backbone", "*.layers.{0..7}.*").
+
+        Raises:
+            UsageError: for a pattern that selects no tensor.
         """
         return self._select(patterns, keep=True)
 
     @checked_arguments(patterns=TEXTS)
     def without(self, *patterns: str) -> TaskVector:
-        """All but the named components or globs. Raises UsageError for a pattern that selects nothing."""
+        """Return the task vector without the named components and the tensors that match the globs.
+
+        Args:
+            patterns: as for `only`.
+
+        Raises:
+            UsageError: for a pattern that selects no tensor.
+        """
         return self._select(patterns, keep=False)
 
     def _select(self, patterns: tuple[str, ...], keep: bool) -> TaskVector:
@@ -356,7 +429,7 @@ class TaskVector(TensorMapping):
 
     @property
     def beside(self) -> Beside:
-        """What stands beside its file: the config of the model it makes, where the specialist brings tensors."""
+        """The files next to its tensors: the model's config, if the specialist has tensors of its own."""
         return Beside(config=self._plan.beside.config if self.own else {})
 
 

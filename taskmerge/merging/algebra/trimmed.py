@@ -17,18 +17,22 @@ from taskmerge.recipes import Merge, Recipe, Specialist
 
 
 class Deltas(Protocol):
-    """What is known of a task vector here."""
+    """The interface of a task vector that sparsification uses."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """The name in messages."""
 
     @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """A mapping from tensor name to the shape of its delta."""
 
     @property
-    def own(self) -> Mapping[str, StateDict]: ...
+    def own(self) -> Mapping[str, StateDict]:
+        """The tensors that only the specialist has."""
 
-    def read(self, name: str, start: int, stop: int) -> np.ndarray: ...
+    def read(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Return the entries [start, stop) of the flattened delta, float64."""
 
 
 class Trimmed(StateDict):
@@ -46,7 +50,7 @@ class Trimmed(StateDict):
 
 
 def sparsified(vector: Deltas, density: float, how: str, seed: int) -> StateDict:
-    """The deltas with a share `density` of their entries; see `TaskVector.sparsify`. Raises UsageError."""
+    """Return the deltas with a share `density` of their entries; see `TaskVector.sparsify`. Raises UsageError."""
     if not 0 <= density <= 1:
         raise UsageError(f"density {density!r} is not a share of the entries", next_move="give a number from 0 to 1")
     methods: dict[str, str] = {"magnitude": "ties", "random": "dare_linear"}

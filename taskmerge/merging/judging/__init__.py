@@ -1,1 +1,1 @@
-"""Whether a model, whoever made it, is the merge that a recipe says; and what it is instead."""
+"""Check of a model against the merge that a recipe describes, with the closest description of a model that differs."""

@@ -1,4 +1,4 @@
-"""What a merge should be, from what is said on the command line."""
+"""The expected merge, from the options of the command line."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def as_said(
     specialists: Sequence[str] = (),
     weights: Sequence[float] = (),
 ) -> Recipe:
-    """The recipe that a merge is compared with.
+    """Return the recipe that a merge is compared with.
 
     Args:
         base: of the merge; None: the recipe's own.

@@ -28,9 +28,9 @@ FITS: frozenset[Status] = frozenset(("exact", "rounding"))
 
 @dataclass(frozen=True)
 class Sides:
-    """What is compared, all under one naming.
+    """The models that are compared, all with the same tensor names.
 
-    planned: what the recipe gives, rounded into the formats of `merged`. merged: the model that is judged. base: the
+    planned: the result of the recipe, rounded to the formats of `merged`. merged: the model that is judged. base: the
     recipe's base. fused: the plan behind `planned`. labels: the specialists, if every merged tensor is a plain weighted
     sum of their deltas; () otherwise.
     """
@@ -42,7 +42,7 @@ class Sides:
     labels: tuple[str, ...]
 
     def step(self, name: str) -> TensorStep | None:
-        """What the plan does with a tensor, where that merges."""
+        """Return the planned step of a tensor if it merges; else None."""
         found = self.fused.steps.get(name)
         return found if found is not None and found.action == "merge" else None
 
@@ -55,14 +55,14 @@ class Sides:
 
 @dataclass
 class Finding:
-    """What one tensor is.
+    """The result of comparing one tensor.
 
-    entries: how many. off: those whose bits are not the planned ones. beyond: those further away than rounding.
-    largest: the largest distance, in steps of the format. telling: whether the planned tensor differs from the base's,
-    so that one can be told from the other; of one that is within rounding, by more than that. unchanged: whether it is
-    bit for bit the base's; None where the base has none. rows: what rows are, where only some fit. gram, moment: of the
-    least-squares fit of what was added to the base. drift: Σ (y - e) u, Σ u², Σ (y - e)² of what is stored, what is
-    planned, and what the plan adds.
+    entries: their number. off: entries whose bits are not the planned ones. beyond: entries whose distance is more than
+    rounding. largest: the largest distance, in steps of the format. telling: whether the planned tensor differs from
+    the base's, so that the two can be distinguished; for a tensor within rounding, by more than that. unchanged:
+    whether it is bit for bit the base's; None if the base does not have it. rows: meaning of the rows, if only some
+    agree. gram, moment: of the least-squares fit of the difference to the base. drift: Σ (y - e) u, Σ u², Σ (y - e)²
+    with the stored value y, the planned value e, and the planned change u.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Finding:
 
 
 def compared(sides: Sides, name: str, component: str) -> Finding:
-    """One tensor that both have."""
+    """Compare one tensor that both models have."""
     planned, merged = sides.planned.tensors[name], sides.merged.tensors[name]
     kinds = planned.format.mergeable, merged.format.mergeable
     if planned.shape != merged.shape or kinds[0] != kinds[1] or (not kinds[0] and planned.dtype != merged.dtype):
@@ -132,7 +132,7 @@ def _base_entries(sides: Sides, name: str, start: int, stop: int) -> np.ndarray 
 
 
 def explained(sides: Sides, name: str, weights: np.ndarray) -> bool:
-    """Whether a tensor is the base and its deltas times these weights, within rounding."""
+    """Return whether a tensor equals the base plus its deltas times these weights, within rounding."""
     info = sides.merged.tensors[name]
     for start, stop, width in _spans(info.shape):
         y = decode(sides.merged.read(name, start, stop), info.dtype)
@@ -145,7 +145,7 @@ def explained(sides: Sides, name: str, weights: np.ndarray) -> bool:
 
 
 def is_linear(program: Program | None) -> bool:
-    """Whether a merge adds nothing but weighted deltas to the base."""
+    """Return whether a merge adds only weighted deltas to the base."""
     return (
         program is not None
         and isinstance(program.consensus, Sum)
@@ -156,7 +156,7 @@ def is_linear(program: Program | None) -> bool:
 
 
 def same_bits(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Which entries are the same: bool (entries,)."""
+    """Return a mask of the entries with the same bits: bool (entries,)."""
     size = max(len(one), 1)
     alike: np.ndarray = one.view(np.uint8).reshape(size, -1) == two.view(np.uint8).reshape(size, -1)
     rows: np.ndarray = np.asarray(alike.all(axis=1))

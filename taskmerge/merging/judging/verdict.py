@@ -1,4 +1,4 @@
-"""What somebody's merge is, of all its tensors together."""
+"""The verdict on a merged model, from all its tensors together."""
 
 from __future__ import annotations
 
@@ -33,12 +33,14 @@ Verdict = Literal["exact", "within rounding", "not applied", "other weights", "t
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a merge is.
+    """The verdict on a merge.
 
-    verdict: in a word; `fits` where it is the merge that was said. sentence: the same in full. findings: one per
-    tensor. weights: specialist -> the weight as which it was added, where all that does not fit fits so ("all" where
-    the method adds no plain sum: by what its change was multiplied). text_path: whether the tensors of the text path
-    are bit for bit the base's. notes: what was assumed, and what was not looked at.
+    verdict: in a word; `fits` if it is the expected merge. sentence: the verdict in full. findings: one per tensor.
+    weights: specialist -> the weight with which it was added, if all tensors that differ agree with it ("all" if the
+        method
+    does not add a plain sum: the factor of its change). text_path: whether the tensors of the text path are bit for bit
+        the
+    base's. notes: assumptions, and checks that were not made.
     """
 
     verdict: Verdict
@@ -50,7 +52,7 @@ class Judgement:
 
     @property
     def fits(self) -> bool:
-        """Whether it is the merge that was said, exactly or within rounding."""
+        """True if it is the expected merge, exactly or within rounding."""
         return self.verdict in ("exact", "within rounding")
 
     def components(self) -> dict[str, Counter[str]]:
@@ -61,7 +63,7 @@ class Judgement:
         return table
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON takes it."""
+        """Return plain data for JSON."""
         return {
             "verdict": self.verdict,
             "fits": self.fits,

@@ -46,24 +46,24 @@ NOISELESS = Noise(0.0, 0.0)
 
 
 def white(deviation: float) -> Noise:
-    """The same everywhere."""
+    """Return noise with the same deviation everywhere."""
     return Noise(deviation, deviation)
 
 
 def side_by_side(deviations: Sequence[float]) -> Noise:
-    """Of blocks of equal width beside each other, one deviation each."""
+    """Return the noise of blocks of equal width next to each other, one deviation each."""
     if not deviations:
         return NOISELESS
     return Noise(math.sqrt(math.fsum(d * d for d in deviations) / len(deviations)), max(deviations))
 
 
 def deviations(noise: Tensor | None, specialists: int) -> list[float]:
-    """The input `noise` of a merge method as plain numbers, one a specialist; None is 0 for all."""
+    """Return the input `noise` of a merge method as plain numbers, one per specialist; None is 0 for all."""
     return [0.0] * specialists if noise is None else [float(value) for value in noise]
 
 
 def of_sum(noise: Sequence[float], weights: Tensor) -> Noise:
-    """Of Σ w d: √Σ w² σ²."""
+    """Return the noise of Σ w d: √Σ w² σ²."""
     return white(math.sqrt(math.fsum((weight * one) ** 2 for weight, one in zip(weights.tolist(), noise, strict=True))))
 
 
@@ -76,25 +76,29 @@ class Triplets(NamedTuple):
 
     @property
     def rank(self) -> int:
+        """The number of singular values."""
         return self.values.shape[0]
 
     @property
     def matrix(self) -> Tensor:
+        """The matrix that the triplets make: (left * values) @ right."""
         return (self.left * self.values) @ self.right
 
     def first(self, count: int) -> Triplets:
+        """Return the first `count` triplets, as copies, so that the other ones can be freed."""
         if count >= self.rank:
             return self
         # Copies, so that what is not kept is freed.
         return Triplets(self.left[:, :count].clone(), self.values[:count].clone(), self.right[:count].clone())
 
     def times(self, factor: float) -> Triplets:
+        """Return the triplets of the matrix multiplied by a factor."""
         return self._replace(values=self.values * factor)
 
 
 @remembered
 def triplets(matrix: Tensor, noise: Noise = NOISELESS, largest: float | None = None, or_all: bool = True) -> Triplets:
-    """The singular triplets that count.
+    """Return the singular triplets that exceed the noise.
 
     matrix (rows, columns); noise: that of its entries; largest: what values are compared with in float64, left out: the
     largest of them; or_all: whether a matrix in which nothing stands out of the noise is taken as it is, or as nothing.
@@ -118,7 +122,7 @@ def _none(matrix: Tensor) -> Triplets:
 
 
 def limits(shape: Sequence[int], noise: Noise, count: int) -> list[float]:
-    """What the first `count` singular values of a (rows, columns) matrix must exceed to stand out of its noise."""
+    """Return the thresholds above which the first `count` singular values of a (rows, columns) matrix exceed noise."""
     found = []
     for strong in range(count):
         rows, columns = shape[0] - strong, shape[1] - strong
@@ -168,7 +172,7 @@ def _leading(matrix: Tensor, noise: Noise) -> Triplets | None:
 
 @remembered
 def denoised(deltas: Tensor, noise: Sequence[float]) -> Tensor:
-    """Each delta without the storage noise outside its own directions, where these are few enough for it to matter.
+    """Return each delta without the storage noise outside its own directions, if these are few enough to matter.
 
     deltas (specialists, rows, columns), noise: one deviation a specialist -> as deltas. A large delta with more
     directions than `triplets` seeks, a full fine-tune, is left as it is: almost all of its noise lies within them.
@@ -188,7 +192,7 @@ def denoised(deltas: Tensor, noise: Sequence[float]) -> Tensor:
 
 @remembered
 def common_columns(deltas: Tensor, noise: Sequence[float]) -> Tensor:
-    """An orthonormal basis of all columns of all deltas, the left singular vectors of [d_1 … d_T] that count.
+    """Return an orthonormal basis of all columns of all deltas: the leading left singular vectors of [d_1 … d_T].
 
     deltas (specialists, rows, columns), noise: one deviation a specialist -> (rows, r). Found from the triangle R of a
     QR decomposition of [d_1 … d_T]ᵀ, which takes one delta after the other.
@@ -207,7 +211,7 @@ def common_columns(deltas: Tensor, noise: Sequence[float]) -> Tensor:
 
 
 def polar(matrix: Tensor, noise: Sequence[float] = ()) -> Tensor:
-    """The orthogonal polar factor U Vᵀ on the directions that count: (rows, columns), float64.
+    """Return the orthogonal polar factor U Vᵀ on the directions that exceed the noise: (rows, columns), float64.
 
     noise: the deviation in the entries of each column. A direction has that of the columns it is made of.
     """
@@ -220,5 +224,5 @@ def polar(matrix: Tensor, noise: Sequence[float] = ()) -> Tensor:
 
 
 def are_matrices(deltas: Tensor, weights: Tensor) -> bool:
-    """Whether there are matrices to merge, and any of them moves; all else takes the mean."""
+    """Return whether the deltas are matrices with a non-zero entry and a non-zero weight; others take the mean."""
     return deltas.dim() == 3 and bool(deltas.any()) and bool(weights.any())

@@ -70,7 +70,7 @@ def _of_distance(noise: Sequence[float], weights: Sequence[float], own: int) -> 
 
 
 def shrunk(found: Triplets, share: float) -> Triplets:
-    """The fewest leading triplets that hold `share` of the sum of values, scaled up to the old sum (STAR)."""
+    """Return the fewest leading triplets that hold `share` of the sum of values, scaled up to the old sum (STAR)."""
     total = found.values.sum()
     count = int((found.values.cumsum(0) < share * total).sum()) + 1
     kept = found.first(count)

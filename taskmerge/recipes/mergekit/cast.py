@@ -1,4 +1,4 @@
-"""Who is who in a mergekit configuration: where task vectors start, what is merged, what the recipe calls each."""
+"""Roles of the models in a mergekit configuration: the start of task vectors, the merged models, their names."""
 
 from __future__ import annotations
 
@@ -23,15 +23,17 @@ class Cast:
     slices: list[Slice]
 
     def label(self, model: Model) -> str:
-        """What the recipe calls a model."""
+        """Return the name of a model in the recipe."""
         return "base" if self.starts and model == self.base else self.names[model]
 
 
 def cast(
     method: str, peer: Peer, base: Model | None, slices: list[Slice], at: At, whole: bool, findings: Findings
 ) -> Cast | None:
-    """The roles; None, with a problem, where they cannot be told. at: of the method.  whole: `models` are listed, to
-    which mergekit adds the base."""
+    """Assign the roles; None, with a problem, if they are unclear.
+
+    at: of the method.  whole: `models` are listed, to which mergekit adds the base.
+    """
     starts = peer.base == "start" or (peer.base == "either" and base is not None)
     if starts and base is None:
         findings.problem(f"{method} needs a base_model", at.place, "add base_model:")

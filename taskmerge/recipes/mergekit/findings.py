@@ -1,4 +1,4 @@
-"""What reading a mergekit configuration turns up: what cannot be done, and what is ignored or assumed."""
+"""Findings while a mergekit configuration is read: settings that cannot be translated, are ignored or assumed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Findings:
             self.notes.append(said)
 
     def ignored(self, value: Mapping[str, Any], known: Collection[str], at: At) -> None:
-        """A note for every key that mergekit does not read."""
+        """Add a note for every key that mergekit does not read."""
         for key in value:
             if key not in known:
                 near = did_you_mean(str(key), known)

@@ -13,17 +13,17 @@ Base = Literal["start", "listed", "first", "either", "none"]
 
 
 def same(value: Any) -> Any:
-    """As it is."""
+    """Return the value unchanged."""
     return value
 
 
 def mean_or_sum(normalize: Any) -> str:
-    """mergekit's `normalize` of methods that elect signs, as our `average`."""
+    """Translate mergekit's `normalize` of methods that elect signs to our `average`."""
     return "weight" if flag(normalize) else "none"
 
 
 def sum_of_magnitudes(rescale: Any) -> str:
-    """mergekit's `rescale` as ours."""
+    """Translate mergekit's `rescale` to ours."""
     return "l1" if flag(rescale) else "none"
 
 

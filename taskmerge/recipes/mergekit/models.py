@@ -1,4 +1,4 @@
-"""How a mergekit configuration names models."""
+"""References to models in a mergekit configuration."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Model:
 
 
 def read_model(value: Any, at: At, findings: Findings) -> Model | None:
-    """`path`, `path+lora`, {model: …, lora: …} or {path: …, revision: …}."""
+    """Read a model from `path`, `path+lora`, {model: …, lora: …} or {path: …, revision: …}."""
     if isinstance(value, str) and value.strip():
         path, _, adapter = value.partition("+")
         return Model(path.strip(), adapter.strip() or None)
@@ -41,7 +41,7 @@ def read_model(value: Any, at: At, findings: Findings) -> Model | None:
 
 
 def names_for(models: Iterable[Model]) -> dict[Model, str]:
-    """A short name for each model: the last part of its path, numbered where two are the same."""
+    """Return a short name for each model: the last part of its path, numbered if two are the same."""
     names: dict[Model, str] = {}
     for model in models:
         last = re.split(r"[/\\@]", (model.adapter or model.path).rstrip("/\\"))[-1]

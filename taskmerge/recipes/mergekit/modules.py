@@ -25,7 +25,7 @@ TEXT = ("default", "text_decoder", "decoder")
 
 
 def read_modules(config: Mapping[str, Any], at: At, findings: Findings) -> dict[str, tuple[Mapping[str, Any], At]]:
-    """Each module's own section and its place; {"default": the configuration itself} where there are none."""
+    """Return each module's own section and its place; {"default": the configuration itself} without modules."""
     if config.get("modules") is None:
         return {"default": (config, at)}
     modules, here = config["modules"], at.child("modules")

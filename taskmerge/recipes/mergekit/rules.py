@@ -25,7 +25,7 @@ class Region:
 
 
 def merged_by(region: Region, findings: Findings) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What holds for a region's tensors in general, and the rules for some of them."""
+    """Return the settings for a region's tensors in general, and the rules for some of them."""
     if len(region.slices) == 1:
         return _by_filter(region, region.slices[0])
     rules: list[dict[str, Any]] = []

@@ -30,7 +30,7 @@ class Reader:
     findings: Findings
 
     def check(self, slices: Sequence[Slice]) -> None:
-        """Notes what mergekit ignores; refuses what we would do otherwise."""
+        """Note the settings that mergekit ignores; refuse those that we would apply differently."""
         levels = [*self.levels, *((part.parameters, part.at) for part in slices if part.at)]
         levels += [(source.parameters, source.at) for part in slices for source in part.sources]
         for parameters, at in levels:
@@ -42,7 +42,7 @@ class Reader:
                     self.findings.problem(f"{key}: {value} is not supported", at.child(key).place, move)
 
     def settings(self, part: Slice) -> Settings:
-        """Every parameter of a slice."""
+        """Return every parameter of a slice."""
         found: dict[tuple[str | None, str], Setting] = {}
         for source in part.sources:
             name = self.names.get(source.model)
@@ -63,7 +63,10 @@ class Reader:
         return setting(given, default, self.findings)
 
     def said(self, settings: Settings, contained: frozenset[str], at: float | None = None) -> dict[str, Any]:
-        """What holds for tensors whose names contain these filters, as keys of a rule. at: depth to settle lists at."""
+        """Return the settings for tensors whose names contain these filters, as keys of a rule.
+
+        at: depth at which lists are evaluated.
+        """
         said: dict[str, Any] = {"weight": {}} if self.peer.weight else {}
         for (name, parameter), one in settings.items():
             value = one.under(contained)

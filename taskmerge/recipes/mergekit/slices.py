@@ -31,18 +31,18 @@ class Slice:
 
     @property
     def height(self) -> int | None:
-        """How many layers it has; None: as many as the models have."""
+        """The number of its layers; None: as many as the models have."""
         layers = self.sources[0].layers
         return None if layers is None else layers[1] - layers[0]
 
     @property
     def moves_layers(self) -> bool:
-        """Whether its sources give other layers than one another."""
+        """True if its sources provide different layers."""
         return len({source.layers for source in self.sources}) > 1
 
 
 def read_slices(config: Mapping[str, Any], at: At, findings: Findings) -> list[Slice]:
-    """The slices of a configuration or of a module, whether given as `models` or as `slices`."""
+    """Return the slices of a configuration or of a module, for `models` as well as for `slices`."""
     given = [key for key in ("models", "slices") if config.get(key) is not None]
     if len(given) == 2:
         findings.problem("a configuration has `models` or `slices`, not both", at.child("slices").place)
@@ -116,7 +116,7 @@ def _layers(value: Any, at: At, findings: Findings) -> tuple[int, int] | None:
 
 
 def stack_of(slices: Sequence[Slice], names: Mapping[Model, str]) -> list[dict[str, str]] | None:
-    """The recipe's `stack` that these slices make; None where all layers are taken as they come.
+    """Return the recipe's `stack` for these slices; None if all layers keep their places.
 
     names: what the recipe calls each model.
     """

@@ -14,7 +14,7 @@ from taskmerge.recipes.mergekit.models import Model, read_model
 def read_output(
     config: Mapping[str, Any], at: At, cast: Cast, base: Model | None, findings: Findings
 ) -> dict[str, Any]:
-    """The recipe's `output`. base: the base_model, as written."""
+    """Return the recipe's `output`. base: the base_model, as written."""
     return _Reader(config, at, cast, base, findings).output()
 
 

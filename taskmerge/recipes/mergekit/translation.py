@@ -26,7 +26,7 @@ ITSELF = "itself"
 
 
 def translate(config: Mapping[str, Any], at: At, results: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """The values of a recipe with the configuration's result, and notes for the user: what is ignored or assumed.
+    """Return the values of an equivalent recipe, and notes for the user about ignored or assumed settings.
 
     results: the folders of models that earlier documents made, by name. Raises RecipeError with everything that cannot
     be done.

@@ -34,7 +34,7 @@ class Setting:
 
     @property
     def filters(self) -> list[str]:
-        """Those that may decide, in order: none after a value for all tensors."""
+        """The filters that may decide, in order: none after a value for all tensors."""
         found: list[str] = []
         for condition in self.conditions:
             if condition.contains is None:
@@ -43,7 +43,7 @@ class Setting:
         return found
 
     def under(self, contained: frozenset[str]) -> Value | None:
-        """The value for tensors whose names contain exactly these of all filters."""
+        """Return the value for tensors whose names contain exactly these of all filters."""
         for condition in self.conditions:
             if condition.contains is None or condition.contains in contained:
                 return condition.value
@@ -51,12 +51,12 @@ class Setting:
 
     @property
     def varies(self) -> bool:
-        """Whether it is a gradient anywhere."""
+        """True if one of its values is a gradient."""
         return any(isinstance(condition.value, tuple) for condition in self.conditions)
 
 
 def setting(levels: Sequence[tuple[Any, At]], default: Value | None, findings: Findings) -> Setting:
-    """A parameter from its values at each level, highest precedence first. Values not given are left out."""
+    """Return a parameter from its values at each level, highest precedence first. Values not given are left out."""
     found: list[Condition] = []
     for value, at in levels:
         found += _conditions(value, at, findings)
@@ -124,16 +124,16 @@ _FLAGS = {"true": True, "yes": True, "on": True, "y": True, "t": True, "false": 
 
 
 def flag(value: Any) -> bool:
-    """A switch however it was written: true, 1.0, "yes"."""
+    """Return a switch in any notation: true, 1.0, "yes"."""
     if isinstance(value, str):
         return _FLAGS.get(value.strip().lower(), bool(value))
     return bool(value)
 
 
 def situations(settings: Sequence[Setting]) -> list[frozenset[str]]:
-    """Sets of filters, in order: of the first that a tensor's name contains whole, every setting's value holds for it.
+    """Return sets of filters in order of precedence.
 
-    The last is the empty one.
+    The first set that a tensor's name contains completely decides the values of all settings.
     """
     filters = {text for one in settings for text in one.filters}
     found = [frozenset[str]()]
@@ -149,10 +149,10 @@ def situations(settings: Sequence[Setting]) -> list[frozenset[str]]:
 
 
 def literal(text: str) -> str:
-    """The text with what a pattern would read otherwise put in brackets."""
+    """Return the text with all special characters of patterns in brackets."""
     return "".join(f"[{character}]" if character in "*?[]{}" else character for character in text)
 
 
 def outer(contained: frozenset[str]) -> list[str]:
-    """The filters that are not contained in another one."""
+    """Return the filters that are not contained in another one."""
     return sorted(text for text in contained if not any(text != other and text in other for other in contained))
