@@ -363,13 +363,13 @@ def test_the_installed_command_and_light_help(folder: Path) -> None:
 
 def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(folder: Path) -> None:
     """Interrupted as soon as a second file is finished: by then the first is in the journal."""
-    names = [f"model.layers.{i}.mlp.weight" for i in range(12)]
+    names = [f"model.layers.{i}.mlp.weight" for i in range(60)]
     for label in ("base", "image"):
-        write_model(folder / label, {name: torch.randn(600, 600) for name in names})
+        write_model(folder / label, {name: torch.randn(300, 300) for name in names})
     write_recipe(folder, base="base", specialists={"image": "image"}, merge={"method": "dare_ties"},
-                 output={"path": "out", "shard_size": 600 * 600 * 4})  # fmt: skip
+                 output={"path": "out", "shard_size": 300 * 300 * 4})  # fmt: skip
     process = start("fuse", "merge.yaml", cwd=folder)
-    second = folder / ".out.partial" / "model-00002-of-00012.safetensors"
+    second = folder / ".out.partial" / "model-00002-of-00060.safetensors"
     while not second.exists() and process.poll() is None:
         pass
     process.send_signal(signal.SIGINT)
@@ -380,7 +380,7 @@ def test_ctrl_c_ends_with_130_and_the_next_run_goes_on(folder: Path) -> None:
     process = start("fuse", "merge.yaml", cwd=folder)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (0, "out\n")
-    assert "model-00001-of-00012.safetensors: reused from the interrupted run" in err
+    assert "model-00001-of-00060.safetensors: reused from the interrupted run" in err
 
 
 def test_a_reader_that_goes_away(tmp_path: Path) -> None:

@@ -80,6 +80,6 @@ def test_a_query_that_is_not_text_is_refused(item: Any) -> None:
 
 
 def test_items_that_the_library_does_not_read_are_refused_by_name(models: Path) -> None:
-    pairs = [{"query": {"smell": "rose"}, "text": "x"}, *PAIRS]
+    pairs: list[Any] = [{"query": {"smell": "rose"}, "text": "x"}, *PAIRS]
     with pytest.raises(UsageError, match=r"cannot read these items: .*smell"):
         evaluate_retrieval({"it": models / "base"}, {"set": pairs})

@@ -41,7 +41,7 @@ def renewed_files(inputs: Mapping[str, Beside], rows: Rows) -> dict[str, str]:
         own = rows.of.get(label)
         numbers = {} if own is None else {int(row): place for place, row in enumerate(own.tolist()) if row >= 0}
         for name, path in _files(beside):
-            table = {} if name in seen else read_json(path, dict[str, Any])
+            table: dict[str, Any] = {} if name in seen else read_json(path, dict[str, Any])
             new = _renewed(table, numbers, {})
             seen.add(name)
             if new != table:
