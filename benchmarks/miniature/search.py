@@ -3,8 +3,8 @@
     python benchmarks/miniature/search.py --seeds 0 1 2 --work .bench/miniature
 
 Reuses the specialists that `run.py` left in the work folder, or trains them (twenty minutes of one core a seed). The
-search looks at validation pairs alone; the test pairs confirm. Two searches vary weights alone, the two that also vary
-method and density are run when `--searches` names them. Writes results/search_seed_N.json and results/search.md.
+search looks at validation pairs alone; the test pairs confirm. Three searches vary weights alone; the two that also
+vary method and density are run when `--searches` names them. Writes results/search_seed_N.json and results/search.md.
 """
 
 from __future__ import annotations
@@ -74,7 +74,10 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".bench/miniature"))
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument(
-        "--searches", nargs="+", choices=[one.name for one in SEARCHES], default=["weights", "weights_floors"]
+        "--searches",
+        nargs="+",
+        choices=[one.name for one in SEARCHES],
+        default=["weights", "weights_floors", "weights_wide_floors"],
     )
     options = parser.parse_args()
     seeds = {}

@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from experiment import PAPER_WEIGHTS, REPAIR_PAIRS, Seed
 from run import RESULTS, _say
-from weights_found import SEARCHES, Specialists, merge_of, page, row, specialists_row
+from weights_found import SEARCHES, WIDE_FLOOR, Specialists, merge_of, page, row, specialists_row
 
 ROWS = {
     "specialists": "specialists, each on its own",
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path(".bench/real"))
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
-    names = [one.name for one in SEARCHES]
+    names = [one.name for one in SEARCHES if one.floor != WIDE_FLOOR]
     parser.add_argument("--searches", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--no-recovery", action="store_true", help="the searches alone")
     options = parser.parse_args()
