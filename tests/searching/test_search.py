@@ -323,7 +323,7 @@ def test_several_objectives_give_a_front(tmp_path: Path) -> None:
             if shown.value == curve.through:
                 assert (shown.difference.low, shown.difference.high) == (0.0, 0.0)
     page = (found.folder / "report.html").read_text()
-    assert page.count('class="line c1"') == len(axes)  # a second line in the chart of every number
+    assert page.count('class="line c1"') == 2 * len(axes)  # a second line in the chart of every number, drawn twice
     weights = sorted(found.folder.glob("*by-two-weights.svg"))
     assert len(weights) == len(found.objectives)
 
