@@ -147,7 +147,7 @@ class SentenceEmbedder(Embedder):
             raise CheckpointError(
                 f"its modules do not produce a sentence embedding: {parts}",
                 self.label,
-                "its modules.json lacks a Pooling",
+                "add a Pooling to its modules.json",
             )
         return found[..., : self.module.truncate_dim]
 
