@@ -304,7 +304,7 @@ def _named_sets(texts: list[str]) -> dict[str, str]:
         name, equals, path = text.partition("=")
         name, path = (name, path) if equals else (Path(text).stem, text)
         if not name or not path:
-            raise UsageError(f"{text!r} names no set of pairs", "--retrieval", "--retrieval NAME=PATH")
+            raise UsageError(f"{text!r} is not of the form NAME=PATH", "--retrieval", "give --retrieval NAME=PATH")
         if name in found:
             move = f"give one another name: --retrieval {name}2={path}"
             raise UsageError(f"two sets have the name {name!r}: {found[name]} and {path}", "--retrieval", move)

@@ -289,7 +289,7 @@ class Evaluate:
     def problems(self) -> Iterator[Problem]:
         if not self.retrieval and not self.mteb:
             yield Problem(
-                "evaluate: there is nothing to score", self.place, "retrieval: {NAME: PAIRS}, or mteb: [TASK]"
+                "evaluate: there is nothing to score", self.place, "add retrieval: {NAME: PAIRS}, or mteb: [TASK]"
             )
         of_mteb = [name for name in ("results", "model_meta") if getattr(self, name) is not None]
         if of_mteb and not self.mteb:
