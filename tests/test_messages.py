@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from places import ROOT
 from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
@@ -142,3 +144,35 @@ def test_the_next_move_is_always_seen() -> None:
     assert str(error).splitlines()[-1] == "    do this" and len(str(error).splitlines()) < LINES
     error = UsageError([Problem("x" * 10_000, "p" * 10_000, "m" * 10_000) for _ in range(50)])
     assert len(str(error)) < CHARACTERS and "more problems" in str(error).splitlines()[-1]
+
+
+ERRORS = {"UsageError", "CheckpointError", "RecipeError", "MergeError", "OutputError", "UnknownTensorError", "Problem"}
+OF_ARRAYS = ("kernels", "metrics", "numbers", "measuring/drift/statistics.py")
+"""What calls these passes arrays, not something that a user wrote: there is no other move than to pass others."""
+
+
+def without_a_move(source: str) -> Iterator[ast.Call]:
+    """Errors and problems that are made of a text and no next move."""
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id not in ERRORS:
+            continue
+        moved = len(node.args) > 2 or any(keyword.arg == "next_move" for keyword in node.keywords)
+        text = ast.unparse(node.args[0]) if node.args else ""
+        one = isinstance(node.args[0], ast.JoinedStr | ast.Constant) if node.args else False
+        if not moved and (one or text == "what") and "{more} more" not in text:
+            yield node
+
+
+def test_every_error_gives_the_next_move() -> None:
+    found = []
+    for path in sorted((ROOT / "taskmerge").rglob("*.py")):
+        name = path.relative_to(ROOT / "taskmerge").as_posix()
+        if not name.startswith(OF_ARRAYS):
+            found += [f"{name}:{call.lineno}: {ast.unparse(call)}" for call in without_a_move(path.read_text("utf-8"))]
+    assert not found
+
+
+def test_an_error_without_a_move_is_found() -> None:
+    with_move = 'raise UsageError("a", "b", "c")\nraise UsageError("a", next_move="c")\nraise UsageError(problems)'
+    assert not list(without_a_move(with_move))
+    assert len(list(without_a_move('raise UsageError("a")\nfound.append(Problem(f"{x} is wrong", place))'))) == 2

@@ -26,7 +26,11 @@ PRINTED = re.compile(
     r"(?<!there )\b(?:is|are|was|were) no (?!longer|other|more)[a-z]|"
     r"\b(?:lie|lies|stand|stands) (?:in|at|here|there|outside|beyond|beside|before|behind|with)\b|"
     r"\bnot (?:done|known|read) here\b|\b(?:nobody|somebody|anybody) (?:can|knows|writes)\b|"
-    r"\b(?:go on|mend|hand in|goes on|had from)\b|\bwas kept back\b|\bleft out: (?:all|as|the)\b",
+    r"\b(?:go on|mend|hand in|goes on|had from)\b|\bkept back\b|\bleft out: (?:all|as|the|each|an?|1)\b|"
+    r"\b(?:told apart|cannot be told|taken over|made again|cut off|cut to|switched off|by hand|undoes|evens? out)\b|"
+    r"\b(?:does not|may|recipe|table|page|verdict|message|config\.json) says? |\bis it (?:for|the)\b|"
+    r"\bare (?:both|base|they) (?:of|the)\b|\bnames (?:no|files|tensors|matrices)\b|\bone an? (?!time|of)[a-z]+|"
+    r"\bbesides? (?:the|this|its|it|their|that)\b|\bwhole (?!numbers?\b)[a-z]",
     re.IGNORECASE,
 )
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -53,13 +57,25 @@ def test_messages() -> None:
     "text",
     ["'1XB' is no size", "config.json is no table", "a killed run goes on where it was", "a killed run goes on from it",
      "Speak, draw and train what is shipped anew first", "64-bit products are dear", "Most bytes of one file",
-     "parts lie here", "not known here"],
+     "parts lie here", "not known here", "is it for another model?", "are both of the same lineage?",
+     "One a finding.", "does not say which", "the page of a whole output", "the JSON beside this page",
+     "pairs kept back", "left out: each one's own", "config.json says x", "index.json names files that are missing"],
 )  # fmt: skip
 def test_what_is_refused(text: str) -> None:
     assert _found(PRINTED, text)
 
 
-@pytest.mark.parametrize("text", ["there is no file", "it is no longer there", "it understands", "believes in"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "there is no file",
+        "it is no longer there",
+        "it understands",
+        "believes in",
+        "a whole number",
+        "left out: 3 files",
+    ],
+)
 def test_what_is_not_refused(text: str) -> None:
     assert not _found(PRINTED, text)
 

@@ -93,7 +93,7 @@ class InputCovariances(Mapping[str, np.ndarray]):
         aliases: dict[str, str] = parse_json(header.get("aliases", ""), dict[str, str], f"{path}: aliases", _ANEW)
         counts: dict[str, int] = parse_json(header.get("counts", ""), dict[str, int], f"{path}: counts", _ANEW)
         if lost := set(aliases.values()) - stored:
-            raise CheckpointError(f"names matrices that are not there: {few(sorted(lost))}", str(path), _ANEW)
+            raise CheckpointError(f"lists matrices that are missing: {few(sorted(lost))}", str(path), _ANEW)
         return cls(_Stored(path), aliases, counts)
 
 

@@ -163,7 +163,7 @@ class Projectors:
             pending.remove(root)
         for root in pending:
             if "projector" not in units[root]:
-                self.parts.claim(root, joined(None), f"leads to width {self.parts.hidden}")
+                self.parts.claim(root, joined(None), f"its output has width {self.parts.hidden}")
 
     def _is_of_another_order(self, root: Path) -> bool:
         """Whether the shapes of a projector by name say nothing: only its name, and the config, tell of what it is."""
@@ -214,7 +214,7 @@ class Projectors:
                 continue
             if leads.sides:
                 if component := self._next(leads):
-                    self.parts.claim(root, component, "leads into it")
+                    self.parts.claim(root, component, "its output is the input of that projector")
             elif self.parts.towers:
                 self._place_vectors(root, said, leads.sizes)
 
@@ -231,7 +231,7 @@ class Projectors:
         hidden = self.parts.hidden
         if said.endswith("_encoder"):
             if hidden in sizes and all(hidden not in tower.widths for tower in self.parts.towers):
-                self.parts.claim(root, joined(said.removesuffix("_encoder")), f"is of width {hidden}")
+                self.parts.claim(root, joined(said.removesuffix("_encoder")), f"has width {hidden}")
             return
         foreign = [tower for tower in self.parts.towers if not tower.named]
         fed = [tower for tower in foreign if sizes & tower.widths] or (foreign if hidden in sizes else [])
@@ -257,9 +257,9 @@ class Projectors:
         if towers:
             tower = max(towers, key=lambda tower: common(root, tower.root))
             sizes = " or ".join(map(str, sorted(tower.widths)))
-            reason = f"leads from {'.'.join(tower.root)} (width {sizes}) to {self.parts.hidden}"
+            reason = f"maps {'.'.join(tower.root)} (width {sizes}) to width {self.parts.hidden}"
         else:
-            reason = f"leads to width {self.parts.hidden}, has no layers"
+            reason = f"its output has width {self.parts.hidden}, and it has no layers"
         self.parts.claim(root, component or joined(towers[0].modality), reason)
 
 

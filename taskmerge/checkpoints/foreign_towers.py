@@ -120,7 +120,7 @@ class Towers:
         for path, section in sections(self.parts.config):
             said_by = modalities.tower_in(path.replace("-", "_").replace(".", "_").split("_"))
             if said_by is not None and width(section) in widths(found):
-                return said_by, f"{path} of the config is of this width"
+                return said_by, f"{path} in the config has this width"
         taken = {tower.modality for tower in self.parts.towers}
         sole = {
             said_by

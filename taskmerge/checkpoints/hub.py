@@ -59,7 +59,7 @@ def locate(text: str, relative_to: Path | None = None) -> Path | HubPlace:
     if repository := repository_of(text):
         return HubPlace(*repository)
     raise CheckpointError(
-        f"no file or folder {clipped(repr(text), 300)}, and not a hub id (owner/name[@revision]) either",
+        f"there is no file or folder {clipped(repr(text), 300)}, and it is not a hub id (owner/name[@revision]) either",
         text,
         "check the path; relative paths are looked up in the recipe's folder, then in the current one",
     )
@@ -81,7 +81,9 @@ def _parse_uri(text: str) -> HubPlace:
     except Exception as error:
         raise CheckpointError(f"not an hf:// uri: {error}", text, "write hf://owner/name[@revision]") from None
     if uri.type != "model":
-        raise CheckpointError(f"the uri names a {uri.type}, not a model", text, "write hf://owner/name[@revision]")
+        raise CheckpointError(
+            f"the uri is that of a {uri.type}, not of a model", text, "write hf://owner/name[@revision]"
+        )
     return HubPlace(uri.id, uri.revision, uri.path_in_repo, certain=True)
 
 
@@ -158,7 +160,8 @@ def why_in_ranges(snapshot: Snapshot, names: Sequence[str]) -> str:
     free = shutil.disk_usage(snapshot.folder).free
     if size + others > free:
         return (
-            f"{show_bytes(size + others)} are to be downloaded, and the disk of the hub's cache has {show_bytes(free)}"
+            f"{show_bytes(size + others)} must be downloaded, but the disk of the hub's cache has "
+            f"{show_bytes(free)} free"
         )
     _downloads[key] = size
     return ""
@@ -171,7 +174,7 @@ def _asked(place: HubPlace, call: Any) -> Any:
     except Exception as error:  # the hub client raises many kinds: network, rights, missing, offline
         what = f"cannot be downloaded from the hub: {first_line(error)}"
         raise CheckpointError(
-            what if place.certain else f"no file or folder {str(place)!r} here, and it {what}",
+            what if place.certain else f"there is no file or folder {str(place)!r}, and it {what}",
             str(place),
             "check the path or id and revision, HF_TOKEN for private models, and HF_HUB_OFFLINE (uses only "
             "cached files)",

@@ -70,7 +70,11 @@ def bytes_of(tensors: Iterable[Any]) -> int:
 
 def _describe(name: str, value: Any, label: str) -> TensorInfo:
     if not isinstance(name, str):
-        raise CheckpointError(f"a tensor's name must be text, not {clipped(repr(name), 80)}", label)
+        raise CheckpointError(
+            f"a tensor's name must be text, not {clipped(repr(name), 80)}",
+            label,
+            "use the names of the model's parameters as keys",
+        )
     if (layout := str(getattr(value, "layout", "torch.strided"))) != "torch.strided":
         raise CheckpointError(f"{name!r} is not a dense tensor ({layout})", label, "give it as tensor.to_dense()")
     if isinstance(value, np.ndarray):
@@ -79,7 +83,11 @@ def _describe(name: str, value: Any, label: str) -> TensorInfo:
         dtype = getattr(BY_TORCH_NAME.get(str(getattr(value, "dtype", "")).removeprefix("torch.")), "name", None)
     if dtype is None or DTYPES[dtype].storage is None:
         found = getattr(value, "dtype", type(value).__name__)
-        raise CheckpointError(f"{name!r} is not a tensor of a known format: {found}", label)
+        raise CheckpointError(
+            f"{name!r} is not a tensor of a known format: {found}",
+            label,
+            "give torch tensors or NumPy arrays of numbers",
+        )
     return TensorInfo(name, dtype, tuple(int(size) for size in value.shape))
 
 

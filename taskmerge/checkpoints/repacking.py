@@ -149,7 +149,8 @@ def _loss(codec: Codec) -> str:
         )
     if isinstance(codec, FourBitFloats):
         return (
-            "MXFP4, 4-bit floats with a power of two for 32; where none moves, byte for byte, else off by at most half "
+            "MXFP4, 4-bit floats with a scale for each 32 numbers; byte for byte where no specialist changes it, "
+            "otherwise off by at most half "
             "a step of the format: 1/5 of a number, or 1/4 of the group's scale"
         )
     return (

@@ -40,10 +40,14 @@ def checkpoints_of(text: str, folder: Path | None = None, last: int | None = Non
         raise CheckpointError(
             f"no folder or file matches {text!r}",
             text,
-            "relative patterns are looked up in the recipe's folder, then in the current one",
+            "check the pattern; relative patterns are looked up in the recipe's folder, then in the current one",
         )
     if last is not None and last > len(found):
-        raise CheckpointError(f"last: {last}, but there are {len(found)} checkpoints: {_named(found)}", text)
+        raise CheckpointError(
+            f"last: {last}, but there are {len(found)} checkpoints: {_named(found)}",
+            text,
+            "use a smaller number, or leave it out",
+        )
     return found if last is None else found[-last:]
 
 

@@ -20,7 +20,9 @@ def demo(
         help="First rebuild the shipped data and models from scratch (needs espeak-ng; takes ten minutes).",
     ),
     texts: bool = typer.Option(
-        False, "--texts", help="Only write a text embedder, two specialists of it and pairs, to try commands on."
+        False,
+        "--texts",
+        help="Only write a text embedder, two specialists trained from it, and pairs: material to try commands on.",
     ),
     as_json: bool = JSON,
 ) -> None:
@@ -55,7 +57,7 @@ def _texts(out: Path, from_scratch: bool, as_json: bool) -> None:
 
     if from_scratch:
         move = "python -m taskmerge.demo.texts FOLDER trains the two specialists"
-        raise UsageError("--texts beside --from-scratch", next_move=move)
+        raise UsageError("--texts and --from-scratch cannot be combined", next_move=move)
     folder = lay_out(out, note)
     models = {name: str(folder / name) for name in ("base", *TASKS)}
     if as_json:

@@ -15,7 +15,7 @@ _HEAD = """# Commands
 Made from the commands' own help by `python -m taskmerge.cli.docs`; edit the help, not this page.
 
 Data goes to stdout, progress and messages to stderr; tables are drawn on a terminal and tab-separated otherwise;
-`--json` prints [one documented JSON object](json.md), of errors too. `NO_COLOR`, `HF_HOME`, `HF_HUB_OFFLINE` and
+`--json` prints [one documented JSON object](json.md), also for errors. `NO_COLOR`, `HF_HOME`, `HF_HUB_OFFLINE` and
 `HF_TOKEN` are honoured, and `TASKMERGE_THREADS` limits the cores used. `--html FILE` writes [a page](pages.md).
 
 ## Exit codes

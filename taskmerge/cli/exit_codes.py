@@ -9,7 +9,8 @@ EXIT_CODES: dict[int, str] = {
     2: "an error in the command line or the recipe; nothing was done",
     3: "drifted beyond the limit: `diagnose-drift`, and `run` without a stage that repairs; `rehearse`, `run`: "
     "the model was left unchanged, because a modality would have scored lower",
-    4: "cannot tell: nothing drifted beyond the limit, but one modality cannot be decided (`diagnose-drift`, "
+    4: "cannot tell: nothing drifted beyond the limit, but the probes cannot decide for at least one "
+    "modality (`diagnose-drift`, "
     "and `run` without a stage that repairs)",
     70: "a bug in taskmerge; the message names the file that contains the full traceback",
     130: "interrupted; the same command continues from the finished files",

@@ -16,6 +16,7 @@ from taskmerge.cli.pages import check_html, write_fusion
 from taskmerge.errors import UsageError
 from taskmerge.words.places import StoreUri, output_place
 from taskmerge.words.sizes import parse_size, show_bytes
+from taskmerge.words.tables import counted
 
 if TYPE_CHECKING:
     from taskmerge.merging import Plan, Written
@@ -62,7 +63,7 @@ def fuse(
     cache_size: str = CACHE_SIZE,
     html: Path = HTML,
     compare: bool = typer.Option(
-        False, "--compare", help="With --html: compare the task vectors on the page, which reads them once more."
+        False, "--compare", help="With --html: also compare the task vectors on the page (reads all inputs once more)."
     ),
     as_json: bool = JSON,
 ) -> None:
@@ -101,7 +102,7 @@ def fuse(
         if dry_run:
             show_plan(decided, target, allowed, as_json, len(merges) - 1)
             if len(merges) > 1:
-                note(f"{len(merges) - 1} more documents; each is planned when its inputs exist")
+                note(f"{counted(len(merges) - 1, 'more document')}, planned when the inputs exist")
             return
         page = html if said is merges[-1] else None
         how = _How(device, allowed, fresh, resume, share, measure, finish, on, cache, page, compare, as_json)
@@ -137,7 +138,9 @@ def _documents(recipe: Path, out: Path | StoreUri | None, by_parts: bool) -> lis
     place = absolute(out if isinstance(out, Path) else recipe.with_suffix(""))
     merges = load_all(recipe, place.parent / f"{place.stem}-documents")
     if len(merges) > 1 and by_parts:
-        raise UsageError(f"{recipe} holds {len(merges)} merges", next_move="parts are of one: a file for each")
+        raise UsageError(
+            f"{recipe} contains {len(merges)} merges; --part writes one", next_move="put each merge into its own file"
+        )
     return merges
 
 
@@ -200,7 +203,8 @@ def _check_together(by_parts: bool, sweeping: bool, on: str | None) -> None:
     """Raise UsageError for options that cannot be combined."""
     if sweeping and by_parts:
         raise UsageError(
-            "--sweep tries several merges, --part writes one", next_move="sweep first, then write the winner"
+            "--sweep tries several merges, --part writes one",
+            next_move="run --sweep first, then write the best merge in parts",
         )
     if on is None:
         return
@@ -215,15 +219,23 @@ def _check_page(html: Path | None, compare: bool, dry_run: bool, is_part: bool, 
     """Raise UsageError for a page of what is not written, OutputError for one that may not be."""
     if html is None:
         if compare:
-            raise UsageError("--compare shows task vectors on a page", next_move="say where: --compare --html FILE")
+            raise UsageError("--compare shows task vectors on a page", next_move="give the page: --compare --html FILE")
         return
     for given, option, move in (
-        (dry_run, "--dry-run", "leave out one of them; `taskmerge compare` has a page of the task vectors alone"),
-        (is_part, "--part", "give --html to `fuse --finish`"),
-        (sweeping, "--sweep", "--keep best writes the best point, and its page; `taskmerge search` has a page of all"),
+        (
+            dry_run,
+            "--dry-run",
+            "leave out one of them; `taskmerge compare --html` writes a page of the task vectors alone",
+        ),
+        (is_part, "--part", "pass --html to `taskmerge fuse --finish`"),
+        (
+            sweeping,
+            "--sweep",
+            "add --keep best: the best model is written, with its page; `taskmerge search` writes a page of all points",
+        ),
     ):
         if given:
-            raise UsageError(f"--html is the page of a whole output, {option} writes none", next_move=move)
+            raise UsageError(f"--html shows a complete output, and {option} does not write one", next_move=move)
     check_html(html)
 
 
@@ -304,12 +316,13 @@ def show_plan(plan: Plan, target: Path | StoreUri, memory: int, as_json: bool, m
         print_json(table)
         return
     rows = [(way["component"], _DONE[way["action"]], way["method"], way["tensors"], how) for how, way in _ways(plan)]
-    print_table(("component", "", "method", "tensors", "how"), rows, "plan")
+    print_table(("component", "action", "method", "tensors", "how"), rows, "plan")
     if asked := [drop for drop in plan.dropped if drop.asked]:
-        note(f"{len(asked)} input tensors are left out of the output by the recipe (--json lists them)")
+        note(f"the recipe leaves out {counted(len(asked), 'input tensor')} (--json lists them)")
     note(
-        f"reads {show_bytes(plan.bytes_read)}, writes {show_bytes(plan.bytes_written)} in {len(plan.shards)} "
-        f"file(s) to {target}; at most {show_bytes(peak)} of memory, not counting mapped inputs"
+        f"reads {show_bytes(plan.bytes_read)}, writes {show_bytes(plan.bytes_written)} in "
+        f"{counted(len(plan.shards), 'file')} to {target}; at most {show_bytes(peak)} of memory, not counting "
+        f"mapped inputs"
     )
 
 
@@ -367,7 +380,7 @@ def _show_written(
         next_move(f"taskmerge verify {written.path}, or taskmerge push {written.path} owner/name --dry-run")
         say(written.path)
     else:
-        note("not published yet: `--finish` does when all parts are written")
+        note("not published yet: run `--finish` when all parts are written")
     return table
 
 

@@ -17,12 +17,12 @@ _HEAD = """# JSON
 Made from the declarations in `taskmerge/cli/results/` by `python -m taskmerge.cli.json_docs`; edit those, not this
 page.
 
-Every command takes `--json` and then prints one JSON object on stdout, and nothing else there, whatever libraries
+Every command takes `--json` and then prints one JSON object on stdout, and nothing else there, even if libraries
 print; progress, notes and warnings stay on stderr (`-q` leaves warnings and errors). A number that JSON does not have
-(NaN, infinity) is `null`. Every key below is always there, but for those marked *optional*; later versions may add
+(NaN, infinity) is `null`. Every key below is always present, except those marked *optional*; later versions may add
 keys. [Exit codes](commands.md) are the same with and without `--json`.
 
-An error is an object with the one key `error`, also of an option that does not exist and of a fault of taskmerge
+An error is an object with the one key `error`, also for an option that does not exist and for a fault of taskmerge
 itself:
 
 ```json
@@ -30,7 +30,7 @@ itself:
            "exit_code": 2}}
 ```
 
-`schema` without `--out` prints the JSON Schema of recipes. [In CI](ci.md) shows the keys at work.
+`schema` without `--out` prints the JSON Schema of recipes. [In CI](ci.md) shows how the keys are used.
 """
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true/false", type(None): "null", Any: "any"}
 
@@ -58,7 +58,7 @@ def _section(shape: Any, named: dict[str, Any]) -> Iterator[str]:
     text = inspect.cleandoc(own.__doc__ or "")
     if text and not text.startswith(("dict(", f"{own.__name__}(")):
         yield text + "\n"
-    yield "| key | holds | meaning |\n|---|---|---|"
+    yield "| key | type | meaning |\n|---|---|---|"
     optional: frozenset[str] = getattr(own, "__optional_keys__", frozenset())
     for key, hint in hints_of(own).items():
         kind, meaning = _meaning(hint)

@@ -13,6 +13,7 @@ from taskmerge.cli.output import announce_notes, note, print_json, print_table, 
 from taskmerge.cli.pages import check_html, write_page
 from taskmerge.errors import UsageError
 from taskmerge.words.sizes import show_bytes
+from taskmerge.words.tables import counted
 
 MODEL = typer.Argument(help="A model: path, hub id[@revision] or hf:// uri.")
 
@@ -134,7 +135,7 @@ def compare(
     for line in () if as_json else result["warnings"]:
         note(f"warning: {line}")
     if plot is not None:
-        note(f"drawn: {plot_comparison(result, plot)}")
+        note(f"picture: {plot_comparison(result, plot)}")
     if html is not None:
         from taskmerge.reporting import comparison_sections
 
@@ -190,7 +191,7 @@ def diff(first: str = MODEL, second: str = MODEL, as_json: bool = JSON) -> None:
     elif found:
         print_table(("tensor", "difference", "entries", "largest"), [tuple(row.values()) for row in found])
     if found:
-        note(f"{len(found)} tensors differ")
+        note(f"{counted(len(found), 'tensor')} {'differs' if len(found) == 1 else 'differ'}")
         raise typer.Exit(1)
     note("no tensor differs")
 

@@ -17,7 +17,7 @@ from taskmerge.cli.output import print_json, print_table
 from taskmerge.words.sizes import show_bytes
 
 _LIBRARIES = {
-    "torch": "methods of whole matrices, GPUs, training",
+    "torch": "matrix methods, GPUs, training",
     "numba": "compiled kernels",
     "safetensors": "reading and writing",
     "huggingface_hub": "hub ids",
@@ -66,10 +66,10 @@ def _machine() -> list[Row]:
         ("cores", str(available_cores()), "ok", platform.machine()),
         ("memory", show_bytes(memory), "ok", "a merge needs about 1 GB for a model of any size"),
         (
-            "disk here",
+            "free disk space",
             show_bytes(disk.free),
             "ok",
-            "an output is written completely beside its final path, then renamed",
+            "an output is written completely next to its final path, then renamed",
         ),
         (
             "hub",
@@ -100,7 +100,7 @@ def _import_works(name: str) -> Row:
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     if found.returncode == 0:
         return name, version(name), "ok", "not needed by taskmerge"
-    last = found.stderr.strip().splitlines()[-1:] or ["it ended without a message"]
+    last = found.stderr.strip().splitlines()[-1:] or ["its import ended without a message"]
     return name, version(name), "broken", f"{last[0]}: install the version for your torch, or uninstall it"
 
 

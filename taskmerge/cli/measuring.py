@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def diagnose_drift(
-    recipe: Path = typer.Argument(None, help="A recipe with a `drift` section; or give the four paths as options."),
+    recipe: Path = typer.Argument(None, help="A recipe with a `drift` section; or give the paths as options."),
     fused: str = typer.Option(None, "--fused", help="The fused model."),
     specialist: str = typer.Option(None, "--specialist", help="The specialist for the probed modality."),
     base: str = typer.Option(None, "--base", help="The base model; allows a forecast from the weights alone."),
@@ -63,7 +63,8 @@ def diagnose_drift(
     if recipe is None:
         if recover:
             raise UsageError(
-                "--recover needs a recipe", next_move="its `recover` section lists the components to train and the data"
+                "--recover needs a recipe",
+                next_move="give a recipe: its `recover` section lists the components to train and the data",
             )
         of_probes = {
             "--trained-on": trained_on, "--query-prompt": query_prompt, "--document-prompt": document_prompt,
@@ -99,7 +100,7 @@ def diagnose_drift(
     elif found.beyond_limit:
         next_move(f"taskmerge recover {recipe}" if recipe else "a recipe with a `recover` section repairs projectors")
     elif found.open:
-        next_move("give more probes: the verdict says how many")
+        next_move("give more probes: the verdict states how many")
     if as_json:
         print_json({**found.as_dict(), "exit_code": found.exit_code, "recovered": recovered})
     elif recovered is not None:
@@ -137,9 +138,9 @@ def _by_recipe(path: Path, limit: float | None, recover: bool, device: str | Non
 
     recipe = load(path)
     if recipe.drift is None:
-        raise UsageError("the recipe has no `drift` section", str(path), "drift: {specialist: NAME, probes: PAIRS}")
+        raise UsageError("the recipe has no `drift` section", str(path), "add drift: {specialist: NAME, probes: PAIRS}")
     if recover and recipe.recover is None:
-        raise UsageError("the recipe has no `recover` section", str(path), "recover: {train: [...], data: PAIRS}")
+        raise UsageError("the recipe has no `recover` section", str(path), "add recover: {train: [...], data: PAIRS}")
     if limit is not None:
         recipe = replace(recipe, drift=replace(recipe.drift, fail_above=FailAbove(recall_drop=limit)))
     table = run(recipe, start="diagnose", until="diagnose", say=note, device=device)
@@ -184,7 +185,7 @@ def evaluate(
     query_prompt: str = QUERY_PROMPT,
     document_prompt: str = DOCUMENT_PROMPT,
     dimensions: str = typer.Option(
-        None, "--dimensions", help="Also score embeddings truncated to these dimensions: 64,128."
+        None, "--dimensions", help="Also score embeddings truncated to these dimensions, for example 64,128."
     ),
     results: Path = typer.Option(
         None, "--results", help="Folder with mteb's results, which are reused; by default mteb's own ($MTEB_CACHE)."
@@ -242,7 +243,7 @@ def _by_evaluate_section(path: str, device: str | None) -> tuple[dict[str, Any],
 
     recipe = load(path)
     if recipe.evaluate is None:
-        raise UsageError("the recipe has no `evaluate` section", path, "evaluate: {retrieval: {NAME: PAIRS}}")
+        raise UsageError("the recipe has no `evaluate` section", path, "add evaluate: {retrieval: {NAME: PAIRS}}")
     found = run(recipe, start="evaluate", say=note, device=device)
     return found["stages"]["evaluate"], found["models"]
 
@@ -256,9 +257,9 @@ def _by_model(
     options: dict[str, Any],
 ) -> dict[str, Any]:
     if not retrieval and not mteb:
-        raise UsageError("nothing to evaluate on", next_move="--retrieval NAME=PATH or --mteb TASK")
+        raise UsageError("nothing to evaluate on", next_move="give --retrieval NAME=PATH or --mteb TASK")
     if not mteb and (results or model_meta):
-        raise UsageError("--results and --model-meta are for mteb, but --mteb is missing", next_move="--mteb TASK")
+        raise UsageError("--results and --model-meta are for mteb, but --mteb is missing", next_move="add --mteb TASK")
     variants = {_variant(str(model)): model}
     result: dict[str, Any] = {}
     if mteb:
@@ -278,8 +279,8 @@ def _by_model(
         found = run_mteb(variants, mteb, results=results, meta=meta, say=note, **options)
         if not any(found.scores.values()):
             raise UsageError(
-                f"{model}: supports the modalities of none of these tasks",
-                next_move="the messages above say what they need",
+                f"{model}: does not support the modalities of any of these tasks",
+                next_move="see the messages above: they state what the tasks need",
             )
         result["mteb"] = found.as_dict()
     from taskmerge.measuring.evaluation.of_model import digests
@@ -303,7 +304,7 @@ def _named_sets(texts: list[str]) -> dict[str, str]:
         name, equals, path = text.partition("=")
         name, path = (name, path) if equals else (Path(text).stem, text)
         if not name or not path:
-            raise UsageError(f"{text!r} names no set of pairs", "--retrieval", "--retrieval NAME=PATH")
+            raise UsageError(f"{text!r} is not of the form NAME=PATH", "--retrieval", "give --retrieval NAME=PATH")
         if name in found:
             move = f"give one another name: --retrieval {name}2={path}"
             raise UsageError(f"two sets have the name {name!r}: {found[name]} and {path}", "--retrieval", move)
@@ -342,7 +343,7 @@ def stats(
         covariances = collect_on_ray(parse_launcher(on), source, probes, device=device, prompts=prompts)
     path = covariances.save(model)
     note(f"{len(covariances)} layers, tokens seen: {covariances.counts}")
-    next_move("a recipe that names this specialist may say merge: {method: regmean}, or protect")
+    next_move("a recipe with this specialist can use merge: {method: regmean}, or protect")
     if as_json:
         print_json({"path": str(path), "layers": len(covariances), "tokens": dict(covariances.counts)})
         return

@@ -35,11 +35,13 @@ PLOT = typer.Option(None, "--plot", help="Also draw heat maps: .png, .svg or .pd
 DEVICE = typer.Option("cpu", "--device", help="Where the arithmetic runs: cpu, cuda, cuda:1, mps.")
 MODEL_DEVICE = typer.Option(None, "--device", help="Where models run: cpu (the default), cuda, cuda:1, mps.")
 PRECISION = typer.Option(
-    None, "--precision", help="What models run in: bfloat16, float16, float32, float64; by default each one's own."
+    None,
+    "--precision",
+    help="Precision that models run in: bfloat16, float16, float32, float64; by default each model's own.",
 )
-BATCH_SIZE = typer.Option(None, "--batch-size", min=1, help="Items that run at once; 32 by default.")
-QUERY_PROMPT = typer.Option(None, "--query-prompt", help="Text before what searches, for the model's own.")
-DOCUMENT_PROMPT = typer.Option(None, "--document-prompt", help="Text before what is found, for the model's own.")
+BATCH_SIZE = typer.Option(None, "--batch-size", min=1, help="Number of items that run at once; 32 by default.")
+QUERY_PROMPT = typer.Option(None, "--query-prompt", help="Prompt before queries; replaces the model's own.")
+DOCUMENT_PROMPT = typer.Option(None, "--document-prompt", help="Prompt before documents; replaces the model's own.")
 EMBEDDER = typer.Option(
     None,
     "--embedder",
@@ -62,7 +64,7 @@ CACHE_SIZE = typer.Option(
     "read models of the hub in the same way instead of downloading them; by default nothing is kept.",
 )
 FRESH = typer.Option(False, "--fresh", help="Replace an existing folder that taskmerge made.")
-JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else (docs/json.md), also of errors.")
+JSON = typer.Option(False, "--json", help="Print one JSON object and nothing else (docs/json.md), also for errors.")
 
 
 def prompts_of(query: str | None, document: str | None) -> dict[str, str] | None:
@@ -75,5 +77,7 @@ def dimensions_of(text: str | None) -> list[int]:
     """Return the numbers of `--dimensions 64,128`."""
     parts = [part.strip() for part in (text or "").split(",") if part.strip()]
     if strange := [part for part in parts if not is_whole(part) or not int(part)]:
-        raise UsageError(f"--dimensions: {strange[0]!r} is not a valid length", next_move="--dimensions 64,128")
+        raise UsageError(
+            f"--dimensions: {strange[0]!r} is not a valid length", next_move="write for example --dimensions 64,128"
+        )
     return [int(part) for part in parts]

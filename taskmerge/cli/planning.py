@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from taskmerge.cli.output import note, print_json, print_table
 from taskmerge.cli.watching import duration
 from taskmerge.words.sizes import parse_size, show_bytes
+from taskmerge.words.tables import counted
 
 if TYPE_CHECKING:
     from taskmerge.pipeline import Run
@@ -38,7 +39,7 @@ def show_run_plan(recipe: Recipe, out: Path | None, assume: str | None, processe
     disk = sum(row.disk for row in rows if row.runs)
     hours = sum(row.hours or 0 for row in rows if row.runs)
     note(
-        f"{machine.count} device(s) of {show_bytes(machine.memory)}, assumed to "
+        f"{counted(machine.count, 'device')} of {show_bytes(machine.memory)}, assumed to "
         f"do {machine.speed / 1e12:.3g} TFLOP/s each; {show_bytes(disk)} of disk, {duration(hours * 3600)} "
         "of training in total. The time does not include decoding, encoding with frozen towers, fusing and "
         "measuring."

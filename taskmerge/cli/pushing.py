@@ -11,6 +11,7 @@ from taskmerge.cli.options import JSON
 from taskmerge.cli.output import note, print_json, print_table, say
 from taskmerge.errors import few
 from taskmerge.words.sizes import show_bytes
+from taskmerge.words.tables import counted
 
 if TYPE_CHECKING:
     from taskmerge.checkpoints.cards.pushing import Upload
@@ -18,11 +19,13 @@ if TYPE_CHECKING:
 
 def push(
     folder: Path = typer.Argument(help="A model, adapter or task vector made by taskmerge."),
-    repository: str = typer.Argument(help="owner/name on the hub; made when it is not there."),
+    repository: str = typer.Argument(help="owner/name on the hub; created if it does not exist."),
     private: bool = typer.Option(False, "--private", help="Make a new repository private."),
     revision: str = typer.Option(None, "--revision", help="Branch to upload to."),
     scores: Path = typer.Option(
-        None, "--scores", help="JSON of an evaluation of this very model, for its card; by default OUT-report's."
+        None,
+        "--scores",
+        help="JSON file of an evaluation of this model, for its card; by default the one in OUT-report.",
     ),
     dry_run: bool = typer.Option(False, "--dry-run", help="Show the files and the card without uploading anything."),
     as_json: bool = JSON,
@@ -43,7 +46,7 @@ def push(
         return
     from taskmerge.checkpoints.hub import upload
 
-    note(f"uploading {folder} to {repository}, {show_bytes(found.size)} in {len(found.files)} files")
+    note(f"uploading {folder} to {repository}, {show_bytes(found.size)} in {counted(len(found.files), 'file')}")
     with found.staged() as place:
         address = upload(place, repository, private=private, revision=revision)
     print_json({**found.as_dict(), "address": address}) if as_json else say(address)
@@ -55,14 +58,17 @@ def _warn(found: Upload) -> None:
     if found.left:
         note(f"not uploaded: {few(f'{name} ({why})' for name, why in found.left.items())}")
     if found.local_paths:
-        note(f"taskmerge.json, which goes up too, names places of this disk: {few(found.local_paths)}")
+        note(f"taskmerge.json is uploaded too and contains paths of this machine: {few(found.local_paths)}")
 
 
 def _show(found: Upload) -> None:
     print_table(("file", "bytes"), [(name, f"{size:,}") for name, size in found.files.items()], found.repository)
     say(f"\n{found.as_dict()['card']}")
     own = " (the folder's own, as you have edited it)" if found.as_dict()["own_card"] else ""
-    note(f"{show_bytes(found.size)} in {len(found.files)} files, and the card above{own}; nothing was uploaded")
+    note(
+        f"{show_bytes(found.size)} in {counted(len(found.files), 'file')}, and the card above{own}; nothing was "
+        f"uploaded"
+    )
 
 
 COMMANDS = (push,)

@@ -34,7 +34,7 @@ def methods(name: str = typer.Argument(None, help="A merge method, or file.py:na
         print_table(("method", "alias", "what it does", "source"), shown)
         return
     method = chosen[0]
-    say(f"{method.name}: {method.doc}\n\nsource: {method.source or 'none given'}\n")
+    say(f"{method.name}: {method.doc}\n\nsource: {method.source or 'not stated'}\n")
     parameters = [(row.name, row.kind.words, row.default_words, row.doc) for row in method.parameters]
     print_table(("parameter", "takes", "default", "meaning"), parameters)
 

@@ -40,7 +40,8 @@ def soup(
     if greedy is not None and (ema is not None or base is not None):
         other = "--ema" if ema is not None else "--base"
         raise UsageError(
-            f"--greedy cannot be combined with {other}", next_move="a greedy soup is a plain mean of complete models"
+            f"--greedy cannot be combined with {other}",
+            next_move="leave out one of them: a greedy soup is a plain mean of complete models",
         )
     if ema is not None and not 0 < ema < 1:
         raise UsageError(f"--ema {ema:g} is not between 0 and 1", next_move="write for example --ema 0.9")

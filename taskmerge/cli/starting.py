@@ -11,11 +11,14 @@ import typer
 from taskmerge.cli.options import JSON, OUT_RECIPE
 from taskmerge.cli.output import next_move, note, print_json, say
 from taskmerge.errors import UsageError
+from taskmerge.words.tables import counted
 
 
 def init(
     base: str = typer.Argument(None, help="The base model: path, hub id[@revision] or hf:// uri."),
-    specialists: list[str] = typer.Argument(None, help="Models trained from it, adapters, task vectors; or name=path."),
+    specialists: list[str] = typer.Argument(
+        None, help="Specialists: models trained from the base, adapters, task vectors; or name=path."
+    ),
     out: Path = OUT_RECIPE,
     as_json: bool = JSON,
 ) -> None:
@@ -38,7 +41,10 @@ def init(
     except OSError as error:
         raise UsageError(f"cannot be written: {error.strerror}", str(out), "choose another file with --out") from None
     counts = Counter(step.action for step in found.plan.steps)
-    said = f"{counts['merge']} tensors merged, {counts['copy']} copied from one specialist, {counts['keep']} kept"
+    said = (
+        f"{counted(counts['merge'], 'tensor')} merged, {counts['copy']} copied from one specialist, "
+        f"{counts['keep']} kept"
+    )
     note(f"plan: {said}")
     for line in found.plan.warnings:
         note(f"warning: {line}")
@@ -55,10 +61,12 @@ def init(
 def _asked(base: str | None, specialists: list[str]) -> tuple[str, list[str]]:
     if not sys.stdin.isatty():
         what = f"{'the base' if base is None else 'a specialist'} is missing, and there is no terminal to ask for it"
-        raise UsageError(what, next_move="taskmerge init BASE SPECIALIST…")
+        raise UsageError(what, next_move="give both: taskmerge init BASE SPECIALIST…")
     base = base or str(typer.prompt("Base model (path or hub id)", err=True))
-    specialists = specialists or [str(typer.prompt("A specialist trained from it", err=True))]
-    while more := str(typer.prompt("Another one (empty: finish)", default="", show_default=False, err=True)):
+    specialists = specialists or [str(typer.prompt("A specialist trained from this base (path or hub id)", err=True))]
+    while more := str(
+        typer.prompt("Another specialist (leave empty to finish)", default="", show_default=False, err=True)
+    ):
         specialists.append(more)
     return base, specialists
 

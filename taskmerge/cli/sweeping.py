@@ -23,15 +23,15 @@ def swept(
     from taskmerge.searching.sweep import read_sweeps, sweep
 
     if keep not in (None, "best"):
-        raise UsageError(f"--keep {keep!r} is not a valid choice", next_move="--keep best")
+        raise UsageError(f"--keep {keep!r} is not a valid choice", next_move="write --keep best")
     if not texts:
-        raise UsageError("--keep needs a sweep", next_move="--sweep scale=0.1:1.0:0.1")
+        raise UsageError("--keep needs a sweep", next_move="add --sweep scale=0.1:1.0:0.1")
     recipe = load(path)
     axes = read_sweeps(recipe, texts)
     has_pairs = bool((recipe.search and recipe.search.on) or (recipe.evaluate and recipe.evaluate.retrieval))
     if keep is not None and not has_pairs:
-        what = "--keep best needs pairs to score on, and the recipe names none"
-        raise UsageError(what, str(path), "evaluate: {retrieval: {NAME: PAIRS}}, or search: {on: …, maximize: …}")
+        what = "--keep best needs pairs to score on, and the recipe lists none"
+        raise UsageError(what, str(path), "add evaluate: {retrieval: {NAME: PAIRS}}, or search: {on: …, maximize: …}")
     announce_preparing()
     table: dict[str, Any] | None = None
     found = sweep(recipe, axes, device=device, say=(lambda _: None) if as_json else note)

@@ -16,7 +16,6 @@ from taskmerge.cli.options import (
     HTML,
     JSON,
     KEEP_CHECKPOINTS,
-    MODEL_DEVICE,
     OUT,
     OUT_FOLDER,
     PROCESSES,
@@ -58,7 +57,7 @@ def graft(
     tokens = {name: tower.placeholder for name, tower in first.towers.items()}
     shown = ", ".join(f"{token} for {name}" for name, token in tokens.items())
     note(f"takes {', '.join(takes)}; placeholder tokens: {shown}")
-    next_move(f"taskmerge check-model {out}; nothing was trained yet: `specialize` in a recipe does")
+    next_move(f"taskmerge check-model {out}; the projector is not trained yet: a recipe with `specialize` trains it")
     print_json({"path": str(out), "modalities": takes, "placeholders": tokens}) if as_json else say(out)
 
 
@@ -165,7 +164,7 @@ def _stage(path: Path, stage: str, out: Path | None, how: _How) -> None:
 
     recipe = load(path)
     if getattr(recipe, stage) is None:
-        raise UsageError(f"the recipe has no `{stage}` section", str(path), "`taskmerge schema` describes it")
+        raise UsageError(f"the recipe has no `{stage}` section", str(path), "add one: `taskmerge schema` describes it")
     table = how.run(recipe, out=out, start=stage, until=stage)
     if table is None:
         return
@@ -181,12 +180,19 @@ def run(
     recipe: Path = RECIPE,
     out: Path = OUT,
     start: str = typer.Option(None, "--from", help=f"First stage to run: {_STAGES}."),
-    until: str = typer.Option(None, "--until", help="Last stage to run: any of these."),
-    dry_run: bool = typer.Option(False, "--dry-run", help="Print what every stage will take; run nothing."),
+    until: str = typer.Option(None, "--until", help="Last stage to run: one of the same names."),
+    dry_run: bool = typer.Option(
+        False, "--dry-run", help="Print the time, memory and disk space that every stage needs; run nothing."
+    ),
     assume: str = typer.Option(
         None, "--assume", help="With --dry-run: devices to plan for: 4x80GB, 4x80GB@400 (TFLOP/s)."
     ),
-    device: str = MODEL_DEVICE,
+    device: str = typer.Option(
+        None,
+        "--device",
+        help="Where models are trained and measured: cpu, cuda, mps; by default the first GPU, if there is one, for "
+        "training, and the CPU for measuring.",
+    ),
     fresh: bool = FRESH_STAGE,
     processes: int = PROCESSES,
     keep_checkpoints: bool = KEEP_CHECKPOINTS,
@@ -206,11 +212,15 @@ def run(
     from taskmerge.recipes import load
 
     if dry_run and html is not None:
-        raise UsageError("--html is the page of a run, --dry-run runs nothing", next_move="leave out one of them")
+        raise UsageError(
+            "--html shows the results of a run, and --dry-run runs nothing", next_move="leave out one of them"
+        )
     check_html(html)
     said = load(recipe)
     if assume is not None and not dry_run:
-        raise UsageError("--assume without --dry-run", next_move="taskmerge run --dry-run --assume 4x80GB RECIPE")
+        raise UsageError(
+            "--assume needs --dry-run", next_move="add --dry-run: taskmerge run --dry-run --assume 4x80GB RECIPE"
+        )
     if dry_run:
         show_run_plan(said, out, assume, processes, as_json)
         return

@@ -14,6 +14,7 @@ from taskmerge.errors import UsageError
 from taskmerge.words.parts import parse_part
 from taskmerge.words.places import StoreUri
 from taskmerge.words.sizes import parse_size
+from taskmerge.words.tables import counted
 
 if TYPE_CHECKING:
     from taskmerge.checkpoints.output.sharing import Saving
@@ -29,7 +30,9 @@ def extract(
     density: float = typer.Option(
         None, "--density", help="Keep only this share of the entries of each delta: the largest ones."
     ),
-    form: str = typer.Option("dense", "--form", help="dense, sparse (--density), low_rank (--rank) or sign (one bit)."),
+    form: str = typer.Option(
+        "dense", "--form", help="dense, sparse (--density), low_rank (--rank) or sign (one bit per entry)."
+    ),
     rank: int = typer.Option(None, "--rank", help="Rank of the low_rank form."),
     lora: int = typer.Option(None, "--lora", help="Write a PEFT adapter of this rank instead of a task vector."),
     shard_size: str = typer.Option(None, "--shard-size", help="Maximum number of bytes per file; 5GB by default."),
@@ -77,14 +80,14 @@ def extract(
         return
     if lora is not None:
         made = vector.save_lora(out, lora, base_name=base, fresh=fresh)
-        left = f", {len(made.left_out)} tensors left out" if made.left_out else ""
+        left = f", {counted(len(made.left_out), 'tensor')} left out" if made.left_out else ""
         note(f"{made.bytes:,} bytes, relative error {made.relative_error:.3g}{left}")
         written = {"bytes": made.bytes, "relative_error": made.relative_error, "left_out": list(made.left_out)}
         _end({**found, "form": "lora", **written}, base, as_json)
         return
     share_kept = density if form == "sparse" else None
     path = vector.save(out, dtype=dtype, form=form, density=share_kept, rank=rank, shard_size=shard_size, fresh=fresh)
-    note(f"{len(vector)} deltas, {len(vector.own)} tensors that only the specialist has")
+    note(f"{counted(len(vector), 'delta')}, {counted(len(vector.own), 'tensor')} that only the specialist has")
     if form != "dense":
         marks: VectorMarks = read_json(path / VECTOR_FILE, VectorMarks)
         report = marks["report"]
@@ -108,7 +111,7 @@ def _shared(saving: Saving, part: Part | None, finish: bool) -> None:
     from taskmerge.checkpoints.output.sharing import write_part, write_whole
 
     if part is not None:
-        note(f"part {part}: {write_part(saving, part)} files; run `--finish` when all parts are written")
+        note(f"part {part}: {counted(write_part(saving, part), 'file')}; run `--finish` when all parts are written")
         return
     write_whole(saving, finish)
 
@@ -117,7 +120,9 @@ def apply(
     base: str = typer.Argument(help="The model to add to."),
     vector: str = typer.Argument(help="A folder written by `taskmerge extract`, or a PEFT adapter."),
     out: Path = OUT_FOLDER,
-    weight: float = typer.Option(1.0, "--weight", help="Factor of the task vector; -1 subtracts it."),
+    weight: float = typer.Option(
+        1.0, "--weight", help="Number that the task vector is multiplied by; -1 subtracts it."
+    ),
     dtype: str = typer.Option(None, "--dtype", help="Number format of the output; that of the base by default."),
     shard_size: str = typer.Option("5GB", "--shard-size", help="Maximum number of bytes per file."),
     fresh: bool = FRESH,

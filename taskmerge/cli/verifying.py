@@ -29,12 +29,16 @@ def verify(
     method: list[str] = typer.Option(
         [], "--method", help="Your own merge method (file.py:name) that the recorded recipe may run; repeatable."
     ),
-    base: str = typer.Option(None, "--base", help="The base that it should be made from; overrides the recipe's base."),
-    recipe: Path = typer.Option(
-        None, "--recipe", help="The merge that it should be: a recipe, or a mergekit configuration."
+    base: str = typer.Option(
+        None, "--base", help="The base that the model should be made from; overrides the recipe's base."
     ),
-    adapter: list[str] = typer.Option([], "--adapter", help="An adapter that it should contain, on top of --base."),
-    specialist: list[str] = typer.Option([], "--specialist", help="A specialist that it should contain."),
+    recipe: Path = typer.Option(
+        None, "--recipe", help="The merge that the model should be: a recipe, or a mergekit configuration."
+    ),
+    adapter: list[str] = typer.Option(
+        [], "--adapter", help="An adapter that the model should contain, on top of --base."
+    ),
+    specialist: list[str] = typer.Option([], "--specialist", help="A specialist that the model should contain."),
     weight: list[float] = typer.Option(
         [], "--weight", help="Weight of each adapter, then of each specialist, or one for all; 1 by default."
     ),

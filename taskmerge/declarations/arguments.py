@@ -41,7 +41,9 @@ class Named(Kind):
         if not isinstance(value, Mapping):
             return self.refuse(value, at, problems)
         if wrong := [name for name in value if not isinstance(name, str)]:
-            problems.append(Problem(f"a name in {at.name} must be text, not {shown(wrong[0])}", at.place))
+            problems.append(
+                Problem(f"a name in {at.name} must be text, not {shown(wrong[0])}", at.place, "write the name as text")
+            )
             return BAD
         return value
 

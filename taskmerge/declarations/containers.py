@@ -137,7 +137,9 @@ class Mapped(Kind):
         read = {}
         for key, entry in value.items():
             if not isinstance(key, str):
-                problems.append(Problem(f"a name in {at.name} must be text, not {shown(key)}", at.place))
+                problems.append(
+                    Problem(f"a name in {at.name} must be text, not {shown(key)}", at.place, "put the name in quotes")
+                )
                 continue
             name = self.key.read(key, at.child(key), problems)
             read[name] = self.entry.read(entry, at.child(key, named=True), problems)

@@ -240,7 +240,13 @@ class Text(Kind):
         if not isinstance(value, str):
             return self.refuse(value, at, problems)
         if not value.strip() or re.search(r"[\x00-\x1f]", value):
-            problems.append(Problem(f"{at.name} must be text, not {value!r}", at.place))
+            problems.append(
+                Problem(
+                    f"{at.name} must be text, not {value!r}",
+                    at.place,
+                    "write text, without line breaks and control characters",
+                )
+            )
             return BAD
         return value
 
@@ -262,7 +268,9 @@ class FreeText(Text):
         if not isinstance(value, str):
             return self.refuse(value, at, problems)
         if re.search(r"[\x00-\x08\x0b-\x1f]", value):
-            problems.append(Problem(f"{at.name} must be text, not {value!r}", at.place))
+            problems.append(
+                Problem(f"{at.name} must be text, not {value!r}", at.place, "remove the control characters")
+            )
             return BAD
         return value
 

@@ -27,18 +27,18 @@ _WIDTH = 110
 
 OPENING = (
     "The base is all-MiniLM-L6-v2, a text embedder, with a small picture tower. Two specialists were trained "
-    "from it independently: one matches pictures to captions; one matches spoken words to their spelling, "
+    "from it independently: one matches pictures to captions, the other matches spoken words to their spelling, "
     "through an audio projector of its own. They come as task vectors (specialist - base) of one bit per "
     "weight, {size:.1f} MB, and are unpacked now."
 )
 CHAPTERS = {
     "fuse": "Fuse: base + 0.3 image + 0.5 audio, tensor by tensor. The audio projector, which only one specialist has, "
     "is copied unchanged.",
-    "diagnose": "Diagnose: the copied projector now feeds a backbone it was not trained with. Does the backbone still "
-    "understand it? The probes are words spoken by voices that were not used in training.",
+    "diagnose": "Diagnose: the copied projector now feeds a backbone it was not trained with. Does retrieval still "
+    "work? The probes are words spoken by voices that were not used in training.",
     "recover": "Recover: train only the projector on the fused backbone; all else is frozen (a minute or two).",
     "rehearse": "Rehearse: train backbone, picture tower and audio projector on pictures and sounds in turn, to repair "
-    "what fusing changed in the backbone itself (two minutes).",
+    "the changes that fusing made in the backbone itself (two minutes).",
     "evaluate": "Evaluate: all models, on pictures and voices that were not used in training.",
 }
 

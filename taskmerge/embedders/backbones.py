@@ -104,7 +104,9 @@ def backbone_of(config: Mapping[str, Any]) -> Any:
         return getattr(transformers, name)._from_config(own, dtype=dtype)
     except (ValueError, AttributeError, KeyError) as error:
         what = f"transformers {transformers.__version__} has no model of the backbone: {name or ''} {error}"
-        raise CheckpointError(what) from error
+        raise CheckpointError(
+            what, next_move="install the version of transformers that the model was saved with"
+        ) from error
 
 
 def check_can_be_made_again(config: Mapping[str, Any], backbone: nn.Module, place: str) -> None:
@@ -118,11 +120,14 @@ def check_can_be_made_again(config: Mapping[str, Any], backbone: nn.Module, plac
             again = backbone_of(config)
     except CheckpointError as error:
         what = f"{type(backbone).__name__} could not be opened again: {error.problems[0].what}"
-        raise UsageError(what, place, "graft onto a model of transformers, without its own code") from error
+        raise UsageError(what, place, "graft onto a model whose class is part of transformers") from error
     shapes = [{name: tensor.shape for name, tensor in model.state_dict().items()} for model in (backbone, again)]
     if differ := sorted(name for name in shapes[0] if shapes[0][name] != shapes[1].get(name)):
-        what = f"{type(backbone).__name__} rebuilt from its config has other tensors: {', '.join(differ[:_SHOWN])}"
-        raise UsageError(what, place, "does its config.json belong to these weights?")
+        what = (
+            f"{type(backbone).__name__} rebuilt from its config does not have the same tensors: "
+            f"{', '.join(differ[:_SHOWN])}"
+        )
+        raise UsageError(what, place, "use the config.json that belongs to these weights")
 
 
 def save_tensors(embedder: nn.Module, path: Path) -> None:
@@ -146,7 +151,7 @@ def load_tensors(embedder: nn.Module, folder: Path) -> None:
     """
     files = sorted(folder.glob("model*.safetensors"))
     if not files:
-        raise CheckpointError("model.safetensors is missing", str(folder))
+        raise CheckpointError("model.safetensors is missing", str(folder), "get the complete folder again")
     missing: set[str] | None = None
     left: set[str] = set()
     for file in files:
@@ -159,11 +164,15 @@ def load_tensors(embedder: nn.Module, folder: Path) -> None:
 def _check(embedder: nn.Module, missing: set[str], left: set[str], folder: Path) -> None:
     outside = sorted(name for name in missing if not name.startswith(PREFIX))
     if outside:
-        raise CheckpointError(f"tensors are missing: {', '.join(outside[:_SHOWN])}", str(folder))
+        raise CheckpointError(
+            f"tensors are missing: {', '.join(outside[:_SHOWN])}",
+            str(folder),
+            "get the file again, or save the model again",
+        )
     strange = sorted(name for name in left if not name.startswith(PREFIX) and not _is_head(name))
     if strange:
         what = f"tensors that this embedder does not have: {', '.join(strange[:_SHOWN])}"
-        raise CheckpointError(what, str(folder))
+        raise CheckpointError(what, str(folder), "use the config.json that belongs to these weights")
     told = {
         "missing_keys": [name.removeprefix(PREFIX) for name in sorted(missing)],
         "unexpected_keys": [name.removeprefix(PREFIX) for name in sorted(left) if name.startswith(PREFIX)],

@@ -116,7 +116,7 @@ def _try(embedder: Embedder, anatomy: Anatomy | None, modality: str, names: dict
     elif not np.isfinite(embedding).all():
         problem = "the embedding contains NaN or infinity"
     elif projectors and not run:
-        problem = "none of its projectors ran: are other modules the projectors? List them under `components:`"
+        problem = "none of its projectors ran: if other modules are the projectors, list them under `components:`"
     return Tried(modality, int(embedding.shape[-1]), projected, run, problem)
 
 

@@ -60,7 +60,10 @@ class OmniEmbedder(InputModule):
             self.add_module(f"{tower.name}_projector", projector)
             for modality in encoder.modalities:
                 if modality in self.tower_of:
-                    raise UsageError(f"towers {self.tower_of[modality]!r} and {tower.name!r} both take {modality}")
+                    raise UsageError(
+                        f"towers {self.tower_of[modality]!r} and {tower.name!r} both process {modality}",
+                        next_move="keep one of the two towers",
+                    )
                 self.tower_of[modality] = tower.name
 
     # What it is made of
@@ -148,10 +151,12 @@ class OmniEmbedder(InputModule):
         try:
             modality: Any = infer_modality(item, supported_modalities=self.modalities)
         except ValueError as error:
-            raise UsageError(f"{describe(item)} cannot be embedded: {error}") from error
+            raise UsageError(
+                f"{describe(item)} cannot be embedded: {error}", next_move="correct or remove the item"
+            ) from error
         if modality == MESSAGE:
             if not self.inputs.takes_messages:
-                what = "this backbone has no template for chat messages"
+                what = "this backbone lacks a template for chat messages"
                 raise UsageError(what, next_move='pass {"text": …, "audio": …}')
             return {MESSAGE: [item] if isinstance(item, dict) else list(item)}
         if isinstance(modality, tuple):

@@ -226,7 +226,7 @@ class Encodings:
             self._make_room(size)
         if self._used + size > self.limit:
             what = f"the limit of {show_bytes(self.limit)} is reached"
-            self._stop(f"{what}: further encodings are not kept and will be computed again when needed")
+            self._stop(f"{what}: further encodings are not stored and will be computed again when needed")
             return False
         self._used += size
         return True

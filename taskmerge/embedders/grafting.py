@@ -200,7 +200,10 @@ def _attached(
         embedder = OmniEmbedder(network, towers, opened.inputs(towers, max_seq_length))
         takes = embedder.encoder(name).modalities
         if modality_of_column(modality) not in takes:
-            raise UsageError(f"encoder {encoder!r} takes {', '.join(takes)}, not {modality}")
+            raise UsageError(
+                f"encoder {encoder!r} takes {', '.join(takes)}, not {modality}",
+                next_move="choose an encoder for this modality, or another modality",
+            )
         table = network.get_input_embeddings().weight
         if not table.is_meta:
             embedder.projector(name).match_scale(table)
@@ -256,10 +259,13 @@ def _check_modality(opened: _Opened, modality: str, place: str) -> None:
     """Raises UsageError where the backbone takes the modality already, or has a tower of that name."""
     name = tower_of(modality)
     if opened.old is not None and name in opened.old.towers:
-        raise UsageError(f"{place} already has a tower {name!r}", next_move="`recover` or `specialize` trains it")
+        raise UsageError(
+            f"{place} already has a tower {name!r}",
+            next_move="train it with `recover` or `specialize`, or graft another modality",
+        )
     if own := sorted(set(through(name)) & set(opened.takes)):
         raise UsageError(
-            f"{place} already takes {', '.join(own)}",
+            f"{place} already supports {', '.join(own)}",
             next_move=f"train its own {name} tower (`specialize` without `graft`), or graft another modality",
         )
 
@@ -279,7 +285,11 @@ def _open_backbone(backbone: str | Path, pooling: str | None, normalize: bool, o
     old = opened.graft if isinstance(opened, GraftedEmbedder) else None
     network = old.backbone if old is not None else opened.network
     if not hasattr(network, "get_input_embeddings"):
-        raise CheckpointError("its first module does not contain a transformers model", str(backbone))
+        raise CheckpointError(
+            "its first module does not contain a transformers model",
+            str(backbone),
+            "graft onto a text or vision-language model of transformers",
+        )
     tail = rest if pooling is None else _tail(network, pooling, normalize)
     if old is None:
         return _Opened(network, first.tokenizer, _own(first, backbone), None, tail)
@@ -308,7 +318,10 @@ def _tail(network: Any, pooling: str, normalize: bool) -> list[Any]:
     try:
         pooled = Pooling(_width(network), pooling)
     except ValueError as error:
-        raise UsageError(f"pooling: {first_line(error)}") from None
+        raise UsageError(
+            f"pooling: {first_line(error)}",
+            next_move="use mean, cls, lasttoken or another mode of sentence-transformers' Pooling",
+        ) from None
     return [pooled, *([Normalize()] if normalize else [])]
 
 

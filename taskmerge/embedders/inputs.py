@@ -91,7 +91,10 @@ def token_id(tokenizer: Any, token: str, tower: str) -> int:
     """Id of a token. Raises UsageError when there is none."""
     index = tokenizer.get_vocab().get(token)
     if index is None:
-        raise UsageError(f"tower {tower!r}: the tokenizer has no token {token!r}")
+        raise UsageError(
+            f"tower {tower!r}: the tokenizer has no token {token!r}",
+            next_move="use the tokenizer that was saved with the graft",
+        )
     return int(index)
 
 
@@ -121,7 +124,7 @@ def messages_without(
                 if kind in tower_of:
                     if any(tower_of[known] == tower_of[kind] for known in grafted):
                         raise UsageError(
-                            f"two items for {tower_of[kind]!r} in one conversation", next_move="only one is allowed"
+                            f"two items for {tower_of[kind]!r} in one conversation", next_move="keep one of them"
                         )
                     grafted[kind] = part[kind]
                     part = {"type": "tower", "tower": tower_of[kind]}

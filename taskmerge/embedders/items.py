@@ -145,7 +145,10 @@ class PreparedItems:
     def _role(self, numbers: Sequence[int]) -> Role | None:
         roles = {self._set(number).role for number in numbers}
         if len(roles) > 1:
-            raise UsageError("queries and documents in one batch of items")
+            raise UsageError(
+                "queries and documents in one batch of items",
+                next_move="give queries and documents in separate batches",
+            )
         return roles.pop() if roles else None
 
 

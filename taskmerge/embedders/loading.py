@@ -215,9 +215,9 @@ def _check_known(folder: Path, classes: Mapping[str, type], label: str) -> None:
         if address not in classes and not address.startswith("sentence_transformers."):
             module, _, name = address.rpartition(".")
             raise CheckpointError(
-                f"modules.json names {address}, a class of the model's author: its code runs only if you name it",
+                f"modules.json lists {address}, a class of the model's author: its code runs only if you name it",
                 label,
-                f"`embedder: path/to/file.py:{name}` in a recipe, or --embedder {module}:{name}, if you trust it",
+                f"if you trust it, write `embedder: path/to/file.py:{name}` in a recipe, or --embedder {module}:{name}",
             )
 
 

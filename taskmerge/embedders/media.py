@@ -64,7 +64,10 @@ def _numbers(item: Any, what: str) -> np.ndarray:
     try:
         array = np.asarray(item)
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UsageError(f"{what} is not an array of numbers: {clipped(first_line(error), 200)}") from None
+        raise UsageError(
+            f"{what} is not an array of numbers: {clipped(first_line(error), 200)}",
+            next_move="give an array of numbers, or the path of a file",
+        ) from None
     if not (np.issubdtype(array.dtype, np.number) or array.dtype == np.bool_):
         raise UsageError(f"{what} is not an array of numbers", next_move="pass an array or the path of a file")
     return array
@@ -104,7 +107,10 @@ def load_picture(item: Any, mode: str) -> Any:
     else:
         picture = _picture_from_array(_numbers(item, f"picture {name}"), name)
     if picture.width == 0 or picture.height == 0:
-        raise UsageError(f"picture {name} is empty ({picture.width} x {picture.height})")
+        raise UsageError(
+            f"picture {name} is empty ({picture.width} x {picture.height})",
+            next_move="remove the item, or replace the picture",
+        )
     if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
@@ -116,7 +122,10 @@ def _decoded(picture: Any, name: str) -> Any:
     try:
         picture.load()
     except Exception as error:  # what decoders raise for a file that makes no sense has no bounds
-        raise UsageError(f"picture {name} cannot be read: {clipped(first_line(error), 300)}") from error
+        raise UsageError(
+            f"picture {name} cannot be read: {clipped(first_line(error), 300)}",
+            next_move="supported: PNG, JPEG, WebP, GIF, TIFF and BMP",
+        ) from error
     return picture
 
 
@@ -128,10 +137,13 @@ def _picture_from_array(array: np.ndarray, name: str) -> Any:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and array.shape[2] not in (2, 3, 4)):
-        raise UsageError(f"picture {name} is not (height, width[, channels])")
+        raise UsageError(
+            f"picture {name} is not (height, width[, channels])",
+            next_move="give an array of this shape, or the path of a picture",
+        )
     if np.issubdtype(array.dtype, np.floating):
         if not np.isfinite(array).all():
-            raise UsageError(f"picture {name} contains NaN or infinite values")
+            raise UsageError(f"picture {name} contains NaN or infinite values", next_move="repair or remove the item")
         array = np.rint(np.clip(array, 0.0, 1.0) * 255.0)
     return Image.fromarray(array.astype(np.uint8))
 
@@ -147,9 +159,12 @@ def load_frames(item: Any, mode: str) -> list[Any]:
     if not isinstance(item, Sequence):
         item = _numbers(item, f"video {describe(item)}")
         if item.ndim != 4:
-            raise UsageError(f"video {describe(item)} is not (frames, height, width, channels)")
+            raise UsageError(
+                f"video {describe(item)} is not (frames, height, width, channels)",
+                next_move="give an array of this shape, or the path of a video",
+            )
     if len(item) == 0:
-        raise UsageError("video has no frames")
+        raise UsageError("video has no frames", next_move="remove the item, or replace the video")
     return [load_picture(frame, mode) for frame in item]
 
 
@@ -159,9 +174,15 @@ def _frames_from_path(path: Path, mode: str) -> list[Any]:
     try:
         files = sorted(file for file in path.iterdir() if file.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"))
     except OSError as error:
-        raise UsageError(f"video folder {str(path)!r} cannot be read: {error.strerror}") from None
+        raise UsageError(
+            f"video folder {str(path)!r} cannot be read: {error.strerror}",
+            next_move="check that the folder exists and that you may read it",
+        ) from None
     if not files:
-        raise UsageError(f"video folder {str(path)!r} contains no pictures")
+        raise UsageError(
+            f"video folder {str(path)!r} contains no pictures",
+            next_move="put the frames into it, as pictures in the order of their names",
+        )
     frames: list[Any] = []
     pixels = 0
     for file in files:

@@ -26,7 +26,7 @@ _FORMATS = (
     "PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000", "ICO", "TGA", "SGI", "PCX",
 )  # fmt: skip
 """Of pictures. No EPS, WMF or the like: reading these runs other programs."""
-_SMALLER = "make it smaller, cut it into pieces, or remove it"
+_SMALLER = "make it smaller, split it, or remove it"
 
 
 def read_sound(source: Path | bytes, name: str) -> tuple[np.ndarray, int]:

@@ -35,7 +35,7 @@ def opening(source: str | Path, what: str) -> Iterator[None]:
     except Exception as error:  # what libraries raise for a folder that makes no sense has no bounds
         kind = "" if isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: "
         said = f"the {what} cannot be loaded: {kind}{clipped(first_line(error), 500)}"
-        move = "install the library that the message names" if isinstance(error, ImportError) else _WHOLE
+        move = "install the library that the message mentions" if isinstance(error, ImportError) else _WHOLE
         raise CheckpointError(said, str(source), move) from error
 
 

@@ -109,7 +109,10 @@ class OwnInputs(BackboneInputs):
         except UsageError:
             raise
         except _PROBLEMS as error:
-            raise UsageError(f"the backbone's processor refuses the batch: {first_line(error)}") from error
+            raise UsageError(
+                f"the backbone's processor refuses the batch: {first_line(error)}",
+                next_move="check the items of this batch, or use smaller batches",
+            ) from error
         for tower in {tower for count in counts for tower in count}:
             features[f"{tower}_mask"] = self._mask(tower, features["input_ids"], counts)
         self._check_texts(features["input_ids"], counts)
@@ -159,7 +162,7 @@ class OwnInputs(BackboneInputs):
         for tower, token in self.placeholders.items():
             wanted = torch.tensor([count.get(tower, 0) for count in counts])
             if bool(((ids == token).sum(dim=1) > wanted).any()):
-                what = f"a text holds the token {self.towers[tower].placeholder!r}, which stands for {tower}"
+                what = f"a text contains the token {self.towers[tower].placeholder!r}, which stands for {tower}"
                 raise UsageError(what, next_move="remove it from the text, or graft with another placeholder")
 
     def _without_template(self, items: Sequence[Mapping[str, Any]], prompt: str | None) -> dict[str, Any]:

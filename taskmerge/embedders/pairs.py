@@ -161,7 +161,7 @@ def read_pairs(source: Any, column: str | None = None) -> Pairs:
         return source
     label, rows, folder = open_rows(source)
     if not len(rows):
-        raise UsageError("contains no pairs", label)
+        raise UsageError("contains no pairs", label, "give a source with at least one pair")
     first = rows[0]
     negatives = tuple(name for name in first if _NEGATIVE.fullmatch(name)) if isinstance(first, Mapping) else ()
     scan = _Scan(label, folder, _column(first, column, label) if isinstance(first, Mapping) else "", negatives)
@@ -196,7 +196,7 @@ class _Scan:
         """The group of every row; none where no row has one. Raises UsageError where only some have."""
         if self.found and self.without:
             what = f"{self.without} of {len(self.found) + self.without} rows have no {GROUP}"
-            raise UsageError(what, f"{self.label}: row {self.first_without}", "give one to every row, or to none")
+            raise UsageError(what, f"{self.label}: row {self.first_without}", "give every row one, or no row")
         return self.found
 
     def texts(self, rows: Iterable[Any]) -> Iterator[str]:
@@ -234,12 +234,12 @@ class _Scan:
         for name in self.negatives:
             wrong = row.get(name)
             if not isinstance(wrong, str) or not wrong.strip():
-                yield Problem(
-                    f"no {name} next to the text {text!r}: {wrong!r}", place, "every row must have one, or none"
-                )
+                yield Problem(f"no {name} next to the text {text!r}: {wrong!r}", place, "give every row one, or no row")
             elif isinstance(text, str) and spelling(wrong) == spelling(text):
                 yield Problem(
-                    f"its {name} is the same as its text: {text!r}", place, "a text cannot be both right and wrong"
+                    f"its {name} is the same as its text: {text!r}",
+                    place,
+                    "remove one of them: a text cannot be both right and wrong",
                 )
 
 
@@ -314,7 +314,7 @@ def _column(row: Mapping[str, Any], wanted: str | None, label: str) -> str:
         what = (
             f"several item columns: {', '.join(present)}" if present else f"there is no item column in {', '.join(row)}"
         )
-        raise UsageError(what, label, f"each row needs text and one of {', '.join(ITEM_COLUMNS)}")
+        raise UsageError(what, label, f"give each row text and one of {', '.join(ITEM_COLUMNS)}")
     return present[0]
 
 
@@ -335,7 +335,10 @@ def _unpacked(item: Mapping[str, Any], modality: str) -> Any:
     """What a parquet file or data set stores as {"bytes", "path"}."""
     content, name = item["bytes"], repr(str(item.get("path") or "in the data"))
     if not isinstance(content, bytes):
-        raise UsageError(f"the bytes of {name} are not bytes: {clipped(repr(content), 80)}")
+        raise UsageError(
+            f"the bytes of {name} are not bytes: {clipped(repr(content), 80)}",
+            next_move="store the file's bytes, or give its path",
+        )
     media = media_of(modality)
     if media == "sound":
         array, rate = read_sound(content, name)

@@ -86,7 +86,11 @@ def video_processor_class(name: str, place: str | None = None) -> Any:
             with _stand_in():
                 module = importlib.import_module(f"transformers.models.{path.parent.name}.{path.stem}")
             return type(name, (getattr(module, name), _pillow_frames()), {})
-    raise CheckpointError(f"no video processor {name!r} in transformers {transformers.__version__}", place)
+    raise CheckpointError(
+        f"no video processor {name!r} in transformers {transformers.__version__}",
+        place,
+        "install a version of transformers that has it",
+    )
 
 
 class _Missing:

@@ -59,7 +59,7 @@ class Prompts:
                     raise UsageError(f"prompts: {name}: {shown(value)} is not a mapping", next_move=move)
                 found[name] = {str(key): cls.of(inner) for key, inner in (value or {}).items()}
             elif value is not None and not isinstance(value, str):
-                raise UsageError(f"prompts: {name}: {value!r} is not text")
+                raise UsageError(f"prompts: {name}: {value!r} is not text", next_move="put the prompt in quotes")
         return cls(**found)
 
     def text(self, role: Role | None, modality: str | None = None) -> str | None:

@@ -66,4 +66,8 @@ def check_covers(live: Mapping[str, Tensor], weights: StateDict) -> None:
         if isinstance(tensor, torch.nn.Parameter) and name not in weights.tensors and tensor.data_ptr() not in known
     ]
     if lost:
-        raise CheckpointError(f"lacks {few(lost, 3)}, which the model that it should run has", weights.label)
+        raise CheckpointError(
+            f"lacks {few(lost, 3)}, which the model that it should run has",
+            weights.label,
+            "give weights with all tensors of the model",
+        )

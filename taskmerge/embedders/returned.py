@@ -159,12 +159,14 @@ def opened_like(base: nn.Module, others: Iterable[nn.Module], folder: Path) -> n
         elif (kind := _transformers_class(base, folder)) is not None:
             found = kind.from_pretrained(str(folder), dtype="auto").to(device)
         else:
-            raise UsageError(f"a {type(base).__name__} has no place for what the merge adds", next_move=AS_TENSORS)
+            raise UsageError(
+                f"a {type(base).__name__} cannot hold the tensors or tokens that the merge adds", next_move=AS_TENSORS
+            )
     return cast("nn.Module", found.train(base.training))
 
 
 AS_TENSORS = (
-    "give the base as taskmerge.Checkpoint.open(model): the result is then a Checkpoint, which holds any tensors"
+    "give the base as taskmerge.Checkpoint.open(model): the result is then a Checkpoint, which can hold any tensors"
 )
 
 
@@ -186,4 +188,4 @@ def _transformers_class(base: nn.Module, folder: Path) -> Any:
 
 def no_place(base: nn.Module, names: Iterable[str]) -> UsageError:
     """Return the error for a merge that does not fit the live model, if no library can make another one."""
-    return UsageError(f"a {type(base).__name__} has no place for {few(names, 3)} of the merge", next_move=AS_TENSORS)
+    return UsageError(f"a {type(base).__name__} cannot hold {few(names, 3)} of the merge", next_move=AS_TENSORS)

@@ -73,7 +73,9 @@ class LineRows(Sequence[Row]):
             starts.append(position)
             self._file = ByteFile(path)
         except OSError as error:
-            raise UsageError(f"cannot be read: {error.strerror}", str(path)) from None
+            raise UsageError(
+                f"cannot be read: {error.strerror}", str(path), "check that the file exists and that you may read it"
+            ) from None
         self._starts, self._numbers = starts, numbers
 
     def __len__(self) -> int:
@@ -174,7 +176,11 @@ def _lengths(column: Any) -> Any:
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        raise UsageError("is not a file" if path.exists() else f"there is no file {str(path)!r}", str(path))
+        raise UsageError(
+            "is not a file" if path.exists() else f"there is no file {str(path)!r}",
+            str(path),
+            "check the path",
+        )
 
 
 def _parquet(path: Path) -> TableRows:
@@ -236,16 +242,20 @@ def _open_dataset(name: str) -> Any:
         except Exception as error:  # json's, pyarrow's and the library's own errors: whatever the folder holds
             what = f"is not a folder that `datasets` saved: {clipped(first_line(error), 300)}"
             raise UsageError(
-                what, name, "name the file of rows in it, or save the data set with save_to_disk"
+                what, name, "give the path of the file of rows in it, or save the data set with save_to_disk"
             ) from None
     repository, _, rest = name.partition(":")
     split, _, mode = rest.partition(":")
     if mode not in ("", "streaming"):
-        raise UsageError(f"{mode!r} is not a way to read a data set", name, "NAME, NAME:SPLIT or NAME:SPLIT:streaming")
+        raise UsageError(
+            f"{mode!r} is not a valid way to read a data set", name, "write NAME, NAME:SPLIT or NAME:SPLIT:streaming"
+        )
     try:
         found = datasets.load_dataset(repository, split=split or None, streaming=mode == "streaming")
     except Exception as error:  # the library raises its own, hub and OS errors; all mean the same to the user
-        raise UsageError(f"cannot be opened as a file or data set: {error}", name) from error
+        raise UsageError(
+            f"cannot be opened as a file or data set: {error}", name, "check the path or the id of the data set"
+        ) from error
     return _one_split(found, name)
 
 
@@ -254,7 +264,7 @@ def _one_split(found: Any, name: str) -> Any:
         splits = list(found)
         if "test" not in splits and len(splits) > 1:
             raise UsageError(
-                f"has several splits, but none called test: {', '.join(splits)}", name, f"{name}:{splits[0]}"
+                f"has several splits, but none called test: {', '.join(splits)}", name, f"write {name}:{splits[0]}"
             )
         found = found["test"] if "test" in splits else found[splits[0]]
     return found

@@ -87,7 +87,7 @@ class SentenceEmbedder(Embedder):
             features = dict(self.module.preprocess(list(items), prompt=self.prompt(role, modality), **said))
         except (TypeError, ValueError) as error:
             what = f"cannot read these items: {clipped(first_line(error), 300)}"
-            raise UsageError(what, self.label, "are they of the kind that it takes?") from error
+            raise UsageError(what, self.label, "give items of the kind that it takes") from error
         if role and self._is_routed:
             features["task"] = role  # a router that is not the first module finds it nowhere else
         return features
@@ -147,7 +147,7 @@ class SentenceEmbedder(Embedder):
             raise CheckpointError(
                 f"its modules do not produce a sentence embedding: {parts}",
                 self.label,
-                "its modules.json lacks a Pooling",
+                "add a Pooling to its modules.json",
             )
         return found[..., : self.module.truncate_dim]
 

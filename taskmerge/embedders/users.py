@@ -84,7 +84,7 @@ def loaded(loader: Any, folder: Path, label: str) -> Any:
         raise CheckpointError(
             f"{name}() fails: {type(error).__name__}: {clipped(first_line(error), 500)}",
             label,
-            "it should return None for models of another class (the base, another specialist)",
+            "let it return None for models of another class (the base, another specialist)",
         ) from error
 
 

@@ -100,7 +100,7 @@ def refuse(
     if missing:
         said.append(f"{_count(missing, 'is', 'are')} missing from the file of this {kind}: {_some(missing)}")
     if left:
-        said.append(f"{_count(left, 'in the file has', 'in the file have')} no place in {kind}: {_some(left)}")
+        said.append(f"{_count(left, 'in the file has', 'in the file have')} no counterpart in {kind}: {_some(left)}")
     if other:
         holds = _count(other, "does", "do")
         said.append(f"{holds} not have the values of the file in {kind}: {_some(other)}")
@@ -108,7 +108,7 @@ def refuse(
         raise CheckpointError(
             "; ".join(said),
             str(source),
-            "saved with another prefix, by another class, or with other layers than config.json says? "
+            "check that the prefix, class and layers of its tensors match config.json; "
             "`taskmerge inspect` lists the tensors of the file",
         )
 

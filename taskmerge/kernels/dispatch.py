@@ -236,7 +236,7 @@ def _check_found(program: Program, found: Measurement) -> None:
     if not program.weights:
         return
     if any(isinstance(way, KeepLargest) for way in program.ways) and (found.lowest is None or found.highest is None):
-        how = "measure_model, over the whole model" if program.across_model else "measure"
+        how = "measure_model, over the complete model" if program.across_model else "measure"
         raise MergeError(f"the thresholds for keeping entries are not measured (kernels.{how})")
     if any(by_mass(way) for way in program.ways) and found.factors is None:
         raise MergeError("the sums of magnitudes to be kept are not measured (kernels.measure)")

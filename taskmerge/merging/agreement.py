@@ -11,6 +11,7 @@ from taskmerge.checkpoints.lineage.configs import differences, swapped_labels
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import Problem
 from taskmerge.merging.steps import TensorStep
+from taskmerge.words.tables import counted
 
 
 class Layers:
@@ -60,8 +61,8 @@ class Layers:
         """Yield a warning for tensors in layers that the base has, if its layers lack them."""
         for (owner, container), names in self._inside.items():
             yield (
-                f"{owner} has {len(names)} tensors in {container!r} that the base's own layers lack, such "
-                f"as {names[0]!r}: copied, not merged; the model class must have them, or a rule must drop "
+                f"{owner} has {counted(len(names), 'tensor')} in {container!r} that the base's own layers lack, such "
+                f"as {names[0]!r}: copied, not merged; the model class must define them, or a rule must drop "
                 "them (drop: true)"
             )
 
@@ -86,8 +87,8 @@ def settings(
         for one in differences(ours, theirs):
             what = f"config.json: {one.key} is {_short(one.theirs)} in {label}, but {_short(one.ours)} in the base"
             if one.serious:
-                move = "are they of the same lineage? If one config.json is wrong, correct it"
-                problems.append(Problem(f"{what}: tensors of the same shape have another meaning", None, move))
+                move = f"check that {label} was trained from this base; if one config.json is wrong, correct it"
+                problems.append(Problem(f"{what}: tensors of the same shape do not mean the same", None, move))
             else:
                 warnings.append(f"{what}; the result uses the value of {census.naming.label}")
         heads = [step.info.name for step in own if step.component == HEAD and _is_of_labels(step, ours)]
@@ -95,7 +96,9 @@ def settings(
         if labels is not None:
             what = f"id2label lists {labels[0]!r} in the base, but {labels[1]!r} in {label}"
             move = "use the same order of labels in both, or keep one head: rules: - {match: head, keep: base}"
-            problems.append(Problem(f"config.json: {what}: rows of {heads[0]!r} belong to other classes", None, move))
+            problems.append(
+                Problem(f"config.json: {what}: rows of {heads[0]!r} belong to different classes", None, move)
+            )
     return problems, warnings
 
 

@@ -244,13 +244,14 @@ def _checked(weights: Any, names: list[str]) -> Any:
         left_out = [name for name in names if name not in weights]
         if left_out:
             raise UsageError(
-                f"weights lists {', '.join(map(repr, weights)) or 'nobody'}, but not {', '.join(map(repr, left_out))}",
+                f"weights lists {', '.join(map(repr, weights)) or 'no specialist'}, but not "
+                f"{', '.join(map(repr, left_out))}",
                 next_move=f"give each specialist a weight: weights={{{', '.join(f'{name!r}: …' for name in names)}}}",
             )
         return {name: list(one) if isinstance(one, tuple) else one for name, one in weights.items()}
     if isinstance(weights, Sequence) and not isinstance(weights, str):
         raise UsageError(
-            f"weights={weights!r} does not say which specialist they are for",
+            f"weights={weights!r} does not state which specialist each weight is for",
             next_move=f"give them by name: weights={{{', '.join(f'{name!r}: …' for name in names)}}}; a gradient over "
             "depth is a list for one specialist",
         )

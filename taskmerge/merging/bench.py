@@ -83,7 +83,10 @@ class Bench:
         own, other = ({step.info.name for step in one.steps} for one in (self.plan, plan))
         if own != other:
             names = few(sorted(own ^ other), 3)
-            raise MergeError(f"the result has other tensors than the recipe's own: {names}")
+            raise MergeError(
+                f"the result does not have the same tensors as the recipe's own merge: {names}",
+                next_move="keep copy, drop rules and tokenizer settings as in the recipe",
+            )
         self.store.next_round()
         return FusedStateDict(plan, self._device, self.store)
 

@@ -30,7 +30,7 @@ def packed_as_base(plan: Plan, recipe: Recipe, base: StateDict) -> Plan:
     merged = {step.info.name: step.info for step in plan.steps}
     lost = [name for name, codec in base.codecs.items() if name in merged and merged[name].shape != codec.dims]
     if lost:
-        what = f"output: quantized, but {lost[0]!r} has another shape than in the base"
+        what = f"output: quantized, but {lost[0]!r} does not have the same shape as in the base"
         raise RecipeError(what, recipe.output.place, "leave it out")
     infos = packed_infos(merged, base)
     config: Mapping[str, Any] = plan.beside.config

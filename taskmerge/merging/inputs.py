@@ -152,7 +152,9 @@ def open_soup(
     start = None if base is None else _open(base, Path())
     paths = row_paths(row, Path())
     if base is None and (adapter := next((path for path in paths if path.is_dir() and is_adapter(path)), None)):
-        raise RecipeError(f"{str(adapter)!r} is an adapter", next_move="give the model that it is for: --base MODEL")
+        raise RecipeError(
+            f"{str(adapter)!r} is an adapter", next_move="give the model that it belongs to: --base MODEL"
+        )
     found, _ = _soup(row, recipe, start, None)
     return found, paths
 
@@ -203,11 +205,11 @@ def _open(text: str, folder: Path, in_few_bits: bool = False) -> StateDict:
         named = base_of(place)
         if named is None:
             raise RecipeError(
-                f"{text!r} is an adapter, but does not say for which model",
+                f"{text!r} is an adapter, and its configuration does not name its model",
                 next_move="set base_model_name_or_path in its adapter_config.json to the model that it was trained on",
             )
         model = _open(named, place, in_few_bits)
-        said = f"{text} is an adapter: applied to {named}, which it names as its base"
+        said = f"{text} is an adapter: applied to {named}, the base in its configuration"
         model.beside = replace(model.beside, notes=(*model.beside.notes, said))
         return adapted(model, place)
     stored = open_stored(text, relative_to=folder)

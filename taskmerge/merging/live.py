@@ -77,8 +77,8 @@ def open_live(sources: Mapping[str, Any]) -> LiveSources:
             check_mergeable(module, label)
             if adapted_network(module, label) is not None and label == BASE:
                 raise UsageError(
-                    "the base has an adapter inside",
-                    next_move="model.merge_and_unload() makes an ordinary model of it, model.unload() takes it out",
+                    "the base contains an adapter that is not merged",
+                    next_move="call model.merge_and_unload() to merge the adapter, or model.unload() to remove it",
                 )
         except UsageError as error:
             problems += error.problems
@@ -134,7 +134,7 @@ def as_live_model(fused: FusedStateDict, live: LiveSources, in_place: bool) -> n
             found = base
     elif in_place:
         raise UsageError(
-            "the result has other tensors or settings than the base, which cannot become it in place",
+            "the result does not have the tensors and settings of the base: it cannot replace the base in place",
             next_move="leave out in_place: a new model is returned",
         )
     else:

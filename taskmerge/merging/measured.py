@@ -56,7 +56,7 @@ class Measuring:
         if state["parts"] != part.of:
             raise OutputError(
                 f"measuring was started in {state['parts']} parts, not {part.of}", self._notes.place,
-                f"--measure --part i/{state['parts']}",
+                f"run --measure --part i/{state['parts']}",
             )  # fmt: skip
         search = self._searching(state)
         name = f"{FOLDER}/{state['number']}/{part.number}-of-{part.of}.json"

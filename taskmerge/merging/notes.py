@@ -31,13 +31,13 @@ def _class(census: Census, config: Mapping[str, Any], copied: Sequence[TensorSte
     own = class_name(config) or str(config.get("model_type") or "")
     if naming.label != BASE:
         yield (
-            f"config.json, tensor names and code: from {naming.label} ({own or 'no class named'}), because of "
+            f"config.json, tensor names and code: from {naming.label} ({own or 'no class is given'}), because of "
             "the tensors that it adds"
         )
     for label in naming.others:
         names = [step.info.name for step in copied if step.source.label == label]
         if names:
-            theirs = class_name(census.inputs[label].config) or "no class named"
+            theirs = class_name(census.inputs[label].config) or "no class is given"
             yield (
                 f"warning: {label} has another class ({theirs}): its {_some(names)} are copied, "
                 f"but {own or 'the class'} does not load them; load the result with a class that has both"
@@ -87,7 +87,7 @@ def _left_out(census: Census, dropped: Iterable[Dropped]) -> Iterator[str]:
     for (label, rule), names in groups.items():
         known = [name for name in names if name in census.components]
         buffers = bool(known) and all(census.components[name] == BUFFERS for name in known)
-        keep = "" if buffers or not known else f"; to keep: copy: {{{label}: [{pattern_of(names, census)}]}}"
+        keep = "" if buffers or not known else f"; to keep them, write copy: {{{label}: [{pattern_of(names, census)}]}}"
         if any("/" in name for name in names):
             keep = "; to keep them, make the base a folder with the same modules.json"
         yield f"left out of {label}: {_some(names)}: {rule}{keep}"

@@ -61,7 +61,11 @@ class FusedRecord(Record):
 def read_provenance(folder: Path) -> FusedRecord:
     """Read the record of a fused model. Raises CheckpointError if it is missing or of another kind."""
     if (kind := read_record(folder)["kind"]) != "fused":
-        raise CheckpointError(f"a folder of kind {kind!r}, which was not made from a recipe", str(folder))
+        raise CheckpointError(
+            f"a folder of kind {kind!r}, which was not made from a recipe",
+            str(folder),
+            "give a folder that `taskmerge fuse` wrote",
+        )
     path = folder / FILE
     move = "without its record the model cannot be verified; fuse it again"
     record: FusedRecord = read_json(path, FusedRecord, move)

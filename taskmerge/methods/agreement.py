@@ -126,7 +126,9 @@ def ramplus_tl(
     boost: Annotated[
         float, Between(0, None), Doc("r, how strongly entries that only one specialist changed are scaled up")
     ] = 0.1,
-    most: Annotated[float, Between(0, None), Doc("α, the upper limit of the ratio of shared to sole entries")] = 0.2,
+    most: Annotated[
+        float, Between(0, None), Doc("α, the upper limit of the ratio of shared entries to entries of one specialist")
+    ] = 0.2,
     above: Changed = 1e-5,
 ) -> Tensor:
     """Like ram, but entries that only one specialist changed are multiplied by 1 + r · min(shared / sole, α).

@@ -89,7 +89,7 @@ def method_from_file(name: str, folder: Path) -> MergeMethod:
     found = getattr(module, function, None)
     if found is None:
         declared = [key for key, value in vars(module).items() if isinstance(value, MergeMethod)]
-        raise UsageError(f"{path_text} has no {function!r}", next_move=did_you_mean(function, declared))
+        raise UsageError(f"{path_text} does not contain {function!r}", next_move=did_you_mean(function, declared))
     if not isinstance(found, MergeMethod):
         raise UsageError(
             f"{function!r} in {path_text} is not a merge method",

@@ -62,6 +62,9 @@ def _each(kind: Callable[..., Sparsify], *options: Any) -> Sparsified:
     if not counts:
         return kind(*options)
     if len(counts) > 1:
-        raise MergeError(f"options for {' and '.join(map(str, sorted(counts)))} specialists at once")
+        raise MergeError(
+            f"options for {' and '.join(map(str, sorted(counts)))} specialists at once",
+            next_move="give one value per specialist for each option",
+        )
     rows = [option if isinstance(option, tuple) else (option,) * min(counts) for option in options]
     return tuple(kind(*row) for row in zip(*rows, strict=True))

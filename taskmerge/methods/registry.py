@@ -162,7 +162,7 @@ class MergeMethod:
         program = self.program(weights.tolist(), options, deltas.shape[1:])
         for name in self.needs(options) if deltas.numel() else ():
             if have[name] is None and name not in _OPTIONAL:
-                raise MergeError(f"the method {self.name!r} needs {name} ({INPUTS[name]})")
+                raise MergeError(f"the method {self.name!r} needs {name} ({INPUTS[name]})", next_move=f"pass {name}=…")
         if deltas.numel() == 0:
             return deltas.new_zeros(deltas.shape[1:])
         if program is not None:
@@ -177,7 +177,7 @@ class MergeMethod:
             made, wanted = tuple(merged.shape), tuple(deltas.shape[1:])
             raise MergeError(
                 f"the method {self.name!r} made a tensor of shape {made} from deltas of shape {wanted}",
-                next_move="a merge method returns one delta of the same shape as each input delta",
+                next_move="return one delta of the same shape as each input delta",
             )
         return merged.double() * self.scale(options)
 
@@ -210,7 +210,10 @@ class MergeMethod:
             parts = 1 if self.elementwise else len(weights)  # a mean divides by the number of specialists
             program = replace(program, from_gram=partial(_shares_of, self.weighted_by, parts))
         if isinstance(program.sparsify, tuple) and len(program.sparsify) != len(weights):
-            raise MergeError(f"{len(program.sparsify)} numbers for {len(weights)} specialists")
+            raise MergeError(
+                f"{len(program.sparsify)} numbers for {len(weights)} specialists",
+                next_move="return one way to sparsify per specialist",
+            )
         return replace(program, scale=self.scale(options))
 
     def peak_bytes(self, specialists: int, shape: tuple[int, ...]) -> int:

@@ -114,7 +114,9 @@ def _ndcg(ranks: np.ndarray, depth: int) -> float:
 
 def _check(queries: np.ndarray, gallery: np.ndarray, relevant: Sequence[Sequence[int]]) -> None:
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
-        raise UsageError(f"queries {queries.shape} and gallery {gallery.shape} must be 2-D with rows of one length")
+        raise UsageError(
+            f"queries {queries.shape} and gallery {gallery.shape} must be 2-D with rows of the same length"
+        )
     if not len(queries) or not len(gallery):
         raise UsageError(f"nothing to rank: {len(queries)} queries, {len(gallery)} gallery rows")
     if len(relevant) != len(queries):

@@ -108,7 +108,7 @@ def _specialize_problems(current: Run) -> Iterator[Problem]:
     for name, section in (current.recipe.specialize or {}).items():
         if parts := current.recipe.specialists[name].made_of_parts:
             what = f"specialize: {name} should be trained, but its specialist is {parts}"
-            yield Problem(what, section.place, "give the folder to write under specialists: NAME: {model: ...}")
+            yield Problem(what, section.place, "give the output folder instead: specialists: {NAME: FOLDER}")
         if section.graft is None:
             continue
         try:
@@ -209,7 +209,7 @@ def _data_problems(current: Run, use: Use) -> list[Problem]:
             found += _modality_problems(use, str(source), pairs.modality)
             if use.ranked and len(set(pairs.texts)) < 2:
                 what = f"{use.title}: all items of {source} have the same text: they cannot be ranked"
-                found.append(Problem(what, use.place))
+                found.append(Problem(what, use.place, "give pairs with at least two different texts"))
             pairs.check(CHECKED)
             if len(pairs) > CHECKED:
                 current.say(f"{use.title}: checked {CHECKED} of {len(pairs):,} items of {source}")

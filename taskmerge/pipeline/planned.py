@@ -56,7 +56,10 @@ def machine_of(text: str) -> Machine:
     """Return the devices that `4x80GB` means; `4x80GB@400` states the real TFLOP/s of each."""
     match = _ASSUMED.fullmatch(text.strip())
     if match is None or not int(match[1]):
-        raise UsageError(f"--assume: {text!r} is not a number of devices", next_move="--assume 4x80GB, or 4x80GB@400")
+        raise UsageError(
+            f"--assume: {text!r} is not a number of devices and their memory",
+            next_move="write --assume 4x80GB, or 4x80GB@400 (TFLOP/s)",
+        )
     return Machine(int(match[1]), parse_size(match[2].strip()), float(match[3]) * 1e12 if match[3] else SPEED)
 
 

@@ -45,7 +45,7 @@ def _no_checkpoints(current: Run, name: str, row: Specialist) -> Iterator[Proble
 
 def _absent(current: Run, name: str, text: str, place: str) -> Iterator[Problem]:
     if name in (current.recipe.specialize or {}) and not current.specialist(name).exists():
-        yield Problem(f"{name}: {text!r} is not trained yet", place, "`taskmerge specialize` trains it")
+        yield Problem(f"{name}: {text!r} is not trained yet", place, "train it: `taskmerge specialize`")
         return
     try:
         if parse_place(text, "a model").kind == "store":
@@ -65,9 +65,9 @@ def _unmade(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
     if (recipe.drift and "diagnose" in stages) or (recipe.recover and "recover" in stages):
         if not places.fused.exists():
             what = f"there is no fused model in {str(places.fused)!r}"
-            yield Problem(what, recipe.place, "`taskmerge fuse` makes it")
+            yield Problem(what, recipe.place, "make it: `taskmerge fuse`")
     elif recipe.rehearse and "rehearse" in stages:
         start, maker = (places.recovered, "recover") if recipe.recover else (places.fused, "fuse")
         if not start.exists():
             what = f"there is no model to rehearse in {str(start)!r}"
-            yield Problem(what, recipe.place, f"`taskmerge {maker}` makes it")
+            yield Problem(what, recipe.place, f"make it: `taskmerge {maker}`")

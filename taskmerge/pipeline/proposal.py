@@ -25,7 +25,7 @@ _OF_ANOTHER_KIND = re.compile(r"[-\d._e]+|true|false|null|yes|no|on|off|y|n", re
 _METHOD_REASON = (
     "# The plain sum of task vectors: on language models no other method reliably beats it (arXiv "
     "2511.21437).\n# `taskmerge methods` lists the rest; `taskmerge compare` shows how much the specialists "
-    "contradict each other."
+    "conflict."
 )
 
 
@@ -79,7 +79,7 @@ def _named(specialists: Sequence[str]) -> dict[str, str]:
 def _from(folder: Path, text: str) -> str:
     """A path of the current folder as the recipe's folder sees it; hub ids, uris and whole paths as they are."""
     if not text.strip():
-        raise UsageError(f"{text!r} names no model", next_move="give a path, a hub id or a hf:// uri")
+        raise UsageError(f"{text!r} is not a model", next_move="give a path, a hub id or a hf:// uri")
     if not Path(text).exists() or Path(text).is_absolute():
         return text
     return os.path.relpath(text, folder)
@@ -102,11 +102,10 @@ def _head(base: str, models: Mapping[str, str], weight: float, out: str) -> str:
     share = "its complete task vector" if len(models) == 1 else f"1/{len(models)} each: their mean"
     return "\n".join(
         [
-            "# Proposed by `taskmerge init`; change it where you know better. `taskmerge fuse --dry-run` "
-            "shows the plan.",
+            "# Proposed by `taskmerge init`; edit it as you like. `taskmerge fuse --dry-run` shows the plan.",
             f"base: {_text(base)}",
             "",
-            f"# Weights: {share}. Raise one to favour it, and measure: held-out pairs decide, not a rule.",
+            f"# Weights: {share}. A larger weight favours a specialist. Choose by scores on held-out pairs.",
             "specialists:",
             *rows,
             "",
@@ -137,7 +136,7 @@ def _own_components(decided: Plan) -> dict[str, list[str]]:
 def _copied(own: Mapping[str, Sequence[str]]) -> str:
     if not own:
         return ""
-    lines = ["", "# What only one specialist has, copied from it (this happens without these lines too):"]
+    lines = ["", "# Components that only one specialist has are copied from it (also without these lines):"]
     rows = ", ".join(f"{name}: [{', '.join(parts)}]" for name, parts in own.items())
     return "\n".join([*lines, f"copy: {{{rows}}}", ""])
 
@@ -152,7 +151,7 @@ def _drift(own: Mapping[str, Sequence[str]], said: Recipe) -> str:
         return "\n".join(
             [
                 "",
-                "# Measure what the fusion cost, on pairs that no specialist was trained on:",
+                "# Measure what the fusion lost, on pairs that no specialist was trained on:",
                 f"# evaluate: {{retrieval: {{{sets}}}}}",
                 "",
             ]
@@ -165,7 +164,8 @@ def _drift(own: Mapping[str, Sequence[str]], said: Recipe) -> str:
     return "\n".join(
         [
             "",
-            f"# {', '.join(parts)} {'was' if len(parts) == 1 else 'were'} trained for a backbone that fusing changes.",
+            f"# {', '.join(parts)} {'was' if len(parts) == 1 else 'were'} trained for a backbone that the "
+            f"fusion changes.",
             "# About 200 pairs show whether retrieval broke; a few hundred more repair it. Add your own "
             "pairs, then `taskmerge run`.",
             f"# drift: {{specialist: [{', '.join(drifting)}], probes: {{{probes}}}}}",

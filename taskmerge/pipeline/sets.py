@@ -23,9 +23,9 @@ def grafted_modality(run: Run, section: Specialize) -> str:
     sources = section.data if isinstance(section.data, Mapping) else {"data": section.data}
     found = {name: read_pairs(run.data(source)).modality for name, source in sources.items()}
     if len(set(found.values())) > 1:
-        held = ", ".join(f"{name} holds {modality}" for name, modality in found.items())
-        what = f"specialize: {section.name}: one encoder is grafted, and the data is of several modalities: {held}"
-        raise RecipeError(what, section.place, "say `modality`, or train a specialist of each")
+        held = ", ".join(f"{name} contains {modality}" for name, modality in found.items())
+        what = f"specialize: {section.name}: one encoder is grafted, but the data has several modalities: {held}"
+        raise RecipeError(what, section.place, "set `modality`, or train one specialist per modality")
     return next(iter(found.values()))
 
 

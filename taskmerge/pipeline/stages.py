@@ -84,7 +84,7 @@ def diagnose(run: Run) -> None:
     sources = {name: run.data(probes[name]) for name in names if name in probes}
     if missing := [name for name in names if name not in sources]:
         raise RecipeError(
-            f"drift: there are no probes for {', '.join(missing)}", section.place, "probes: {NAME: path, ...}"
+            f"drift: there are no probes for {', '.join(missing)}", section.place, "write probes: {NAME: path, ...}"
         )
 
     said = section.trained_on
@@ -182,7 +182,7 @@ def evaluate(run: Run) -> None:
     if absent := unscored(run):
         run.say(
             f"  not scored, because they are not complete models: {', '.join(absent)} (`taskmerge apply` makes "
-            "one of an adapter)"
+            "a model from an adapter)"
         )
     if bare := plain(run):
         run.say(

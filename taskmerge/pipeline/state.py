@@ -135,7 +135,7 @@ class Run:
         """Return a file or folder that the recipe reads, relative to its folder. Raises UsageError for a uri."""
         place = parse_place(text)
         if place.kind != "path":  # the path of a uri is empty: it would be the recipe's own folder
-            move = "copy it to this disk, and write its path"
+            move = "copy it to this disk, and give its path"
             raise UsageError(f"{clipped(repr(text), 200)} is not a path on this disk", next_move=move)
         return self.recipe.folder / place.path
 

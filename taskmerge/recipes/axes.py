@@ -124,7 +124,10 @@ def axes_of(recipe: Recipe, vary: Mapping[str, Range] | None = None) -> tuple[Ax
         try:
             for axis in _axes(recipe, target, said.read(), methods):
                 if axis.name in found:
-                    raise UsageError(f"{axis.name} is varied twice, also as {found[axis.name].target!r}")
+                    raise UsageError(
+                        f"{axis.name} is varied twice, also as {found[axis.name].target!r}",
+                        next_move="remove one of the two",
+                    )
                 found[axis.name] = axis
         except UsageError as error:
             what = f"search: vary: {target}: "
@@ -181,10 +184,13 @@ def _rule_axes(
     try:
         Pattern.parse(pattern)
     except PatternError as error:
-        raise UsageError(error.problems[0].what) from None
+        raise UsageError(error.problems[0].what, next_move=error.problems[0].next_move) from None
     if option != WEIGHT:
         if one:
-            raise UsageError(f"{last!r} has its own weight, but no {option!r}", next_move=f"rules.{pattern}.{option}")
+            raise UsageError(
+                f"{last!r} can have its own weight, but not its own {option!r}",
+                next_move=f"write rules.{pattern}.{option}",
+            )
         yield from _over_depth(_option(f"rules.{pattern}.{option}", target, option, said, methods, pattern))
         return
     for name in [last] if one else recipe.specialists:
@@ -221,7 +227,7 @@ def _specialists(recipe: Recipe, glob: str) -> list[str]:
     try:
         found = Pattern.parse(glob).filter(recipe.specialists)
     except PatternError as error:
-        raise UsageError(error.problems[0].what) from None
+        raise UsageError(error.problems[0].what, next_move=error.problems[0].next_move) from None
     if not found:
         move = did_you_mean(glob, recipe.specialists)
         raise UsageError(f"{glob!r} matches none of the specialists", next_move=move)

@@ -126,7 +126,7 @@ def methods_page() -> str:
     methods = [method for method in all_methods() if method.function.__module__.startswith("taskmerge.")]
     rows = ["| method | does | takes | source |", "|---|---|---|---|"]
     for method in methods:
-        takes = "streams" if method.elementwise else "matrices" if method.whole_matrices else "whole tensors"
+        takes = "streams" if method.elementwise else "matrices" if method.whole_matrices else "complete tensors"
         summary = method.summary.replace("|", "\\|")
         rows.append(f"| [`{method.name}`](#{method.name}) | {summary} | {takes} | {method.source} |")
     inputs = "\n".join(f"- `{name}`: {meaning}" for name, meaning in INPUTS.items())

@@ -68,12 +68,17 @@ def read_documents(path: str | Path) -> list[Document]:
     try:
         raw = path.read_bytes()[: MOST_BYTES + 1] if path.is_file() else None
     except OSError as error:
-        raise RecipeError(f"{label} cannot be read: {error.strerror}") from error
+        raise RecipeError(
+            f"{label} cannot be read: {error.strerror}", next_move="check that the file exists and that you may read it"
+        ) from error
     if raw is None:
         what = "is a folder, not a recipe" if path.is_dir() else "does not exist"
         raise RecipeError(f"{label} {what}", next_move="give the path of a recipe (a YAML file)")
     if len(raw) > MOST_BYTES:
-        raise RecipeError(f"{label} is larger than {MOST_BYTES:,} bytes, too large for a recipe")
+        raise RecipeError(
+            f"{label} is larger than {MOST_BYTES:,} bytes, too large for a recipe",
+            next_move="check that this is a recipe",
+        )
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -89,9 +94,15 @@ def parse_documents(text: str, label: str, folder: Path) -> list[Document]:
     except yaml.MarkedYAMLError as error:
         raise _syntax_error(error, label) from error
     except yaml.YAMLError as error:
-        raise RecipeError(f"not readable as YAML: {error}".replace("\n", " "), label) from error
+        raise RecipeError(
+            f"not readable as YAML: {error}".replace("\n", " "),
+            label,
+            "save it as plain text, without control characters",
+        ) from error
     except RecursionError:
-        raise RecipeError("values are nested too deeply for a recipe", label) from None
+        raise RecipeError(
+            "values are nested too deeply for a recipe", label, "write a recipe with fewer levels"
+        ) from None
     documents = []
     for node in nodes:
         reader = _Reader(label)
@@ -106,10 +117,10 @@ def _syntax_error(error: yaml.MarkedYAMLError, label: str) -> RecipeError:
     mark = error.problem_mark or error.context_mark
     what = f"not readable as YAML: {error.problem or error.context}"
     if mark is None:
-        return RecipeError(what, label)
+        return RecipeError(what, label, "correct the file")
     source = mark.get_snippet(indent=0, max_length=100) if mark.buffer is not None else None
     tab = source is not None and "\t" in source.split("\n")[0]
-    move = "indent with spaces; YAML takes no tabs" if tab else None
+    move = "indent with spaces; YAML does not allow tabs" if tab else None
     shown = f"{what}\n{source}" if source else what
     return RecipeError(shown, f"{label}:{mark.line + 1}", move)
 
@@ -199,7 +210,7 @@ class _Reader:
     def _merged(self, source: yaml.Node, path: tuple[str | int, ...]) -> dict[str, Any]:
         """The entries that `<<` adds to the mapping at `path`; those that stand in it, and earlier sources', win."""
         if not isinstance(source, yaml.MappingNode):
-            self.problem("<< must name a mapping, or a list of them", source, "write `<<: *anchor`")
+            self.problem("<< must refer to a mapping, or to a list of mappings", source, "write `<<: *anchor`")
             return {}
         held = dict(self.lines)
         found = self.value(source, path)

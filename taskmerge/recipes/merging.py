@@ -202,7 +202,11 @@ def _rules(value: Any, merge: MergeMethod | None, at: At, problems: list[Problem
 
 def _rule(value: Any, merge: MergeMethod | None, at: At, problems: list[Problem]) -> Rule:
     if not isinstance(value, Mapping):
-        problems.append(Problem(f"{at.name} must be a mapping with `match`, not {value!r}", at.place))
+        problems.append(
+            Problem(
+                f"{at.name} must be a mapping with `match`, not {value!r}", at.place, "begin each rule with `- match:`"
+            )
+        )
         return Rule(())
     given = value.get("method")
     method = merge if given is None else _method(given, at.child("method"), problems)
@@ -230,7 +234,7 @@ def _contradictions(rule: Rule, value: Mapping[str, Any], at: At) -> Iterator[Pr
     merging = [key for key in value if key not in ("match", "also", "keep", "drop", "optional")]
     if len(ways) == 2 or (ways and merging):
         both = " and ".join([*ways, *merging][:2])
-        yield Problem(f"a rule has both {both}", at.place, "a rule can keep, drop or merge; split it into two rules")
+        yield Problem(f"a rule has both {both}", at.place, "split it into two rules: a rule can keep, drop or merge")
     if not ways and not merging:
         yield Problem(
             f"the rule for {', '.join(map(repr, rule.match))} has no effect",

@@ -139,7 +139,9 @@ def _load_all(path: str | Path, intermediate: str | Path) -> list[Recipe]:
     for document in documents:
         at = At(document.place, (), document.folder, document.data)
         if not isinstance(document.data, Mapping) or not is_mergekit(document.data):
-            raise RecipeError("a recipe is one YAML document", at.place, "only mergekit files may contain several")
+            raise RecipeError(
+                "a recipe is one YAML document", at.place, "write one document: only mergekit files may contain several"
+            )
         found.append(_read(document.data, at, document.text, results, document.repeated))
         name = document.data.get("name")
         if isinstance(name, str):
@@ -168,7 +170,10 @@ def from_dict(values: Mapping[str, Any], folder: str | Path = ".") -> Recipe:
         text = dump(values)
     except RepresenterError as error:  # an object of another class, which the kind of its key refuses, with the place
         _read(values, at, "")
-        raise RecipeError(f"{shown(error.args[-1])} is not a value that a recipe can hold") from None
+        raise RecipeError(
+            f"{shown(error.args[-1])} is not a value that a recipe can contain",
+            next_move="use text, numbers, true or false, lists and mappings",
+        ) from None
     return _read(values, at, text)
 
 

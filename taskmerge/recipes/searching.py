@@ -67,7 +67,7 @@ class Range:
             move = "write [low, high], several values, or low:high:step in quotes"
             yield Problem(f"vary: {self.values[0]!r} is a single value: nothing varies", self.place, move)
         elif len(set(self.values)) < len(self.values):
-            yield Problem("vary: a value is listed twice", self.place)
+            yield Problem("vary: a value is listed twice", self.place, "remove the repeated value")
         else:
             yield from self._bound_problems()
 
@@ -75,7 +75,11 @@ class Range:
         bounds = self.read().bounds
         if bounds is None:
             if self.step is not None or self.log:
-                yield Problem(f"vary: {'log' if self.log else 'step'} is for a range [low, high]", self.place)
+                yield Problem(
+                    f"vary: {'log' if self.log else 'step'} is for a range [low, high]",
+                    self.place,
+                    "write {low: …, high: …}, or leave it out",
+                )
             return
         low, high = bounds
         if not low < high:
@@ -85,7 +89,7 @@ class Range:
         elif self.log and self.read().step is not None:
             yield Problem("vary: log and step cannot be combined", self.place, "leave one out")
         elif (step := self.read().step) is not None and (high - low) / step > MOST_STEPS:
-            yield Problem(f"vary: {low:g} to {high:g} by {step:g} are too many steps", self.place)
+            yield Problem(f"vary: {low:g} to {high:g} by {step:g} are too many steps", self.place, "use a larger step")
 
     def read(self) -> Range:
         """Return the same range with `low:high:step` expanded."""
@@ -188,7 +192,7 @@ class Search:
     def problems(self) -> Iterator[Problem]:
         """Yield the problems that affect several keys."""
         if not self.vary:
-            yield Problem("search: nothing is varied", self.place, "vary: {specialists.*.weight: [0.1, 1.0]}")
+            yield Problem("search: nothing is varied", self.place, "add vary: {specialists.*.weight: [0.1, 1.0]}")
         for text in self.maximize:
             try:
                 parse_objective(text, ())

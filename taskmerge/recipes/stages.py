@@ -18,7 +18,7 @@ Sources = str | Mapping[str, str]
 PromptText = Annotated[str, FreeText()]
 Positive = Between(0, None, open="low")
 MeasuredIn = Annotated[
-    Precision | None, Doc("precision that models are run in to be measured; left out: each one's own")
+    Precision | None, Doc("precision in which models run when they are measured; by default each model's own")
 ]
 LookedAtIn = Annotated[Half | None, Doc("precision in which held-out pairs are scored; by default the model's own")]
 ItemsAtOnce = Annotated[int, Between(1, None), Doc("items that run at once")]
@@ -138,7 +138,9 @@ class Recover(Training):
 
     train: Annotated[tuple[NamePattern, ...], Doc("components or name patterns to train; all others stay frozen")]
     data: Annotated[Sources, Doc("pairs, one source or one per modality")]
-    held_out: Annotated[Sources | None, Doc("pairs that decide between the ways; left out: a tenth of the data")] = None
+    held_out: Annotated[
+        Sources | None, Doc("pairs that decide between the methods; by default a tenth of the data")
+    ] = None
     precision: LookedAtIn = None
     method: Annotated[
         Literal["auto", "gradient", "closed_form"],
@@ -162,26 +164,29 @@ class Balance:
     follows: Annotated[
         Literal["size", "adaptive"],
         Doc(
-            "what shares follow: the sizes of the sets, or (`adaptive`, in `rehearse`) what each modality still misses "
-            "on its held-out pairs of what its specialist scores there"
+            "the source of the shares: the sizes of the sets, or (`adaptive`, in `rehearse`) how far each modality is "
+            "below its specialist on its held-out pairs"
         ),
     ] = "size"
     temperature: Annotated[
         float | None,
         Positive,
-        Doc("a set's share of batches goes with its size ** (1 / temperature); left out: 1, or not at all"),
+        Doc(
+            "a set's share of the batches is proportional to size ** (1 / temperature); by default 1; not for "
+            "`adaptive`"
+        ),
     ] = None
     shares: Annotated[
         Mapping[str, Annotated[float, Positive]],
-        Doc("what a set's share is multiplied by: `{document: 2}` draws the set of that name twice as often"),
+        Doc("factor of a set's share: `{document: 2}` draws the set of that name twice as often"),
     ] = field(default_factory=dict)
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
         """Yield the problems that affect several keys."""
         if self.follows == "adaptive" and self.temperature is not None:
-            what = f"balance: temperature: {self.temperature:g} applies to sizes, which adaptive shares do not use"
-            yield Problem(what, self.place, "leave out temperature, or set follow: size")
+            what = f"balance: temperature: {self.temperature:g} applies to sizes, and adaptive shares do not use them"
+            yield Problem(what, self.place, "leave out temperature, or set follows: size")
 
     def share_problems(self, data: Sources) -> Iterator[Problem]:
         """Yield shares of sets that are not there, and of a single set. data: of the stage."""
@@ -210,7 +215,7 @@ class Rehearse(Training):
     may_fall: Annotated[
         tuple[str, ...],
         Doc(
-            "modalities whose score may fall; for all others a drop is ruled out by a 95 % interval on their "
+            "modalities whose score may fall; for all others, a 95 % interval must rule out a drop on their "
             "held-out pairs"
         ),
     ] = ()
@@ -238,7 +243,7 @@ class Graft:
 class Specialize(Training):
     """Training of one specialist from the base."""
 
-    data: Annotated[Sources, Doc("pairs, one source or several sets by name; every batch is of one set")]
+    data: Annotated[Sources, Doc("pairs, one source or several sets by name; every batch comes from one set")]
     balance: Annotated[Balance, Doc("how batches are shared among several sets")] = field(default_factory=Balance)
     modality: Annotated[str | None, Doc("the modality of the pairs; by default recognised from the data")] = None
     graft: Annotated[Graft | None, Doc("encoder and projector to attach first, for a modality that the base lacks")] = (
@@ -253,8 +258,8 @@ class Specialize(Training):
         """Yield the problems that affect several keys."""
         yield from self.balance.share_problems(self.data)
         if self.balance.follows == "adaptive":
-            what = "balance: adaptive: shares follow held-out pairs, which specialize has none of"
-            yield Problem(what, self.balance.place, "leave it out, and say `shares` where sizes are not meant")
+            what = "balance: adaptive needs held-out pairs, and specialize has none"
+            yield Problem(what, self.balance.place, "leave it out; to change the shares of the sets, add `shares`")
 
 
 @dataclass(frozen=True)
@@ -284,7 +289,7 @@ class Evaluate:
     def problems(self) -> Iterator[Problem]:
         if not self.retrieval and not self.mteb:
             yield Problem(
-                "evaluate: there is nothing to score", self.place, "retrieval: {NAME: PAIRS}, or mteb: [TASK]"
+                "evaluate: there is nothing to score", self.place, "add retrieval: {NAME: PAIRS}, or mteb: [TASK]"
             )
         of_mteb = [name for name in ("results", "model_meta") if getattr(self, name) is not None]
         if of_mteb and not self.mteb:

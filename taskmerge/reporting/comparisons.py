@@ -22,8 +22,8 @@ def comparison_sections(result: Mapping[str, Any]) -> list[Section]:
     names = list(result["norms"])
     own = [name for name in names if name != result.get("merged")]
     return [
-        Section("How the task vectors lie", (*_judged(result, own), *_matrices(result))),
-        Section("How long they are, and where", (_norms(result), *_layers(result))),
+        Section("Directions of the task vectors", (*_judged(result, own), *_matrices(result))),
+        Section("Norms of the task vectors", (_norms(result), *_layers(result))),
         Section("What trimming kept", tuple(_kept(result))),
     ]
 
@@ -34,7 +34,11 @@ def _judged(result: Mapping[str, Any], names: Sequence[str]) -> list[Block]:
     blocks: list[Block] = []
     if still := [name for name, length in lengths.items() if not length]:
         verb = "is" if len(still) == 1 else "are"
-        blocks.append(Banner("open", f"{', '.join(still)} {verb} the base", "No entry differs: nothing to merge."))
+        blocks.append(
+            Banner(
+                "open", f"{', '.join(still)} {verb} equal to the base", "No entry differs: there is nothing to merge."
+            )
+        )
     pairs = [(a, b) for a, b in combinations([name for name in names if lengths[name]], 2)]
     cosines = {pair: result["cosine"][pair[0]][pair[1]] for pair in pairs}
     cosines = {pair: value for pair, value in cosines.items() if value is not None and math.isfinite(value)}
@@ -42,14 +46,18 @@ def _judged(result: Mapping[str, Any], names: Sequence[str]) -> list[Block]:
         return blocks
     pair = max(cosines, key=lambda one: abs(cosines[one]))
     first, second, value = *pair, cosines[pair]
-    among = f"{first} and {second}" if len(cosines) == 1 else f"of all pairs, {first} and {second} are least unrelated"
+    among = (
+        f"{first} and {second}"
+        if len(cosines) == 1
+        else f"of all pairs, {first} and {second} are related most strongly"
+    )
     blocks.append(Banner("plain", f"{among}: cosine {value:.3f}{_conflict(result, pair)}", _meaning(value)))
     moving = {name: length for name, length in lengths.items() if length}
     longest, shortest = max(moving, key=moving.__getitem__), min(moving, key=moving.__getitem__)
     if moving[longest] > UNEQUAL * moving[shortest]:
         ratio = moving[longest] / moving[shortest]
-        text = f"With equal weights {longest} decides most of the merge. A larger weight for {shortest} evens that out."
-        blocks.append(Banner("open", f"{longest} moved {ratio:.1f} times as far as {shortest}", text))
+        text = f"With equal weights {longest} decides most of the merge. A larger weight for {shortest} balances this."
+        blocks.append(Banner("open", f"{longest} changed {ratio:.1f} times as much as {shortest}", text))
     return blocks
 
 
@@ -61,21 +69,25 @@ def _conflict(result: Mapping[str, Any], pair: tuple[str, str]) -> str:
 def _meaning(cosine: float) -> str:
     if cosine > ALIKE:
         return (
-            "They move partly the same way. A sum with full weights moves along it once for each of them: smaller "
-            "weights, or a mean, keep it from going too far."
+            "They partly share a direction. A sum with full weights counts the shared part once for each of "
+            "them: smaller "
+            "weights, or a mean, prevent too large a step."
         )
     if cosine < APART:
-        return "They pull against each other: what one learned, the other undoes. Methods that elect a sign choose."
+        return (
+            "They oppose each other: each cancels a part of the other's changes. Methods that elect a sign "
+            "keep one of the two."
+        )
     return (
-        "They are close to unrelated: each can be added with little of the other in its way. That says nothing yet of "
-        "what the merged model can do; only a measurement does."
+        "They are almost unrelated: each can be added with little interference. This does not show how good the merged "
+        "model is; only a measurement does."
     )
 
 
 def _matrices(result: Mapping[str, Any]) -> list[Block]:
     notes = {
-        "cosine": "1: the same direction; 0: unrelated; -1: opposite. Over the tensors that both have.",
-        "sign_conflict": "Half is what two unrelated task vectors have.",
+        "cosine": "1: the same direction; 0: unrelated; -1: opposite. Computed over the tensors that both have.",
+        "sign_conflict": "Two unrelated task vectors conflict in half of the entries.",
     }
     blocks: list[Block] = []
     for key, title in (("cosine", "Cosine of the task vectors"), ("sign_conflict", "Sign conflict")):
@@ -120,14 +132,16 @@ def _layers(result: Mapping[str, Any]) -> list[Block]:
     for component, rows in list(charted.items())[:MOST_COMPONENTS]:
         lines = [Line(name, [(float(at), rows[at].get(name)) for at in sorted(rows)]) for name in names]
         lines = [line for line in lines if any(value for _, value in line.points)]
-        blocks.append(LineChart(f"Norm by layer: {component}", "layer", "norm", lines, note="Of each task vector."))
+        blocks.append(
+            LineChart(f"Norm by layer: {component}", "layer", "norm", lines, note="One line per task vector.")
+        )
     if single:
         cells: list[Row] = [[part, *(_shown(row.get(name)) for name in names)] for part, row in single.items()]
         blocks.append(Table("Norm outside layers", ["component", *names], cells))
     if len(charted) > MOST_COMPONENTS:
         left_out: list[Row] = [[part, str(len(charted[part]))] for part in list(charted)[MOST_COMPONENTS:]]
-        note = "Their norms are in the JSON beside this page."
-        blocks.append(Table("Stacks of layers not drawn", ["component", "layers"], left_out, note))
+        note = "Their norms are in the JSON next to this page."
+        blocks.append(Table("Stacks of layers without a picture", ["component", "layers"], left_out, note))
     return blocks
 
 
@@ -144,5 +158,5 @@ def _kept(result: Mapping[str, Any]) -> list[Block]:
         [part, *(Cell(f"{row[name]:.1%}", share=row[name]) if name in row else Cell("–") for name in names)]
         for part, row in kept.items()
     ]
-    note = "Counted where the largest are kept; the density that was set where entries are dropped at random."
+    note = "Counted if the largest entries are kept; if entries are dropped at random, the density that was set."
     return [Table("Entries kept of each task vector", ["component", *names], rows, note)]

@@ -78,20 +78,24 @@ def evaluation_verdict(evaluated: Evaluated, places: Mapping[str, str]) -> list[
         if len(means) < 2:
             return [Banner("plain", f"{name}: mean {mean:.4f} over mteb's tasks", "") for name, mean in means.items()]
         best = max(means, key=means.__getitem__)
-        said = "The mean over the tasks that all variants ran; see the paired differences for what is beyond chance."
+        said = "The mean over the tasks that all variants ran; the paired differences show what is beyond chance."
         return [Banner("open", f"Highest on mteb: {best}, mean {means[best]:.4f}{_at(best, places)}", said)]
     table = evaluated["retrieval"]
     found = choose(table)
     if found is None:
-        said = "No variant takes every set. The best of each set is set strong below."
-        return [Banner("open", "No one model serves all of these sets", said)]
+        said = "No variant supports all sets. The best score on each set is bold below."
+        return [Banner("open", "No single model supports all of these sets", said)]
     sets = ", ".join(table.sets)
     if len(table.variants) == 1:
-        move = "`taskmerge evaluate RECIPE` scores its base and specialists beside it, query by query"
+        move = "`taskmerge evaluate RECIPE` also scores its base and specialists, query by query"
         head = f"{found.variant}: {title_of(DECIDING)} {found.mean:.3f} over {sets}"
-        return [Banner("plain", head, "One model alone: whether that is good, a comparison tells.", [move])]
+        return [
+            Banner(
+                "plain", head, "Only one model was scored: compare it with others to see whether this is good.", [move]
+            )
+        ]
     tone, said = _sure(found)
-    use = "Use" if tone == "good" else "Highest, but not surely the best:"
+    use = "Use" if tone == "good" else "Highest score, but not certainly the best:"
     head = f"{use} {found.variant}: mean {title_of(DECIDING)} {found.mean:.3f} over {sets}{_at(found.variant, places)}"
     place = places.get(found.variant) if tone == "good" and found.variant in MADE else None
     moves = [] if place is None else [f"taskmerge push {shlex.quote(place)} owner/name --dry-run"]
@@ -101,13 +105,13 @@ def evaluation_verdict(evaluated: Evaluated, places: Mapping[str, str]) -> list[
 def _sure(found: Choice) -> tuple[Tone, str]:
     said = []
     if found.better:
-        said.append(f"Better beyond chance than {', '.join(found.better)} on at least one set.")
+        said.append(f"Better than {', '.join(found.better)} beyond chance on at least one set.")
     if found.worse:
-        said.append(f"Worse beyond chance than {', '.join(found.worse)} on at least one set.")
+        said.append(f"Worse than {', '.join(found.worse)} beyond chance on at least one set.")
     if found.even:
         said.append(f"Not distinguishable from {', '.join(found.even)}: more pairs would decide.")
     tone: Tone = "open" if found.worse or not found.better else "good"
-    return tone, " ".join(said) or "It was compared with no other variant query by query."
+    return tone, " ".join(said) or "It was not compared with another variant query by query."
 
 
 def _at(variant: str, places: Mapping[str, str]) -> str:
@@ -133,7 +137,7 @@ def _ranges(table: EvaluationTable) -> list[Block]:
             for one in table.differences
             if (one.set_name, one.direction, one.dimension) == (name, DIRECTION, None)
         ]
-        note = "Of the same queries; an interval that holds zero shows no difference beyond chance."
+        note = "Differences on the same queries; an interval that contains zero shows no difference beyond chance."
         blocks.append(RangeChart(f"{title_of(DECIDING)} on {name}: paired differences", pairs, note, zero=True))
     return blocks
 

@@ -29,11 +29,10 @@ def drift_verdict(report: DriftReport) -> list[Banner]:
     """Return banners with the model to use for each modality, and the next move; the numbers are in its own section."""
     if not report.modalities:
         text = (
-            "Nothing was measured: the forecast below comes from the weights alone, and recall follows it only loosely."
+            "Nothing was measured: the forecast below comes from the weights alone, and recall depends on it "
+            "only loosely."
         )
-        return [
-            Banner("open", "No verdict without probes", text, ["give --probes PAIRS, and the same command measures"])
-        ]
+        return [Banner("open", "No verdict without probes", text, ["run the same command with --probes PAIRS"])]
     banners = []
     calm = [name for name in report.modalities if name not in (*report.drifted, *report.open)]
     if calm:
@@ -44,19 +43,19 @@ def drift_verdict(report: DriftReport) -> list[Banner]:
         loss = report.modalities[name].verdict.loss
         lost = f"{100 * loss.estimate:.1f} points of R@1 (95 % interval {100 * loss.low:.1f} to {100 * loss.high:.1f})"
         if beyond:
-            moves = [f"a `recover` section that trains the projector of {name}, then `taskmerge recover RECIPE`"]
+            moves = [
+                f"add a `recover` section that trains the projector of {name}, then run `taskmerge recover RECIPE`"
+            ]
             text = f"The fused model lost {lost}."
             banners.append(Banner("bad", f"Use the specialist for {name}, or repair the fused model", text, moves))
         else:
-            text = f"It lost {lost}, which is sure and within the limit."
+            text = f"It lost {lost}. This loss is certain, and within the limit."
             banners.append(Banner("plain", f"The fused model may be used for {name}", text))
     for name in report.open:
         needed = report.modalities[name].verdict.probes_needed
-        moves = (
-            [f"about {needed} probes would settle it (there were {report.modalities[name].probes})"] if needed else []
-        )
+        moves = [f"give about {needed} probes (there were {report.modalities[name].probes})"] if needed else []
         text = "Until then the specialist is the safe choice."
-        banners.append(Banner("open", f"For {name} it cannot be decided", text, moves))
+        banners.append(Banner("open", f"Drift cannot be decided for {name}", text, moves))
     return banners
 
 
@@ -72,7 +71,10 @@ def _examples(examples: Sequence[Example]) -> Table:
         [one.item, one.text, Cell(_ranks(one), strong=True), " · ".join(one.before), " · ".join(one.after)]
         for one in examples
     ]
-    note = "The items that lost most, the worst first. Nearest texts from the left; rank: where its own text stands."
+    note = (
+        "The items that lost most, the worst first. Texts: the nearest first. Rank: the position of the "
+        "item's own text."
+    )
     columns = ["item", "its text", "rank", "nearest under the specialist", "nearest under the fused model"]
     return Table("Items whose neighbours changed", columns, rows, note, words=True)
 
@@ -84,10 +86,11 @@ def _ranks(one: Example) -> str:
 def _map(modality: str, plane: EmbeddingPlane, probes: int) -> EmbeddingMap:
     moved = [Moved(one.item, (one.x_before, one.y_before), (one.x_after, one.y_after)) for one in plane.items]
     first, second = (f"{share:.0%} of the variance" for share in plane.shares)
-    some = "" if len(moved) == probes else f" {len(moved)} of {probes} items, evenly chosen."
+    some = "" if len(moved) == probes else f" Shown: {len(moved)} of {probes} items, evenly chosen."
     note = (
-        "Each item's way from the specialist's embedding to the fused model's, after the rotation that the texts alone "
-        f"fit, on two principal axes of the specialist's embeddings; the other axes are not shown.{some}"
+        "A line joins each item's embedding by the specialist with that by the fused model, after the rotation "
+        "that fits "
+        f"the texts, on two principal axes of the specialist's embeddings; the other axes are not shown.{some}"
     )
     fixed = {one.text: (one.x, one.y) for one in plane.texts}
-    return EmbeddingMap(f"Where items of {modality} lie", first, second, moved, fixed, note)
+    return EmbeddingMap(f"Map of the {modality} embeddings", first, second, moved, fixed, note)

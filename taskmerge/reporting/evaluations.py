@@ -112,8 +112,16 @@ def _conditions(table: EvaluationTable) -> Table:
         ]
         for row in table.conditions
     ]
-    columns = ["variant", "set", "before items", "before texts", "ranked by", "precision", "spellings merged"]
-    return Table("How it was run", columns, rows, _mixed(table))
+    columns = [
+        "variant",
+        "set",
+        "prompt before items",
+        "prompt before texts",
+        "ranked by",
+        "precision",
+        "spellings merged",
+    ]
+    return Table("Settings of the evaluation", columns, rows, _mixed(table))
 
 
 def _mixed(table: EvaluationTable) -> str:
@@ -122,15 +130,15 @@ def _mixed(table: EvaluationTable) -> str:
     if len(precisions) < 2:
         return ""
     return (
-        f"Variants were run in {' and '.join(precisions)}, each in its own: differences between them are of rounding "
-        "too; `precision` runs all in one."
+        f"Variants were run in {' and '.join(precisions)}, each in its own: differences between them include rounding; "
+        "`precision` runs all in one."
     )
 
 
 def _prompts(prompts: Mapping[str, str | None]) -> str:
     """Prompts by role; one that both roles share is written once."""
     said = {
-        role: "as its class does it" if text is None else repr(text) if text else "–" for role, text in prompts.items()
+        role: "as its class adds it" if text is None else repr(text) if text else "–" for role, text in prompts.items()
     }
     if len(set(said.values())) == 1:
         return next(iter(said.values()))
@@ -176,7 +184,7 @@ def _task_differences(found: MtebScores) -> list[Block]:
             if len(shared) > 1:
                 change = mean_interval(np.array([own[task] - other[task] for task in shared]))
                 rows.append([f"{variant} − {reference}", _change(change), str(len(shared))])
-    note = "95 % bootstrap intervals over tasks: the variation with other tasks, not with other queries."
+    note = "95 % bootstrap intervals over tasks: they show the variation between tasks, not between queries."
     title = "mteb: paired differences"
     return [Table(title, ["difference", "mean over tasks", "tasks"], rows, note)] if rows else []
 

@@ -45,12 +45,12 @@ def fusion_sections(table: Mapping[str, Any], moves: Sequence[str] = ()) -> list
     for row in table["components"].values():
         counts.update(row)
     done = ", ".join(f"{counts[key]} {word}" for key, word in _ACTIONS.items() if counts[key])
-    text = f"{show_bytes(table['bytes'])} in {table['seconds']:.1f} s. What the model can do, only a measurement tells."
-    use = Banner("plain", f"Fused: {table['path']}", f"{done} tensors. {text}", moves)
+    text = f"{show_bytes(table['bytes'])} in {table['seconds']:.1f} s. Only a measurement shows how good the model is."
+    use = Banner("plain", f"Fused: {table['path']}", f"Tensors: {done}. {text}", moves)
     warnings = [Banner("open", "Warning", line) for line in table["warnings"]]
     found = [
         Section("Result", (use, *warnings, *_to_know(table))),
-        Section("What became of it", (components_table(table["components"]), *_rules(table), *_dropped(table))),
+        Section("How tensors were treated", (components_table(table["components"]), *_rules(table), *_dropped(table))),
     ]
     return [*found, *(comparison_sections(table["compared"]) if table["compared"] else [])]
 
@@ -59,12 +59,12 @@ _ACTIONS = {"merge": "merged", "keep": "kept as in the base", "copy": "copied"}
 
 
 def _to_know(table: Mapping[str, Any]) -> list[Block]:
-    lines = [*table["notes"], *(f"{file}: taken over from the interrupted run" for file in table["resumed"])]
-    lines += [f"{file}: no longer what the interrupted run had written; made again" for file in table["remade"]]
-    lines += [f"left where it was: {path}" for path in table["left"]]
+    lines = [*table["notes"], *(f"{file}: reused from the interrupted run" for file in table["resumed"])]
+    lines += [f"{file}: changed since the interrupted run wrote it; written again" for file in table["remade"]]
+    lines += [f"left in place: {path}" for path in table["left"]]
     if table["compared"] is None:
-        lines.append("The task vectors were not compared; --compare does, and reads them once more.")
-    return [Table("To know", [""], [[line] for line in lines], words=True)]
+        lines.append("The task vectors were not compared; --compare does this, and reads all inputs once more.")
+    return [Table("Notes", [""], [[line] for line in lines], words=True)]
 
 
 def components_table(components: Mapping[str, Mapping[str, int]]) -> Table:
@@ -81,13 +81,13 @@ def _rules(table: Mapping[str, Any]) -> list[Block]:
     rules = list(table["rules"].items())
     rows: list[Row] = [[rule, f"{count:,}"] for rule, count in rules[:MOST_RULES]]
     more = len(rules) - MOST_RULES
-    note = "" if more <= 0 else f"{more} more are in the JSON beside this page."
-    return [Table("By which rule", ["rule", "tensors"], rows, note)]
+    note = "" if more <= 0 else f"{more} more are in the JSON next to this page."
+    return [Table("Tensors by rule", ["rule", "tensors"], rows, note)]
 
 
 def _dropped(table: Mapping[str, Any]) -> list[Block]:
     dropped = list(table["dropped"].items())
     rows: list[Row] = [[name, rule] for name, rule in dropped[:MOST_RULES]]
     more = len(dropped) - MOST_RULES
-    note = "" if more <= 0 else f"{more} more are in the JSON beside this page."
-    return [Table("Input tensors that do not reach the output", ["tensor", "why"], rows, note, words=True)]
+    note = "" if more <= 0 else f"{more} more are in the JSON next to this page."
+    return [Table("Input tensors that are not in the output", ["tensor", "why"], rows, note, words=True)]

@@ -94,7 +94,7 @@ def _depth_chart(found: ModalityDrift) -> LineChart:
     norm = Line(title_of("relative_norm"), [(change.depth, change.relative_norm) for change in found.depths])
     onset = "" if found.onset is None else f" The mean cosine falls below 0.99 at depth {found.onset}."
     return LineChart(
-        "Start of the drift: projected tokens, fused against specialist, by depth",
+        "Start of the drift: projected tokens of the fused model against the specialist's, by depth",
         "depth (0: the input of the first layer)",
         "1 = unchanged",
         [cosine, cka, norm],

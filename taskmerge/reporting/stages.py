@@ -85,10 +85,10 @@ def _run_verdict(found: StageResults) -> list[Banner]:
         stages.append(_recovery_verdict(found.recover, found.places, last))
     stages += [_training_verdict(*one, found.places, not banners) for one in rehearsed.items()]
     if not banners:
-        move = "an `evaluate` section scores base, specialists and what the stages left on pairs of your own"
+        move = "add an `evaluate` section: it scores base, specialists and the models of all stages on your own pairs"
         latest = next((name for name in ("rehearsed", "recovered", "fused") if name in found.places), None)
         at = "" if latest is None else f" Latest model: {found.places[latest]}."
-        banners = [Banner("open", "The variants were not scored side by side", at.strip(), [move])]
+        banners = [Banner("open", "The variants were not compared with each other", at.strip(), [move])]
     return [*banners, *stages]
 
 
@@ -96,7 +96,7 @@ def _recovery_verdict(report: RecoveryReport, places: Mapping[str, str], last: b
     """last: nothing after it decides which model to use."""
     at = f" ({places['recovered']})" if "recovered" in places else ""
     if report.kept == LEAVE:
-        moves = ["more pairs in the `recover` section's data; a difference this small needs more of them to be sure"]
+        moves = ["give more pairs in the data of the `recover` section: such a small difference needs more of them"]
         return Banner("open", f"Recovery changed nothing{at}", _sentence(report.reason), moves)
     gain = next((arm.gain for arm in report.arms if arm.name == report.kept), None)
     gained = "" if gain is None else f": MRR gained {gain.estimate:.3f} ({gain.low:.3f} to {gain.high:.3f})"
@@ -107,8 +107,8 @@ def _recovery_verdict(report: RecoveryReport, places: Mapping[str, str], last: b
 
 def _recovery(report: RecoveryReport) -> list[Section]:
     spans = [Span(arm.name, arm.gain.estimate, arm.gain.low, arm.gain.high) for arm in report.arms if arm.gain]
-    note = "Pair by pair against leaving the model as it is; an interval that holds zero shows no gain beyond chance."
-    gains = RangeChart("Gain in MRR of every way of repairing", spans, note, zero=True)
+    note = "Pair by pair against the unchanged model; an interval that contains zero shows no gain beyond chance."
+    gains = RangeChart("Gain in MRR of every repair method", spans, note, zero=True)
     arms = recovery_section(report)
     return [Section("Recovery", (gains, *arms.blocks))]
 
@@ -122,13 +122,13 @@ def _training_verdict(name: str, report: StageReport, places: Mapping[str, str],
         head = f"{stage}: the model was left unchanged{at}"
         if report.barred:
             return Banner("bad", head, said)
-        return Banner("open", head, "Nothing beat it.", ["another learning rate, more steps or more pairs"])
+        return Banner("open", head, "No step was better.", ["try another learning rate, more steps or more pairs"])
     tone: Tone = "open" if report.below else "good"
     change = ""
     if "mrr" in report.before and "mrr" in report.after:
         change = f": mean MRR {report.before['mrr']:.3f} → {report.after['mrr']:.3f}"
     else:
-        tone, said = "plain", f"{said} No pairs were held out, so whether it became better was not measured.".strip()
+        tone, said = "plain", f"{said} No pairs were held out: it was not measured whether the model improved.".strip()
     use = model is not None and last
     head = f"Use the {model} model{at}{change}" if use else f"{stage}{change or ': trained'}"
     return Banner(tone, head, said, [COMPARE] if use else [])
@@ -159,5 +159,5 @@ def _before_after(report: StageReport) -> list[Block]:
         cells: list[Cell | str] = [row.shown(before), Cell(row.shown(after), share=after), f"{after - before:+.3f}"]
         rows.append([called, *cells, *([row.shown(target)] if report.targets else [])])
     columns = ["held-out pairs", "before", "after", "change", *(["specialist"] if report.targets else [])]
-    note = "Means over held-out pairs. What decides are the paired intervals of every look while training."
+    note = "Means over held-out pairs. The paired intervals measured during training decide."
     return [Table(f"{report.stage}: before and after", columns, rows, note)]

@@ -37,6 +37,7 @@ from taskmerge.searching.setting import Setting, decide, prunable, recipe_of, st
 from taskmerge.searching.study import JOURNAL, Study
 from taskmerge.words.devices import device_or_default
 from taskmerge.words.extras import require
+from taskmerge.words.tables import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -205,7 +206,7 @@ def _worker(begun: _Begun, model: Any, device: str | None, batch_size: int) -> I
     with folder.alone():
         live = live_model(setting.recipe, bench, model, folder, device)
     if live.not_run:
-        say(f"{len(live.not_run)} tensors of the merge are not used by the model and are not merged in trials")
+        say(f"the model does not use {counted(len(live.not_run), 'tensor')} of the merge, not merged in trials")
     scorer = None
     if setting.pairs:
         ways = directions_of(setting.objectives, list(setting.pairs))
@@ -214,7 +215,10 @@ def _worker(begun: _Begun, model: Any, device: str | None, batch_size: int) -> I
     runner = Runner(bench, setting.axes, goal, live, scorer, setting.own, folder, say)
     study = Study(folder.path, bench.recipe, setting.axes, len(setting.objectives), section.sampler, section.trials,
                   prunable(setting))  # fmt: skip
-    say(f"{len(setting.axes)} numbers vary; {section.trials} trials proposed by {study.sampler}, in {folder.path}")
+    say(
+        f"{counted(len(setting.axes), 'number')} to vary, {section.trials} trials proposed by {study.sampler}, "
+        f"in {folder.path}"
+    )
     with study.working():
         with folder.alone():
             runner.references()

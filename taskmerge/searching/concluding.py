@@ -21,6 +21,7 @@ from taskmerge.searching.scorer import Scorer, directions_of
 from taskmerge.searching.setting import Setting
 from taskmerge.searching.study import Study
 from taskmerge.words.extras import missing
+from taskmerge.words.tables import counted
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -191,7 +192,7 @@ def _confirm(
         try:
             scored = other.kept(f"confirm {point.name}", recipes[point.name])
         except TaskmergeError as error:
-            runner.say(f"{point.name} on the pairs kept back: {error.problems[0]}")
+            runner.say(f"{point.name} on the held-out pairs: {error.problems[0]}")
             continue
         found.append(
             _confirmed(setting, point, scored, held, scored_of(runner, point).minus(dev[OWN], setting.objectives[0]))
@@ -222,22 +223,20 @@ def _notes(setting: Setting, runner: Runner, points: Sequence[Point]) -> list[st
     notes = []
     states = [point.state for point in points]
     if stopped := states.count("stopped early"):
-        notes.append(
-            f"{stopped} trials were stopped early: they were worse than the best so far on a part of the pairs"
-        )
+        notes.append(f"{counted(stopped, 'trial')} stopped early: worse than the best so far on a part of the pairs")
     if failed := states.count("failed"):
-        notes.append(f"{failed} trials failed; the table says why")
+        notes.append(f"{counted(failed, 'trial')} failed; the table lists the reasons")
     if store.left_out:
         notes.append(
             f"{store.left_out / 2**20:,.0f} MiB of results that trials share did not fit in --memory and "
             "were computed again in each trial"
         )
     if error := missing(["matplotlib"]):
-        notes.append(f"pictures are SVG files, and no PNG files: {error.problems[0]}")
+        notes.append(f"pictures are written as SVG files only, without PNG files: {error.problems[0]}")
     if not setting.can_confirm:
         notes.append("no pairs were reserved (`confirm`): the score of the best on other data is unknown")
     if best is not None and best.number is None:
-        notes.append(f"{best.name} is outside the ranges: nothing is known about its surroundings")
+        notes.append(f"{best.name} is outside the ranges: no points near it were measured")
     edges = [
         axis.name
         for axis in setting.axes
@@ -248,7 +247,7 @@ def _notes(setting: Setting, runner: Runner, points: Sequence[Point]) -> list[st
     alone_points = [point for point in points if point.name.startswith("only ")]
     better = [one.name for one in alone_points if best and sum(one.results) > sum(best.results)]
     if better:
-        notes.append(f"{', '.join(better)} scores above every merge")
+        notes.append(f"{', '.join(better)} scores higher than every merge")
     return notes
 
 

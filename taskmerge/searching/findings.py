@@ -100,7 +100,7 @@ class Confirmed:
             verdict = "these pairs cannot show whether there is a gain"
         if self.dev_gain.estimate > 0 and lost > 0.5 * self.dev_gain.estimate:
             share = f"{lost / self.dev_gain.estimate:.0%}"
-            verdict += f"; {share} of the gain exists only on the pairs used for the search, which the search overfits"
+            verdict += f"; {share} of the gain exists only on the pairs used for the search: this part is overfitting"
         return f"{said}: {verdict}"
 
     def floor_sentences(self) -> list[str]:

@@ -49,10 +49,12 @@ class LiveModel:
             name for name in self.values if name in info and tuple(self.values[name].shape) == info[name].shape
         }
         if odd := [name for name in self.values if name in info and name not in self._shared]:
-            what = f"the model has other shapes than the merge: {few(odd, 3)}"
+            what = f"the shapes of the model differ from those of the merge: {few(odd, 3)}"
             raise UsageError(what, next_move="give a model with the class and config of the merge")
         if not self._shared:
-            raise UsageError("the model uses none of the merged tensors", next_move="give a model of the base's class")
+            raise UsageError(
+                "the model does not use any of the merged tensors", next_move="give a model of the base's class"
+            )
         self._check_apart()
         self.homes = _homes(bench, state_dict, model)
         self.not_run = [name for name in info if name not in self._shared]

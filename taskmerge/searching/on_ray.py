@@ -70,7 +70,7 @@ def search_on_ray(
     told = Told(recipe.absolute(), folder, Path.cwd(), trials, own, memory)
     with Cluster(address) as cluster:
         count = cluster.gpus if gpu else cluster.processors
-        say(f"{count} workers on Ray share one study; the order of trials is not that of one process")
+        say(f"{count} workers on Ray share one study; the order of trials differs from that of one process")
 
         def heard(part: Part, lines: Any) -> None:
             for line in lines:

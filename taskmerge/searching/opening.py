@@ -34,7 +34,7 @@ def live_model(recipe: Recipe, bench: Bench, model: Any, folder: SearchFolder, d
     if model is not None and (isinstance(model, Embedder) or hasattr(model, "state_dict")):
         return LiveModel(bench, model, own=False)
     if model is not None and not callable(model):
-        move = "give a network, an Embedder, or a function that makes one of a folder's path"
+        move = "give a network, an Embedder, or a function that opens one from the path of a folder"
         raise UsageError(f"model: {shown(model)} is not a model", next_move=move)
     start = folder.start_model(bench, bench.recipe)
     if model is not None:

@@ -164,7 +164,9 @@ def _joined(dots: Sequence[Dot]) -> list[Dot]:
 
 def _heat(scored: Sequence[Point], across: Axis, down: Axis, objective: int, text: str) -> HeatMap:
     x_edges, y_edges, rows = cells(scored, across, down, objective)
-    note = "The mean of all trials in each cell, for any values of the other numbers; outlined cells have no trials."
+    note = (
+        "The mean of all trials in each cell, whatever the values of the other numbers; outlined cells have no trials."
+    )
     kind = "weights" if across.option == down.option == WEIGHT else "numbers"
     return HeatMap(f"{text} by two {kind}", across.name, down.name, x_edges, y_edges, rows, note)
 
@@ -209,7 +211,7 @@ def _importances(outcome: Outcome) -> list[Block]:
     for text, shares in zip(outcome.objectives, outcome.importances, strict=True):
         rows: list[Row] = [[name, Cell(f"{share:.2f}", share=share)] for name, share in shares.items()]
         if rows:
-            note = "Share in the difference between the better trials and the others (PED-ANOVA, arXiv 2304.10255)."
+            note = "Share of the difference between the better trials and the others (PED-ANOVA, arXiv 2304.10255)."
             blocks.append(Table(text, ["varied", "share"], rows, note))
     return blocks
 
@@ -241,9 +243,9 @@ def _recipes(outcome: Outcome) -> list[Block]:
     order = sorted((point for point in outcome.points if point.name in outcome.recipes), key=_rank)
     front = [point.name for point in outcome.front]
     names = list(dict.fromkeys([*front, *(point.name for point in order)]))[:COPIED]
-    note = "To be saved beside the recipe that was searched: paths are relative to its folder."
+    note = "Save them next to the recipe that was searched: paths are relative to its folder."
     if len(order) > COPIED:
-        note += " These are the best; the JSON beside this page has the recipes of all points."
+        note += " These are the best; the JSON next to this page has the recipes of all points."
     return [
         Texts("Recipes to copy", [(name, outcome.recipes[name]) for name in names if name in outcome.recipes], note)
     ]

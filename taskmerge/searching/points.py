@@ -75,7 +75,11 @@ class Goal:
             score = retrieval_name(name, floor.metric)
             means = scored[alone(name)].means()
             if score not in means:
-                raise UsageError(f"search: floor: {name}: {score} was not measured", floor.place or None)
+                raise UsageError(
+                    f"search: floor: {name}: {score} was not measured",
+                    floor.place or None,
+                    "use another metric in the floor",
+                )
             against[name] = means[score]
             if against[name] + floor.change > 1:
                 what = (

@@ -182,7 +182,7 @@ class Runner:
                 if value != best.values[axis.name] and (number, axis.name, str(value)) not in known:
                     self._beside(study, best, number, axis, value)
         if len(axes) > MOST_AXES:
-            self.say(f"no curves for {len(axes) - MOST_AXES} less important numbers")
+            self.say(f"no curves are drawn for {len(axes) - MOST_AXES} less important numbers")
 
     def _beside(self, study: Study, best: Point, number: int, axis: Axis, value: Any) -> None:
         values = {**best.values, axis.name: value}

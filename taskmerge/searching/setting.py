@@ -108,7 +108,7 @@ def decide(recipe: Recipe, own: OwnScore | None, on: Mapping[str, Any] | None, c
     held = dict(section.confirm or {}) if confirm is None else {} if own_confirm else dict(confirm)
     if not dev and own is None:
         raise RecipeError(
-            "search: there are no pairs to score on", section.place or None, "on: {audio: data/audio_dev.jsonl}"
+            "search: there are no pairs to score on", section.place or None, "add on: {audio: data/audio_dev.jsonl}"
         )
     objectives = _objectives(section, own, dev, recipe)
     pairs = read_sets(sources_of(dev, recipe.folder), "on", section.place)
@@ -119,7 +119,7 @@ def decide(recipe: Recipe, own: OwnScore | None, on: Mapping[str, Any] | None, c
         pairs, confirming = kept_back(pairs, recipe.seed, say)
     for name, found in pairs.items():
         if len(found) < FEW:
-            say(f"{name}: {len(found)} pairs distinguish few points; a few hundred are better")
+            say(f"{name}: {len(found)} pairs are enough to distinguish only a few points; a few hundred are better")
     sources = tuple(sources_of(one, recipe.folder) for one in (dev, held))
     return Setting(recipe, axes, objectives, pairs, confirming, own, own_confirm, sources)
 

@@ -79,7 +79,7 @@ def _range(text: str, said: str) -> Range:
         return found
     words = [part.strip() for part in said.split(",")]
     if len(set(words)) < 2 or not all(words):
-        raise UsageError(f"--sweep {text!r} has only one value", next_move="write several: density=0.1,0.2,0.5")
+        raise UsageError(f"--sweep {text!r} has only one value", next_move="write several values: density=0.1,0.2,0.5")
     values: list[Any] = [_value(word) for word in words]
     if len(values) == 2 and all(isinstance(value, float) for value in values):
         low, high = sorted(values)

@@ -63,5 +63,5 @@ def choose(gains: Mapping[str, Gain]) -> tuple[str, str]:
     best = max(gains, key=lambda one: gains[one].sure.estimate)
     found = gains[best]
     if found.worse:
-        return LEAVE, f"no method is clearly better; the best, {best}, makes {', '.join(found.worse)} worse"
+        return LEAVE, f"no method is clearly better; the best, {best}, lowers {', '.join(found.worse)}"
     return LEAVE, f"no method is clearly better; the best, {best}, gains {found.sure}"

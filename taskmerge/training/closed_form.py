@@ -95,7 +95,7 @@ def recover_closed_form(
     frozen = frozen_hashes(model, names)
     kind = "pairs" if specialist is None else "label-free"
     if len(pairs) < FEWEST_ITEMS:
-        reason = f"{len(pairs)} items are too few: with fewer than {FEWEST_ITEMS} a fit does more harm than good"
+        reason = f"{len(pairs)} items are too few: with fewer than {FEWEST_ITEMS} a fit makes the model worse"
         return ClosedFormReport(False, reason, kind, len(pairs), (), (), len(names), len(frozen))
     pairs = _subset(pairs, max_items, seed)
     targets = _targets(model, pairs, specialist, texts, batch_size)

@@ -39,7 +39,7 @@ def passes(size: int, count: int, seed: Sequence[int], texts: np.ndarray | None 
             empty = False
             yield batch
         if empty:
-            raise UsageError(f"a batch of {count} different texts cannot be formed", next_move="make it smaller")
+            raise UsageError(f"a batch of {count} different texts cannot be formed", next_move="reduce batch_size")
 
 
 def _without_doubles(order: np.ndarray, count: int, texts: np.ndarray) -> Iterator[list[int]]:

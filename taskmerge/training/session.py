@@ -153,7 +153,7 @@ class Session:
             masters = around.enter_context(in_float32(self.embedder.module))
             if len(masters):
                 computed = "" if self.settings.bf16 else " and computed"
-                tell(f"{len(masters)} half-precision tensors are held{computed} in float32 while they are trained")
+                tell(f"{len(masters)} half-precision tensors are stored{computed} in float32 while they are trained")
             around.enter_context(plain_again(self.embedder.module))
             if sharded and self.held_out is not None:  # what is sharded runs from its outermost module
                 self.held_out.items.run = lambda features: model(dict(features))[EMBEDDING]
@@ -191,7 +191,7 @@ class Session:
         layers = adaptable_layers(self.embedder, sorted(adapted))
         if not layers:
             parts = ", ".join(sorted({self.components[name] for name in self.trained}))
-            move = f"projectors are adapted where LoRA's `components` name them; trained: {parts}"
+            move = f"list the projectors in LoRA's `components` to adapt them; trained: {parts}"
             raise UsageError("LoRA has no linear layer to adapt", next_move=move)
         return adapted, layers
 
@@ -247,7 +247,7 @@ class Session:
 
 
 def _unused(*_: Any, **__: Any) -> None:
-    raise UsageError("items are prepared by their own collator")
+    raise UsageError("items are prepared by their own collator", next_move="leave the collator of the trainer")
 
 
 def _thinned(losses: Sequence[float], done: int, most: int = 200) -> list[tuple[int, float]]:

@@ -128,7 +128,7 @@ class TrainingSettings:
         _check_fields(self, _kinds())
         problems = [*reporting_problems(self.report_to)]
         if device_or_default(self.device) is not None and str(self.device).partition(":")[2].strip("0"):
-            move = "CUDA_VISIBLE_DEVICES makes another GPU the first"
+            move = "set CUDA_VISIBLE_DEVICES to make another GPU the first one"
             problems.append(Problem(f"training runs on the first GPU, not on {self.device!r}", next_move=move))
         if problems:
             raise UsageError(problems)
@@ -207,5 +207,5 @@ def batch_problems(name: str, texts: Sequence[str], batch_size: int, texts_learn
         what = "distinct texts" if texts_learn else "pairs"
         yield Problem(
             f"{name}: {available} {what} are too few for batches of {batch_size}",
-            next_move=f"set batch_size to at most {available}" if available > 1 else "at least 2 are needed",
+            next_move=f"set batch_size to at most {available}" if available > 1 else "add pairs: at least 2 are needed",
         )

@@ -43,7 +43,10 @@ def split_sets(sets: Mapping[str, Pairs], seed: int) -> tuple[dict[str, Pairs], 
     for name, pairs in sets.items():
         part = one_split(pairs, seed, HELD_OUT_SHARE)
         if part is None:
-            what = f"{name}: {len(pairs)} pairs of {len(pairs.distinct()[0])} texts are too few to hold some out"
+            what = (
+                f"{name}: {len(pairs)} pairs of {len(pairs.distinct()[0])} texts are too few to reserve some "
+                f"for evaluation"
+            )
             raise UsageError(what, next_move="give held_out pairs")
         kept[name], held[name] = pairs.take(part.fitted), pairs.take(part.held)
         if part.unused:
@@ -69,7 +72,10 @@ def recovery_splits(sets: Mapping[str, Pairs], seed: int) -> dict[str, list[Spli
             found[name] = [part] if part is not None else []
             enough = part is not None
         if not enough:
-            what = f"{name}: {len(pairs)} pairs of {len(pairs.distinct()[0])} texts are too few to hold some out"
+            what = (
+                f"{name}: {len(pairs)} pairs of {len(pairs.distinct()[0])} texts are too few to reserve some "
+                f"for evaluation"
+            )
             raise UsageError(what, next_move="give held_out pairs, or pairs of more texts (and groups)")
     least = min(len(splits) for splits in found.values())
     return {name: splits[:least] for name, splits in found.items()}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from taskmerge.embedders.takes import Model, PairSets, PairSource
 
 
-_NO_TARGET = "{}: there is no specialist to compare with: its batches depend on its distance from an MRR of 1"
+_NO_TARGET = "{}: there is no specialist to compare with: its share depends on the distance of its MRR from 1"
 CHECKPOINTS = ".checkpoints"
 """Behind the name of the output folder: where training leaves its checkpoints until it is done."""
 
@@ -307,7 +307,7 @@ def named_sets(data: Any) -> dict[str, Pairs]:
     """Return {set name: pairs}; the name of a single set is its column."""
     if isinstance(data, Mapping):
         if not data:
-            raise UsageError("there is no training data", next_move="{modality: pairs, ...}")
+            raise UsageError("there is no training data", next_move="give {modality: pairs, ...}")
         return {str(name): read_pairs(source) for name, source in data.items()}
     pairs = read_pairs(data)
     return {pairs.column: pairs}

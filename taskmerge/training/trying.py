@@ -70,7 +70,8 @@ def trial_of(
 def _unused(name: str, splits: Sequence[Split]) -> str:
     held, unused = sum(len(split.held) for split in splits), sum(split.unused for split in splits)
     return (
-        f"{name}: {held} pairs are held out, with texts and groups that are not fitted on; {unused} times a pair "
+        f"{name}: {held} pairs are held out, with texts and groups that are not used for the fit; {unused} "
+        f"times a pair "
         "is not used"
     )
 

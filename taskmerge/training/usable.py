@@ -67,7 +67,7 @@ def drawn(sets: Mapping[str, Pairs], most: int, batch: int, seed: int) -> dict[s
             chosen = pairs.take(rows.tolist())
             if len(set(chosen.texts)) >= batch:
                 found[name] = chosen
-                tell(f"{name}: only {most:,} of {len(pairs):,} pairs are used, because the steps need no more")
+                tell(f"{name}: only {most:,} of {len(pairs):,} pairs are used, because the steps do not need more")
     return found
 
 
@@ -104,7 +104,7 @@ def last_checkpoint(folder: Path) -> Reached | None:
     to, may be missing.
     """
     if not folder.is_dir():
-        raise UsageError(f"there is nothing to resume in {str(folder)!r}")
+        raise UsageError(f"there is nothing to resume in {str(folder)!r}", next_move="start without resume")
     return max(_whole_checkpoints(folder), key=lambda reached: reached.step, default=None)
 
 

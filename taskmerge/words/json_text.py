@@ -92,7 +92,7 @@ def load(text: str | bytes) -> Any:
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError:
-            raise JsonError("not valid JSON: half of a surrogate pair, which is not a character") from None
+            raise JsonError("not valid JSON: half of a surrogate pair, which is not a valid character") from None
     return value
 
 

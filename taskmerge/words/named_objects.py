@@ -53,7 +53,7 @@ def not_the_users(place: str, named: Sequence[str] = ()) -> Iterator[None]:
     finally:
         _foreign.reset(before)
     if unused := [text for text in named if Path(text).name not in foreign.used]:
-        what = f"{unused[0]!r}: the recorded recipe names no such code"
+        what = f"{unused[0]!r}: the recorded recipe does not use this code"
         raise UsageError(what, place, "leave it out, or give the name that the recipe has")
 
 
@@ -76,9 +76,9 @@ def _users_own(text: str, path: Path | None, what: str) -> Path | None:
         foreign.used.add(Path(text).name)
         return own
     raise UsageError(
-        f"{what} {text!r} is code that {foreign.place} names, which came with a model: it was not run",
+        f"{what} {text!r} is code listed in {foreign.place}, which came with a model: it was not run",
         foreign.place,
-        f"if you have the code and trust it, name it yourself: `verify --method YOUR/{Path(text).name}`, "
+        f"if you have the code and trust it, allow it: `verify --method YOUR/{Path(text).name}`, "
         "or copy the recipe into a folder of your own and fuse it there",
     )
 
@@ -108,7 +108,9 @@ def find_object(text: str, folder: Path, what: str) -> Any:
     found = getattr(module, name, None)
     if found is None:
         public = [key for key in vars(module) if not key.startswith("_")]
-        raise UsageError(f"{where} has no {name!r}, which {what} {text!r} names", next_move=did_you_mean(name, public))
+        raise UsageError(
+            f"{where} does not contain {name!r}, which {what} {text!r} refers to", next_move=did_you_mean(name, public)
+        )
     return found
 
 
@@ -125,7 +127,7 @@ def module_of_file(text: str, folder: Path, what: str, around: AbstractContextMa
     path = _users_own(text, (folder / path_text).resolve(), what)
     assert path is not None
     if not path.is_file():
-        raise UsageError(f"there is no file {path_text!r} for {what} {text!r}", next_move=f"looked for {path}")
+        raise UsageError(f"there is no file {path_text!r} for {what} {text!r}", next_move=f"check the path: {path}")
     opened(path)
     changed = path.stat()
     known = f"_taskmerge_{path.stem}_{abs(hash((str(path), changed.st_mtime_ns, changed.st_size)))}"
@@ -143,6 +145,7 @@ def module_of_file(text: str, folder: Path, what: str, around: AbstractContextMa
         raise UsageError(
             f"the file of {what} {text!r} fails: {type(error).__name__}: {clipped(first_line(error), 300)}",
             place=str(path),
+            next_move="correct the file, then run the same command again",
         ) from error
     return module
 

@@ -183,7 +183,10 @@ def _parse(text: str) -> Pattern:
     if not text:
         raise PatternError("a pattern is empty", next_move='write "*" for every name')
     if len(text) > LONGEST:
-        raise PatternError(f"a pattern has {len(text)} characters, more than {LONGEST}")
+        raise PatternError(
+            f"a pattern has {len(text)} characters, more than {LONGEST}",
+            next_move="use shorter patterns: several are allowed",
+        )
     steps = _Reader(text).run(depth=0)
     return Pattern(text, steps, _as_regular(steps))
 
@@ -220,7 +223,10 @@ class _Reader:
 
     def fail(self, what: str, position: int) -> PatternError:
         pointer = f"{self.text}\n    {' ' * position}^"
-        return PatternError(f"bad pattern {self.text!r}: {what} at character {position + 1}\n    {pointer}")
+        what = f"bad pattern {self.text!r}: {what} at character {position + 1}\n    {pointer}"
+        return PatternError(
+            what, next_move="correct the pattern; in square brackets a character stands for itself: [{]"
+        )
 
     def run(self, depth: int) -> Sequence:
         """Everything up to the end, or, inside braces (depth > 0), up to the next comma or closing brace."""
@@ -234,7 +240,7 @@ class _Reader:
             elif character == "{":
                 steps.append(self.alternatives(depth + 1))
             elif character in "]}":
-                raise self.fail(f"{character!r} has no opening partner", self.at)
+                raise self.fail(f"{character!r} has no opening bracket", self.at)
             else:
                 plain: dict[str, Step] = {"*": AnyRun(), "?": AnyOne()}
                 steps.append(plain.get(character) or Character(character))

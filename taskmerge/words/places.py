@@ -93,7 +93,9 @@ def parse_place(text: str | os.PathLike[str], what: str = "a path") -> Reference
         after = text.partition(":")[2]
         host, _, rest = after[2:].partition("/") if after.startswith("//") else ("", "", after[1:])
         if host not in ("", "localhost"):
-            raise UsageError(f"{shown} names another machine ({host})", next_move="write file:///folder, or the path")
+            raise UsageError(
+                f"{shown} refers to another machine ({host})", next_move="write file:///folder, or the path"
+            )
         return Reference("path", text, Path(unquote("/" + rest)))
     return Reference("path", text, _expanded(text))
 
@@ -110,7 +112,9 @@ def _store_uri(text: str, scheme: str) -> StoreUri:
         move = "supported: paths, hub ids, hf:// uris, and the schemes of fsspec (s3://, gs://, az://, …)"
         raise UsageError(f"{clipped(repr(text), 200)}: {scheme}:// cannot be opened", next_move=move)
     if not rest.strip("/"):
-        raise UsageError(f"{clipped(repr(text), 200)} names no folder", next_move=f"write {scheme}://bucket/folder")
+        raise UsageError(
+            f"{clipped(repr(text), 200)} does not contain a folder", next_move=f"write {scheme}://bucket/folder"
+        )
     return StoreUri(f"{scheme}://{rest.rstrip('/')}")
 
 

@@ -69,7 +69,10 @@ def start(count: int, words: Sequence[str]) -> int:
         TaskmergeError: when another process fails before the first.
     """
     if process_count() > 1:
-        raise UsageError("--processes inside `accelerate launch`", next_move="set it in only one of the two places")
+        raise UsageError(
+            "--processes cannot be used inside `accelerate launch`",
+            next_move="set the number of processes in only one of the two",
+        )
     port = _free_port()
     running: list[tuple[subprocess.Popen[bytes], Any]] = []
     try:

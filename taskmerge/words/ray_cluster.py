@@ -41,7 +41,7 @@ def parse_launcher(text: str) -> str | None:
     """
     name, _, address = text.partition(":")
     if name != "ray":
-        raise UsageError(f"{text!r} is not a launcher", next_move="--on ray, or --on ray:ADDRESS")
+        raise UsageError(f"{text!r} is not a launcher", next_move="write --on ray, or --on ray:ADDRESS")
     require("ray")
     return address or None
 
@@ -111,7 +111,7 @@ class Cluster:
         """GPUs of all its machines. Raises UsageError if there is none: a task would wait for it forever."""
         found = int(self._ray.cluster_resources().get("GPU", 0))
         if not found:
-            raise UsageError("the Ray cluster has no GPU", next_move="--device cpu")
+            raise UsageError("the Ray cluster has no GPU", next_move="use --device cpu")
         return found
 
     def run(

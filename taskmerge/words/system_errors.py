@@ -13,7 +13,7 @@ from taskmerge.errors import OutputError, TaskmergeError, first_line
 
 AGAIN = "then run the same command again: it continues from the finished files"
 _FULL = f"free disk space or inodes (`df -h` and `df -i` show which), {AGAIN}"
-_RIGHTS = "change its rights, or choose another place"
+_RIGHTS = "change its permissions, or choose another place"
 MOVES: dict[int, str] = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: f"your quota is used up: free space, {AGAIN}",

@@ -7,13 +7,13 @@ from collections.abc import Iterable
 
 TERMS: dict[str, str] = {
     # of models and merges
-    "task vector": "What fine-tuning changed: the specialist's weights minus the base's, tensor by tensor.",
+    "task vector": "The changes made by fine-tuning: the specialist's weights minus the base's, tensor by tensor.",
     "specialist": "A model that was fine-tuned from the base for one task or modality.",
     "fused": "The merged model: the base plus the weighted task vectors of the recipe.",
     "recovered": "The fused model after a repair of only its projectors; all other tensors are frozen.",
     "rehearsed": "The model after balanced training on all modalities.",
-    "projector": "The layers between an encoder of sounds or pictures and the backbone that reads their output.",
-    "backbone": "The transformer that reads texts, and the tokens that projectors make of other media.",
+    "projector": "The layers between an encoder of sounds or pictures and the backbone, which processes their output.",
+    "backbone": "The transformer that processes texts, and the tokens that projectors make from other media.",
     "norm": "Euclidean length: the square root of the sum of squared entries.",
     "relative norm": "One length divided by another: of states, the fused model's by the specialist's; 1 is unchanged.",
     "sign conflict": "Share of the entries changed by both task vectors that one increases and the other decreases. "
@@ -33,9 +33,9 @@ TERMS: dict[str, str] = {
     "null band": "The range of a statistic without drift: the specialist against itself in another precision.",
     "probes": "Pairs of an item and its text on which both models are run.",
     "neighbour overlap": "Share of an item's nearest texts that are the same under both models.",
-    "margin": "By how much the right text is nearer than the nearest wrong one, as a difference of cosines.",
+    "margin": "The cosine with the right text minus that with the nearest wrong one.",
     "cosine": "Cosine of the angle between two vectors: 1 the same direction, 0 unrelated, -1 opposite.",
-    "text rotation": "The rotation that carries the specialist's embeddings of the texts onto the fused model's. A "
+    "text rotation": "The rotation that maps the specialist's embeddings of the texts onto the fused model's. A "
     "common rotation of items and texts is harmless; the remaining change is not.",
     "debiased CKA": "Centred kernel alignment: the similarity of two sets of vectors up to rotation and scale; 1 is "
     "the same.",
@@ -47,7 +47,7 @@ TERMS: dict[str, str] = {
     "alignment": "Mean squared distance of items to their own texts; lower is closer.",
     "uniformity": "How evenly embeddings fill the sphere; lower is more even.",
     "effective rank": "The number of dimensions that the embeddings effectively use.",
-    "Fréchet distance": "Distance of two clouds of vectors by their means and covariances.",
+    "Fréchet distance": "Distance of two sets of vectors, computed from their means and covariances.",
     "principal axes": "The directions in which embeddings differ most. A map shows only two of them: items that are "
     "close on it may be far apart.",
     # of training and search

@@ -71,7 +71,7 @@ def test_what_is_no_hub_id(text: str, cache: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("hf://datasets/owner/name", "the uri names a dataset, not a model"), ("hf://", "not an hf:// uri")],
+    [("hf://datasets/owner/name", "the uri is that of a dataset, not of a model"), ("hf://", "not an hf:// uri")],
 )
 def test_uris_of_something_else(text: str, words: str) -> None:
     with pytest.raises(CheckpointError) as caught:
@@ -106,7 +106,9 @@ def test_a_cached_repository_as_a_folder_for_other_libraries(cache: Path, tmp_pa
     assert local_folder("owner/name") == local_folder("hf://owner/name@main") == snapshot
     write_model(tmp_path / "here" / "model", random_model(0))
     assert local_folder("model", tmp_path / "here") == tmp_path / "here" / "model"
-    with pytest.raises(CheckpointError, match="owner/absent: no file or folder 'owner/absent' here, and it cannot be"):
+    with pytest.raises(
+        CheckpointError, match="owner/absent: there is no file or folder 'owner/absent', and it cannot be"
+    ):
         local_folder("owner/absent")
 
 
@@ -144,7 +146,7 @@ def test_what_is_not_cached_is_told(cache: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         open_stored("owner/absent")
     said = str(caught.value)
-    assert "owner/absent: no file or folder 'owner/absent' here, and it cannot be downloaded from the hub: " in said
+    assert "owner/absent: there is no file or folder 'owner/absent', and it cannot be downloaded from the hub: " in said
     assert "HF_HUB_OFFLINE (uses only cached files)" in said
     with pytest.raises(CheckpointError, match=r"hf://owner/absent|owner/absent: cannot be downloaded from the hub"):
         open_stored("hf://owner/absent")
@@ -154,7 +156,7 @@ def test_a_half_downloaded_repository_is_told(cache: Path, tmp_path: Path) -> No
     index = b'{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}'
     one = packed(tmp_path, {"a": torch.ones(1)})
     cached(cache, "owner/name", {"model.safetensors.index.json": index, "model-00001-of-00002.safetensors": one})
-    with pytest.raises(CheckpointError, match="names 1 files that are missing: model-00002-of-00002") as caught:
+    with pytest.raises(CheckpointError, match="lists 1 missing file: model-00002-of-00002") as caught:
         open_stored("owner/name")
     assert caught.value.problems[0].next_move == "finish the download"
 

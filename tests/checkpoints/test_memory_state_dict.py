@@ -109,7 +109,8 @@ def test_a_transformers_module_brings_its_config() -> None:
 def test_what_is_no_tensor_is_named(value: Any, found: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         Checkpoint.open({"odd": value}, label="mine")
-    assert str(caught.value) == f"mine: 'odd' is not a tensor of a known format: {found}"
+    move = "give torch tensors or NumPy arrays of numbers"
+    assert str(caught.value) == f"mine: 'odd' is not a tensor of a known format: {found}\n    {move}"
 
 
 def test_a_module_without_values_is_refused() -> None:

@@ -98,11 +98,11 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(folder: Path, command: Com
     ran = command("fuse", "merge.yaml", "--dry-run")
     assert ran.code == 0
     table = {row[0]: row[1:] for row in rows(ran.out)}
-    assert table["component"] == ["", "method", "tensors", "how"]
+    assert table["component"] == ["action", "method", "tensors", "how"]
     assert table["backbone"][:3] == ["merged", "ties", "10"] and table["backbone"][3].startswith("ties (average weight")
     assert table["head"] == ["kept", "", "1", "keep from base: rule 'head'"]
     assert table["audio_encoder"] == ["copied", "", "1", "copy from audio: only audio has it"]
-    assert re.search(r"reads .*B, writes .*B in \d file\(s\) to out", ran.err)
+    assert re.search(r"reads .*B, writes .*B in \d files? to out", ran.err)
     table = json.loads(command("fuse", "merge.yaml", "--dry-run", "--json").out)
     assert table["components"]["backbone"] == {"merge": 10}
     assert table["tensors"]["lm_head.weight"] == "keep from base: rule 'head'"
@@ -178,7 +178,7 @@ def test_diff(folder: Path, models: dict[str, Tensors], command: Command) -> Non
     changed[NAME][3, 4] += 0.5
     write_model(folder / "changed", changed)
     ran = command("diff", "base", "changed")
-    assert ran.code == 1 and ran.err == "1 tensors differ\n"
+    assert ran.code == 1 and ran.err == "1 tensor differs\n"
     assert rows(ran.out)[1][:3] == [NAME, "values", "1"] and float(rows(ran.out)[1][3]) == pytest.approx(0.5)
     data = json.loads(command("diff", "base", "audio", "--json").out)
     assert not data["same"]
@@ -274,7 +274,7 @@ def test_options_without_effect_are_refused(folder: Path, command: Command, word
 def test_a_method_that_the_record_does_not_name_is_refused(folder: Path, command: Command) -> None:
     assert command("fuse", "merge.yaml").code == 0
     ran = command("verify", "out", "--method", "mine.py:mean")
-    assert ran.code == 2 and "'mine.py:mean': the recorded recipe names no such code" in ran.err
+    assert ran.code == 2 and "'mine.py:mean': the recorded recipe does not use this code" in ran.err
     command("extract", "base", "image", "--out", "vector")
     for words in (("--method", "mine.py:mean"), ("--recipe-folder", ".")):
         ran = command("verify", "vector", *words)

@@ -126,7 +126,7 @@ class OutOfMemoryError(RuntimeError):
     ("error", "code", "words"),
     [
         (OSError(errno.ENOSPC, "x", "there/file"), 1, "there/file: No space left on device\n    free disk space"),
-        (OSError(errno.EACCES, "x", "there"), 1, "there: Permission denied\n    change its rights"),
+        (OSError(errno.EACCES, "x", "there"), 1, "there: Permission denied\n    change its permissions"),
         (OSError(errno.EIO, "x", "there"), 1, "Input/output error\n    the disk"),
         (OSError(errno.EMFILE, "x"), 1, "ulimit -n"),
         (MemoryError(), 1, "not enough memory"),

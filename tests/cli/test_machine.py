@@ -15,7 +15,7 @@ def test_doctor_names_what_is_there() -> None:
     result = CliRunner().invoke(app, ["doctor", "--json"])
     rows = {row["what"]: row for row in json.loads(result.stdout)["rows"]}
     assert rows["torch"]["state"] == "ok" and rows["torch"]["found"].startswith("2.")
-    assert {"python", "cores", "memory", "disk here", "devices"} <= set(rows)
+    assert {"python", "cores", "memory", "free disk space", "devices"} <= set(rows)
     assert result.exit_code == int(any(row["state"] == "broken" for row in rows.values()))
 
 

@@ -53,8 +53,8 @@ def test_models_of_one_name_are_compared_under_their_paths(models: Path, command
     [
         (["t=a.jsonl", "t=b.jsonl"], "two sets have the name 't': a.jsonl and b.jsonl"),
         (["x/a.jsonl", "y/a.jsonl"], "two sets have the name 'a'"),
-        (["=a.jsonl"], "'=a.jsonl' names no set of pairs"),
-        (["a="], "'a=' names no set of pairs"),
+        (["=a.jsonl"], "'=a.jsonl' is not of the form NAME=PATH"),
+        (["a="], "'a=' is not of the form NAME=PATH"),
     ],
 )
 def test_sets_of_one_name_are_refused(models: Path, command: Command, sets: list[str], words: str) -> None:

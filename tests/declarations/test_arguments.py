@@ -127,7 +127,7 @@ def test_numpy_leaves_a_product_to_the_task_vector(half: Any) -> None:
 def test_a_list_of_weights_is_refused_in_every_class() -> None:
     made = models()
     for weights in ([0.5, 0.3], (0.5, 0.3), np.array([0.5, 0.3]), torch.tensor([0.5, 0.3])):
-        with pytest.raises(UsageError, match="does not say which specialist"):
+        with pytest.raises(UsageError, match="does not state which specialist"):
             taskmerge.fuse(made["base"], {"a": made["a"], "b": made["b"]}, weights=weights)  # type: ignore[call-overload]
 
 

@@ -215,12 +215,12 @@ def test_chat_messages_hold_sounds_too(case: Case) -> None:
 
 
 def test_what_it_cannot_take_is_refused(case: Case) -> None:
-    with pytest.raises(UsageError, match="holds the token"):
+    with pytest.raises(UsageError, match="contains the token"):
         case.model.encode([f"a {case.model[0].towers['audio'].placeholder} dog"])
     if case.name not in FILMS:
         with pytest.raises(UsageError, match="no encoder for video"):
             case.model[0].preprocess([{"video": film()}])
-    with pytest.raises(UsageError, match=r"already takes image.*"):
+    with pytest.raises(UsageError, match=r"already supports image.*"):
         graft(case.folder, "image", "patches")
     with pytest.raises(UsageError, match="already has a tower 'audio'"):
         graft(case.folder, "audio", "log_mel")

@@ -69,10 +69,10 @@ def with_a_projector(tensors: Tensors) -> Tensors:
             with_other_names,
             r"tensors are missing from the file of this BertModel: embeddings\.LayerNorm\.bias.* and \d+ more",
         ),
-        (with_other_names, r"\d\d tensors in the file have no place in BertModel: t0"),
+        (with_other_names, r"\d\d tensors in the file have no counterpart in BertModel: t0"),
         (without_last_layer, r"16 tensors are missing from the file of this BertModel: encoder\.layer\.1\."),
-        (with_another_layer, r"16 tensors in the file have no place in BertModel: encoder\.layer\.2\."),
-        (with_a_projector, r"1 tensor in the file has no place in BertModel: audio_projector\.weight"),
+        (with_another_layer, r"16 tensors in the file have no counterpart in BertModel: encoder\.layer\.2\."),
+        (with_a_projector, r"1 tensor in the file has no counterpart in BertModel: audio_projector\.weight"),
     ],
 )
 def test_a_model_that_is_not_whole_is_refused(

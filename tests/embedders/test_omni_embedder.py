@@ -213,7 +213,7 @@ def test_modality_without_encoder_is_refused(folder: Path) -> None:
         (
             {"backbone": "owner/nowhere"},
             CheckpointError,
-            "'owner/nowhere' here, and it cannot be downloaded from the hub",
+            "'owner/nowhere', and it cannot be downloaded from the hub",
         ),
         ({"encoder": "logmel"}, UsageError, "unknown encoder 'logmel'\n    did you mean 'log_mel'"),
         ({"encoder": "patches"}, UsageError, "encoder 'patches' takes image, video, not audio\n    use log_mel"),
@@ -253,9 +253,9 @@ def test_missing_tensors_are_told(folder: Path, tmp_path: Path) -> None:
 def test_what_is_no_embedder_is_told(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for model, words in (
-        ("nowhere", "no file or folder 'nowhere', and not a hub id"),
+        ("nowhere", "no file or folder 'nowhere', and it is not a hub id"),
         (tmp_path / "nowhere", "no file or folder"),
-        ("owner/nowhere", "no file or folder 'owner/nowhere' here, and it cannot be downloaded from the hub"),
+        ("owner/nowhere", "there is no file or folder 'owner/nowhere', and it cannot be downloaded from the hub"),
         (tmp_path / "empty", "the embedder cannot be loaded"),
     ):
         with pytest.raises(CheckpointError, match=words):

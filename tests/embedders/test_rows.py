@@ -70,7 +70,7 @@ def test_a_data_set_of_the_hub_by_its_id(hub: list[tuple[Any, ...]], streaming: 
 def test_what_the_hub_does_not_have_is_told(hub: list[tuple[Any, ...]]) -> None:
     with pytest.raises(UsageError, match=r"owner/none:train: cannot be opened .*no data set owner/none"):
         read_pairs("owner/none:train")
-    with pytest.raises(UsageError, match=r"'steaming' is not a way to read a data set"):
+    with pytest.raises(UsageError, match=r"'steaming' is not a valid way to read a data set"):
         read_pairs("owner/greys:train:steaming")
     assert hub == [("owner/none", "train", False)]
 

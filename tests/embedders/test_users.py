@@ -121,7 +121,7 @@ def broken(hearing: Path, folder: Path, change: Any) -> Path:
         (lambda t: {n: v for n, v in t.items() if not n.startswith("audio_mlp.0")}, "missing from the file"),
         (lambda t: {n: v for n, v in t.items() if "layers.1." not in n}, "missing from the file"),
         (lambda t: {n.replace("whisper.", "ear."): v for n, v in t.items()}, "do not have the values of"),
-        (lambda t: t | {"beak_mlp.weight": torch.ones(4, 4)}, "no place in"),
+        (lambda t: t | {"beak_mlp.weight": torch.ones(4, 4)}, "no counterpart in"),
     ],
     ids=["no projector", "a layer short", "other names", "more than the class has"],
 )
@@ -157,7 +157,7 @@ def test_a_loader_says_what_is_not_its_own(base: Path) -> None:
     [
         ("nowhere.py:load", "no file 'nowhere.py' for the embedder 'nowhere.py:load'"),
         ("own.py", "does not name a function in the file"),
-        ("own.py:lod", "has no 'lod'"),
+        ("own.py:lod", "does not contain 'lod'"),
         ("own.py:NUMBER", "which cannot be called"),
         ("own.py:five", "a int is not an embedder"),
         ("own.py:fails", r"fails\(\) fails: ZeroDivisionError: division by zero"),
@@ -218,7 +218,7 @@ def test_a_class_that_nobody_named_does_not_run(squeezed: tuple[Path, np.ndarray
     folder, _ = squeezed
     with pytest.raises(CheckpointError) as caught:
         open_embedder(folder)
-    assert "modules.json names squeezing.Squeezing" in str(caught.value)
+    assert "modules.json lists squeezing.Squeezing" in str(caught.value)
     assert "--embedder squeezing:Squeezing" in str(caught.value)
     (tmp_path / "other.py").write_text("from torch import nn\nclass Other(nn.Module): ...\n")
     with pytest.raises(UsageError, match="does not list it"):

@@ -143,7 +143,7 @@ def test_the_page_of_a_fuse(tmp_path: Path, command: Callable[..., Any]) -> None
     page = tmp_path / "page.html"
     assert command("fuse", recipe, "--html", page).code == 0
     text = page.read_text("utf-8")
-    assert "4 merged tensors" in text and "The task vectors were not compared" in text and "Sign conflict" not in text
+    assert "Tensors: 4 merged" in text and "The task vectors were not compared" in text and "Sign conflict" not in text
     assert command("fuse", recipe, "--fresh", "--html", page, "--compare").code == 0
     text = page.read_text("utf-8")
     assert "Sign conflict" in text and "Entries kept of each task vector" in text
@@ -157,9 +157,9 @@ def test_the_page_of_a_fuse(tmp_path: Path, command: Callable[..., Any]) -> None
     ("words", "said"),
     [
         (["--compare"], "--compare shows task vectors on a page"),
-        (["--html", "page.html", "--dry-run"], "--dry-run writes none"),
-        (["--html", "page.html", "--part", "1/2"], "--part writes none"),
-        (["--html", "page.html", "--sweep", "scale=0.1,0.5"], "--sweep writes none"),
+        (["--html", "page.html", "--dry-run"], "--dry-run does not write one"),
+        (["--html", "page.html", "--part", "1/2"], "--part does not write one"),
+        (["--html", "page.html", "--sweep", "scale=0.1,0.5"], "--sweep does not write one"),
         (["--html", "mine.html"], "mine.html: would be overwritten"),
     ],
 )

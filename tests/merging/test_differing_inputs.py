@@ -153,7 +153,7 @@ def test_tensors_inside_the_bases_layers_are_named(tmp_path: Path) -> None:
     tensors["model.layers.0.self_attn.q_proj.bias"] = torch.ones(32)
     save_file(tensors, other / "model.safetensors", {"format": "pt"})
     _, plan = planned(base, other=other)
-    assert any("1 tensors in 'model.layers' that the base's own layers lack" in line for line in plan.warnings)
+    assert any("1 tensor in 'model.layers' that the base's own layers lack" in line for line in plan.warnings)
     assert next(step for step in plan.steps if step.info.name.endswith("q_proj.bias")).action == "copy"
 
 

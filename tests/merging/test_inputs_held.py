@@ -149,7 +149,7 @@ def test_an_input_cut_off_under_the_run(tmp_path: Path, command: str, length: in
     said = [sys.executable, "-c", CUT, str(tmp_path), command, str(length)]
     done = subprocess.run(said, capture_output=True, text=True, timeout=60, env=environment())
     assert (done.returncode, done.stderr) == (0, "")
-    assert f"{file}: was cut off while it was being read: {length:,} bytes are left" in done.stdout
+    assert f"{file}: was truncated while it was being read: {length:,} bytes are left" in done.stdout
     assert not (tmp_path / "out").exists()
 
 

@@ -170,7 +170,9 @@ def test_factors_over_a_plain_base_are_folded(tmp_path: Path, where: str, prefix
     assert set(fused.tensors) == set(plain)
 
 
-@pytest.mark.parametrize(("adapters", "words"), [(BOTH, "several adapters"), (("speech",), "does not say what")])
+@pytest.mark.parametrize(
+    ("adapters", "words"), [(BOTH, "several adapters"), (("speech",), "does not state the factor")]
+)
 def test_factors_that_cannot_be_folded_are_refused(tmp_path: Path, adapters: tuple[str, ...], words: str) -> None:
     write(tmp_path / "base", {f"{LAYER}.weight": torch.ones(6, 5), "model.norm.weight": torch.ones(5)}, None)
     write(tmp_path / "one", with_factors(1, adapters), None)

@@ -49,7 +49,9 @@ def lacks_a_base_tensor(models: dict[str, Tensors]) -> None:
 
 
 @case(
-    f"'{PROJ}' is [5, 3] in the base (", "and [3, 5] in image (", "are both of the same lineage? A rule keeps one side"
+    f"'{PROJ}' is [5, 3] in the base (",
+    "and [3, 5] in image (",
+    "check that both were trained from the same model; a rule keeps one side",
 )
 def shapes_differ(models: dict[str, Tensors]) -> None:
     models["image"][PROJ] = models["image"][PROJ].T.contiguous()
@@ -204,7 +206,7 @@ def test_every_missing_input_is_told_at_once(tmp_path: Path, command: Callable[.
     (tmp_path / "audio" / "pytorch_model.bin").write_bytes(b"")
     ran = command("fuse", recipe)
     assert ran.code == 2 and "2 problems" in ran.err
-    assert f"{recipe}:3: image: no file or folder 'image', and not a hub id" in ran.err
+    assert f"{recipe}:3: image: there is no file or folder 'image', and it is not a hub id" in ran.err
     assert "check the path; relative paths are looked up in the recipe's folder, then in the current one" in ran.err
     assert f"{recipe}:4: audio: there are no readable weights in this folder ({tmp_path / 'audio'})" in ran.err
     assert "only 'pytorch_model.bin' is present: save only its tensors" in ran.err
@@ -215,7 +217,7 @@ def test_a_path_that_could_be_a_hub_id_is_told_as_both(tmp_path: Path, command: 
     recipe = prepare(tmp_path, lambda models: None, {"base": "models/bse"})
     ran = command("fuse", recipe)
     assert ran.code == 2
-    assert "base: no file or folder 'models/bse' here, and" in ran.err and "from the hub" in ran.err
+    assert "base: there is no file or folder 'models/bse', and it" in ran.err and "from the hub" in ran.err
 
 
 def test_a_missing_recipe(tmp_path: Path, command: Callable[..., Any]) -> None:
@@ -373,7 +375,7 @@ def test_an_input_that_changes_after_planning(tmp_path: Path) -> None:
     decided = plan(recipe)
     path = tmp_path / "image" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(CheckpointError, match=r"was cut off while it was being read: 2,000 bytes are left of"):
+    with pytest.raises(CheckpointError, match=r"was truncated while it was being read: 2,000 bytes are left of"):
         execute(decided, recipe, tmp_path / "results" / "out")
     assert not (tmp_path / "results").exists()
 

@@ -186,7 +186,7 @@ def test_hashes_alone_do_not_fuse_again(folder: Path) -> None:
 def test_an_input_that_is_gone_is_named(folder: Path, command: Callable[..., Any]) -> None:
     shutil.rmtree(folder / "audio")
     ran = command("verify", folder / "made" / "out")
-    assert ran.code == 2 and "audio: no file or folder 'audio'" in ran.err
+    assert ran.code == 2 and "audio: there is no file or folder 'audio'" in ran.err
 
 
 def test_what_was_not_made_here(folder: Path) -> None:

@@ -55,7 +55,7 @@ def test_equal_texts_are_one_gallery_row() -> None:
 @pytest.mark.parametrize(
     ("queries", "gallery", "relevant", "message"),
     [
-        (np.zeros((1, 2)), np.zeros((2, 3)), [[0]], "rows of one length"),
+        (np.zeros((1, 2)), np.zeros((2, 3)), [[0]], "rows of the same length"),
         (np.zeros((0, 2)), np.zeros((2, 2)), [], "nothing to rank"),
         (np.ones((1, 2)), np.ones((2, 2)), [[]], "no relevant row"),
         (np.ones((1, 2)), np.ones((2, 2)), [[2]], "gallery row 2, but the gallery has 2"),

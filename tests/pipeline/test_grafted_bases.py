@@ -144,7 +144,7 @@ specialists: {image: {model: specialist-image}}
 specialize: {image: {data: image.jsonl, graft: {encoder: patches}, steps: 2, batch_size: 2}}
 output: {path: fused}
 """
-    with pytest.raises(RecipeError, match=r"specialize: image: .* already takes image, video"):
+    with pytest.raises(RecipeError, match=r"specialize: image: .* already supports image, video"):
         run(loads(text, "recipe.yaml", project), say=lambda line: None)
 
 

@@ -123,17 +123,17 @@ def test_base_and_specialists_from_the_hub(project: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("change", "stages", "what"),
     [
-        (("base: base", "base: bace"), {}, "recipe.yaml:1: base: no file or folder 'bace'"),
+        (("base: base", "base: bace"), {}, "recipe.yaml:1: base: there is no file or folder 'bace'"),
         (
             ("base: base", "base: owner/base"),
             {},
-            "base: no file or folder 'owner/base' here, and it cannot be downloaded",
+            "base: there is no file or folder 'owner/base', and it cannot be downloaded",
         ),
-        (("  text: {data", "  # text: {data"), {}, "recipe.yaml:4: text: no file or folder 'specialist-text'"),
+        (("  text: {data", "  # text: {data"), {}, "recipe.yaml:4: text: there is no file or folder 'specialist-text'"),
         (
             ("", ""),
             {"start": "fuse"},
-            "audio: 'specialist-audio' is not trained yet\n    `taskmerge specialize` trains",
+            "audio: 'specialist-audio' is not trained yet\n    train it: `taskmerge specialize`",
         ),
         (
             ("", ""),
@@ -207,7 +207,8 @@ def test_an_interrupted_run_ends_with_the_same_table(tmp_path: Path, monkeypatch
          r"recipe.yaml:7: specialize: text: query \(.*text.jsonl\): 8 distinct texts are too few for batches of 32\n"
          "    set batch_size to at most 8$"),
         (("gradient, steps: 2, batch_size: 4", "gradient, batch_size: 9"), "recover: audio .* 8 pairs are too few"),
-        (("  held_out: {audio: held.jsonl}\n", ""), "rehearse: audio: 8 pairs of 8 texts are too few to hold some out"),
+        (("  held_out: {audio: held.jsonl}\n", ""), "rehearse: audio: 8 pairs of 8 texts are too few to reserve "
+        "some for evaluation"),
         (("steps: 3,", "steps: 3, report_to: tensorbord,"),
          "recipe.yaml:6: specialize: audio: report_to: 'tensorbord' is unknown\n    did you mean 'tensorboard'"),
     ],

@@ -116,5 +116,5 @@ def test_nothing_is_asked_without_a_terminal() -> None:
 @pytest.mark.parametrize("words", ["{} audio", "base {}", "base audio={}"])
 def test_a_model_without_a_name_is_refused(family: Path, text: str, words: str) -> None:
     base, *specialists = (word.format(text) for word in words.split(" ", 1))
-    with pytest.raises(UsageError, match="names no model"):
+    with pytest.raises(UsageError, match="is not a model"):
         propose(base, specialists, family)

@@ -49,7 +49,7 @@ def test_checkpoints_that_are_adapters(tmp_path: Path, command: Command) -> None
         model.save_pretrained(str(tmp_path / f"checkpoint-{step}"))
         zoo.save(model.merge_and_unload(), tmp_path / f"merged-{step}")
     alone = command("soup", tmp_path / "checkpoint-*", "--out", tmp_path / "out")
-    assert alone.code == 2 and "give the model that it is for: --base MODEL" in alone.err
+    assert alone.code == 2 and "give the model that it belongs to: --base MODEL" in alone.err
     ran = command("soup", tmp_path / "checkpoint-*", "--base", tmp_path / "base", "--out", tmp_path / "out")
     assert ran.code == 0, ran.err
     one, two = (load_file(tmp_path / f"merged-{step}" / "model.safetensors") for step in (1, 2))

@@ -130,7 +130,7 @@ def test_balance_may_follow_what_is_missing_but_not_sizes_too() -> None:
     recipe = recipes.loads(FULL.replace(lone, "balance: adaptive"))
     assert recipe.rehearse is not None and recipe.rehearse.balance.follows == "adaptive"
     (problem,) = problems_of(FULL.replace("follows: size, temperature: 1.0", "follows: adaptive, temperature: 5"))
-    assert problem.what == "balance: temperature: 5 applies to sizes, which adaptive shares do not use"
+    assert problem.what == "balance: temperature: 5 applies to sizes, and adaptive shares do not use them"
 
 
 def test_settings_say_what_holds_under_a_rule() -> None:

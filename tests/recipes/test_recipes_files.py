@@ -23,7 +23,7 @@ from taskmerge.methods import all_methods
         ("base: b\n? [a, b]\n: x\n", "merge.yaml:2", "a key must be text, not a list or mapping", None),
         ("base: b\n? {a: b}\n: x\n", "merge.yaml:2", "a key must be text, not a list or mapping", None),
         ("base: b\ntrue: x\n", "merge.yaml:2", "a key must be text, not 'true'", None),
-        ("base: b\ncopy:\n  <<: x\n", "merge.yaml:3", "<< must name a mapping", "write `<<: *anchor`"),
+        ("base: b\ncopy:\n  <<: x\n", "merge.yaml:3", "<< must refer to a mapping", "write `<<: *anchor`"),
         ("base: &a {x: 1, <<: *a}\n", "merge.yaml:1", "an alias contains itself", None),
         (
             "base: !!python/object/apply:os.system [ls]\n",
@@ -145,8 +145,8 @@ def test_a_method_from_a_file_beside_the_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "what", "move"),
     [
-        ("mine/missing.py:median", "no file 'mine/missing.py' for the method", "looked for "),
-        ("median.py:meidan", "median.py has no 'meidan'", "did you mean 'median'?"),
+        ("mine/missing.py:median", "no file 'mine/missing.py' for the method", "check the path: "),
+        ("median.py:meidan", "median.py does not contain 'meidan'", "did you mean 'median'?"),
         ("median.py:helper", "'helper' in median.py is not a merge method", "decorate it with @merge_method"),
         ("median.py", "does not name a function in the file", "write path/to/file.py:name"),
         ("broken.py:median", "the file of the method 'broken.py:median' fails: ZeroDivisionError", None),

@@ -108,13 +108,13 @@ def test_a_difference_is_read_from_either_side() -> None:
 def test_nothing_is_recommended_that_is_not_sure() -> None:
     even = {("recovered", "fused", "audio"): (0.1, -0.1, 0.3)}
     (said,) = banners(evaluation_page({"retrieval": table(SCORES, even)}, {"recovered": "out/fused-recovered"}))
-    assert said.tone == "open" and said.headline.startswith("Highest, but not surely the best: recovered")
+    assert said.tone == "open" and said.headline.startswith("Highest score, but not certainly the best: recovered")
     assert "out/fused-recovered" in said.headline and "Not distinguishable from fused" in said.text
     sure = {("recovered", "fused", "audio"): (0.3, 0.2, 0.4)}
     (said,) = banners(evaluation_page({"retrieval": table(SCORES, sure)}))
     assert said.tone == "good" and said.headline.startswith("Use recovered: mean MRR 0.650 over text, audio")
     (said,) = banners(evaluation_page({"retrieval": table({"a": {"x": 0.5}, "b": {"y": 0.5}}, {})}))
-    assert said.headline == "No one model serves all of these sets"
+    assert said.headline == "No single model supports all of these sets"
 
 
 def arms(kept: str) -> RecoveryReport:
@@ -154,7 +154,11 @@ def test_pages_of_stages_name_what_was_kept() -> None:
 
 def test_a_run_without_scores_says_so_and_names_the_latest_model() -> None:
     said = banners(run_page(StageResults({"fused": "out/fused", "recovered": "out/r"}, recover=arms("gradient"))))
-    assert said[0].headline == "The variants were not scored side by side" and "out/r" in said[0].text and said[0].moves
+    assert (
+        said[0].headline == "The variants were not compared with each other"
+        and "out/r" in said[0].text
+        and said[0].moves
+    )
     assert said[1].headline.startswith("Use the recovered model (out/r)")
 
 
@@ -270,7 +274,7 @@ def test_a_comparison_of_nothing_and_of_many(tmp_path: Path) -> None:
     nan = float("nan")
     one = {"norms": {"a": [0.0, 0.0]}, "cosine": {"a": {"a": nan}}, "sign_conflict": {"a": {"a": nan}}, "by_layer": {}}
     (said,) = banners(comparison_sections(one))
-    assert said.headline == "a is the base"
+    assert said.headline == "a is equal to the base"
     names = [f"model {number}" for number in range(30)]
     square = {name: dict.fromkeys(names, 0.5) for name in names}
     layers = {f"part{part}.{layer}": dict.fromkeys(names, 1.0) for part in range(20) for layer in range(2)}
@@ -279,7 +283,7 @@ def test_a_comparison_of_nothing_and_of_many(tmp_path: Path) -> None:
     sections = comparison_sections(many)
     write_report(tmp_path / "many.html", "t", sections, many)
     text = (tmp_path / "many.html").read_text("utf-8")
-    assert "model 29 moved 30.0 times as far as model 0" in text and "Stacks of layers not drawn" in text
+    assert "model 29 changed 30.0 times as much as model 0" in text and "Stacks of layers without a picture" in text
 
 
 def test_the_page_of_a_comparison(tmp_path: Path, command: Callable[..., Any]) -> None:

@@ -281,7 +281,7 @@ def test_differences_conditions_and_mteb_are_shown() -> None:
     lines = stream.getvalue().splitlines()
     assert "R@1, item to text: paired differences" in lines
     assert "fused − base\t+0.200 +0.100 to +0.300\t+0.000 -0.100 to +0.100" in lines
-    assert "fused\timage\tquery 'find: ', document –\tas its class does it\tcosine\tfloat32\t–" in lines
+    assert "fused\timage\tquery 'find: ', document –\tas its class adds it\tcosine\tfloat32\t–" in lines
     assert "A\t0.5000\t0.7500" in lines
     assert "C\t–\t0.9000" in lines
     assert "mean of 2\t0.3750\t0.6250" in lines

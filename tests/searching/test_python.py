@@ -80,7 +80,7 @@ def test_the_model_written_over_must_not_be_an_input(models: dict[str, torch.nn.
 
 def test_a_model_of_another_shape_is_refused(models: dict[str, torch.nn.Module]) -> None:
     other = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.Tanh(), torch.nn.Linear(9, 3))
-    with pytest.raises(UsageError, match=r"other shapes than the merge"):
+    with pytest.raises(UsageError, match=r"shapes of the model differ from those of the merge"):
         search(models, lambda model: 1.0, model=other, vary={"merge.scale": [0.1, 1.0]})
 
 
@@ -114,7 +114,7 @@ def test_trials_that_are_worse_are_stopped_early(tmp_path: Path) -> None:
     found = search(recipe, vary={"specialists.*.weight": [0.0, 30.0]}, trials=6, sensitivity=0, sampler="random",
                    say=said.append)  # fmt: skip
     stopped = [point for point in found.points if point.state == "stopped early"]
-    assert stopped and "were stopped early" in " ".join(found.notes)
+    assert stopped and "stopped early: worse" in " ".join(found.notes)
     again = search(recipe, vary={"specialists.*.weight": [0.0, 30.0]}, trials=6, sensitivity=0, sampler="random",
                    prune=False, out=tmp_path / "whole")  # fmt: skip
     assert again.best is not None
@@ -143,7 +143,7 @@ def test_a_flat_optimum_is_named_with_its_range() -> None:
 @pytest.mark.parametrize(("gain", "words"), [
     (interval(0.05, 0.02, 0.08), "the gain is confirmed"),
     (interval(-0.05, -0.08, -0.02), "it is worse than your own weights"),
-    (interval(0.01, -0.02, 0.04), "83% of the gain exists only on the pairs used for the search, which"),
+    (interval(0.01, -0.02, 0.04), "83% of the gain exists only on the pairs used for the search: this"),
 ])  # fmt: skip
 def test_what_the_best_is_worth_is_said(gain: Interval, words: str) -> None:
     said = Confirmed("trial 3", interval(0.8, 0.7, 0.9), gain, interval(0.06, 0.04, 0.08), {})
@@ -160,7 +160,7 @@ def test_searching_noise_is_shown_to_overfit() -> None:
     said = Confirmed("trial", other[best].interval(objective), other[best].minus(other[0], objective),
                      dev[best].minus(dev[0], objective), {})  # fmt: skip
     assert said.dev_gain.estimate > 0.09 and not said.gain.low > 0
-    assert "which the search overfits" in said.sentence()
+    assert "this part is overfitting" in said.sentence()
 
 
 def test_the_front_and_the_best() -> None:

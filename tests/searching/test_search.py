@@ -110,7 +110,7 @@ def test_without_matplotlib_the_notes_say_that_pictures_are_svg_alone(
     found_spec = extras.find_spec
     monkeypatch.setattr(extras, "find_spec", lambda name: None if name == "matplotlib" else found_spec(name))
     found = search(searched[0], trials=1, out=tmp_path / "plain")
-    assert [line for line in found.notes if "no PNG files" in line and "taskmerge[plots]" in line]
+    assert [line for line in found.notes if "without PNG files" in line and "taskmerge[plots]" in line]
     assert list(found.folder.glob("*.svg")) and not list(found.folder.glob("*.png"))
 
 

@@ -68,7 +68,7 @@ def test_mistakes_are_told(models: Path, command: Command, said: tuple[str, ...]
     ran = command("fuse", models / "recipe.yaml", *(word for text in said for word in ("--sweep", text)))
     assert ran.code == 2 and what in ran.err, ran.err
     kept = command("fuse", models / "recipe.yaml", "--sweep", "scale=0.5,1.0,2.0", "--keep", "best")
-    assert kept.code == 2 and "names none" in kept.err
+    assert kept.code == 2 and "lists none" in kept.err
 
 
 def test_the_best_is_kept_bit_for_bit(tmp_path: Path, command: Command) -> None:

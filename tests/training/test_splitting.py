@@ -68,7 +68,7 @@ def test_pairs_that_are_neither_are_told() -> None:
 
 def test_sets_that_cannot_be_split_are_refused_with_the_way_on() -> None:
     for pairs in (spoken(1, grouped=False), spoken(4, ("ann",))):
-        with pytest.raises(UsageError, match="too few to hold some out\n    give held_out pairs"):
+        with pytest.raises(UsageError, match="too few to reserve some for evaluation\n    give held_out pairs"):
             split_sets({"audio": pairs}, 0)
     with pytest.raises(UsageError, match="1 texts are too few"):
         recovery_splits({"audio": spoken(1, grouped=False)}, 0)

@@ -259,7 +259,7 @@ def test_bad_requests_are_told_before_training(start: Path, sounds: dict[str, Pa
     (tmp_path / "mine").write_text("keep me")
     with pytest.raises(OutputError, match="not empty"):
         recover(start, sounds["train"], settings=FAST, out=tmp_path)
-    with pytest.raises(UsageError, match="too few to hold some out"):
+    with pytest.raises(UsageError, match="too few to reserve some for evaluation"):
         recover(start, [{"audio": tone(440), "text": "a dog"}] * 5, settings=FAST)
     wrong = (
         {"steps": 0},

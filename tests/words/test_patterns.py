@@ -52,8 +52,8 @@ def test_matches(pattern: str, name: str, does: bool) -> None:
     [
         ("layers.{0..7.*", "'{' is never closed", 8),
         ("a[bc", "'[' is never closed", 2),
-        ("a}", "'}' has no opening partner", 2),
-        ("a]", "']' has no opening partner", 2),
+        ("a}", "'}' has no opening bracket", 2),
+        ("a]", "']' has no opening bracket", 2),
         ("x.{}", "'{}' has no alternatives", 3),
         ("x{9..3}", "the range 9..3 is reversed", 2),
         ("[z-a]", "the range z-a is reversed", 1),
@@ -66,8 +66,9 @@ def test_bad_pattern_is_told_with_its_place(pattern: str, what: str, position: i
     with pytest.raises(PatternError) as caught:
         Pattern.parse(pattern)
     assert f"bad pattern {pattern!r}: {what} at character {position}\n" in str(caught.value)
-    assert str(caught.value).splitlines()[-1].strip() == "^"
-    assert str(caught.value).splitlines()[-1].index("^") == position + 3
+    pointer, move = str(caught.value).splitlines()[-2:]
+    assert pointer.strip() == "^" and pointer.index("^") == position + 3
+    assert move.strip().startswith("correct the pattern")
 
 
 def test_empty_and_endless_patterns_are_refused() -> None:

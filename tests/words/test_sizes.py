@@ -74,7 +74,7 @@ def test_every_entrance_refuses_the_same(text: str, tmp_path: Path) -> None:
     from typer.testing import CliRunner
 
     model = Checkpoint.open({"w": torch.ones(4)})
-    with pytest.raises(UsageError, match="is not a valid size"):
+    with pytest.raises(UsageError, match="must be a size such as"):
         model.save(tmp_path / "saved", shard_size=text)
     model.save(tmp_path / "base")
     recipe = tmp_path / "recipe.yaml"

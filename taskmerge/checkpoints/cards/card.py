@@ -22,8 +22,8 @@ from taskmerge.checkpoints.output.record import CARD, FILE, is_made_here, read_r
 from taskmerge.words.places import repository_of
 
 _DONE = {
-    "fuse": "Fused",
-    "specialize": "Trained on one modality",
+    "fuse": "A model fused",
+    "specialize": "A model trained on one modality",
     "recover": "A fused model whose projectors were retrained",
     "rehearse": "A fused model trained on all its modalities together",
     "graft": "An encoder attached to a backbone through a new, untrained projector",
@@ -84,7 +84,7 @@ def card(name: str, record: Mapping[str, Any], read: ReadFile, *, kept: str = ""
         _training(record.get("report", {})),
         _scores(scores),
         *_recipe(record),
-        f"`{FILE}` holds the sha256 of every file and of every input; `taskmerge verify` compares them.",
+        f"`{FILE}` contains the sha256 of every file and of every input; `taskmerge verify` compares them.",
         *_quoted(kept),
     ]  # fmt: skip
     return Card("\n\n".join(part for part in parts if part) + "\n", said.findings, said.conflict)
@@ -149,12 +149,12 @@ def _index(name: str, scores: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def _lead(record: Mapping[str, Any]) -> str:
-    done = _DONE.get(record["stage"], "Written")
+    done = _DONE.get(record["stage"], "A model")
     if record["kind"] == "adapter":
         done = "A low-rank adapter with the changes made by training"
     names = ", ".join(markdown.code(_named(label)) for label in record["inputs"])
     of = f" from {names}" if record["stage"] == "fuse" else ""
-    return f"{done}{of}, with taskmerge {record.get('taskmerge', __version__)} (`{record['stage']}`)."
+    return f"{done}{of}, made with taskmerge {record.get('taskmerge', __version__)} (`{record['stage']}`)."
 
 
 def _named(label: str) -> str:

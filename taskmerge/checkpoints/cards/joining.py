@@ -41,7 +41,7 @@ def joined(inputs: Mapping[str, Sequence[Declared]]) -> Joined:
     if nameless:
         one = len(nameless) == 1
         what = "is a local folder without a hub id" if one else "are local folders without hub ids"
-        findings.append(f"{few(map(_shown, nameless))} {what}: not in base_model")
+        findings.append(f"{few(map(_shown, nameless))} {what}, so base_model does not list {'it' if one else 'them'}")
     rows = [row for declared in inputs.values() for row in declared]
     tags = [tag for tag in _every(rows, "tags") if tag.lower() not in _OF_OTHER_FILES and ":" not in tag]
     datasets = [name for name in _every(rows, "datasets") if len(name) <= 96 and " " not in name and ":" not in name]
@@ -72,10 +72,10 @@ def _licence(inputs: Mapping[str, Sequence[Declared]]) -> tuple[dict[str, str], 
     findings = []
     if conflict:
         rows_said = "; ".join(f"{_shown(name)} of {few(map(_shown, dict.fromkeys(who)))}" for name, who in said.items())
-        findings.append(f"the licences of the inputs differ: {rows_said}: no licence is claimed")
+        findings.append(f"the licences of the inputs differ ({rows_said}), so the card claims none")
     if silent:
         verb = "states" if len(set(silent)) == 1 else "state"
-        only = "" if conflict else ": no licence is claimed"
+        only = "" if conflict else ", so the card claims none"
         findings.append(f"{few(map(_shown, dict.fromkeys(silent)))} {verb} no licence{only}")
     if conflict or silent or not said:
         return {}, findings, conflict

@@ -129,7 +129,7 @@ def _checked(folder: Path) -> dict[str, Any]:
     if folder.name.startswith(".") and folder.name.endswith(".partial"):
         unfinished = folder
     if unfinished.exists() and (folder == unfinished or not folder.exists()):
-        move = "run the command that makes it again: it resumes, and publishes the model"
+        move = "run the command that made it again: it resumes and publishes the model"
         raise CheckpointError("an unfinished output, not a model", str(unfinished), move)
     record: Record = read_record(folder)
     if record["kind"] not in PUSHED:

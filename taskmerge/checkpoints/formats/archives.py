@@ -116,7 +116,7 @@ def _zipped(file: BinaryIO, start: int, length: int) -> Archive:
             magic, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
             first = row.header_offset + _LOCAL_HEADER.size + name_length + extra_length
             if magic != b"PK\x03\x04" or first + row.file_size > length or row.file_size < _size(storage):
-                raise ValueError(f"storage {key!r} is cut off")
+                raise ValueError(f"storage {key!r} is truncated")
             places[key] = (start + first, start + first + row.file_size)
     return Archive(root, places)
 
@@ -138,7 +138,7 @@ def _legacy(file: BinaryIO, length: int, start: int) -> Archive:
         storage = reader.storages[key]
         stop = place + 8 + _size(storage)
         if count != storage.count or stop > length:
-            raise ValueError(f"storage {key!r} is cut off")
+            raise ValueError(f"storage {key!r} is truncated")
         places[key] = (start + place + 8, start + stop)
         place = stop
     return Archive(root, places)

@@ -92,7 +92,7 @@ def _check_covers(info: TensorInfo, boxes: Sequence[Box], place: str) -> None:
         raise CheckpointError(
             f"the pieces of {info.name!r} {list(info.shape)} do not add up to the complete tensor",
             place,
-            "is a file from another run among them, or is one missing? Get all files of the checkpoint again",
+            "a file is missing, or is from another run: get all files of the checkpoint again",
         )
 
 

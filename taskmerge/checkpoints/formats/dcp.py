@@ -46,7 +46,7 @@ class _PieceFile(WeightFile):
             if isinstance(found, Record) and isinstance(found.get("_local_tensor"), Reference):
                 found = found.get("_local_tensor")
             if not isinstance(found, Reference) or (found.shape, found.dtype) != (info.shape, info.format.torch_name):
-                raise CheckpointError(f"{key!r} is not the piece that {METADATA} says", str(self.path), _JOIN)
+                raise CheckpointError(f"{key!r} is not the piece that {METADATA} describes", str(self.path), _JOIN)
             piece = PickleFile(self.name, self.path, archive, {key: found})
             piece.held = self.held  # as it was when the save was opened
             self._opened[key] = piece
@@ -87,12 +87,12 @@ def join_checkpoint(folder: Path, names: Sequence[str]) -> JoinedFile:
             offsets, sizes = tuple(chunk.get("offsets") or ()), tuple(chunk.get("sizes") or ())
             if (key, offsets) not in pieces:
                 raise CheckpointError(
-                    f"does not say where the piece of {key!r} at {list(offsets)} is stored", str(place), _JOIN
+                    f"does not state where the piece of {key!r} at {list(offsets)} is stored", str(place), _JOIN
                 )
             path, start, length = pieces[key, offsets]
             file = files.setdefault(path, _opened(path, folder, names))
             if start + length > file.path.stat().st_size:
-                raise CheckpointError(f"{path!r} is shorter than {METADATA} says", str(folder), "get the file again")
+                raise CheckpointError(f"{path!r} is shorter than {METADATA} states", str(folder), "get the file again")
             file.add(f"{key}@{number}", TensorInfo(key, info.dtype, sizes), start, length)
             boxes[name].append(Box(file, f"{key}@{number}", offsets, sizes))
     own = WeightFile(METADATA, place, entries={})
@@ -122,7 +122,7 @@ def _metadata(place: Path) -> Record:
 def _tables(found: Any, place: Path) -> dict[str, Record]:
     """Every tensor of the checkpoint; what is no tensor (numbers, settings) is none of the model."""
     if not isinstance(found, Mapping):
-        raise CheckpointError("names no tensors", str(place), _JOIN)
+        raise CheckpointError("lists no tensors", str(place), _JOIN)
     return {
         key: one
         for key, one in found.items()
@@ -146,7 +146,7 @@ def _info(name: str, record: Record, place: Path) -> TensorInfo:
 def _shape(name: str, record: Record, place: Path) -> tuple[int, ...]:
     shape = tuple(record.get("size") or ())
     if not all(type(size) is int and size >= 0 for size in shape):
-        raise CheckpointError(f"{name!r} has the shape {shape}", str(place), _JOIN)
+        raise CheckpointError(f"{name!r} has the invalid shape {shape}", str(place), _JOIN)
     return shape
 
 
@@ -160,7 +160,7 @@ def _places(found: Any, place: Path) -> dict[tuple[str, tuple[int, ...]], tuple[
         if row.get("transform_descriptors"):
             raise CheckpointError("its pieces are compressed", str(place), _JOIN)
         if not (isinstance(path, str) and type(start) is int and type(length) is int and min(start, length) >= 0):
-            raise CheckpointError("does not say where the pieces are stored", str(place), _JOIN)
+            raise CheckpointError("does not state where the pieces are stored", str(place), _JOIN)
         places[str(index.get("fqn")), tuple(index.get("offset") or ())] = (path, start, length)
     return places
 

@@ -74,7 +74,11 @@ class WeightFile(Checked):
             self.held = Held.of(path)
             header = read_file_header(path)
             if [entry.info for entry in header.entries] != [entry.info for entry in self.entries.values()]:
-                raise CheckpointError("the downloaded file is not the one whose header was read", str(path))
+                raise CheckpointError(
+                    "the downloaded file is not the one whose header was read",
+                    str(path),
+                    "remove it from the hub's cache, and run the same command again",
+                )
             self.entries = {entry.info.name: entry for entry in header.entries}
             self._path = path
         return self._path
@@ -120,12 +124,18 @@ class WeightFile(Checked):
             with path.open("rb") as file:
                 region = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         except OSError as error:
-            raise CheckpointError(f"cannot be read: {error.strerror}", str(path)) from None
+            raise CheckpointError(
+                f"cannot be read: {error.strerror}", str(path), "check that the file exists and that you may read it"
+            ) from None
         except ValueError:  # nothing is left of it
             region = mmap.mmap(-1, mmap.PAGESIZE)
         self.check()
         if len(region) < max((entry.stop for entry in self.entries.values()), default=0):
-            raise CheckpointError("the file has shrunk since its header was read", str(path))
+            raise CheckpointError(
+                "the file has shrunk since its header was read",
+                str(path),
+                "run it again when no other program writes to it",
+            )
         self._watched = Watched(region)
         self._region, self._bytes = region, np.frombuffer(region, dtype=np.uint8)
 
@@ -169,7 +179,11 @@ def _remote_entries(name: str, snapshot: Repository | None) -> dict[str, Entry]:
     try:
         remote = HfApi().parse_safetensors_file_metadata(place.repo, inside, revision=snapshot.commit)
     except Exception as error:
-        raise CheckpointError(f"its header cannot be fetched from the hub: {error}", f"{place}/{name}") from None
+        raise CheckpointError(
+            f"its header cannot be fetched from the hub: {error}",
+            f"{place}/{name}",
+            "check the network and HF_TOKEN, then run the same command again",
+        ) from None
     rows = sorted(remote.tensors.items(), key=lambda row: row[1].data_offsets)
     return {
         tensor: Entry(TensorInfo(tensor, row.dtype, tuple(row.shape)), row.data_offsets[0], row.data_offsets[1])

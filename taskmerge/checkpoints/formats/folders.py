@@ -20,6 +20,7 @@ from taskmerge.checkpoints.formats.table import (
 )
 from taskmerge.errors import CheckpointError, few
 from taskmerge.opened import opened
+from taskmerge.words.tables import counted
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<total>[0-9]{5})\.[a-z]+")
 _BELOW = ("pytorch_model_fsdp_[0-9]*", "dist_ckpt", "model")
@@ -27,7 +28,7 @@ _BELOW = ("pytorch_model_fsdp_[0-9]*", "dist_ckpt", "model")
 _CONFIGS = "huggingface"
 _OWN = ("config.json", "adapter_config.json", "modules.json", "taskmerge.json")
 """Files that only a model's own folder has."""
-_AGAIN = "get the file again; or remove it if the folder holds only one weight file"
+_AGAIN = "get the file again; or remove it if the folder contains only one weight file"
 
 
 class Index(TypedDict):
@@ -79,7 +80,9 @@ def weight_files(folder: Path, required: bool = True) -> Chosen:
     try:
         names = [path.name for path in folder.iterdir() if path.is_file() or path.is_symlink()]
     except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", str(folder)) from None
+        raise CheckpointError(
+            f"cannot be read: {error.strerror}", str(folder), "check that the folder exists and that you may read it"
+        ) from None
     chosen = choose_files(names, folder, required)
     for name in chosen.names:
         check_link(folder / name, folder)
@@ -117,7 +120,7 @@ def _of_format(row: Format, own: Sequence[str], names: Sequence[str], folder: Pa
         listed = set(read_index(index)["weight_map"].values())
         if single and row.single not in listed:  # as transformers, which looks for it first
             gone = sorted(listed - set(names))
-            why = f"; it names {few(gone, 3)}, which {'is' if len(gone) == 1 else 'are'} missing" if gone else ""
+            why = f"; it lists {few(gone, 3)}, which {'is' if len(gone) == 1 else 'are'} missing" if gone else ""
             return Chosen([row.single], (f"{row.single} is read; {row.index} next to it is ignored{why}",))
         files = _files_of_index(index, names)
         return Chosen(files, _passed_over(set(own) - set(files), f"{row.index} does not list"))
@@ -145,7 +148,7 @@ def _by_name(names: Sequence[str], folder: Path, row: Format) -> list[str]:
         return list(names)
     if len(names) > 1:
         what = f"{len(names)} {row.name} files and no {row.index}: {few(names, 5)}"
-        raise CheckpointError(what, str(folder), "name the one file you mean")
+        raise CheckpointError(what, str(folder), "give the path of the file that you mean")
     return list(names)
 
 
@@ -180,12 +183,16 @@ def read_index(path: Path) -> Index:
 
 
 def _read_index(path: Path) -> Index:
-    move = "no weight_map from tensor names to file names: " + _AGAIN
+    move = "it has no weight_map from tensor names to file names: " + _AGAIN
     index: Index = read_json(path, Index, move)
     for name in sorted(set(index["weight_map"].values())):
         if name != PurePosixPath(name).name or name in ("", ".", "..") or "\\" in name or "\0" in name:
             tensor = next(tensor for tensor, where in index["weight_map"].items() if where == name)
-            raise CheckpointError(f"{tensor!r} is listed with a path outside the folder: {name!r}", str(path))
+            raise CheckpointError(
+                f"{tensor!r} is listed with a path outside the folder: {name!r}",
+                str(path),
+                "download or write the index again",
+            )
     return index
 
 
@@ -194,7 +201,7 @@ def _files_of_index(path: Path, names: Sequence[str]) -> list[str]:
     there = set(names)
     missing = [name for name in files if name not in there]
     if missing:
-        what = f"names {len(missing)} files that are missing: {few(missing, 5)}"
+        what = f"lists {counted(len(missing), 'missing file')}: {few(missing, 5)}"
         raise CheckpointError(what, str(path), "finish the download")
     _check_shards(files, path, there)
     return files

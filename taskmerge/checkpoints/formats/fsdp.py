@@ -46,7 +46,7 @@ def join_ranks(folder: Path, names: Sequence[str]) -> JoinedFile:
         files.append(PickleFile(name, folder / name, archive, local))
         pieces.append(own)
     if odd := [key for key in {key for own in pieces for key in own} if any(key not in own for own in pieces)]:
-        raise CheckpointError(f"not every rank holds {few(sorted(odd), 3)}", str(folder), _JOIN)
+        raise CheckpointError(f"not all ranks contain {few(sorted(odd), 3)}", str(folder), _JOIN)
     sizes = _mesh_sizes(pieces)
     infos: dict[str, TensorInfo] = {}
     boxes: dict[str, list[Box]] = {key: [] for key in pieces[0]}
@@ -77,7 +77,7 @@ def _all_ranks(folder: Path, names: Sequence[str]) -> list[str]:
     for name in names:
         match = _RANK.fullmatch(name)
         if match is None:
-            raise CheckpointError(f"{name!r} does not say which rank it belongs to", str(folder), _JOIN)
+            raise CheckpointError(f"{name!r} does not state its rank", str(folder), _JOIN)
         found.setdefault(match["stem"], {})[int(match["rank"])] = name
         worlds[match["stem"]] = int(match["world"])
     if len(found) > 1:
@@ -108,13 +108,13 @@ def _of_dtensor(name: str, value: Record, rank: int, path: Path) -> _Piece:
     mesh = spec.get("mesh") if isinstance(spec, Record) else None
     meta = spec.get("tensor_meta") if isinstance(spec, Record) else None
     if not (isinstance(local, Reference) and isinstance(mesh, Record) and isinstance(meta, Record) and meta.arguments):
-        raise CheckpointError(f"{name!r}: a DTensor that does not say where it belongs", str(path), _JOIN)
+        raise CheckpointError(f"{name!r}: a DTensor that does not state its placement", str(path), _JOIN)
     placements = tuple(spec.get("placements") or ())
     coordinates = mesh.get("_coordinate_on_dim")
     if coordinates is None and len(placements) == 1:
         coordinates = (rank,)
     if coordinates is None or len(coordinates) != len(placements):
-        raise CheckpointError(f"{name!r}: its device mesh does not say which rank this is", str(path), _JOIN)
+        raise CheckpointError(f"{name!r}: its device mesh does not state the rank of this file", str(path), _JOIN)
     return _Piece(local, tuple(meta.arguments[0]), None, tuple(coordinates), placements)
 
 
@@ -129,10 +129,10 @@ def _of_sharded(name: str, value: Record, path: Path) -> list[_Piece]:
         where = shard.get("metadata") if isinstance(shard, Record) else None
         local = shard.get("tensor") if isinstance(shard, Record) else None
         if not (isinstance(where, Record) and isinstance(local, Reference) and size is not None):
-            raise CheckpointError(f"{name!r}: a ShardedTensor that does not say where it belongs", str(path), _JOIN)
+            raise CheckpointError(f"{name!r}: a ShardedTensor that does not state its placement", str(path), _JOIN)
         found.append(_Piece(local, tuple(size), tuple(where.get("shard_offsets") or ())))
     if not found and size is None:
-        raise CheckpointError(f"{name!r}: a ShardedTensor that does not say where it belongs", str(path), _JOIN)
+        raise CheckpointError(f"{name!r}: a ShardedTensor that does not state its placement", str(path), _JOIN)
     return found
 
 

@@ -101,11 +101,12 @@ def _entry(name: str, row: Any, size: int, file_size: int, place: str) -> Entry:
     if known is None:
         raise broken(place, f"tensor {name!r} has the unknown dtype {clipped(repr(dtype), 200)}")
     if not _naturals(shape):
-        raise broken(place, f"tensor {name!r} has the shape {clipped(repr(shape), 200)}")
+        raise broken(place, f"tensor {name!r} has the invalid shape {clipped(repr(shape), 200)}")
     if not _naturals(offsets) or len(offsets) != 2 or offsets[0] > offsets[1] or size + offsets[1] > file_size:
         raise broken(
             place,
-            f"tensor {name!r} has the offsets {clipped(repr(offsets), 200)} in {file_size - size:,} bytes of data",
+            f"tensor {name!r} has the invalid offsets {clipped(repr(offsets), 200)} in {file_size - size:,} "
+            f"bytes of data",
         )
     needed = known.bytes_of(shape)
     if needed != offsets[1] - offsets[0]:
@@ -131,7 +132,9 @@ def read_file_header(path: Path) -> Header:
         with path.open("rb") as file:
             return read_header(file, path.stat().st_size, str(path))
     except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", str(path)) from None
+        raise CheckpointError(
+            f"cannot be read: {error.strerror}", str(path), "check that the file exists and that you may read it"
+        ) from None
 
 
 def build_header(tensors: Iterable[TensorInfo], metadata: dict[str, str]) -> tuple[bytes, tuple[Entry, ...]]:

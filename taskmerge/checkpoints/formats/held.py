@@ -78,7 +78,7 @@ class Held:
             return
         before, size = self.state.content[0], now.content[0]
         if size < before:
-            what = f"was cut off while it was being read: {size:,} bytes are left of {before:,}"
+            what = f"was truncated while it was being read: {size:,} bytes are left of {before:,}"
         elif self.state.is_same(now):
             what = "could not be read completely: its disk or its network failed"
         elif self.state.place != now.place:

@@ -18,7 +18,9 @@ def check_link(path: Path, folder: Path) -> None:
     try:
         target, home = path.resolve(), folder.resolve()
     except (OSError, RuntimeError):  # Python's two ways of reporting a loop
-        raise CheckpointError("a link that leads back to itself", str(path)) from None
+        raise CheckpointError(
+            "a link that leads back to itself", str(path), "replace it by a copy of the file that it should lead to"
+        ) from None
     blobs = next((parent.parent / "blobs" for parent in (home, *home.parents) if parent.name == "snapshots"), home)
     if not (target.is_relative_to(home) or target.is_relative_to(blobs)):
         raise CheckpointError(

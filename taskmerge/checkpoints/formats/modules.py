@@ -149,7 +149,15 @@ def _checked(text: str, folder: Path, listing: Path) -> str:
 def _inside(text: str, listing: Path) -> str:
     path = PurePosixPath(text)
     if path.is_absolute() or ".." in path.parts or "\\" in text or "\0" in text:
-        raise CheckpointError(f"names a folder outside: {clipped(repr(text), 200)}", str(listing))
+        raise CheckpointError(
+            f"lists a folder outside this one: {clipped(repr(text), 200)}",
+            str(listing),
+            "copy the folder into this one, and list it by its name",
+        )
     if any(len(part.encode()) > _LONGEST_NAME for part in path.parts):
-        raise CheckpointError(f"names a folder that cannot exist on any disk: {clipped(repr(text), 200)}", str(listing))
+        raise CheckpointError(
+            f"lists a folder that cannot exist on any disk: {clipped(repr(text), 200)}",
+            str(listing),
+            "save the model again with sentence-transformers",
+        )
     return "" if str(path) == "." else str(path)

@@ -123,7 +123,7 @@ def blocks_and_scales(state_dict: StateDict) -> dict[str, FourBitFloats]:
         scales = state_dict.tensors.get(f"{weight}_scales")
         fits = scales is not None and blocks.shape == (*scales.shape, GROUP // 2) and len(scales.shape) == 3
         if scales is None or not fits or {blocks.dtype, scales.dtype} != {"U8"}:
-            what = f"blocks {blocks.dtype} {list(blocks.shape)} do not go with " + (
+            what = f"blocks {blocks.dtype} {list(blocks.shape)} do not match " + (
                 f"scales {scales.dtype} {list(scales.shape)}" if scales else f"{weight}_scales, which is missing"
             )
             raise CheckpointError(what, f"{state_dict.label}: {name}", "get the file again")

@@ -198,7 +198,10 @@ class FourBits:
     def _check(self, source: StateDict) -> None:
         said = tuple(int(size) for size in source.read(self.stored[2]))
         if said != self.shape:
-            what = f"says {list(said)}, but the packed numbers and their scales give {list(self.shape)}"
+            what = (
+                f"states the shape {list(said)}, but the packed numbers and their scales have the shape "
+                f"{list(self.shape)}"
+            )
             raise CheckpointError(what, f"{source.label}: {self.stored[2]}", "get the file again")
 
     def write(
@@ -275,14 +278,16 @@ def _four_bits(state_dict: StateDict, module: str, known: bool) -> FourBits:
     packed, scale = tensors.get(f"{module}.weight_packed"), tensors.get(f"{module}.weight_scale")
     if not known or packed is None or scale is None or packed.dtype != "I32":
         raise CheckpointError(
-            "is packed in another way than 4 bits, symmetric, in groups (compressed-tensors' pack-quantized and "
+            "is not packed as 4 bits, symmetric, in groups (compressed-tensors' pack-quantized and "
             "mxfp4-pack-quantized)",
             f"{state_dict.label}: {module}",
-            "leave out `output: quantized` (packed tensors are then copied), or name the model it was made from",
+            "leave out `output: quantized` (packed tensors are then copied), or name the model that it was made from",
         )
     columns = packed.shape[1] * _IN_A_WORD
     if columns % scale.shape[1]:
-        raise CheckpointError(f"{columns} columns in {scale.shape[1]} groups", f"{state_dict.label}: {module}")
+        raise CheckpointError(
+            f"{columns} columns in {scale.shape[1]} groups", f"{state_dict.label}: {module}", "get the file again"
+        )
     return FourBits(module, packed, scale, columns)
 
 

@@ -55,7 +55,7 @@ class PickleFile(WeightFile):
         if info.count and not _in_order(info.shape, reference.stride):
             if info.nbytes > max(_MOST_EXPANDED, path.stat().st_size):
                 raise CheckpointError(
-                    f"{name!r} is {info.nbytes:,} bytes made of a few repeated ones", str(path), SAVE_ANEW
+                    f"{name!r} would repeat a few stored numbers over {info.nbytes:,} bytes", str(path), SAVE_ANEW
                 )
             self._strides[name] = tuple(step * row.size for step in reference.stride)
         return Entry(info, first, last)

@@ -183,7 +183,9 @@ def _scaled(state_dict: StateDict, info: TensorInfo, said: Sequence[int]) -> Sca
     if scale.endswith("_scale_inv"):
         if len(said) != 2 or min(said) < 1:
             raise CheckpointError(
-                f"weight_block_size must be two numbers, each at least 1, not {said}", state_dict.label
+                f"weight_block_size must be two numbers, each at least 1, not {said}",
+                state_dict.label,
+                "correct weight_block_size in config.json, or get the file again",
             )
         block = (said[0], said[1])
     expected = (-(-info.shape[0] // block[0]), -(-info.shape[1] // block[1]))
@@ -191,5 +193,6 @@ def _scaled(state_dict: StateDict, info: TensorInfo, said: Sequence[int]) -> Sca
         raise CheckpointError(
             f"scales of shape {list(shape)} for {list(info.shape)}, expected {list(expected)}",
             f"{state_dict.label}: {scale}",
+            "get the file again",
         )
     return Scaled(scale, block)

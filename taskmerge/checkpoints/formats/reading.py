@@ -94,7 +94,9 @@ class StoredStateDict(StateDict):
                 name = f"{prefix}/{plain[stored]}" if prefix else plain[stored]
                 if name in self._owners:
                     raise CheckpointError(
-                        f"tensor {name!r} is in two files: {self._owners[name][0].name} and {file.name}", label
+                        f"tensor {name!r} is in two files: {self._owners[name][0].name} and {file.name}",
+                        label,
+                        "remove the file that does not belong to the model",
                     )
                 self._owners[name] = (file, stored)
                 info = entry.info

@@ -115,9 +115,9 @@ FORMATS: tuple[Format, ...] = (
     Format("NumPy archive", (".npz",),
            move="save the arrays: safetensors.numpy.save_file(dict(numpy.load(FILE)), 'model.safetensors')"),
     Format("PyTorch, sharded by torch.distributed.checkpoint", (".distcp",), ("*.distcp",), joins=join_checkpoint,
-           move="name the folder that holds all .distcp files and .metadata"),
+           move="name the folder that contains all .distcp files and .metadata"),
     Format("PyTorch, one file per rank", names=("*world_size_*_rank_*.pt",), joins=join_ranks,
-           move="name the folder that holds the files of all ranks"),
+           move="name the folder that contains the files of all ranks"),
     Format("PyTorch, flattened by FSDP", names=("*_fsdp*_rank*.pt", "*_fsdp*_rank*.bin"),
            move="save the complete model: FSDP's state_dict_type FULL_STATE_DICT or SHARDED_STATE_DICT"),
     Format("Megatron", names=("model_optim_rng.pt", "distrib_optim.pt"),
@@ -171,11 +171,13 @@ def format_of(path: Path) -> Format | None:
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a named pipe would wait for a writer
-            raise CheckpointError("is not a file", str(path))
+            raise CheckpointError("is not a file", str(path), "give the path of a file of weights")
         with path.open("rb") as file:
             head = file.read(HEAD)
     except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror}", str(path)) from None
+        raise CheckpointError(
+            f"cannot be read: {error.strerror}", str(path), "check that the file exists and that you may read it"
+        ) from None
     certain = next((row for row in FORMATS if row.certain and row.magic is not None and row.magic(head)), None)
     named = format_called(path.name)
     # what is called safetensors is read as such: its own reader says best what is broken
@@ -225,7 +227,7 @@ def advice(folder: Path, names: Iterable[str] | None = None) -> str:
     known: dict[str, list[str]] = {}
     names = sorted(names)
     if adapters := [row.adapter for row in READABLE if row.adapter and row.adapter in names]:
-        return f"{adapters[0]} is an adapter: name the model that it is for, and give this folder as its `adapter`"
+        return f"{adapters[0]} is an adapter: name the model that it belongs to, and give this folder as its `adapter`"
     for name in names:
         row = format_called(name)
         if row is not None and not is_training_state(name):

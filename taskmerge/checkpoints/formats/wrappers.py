@@ -56,7 +56,7 @@ def model_under(
         for part in path[:-1]:
             table = table.setdefault(part, {})
             if not isinstance(table, dict):
-                raise CheckpointError(f"{key!r} is inside a tensor", place, SAVE_ANEW)
+                raise CheckpointError(f"{key!r} is listed inside a tensor", place, SAVE_ANEW)
         table[path[-1]] = Reference(Storage(key, "", 0), "", 0, shapes[key], shapes[key])
     found = _named(_spot(root, place), place)
     return {name: value.storage.key for name, value in found.tensors.items()}, found.notes
@@ -121,7 +121,7 @@ def _model_key(table: Mapping[str, Any], place: str) -> str | None:
         return known[0]
     if len(plain) > 1:
         raise CheckpointError(
-            f"holds several tables of tensors: {few(map(repr, plain), 6)}",
+            f"contains several tables of tensors: {few(map(repr, plain), 6)}",
             place,
             f"save the one that you want separately: torch.save(torch.load(FILE)[{plain[0]!r}], 'model.pt')",
         )

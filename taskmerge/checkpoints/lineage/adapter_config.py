@@ -99,14 +99,18 @@ def _number(table: Mapping[str, Any], key: str, path: Path, default: float) -> f
 
 def _checked_number(value: Any, key: str, path: Path) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1e9:
-        raise CheckpointError(f"{key}: {value!r} is not a positive number", str(path))
+        raise CheckpointError(
+            f"{key}: {value!r} is not a positive number", str(path), "correct it, or save the adapter again with peft"
+        )
     return float(value)
 
 
 def _texts(table: Mapping[str, Any], key: str, path: Path) -> tuple[str, ...]:
     value = table.get(key) or ()
     if not isinstance(value, list | tuple) or not all(isinstance(one, str) for one in value):
-        raise CheckpointError(f"{key}: {value!r} is not a list of names", str(path))
+        raise CheckpointError(
+            f"{key}: {value!r} is not a list of names", str(path), "correct it, or save the adapter again with peft"
+        )
     return tuple(value)
 
 
@@ -116,21 +120,31 @@ def _token_rows(table: Mapping[str, Any], path: Path) -> dict[str, tuple[int, ..
     modules = value if isinstance(value, Mapping) else {"": value}
     for module, rows in modules.items():
         if not isinstance(rows, list) or not all(type(row) is int and row >= 0 for row in rows):
-            raise CheckpointError(f"the trained tokens of {module!r} are not a list of rows", str(path))
+            raise CheckpointError(
+                f"the trained tokens of {module!r} are not a list of rows",
+                str(path),
+                "correct it, or save the adapter again with peft",
+            )
     return {module: tuple(rows) for module, rows in modules.items()}
 
 
 def _flag(table: Mapping[str, Any], key: str, path: Path) -> bool:
     value = table.get(key) or False
     if not isinstance(value, bool):
-        raise CheckpointError(f"{key}: {value!r} is neither true nor false", str(path))
+        raise CheckpointError(
+            f"{key}: {value!r} is neither true nor false", str(path), "correct it, or save the adapter again with peft"
+        )
     return value
 
 
 def _patterns(table: Mapping[str, Any], key: str, path: Path) -> ModuleValues:
     given = table.get(key) or {}
     if not isinstance(given, dict):
-        raise CheckpointError(f"{key}: {given!r} is not a table from module names to numbers", str(path))
+        raise CheckpointError(
+            f"{key}: {given!r} is not a table from module names to numbers",
+            str(path),
+            "correct it, or save the adapter again with peft",
+        )
     try:
         return ModuleValues(
             {pattern: _checked_number(value, f"{key}: {pattern}", path) for pattern, value in given.items()}

@@ -59,7 +59,11 @@ def sorted_out(file: WeightFile, config: AdapterConfig, place: str) -> AdapterTe
     rows: dict[str, TrainedRows] = {}
     for stored in file.entries:
         if not stored.startswith(_PREFIX):
-            raise CheckpointError(f"{stored!r} does not start with {_PREFIX!r}: not saved by peft", place)
+            raise CheckpointError(
+                f"{stored!r} does not start with {_PREFIX!r}: not saved by peft",
+                place,
+                "save the adapter with peft's save_pretrained",
+            )
         name = stored[len(_PREFIX) :]
         if ".original_module." in name:  # the base's own tensor, which peft saves beside the trained one
             continue
@@ -69,7 +73,11 @@ def sorted_out(file: WeightFile, config: AdapterConfig, place: str) -> AdapterTe
         elif match := _TOKENS.fullmatch(name):
             rows[match["module"]] = _trained_rows(match["module"], stored, file, config, place)
         elif "lora_" in name or "token_adapter" in name:
-            raise CheckpointError(f"{stored!r} is not a known kind of adapter tensor", place)
+            raise CheckpointError(
+                f"{stored!r} is not a known kind of adapter tensor",
+                place,
+                "merge it into its base with peft (merge_and_unload) and use the result",
+            )
         else:
             replaced[name.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = stored
     targets = {target.rpartition(".")[0] for target in config.target_parameters}
@@ -97,9 +105,9 @@ def _trained_rows(module: str, stored: str, file: WeightFile, config: AdapterCon
     shape = file.entries[stored].info.shape
     if len(said) != 1 or len(shape) < 2 or len(said[0]) != shape[0]:
         raise CheckpointError(
-            f"{stored!r} has {shape[:1] or 'no'} rows, but the settings do not say for which tokens",
+            f"{stored!r} has {shape[:1] or 'no'} rows, but the settings do not list their tokens",
             place,
-            "trainable_token_indices in adapter_config.json must list the same number of tokens",
+            "list the same number of tokens in trainable_token_indices of adapter_config.json",
         )
     return TrainedRows(stored, said[0])
 
@@ -112,7 +120,11 @@ def _factors(module: str, own: Mapping[str, str], file: WeightFile, config: Adap
             raise CheckpointError(f"module {module!r} has no {part}", place, "save the adapter again")
     if config.use_dora != ("lora_magnitude_vector" in own):
         trouble = "has no" if config.use_dora else "has a"
-        raise CheckpointError(f"module {module!r} {trouble} lora_magnitude_vector, which contradicts use_dora", place)
+        raise CheckpointError(
+            f"module {module!r} {trouble} lora_magnitude_vector, which contradicts use_dora",
+            place,
+            "save the adapter again with peft",
+        )
     shapes = {part: file.entries[own[part]].info.shape for part in (down, up)}
     if 0 in (*shapes[down], *shapes[up]):
         raise CheckpointError(
@@ -125,7 +137,7 @@ def _factors(module: str, own: Mapping[str, str], file: WeightFile, config: Adap
         raise CheckpointError(
             f"module {module!r} has factors {list(shapes[down])} and {list(shapes[up])}; its rank should be {rank}",
             place,
-            "r or rank_pattern in adapter_config.json does not match these weights",
+            "correct r or rank_pattern in adapter_config.json",
         )
     return Factors(
         down=own[down],
@@ -145,11 +157,19 @@ def _expert_factors(
 ) -> Factors:
     """Factors of a parameter with an axis of experts (peft's `target_parameters`); of one without, a weight's."""
     if set(own) != {"lora_A", "lora_B"}:
-        raise CheckpointError(f"the parameter of {module!r} has {', '.join(sorted(own))}, not lora_A and lora_B", place)
+        raise CheckpointError(
+            f"the parameter of {module!r} has {', '.join(sorted(own))}, not lora_A and lora_B",
+            place,
+            "save the adapter again with peft",
+        )
     down, up = (file.entries[own[part]].info.shape for part in ("lora_A", "lora_B"))
     rank = config.rank_of(module)
     if len(down) != 2 or len(up) != 2 or down[0] != up[1] or not down[0] or down[0] % rank:
-        raise CheckpointError(f"module {module!r} has factors {list(down)} and {list(up)} of rank {rank}", place)
+        raise CheckpointError(
+            f"module {module!r} has factors {list(down)} and {list(up)} of rank {rank}",
+            place,
+            "save the adapter again with peft",
+        )
     experts = down[0] // rank
     return Factors(
         own["lora_A"], own["lora_B"], down, up, config.scaling(module), experts=experts if experts > 1 else 0
@@ -183,9 +203,18 @@ def fitted(base: StateDict, file: WeightFile, config: AdapterConfig, found: Adap
         name = names.get(theirs, "")
         if not name:
             what = f"the adapter's module {module!r} is not in the base"
-            raise MergeError(what, label, "is it for another model, or is the base quantised?")
+            raise MergeError(
+                what,
+                label,
+                "use the base that the adapter was trained on; if the base is quantised, name the model that it "
+                "was made from",
+            )
         if own.bias is not None and _bias_of(name) not in base.tensors:
-            raise MergeError(f"the adapter has a bias for {module!r}, but the base has none", label)
+            raise MergeError(
+                f"the adapter has a bias for {module!r}, but the base has none",
+                label,
+                "use the base that the adapter was trained on",
+            )
         factors[name] = own if own.experts else _oriented(own, base.tensors[name], base.config, module, label)
     rows = {names.get(f"{module}.weight", f"{module}.weight"): own for module, own in found.rows.items()}
     for table, trained in rows.items():
@@ -203,12 +232,16 @@ def _check_rows(name: str, trained: TrainedRows, file: WeightFile, base: StateDi
     info, shape = base.tensors.get(name), file.entries[trained.stored].info.shape
     if info is None:
         raise MergeError(
-            f"the adapter's table of tokens {name!r} is not in the base", label, "is it for another model?"
+            f"the adapter's table of tokens {name!r} is not in the base",
+            label,
+            "use the base that the adapter was trained on",
         )
     if info.shape[1:] != shape[1:] or max(trained.rows, default=0) >= info.shape[0]:
         what = f"the adapter trained rows up to {max(trained.rows, default=0)} of width {list(shape[1:])}"
         raise MergeError(
-            f"{what}; the base has {name!r} of shape {list(info.shape)}", label, "is it for another model?"
+            f"{what}; the base has {name!r} of shape {list(info.shape)}",
+            label,
+            "use the base that the adapter was trained on",
         )
 
 
@@ -222,7 +255,7 @@ def _parameters(
     for own in several:
         fits = {leaf: turned for leaf in left if (turned := _fit(base, module, leaf, own)) is not None}
         if len(fits) != 1:
-            what = f"the adapter's parameters of {module!r} ({', '.join(left)}) cannot be told apart by their shapes"
+            what = f"the adapter's parameters of {module!r} ({', '.join(left)}) cannot be distinguished by their shapes"
             what = what if fits else f"none of the base's {', '.join(left)} fits the adapter's factors of {module!r}"
             raise MergeError(what, label, "merge it into its base with peft (merge_and_unload) and use the result")
         ((leaf, turned),) = fits.items()
@@ -252,9 +285,10 @@ def _oriented(own: Factors, info: TensorInfo, config: Mapping[str, Any], module:
             turned = own.transposed or config.get("model_type") in _CONV1D_MODELS
         return replace(own, transposed=turned)
     raise MergeError(
-        f"the adapter's module {module!r} is for shape {list(own.shape)}; the base has {info.dtype} {list(info.shape)}",
+        f"the adapter's module {module!r} has the shape {list(own.shape)}; the base has {info.dtype} "
+        f"{list(info.shape)}",
         f"{label}: {info.name}",
-        "is it for another model, a quantised one, or a grouped convolution?",
+        "use the base that the adapter was trained on, not quantised; grouped convolutions are not supported",
     )
 
 

@@ -79,13 +79,19 @@ def _open(adapter: str | Path, relative_to: Path | None) -> tuple[Path, WeightFi
         snapshot = open_snapshot(place)
         name = SAFETENSORS.adapter
         if name not in snapshot.weight_files:
-            raise CheckpointError(f"{name} is missing in this repository", str(place))
+            raise CheckpointError(
+                f"{name} is missing in this repository", str(place), "give the repository of a PEFT adapter"
+            )
         return snapshot.folder, open_file(name, snapshot.fetch(name))
     there = [row.adapter for row in READABLE if (place / row.adapter).is_file()]
     file_name = there[0] if there else SAFETENSORS.adapter
     for name in (CONFIG, file_name):
         if not (place / name).is_file():
-            raise CheckpointError(f"{name} is missing: not a PEFT adapter folder", str(place))
+            raise CheckpointError(
+                f"{name} is missing: not a PEFT adapter folder",
+                str(place),
+                "give a folder that peft's save_pretrained wrote",
+            )
         check_link(place / name, place)
     return place, open_file(file_name, place / file_name)
 
@@ -108,8 +114,6 @@ def _with_head(base: StateDict, found: AdapterTensors) -> StateDict:
     untied = with_own_head(base, heads[0] if heads else None)
     if untied is not base:
         what = "head" if heads else "table of tokens"
-        said = (
-            f"the adapter trains only the {what} of two tensors that the base ties: the result gets a head of its own"
-        )
+        said = f"the adapter trains only the {what} of two tensors that the base ties: the result gets a separate head"
         untied.beside = replace(untied.beside, notes=(*base.beside.notes, said))
     return untied

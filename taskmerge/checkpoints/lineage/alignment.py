@@ -60,7 +60,9 @@ def align_all(
     """
     own_bases = own_bases or {}
     empty = [
-        Problem("contains no tensors", state_dict.label) for state_dict in inputs.values() if not state_dict.tensors
+        Problem("contains no tensors", state_dict.label, "give a model with weights")
+        for state_dict in inputs.values()
+        if not state_dict.tensors
     ]
     if empty:
         raise MergeError(empty)

@@ -100,7 +100,10 @@ class Census:
     def misfits(self, name: str, labels: Sequence[str]) -> list[Problem]:
         """Return the reasons why a tensor of the base cannot be compared with some specialists'."""
         info = self.base.tensors[name]
-        advice = f"are both of the same lineage? A rule keeps one side: - {{match: {name!r}, keep: base}}"
+        advice = (
+            f"check that both were trained from the same model; a rule keeps one side: - "
+            f"{{match: {name!r}, keep: base}}"
+        )
         advice += f"; in Python: without({name!r})"
         problems = []
         for label in labels:
@@ -125,7 +128,7 @@ class Census:
             return f"{label} stores no such {self.components[name]} tensor"
         home = self.components.home(name)
         if self.stack and not stands_in(label, name, home, self.stack):
-            return f"the stack takes no layer of {label} here"
+            return f"the stack uses no layer of {label} here"
         if any(self.components.home(other) == home for other in self.inputs[label].tensors):
             return None
         return f"{label} has no {home}"

@@ -83,7 +83,7 @@ def chosen_template(said: str, folders: Mapping[str, Path | None], beside: Path,
     if said in NAMED:
         return _checked(NAMED[said], place), f"the chat template is that of {said}"
     if "{{" in said or "{%" in said:
-        return _checked(said, place), "the chat template is the one given"
+        return _checked(said, place), "the chat template is the one in the recipe"
     path = beside / Path(said).expanduser()
     if path.is_file():
         return _checked(_text(path), str(path)), f"the chat template is that of {said}"
@@ -119,7 +119,11 @@ def _checked(text: str, place: str) -> str:
         # What transformers adds to Jinja: it marks what the assistant says.
         reader.parse(text.replace("{% generation %}", "").replace("{% endgeneration %}", ""))
     except TemplateSyntaxError as error:
-        raise MergeError(f"the chat template cannot be read: {error} (its line {error.lineno})", place) from error
+        raise MergeError(
+            f"the chat template cannot be read: {error} (its line {error.lineno})",
+            place,
+            "correct the template, or choose another one: output: {chat_template: …}",
+        ) from error
     return text
 
 
@@ -127,7 +131,11 @@ def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise MergeError(f"the chat template cannot be read: {error}", str(path)) from error
+        raise MergeError(
+            f"the chat template cannot be read: {error}",
+            str(path),
+            "check that the file exists and that you may read it",
+        ) from error
 
 
 def template_files(text: str, folder: Path | None, written: Mapping[str, str]) -> dict[str, str]:

@@ -55,7 +55,11 @@ def _expert_shape(state_dict: StateDict) -> tuple[tuple[int, int], tuple[str, st
         match = _SINGLE.fullmatch(name)
         if match and match["leaf"] not in ("down_proj", "w2") and len(info.shape) == 2:
             return (info.shape[0], info.shape[1]), _spelling(match["leaf"])
-    raise MergeError("experts without a projection that goes up", state_dict.label)
+    raise MergeError(
+        "experts without an up projection",
+        state_dict.label,
+        "save base and specialist with the same version of transformers",
+    )
 
 
 def _spelling(leaf: str) -> tuple[str, str, str]:
@@ -117,7 +121,9 @@ def _packed_view(label: str, name: str, singles: Mapping[tuple[int, str], Tensor
         or {(one.shape, one.dtype) for one in present} != {(first.shape, first.dtype)}
     ):
         raise MergeError(
-            f"{experts} experts whose {' and '.join(leaves)} are not all present and of one shape", f"{label}: {name}"
+            f"{experts} experts whose {' and '.join(leaves)} are not all present and of one shape",
+            f"{label}: {name}",
+            "get the file again",
         )
     rows, columns = first.shape
     info = TensorInfo(name, first.dtype, (experts, len(leaves) * rows, columns))

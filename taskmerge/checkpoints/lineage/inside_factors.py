@@ -56,7 +56,7 @@ def folded(state_dict: StateDict) -> StateDict:
         raise CheckpointError(
             f"contains the LoRA factors of several adapters: {few(adapters)}",
             place,
-            "fold the one that you want into the weights first, or name a base that contains the same factors",
+            "merge the one that you want into the weights first, or name a base that contains the same factors",
         )
     config = _settings(state_dict, adapters[0])
     factors: dict[str, Factors] = {}
@@ -78,7 +78,7 @@ def folded(state_dict: StateDict) -> StateDict:
             raise CheckpointError(
                 f"the LoRA factors of {target!r} do not fit it",
                 place,
-                "fold the factors into the weights and save the model again",
+                "merge the factors into the weights and save the model again",
             )
     model = AdaptedStateDict(base, _Inside(state_dict, used), factors, {}, place)
     model.beside = base.beside
@@ -113,7 +113,7 @@ def _pairs(state_dict: StateDict, names: Iterable[str]) -> dict[tuple[str, str],
     return {key: _Pair(own["A"], own["B"]) for key, own in found.items()}
 
 
-_FIRST = "fold them first: peft's merge_and_unload(), then save_pretrained"
+_FIRST = "merge them first: peft's merge_and_unload(), then save_pretrained"
 
 
 def _settings(state_dict: StateDict, adapter: str) -> AdapterConfig:
@@ -126,7 +126,7 @@ def _settings(state_dict: StateDict, adapter: str) -> AdapterConfig:
     if folder is not None and (folder / "adapter_config.json").is_file():
         return read_config(folder / "adapter_config.json")
     raise CheckpointError(
-        f"contains LoRA factors among its weights ({adapter}), but does not say what their product is multiplied by",
+        f"contains LoRA factors among its weights ({adapter}), but does not state the factor of their product",
         state_dict.label,
         f"{_FIRST}; or put its adapter_config.json next to the weights",
     )

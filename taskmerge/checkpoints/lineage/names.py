@@ -277,7 +277,8 @@ def _cannot_match(base: StateDict, other: StateDict, found: Mapping[str, tuple[l
             f"{home}: the names in {other.label} cannot be matched to those in {base.label}\n    only "
             f"in {base.label}: {some(ours)}\n    only in {other.label}: {some(theirs)}",
             other.label,
-            "are both of the same lineage? Load and save one of them with the class that saved the other",
+            "check that both were trained from the same model; then load and save one of them with the class "
+            "that saved the other",
         )
         for home, (ours, theirs) in found.items()
     ]

@@ -104,7 +104,7 @@ def _places(model: StateDict, over: StateDict, label: str) -> tuple[dict[str, st
                 f"{own!r} has shape {list(over.tensors[own].shape)}, the model's {ours!r} "
                 f"has {list(model.tensors[ours].shape)}",
                 over.label,
-                "is it for another model?",
+                "use a file that belongs to this model",
             )
     return placed, how
 
@@ -174,4 +174,4 @@ class Outline(StateDict):
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> np.ndarray:
         """Raise CheckpointError: an outline has headers only."""
-        raise CheckpointError(f"{name!r} has a header only", self.label)
+        raise CheckpointError(f"{name!r} has no values: only its header was read", self.label, "open the file")

@@ -46,8 +46,7 @@ def stacked_config(
         parts = [_inner(section, key) for section in sections]
         renewed = _renewed(inner, depth, list(zip(parts, sections, strict=True)), layers)
         notes += [
-            f"config.json says {name}: {inner[name]}, which refers to layers by their number; their numbers "
-            "are different now"
+            f"config.json has {name}: {inner[name]}, which refers to layers by number; the stack changes these numbers"
             for name in _BY_PLACE
             if isinstance(inner.get(name), int) and inner[name] and "layer_types" not in inner
         ]

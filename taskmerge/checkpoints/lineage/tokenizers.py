@@ -184,7 +184,11 @@ def _from_tokenizer_json(path: Path) -> Vocabulary:
     vocabulary: Any = table["model"].get("vocab")
     if isinstance(vocabulary, list):  # unigram: [[token, score], …]
         if not all(isinstance(row, list) and row and isinstance(row[0], str) for row in vocabulary):
-            raise CheckpointError("its unigram vocabulary is not a list of [token, score]", str(path))
+            raise CheckpointError(
+                "its unigram vocabulary is not a list of [token, score]",
+                str(path),
+                "get the file again, or save the tokenizer again",
+            )
         vocabulary = {row[0]: place for place, row in enumerate(vocabulary)}
     added = table.get("added_tokens") or []
     ids = _checked_ids(vocabulary, path) | _checked_ids({row["content"]: row.get("id") for row in added}, path)
@@ -195,13 +199,17 @@ def _from_lines(path: Path) -> dict[str, int]:
     try:
         lines = path.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"cannot be read: {error}", str(path)) from None
+        raise CheckpointError(
+            f"cannot be read: {error}", str(path), "get the file again, or save the tokenizer again"
+        ) from None
     return {line.rstrip("\r"): place for place, line in enumerate(lines) if line}
 
 
 def _checked_ids(ids: Any, path: Path) -> dict[str, int]:
     if not isinstance(ids, dict) or not all(type(row) is int and 0 <= row < _MOST_TOKENS for row in ids.values()):
-        raise CheckpointError("not a table from tokens to ids", str(path))
+        raise CheckpointError(
+            "not a table from tokens to ids", str(path), "get the file again, or save the tokenizer again"
+        )
     return dict(ids)
 
 
@@ -253,7 +261,7 @@ def _check_fits(known: Mapping[str, Vocabulary], tables: Mapping[str, int], rowe
                 f"the tokenizer of {label} has ids up to {own.size - 1}, but its token table "
                 f"has {tables[label]} rows: {beyond} tokens have no row",
                 str(own.folder),
-                "is it the tokenizer of this model?",
+                "use the tokenizer that belongs to this model",
             )
 
 
@@ -263,10 +271,10 @@ def _check_gap(start: Vocabulary, kept: str, ids: Mapping[str, int], table: int,
     if needed - table - len(beyond) > _MOST_ORDINARY:
         furthest = max(start.ids, key=start.ids.__getitem__)
         raise MergeError(
-            f"the tokenizer of {kept} has the id {start.ids[furthest]:,} ({furthest!r}), its token table "
+            f"the tokenizer of {kept} has the id {start.ids[furthest]:,} ({furthest!r}), but its token table has "
             f"{table:,} rows: the output would have {needed - table - len(beyond):,} rows that no input has",
             str(start.folder),
-            "is it the tokenizer of this model? Another input's can be chosen: output: {tokenizer: LABEL}",
+            "use the tokenizer that belongs to this model, or choose another input's: output: {tokenizer: LABEL}",
         )
 
 

@@ -52,7 +52,7 @@ def unmatched_tokens(inputs: Mapping[str, StateDict]) -> list[str]:
     folders = {label: state_dict.beside.tokenizer_folder for label, state_dict in inputs.items()}
     by_number = "rows are paired by their number"
     found = [
-        f"{file} of {label} is not the base's, and no tokenizer.json says which token is which: {by_number}"
+        f"{file} of {label} is not the base's, and no tokenizer.json states which token is which: {by_number}"
         for label, folder in folders.items()
         if (file := _other_model(folders[BASE], folder)) is not None
     ]

@@ -11,7 +11,7 @@ from taskmerge.errors import UsageError
 if TYPE_CHECKING:
     from torch import nn
 
-_MERGE = "model.merge_and_unload() makes an ordinary model of it"
+_MERGE = "merge the adapters into the model: model.merge_and_unload()"
 
 
 def adapted_network(module: nn.Module, label: str) -> nn.Module | None:
@@ -36,7 +36,7 @@ def adapted_network(module: nn.Module, label: str) -> nn.Module | None:
     layers = [part for part in module.modules() if isinstance(part, peft.tuners.tuners_utils.BaseTunerLayer)]
     if not found:
         if layers:
-            raise UsageError(f"{label} has adapter layers that were put in by hand", next_move=_MERGE)
+            raise UsageError(f"{label} has adapter layers that belong to no peft model", next_move=_MERGE)
         return None
     if len(found) > 1:
         raise UsageError(f"{label} has adapters in {len(found)} of its networks", next_move=_MERGE)
@@ -54,9 +54,7 @@ def adapted_network(module: nn.Module, label: str) -> nn.Module | None:
             f"an adapter of {label} is merged into the weights it belongs to", next_move=f"unmerge it; or {_MERGE}"
         )
     if any(layer.disable_adapters for layer in layers):
-        raise UsageError(
-            f"the adapter of {label} is switched off", next_move="switch it on, or take it out: model.unload()"
-        )
+        raise UsageError(f"the adapter of {label} is disabled", next_move="enable it, or remove it: model.unload()")
     return network
 
 

@@ -61,7 +61,7 @@ def check_mergeable(module: nn.Module, label: str) -> None:
         problems.append(
             Problem(
                 f"{label} has no values on the meta device for {few(meta, _SHOWN)}",
-                next_move="load it whole, without device_map and offloading; or give its folder",
+                next_move="load the complete model, without device_map and offloading; or give its folder",
             )
         )
     if packed := _packed(module):

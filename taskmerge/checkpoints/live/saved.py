@@ -65,7 +65,7 @@ def as_folder(module: nn.Module, label: str) -> WithLiveValues:
         said = f"this {type(module).__name__} cannot be saved: {clipped(first_line(error), 300)}"
         raise CheckpointError(said, label, "merge its state dict: model.state_dict()") from error
     if not any(folder.rglob("*.safetensors")) and not any(folder.rglob("*.bin")):
-        raise UsageError(f"{label} holds no tensors", next_move="give a model with weights")
+        raise UsageError(f"{label} contains no tensors", next_move="give a model with weights")
     stored = open_stored(folder, label=label)
     values = {}
     for name in stored.tensors:

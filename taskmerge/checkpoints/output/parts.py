@@ -144,7 +144,7 @@ class LocalParts:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 what = f"another process is writing {file}"
-                raise OutputError(what, str(self.final), "wait for it, or give the parts other numbers") from None
+                raise OutputError(what, str(self.final), "wait for it, or use other part numbers") from None
             yield lock
 
 

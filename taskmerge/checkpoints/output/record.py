@@ -89,7 +89,7 @@ def read_record(folder: Path) -> Record:
     check_link(path, folder)
     record: Record = read_json(path, Record, move, own=True)
     if any("\0" in name for name in record["outputs"]):
-        raise CheckpointError("names files with a zero byte", str(path), move)
+        raise CheckpointError("lists file names with a zero byte", str(path), move)
     return record
 
 

@@ -36,7 +36,9 @@ def side_files(folder: Path, modules: Iterable[str]) -> list[str]:
                     check_link(path, folder)
                     if path.stat().st_size > _LARGEST:
                         raise CheckpointError(
-                            f"{path.stat().st_size:,} bytes is too large for a file beside the weights", str(path)
+                            f"{path.stat().st_size:,} bytes is too large for a file next to the weights",
+                            str(path),
+                            "remove it from the folder of the model",
                         )
                     names.add(str(path.relative_to(folder)))
         extra = here / "additional_chat_templates"

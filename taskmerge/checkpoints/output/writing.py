@@ -288,7 +288,7 @@ def _journal(path: Path) -> _Journal:
         what = f"there is an unfinished run here, and its journal {error.problems[0].what}"
         raise OutputError(what, str(path.parent), "--fresh deletes it") from None
     if any("\0" in name or ".." in Path(name).parts or Path(name).is_absolute() for name in journal["finished"]):
-        what = "there is an unfinished run here, and its journal names files outside the folder"
+        what = "there is an unfinished run here, and its journal lists files outside the folder"
         raise OutputError(what, str(path.parent), "--fresh deletes it")
     return journal
 

@@ -101,10 +101,12 @@ def use_cache(budget: int | None) -> RangeCache | None:
         _used = None
         return None
     if budget < LEAST:
-        raise UsageError(f"--cache-size: {budget:,} bytes hold nothing of use", next_move="128MiB or more")
+        raise UsageError(f"--cache-size: {budget:,} bytes are too few", next_move="give 128MiB or more")
     home = cache_folder()
     if home is None:
-        raise UsageError("--cache-size, and there is no cache folder", next_move="set XDG_CACHE_HOME, or leave it out")
+        raise UsageError(
+            "--cache-size needs a cache folder, and there is none", next_move="set XDG_CACHE_HOME, or leave it out"
+        )
     _used = RangeCache(home / "ranges", budget)
     return _used
 

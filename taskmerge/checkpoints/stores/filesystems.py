@@ -63,7 +63,7 @@ class FileSystem:
             now = self.stat(name)
             if now is None or (state and now.state != state):
                 raise Changed
-            raise OSError(f"{len(data):,} bytes arrived of {stop - start:,}")
+            raise OSError(f"{len(data):,} of {stop - start:,} bytes arrived")
         return data
 
     def put(self, name: str, data: bytes) -> str:

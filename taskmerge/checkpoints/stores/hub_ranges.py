@@ -52,7 +52,7 @@ class HubRepository:
             file.seek(start)
             data = bytes(file.read(stop - start))
         if len(data) != stop - start:
-            raise OSError(f"{len(data):,} bytes arrived of {stop - start:,}")
+            raise OSError(f"{len(data):,} of {stop - start:,} bytes arrived")
         return data
 
     def put(self, name: str, data: bytes) -> str:

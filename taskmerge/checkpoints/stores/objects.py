@@ -69,7 +69,7 @@ class ObjectStore:
         except self._library.exceptions.PreconditionError:
             raise Changed from None
         if len(data) != stop - start:
-            raise OSError(f"{len(data):,} bytes arrived of {stop - start:,}")
+            raise OSError(f"{len(data):,} of {stop - start:,} bytes arrived")
         return data
 
     def put(self, name: str, data: bytes) -> str:

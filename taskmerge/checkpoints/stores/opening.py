@@ -22,4 +22,8 @@ def open_store(uri: StoreUri) -> Store:
     except TaskmergeError:
         raise
     except Exception as error:
-        raise UsageError(f"{uri.scheme}:// cannot be opened: {said(error)}", str(uri)) from None
+        raise UsageError(
+            f"{uri.scheme}:// cannot be opened: {said(error)}",
+            str(uri),
+            "check the uri and the credentials of the store",
+        ) from None

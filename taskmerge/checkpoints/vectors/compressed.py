@@ -55,9 +55,11 @@ class CompressedDeltas(StateDict):
         if self.form not in FORMS:
             raise UsageError(f"unknown form {self.form!r}", next_move=f"known: dense, {', '.join(FORMS)}")
         if self.form == "sparse" and not (self.density and 0 < self.density <= 1):
-            raise UsageError(f"density {self.density!r}", next_move="a sparse task vector needs one in (0, 1]")
+            what = "the density is missing" if self.density is None else f"density {self.density!r} is not valid"
+            raise UsageError(what, next_move="give a density above 0 and at most 1 for a sparse task vector")
         if self.form == "low_rank" and not (self.rank and self.rank > 0):
-            raise UsageError(f"rank {self.rank!r}", next_move="a low-rank task vector needs one of at least 1")
+            what = "the rank is missing" if self.rank is None else f"rank {self.rank!r} is not valid"
+            raise UsageError(what, next_move="give a rank of at least 1 for a low-rank task vector")
         self.tensors = self._headers()
         self._lock = threading.Lock()
         self._last: tuple[str, dict[str, np.ndarray]] = ("", {})
@@ -153,11 +155,19 @@ def restore(stored: StateDict, form: str, shapes: Mapping[str, tuple[int, ...]])
     shapes: of the deltas, by name. Raises CheckpointError when pieces are missing or do not fit the shapes.
     """
     if form not in FORMS:
-        raise CheckpointError(f"a task vector of an unknown form {form!r}", stored.label)
+        raise CheckpointError(
+            f"is a task vector of an unknown form {form!r}",
+            stored.label,
+            "extract the task vector again, or update taskmerge",
+        )
     for name, shape in shapes.items():
         if name in stored.tensors:
             if stored.tensors[name].shape != tuple(shape):
-                raise CheckpointError(f"{name!r} is not of its shape {list(shape)}", stored.label)
+                raise CheckpointError(
+                    f"{name!r} does not have its recorded shape {list(shape)}",
+                    stored.label,
+                    "extract the task vector again",
+                )
             continue
         _check_pieces(stored, form, name, tuple(shape))
 
@@ -214,7 +224,11 @@ def _check_pieces(stored: StateDict, form: str, name: str, shape: tuple[int, ...
         indices = stored.read(f"{name}#indices").astype(np.int64)
         fits = bool(indices.size and (np.diff(indices) > 0).all() and indices[0] >= 0 and indices[-1] < count)
     if not fits:
-        raise CheckpointError(f"the pieces of {name!r} do not make a delta of shape {list(shape)}", stored.label)
+        raise CheckpointError(
+            f"the pieces of {name!r} do not make a delta of shape {list(shape)}",
+            stored.label,
+            "extract the task vector again",
+        )
 
 
 def _restored(

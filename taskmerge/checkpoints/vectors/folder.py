@@ -49,12 +49,14 @@ def open_task_vector(path: str | Path) -> StoredDeltas:
     """
     stored = open_stored(path)
     if stored.beside.folder is None or not is_task_vector(stored.beside.folder):
-        raise CheckpointError("a checkpoint, not a task vector", str(path), "task vectors are made by extract")
+        raise CheckpointError(
+            "a checkpoint, not a task vector", str(path), "make a task vector of it: taskmerge extract BASE MODEL"
+        )
     place = stored.beside.folder / VECTOR_FILE
     marks: VectorMarks = read_json(place, VectorMarks, "extract the task vector again")
     named = (*marks["own"], *marks.get("tables", ()))
     if lost := [name for name in named if name not in stored.tensors]:
-        raise CheckpointError(f"names tensors that are missing: {few(lost)}", str(place), "extract it again")
+        raise CheckpointError(f"lists tensors that are missing: {few(lost)}", str(place), "extract it again")
     return StoredDeltas(stored, marks)
 
 

@@ -75,7 +75,7 @@ def extract_lora(
     made of; the base by default. Raises UsageError for a rank below 1, OutputError as writing does.
     """
     if rank < 1:
-        raise UsageError(f"rank {rank} is below 1", next_move="--lora 16 is a usual choice")
+        raise UsageError(f"rank {rank} is below 1", next_move="give for example --lora 16")
     sources = {base.label: base} if sources is None else sources
     output = OutputFolder(out, identity="", fresh=fresh, inputs=folders_of(sources.values()))
     squares = {name: _square(read_delta, name, math.prod(shape)) for name, shape in shapes.items()}

@@ -10,7 +10,7 @@ from taskmerge.declarations import Doc
 class ErrorProblem(TypedDict):
     """One problem of an error."""
 
-    what: Annotated[str, Doc("The sentence, with the user's own text.")]
+    what: Annotated[str, Doc("What is wrong, with the user's own text.")]
     place: Annotated[str | None, Doc("file:line, a tensor or a path.")]
     next_move: Annotated[str | None, Doc("What to do about it.")]
 

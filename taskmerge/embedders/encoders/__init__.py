@@ -65,4 +65,6 @@ def build_encoder(options: Mapping[str, Any]) -> Encoder:
     try:
         return kinds[kind](**options)
     except TypeError as error:
-        raise UsageError(f"encoder {kind!r} with options {sorted(options)}: {error}") from error
+        raise UsageError(
+            f"encoder {kind!r} with options {sorted(options)}: {error}", next_move="correct the options of the encoder"
+        ) from error

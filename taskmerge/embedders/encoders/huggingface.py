@@ -41,9 +41,14 @@ class HuggingFaceEncoder(Encoder):
         elif config is not None and preprocessor is not None:
             self.model, self.preprocessor = _from_config(config), _preprocessor_from(preprocessor)
         else:
-            raise UsageError("encoder 'huggingface' needs a model (folder or hub id)")
+            raise UsageError(
+                "encoder 'huggingface' needs a model (folder or hub id)",
+                next_move='give {"kind": "huggingface", "model": FOLDER}',
+            )
         if stride < 1:
-            raise UsageError(f"encoder 'huggingface': stride is {stride}", next_move="1 keeps every vector")
+            raise UsageError(
+                f"encoder 'huggingface': stride is {stride}", next_move="give at least 1, which keeps every vector"
+            )
         self.stride = stride
         self.options = {
             "config": self.model.config.to_dict(),
@@ -131,5 +136,8 @@ def _preprocessor_from(options: dict[str, Any]) -> Any:
 
     name = options.get("feature_extractor_type") or options.get("image_processor_type")
     if not name or not hasattr(transformers, name):
-        raise UsageError(f"no preprocessor {name!r} in transformers {transformers.__version__}")
+        raise UsageError(
+            f"no preprocessor {name!r} in transformers {transformers.__version__}",
+            next_move="install a version of transformers that has it",
+        )
     return getattr(transformers, name)(**options)

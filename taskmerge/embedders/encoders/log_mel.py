@@ -47,7 +47,7 @@ class LogMelEncoder(Encoder):
             "max_seconds": max_seconds, "layers": layers, "width": width, "heads": heads,
         }  # fmt: skip
         if min(sampling_rate, window, hop, mels, patch_frames) <= 0 or max_seconds <= 0:
-            raise UsageError(f"log_mel options must be positive: {self.options}")
+            raise UsageError(f"log_mel options must be positive: {self.options}", next_move="give numbers above 0")
         self.sampling_rate, self.window, self.hop = sampling_rate, window, hop
         self.mels, self.patch_frames, self.max_seconds = mels, patch_frames, max_seconds
         positions = int(max_seconds * sampling_rate / hop / patch_frames) + 2

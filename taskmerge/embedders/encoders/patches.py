@@ -50,7 +50,7 @@ class PatchEncoder(Encoder):
         if height % patch_height or max_width % patch_width or channels not in (1, 3) or max_frames < 1:
             raise UsageError(
                 f"{patch_height} x {patch_width} patches of {channels} channels do not tile {height} x {max_width}",
-                next_move="height must be a multiple of patch_height, max_width of patch_width, channels 1 or 3",
+                next_move="make height a multiple of patch_height, max_width one of patch_width, and channels 1 or 3",
             )
         self.height, self.max_width, self.channels, self.max_frames = height, max_width, channels, max_frames
         self.patch_height, self.patch_width = patch_height, patch_width

@@ -42,7 +42,7 @@ def interpret(
     if not surplus:
         return move
     if base is None:
-        raise MergeError("a weighted sum of models: the base is needed")
+        raise MergeError("a weighted sum of models needs the base")
     return move + surplus * base.to(move)
 
 
@@ -61,7 +61,7 @@ def _found_weights(program: Program, deltas: Tensor, base: Tensor | None) -> tup
     vectors = [delta.flatten() for delta in deltas]
     if program.gram_of == "models":
         if base is None:
-            raise MergeError("weights are found from the models' Gram matrix: the base is needed")
+            raise MergeError("weights from the models' Gram matrix need the base")
         vectors = [vector + base.to(vector).flatten() for vector in vectors]
     gram = exact_sum([products(vectors).cpu().numpy()], (len(vectors), len(vectors)))
     return tuple(float(weight) for weight in program.from_gram(gram))
@@ -93,7 +93,7 @@ def _bounds(way: KeepLargest, i: int, delta: Tensor, thresholds: Measurement | N
     """The magnitudes between which a specialist keeps."""
     if way.across == "model" and thresholds is not None:
         if thresholds.lowest is None or thresholds.highest is None:
-            raise MergeError("thresholds of the whole model without lowest and highest magnitudes")
+            raise MergeError("thresholds of the complete model without lowest and highest magnitudes")
         return thresholds.lowest[i], thresholds.highest[i]
     if way.nothing:
         return math.inf, math.inf

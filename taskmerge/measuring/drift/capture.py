@@ -50,7 +50,7 @@ def capture(embedder: Embedder, items: Sequence[Any], anatomy: Anatomy, modality
         tokens = features["attention_mask"].bool()
     if not bool(tokens.any()):
         raise UsageError(
-            f"no token of these items represents {modality}", next_move="do the probes have that modality?"
+            f"no token of these items represents {modality}", next_move="check that the probes have that modality"
         )
     kept = Captured(np.empty((0, 0)))
     with embedder.inference(), _hooks(anatomy, modality, tokens, kept):

@@ -111,7 +111,8 @@ def compare(
     if len(anatomies[0].layers) != len(anatomies[1].layers):
         depths = " and ".join(str(len(anatomy.layers)) for anatomy in anatomies)
         raise UsageError(
-            f"the two backbones have {depths} layers: drift can only be measured between models of one architecture"
+            f"the two backbones have {depths} layers: drift can only be measured between models of one architecture",
+            next_move="give models of the same architecture",
         )
     texts, right = pairs.distinct()
     layers = _LayerSums(len(anatomies[0].layers) + 1, moments_memory)

@@ -228,7 +228,9 @@ def _by_name(specialist: Any, probes: Any) -> tuple[dict[str, Any], dict[str, An
     """(name -> specialist, name -> probes); a single pair takes the probes' modality as its name."""
     if isinstance(specialist, Mapping):
         if probes is not None and not isinstance(probes, Mapping):
-            raise UsageError("several specialists need probes by name", next_move="probes={'audio': …, 'image': …}")
+            raise UsageError(
+                "several specialists need probes by name", next_move="give probes={'audio': …, 'image': …}"
+            )
         unknown = set(probes or {}) - set(specialist)
         if unknown:
             raise UsageError(
@@ -276,7 +278,13 @@ def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:
         try:
             checked[name] = read_pairs(source).check()
             if len(checked[name].distinct()[0]) < 2:
-                problems.append(Problem("all probes have the same text: they cannot be ranked", checked[name].source))
+                problems.append(
+                    Problem(
+                        "all probes have the same text: they cannot be ranked",
+                        checked[name].source,
+                        "give probes with at least two different texts",
+                    )
+                )
         except UsageError as error:
             problems += error.problems
     if problems:

@@ -100,7 +100,8 @@ def forecast_drift(
     total = sum(sums.values(), _Sums())
     if not sums:
         raise MergeError(
-            "the three models have no backbone tensors in common", next_move="are base and specialist the right ones?"
+            "the three models have no backbone tensors in common",
+            next_move="check that base and specialist belong to the fused model",
         )
     unit: Literal["task vector", "base"] = "task vector" if total.task else "base"
     layers = sorted(sums, key=lambda layer: -1 if layer is None else layer)

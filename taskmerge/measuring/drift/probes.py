@@ -62,7 +62,7 @@ def _trained(pairs: Pairs, others: Pairs) -> Iterator[str]:
     if shared.items:
         yield (
             f"{len(shared.items)} of {len(pairs)} probes are in the specialist's training data "
-            f"({others.source}): it has memorised them, and other items may lose more."
+            f"({others.source}): it may have memorised them, and other items may lose more."
         )
     if shared.groups:
         yield (

@@ -135,7 +135,7 @@ def _moved(
         row = statistic(name)
         value, limit = float(changes[name].mean()), bands[name].limit
         shown.append(f"{row.title} {row.shown(value)} (null band {row.shown(limit)})")
-    who = "the backbone reads the projected tokens differently" if identical else "the embeddings moved"
+    who = "the backbone processes the projected tokens differently" if identical else "the embeddings moved"
     return f"{', '.join(shown)}: {who}, and retrieval suffers."
 
 

@@ -236,7 +236,7 @@ def _check_choices(
         what = f"unknown direction {sorted(unknown)}" if unknown else "no direction to evaluate"
         raise UsageError(what, next_move=f"known: {', '.join(DIRECTIONS)}")
     if small := [one for one in dimensions if one < 1]:
-        raise UsageError(f"embeddings cannot be truncated to {small[0]} dimensions", next_move="at least 1")
+        raise UsageError(f"embeddings cannot be truncated to {small[0]} dimensions", next_move="use at least 1")
     strange = {name for variant, others in (against or {}).items() for name in (variant, *others)} - set(variants)
     if strange:
         raise UsageError(f"unknown variant {sorted(strange)[0]!r}", next_move=f"there are: {', '.join(variants)}")
@@ -254,7 +254,7 @@ def _check_taken(left: Mapping[str, Pairs]) -> None:
     """Raises UsageError for sets that no variant takes: nothing would be said of them."""
     move = "`taskmerge graft` attaches an encoder; or leave out the set to measure the others"
     problems = [
-        Problem(f"{name} contains {pairs.modality}, for which none of the models has an encoder", pairs.source, move)
+        Problem(f"{name} contains {pairs.modality}, and none of the models has an encoder for it", pairs.source, move)
         for name, pairs in left.items()
     ]
     if problems:
@@ -272,10 +272,16 @@ def _checked(sets: Mapping[str, Any]) -> dict[str, Pairs]:
                 problems.append(Problem(part.what, f"{name}: {part.place}" if part.place else name, part.next_move))
             continue
         if len(pairs.distinct()[0]) < 2:
-            problems.append(Problem("all items have the same text: they cannot be ranked", f"{name}: {pairs.source}"))
+            problems.append(
+                Problem(
+                    "all items have the same text: they cannot be ranked",
+                    f"{name}: {pairs.source}",
+                    "give pairs with at least two different texts",
+                )
+            )
         checked[name] = pairs
     if not sets:
-        problems.append(Problem("there is no set to evaluate on"))
+        problems.append(Problem("there is no set to evaluate on", next_move="give at least one: {NAME: PAIRS}"))
     if problems:
         raise UsageError(problems)
     return checked

@@ -109,7 +109,7 @@ def evaluate_mmeb(
     rows = list(queries)
     found = list(query_items(rows))
     if not found:
-        raise UsageError(f"{name}: no queries")
+        raise UsageError(f"{name}: no queries", next_move="check the data of this set")
     answers = [answer for _, answer in found]
     if not files["qry"].is_file():
         vectors = embed_items(embedder, [item for item, _ in found], "query", batch_size)
@@ -219,7 +219,10 @@ def _ranked(
     for number, (query, answer) in enumerate(zip(queries, answers, strict=True), start=1):
         among = names if ranking == "global" else list(answer.candidates)
         if unknown := [own for own in (*among, *answer.labels) if own not in places]:
-            raise UsageError(f"{name}: query {number} names {unknown[0]!r}, which is not a candidate")
+            raise UsageError(
+                f"{name}: query {number} refers to {unknown[0]!r}, which is not a candidate",
+                next_move="check the data of this set",
+            )
         scores = (matrix if ranking == "global" else matrix[[places[own] for own in among]]) @ query
         yield [among[place] for place in np.argsort(-scores, kind="stable")]
 
@@ -270,7 +273,8 @@ class _Arrays(pickle.Unpickler):
         ):
             return super().find_class(module, name)
         raise UsageError(
-            f"the file of embeddings asks for {module}.{name}", next_move="remove it: it will be written again"
+            f"the file of embeddings would load {module}.{name}, which is not allowed",
+            next_move="remove it: it will be written again",
         )
 
 

@@ -42,7 +42,8 @@ def query_items(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Any, Answer
         parts = list(_side(row, "query", number))
         if len(parts) != 1:
             raise UsageError(
-                f"row {number} contains {len(parts)} queries", next_move="MMEB-V2's loaders make one per row"
+                f"row {number} contains {len(parts)} queries",
+                next_move="give one query per row, as MMEB-V2's loaders do",
             )
         yield parts[0], _answer(row, number)
 
@@ -58,7 +59,10 @@ def candidate_items(
         if not parts:
             continue
         if len(parts) != len(names):
-            raise UsageError(f"row {number} contains {len(parts)} candidates and {len(names)} names")
+            raise UsageError(
+                f"row {number} contains {len(parts)} candidates and {len(names)} names",
+                next_move="correct the row, or get the data again",
+            )
         for name, item in zip(names, parts, strict=True):
             if name not in seen:
                 seen.add(name)
@@ -71,7 +75,10 @@ def _answer(row: Mapping[str, Any], number: int) -> Answer:
     labels = [labels] if isinstance(labels, str | int) else list(labels or ())
     relevance = infos.get("rel_scores")
     if relevance is not None and len(relevance) != len(labels):
-        raise UsageError(f"row {number} has {len(labels)} labels and {len(relevance)} rel_scores")
+        raise UsageError(
+            f"row {number} has {len(labels)} labels and {len(relevance)} rel_scores",
+            next_move="correct the row, or get the data again",
+        )
     scores = None if relevance is None else tuple(float(score) for score in relevance)
     return Answer(tuple(map(str, labels)), scores, tuple(map(str, infos.get("cand_names") or ())))
 
@@ -87,12 +94,18 @@ def _side(row: Mapping[str, Any], side: Side, number: int) -> Iterator[Any]:
             f"row {number} contains {side}_audio, which MMEB-V2 does not have", next_move="use mteb's MAEB"
         )
     if len(visuals) != len(texts):
-        raise UsageError(f"row {number}: {len(texts)} {side}_text and {len(visuals)} {key}")
+        raise UsageError(
+            f"row {number}: {len(texts)} {side}_text and {len(visuals)} {key}",
+            next_move="correct the row, or get the data again",
+        )
     for text, visual in zip(texts, visuals, strict=True):
         words = _PLACEHOLDERS.sub("", text or "")
         media = _media(visual, number)
         if not media and not words.strip():
-            raise UsageError(f"row {number}: there is neither text nor picture on the {side} side")
+            raise UsageError(
+                f"row {number}: there is neither text nor picture on the {side} side",
+                next_move="correct the row, or get the data again",
+            )
         yield words if not media else {**media, "text": words} if words.strip() else next(iter(media.values()))
 
 
@@ -123,7 +136,8 @@ def _media(visual: Any, number: int) -> dict[str, Any]:
             return {"image": load_picture(entries[0], "RGB")}
         frames = load_frames(entries, "RGB")
     except UsageError as error:
-        raise UsageError(f"row {number}: {error}") from None
+        told = error.problems[0]
+        raise UsageError(f"row {number}: {told.what}", told.place, told.next_move) from None
     return {"video": np.stack([np.asarray(frame.resize(frames[0].size)) for frame in frames])}
 
 

@@ -144,4 +144,4 @@ def _say_left_out(title: str, left_out: Mapping[str, str], say: Say) -> None:
 def _say_missing(meta: Any, say: Say) -> None:
     missing = [field for field in WANTED_FIELDS if getattr(meta, field) is None]
     if missing:
-        say(f"{meta.name}: for a submission mteb also wants {', '.join(missing)}")
+        say(f"{meta.name}: for a submission mteb also requires {', '.join(missing)}")

@@ -37,9 +37,11 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     try:
         table = yaml.safe_load(Path(path).read_text("utf-8"))
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UsageError(f"cannot be read: {first_line(error)}", str(path)) from None
+        raise UsageError(f"cannot be read: {first_line(error)}", str(path), "give a YAML or JSON file") from None
     if not isinstance(table, Mapping):
-        raise UsageError("does not contain a mapping of fields", str(path), "release_date: 2026-11-26")
+        raise UsageError(
+            "does not contain a mapping of fields", str(path), "write for example release_date: 2026-11-26"
+        )
     found = {str(name): str(value) if isinstance(value, date) else value for name, value in table.items()}
     if isinstance(found.get("training_datasets"), list):
         found["training_datasets"] = set(found["training_datasets"])

@@ -62,7 +62,8 @@ def as_mteb_model(
     embedder = open_to_measure(model, device=device, precision=precision).prompted(prompts)
     if dimension is not None and not 1 <= dimension <= embedder.dimension:
         raise UsageError(
-            f"{embedder.label}: embeddings have {embedder.dimension} dimensions and cannot be truncated to {dimension}"
+            f"{embedder.label}: embeddings have {embedder.dimension} dimensions and cannot be truncated to {dimension}",
+            next_move="use smaller dimensions",
         )
     own_prompts, _ = AbsEncoder.validate_task_to_prompt_name(dict(embedder.own_prompts), raise_for_invalid_keys=False)
 

@@ -70,6 +70,10 @@ def results_folder(folder: str | Path | None, revisions: Mapping[str, str | None
                     for file in sorted(Path(scratch).iterdir(), key=lambda one: one.name == path.name):  # it comes last
                         file.replace(path.parent / file.name)
             except OSError as error:
-                raise OutputError(f"mteb's results cannot be written: {error.strerror}", str(path.parent)) from None
+                raise OutputError(
+                    f"mteb's results cannot be written: {error.strerror}",
+                    str(path.parent),
+                    "choose another folder: --results FOLDER",
+                ) from None
 
     return Results(folder if folder is None else output_path(folder))

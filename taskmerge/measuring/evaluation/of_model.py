@@ -55,7 +55,7 @@ def scores_of(folder: Path, report: Path | None = None) -> list[Score]:
     if variant is None:
         if report is None:
             return []
-        what = "holds no scores of this model: its weights are not those that were scored"
+        what = "contains no scores of this model: other weights were scored"
         raise UsageError(what, str(place), f"`taskmerge evaluate {folder} … --html PAGE` scores it")
     return list(_found(evaluated, variant))
 

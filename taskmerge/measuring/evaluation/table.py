@@ -108,7 +108,10 @@ class EvaluationTable(Shown):
             if (row.variant, row.set_name, row.direction, row.dimension) == wanted and metric in row.intervals:
                 return row.intervals[metric]
         cut = "" if dimension is None else f", {dimension} dimensions"
-        raise UsageError(f"{metric} of {variant!r} on {set_name!r} ({direction}{cut}) was not measured")
+        raise UsageError(
+            f"{metric} of {variant!r} on {set_name!r} ({direction}{cut}) was not measured",
+            next_move=".variants, .sets and .to_pandas() list what was measured",
+        )
 
     def difference(
         self,
@@ -137,7 +140,9 @@ class EvaluationTable(Shown):
             if own == wanted and metric in row.intervals:
                 return row.intervals[metric]
         pair = f"{variant!r} against {reference!r} on {set_name!r}"
-        raise UsageError(f"{metric} of {pair} ({direction}) was not measured")
+        raise UsageError(
+            f"{metric} of {pair} ({direction}) was not measured", next_move=".differences lists what was measured"
+        )
 
     @property
     def variants(self) -> list[str]:

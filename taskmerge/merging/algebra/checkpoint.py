@@ -130,7 +130,9 @@ class Checkpoint(TensorMapping):
 
     def _info(self, name: str) -> TensorInfo:
         if name not in self.tensors:
-            raise UnknownTensorError(f"no tensor {name!r} in {self.label}", next_move=did_you_mean(name, self.tensors))
+            raise UnknownTensorError(
+                f"there is no tensor {name!r} in {self.label}", next_move=did_you_mean(name, self.tensors)
+            )
         return self.tensors[name]
 
     @property
@@ -156,8 +158,8 @@ class Checkpoint(TensorMapping):
             return MovedCheckpoint(self.start, (*self.terms, *other.terms))
         if isinstance(other, Checkpoint):
             raise UsageError(
-                f"model + model: {self.label} + {other.label}",
-                next_move="did you mean base + (specialist - base)? Subtract the base from each specialist first",
+                f"two models cannot be added: {self.label} + {other.label}",
+                next_move="subtract the base from each specialist first: base + (specialist - base)",
             )
         return NotImplemented
 
@@ -225,7 +227,7 @@ def difference(specialist: Checkpoint, base: Checkpoint) -> TaskVector:
     folder = specialist.underlying.beside.folder
     if folder is not None and is_task_vector(folder):
         raise UsageError(
-            f"{specialist.label} is a task vector already", next_move="TaskVector.load(path, base) opens it"
+            f"{specialist.label} is already a task vector", next_move="open it with TaskVector.load(path, base)"
         )
     model = specialist.numbers.in_dtype("float64") if specialist.terms else specialist.numbers
     return TaskVector(base.numbers, [Term(model, base.numbers, Fraction(1), specialist.label)], specialist.label)

@@ -68,7 +68,10 @@ def sign_conflict(first: Deltas, second: Deltas) -> float:
 def _paired(first: Deltas, second: Deltas) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     shared = [name for name in first.shapes if name in second.shapes]
     if not shared:
-        raise MergeError(f"{first.label} and {second.label} have no tensor in common")
+        raise MergeError(
+            f"{first.label} and {second.label} have no tensor in common",
+            next_move="compare task vectors of the same base",
+        )
     if any(first.shapes[name] != second.shapes[name] for name in shared):  # vocabularies that differ
         first, second = first.aligned_with(second), second.aligned_with(first)
     for name in shared:

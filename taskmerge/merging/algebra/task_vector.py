@@ -133,7 +133,7 @@ class TaskVector(TensorMapping):
 
     def _cannot_grow(self, what: str) -> MergeError:
         return MergeError(
-            f"{self.label} adds tokens to {self.grown[0]!r}; {what} cannot carry them",
+            f"{self.label} adds tokens to {self.grown[0]!r}; {what} cannot represent them",
             next_move=f"write a dense task vector, or leave the table out: without({self.grown[0]!r})",
         )
 
@@ -151,7 +151,9 @@ class TaskVector(TensorMapping):
         import torch
 
         if name not in self.shapes:
-            raise UnknownTensorError(f"no delta {name!r} in {self.label}", next_move=did_you_mean(name, self.shapes))
+            raise UnknownTensorError(
+                f"there is no delta {name!r} in {self.label}", next_move=did_you_mean(name, self.shapes)
+            )
         flat = self.read(name, 0, self.count(name)).astype(np.float32)
         return torch.from_numpy(flat).reshape(self.shapes[name])
 
@@ -169,7 +171,7 @@ class TaskVector(TensorMapping):
         if not isinstance(factor, int | float | Fraction) or isinstance(factor, bool):
             return NotImplemented
         if not math.isfinite(factor):
-            raise UsageError(f"{factor} times {self.label}", next_move="give a finite number")
+            raise UsageError(f"{self.label} cannot be multiplied by {factor}", next_move="give a finite number")
         scaled = [term.times(Fraction(factor)) for term in self.terms]
         return TaskVector(self.base, scaled, f"{factor} * {self.label}")
 
@@ -180,7 +182,7 @@ class TaskVector(TensorMapping):
         if not isinstance(divisor, int | float | Fraction) or isinstance(divisor, bool):
             return NotImplemented
         if divisor == 0:
-            raise UsageError(f"{self.label} divided by 0", next_move="give another number")
+            raise UsageError(f"{self.label} cannot be divided by 0", next_move="give another number")
         return self * (1 / Fraction(divisor))
 
     def __neg__(self) -> TaskVector:
@@ -356,7 +358,7 @@ class TaskVector(TensorMapping):
         """
         if self.own:
             raise MergeError(
-                f"{self.label} has tensors of its own, e.g. {next(iter(self.own))!r}; an adapter cannot carry them",
+                f"{self.label} has tensors of its own, e.g. {next(iter(self.own))!r}; an adapter cannot represent them",
                 next_move="select a part: only('backbone'), or write a task vector",
             )
         if self.grown:

@@ -55,7 +55,7 @@ def sparsified(vector: Deltas, density: float, how: str, seed: int) -> StateDict
         raise UsageError(f"density {density!r} is not a share of the entries", next_move="give a number from 0 to 1")
     methods: dict[str, str] = {"magnitude": "ties", "random": "dare_linear"}
     if how not in methods:
-        raise UsageError(f"unknown way to sparsify {how!r}", next_move='"magnitude" (TIES) or "random" (DARE)')
+        raise UsageError(f"unknown way to sparsify {how!r}", next_move='use "magnitude" (TIES) or "random" (DARE)')
     if how == "random" and density == 0:
         raise UsageError("density 0 drops everything", next_move="give a density above 0")
     options: dict[str, Any] = {"density": density}

@@ -37,11 +37,11 @@ def as_said(
         return said if base is None else replace(said, base=str(Path(base).resolve()) if Path(base).exists() else base)
     count = len(adapters) + len(specialists)
     if base is None:
-        raise UsageError("the base is missing", next_move="--base MODEL")
+        raise UsageError("the base is missing", next_move="give --base MODEL")
     if not count:
         raise UsageError(
             "the adapters and specialists are missing",
-            next_move="--recipe FILE, --adapter FOLDER or --specialist MODEL",
+            next_move="give --recipe FILE, --adapter FOLDER or --specialist MODEL",
         )
     if len(weights) not in (0, 1, count):
         raise UsageError(

@@ -107,7 +107,10 @@ def judge(merged: str | Path, recipe: Recipe, device: str = "cpu") -> Judgement:
     notes += (f"the tensors were compared ({len(names)}); config, tokenizer and other files were not",)
     if any(not one.telling for one in findings):
         same = sum(not one.telling for one in findings)
-        notes += (f"{same} of {len(names)} tensors are planned to equal the base's: they cannot distinguish the two",)
+        notes += (
+            f"{same} of {len(names)} tensors are planned to equal the base's: they do not show whether the "
+            f"model was merged",
+        )
     said = _sentence(verdict, findings, weights, sides)
     return Judgement(verdict, said, tuple(findings), weights, _text_path(sides, findings), notes)
 
@@ -132,7 +135,7 @@ def _sides(
     linear = all(is_linear(fused.plan.program(step)) for step in merging)
     labels = tuple(label for label in fused.plan.inputs if label != BASE) if linear else ()
     if other:
-        notes += (f"{other} tensors have another number format than planned: they were compared in their own format",)
+        notes += (f"{other} tensors do not have the planned number format: they were compared in their own format",)
     sides = Sides(inputs[BASE], inputs[_MERGED], inputs[_ORIGINAL], fused, labels)
     return sides, components, notes
 
@@ -241,7 +244,8 @@ def _sentence(verdict: Verdict, findings: list[Finding], weights: Mapping[str, f
     if verdict == "torn":
         beyond, of = sum(one.beyond for one in wrong), sum(one.entries for one in findings)
         share = f"{beyond:,} of {of:,} entries" if beyond else "none of their entries is known to be wrong"
-        return f"torn: {len(wrong)} of {count} tensors do not match ({share}), the others do: {_named(wrong)}"
+        said = f"torn: {len(wrong)} of {count} tensors do not match ({share}), and the others do"
+        return f"{said}. These do not: {_named(wrong)}"
     if verdict == "other tensors":
         return f"other tensors: the common ones match, but {_named(wrong)}"
     return f"another model: {len(wrong)} of {count} tensors do not match with any weights: {_named(wrong)}"
@@ -264,7 +268,7 @@ def _as_if(weights: Mapping[str, float], sides: Sides) -> str:
 
 
 def _named(findings: list[Finding]) -> str:
-    words = {"base": "equals the base's", "other": "fits nothing", "other weights": "has other weights"}
+    words = {"base": "equals the base's", "other": "fits no weights", "other weights": "has other weights"}
     return few(
         [
             f"{one.name}: {'; '.join(one.rows) if one.rows else words.get(one.status, one.status)}"

@@ -61,7 +61,8 @@ def _first(
     if len(listed) != 2:
         return base
     said = "there is no base_model" if base is None else f"base_model {base.path} is not one of the two"
-    findings.note(f"{said}: {method} starts from {listed[0].path}, which comes first; mergekit 0.1.5 refuses it",
+    findings.note(f"{said}: {method} starts from {listed[0].path}, the first of the two; mergekit 0.1.5 refuses "
+    f"this configuration",
                   at.place)  # fmt: skip
     return listed[0]
 
@@ -72,11 +73,11 @@ def _with_base(method: str, part: Slice, base: Model, at: At, findings: Findings
         return part
     own = part.sources[0]
     if part.moves_layers:
-        findings.problem(f"{method}: this slice does not say which layers of base_model it changes",
+        findings.problem(f"{method}: this slice does not list the layers of base_model that it changes",
                          own.at.place, "list the base_model among its sources")  # fmt: skip
     elif own.layers is not None:
-        findings.note(f"base_model {base.path} gives the same layers as {own.model.path}; mergekit 0.1.5 refuses a "
-                      "slice without it", own.at.place)  # fmt: skip
+        findings.note(f"base_model {base.path} provides the same layers as {own.model.path}; mergekit 0.1.5 refuses a "
+                      "slice that does not list it", own.at.place)  # fmt: skip
     return replace(part, sources=(*part.sources, Source(base, own.layers, {}, at)))
 
 

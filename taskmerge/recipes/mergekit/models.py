@@ -36,7 +36,9 @@ def read_model(value: Any, at: At, findings: Findings) -> Model | None:
         model = read_model(value["model"], at.child("model"), findings)
         lora = read_model(value["lora"], at.child("lora"), findings) if value.get("lora") else None
         return model and Model(model.path, lora.path if lora else model.adapter)
-    findings.problem(f"{at.name} must name a model, not {value!r}", at.place, "write its path or hub id")
+    findings.problem(
+        f"{at.name} must be the path or hub id of a model, not {value!r}", at.place, "write its path or hub id"
+    )
     return None
 
 

@@ -71,8 +71,8 @@ class Reader:
         for (name, parameter), one in settings.items():
             value = one.under(contained)
             if value is None:
-                what = f"{name or 'the merge'} has no {parameter}"
-                self.findings.problem(what, self.at.place, f"give it parameters: {{{parameter}: …}}")
+                what = f"{name or 'the merge'} lacks the parameter {parameter}"
+                self.findings.problem(what, self.at.place, f"add parameters: {{{parameter}: …}}")
                 continue
             self._say(
                 said, name, parameter, at_depth(value, at) if isinstance(value, tuple) and at is not None else value

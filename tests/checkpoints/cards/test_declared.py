@@ -118,7 +118,8 @@ def test_equal_licences_are_claimed_and_others_are_not() -> None:
     silent = joined({"base": [mit], "one": [{"models": ["c/d"], "how": "hub"}], "two": []})
     assert not silent.conflict and not silent.licence
     assert silent.findings == [
-        "one, two state no licence: no licence is claimed", "two is a local folder without a hub id: not in base_model",
+        "one, two state no licence, so the card claims none", "two is a local folder without a hub id, so "
+        "base_model does not list it",
     ]  # fmt: skip
     assert not joined({"base": [{"license": "unknown"}]}).licence
 

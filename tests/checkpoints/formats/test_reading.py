@@ -143,7 +143,7 @@ def test_a_file_may_be_named_itself(tmp_path: Path) -> None:
     assert weights.read(name).tobytes() == bytes_of(random_model(1)[name])
     message = refused(tmp_path)
     assert "2 safetensors files and no model.safetensors.index.json: one.safetensors, two.safetensors" in message
-    assert "name the one file you mean" in message
+    assert "give the path of the file that you mean" in message
 
 
 def test_paths_start_at_the_recipe_then_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +198,7 @@ BROKEN_FOLDERS: dict[str, tuple[Break, str]] = {
     ),
     "a file of the index is missing": (
         lambda folder: (folder / SHARD).unlink(),
-        f"names 1 files that are missing: {SHARD}\n    finish the download",
+        f"lists 1 missing file: {SHARD}\n    finish the download",
     ),
     "an index that leaves the folder": (
         map_to("x", "../secret.safetensors"),
@@ -226,7 +226,7 @@ BROKEN_FOLDERS: dict[str, tuple[Break, str]] = {
     ),
     "modules.json that leaves the folder": (
         lambda folder: (folder / "modules.json").write_text('[{"path": "../other"}]'),
-        "modules.json: names a folder outside: '../other'",
+        "modules.json: lists a folder outside this one: '../other'",
     ),
     "modules.json without paths": (
         lambda folder: (folder / "modules.json").write_text("[{}]"),
@@ -312,11 +312,11 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     ),
     "an unknown dtype": (raw({"a": entry(0, 8, "F99")}, bytes(8)), "tensor 'a' has the unknown dtype 'F99'"),
     "a dtype that is a list": (raw({"a": entry(0, 8, ["F32"])}, bytes(8)), "unknown dtype"),  # type: ignore[arg-type]
-    "a negative size": (raw({"a": entry(0, 8, shape=[-2])}, bytes(8)), "tensor 'a' has the shape [-2]"),
-    "a fractional size": (raw({"a": entry(0, 8, shape=[2.0])}, bytes(8)), "tensor 'a' has the shape [2.0]"),
+    "a negative size": (raw({"a": entry(0, 8, shape=[-2])}, bytes(8)), "tensor 'a' has the invalid shape [-2]"),
+    "a fractional size": (raw({"a": entry(0, 8, shape=[2.0])}, bytes(8)), "tensor 'a' has the invalid shape [2.0]"),
     "a size that overflows": (raw({"a": entry(0, 8, shape=[2**62, 4])}, bytes(8)), "needs 73,786,976,294,838,206,464"),
-    "offsets beyond the file": (raw({"a": entry(0, 800)}, bytes(8)), "tensor 'a' has the offsets [0, 800]"),
-    "offsets that run back": (raw({"a": entry(8, 0)}, bytes(8)), "tensor 'a' has the offsets [8, 0]"),
+    "offsets beyond the file": (raw({"a": entry(0, 800)}, bytes(8)), "tensor 'a' has the invalid offsets [0, 800]"),
+    "offsets that run back": (raw({"a": entry(8, 0)}, bytes(8)), "tensor 'a' has the invalid offsets [8, 0]"),
     "too few bytes": (raw({"a": entry(0, 4)}, bytes(4)), "F32 [2] needs 8 bytes, its offsets give 4"),
     "overlap": (raw({"a": entry(0, 8), "b": entry(4, 12)}, bytes(12)), "tensor 'b' overlaps the tensor before it"),
     "a hole": (raw({"a": entry(0, 8), "b": entry(12, 20)}, bytes(20)), "tensor 'b' leaves a gap before it"),

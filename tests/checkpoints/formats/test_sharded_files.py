@@ -116,7 +116,7 @@ BROKEN = {
     "a .distcp is missing": ("dcp", "'__2_0.distcp' is missing"),
     "no metadata": ("dcp", "no .metadata, which describes the .distcp files"),
     "foreign metadata": ("dcp", "not the metadata of torch.distributed.checkpoint"),
-    "a .distcp cut off": ("dcp", "is shorter than .metadata says"),
+    "a .distcp cut off": ("dcp", "is shorter than .metadata states"),
 }
 
 
@@ -132,5 +132,5 @@ def test_what_is_not_whole_is_refused(saved: Path, tmp_path: Path, case: str) ->
 
 
 def test_one_rank_alone_leads_to_its_folder(saved: Path) -> None:
-    with pytest.raises(CheckpointError, match="name the folder that holds the files of all ranks"):
+    with pytest.raises(CheckpointError, match="name the folder that contains the files of all ranks"):
         open_stored(saved / "ranks" / "model_world_size_4_rank_0.pt")

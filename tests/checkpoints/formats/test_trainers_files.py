@@ -157,7 +157,9 @@ def test_a_trainers_own_files_are_no_model(tmp_path: Path) -> None:
 def test_two_models_in_a_folder_are_told_apart_by_the_user(tmp_path: Path) -> None:
     for name in ("best.ckpt", "last.ckpt"):
         torch.save(tensors(), tmp_path / name)
-    with pytest.raises(CheckpointError, match=r"2 PyTorch files .* best\.ckpt, last\.ckpt\n    name the one file"):
+    with pytest.raises(
+        CheckpointError, match=r"2 PyTorch files .* best\.ckpt, last\.ckpt\n    give the path of the file"
+    ):
         open_stored(tmp_path)
     assert open_stored(tmp_path / "last.ckpt").tensors
 
@@ -171,7 +173,7 @@ def test_a_whole_file_goes_before_a_stale_index(tmp_path: Path) -> None:
     index = {"metadata": {}, "weight_map": dict.fromkeys(model.state_dict(), "model-00001-of-00002.safetensors")}
     (tmp_path / "model" / "model.safetensors.index.json").write_text(json.dumps(index))
     weights = open_stored(tmp_path / "model")
-    assert "model.safetensors.index.json next to it is ignored; it names model-00001-of-00002.safetensors" in str(
+    assert "model.safetensors.index.json next to it is ignored; it lists model-00001-of-00002.safetensors" in str(
         weights.beside.notes
     )
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "model").state_dict()
@@ -295,7 +297,7 @@ def write(path: Path, case: str) -> None:
 REFUSED = {
     "TorchScript": "a TorchScript program",
     "whole module": "a complete torch.nn.modules.linear.Linear was saved",
-    "several": "holds several tables of tensors: 'encoder', 'decoder'",
+    "several": "contains several tables of tensors: 'encoder', 'decoder'",
     "two levels": "contains more than a table of named tensors: 'inner'",
     "an optimizer": "contains no named tensors: its keys are 'state', 'param_groups'",
     "complex": "'a' is complex128",
@@ -304,7 +306,7 @@ REFUSED = {
     "a plain pickle": "no tensors can be read from it as a PyTorch file",
     "cut off": "no tensors can be read from it as a PyTorch file",
     "cut off, old": "no tensors can be read from it as a PyTorch file",
-    "repeating": "made of a few repeated ones",
+    "repeating": "would repeat a few stored numbers",
     "GGUF": "its format: GGUF",
 }
 

@@ -262,7 +262,7 @@ def test_a_base_that_is_an_adapter_is_laid_over_its_own_base(tmp_path: Path) -> 
     zoo.save(zoo.perturb(zoo.BY_NAME["Qwen3"].build(), 4), tmp_path / "one")
     recipe = recipes.from_dict({"base": "adapter", "specialists": {"one": {"model": "one", "weight": 0.5}}}, tmp_path)
     settings_file.write_text(json.dumps(table | {"base_model_name_or_path": None}))
-    with pytest.raises(TaskmergeError, match="is an adapter, but does not say for which model"):
+    with pytest.raises(TaskmergeError, match="is an adapter, and its configuration does not name its model"):
         fusion.plan(recipe)
     settings_file.write_text(json.dumps(table | {"base_model_name_or_path": str(base)}))
     decided = fusion.plan(recipe)

@@ -117,7 +117,7 @@ def test_other_families_are_refused_with_examples_of_both_sides(saved: Saved) ->
     with pytest.raises(MergeError) as caught:
         match_names(bert, llama)
     text = str(caught.value)
-    assert "cannot be matched" in text and "the same lineage" in text
+    assert "cannot be matched" in text and "trained from the same model" in text
     assert "bert.embeddings.LayerNorm" in text and "model.layers.0" in text
 
 

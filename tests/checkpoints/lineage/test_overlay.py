@@ -149,7 +149,7 @@ def test_a_tower_that_the_base_lacks_is_brought(base: Path, tmp_path: Path) -> N
 
 
 REFUSED: dict[str, tuple[dict[str, torch.Tensor], str]] = {
-    "another width": ({f"{PROJECTOR}linear_1.weight": torch.ones(3, 3)}, "is it for another model?"),
+    "another width": ({f"{PROJECTOR}linear_1.weight": torch.ones(3, 3)}, "use a file that belongs to this model"),
     "names that say nothing": ({"a.weight": torch.ones(3, 3), "b.weight": torch.ones(5)}, "cannot be matched"),
     "nothing": ({}, "contains no"),
 }

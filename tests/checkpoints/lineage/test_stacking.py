@@ -170,4 +170,4 @@ def test_the_config_follows_the_layers() -> None:
     assert made["vision_config"] == {"num_hidden_layers": 4} and not notes
     by_place = {"num_hidden_layers": 4, "sliding_window_pattern": 2}
     said = stacked_config(by_place, 4, [Section(by_place, range(1, 3), 4)], 2)[1][0]
-    assert "refers to layers by their number" in said
+    assert "refers to layers by number" in said

@@ -142,7 +142,7 @@ def test_references_have_names() -> None:
 
 @pytest.mark.parametrize("control", [False, None])
 def test_the_backbone_is_not_blamed_where_the_projector_may_have_changed(control: bool | None) -> None:
-    blamed = "the backbone reads the projected tokens differently"
+    blamed = "the backbone processes the projected tokens differently"
     assert blamed in str(verdict(lost=40, probes=200))
     found = verdict(lost=40, probes=200, control_identical=control)
     assert blamed not in str(found)

@@ -68,7 +68,7 @@ def test_a_variant_is_not_asked_for_what_it_cannot_take() -> None:
 @pytest.mark.parametrize("names", [["one"], ["one", "two"]])
 def test_a_set_that_no_variant_takes_is_an_error_not_an_empty_page(names: list[str]) -> None:
     variants = {name: Oracle() for name in names}
-    with pytest.raises(UsageError, match="sounds contains audio, for which none of the models has an encoder"):
+    with pytest.raises(UsageError, match="sounds contains audio, and none of the models has an encoder for it"):
         evaluate_retrieval(variants, {"words": PAIRS, "sounds": SOUNDS})
     assert len(names) > 1 or not variants["one"].seen  # a single model is not run first
 
@@ -120,7 +120,7 @@ def test_dimensions_are_scored_beside_the_whole() -> None:
     table = evaluate_retrieval({"good": Oracle()}, {"words": PAIRS}, dimensions=[3])
     assert table.get("good", "words").estimate == 1
     assert table.get("good", "words", dimension=3).estimate == 3 / 8  # the others are all zeros, and ties are lost
-    with pytest.raises(UsageError, match="cannot be truncated to 0 dimensions"):
+    with pytest.raises(UsageError, match=r"dimensions\[0\] must be a whole number of at least 1, not 0"):
         evaluate_retrieval({"good": Oracle()}, {"words": PAIRS}, dimensions=[0])
 
 
@@ -129,6 +129,6 @@ def test_sets_that_nobody_takes_are_not_an_empty_page() -> None:
     model = Oracle()
     given: tuple[dict[str, Any], ...] = ({"sounds": sound}, {"words": PAIRS, "sounds": sound})
     for sets in given:
-        with pytest.raises(UsageError, match="sounds contains audio, for which none of the models has an encoder"):
+        with pytest.raises(UsageError, match="sounds contains audio, and none of the models has an encoder for it"):
             evaluate_retrieval({"text only": model}, sets)
     assert not model.seen

@@ -282,7 +282,7 @@ def test_a_task_vector_is_saved_and_loaded(tmp_path: Path) -> None:
     assert all(same_bits(tensor, audio[name]) for name, tensor in read_model(indirect).items())
     with pytest.raises(CheckpointError, match="a checkpoint, not a task vector") as caught:
         TaskVector.load(tmp_path / "base", start)
-    assert caught.value.problems[0].next_move == "task vectors are made by extract"
+    assert caught.value.problems[0].next_move == "make a task vector of it: taskmerge extract BASE MODEL"
 
 
 def test_a_task_vector_of_a_sentence_transformers_folder_keeps_every_module(tmp_path: Path) -> None:
@@ -323,8 +323,8 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[TaskmergeError], str, str]] = {
     "model + model": (
         lambda: A + B,
         UsageError,
-        "model + model: A + B",
-        "did you mean base + (specialist - base)? Subtract the base from each specialist first",
+        "two models cannot be added: A + B",
+        "subtract the base from each specialist first: base + (specialist - base)",
     ),
     "number * model": (lambda: 0.5 * A, UsageError, "a model times 0.5 is not a model", "scale task vectors:"),
     "model - task vector": (lambda: A - VECTOR, UsageError, "model - task vector is ambiguous", "model + (-1) * task_"),
@@ -333,11 +333,11 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[TaskmergeError], str, str]] = {
     "a pattern for nothing": (lambda: VECTOR.only("bakbone"), UsageError, "only: 'bakbone' matches no", "'backbone'?"),
     "without nothing": (lambda: VECTOR.without("*.z"), UsageError, "without: '*.z' matches no tensor of B", ""),
     "a missing tensor": (
-        lambda: small("C", w=(2,)) - A, MergeError, "C (C) lacks the base's tensor 'model.v.weight'", "lineage",
+        lambda: small("C", w=(2,)) - A, MergeError, "C (C) lacks the base's tensor 'model.v.weight'", "trained from",
     ),
     "another shape": (
         lambda: small("C", w=(2,), v=(4,)) - A, MergeError,
-        "'model.v.weight' is [3] in the base (A) and [4] in C (C)", "same lineage?",
+        "'model.v.weight' is [3] in the base (A) and [4] in C (C)", "trained from the same model",
     ),
     "another kind": (
         lambda: Checkpoint.open({**B.state_dict(), "model.v.weight": torch.arange(3)}, label="C") - A,
@@ -346,7 +346,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], type[TaskmergeError], str, str]] = {
     "a model of another shape": (
         lambda: small("C", w=(2,), v=(4,)) + VECTOR, MergeError,
         "'model.v.weight' is [4] in the base (C) and [3] in B (B)",
-        "are both of the same lineage?",
+        "check that both were trained from the same model",
     ),
     "a model that lacks a tensor": (
         lambda: small("C", w=(2,)) + VECTOR, MergeError, "C lacks 'model.v.weight', which B changes", "without(",

@@ -125,7 +125,9 @@ def test_what_is_assumed_is_said() -> None:
     assert any("t 50% is read as 0.5" in note for note in notes(slerp))
     assert any("is not one of the two" in note for note in notes(slerp + "base_model: other\n"))
     sliced = "slices: [{sources: [{model: m, layer_range: [0, 2], parameters: {weight: 1}}]}]\n"
-    assert any("gives the same layers as m" in note for note in notes("merge_method: ties\nbase_model: b\n" + sliced))
+    assert any(
+        "provides the same layers as m" in note for note in notes("merge_method: ties\nbase_model: b\n" + sliced)
+    )
 
 
 def test_no_note_without_a_reason() -> None:
@@ -243,8 +245,8 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
         (
             "merge_method: ties\nbase_model: b\nmodels: [{model: m}]\n",
             1,
-            "m has no weight",
-            "give it parameters",
+            "m lacks the parameter weight",
+            "add parameters",
         ),
         (
             "merge_method: ties\nbase_model: b\nmodels: [{model: m}, {model: m}]\n",
@@ -255,7 +257,7 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
         (
             "merge_method: ties\nbase_model: b\nmodels: [{model: 3}]\n",
             3,
-            "model must name a model, not 3",
+            "model must be the path or hub id of a model, not 3",
             "write its path",
         ),
         (
@@ -265,8 +267,8 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
             None,
         ),
         ("merge_method: ties\nbase_model: b\nmodels: m\n", 3, "models must be a list of models", None),
-        ("merge_method: linear\n" + TWO, 1, "b has no weight", "give it parameters"),
-        ("merge_method: slerp\n" + TWO, 1, "the merge has no t", "give it parameters"),
+        ("merge_method: linear\n" + TWO, 1, "b lacks the parameter weight", "add parameters"),
+        ("merge_method: slerp\n" + TWO, 1, "the merge lacks the parameter t", "add parameters"),
         (
             "merge_method: nuslerp\n" + TWO + "parameters: {nuslerp_flatten: false}\n",
             4,
@@ -291,7 +293,7 @@ TWO = "base_model: b\nmodels: [{model: m, parameters: {weight: 1}}, {model: n, p
             "merge_method: ties\nbase_model: b\nslices:\n  - sources: [{model: m, layer_range: [0, 4]},"
             " {model: n, layer_range: [1, 5]}]\n",
             4,
-            "does not say which layers of base_model",
+            "does not list the layers of base_model",
             "list the base_model",
         ),
         (
