@@ -184,17 +184,12 @@ def test_parts_of_a_packed_module_are_kept_together(way: str, tmp_path: Path) ->
     write(tmp_path / "base", model(way, 0), way)
     write(tmp_path / "one", model(way, 1), way)
     first, *others = sorted(packed(way))
-    torn = [
-        {"match": f"{LAYER}.{first}", "keep": "one"},
-        {"match": [f"{LAYER}.{name}" for name in others], "keep": "base"},
-    ]
+    rest = [f"{LAYER}.{name}" for name in others]
+    torn = [{"match": f"{LAYER}.{first}", "keep": "one"}, {"match": rest, "keep": "base"}]
     with pytest.raises(TaskmergeError, match=r"its parts would come from several models: base, one") as told:
         plan(recipe_of(tmp_path, merge={"rules": torn}))
-    move = f"rules: - {{match: '{LAYER}.*', keep: one}}"
-    assert move in str(told.value)
-    kept = FusedStateDict(plan(recipe_of(tmp_path, merge={"rules": [{"match": f"{LAYER}.*", "keep": "one"}]})))
-    for name, value in packed(way, 1).items():
-        assert (
-            same_bits(torch.from_numpy(np.array(kept.read(f"{LAYER}.{name}"))), value.reshape(-1))
-            or value.dtype == torch.bfloat16
-        )
+    assert f"rules: - {{match: '{LAYER}.*', keep: one}}" in str(told.value)
+    recipe = recipe_of(tmp_path, merge={"rules": [{"match": f"{LAYER}.*", "keep": "one"}]})
+    execute(plan(recipe), recipe, tmp_path / "out")
+    out, one = read_model(tmp_path / "out"), read_model(tmp_path / "one")
+    assert all(same_bits(out[f"{LAYER}.{name}"], one[f"{LAYER}.{name}"]) for name in packed(way))
