@@ -17,6 +17,7 @@ from taskmerge.checkpoints.storage_noise import noise_of
 from taskmerge.errors import MergeError
 from taskmerge.merging import common
 from taskmerge.merging.covariances import matrices
+from taskmerge.merging.never_merged import module_of_packed
 from taskmerge.merging.once import Once
 from taskmerge.merging.operands import Operands
 from taskmerge.merging.sides import add_side_files
@@ -240,11 +241,15 @@ class FusedStateDict(StateDict):
             if not np.array_equal(base, self.plan.inputs[source.label].read(source.name)):
                 name = step.info.name
                 why = "" if not step.info.format.mergeable else f" ({step.rule})"
-                raise MergeError(
-                    f"the {step.info.dtype} tensor {name!r} differs between the base and {source.label}{why}",
-                    next_move=f"choose which one to keep: rules: - {{match: {name!r}, keep: base}}; for a task vector "
-                    f"in Python: without({name!r})",
-                )
+                what = f"the {step.info.dtype} tensor {name!r} differs between the base and {source.label}{why}"
+                move = f"rules: - {{match: {name!r}, keep: base}}; for a task vector in Python: without({name!r})"
+                if (module := module_of_packed(self.plan.base, name)) is not None:
+                    raise MergeError(
+                        what,
+                        next_move="`output: {quantized: true}` merges packed numbers of a supported kind; or choose "
+                        f"which module to keep: rules: - {{match: '{module}.*', keep: base}}",
+                    )
+                raise MergeError(what, next_move=f"choose which one to keep: {move}")
 
     def _agree(self, step: TensorStep) -> bool:
         """Whether all inputs of a merged tensor hold the same values: buffers of ±inf are then copied."""

@@ -9,6 +9,7 @@ from taskmerge.checkpoints.lineage.census import Census
 from taskmerge.checkpoints.lineage.inside_factors import factor_names
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import MergeError, Problem
+from taskmerge.merging.steps import TensorStep
 
 _OTHERWISE = "is packed in {} but not in {}: its values cannot be read"
 _MOVE = "name the model that it was made from, or save it dequantised with transformers (model.dequantize())"
@@ -32,6 +33,29 @@ def never_merged(census: Census) -> tuple[dict[str, str], list[Problem]]:
             side, other = (label, BASE) if odd in theirs else (BASE, label)
             problems.append(Problem(f"{odd!r} {_OTHERWISE.format(side, other)}", None, _MOVE))
     return reasons, problems
+
+
+def torn_modules(census: Census, steps: Iterable[TensorStep]) -> list[Problem]:
+    """Packed modules whose parts the output would have from several inputs: codes of one and scales of another."""
+    modules = {name: module for module, names in packed_modules(census.base).items() for name in names}
+    labels: dict[str, set[str]] = {}
+    for step in steps if modules else ():
+        if step.info.name in modules:
+            labels.setdefault(modules[step.info.name], set()).add(step.source.label)
+    return [
+        Problem(
+            f"{module!r} is packed, but its parts would come from several models: {', '.join(sorted(found))}",
+            None,
+            f"keep all of it from one: rules: - {{match: '{module}.*', keep: {min(found - {BASE})}}}",
+        )
+        for module, found in labels.items()
+        if len(found) > 1
+    ]
+
+
+def module_of_packed(state_dict: StateDict, name: str) -> str | None:
+    """The module of a tensor of packed numbers; None for any other tensor."""
+    return next((module for module, names in packed_modules(state_dict).items() if name in names), None)
 
 
 def check_packing(inputs: Mapping[str, StateDict]) -> None:

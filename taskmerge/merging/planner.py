@@ -21,7 +21,7 @@ from taskmerge.merging.covariances import missing, protected_specialists
 from taskmerge.merging.decisions import Decisions, Takes
 from taskmerge.merging.few_bits import packed_as_base
 from taskmerge.merging.inputs import Inputs
-from taskmerge.merging.never_merged import never_merged
+from taskmerge.merging.never_merged import never_merged, torn_modules
 from taskmerge.merging.notes import notes
 from taskmerge.merging.steps import Dropped, Plan, Source, TensorStep
 from taskmerge.merging.tokenizer import tokenizer_texts, without_tokenizer
@@ -75,7 +75,7 @@ class Planner:
         self._covariances(decisions.methods)
         found = [step for step in decided if step is not None]
         problems, warnings = settings(census, self.inputs.state_dicts, found)
-        self.problems += [*decisions.layers.problems(), *problems]
+        self.problems += [*decisions.layers.problems(), *problems, *torn_modules(census, found)]
         self.warnings += [*decisions.layers.warnings(), *warnings]
         if self.problems:
             said_by_recipe = all(problem.place is not None for problem in self.problems)

@@ -178,3 +178,20 @@ def test_factors_that_cannot_be_folded_are_refused(tmp_path: Path, adapters: tup
     write(tmp_path / "one", with_factors(1, adapters), None)
     with pytest.raises(TaskmergeError, match=words):
         plan(recipe_of(tmp_path))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_parts_of_a_packed_module_are_kept_together(way: str, tmp_path: Path) -> None:
+    """Codes of one model and scales of another are numbers that neither has."""
+    write(tmp_path / "base", model(way, 0), way)
+    write(tmp_path / "one", model(way, 1), way)
+    first, *others = sorted(packed(way))
+    rest = [f"{LAYER}.{name}" for name in others]
+    torn = [{"match": f"{LAYER}.{first}", "keep": "one"}, {"match": rest, "keep": "base"}]
+    with pytest.raises(TaskmergeError, match=r"its parts would come from several models: base, one") as told:
+        plan(recipe_of(tmp_path, merge={"rules": torn}))
+    assert f"rules: - {{match: '{LAYER}.*', keep: one}}" in str(told.value)
+    recipe = recipe_of(tmp_path, merge={"rules": [{"match": f"{LAYER}.*", "keep": "one"}]})
+    execute(plan(recipe), recipe, tmp_path / "out")
+    out, one = read_model(tmp_path / "out"), read_model(tmp_path / "one")
+    assert all(same_bits(out[f"{LAYER}.{name}"], one[f"{LAYER}.{name}"]) for name in packed(way))
