@@ -27,7 +27,7 @@ _KEPT = 3
 
 
 class Unpacked(StateDict):
-    """`StateDict` of what weights in few bits stand for: float32, of products in float64 rounded once."""
+    """`StateDict` of the numbers of packed weights: float32, of products in float64 rounded once."""
 
     def __init__(self, source: StateDict, found: Mapping[str, Codec]) -> None:
         self.source, self.codecs = source, dict(found)

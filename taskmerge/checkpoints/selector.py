@@ -84,7 +84,7 @@ class Selector:
     ) -> list[Problem]:
         """Return a problem for each pattern that selects nothing, with the nearest names.
 
-        place: where the patterns stand.  what: the setting that holds them ("copy: audio").  among: the tensors that
+        place: of the patterns.  what: the setting that they belong to ("copy: audio").  among: the tensors that
         count; left out: all.  of: whose they are, for the message.  also: names of other things allowed here.
         """
         names = self.components if among is None else among
@@ -140,7 +140,7 @@ def may_name(pattern: str, component: str) -> bool:
     """
     try:
         first = Pattern.parse(pattern.partition(".")[0])
-    except PatternError:  # the dot stands inside braces
+    except PatternError:  # the dot is inside braces
         return True
     return first.matches(component)
 

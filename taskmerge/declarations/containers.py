@@ -81,7 +81,7 @@ class NumberEach(Kind):
 
 @dataclass(frozen=True)
 class Listed(Kind):
-    """A list; one entry may stand alone. Read as a tuple. empty: it may have no entries."""
+    """A list; one entry may be given alone. Read as a tuple. empty: it may have no entries."""
 
     entry: Kind
     lone: bool = True

@@ -163,7 +163,7 @@ def fuse(
     Raises:
         RecipeError, MergeError or CheckpointError: with every problem found.
         UsageError: for live models that cannot be merged as they are (quantized, sharded, not loaded), and for
-            `in_place` where the result is no model of the base's kind.
+            `in_place` if the result is not a model of the base's kind.
     """
     device = parse_device(device)
     sources: dict[str, Source] = {BASE: base, **specialists}

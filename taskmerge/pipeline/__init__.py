@@ -38,7 +38,7 @@ def run(
 
     What the stages read that will run is checked before the first of them does. A stage before `start` whose model is
     gone is run again. Raises UsageError for an unknown stage, RecipeError for stages that contradict each other,
-    OutputError for what stands in the way of an output, and what the stages raise.
+    OutputError for conflicts with an output, and the errors of the stages.
     """
     for name in (start, until):
         if name is not None and name not in STAGES:

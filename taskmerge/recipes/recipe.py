@@ -116,7 +116,7 @@ def load(path: str | Path) -> Recipe:
 
 
 def _of_user_or_model(path: Path) -> AbstractContextManager[None]:
-    """A recipe beside a model's files, or in the hub's cache, came with the model: no code that it names runs."""
+    """A recipe next to a model's files, or in the hub's cache, came with the model: no code that it names runs."""
     return not_the_users(str(path)) if is_model_folder(path.resolve().parent) else nullcontext()
 
 

@@ -189,7 +189,7 @@ class Balance:
             yield Problem(what, self.place, "leave out temperature, or set follows: size")
 
     def share_problems(self, data: Sources) -> Iterator[Problem]:
-        """Yield shares of sets that are not there, and of a single set. data: of the stage."""
+        """Yield a problem for each share of a missing set, and for shares of a single set. data: of the stage."""
         if self.temperature is not None and not isinstance(data, Mapping):
             what = f"balance: temperature: {self.temperature:g} applies to several sets, and `data` is one"
             yield Problem(what, self.place, "leave it out, or name the sets: data: {NAME: PAIRS}")

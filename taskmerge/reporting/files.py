@@ -24,7 +24,7 @@ def write_report(
 
     data: what the sections were made of, as plain data; numbers that are none become null. recipe: its text, for the
     last section, which says how all of it was made.
-    Pages of ours are replaced, and what stands beside them; nothing else is. Raises OutputError for that, and when the
+    Pages of ours are replaced, and their files; nothing else is. Raises OutputError for that, and when the
     folder cannot be written to.
     """
     page, twin = check_page(path)

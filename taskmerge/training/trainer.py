@@ -36,12 +36,12 @@ _BETWEEN = "|"  # column and name of a feature
 class StageTrainer(SentenceTransformerTrainer):
     """Saves and restores only tensors that require gradients: a checkpoint is as large as what it trains.
 
-    A checkpoint holds whole tensors by name, so that any number of processes can go on from it.
+    A checkpoint has complete tensors by name, so that any number of processes can resume it.
 
     Attributes:
         apart: frozen parts that are run by themselves: they are not sharded.
-        first: called once the model is where it trains and as it came, before anything is learnt or taken up.
-        step_losses: of every step, the mean over processes; a run that goes on takes up those of the one before.
+        first: called once when the initial model is on its device, before training or resuming.
+        step_losses: of every step, the mean over processes; a resumed run continues the earlier list.
         told: the progress.
     """
 

@@ -1,4 +1,4 @@
-"""Weights that are stored in few bits, there and back: what they stand for, and the nearest that the format holds.
+"""Weights that are stored in few bits: reading their numbers, and storing the nearest that the format has.
 
 | stored                                                    | stands for                     | unit of one scale       |
 |-----------------------------------------------------------|--------------------------------|-------------------------|

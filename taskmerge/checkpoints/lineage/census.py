@@ -188,7 +188,7 @@ class Census:
 
 
 def _told_by_their_owners(inputs: Mapping[str, StateDict], own: Mapping[str, list[str]]) -> dict[str, str]:
-    """What a specialist's own file tells of towers and projectors that it brings: there no others lie beside them."""
+    """The kinds of towers and projectors that a specialist adds, from its own file, which has no others."""
     known: dict[str, str] = {}
     for label in {owners[0] for owners in own.values()}:
         parts = component_map(inputs[label].tensors, inputs[label].config)

@@ -227,7 +227,7 @@ class _StraightFile:
         self._failed = False
 
     def _indirect(self) -> bool:
-        """Goes on through the page cache; False if it already did."""
+        """Continues through the page cache; False if it already did."""
         flags = fcntl.fcntl(self._file, fcntl.F_GETFL)
         if not flags & _DIRECT:
             return False

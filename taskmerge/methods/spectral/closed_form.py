@@ -1,6 +1,6 @@
 """Methods whose result minimises how much the specialists interfere in each other's input space, in closed form.
 
-Each task vector stands in for the inputs that made it: G_i = d_iᵀ d_i.
+Each task vector represents the inputs that made it: G_i = d_iᵀ d_i.
 """
 
 from __future__ import annotations

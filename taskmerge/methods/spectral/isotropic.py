@@ -87,7 +87,7 @@ def iso_cts(
     for delta, weight, sigma in zip(cleaned, weights.tolist(), rounding, strict=True):
         own = weight * delta
         outside = own - parts[0].left @ (parts[0].left.mT @ own)
-        # What rounding, of the delta and of the common space, leaves outside of that is no direction of its own.
+        # What rounding, of the delta and of the common space, leaves outside of that is not a direction of its own.
         levels.append(math.hypot(weight * sigma, together.rows))
         parts.append(triplets(outside, white(levels[-1]), largest=longest, or_all=False).first(each))
     values = torch.cat([part.values for part in parts])
