@@ -11,7 +11,7 @@ from taskmerge.checkpoints.structure import HasHeader, Leading, Path, common, ou
 
 
 class Projectors:
-    """Places the projectors of one checkpoint whose names leave open that, or of what, they are."""
+    """The projectors of one checkpoint whose names leave open their kind or their modality."""
 
     def __init__(self, parts: Parts, towers: Towers) -> None:
         self.parts, self._finder = parts, towers

@@ -12,7 +12,7 @@ from taskmerge.words import modalities
 
 
 class Towers:
-    """Finds the towers of one checkpoint and places those that no name tells."""
+    """The encoders of one checkpoint, found among the tensors that no name reveals."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts

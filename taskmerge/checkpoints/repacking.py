@@ -73,7 +73,7 @@ def unpacked(state_dict: StateDict) -> StateDict:
 
 
 class Repacked(StateDict):
-    """`StateDict` of a merged model whose weights are stored as its base stores them.
+    """A `StateDict` of a merged model whose weights are stored in the base's format.
 
     merged: plain numbers, by the base's names; of the weights that the base has in few bits float32. base: as opened.
     """

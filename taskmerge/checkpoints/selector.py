@@ -25,7 +25,7 @@ _MOST_SHOWN = 10
 
 
 class Named(Protocol):
-    """Tensor name -> component, as far as patterns must know it; `components.Components` is one."""
+    """The components by tensor name, as patterns need them; `components.Components` is one."""
 
     def __getitem__(self, name: str) -> str: ...
 
@@ -44,7 +44,7 @@ class Named(Protocol):
 
 
 class Selector:
-    """Reads patterns against the tensors of one checkpoint, by their names and components."""
+    """The tensors of one checkpoint, selected by patterns on their names and components."""
 
     def __init__(self, components: Named) -> None:
         self.components = components

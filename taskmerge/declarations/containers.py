@@ -190,7 +190,7 @@ class Either(Kind):
 
 @dataclass(frozen=True)
 class Nothing(Kind):
-    """Left empty, or written as null."""
+    """An absent value, or null."""
 
     @property
     def words(self) -> str:

@@ -195,7 +195,7 @@ class Number(Kind):
 
 @dataclass(frozen=True)
 class Flag(Kind):
-    """true or false, nothing else."""
+    """A switch: true or false, nothing else."""
 
     @property
     def words(self) -> str:
@@ -224,7 +224,7 @@ class Flag(Kind):
 
 @dataclass(frozen=True)
 class Text(Kind):
-    """Text that says something: not empty, no control characters."""
+    """Text that is not empty and has no control characters."""
 
     @property
     def words(self) -> str:

@@ -28,7 +28,7 @@ _HUB_OPTIONS = ("token", "cache_folder", "revision", "local_files_only")
 
 
 class OmniEmbedder(InputModule):
-    """First module of a SentenceTransformer: (text, pictures, audio, films) -> token embeddings.
+    """The first module of a SentenceTransformer: (text, pictures, audio, videos) -> token embeddings.
 
     Tensors are named ``backbone.*``, ``{tower}_encoder.*``, ``{tower}_projector.*``.
 
@@ -96,7 +96,7 @@ class OmniEmbedder(InputModule):
 
     @property
     def max_seq_length(self) -> int | None:
-        """Most tokens of one item."""
+        """The maximum number of tokens of one item."""
         return self.inputs.max_seq_length
 
     @max_seq_length.setter

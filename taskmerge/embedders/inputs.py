@@ -16,7 +16,7 @@ MESSAGE = "message"
 
 
 class BackboneInputs(ABC):
-    """Lays out items as features of the backbone, with placeholder tokens where a tower's vectors go.
+    """The layout of items as features of the backbone, with placeholder tokens for an encoder's vectors.
 
     Attributes:
         tokenizer: the backbone's.

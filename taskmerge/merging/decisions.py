@@ -28,7 +28,7 @@ Weighting = tuple[float | Fraction, ...]
 
 @dataclass
 class Decisions:
-    """Decides tensor by tensor.
+    """The decisions of a plan, tensor by tensor.
 
     fixed: tensors that are never merged, and why.  copied: those that the recipe copies -> (specialist, pattern).
     protected: the specialists that rules of `protect` name.  problems, warnings, dropped: of the whole plan; what is

@@ -68,14 +68,27 @@ def execute(
 ) -> Written:
     """Write the planned model into folder `out`, completely or not at all.
 
-    finish: every weight file was written by a part (`parts.execute_part`): they are checked, what is missing is named.
-
-    memory: bytes an elementwise merge stays within, in addition to mapped input pages; other methods need their largest
-    tensor whole. progress: called with the number of bytes written since the last call.
-
     An interrupted run leaves its finished files next to `out` and the next call continues from them, and so does one
     that lacked disk space or a download. A failure that another try cannot repair (a NaN, integers that disagree)
-    leaves nothing. Raises UsageError (a device that is not available), OutputError, MergeError, CheckpointError.
+    leaves nothing.
+
+    Args:
+        plan: the plan of the merge.
+        recipe: the recipe that it was made from, for the record.
+        out: the folder, or the uri of a store.
+        device: device of the arithmetic.
+        fresh: replace an existing folder that taskmerge made.
+        progress: called with the number of bytes written since the last call.
+        memory: bytes that an elementwise merge stays within, in addition to mapped input pages; other methods need
+            their largest tensor completely.
+        finish: every weight file was written by a part (`parts.execute_part`): check them; missing ones are reported.
+
+    Returns:
+        The output with its hashes, and notes on resumed files.
+
+    Raises:
+        UsageError: for a device that is not available.
+        OutputError, MergeError, CheckpointError: if the output, the arithmetic or an input fails.
     """
     device = parse_device(device)
     fused = FusedStateDict(plan, device)

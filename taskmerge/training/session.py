@@ -35,7 +35,7 @@ from taskmerge.words.progress import tell, work
 
 
 class Session:
-    """Everything is checked when a Session is made; `run` only trains.
+    """One training run: making it checks everything; `run` only trains.
 
     embedder: trained in place.  sets, held_out: {name: Pairs}.  train: components or globs.  folder: for checkpoints.
     stage: what the progress is called. Raises UsageError for data that cannot be used and components that do not exist.

@@ -34,7 +34,7 @@ _BETWEEN = "|"  # column and name of a feature
 
 
 class StageTrainer(SentenceTransformerTrainer):
-    """Saves and restores only tensors that require gradients: a checkpoint is as large as what it trains.
+    """A trainer that saves and restores only tensors that require gradients, so that checkpoints are small.
 
     A checkpoint has complete tensors by name, so that any number of processes can resume it.
 
@@ -197,7 +197,7 @@ class Telling(TrainerCallback):
 
 
 class StopAt(TrainerCallback):
-    """Leaves off after a step; the schedule stays that of all steps."""
+    """A callback that stops after a step; the schedule remains that of all steps."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -210,7 +210,7 @@ class StopAt(TrainerCallback):
 
 @dataclass
 class ColumnCollator(SentenceTransformerDataCollator):
-    """From numbers of items to features of all columns, and the items' rows of a bank.
+    """A collator from numbers of items to features of all columns, and the items' rows of a bank.
 
     labels: set -> rows of a bank (pairs, columns); None: texts are embedded with the items.
     """

@@ -133,7 +133,7 @@ class Trial(ABC):
 
 
 class SplitTrial(Trial):
-    """One part is fitted on, the other judges."""
+    """A trial with one split: one part is fitted on, the other is held out."""
 
     def __init__(
         self, source: _Source, sets: dict[str, Pairs], held: dict[str, Pairs], notes: Sequence[str] = ()

@@ -20,7 +20,7 @@ _VERSION = re.compile(r"(2vec|v?\d)+$")
 
 @dataclass(frozen=True)
 class Modality:
-    """One row.
+    """One modality.
 
     name: also the name of its data column.  media: how an item is decoded.  tower: what its components begin with; ""
     for text, which has none.  columns: further data columns that hold items of it.  words: whole words of tensor names

@@ -110,7 +110,7 @@ class Sequence(Step):
 
 @dataclass(frozen=True)
 class Character(Step):
-    """This character."""
+    """One given character."""
 
     character: str
 

@@ -15,7 +15,7 @@ Side = Literal["low", "high", "neither"]
 
 @dataclass(frozen=True)
 class Statistic:
-    """One row.
+    """One statistic of drift.
 
     key: its name in results and JSON.  title: its name for people.  worse: the side that is harmful, which is also
     the side that a null band is limited on.  format: of its values, as a format specification.  leads: whether it may

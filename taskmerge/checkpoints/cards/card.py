@@ -48,8 +48,11 @@ class Score(NamedTuple):
 
 
 class Card(NamedTuple):
-    """text: of README.md.  findings: what it leaves open (licences that differ, inputs without a hub id), as sentences.
-    conflict: whether the licences of the inputs differ."""
+    """The text of a model card, with its open questions.
+
+    text: of README.md.  findings: information that it leaves open (licences that differ, inputs without a hub id), as
+    sentences.
+    """
 
     text: str
     findings: Sequence[str]

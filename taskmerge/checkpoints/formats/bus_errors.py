@@ -44,7 +44,7 @@ _ON_STACK, _SIGINFO = (0x1, 0x40) if sys.platform == "darwin" else (0x08000000, 
 
 
 class Watched:
-    """One mapping that is watched over until it is let go of. torn: whether pages of it could not be had."""
+    """One mapping that is watched until it is released. torn: whether pages of it could not be read."""
 
     def __init__(self, region: mmap.mmap) -> None:
         self._row = -1

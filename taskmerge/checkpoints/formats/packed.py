@@ -68,7 +68,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EightBits:
-    """8-bit floats with scales. scaled: where the scale is, and its block."""
+    """A weight in 8-bit floats with scales. scaled: name of the scale, and its block."""
 
     name: str
     info: TensorInfo

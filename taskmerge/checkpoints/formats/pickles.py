@@ -21,7 +21,7 @@ _MOST_EXPANDED = 64 << 20
 
 
 class PickleFile(WeightFile):
-    """One such file, with the interface of a safetensors file. Raises CheckpointError when it is none.
+    """One such file, with the interface of a safetensors file. Raises CheckpointError for any other file.
 
     archive: the part that was read already, for tensors in an inner archive. notes: what was assumed about it.
     """

@@ -95,7 +95,7 @@ def dequantized(state_dict: StateDict, *, keep_packed: bool = False) -> StateDic
 
 
 class Dequantized(StateDict):
-    """`StateDict` over scaled 8-bit floats, to be written in the format the model was trained in."""
+    """A `StateDict` of the numbers of scaled 8-bit floats, to be written in the format the model was trained in."""
 
     def __init__(self, source: StateDict, scaled: Mapping[str, Scaled]) -> None:
         self.source = source

@@ -152,7 +152,7 @@ _HARMFUL_BUILTINS = frozenset(("eval", "exec", "compile", "open", "__import__", 
 
 
 class Unpickler(pickle._Unpickler):
-    """Reads one pickle. Python's own, not the one in C, whose memo a hostile pickle can make take all memory.
+    """A reader of one pickle, based on Python's own: a hostile pickle can make C's memo take all memory.
 
     storages: every storage that the pickle names, by key.
     """

@@ -61,12 +61,12 @@ class Census:
 
     @property
     def specialists(self) -> list[str]:
-        """Their labels, in the recipe's order."""
+        """The specialists' labels, in the recipe's order."""
         return [label for label in self.inputs if label != BASE]
 
     @property
     def config(self) -> dict[str, Any]:
-        """config.json of the result: the naming input's, with what the others' modules in the output add to it."""
+        """The result's config.json: the naming input's, completed for modules of others in the output."""
         added = {label: (self.inputs[label].config, bring) for label, bring in self.grafts.items()}
         if self.naming.label != BASE:
             theirs = {self.components.home(name) for name in self.inputs[self.naming.label].tensors}
@@ -94,7 +94,7 @@ class Census:
 
     @cached_property
     def selector(self) -> Selector:
-        """Reads the recipe's patterns."""
+        """The selector for the recipe's patterns."""
         return Selector(self.components)
 
     def misfits(self, name: str, labels: Sequence[str]) -> list[Problem]:

@@ -34,7 +34,7 @@ class FileNote(TypedDict):
 
 
 class Notes(Protocol):
-    """Texts by name, where every process of one output sees them."""
+    """Texts by name, in a place that every process of one output reads."""
 
     @property
     def place(self) -> str:

@@ -41,7 +41,7 @@ from taskmerge.words.system_errors import writing
 
 
 class OutputFolder:
-    """Collects the files of one output and publishes them in one rename.
+    """The files of one output while they are collected; they are published in one rename.
 
     final: the folder to make. identity: text that is equal only for runs that would write the same bytes; "" for a run
     that cannot be resumed. fresh: replace an output made here and remove an unfinished one. inputs: folders

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Encoder(nn.Module, ABC):
-    """Turns media items into sequences of vectors.
+    """A module that turns media items into sequences of vectors.
 
     kind: its registered name.  modalities: what `prepare` accepts.  output_size: width of its vectors.
     options: keyword arguments that rebuild it, JSON-serialisable.
