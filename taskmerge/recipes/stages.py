@@ -149,6 +149,7 @@ class Recover(Training):
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problems that affect several keys."""
         given = [row.name for row in fields_of(Training) if getattr(self, row.name) != row.default]
         if self.method == "closed_form" and given:
             what = f"recover: {', '.join(given)}: the method closed_form takes no gradient steps"
@@ -287,6 +288,7 @@ class Evaluate:
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problems that affect several keys."""
         if not self.retrieval and not self.mteb:
             yield Problem(
                 "evaluate: there is nothing to score", self.place, "add retrieval: {NAME: PAIRS}, or mteb: [TASK]"

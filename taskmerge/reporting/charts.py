@@ -62,7 +62,7 @@ def line_chart(chart: LineChart, frame: Frame = WIDE) -> str:
 
 
 def plot(frame: Frame, x_low: float, x_high: float, y_low: float, y_high: float) -> Place:
-    """Where a point of these ranges is drawn."""
+    """Return the function from a point of these ranges to its place in the drawing."""
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = frame.left + (x - x_low) / (x_high - x_low) * (frame.width - frame.left - frame.right)

@@ -94,7 +94,7 @@ class Rows:
 
 
 def has_tokenizer(folder: Path | None) -> bool:
-    """Whether a folder has the vocabulary of a tokenizer, in a file that can be read as text or not."""
+    """Return whether a folder has the vocabulary of a tokenizer, in a file that can be read as text or not."""
     return folder is not None and any((folder / name).is_file() for name in _VOCABULARIES)
 
 
