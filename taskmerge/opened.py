@@ -1,6 +1,6 @@
 """Record of the files that a result was made from: readers report the files that they open, and a recorder keeps them.
 
-Nobody lists the inputs of a stage by hand: each file is reported by the code that reads it.
+No list of the inputs of a stage is written by hand: each file is reported by the code that reads it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _listeners: list[Heard] = []
 
 
 def opened(*paths: Path, media: bool = False) -> None:
-    """Say that files, or folders with all that lies in them, are read.
+    """Report that files, or folders with their content, are read.
 
     Args:
         paths: what is opened.

@@ -1,4 +1,4 @@
-"""Text as it may be shown: names of files and tensors come from strangers and are no orders."""
+"""Text in a safe form for display: foreign names of files and tensors must not control the terminal."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Files of ours that are written anew while they are in use: there whole, in their old or their new form.
+"""Files of ours that are rewritten while they are in use: always complete, in their old or their new form.
 
-What is written first lies beside the file, under one of two kinds of name: one that is known beforehand, for files that
-a single process writes, or one of this process, for files that several may write at once.
+The new version is first written next to the file, under one of two kinds of name: one that is known beforehand, for
+files that a single process writes, or one of this process, for files that several may write at once.
 """
 
 from __future__ import annotations

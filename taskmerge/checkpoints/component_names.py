@@ -61,7 +61,7 @@ _SPEECH_DECODER = re.compile(r"talker|token2wav|code2wav|code_predictor|vocoder"
 _LAYERS = frozenset(
     ["layers", "layer", "blocks", "block", "h", "encoders", "resblocks", "stages", "decoder_layers", "encoder_layers"]
 )
-# Path components that arrange a model without naming it: what stands before them is the base model's prefix.
+# Path components that arrange a model without naming it: the part before them is the base model's prefix.
 STRUCTURE = frozenset(("encoder", "decoder", "transformer", "embeddings")) | _LAYERS
 # Words by which owners of a model call the language model in it.
 _LANGUAGE = frozenset(("language", "text", "llm", "lm"))
@@ -198,7 +198,7 @@ class Layout:
             return self._in_tower(parts, tower)
         if "/" in name or any(_HEAD.fullmatch(part) for part in parts[:3]):
             return Placed(HEAD)
-        # The pooler stands inside the base model, yet classes with a head of their own lack it.
+        # The pooler is inside the base model, yet classes with a head of their own lack it.
         if inside[:1] in (["pooler"], ["head"]) or parts in (["decoder", "weight"], ["decoder", "bias"]):
             return Placed(HEAD)
         if self.prefix and inside is parts and parts[:1] != ["language_model"]:
@@ -230,7 +230,7 @@ def joined(modality: str | None) -> str:
 
 
 def _before_numbers(name: str) -> tuple[str, bool]:
-    """The path up to the first number in a name, and whether it is the tensor's own: no number stands in its name."""
+    """The path up to the first number in a name, and whether it is the tensor's own: its name has no number."""
     if "/" in name:
         name = name.replace("/", ".")
     if name[:1].isdigit() and _FIRST_NUMBER.match(name):
@@ -260,7 +260,7 @@ def _tower(parts: Sequence[str], leaf: bool = True) -> int | None:
 
 
 def _sole_modality(names: Iterable[str], config: Mapping[str, Any]) -> str | None:
-    """The one modality beside text, from the config's sections or, failing that, from the names; None if several."""
+    """The one modality other than text, from the config's sections or else from the names; None if several."""
     sections = [key for key in config if key.endswith("_config") and isinstance(config[key], Mapping)]
     found = {modality for key in sections if (modality := _modality([key.replace("-", "_")]))}
     found = found or {modality for name in names if (modality := _modality(_unnumbered(name)))}

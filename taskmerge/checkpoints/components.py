@@ -61,7 +61,8 @@ __all__ = [
 class Components(Mapping[str, str]):
     """name -> component, for every tensor of one checkpoint, and what follows from it.
 
-    inferred: the modules that no name tells, each with what does. towers: the stacks of layers beside the backbone's.
+    inferred: the modules that no name reveals, each with the reason. towers: the stacks of layers besides the
+    backbone's.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Covariances of the inputs of a model's linear layers, stored beside its weights.
+"""Covariances of the inputs of a model's linear layers, stored next to its weights.
 
-The file lies in a folder of its own, `statistics/`, so that no reader takes it for a shard. It holds one float32 matrix
+The file is in a folder of its own, `statistics/`, so that no reader takes it for a shard. It holds one float32 matrix
 (inputs, inputs) a distinct input; layers that read the same input (query, key and value) share one, as the aliases in
 its header say.
 """

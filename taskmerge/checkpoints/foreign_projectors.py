@@ -11,7 +11,7 @@ from taskmerge.checkpoints.structure import HasHeader, Leading, Path, common, ou
 
 
 class Projectors:
-    """Places the projectors of one checkpoint whose names leave open that, or of what, they are."""
+    """The projectors of one checkpoint whose names leave open their kind or their modality."""
 
     def __init__(self, parts: Parts, towers: Towers) -> None:
         self.parts, self._finder = parts, towers
@@ -52,7 +52,7 @@ class Projectors:
         return [tower for tower in towers if self.parts.towers.index(tower) not in self._served]
 
     def _leads(self, root: Path) -> Leading:
-        """Between which widths a module leads; of one with layers, what stands around them."""
+        """The widths that a module connects; for one with layers, those of the modules around them."""
         leads = Leading.of(self.parts.loose(root))
         return leads if leads.sides else Leading.of(self.parts.under(root))
 
@@ -65,7 +65,7 @@ class Projectors:
     # ------------------------------------------------------------------------------------------- inside a tower
 
     def _inside(self, named: bool) -> None:
-        """What stands in a tower and leads out of it; in one that names tell, only where no projector is known."""
+        """Modules in a tower that lead out of it; in one that names tell, only where no projector is known."""
         for tower in [tower for tower in self.parts.towers if tower.named is named]:
             if named and not self._waiting([tower]):
                 continue
@@ -92,7 +92,7 @@ class Projectors:
         return units
 
     def _holds_core(self, root: Path, tower: Tower) -> bool:
-        """Whether a module stands in the innermost one that holds a tower's layers and what takes its raw input."""
+        """Whether a module is in the innermost one that holds a tower's layers and what takes its raw input."""
         core = tower.stacks[0].path[:-1]
         for name in self.parts.loose(tower.root):
             path = tuple(name.split("."))
@@ -144,7 +144,7 @@ class Projectors:
             self._assign([root for root in roots if self._may_lead(root, place)], units)
 
     def _assign(self, roots: Sequence[Path], units: dict[Path, str]) -> None:
-        """Gives each module the tower that feeds it: the certain ones first, then by who stands nearest."""
+        """Gives each module the tower that feeds it: the certain ones first, then the nearest one."""
         pending = list(roots)
         while pending:
             options = {root: self._options(root) for root in pending}
@@ -180,7 +180,7 @@ class Projectors:
         return self._waiting(self.parts.towers) or foreign if foreign else []
 
     def _nearness(self, root: Path, towers: Sequence[Tower]) -> int:
-        """How much nearer the nearest tower stands than those of other modalities; 0 when none is nearer."""
+        """How much nearer the nearest tower is than those of other modalities; 0 when none is nearer."""
         best: dict[str | None, int] = {}
         for tower in towers:
             best[tower.modality] = max(best.get(tower.modality, 0), common(root, tower.root))
@@ -207,7 +207,7 @@ class Projectors:
     # -------------------------------------------------------------------------------------------- what is left
 
     def _beside(self, units: dict[Path, str]) -> None:
-        """What leads into a projector, and norms and marks beside it."""
+        """Modules that lead into a projector, and norms and marks next to it."""
         for root, said in units.items():
             leads = self._leads(root)
             if said == BACKBONE or "projector" in said:

@@ -1,4 +1,4 @@
-"""Towers that somebody else's class brings: layers that are not the language model's, and what they take."""
+"""Towers of a user's own class: layers that are not the language model's, and what they take."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from taskmerge.words import modalities
 
 
 class Towers:
-    """Finds the towers of one checkpoint and places those that no name tells."""
+    """The encoders of one checkpoint, found among the tensors that no name reveals."""
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
@@ -90,7 +90,7 @@ class Towers:
         return list(below.items()) if len(set(said.values()) - {None}) > 1 else [(root, list(found))]
 
     def _is_foreign(self, stack: Stack, root: Path) -> bool:
-        """Whether layers are no part of the language model's: they take raw input, bear the name of an encoder, or
+        """Whether layers do not belong to the language model: they take raw input, bear the name of an encoder, or
         have another width or other insides."""
         if of_text(root) or any(
             self.parts.placed[name].component == HEAD and self.parts.placed[name].sure

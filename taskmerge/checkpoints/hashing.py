@@ -24,7 +24,7 @@ def sha256_of(path: Path) -> str:
     """Return the file's sha256, in hex.
 
     Looked up in ``$XDG_CACHE_HOME/taskmerge/sha256.json`` by real path, size, inode and times of change, and read whole
-    when anything differs. Its name says nothing: the hub's cache names files by their hash, and so can anybody.
+    when anything differs. Its name says nothing: the hub's cache names files by their hash, and so can a user.
     """
     real = path.resolve()
     if remote_bytes(real) is not None:
@@ -41,7 +41,7 @@ def sha256_of(path: Path) -> str:
 
 
 def remember(files: Sequence[tuple[Path, os.stat_result, str]]) -> None:
-    """Have `sha256_of` know files that need not be read again; a cache that cannot be written is no reason to fail.
+    """Have `sha256_of` know files that need not be read again; a cache that cannot be written does not cause an error.
 
     Args:
         files: path, state when its bytes were last known, and their sha256 in hex. A file that has changed since then

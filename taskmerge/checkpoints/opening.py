@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     Tensors: TypeAlias = Mapping[str, torch.Tensor] | Mapping[str, np.ndarray] | Mapping[str, torch.Tensor | np.ndarray]
     Stored: TypeAlias = str | Path | Tensors | StateDict | HasTensors
-    """A model that is no live one: a path, a hub id, tensors by name."""
+    """A model that is not live: a path, a hub id, tensors by name."""
     Openable: TypeAlias = Stored | nn.Module
 
 

@@ -27,7 +27,7 @@ _KEPT = 3
 
 
 class Unpacked(StateDict):
-    """`StateDict` of what weights in few bits stand for: float32, of products in float64 rounded once."""
+    """`StateDict` of the numbers of packed weights: float32, of products in float64 rounded once."""
 
     def __init__(self, source: StateDict, found: Mapping[str, Codec]) -> None:
         self.source, self.codecs = source, dict(found)
@@ -73,7 +73,7 @@ def unpacked(state_dict: StateDict) -> StateDict:
 
 
 class Repacked(StateDict):
-    """`StateDict` of a merged model whose weights are stored as its base stores them.
+    """A `StateDict` of a merged model whose weights are stored in the base's format.
 
     merged: plain numbers, by the base's names; of the weights that the base has in few bits float32. base: as opened.
     """

@@ -25,7 +25,7 @@ _MOST_SHOWN = 10
 
 
 class Named(Protocol):
-    """Tensor name -> component, as far as patterns must know it; `components.Components` is one."""
+    """The components by tensor name, as patterns need them; `components.Components` is one."""
 
     def __getitem__(self, name: str) -> str: ...
 
@@ -44,7 +44,7 @@ class Named(Protocol):
 
 
 class Selector:
-    """Reads patterns against the tensors of one checkpoint, by their names and components."""
+    """The tensors of one checkpoint, selected by patterns on their names and components."""
 
     def __init__(self, components: Named) -> None:
         self.components = components
@@ -84,7 +84,7 @@ class Selector:
     ) -> list[Problem]:
         """Return a problem for each pattern that selects nothing, with the nearest names.
 
-        place: where the patterns stand.  what: the setting that holds them ("copy: audio").  among: the tensors that
+        place: of the patterns.  what: the setting that they belong to ("copy: audio").  among: the tensors that
         count; left out: all.  of: whose they are, for the message.  also: names of other things allowed here.
         """
         names = self.components if among is None else among
@@ -140,7 +140,7 @@ def may_name(pattern: str, component: str) -> bool:
     """
     try:
         first = Pattern.parse(pattern.partition(".")[0])
-    except PatternError:  # the dot stands inside braces
+    except PatternError:  # the dot is inside braces
         return True
     return first.matches(component)
 

@@ -67,7 +67,7 @@ def shares(count: int, decay: float | None = None) -> tuple[float, ...]:
 
 
 class Averaged(StateDict):
-    """`StateDict` that are the weighted mean of others: float64, rounded once where they are read.
+    """A `StateDict` of the weighted mean of others: float64, rounded once when it is read.
 
     members: of equal names and shapes, oldest first. factors: what each is multiplied by; their sum is 1. Integers and
     bools are the last one's. Raises CheckpointError with every tensor that they do not share.

@@ -45,13 +45,13 @@ def storage_noise(stored: Iterable[np.ndarray], dtype: str) -> float:
 def noise_of(state_dict: StateDict, name: str) -> float:
     """Return the noise of one stored tensor, as white noise of the same strength.
 
-    Of a tensor that is no matrix: its `storage_noise`. The noise of a matrix grows with its entries, so that rows or
-    columns of large entries have more; what decides is the largest singular value that it can make. The result is the
-    standard deviation of the white noise that makes as large a one, which is the root mean square where all rows and
-    all columns are alike, and more where they are not.
+    For a tensor that is not a matrix: its `storage_noise`. The noise of a matrix grows with its entries, so that rows
+    or columns of large entries have more; what decides is the largest singular value that it can make. The result is
+    the standard deviation of the white noise that makes as large a one, which is the root mean square where all rows
+    and all columns are alike, and more where they are not.
 
     Args:
-        state_dict: where the tensor lies.
+        state_dict: of the tensor.
         name: its name there; F64, F32, F16 or BF16, of any shape.
     """
     info = state_dict.tensors[name]

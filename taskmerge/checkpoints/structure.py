@@ -89,7 +89,7 @@ def _stacks(tensors: Iterable[tuple[Path, tuple[int, ...]]], start: int) -> Iter
 
 
 def _are_modules(layers: Mapping[int, Sequence[tuple[str, tuple[int, ...]]]]) -> bool:
-    """Whether the largest of several has no tensor of a name that any other has: these are no layers of one stack."""
+    """Whether the largest of several has no tensor of a name that any other has: these are not layers of one stack."""
     largest = max(layers, key=lambda number: sum(is_matrix(shape) for _, shape in layers[number]))
     own = {name for name, _ in layers[largest]}
     others = {name for number, layer in layers.items() if number != largest for name, _ in layer}

@@ -36,7 +36,7 @@ def demo(
     from taskmerge.demo.story import tell
 
     disable_progress_bar()  # type: ignore[no-untyped-call]
-    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # repeats within an epoch are no news
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)  # repeats within an epoch are not printed
     table, places = tell(out, note, from_scratch=from_scratch)
     if as_json:
         report = str(places.report / "report.html")

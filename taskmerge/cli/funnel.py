@@ -35,7 +35,7 @@ def funnel(run: Callable[[], object]) -> int:
         The exit code: 0; that of a `TaskmergeError`; 1 for errors of the system; `INTERRUPTED`; `FAULT` for an
         unexpected error, whose traceback is saved in a file that the message names.
     """
-    sys.unraisablehook = lambda _: None  # what fails while an object is thrown away is nobody's next move
+    sys.unraisablehook = lambda _: None  # a failure during the deletion of an object needs no next move
     begin()
     begin_printing()
     with safe_streams(), results_apart(verbosity.json):
@@ -90,7 +90,7 @@ def _ended(error: BaseException) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error, file=sys.stderr)
             return UsageError.exit_code
-        if isinstance(error, BrokenPipeError):  # whoever read our output wants no more of it
+        if isinstance(error, BrokenPipeError):  # the reader of our output has closed it
             return 1
         unshown = _unshown(error)
         meant = OutputError(_UNSHOWN, "standard output", MOVES.get(error.errno or 0)) if unshown else told(error)  # type: ignore[attr-defined]

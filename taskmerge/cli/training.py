@@ -253,7 +253,7 @@ def _unrepaired(recipe: Recipe, until: str | None) -> bool:
 
 
 def _end(table: dict[str, Any], unrepaired: bool = False) -> None:
-    """End as a table of stages says: 3 where rehearsal had to leave the model as it came, so that no modality would end
+    """End as a table of stages says: 3 where rehearsal had to keep the initial model, so that no modality would end
     below its floor; as `diagnose-drift` does where nothing repairs what was diagnosed."""
     stages = table["stages"]
     code = 3 if stages.get("rehearse", {}).get("barred") else 0

@@ -18,7 +18,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 COUNT = Number(1, None, integer=True)
 """A number of things, at least one."""
 TEXTS = Listed(Text(), empty=True)
-"""Names or patterns; one may stand alone."""
+"""Names or patterns; one may be given alone."""
 
 
 @dataclass(frozen=True)

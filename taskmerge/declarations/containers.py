@@ -81,7 +81,7 @@ class NumberEach(Kind):
 
 @dataclass(frozen=True)
 class Listed(Kind):
-    """A list; one entry may stand alone. Read as a tuple. empty: it may have no entries."""
+    """A list; one entry may be given alone. Read as a tuple. empty: it may have no entries."""
 
     entry: Kind
     lone: bool = True
@@ -190,7 +190,7 @@ class Either(Kind):
 
 @dataclass(frozen=True)
 class Nothing(Kind):
-    """Left empty, or written as null."""
+    """An absent value, or null."""
 
     @property
     def words(self) -> str:

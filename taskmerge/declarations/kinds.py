@@ -18,7 +18,7 @@ Keys = tuple[str | int, ...]
 
 
 class _Bad:
-    """Stands where a value was wrong; its problem has been noted."""
+    """Replaces an invalid value; its problem has been noted."""
 
     def __repr__(self) -> str:
         return "BAD"
@@ -195,7 +195,7 @@ class Number(Kind):
 
 @dataclass(frozen=True)
 class Flag(Kind):
-    """true or false, nothing else."""
+    """A switch: true or false, nothing else."""
 
     @property
     def words(self) -> str:
@@ -224,7 +224,7 @@ class Flag(Kind):
 
 @dataclass(frozen=True)
 class Text(Kind):
-    """Text that says something: not empty, no control characters."""
+    """Text that is not empty and has no control characters."""
 
     @property
     def words(self) -> str:
@@ -261,7 +261,7 @@ class Text(Kind):
 
 @dataclass(frozen=True)
 class FreeText(Text):
-    """Text as it is to stand somewhere: it may be empty, and have line breaks and tabs."""
+    """Text that is used unchanged: it may be empty, and have line breaks and tabs."""
 
     def read(self, value: Any, at: At, problems: list[Problem]) -> Any:
         """Return the value in checked form; for an invalid one, add to `problems` and return BAD."""

@@ -28,14 +28,14 @@ class DeclarationError(TypeError):
 
 @dataclass(frozen=True)
 class Doc:
-    """One line that says what a parameter means."""
+    """The meaning of a parameter in one line."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Between:
-    """Bounds of a number; None leaves a side free. open: which ends are themselves excluded."""
+    """Bounds of a number; None: no bound. open: the ends that are excluded."""
 
     low: float | None
     high: float | None
@@ -44,7 +44,7 @@ class Between:
 
 @dataclass(frozen=True)
 class Gradient:
-    """Marks a number that may also be a list of numbers: a gradient over depth."""
+    """A mark for a number that may also be a list of numbers: a gradient over depth."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ REQUIRED = _Required()
 
 @dataclass(frozen=True)
 class Parameter:
-    """One named value. default: REQUIRED when it must be given."""
+    """One named value. default: REQUIRED without a default."""
 
     name: str
     kind: Kind

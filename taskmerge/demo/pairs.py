@@ -64,7 +64,7 @@ def typo_pairs(count: int, rng: random.Random) -> Pairs:
 
 
 def splits(seed: int = 0) -> dict[str, dict[str, Pairs]]:
-    """Return the pairs of both tasks, dealt out so that no target stands in two splits.
+    """Return the pairs of both tasks, divided so that no target is in two splits.
 
     Args:
         seed: of the draw; 0 is what the shipped specialists were trained on.

@@ -17,7 +17,7 @@ from taskmerge.embedders.whole import check_whole, take_out_pooler
 from taskmerge.errors import CheckpointError, UsageError
 
 PREFIX = "backbone."
-"""What stands before the names of its tensors."""
+"""The prefix of the names of its tensors."""
 _SHOWN = 5
 
 
@@ -81,7 +81,7 @@ def _token_embeddings(backbone: Any) -> list[nn.Module]:
 def backbone_config(backbone: Any) -> dict[str, Any]:
     """Return the description of the backbone in a grafted embedder's config.json."""
     table = backbone.config.to_dict()
-    table.pop("_name_or_path", None)  # where it lay on the machine that grafted it
+    table.pop("_name_or_path", None)  # its path on the machine that grafted it
     return {"backbone": table, "backbone_class": type(backbone).__name__}
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class ByteFile:
-    """A file that is read in pieces, or written at its end, by several threads. Closed when nobody holds it."""
+    """A file that is read in pieces, or written at its end, by several threads. Closed when nothing refers to it."""
 
     def __init__(self, path: Path, write: bool = False) -> None:
         """write: make a new one. Raises OSError."""
@@ -39,7 +39,7 @@ class ByteFile:
 
 
 class TemporaryFolder:
-    """A folder that is removed when nobody holds this any more."""
+    """A folder that is removed when nothing refers to this object any more."""
 
     def __init__(self, name: str) -> None:
         """name: what its name begins with."""

@@ -137,5 +137,5 @@ def _watched(modules: tuple[nn.Module, ...]) -> Iterator[list[nn.Module]]:
 
 
 def _prompts(embedder: Embedder) -> dict[str, str]:
-    """Role -> what stands before its texts; "" where nothing does."""
+    """Role -> the prompt before its texts; "" without one."""
     return {role: embedder.prompt(role) or "" for role in ("query", "document")}

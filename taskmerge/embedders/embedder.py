@@ -28,13 +28,13 @@ _HUB_OPTIONS = ("token", "cache_folder", "revision", "local_files_only")
 
 
 class OmniEmbedder(InputModule):
-    """First module of a SentenceTransformer: (text, pictures, audio, films) -> token embeddings.
+    """The first module of a SentenceTransformer: (text, pictures, audio, videos) -> token embeddings.
 
     Tensors are named ``backbone.*``, ``{tower}_encoder.*``, ``{tower}_projector.*``.
 
     Features, all batch-first so that a batch can be sliced: ``input_ids``, ``attention_mask`` (batch, sequence); per
-    tower in the batch ``{tower}_mask`` (batch, sequence), true where its vectors stand; ``{tower}_lengths`` (batch, 1),
-    0 for items without; and either ``{tower}_values`` (batch, 1, longest, ...), prepared items, or
+    tower in the batch ``{tower}_mask`` (batch, sequence), true at the places of its vectors; ``{tower}_lengths``
+    (batch, 1), 0 for items without; and either ``{tower}_values`` (batch, 1, longest, ...), prepared items, or
     ``{tower}_encoded`` (batch, 1, tokens, width), the encoder's output computed before. Beside them what the backbone's
     own modalities need, as its processor names it.
     """
@@ -96,7 +96,7 @@ class OmniEmbedder(InputModule):
 
     @property
     def max_seq_length(self) -> int | None:
-        """Most tokens of one item."""
+        """The maximum number of tokens of one item."""
         return self.inputs.max_seq_length
 
     @max_seq_length.setter
@@ -118,7 +118,7 @@ class OmniEmbedder(InputModule):
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Strings, pictures, audio, films and ``{modality: item, ...}`` mixtures, in any order, as one batch.
 
-        A prompt stands before every item. Chat messages are taken where the backbone has a template for them. Raises
+        A prompt is put before every item. Chat messages are taken if the backbone has a template for them. Raises
         UsageError for what neither the backbone nor a tower takes, or what cannot be used.
         """
         rows = [self._parts(item) for item in inputs]
@@ -189,7 +189,7 @@ class OmniEmbedder(InputModule):
         Args:
             items: texts ("" for none), or {modality: item} of what the backbone takes by itself.
             prepared: for each item, {tower: prepared tensor, or encoded tensor if `encoded`}.
-            prompt: stands before every item.
+            prompt: put before every item.
             encoded: which of the two they are.
             options: for `BackboneInputs.build`.
         """

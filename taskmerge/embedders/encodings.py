@@ -149,7 +149,7 @@ class Encodings:
         return found
 
     def _at(self, place: int, key: np.ndarray) -> Any:
-        """The record of a key, which stands at `place` or behind it; the newest where there are several."""
+        """The record of a key, at `place` or behind it; the newest of several."""
         found = None
         while place < len(self._known) and self._high[place] == key[0]:
             if self._known["low"][place] == key[1]:
@@ -158,7 +158,7 @@ class Encodings:
         return found
 
     def _read(self, run: Sequence[Any]) -> list[Tensor | None]:
-        """The entries of records whose bytes lie one behind the other."""
+        """The entries of records whose bytes are contiguous."""
         import torch
 
         counts = [record[_ROWS] * record[_WIDTH] for record in run]
@@ -217,7 +217,7 @@ class Encodings:
         self._index.append(records.tobytes())
 
     def _has_room(self, size: int) -> bool:
-        """Whether so many bytes more stay within the limit, once segments that nobody used for longest are gone."""
+        """Whether so many bytes more stay within the limit, once the least recently used segments are gone."""
         if self._temporary is not None:
             return True
         if self._used is None:
@@ -247,7 +247,7 @@ class Encodings:
 
 
 def _runs(records: Sequence[Any], size: int) -> Iterator[list[int]]:
-    """Places of records whose bytes lie one behind the other. size: of a number."""
+    """Places of records whose bytes are contiguous. size: of a number."""
     run: list[int] = []
     start, end, segment = 0, -1, -1
     for place, record in enumerate(records):

@@ -45,7 +45,7 @@ def is_read_by_transformers(stored: StoredStateDict) -> bool:
 
 
 def filled(model: Any, told: Mapping[str, Any], stored: StoredStateDict) -> dict[str, Any]:
-    """Put what `model` still lacks from its file into it, under whatever prefix, packing or spelling it stands there.
+    """Put what `model` still lacks from its file into it, with any prefix, packing or spelling.
 
     Args:
         model: what `from_pretrained` made, in which what was not found is random.

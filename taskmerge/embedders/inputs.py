@@ -16,7 +16,7 @@ MESSAGE = "message"
 
 
 class BackboneInputs(ABC):
-    """Lays out items as features of the backbone, with placeholder tokens where a tower's vectors go.
+    """The layout of items as features of the backbone, with placeholder tokens for an encoder's vectors.
 
     Attributes:
         tokenizer: the backbone's.
@@ -57,9 +57,9 @@ class BackboneInputs(ABC):
 
         Args:
             items: {modality: item} of what the backbone takes by itself.
-            counts: for each item, tower -> number of its vectors. They stand before the item's text.
-            prompt: stands before every item.
-            options: what sentence-transformers hands to a module's `preprocess` beside these.
+            counts: for each item, tower -> number of its vectors. They come before the item's text.
+            prompt: put before every item.
+            options: other arguments that sentence-transformers passes to a module's `preprocess`.
 
         Returns:
             input_ids, attention_mask (batch, sequence); {tower}_mask (batch, sequence) bool for each tower of the

@@ -134,7 +134,7 @@ class PreparedItems:
         return self.sets[bisect_right(self._firsts, number) - 1]
 
     def _prompted(self, numbers: Sequence[int]) -> _Set:
-        """The set whose prompts stand before these items."""
+        """The set whose prompts are put before these items."""
         return self._set(numbers[0])
 
     def _modality(self, numbers: Sequence[int], texts: Sequence[str]) -> str | None:
@@ -202,7 +202,7 @@ class GraftedItems(PreparedItems):
         return self.graft.assemble([*own, *texts], media, prompt, encoded=self.encoded)
 
     def _rows(self, numbers: Sequence[int]) -> list[Any]:
-        """What stands for each item: its encoding, or what was prepared."""
+        """The input for each item: its encoding, or its prepared form."""
         if self._encodings is None:
             return self._get(numbers)
         found: dict[int, Any] = {}

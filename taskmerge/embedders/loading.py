@@ -210,7 +210,7 @@ def _named_classes(folder: Path) -> list[str]:
 
 
 def _check_known(folder: Path, classes: Mapping[str, type], label: str) -> None:
-    """Raise CheckpointError for a class of somebody's own, whose code nobody has named."""
+    """Raise CheckpointError for a foreign class whose code the user has not named."""
     for address in _named_classes(folder):
         if address not in classes and not address.startswith("sentence_transformers."):
             module, _, name = address.rpartition(".")

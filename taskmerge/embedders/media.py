@@ -1,4 +1,4 @@
-"""From what a user hands in (paths, arrays, pictures, dicts) to checked waveforms and pictures."""
+"""Conversion of a user's items (paths, arrays, pictures, dicts) to checked waveforms and pictures."""
 
 from __future__ import annotations
 

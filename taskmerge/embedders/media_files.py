@@ -21,7 +21,7 @@ MOST_SAMPLES = 1 << 28
 MOST_PIXELS = 178_000_000
 """Of one picture: half a GiB."""
 MOST_FILM_PIXELS = 500_000_000
-"""Of all frames of a film: 1.5 GB."""
+"""Maximum for all frames of a video: 1.5 GB."""
 _FORMATS = (
     "PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "MPO", "AVIF", "JPEG2000", "ICO", "TGA", "SGI", "PCX",
 )  # fmt: skip
@@ -36,7 +36,7 @@ def read_sound(source: Path | bytes, name: str) -> tuple[np.ndarray, int]:
         source: a file, or its content.  name: what messages call it.
 
     Raises:
-        UsageError: for what is no sound that soundfile reads, and for more than `MOST_SAMPLES`.
+        UsageError: for a file that soundfile cannot read as sound, and for more than `MOST_SAMPLES`.
     """
     require("soundfile")
     import soundfile
@@ -75,7 +75,7 @@ def check_sound(samples: int, what: str) -> None:
 
 
 def check_film(pixels: int, what: str) -> None:
-    """Raise UsageError when frames have more pixels in all than a film may have."""
+    """Raise UsageError when frames have more pixels in all than a video may have."""
     _check(pixels, MOST_FILM_PIXELS, what, "pixels")
 
 

@@ -60,7 +60,7 @@ def quiet() -> Iterator[None]:
 
 _REMARKING = ("configuration_utils", "modeling_utils", "trainer_utils")
 _REMARKS = (
-    "model of type `taskmerge_omni`",  # a grafted embedder's tokenizer is read beside a config.json that is ours
+    "model of type `taskmerge_omni`",  # a grafted embedder's tokenizer is read next to a config.json that is ours
     "new embeddings will be initialized",  # new tokens get rows near the mean
     "mtime may not be reliable",  # checkpoints are told apart by their numbers then, as they should be
 )

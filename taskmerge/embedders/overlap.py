@@ -17,7 +17,7 @@ _BLOCK = 256
 
 @dataclass(frozen=True)
 class Overlap:
-    """Rows of the pairs that judge whose item is also in the others; and besides these, whose text or group is."""
+    """Rows of the held-out pairs whose item is also in the others; then further rows whose text or group is."""
 
     items: list[int]
     texts: list[int]

@@ -158,7 +158,7 @@ class OwnInputs(BackboneInputs):
         return mask
 
     def _check_texts(self, ids: Tensor, counts: Sequence[Mapping[str, int]]) -> None:
-        """Texts must not hold the tokens that vectors stand in for."""
+        """Texts must not hold the tokens that vectors replace."""
         for tower, token in self.placeholders.items():
             wanted = torch.tensor([count.get(tower, 0) for count in counts])
             if bool(((ids == token).sum(dim=1) > wanted).any()):
@@ -166,7 +166,7 @@ class OwnInputs(BackboneInputs):
                 raise UsageError(what, next_move="remove it from the text, or graft with another placeholder")
 
     def _without_template(self, items: Sequence[Mapping[str, Any]], prompt: str | None) -> dict[str, Any]:
-        """A processor without chat template: each item's pictures and films stand before its text."""
+        """A processor without chat template: each item's pictures and videos come before its text."""
         processor: Any = self.module.processor
         marks = {name: self._mark(processor, name) for name in ("image", "video")}
         texts, media = [], {name: [] for name in marks}  # type: ignore[var-annotated]
@@ -189,7 +189,7 @@ class OwnInputs(BackboneInputs):
         return {**features, **counted, "modality": modality}
 
     def _mark(self, processor: Any, modality: str) -> str:
-        """What a processor looks for in a text where a picture or film stands; "" when it takes none."""
+        """The placeholder of a picture or video in a processor's text; "" if it takes none."""
         token = getattr(processor, f"{modality}_token", None)
         sides = (getattr(self.module.config, f"vision_{side}_token_id", None) for side in ("start", "end"))
         start, end = ("" if side is None else self.tokenizer.convert_ids_to_tokens(side) for side in sides)
@@ -220,7 +220,7 @@ class OwnInputs(BackboneInputs):
 
 
 def _as_taken(item: Any, modality: str) -> Any:
-    """A film as an array of its frames, which needs no codec; other items as they came."""
+    """A video as an array of its frames, which needs no codec; other items unchanged."""
     if modality != "video" or isinstance(item, dict) or (isinstance(item, np.ndarray) and item.dtype == np.uint8):
         return str(item) if isinstance(item, Path) else item
     frames = [np.asarray(frame) for frame in load_frames(item, "RGB")]

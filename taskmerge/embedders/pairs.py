@@ -24,9 +24,9 @@ from taskmerge.words.modalities import COLUMNS, TEXT, media_of, modality_of_colu
 from taskmerge.words.progress import work
 
 ITEM_COLUMNS = (*(column for column in COLUMNS if column != TEXT), "query")
-"""Columns that hold the item of a pair; `query` is a text that is to find the text beside it."""
+"""Columns with the item of a pair; `query` is a text that searches the text of its pair."""
 GROUP = "group"
-"""Column that says what items have in common besides their text: a speaker, a camera."""
+"""Column of a property that items share in addition to their text: a speaker, a camera."""
 SAMPLING_RATE = 16_000
 SHOWN = 5
 _ROW = "each row must be an item and its text"
@@ -41,7 +41,7 @@ class Pairs:
     source: what messages call the set.  column: one of `ITEM_COLUMNS`.  texts: one a pair, not empty.
     items: one a pair, as they came: a path (made absolute), an array, a picture, a dict, a text.
     negatives: columns of texts, one a pair, that are not the item's though they look so.
-    groups: one a pair, or none: what pairs may have in common besides their text, a speaker or a camera.
+    groups: one a pair, or none: a property that pairs may share in addition to their text, a speaker or a camera.
     """
 
     source: str
@@ -244,7 +244,7 @@ class _Scan:
 
 
 class StoredItems(Sequence[Any]):
-    """The items of rows, each read where it lies when it is asked for."""
+    """The items of rows, each read when it is needed."""
 
     def __init__(self, rows: Sequence[Any], column: str, folder: Path, numbers: np.ndarray | None = None) -> None:
         """numbers: of the rows that are meant; None: all."""

@@ -1,4 +1,4 @@
-"""Prompts: what stands before items of a role, by modality and by set or task."""
+"""Prompts: texts before items of a role, by modality and by set or task."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Prompts:
         """Make prompts from a mapping or any object with their attributes (a recipe's section); None: no prompts.
 
         Raises:
-            UsageError: for a key that does not exist, and for what is no text.
+            UsageError: for a key that does not exist, and for a value that is not text.
         """
         if said is None or isinstance(said, cls):
             return said or cls()

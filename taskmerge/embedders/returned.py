@@ -30,7 +30,7 @@ def places(module: nn.Module, saved: WithLiveValues) -> dict[str, str] | None:
         saved: the same as the folder that it would be saved as.
 
     Returns:
-        None where a tensor of the file is not one of the model as it stands: split, joined or turned by its library.
+        None if a tensor of the file is not one of the live model: split, joined or turned by its library.
     """
     import torch
 

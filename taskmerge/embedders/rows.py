@@ -1,4 +1,4 @@
-"""Rows of pairs where they lie: a line of a .jsonl, a row of a parquet file or data set, read when it is asked for."""
+"""Rows of pairs in their files: a line of a .jsonl, a row of a parquet file or data set, read when it is needed."""
 
 from __future__ import annotations
 

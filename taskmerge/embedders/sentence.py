@@ -29,7 +29,7 @@ _PROMPTS: dict[Role, tuple[str, ...]] = {"query": ("query",), "document": ("docu
 """Where sentence-transformers looks for the prompt of a role."""
 
 _NOT_SETTINGS = ("_name_or_path", "transformers_version", "_commit_hash", "processor_class", "dtype")
-"""Where a model lay and who saved it."""
+"""The model's earlier path and the program that saved it."""
 
 
 class SentenceEmbedder(Embedder):

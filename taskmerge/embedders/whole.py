@@ -64,8 +64,8 @@ def whole(source: str | Path) -> Iterator[None]:
 def check_whole(model: Any, told: Mapping[str, Any], source: str | Path) -> None:
     """Raise CheckpointError unless every tensor that an embedder runs came from the file, and none of it was left.
 
-    Heads may be absent (BERT's pooler) or left over (lm_head, a talker), and so may buffers that are made anew. What
-    the class declares as tied, or as not to be looked for, transformers has taken out of `told`.
+    Heads may be absent (BERT's pooler) or left over (lm_head, a talker), and so may buffers that are computed again.
+    What the class declares as tied, or as not to be looked for, transformers has taken out of `told`.
 
     Args:
         model: what `from_pretrained` made.
@@ -134,7 +134,7 @@ def _is_run(name: str, held: MemoryStateDict, parts: Components) -> bool:
 def _is_part(name: str, inside: set[str], parts: Components) -> bool:
     """Whether a tensor left over belongs to what embeds: a tower, a projector, or more of what the model has.
 
-    What stands beside the model's own parts (wav2vec 2's quantizer) was a head of its pretraining.
+    A module next to the model's own parts (wav2vec 2's quantizer) was a head of its pretraining.
     """
     component = parts[name]
     return component not in _UNUSED and (component != BACKBONE or name.partition(".")[0] in inside)

@@ -1,7 +1,7 @@
 """Elementwise merges at the speed of the disk: `measure`, then `combine`, over raw entries in bounded memory.
 
 Compiled by numba for the CPU; the reference, through torch, for other devices, or where numba is absent. Importing this
-imports neither. README.md beside this file says how it all works.
+imports neither. README.md next to this file explains the design.
 """
 
 from taskmerge.kernels.dispatch import combine, interpret, measure, measure_model, model_search

@@ -123,10 +123,24 @@ def combine(
 ) -> Health:
     """Write entries [start, stop) of the merged tensor into `out`, each rounded once to nearest even.
 
-    out: writable, 1-D, `stop - start` entries of the storage dtype of `out_dtype` ("BF16" as uint16 bits).  The bits do
-    not depend on how [0, count) is cut into calls, on threads, or on the device.  Arithmetic is float64; for "F64" it
-    is wider (`kernels.exact`), on the CPU whatever the device.  measurement: what `measure` found for this tensor;
-    MergeError where the program needs more than it holds.
+    The bits do not depend on how [0, count) is divided into calls, on threads, or on the device. Arithmetic is float64;
+    for "F64" it is wider (`kernels.exact`), on the CPU for every device.
+
+    Args:
+        base, specialists: one tensor of the base and of each specialist, of one shape.
+        program: the merge; one weight per specialist.
+        measurement: the result of `measure` for this tensor.
+        keys: one 64-bit key per specialist (`randomness.stream_key`); used by random drops only.
+        start, stop: range of entries of the flattened tensor.
+        out: writable, 1-D, `stop - start` entries of the storage dtype of `out_dtype` ("BF16" as uint16 bits).
+        out_dtype: safetensors name of the output format.
+        device: "cpu", or a torch device.
+
+    Returns:
+        The numbers of entries that are not finite.
+
+    Raises:
+        MergeError: if the program needs more than the measurement contains.
     """
     backend = _backend(device)
     pair = Pair(base, tuple(specialists))

@@ -20,7 +20,7 @@ class Operand:
     dtype: "BF16", "F16", "F32" or "F64".  shape: as in the checkpoint.
     read: entries [start, stop) as a 1-D array of the storage dtype (BF16 as uint16 bits); a view of mapped pages where
     possible, computed where not; may be unaligned. Called from several threads at once.
-    view: what `read` gives for all entries, where that lies in memory or in a mapped file as it is; else None.
+    view: the result of `read` for all entries, if that is in memory or in a mapped file; else None.
     is_delta: the entries are a task vector's own; the base is not subtracted. Of specialists only.
     """
 

@@ -10,13 +10,13 @@ _announced = False
 
 def on_prepare(callback: Callable[[], None] | None) -> None:
     """Have `callback` called before kernels are built in this process: at most once, and never where they are in the
-    cache. None: nobody is told (the default)."""
+    cache. None: nothing is called (the default)."""
     global _callback
     _callback = callback
 
 
 def announce() -> None:
-    """Tell whoever asked, the first time."""
+    """Call the listener, the first time."""
     global _announced
     if not _announced:
         _announced = True

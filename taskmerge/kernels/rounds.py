@@ -1,6 +1,6 @@
 """Thresholds over a whole model, found in passes that several processes may share.
 
-A pass counts; counts are added, whoever counted. So each process scans some of the tensors, writes what it counted as
+A pass counts; counts are added, from any process. So each process scans some of the tensors, writes what it counted as
 JSON, and the sum is what one process would have counted over all of them: the thresholds are the same to the last bit.
 """
 
@@ -126,7 +126,7 @@ class ModelSearch:
         ]
 
     def go_on_from(self, brackets: Sequence[Bracket]) -> None:
-        """Take over what another process has found out. Raises MergeError where it searched for something else."""
+        """Adopt the results of another process. Raises MergeError where it searched for something else."""
         queries = [query for group in self._groups for query in group.search.queries]
         if len(queries) != len(brackets):
             raise MergeError(f"{len(brackets)} thresholds were measured, but {len(queries)} are needed")

@@ -1,9 +1,9 @@
 """Exact k-th largest magnitudes without sorting.
 
 A non-negative float32 orders like its bits. Each query holds a bracket of bit patterns; one pass over the data counts
-what lies above it and histograms what lies inside. The bracket comes from a sample, so one pass usually ends it; where
-it missed, the next pass looks on the side where the count says the answer is. Memory is bounded by the histogram,
-whatever the tensor.
+the entries above it and makes a histogram of those inside. The bracket comes from a sample, so one pass usually ends
+it; where it missed, the next pass looks on the side where the count says the answer is. Memory is bounded by the
+histogram, whatever the tensor.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LEAST_BINS, BINS_OF_HALVES, MOST_BINS = 1 << 12, 1 << 14, 1 << 18
 class Query:
     """Looks for the `rank`-th largest (from 1) of `count` magnitudes of one specialist, within [low, high] (bits).
 
-    most_bins: of its histogram. Deltas of 16-bit numbers lie on a coarse grid, so that few bins separate them; the
+    most_bins: of its histogram. Deltas of 16-bit numbers are on a coarse grid, so that few bins separate them; the
     many that float32 needs cost more than they save there.
     """
 
@@ -46,7 +46,7 @@ class Query:
         return ((self.high - self.low) >> self.shift) + 1
 
     def bracket_from(self, ordered: np.ndarray) -> None:
-        """Narrow to where a sorted sample (bits, uint32) says the rank lies, six sigma around; done if it is all."""
+        """Narrow to where a sorted sample (bits, uint32) locates the rank, six sigma around; done if it is all."""
         size = ordered.size
         if size == self.count:
             self.bits = int(ordered[size - self.rank])
@@ -57,7 +57,7 @@ class Query:
         lower, upper = place - margin, place + margin
         self.low = int(ordered[lower]) if lower > 0 else 0
         self.high = int(ordered[upper]) if upper < size - 1 else LARGEST_BITS
-        self.low &= -1 << self.shift  # so that entries with as many trailing zeros lie at the start of their bins
+        self.low &= -1 << self.shift  # so that entries with as many trailing zeros are at the start of their bins
 
     def narrow(self, above: int, histogram: np.ndarray) -> None:
         """Take in one pass's counts: `bits`, or a smaller bracket."""

@@ -121,7 +121,7 @@ class Data:
 
 
 def _texts(sets: Mapping[str, Pairs], texts: Sequence[str] | None) -> dict[Role, list[str]]:
-    """The texts by role: those handed in, which are found by the items, else the distinct ones of the probes."""
+    """The texts by role: those that were passed, which the items search, else the distinct ones of the probes."""
     if texts is not None:
         return {"document": list(texts)}
     keys = [(pairs.roles[1], text) for pairs in sets.values() for text in pairs.texts if text]

@@ -45,7 +45,45 @@ def fuse(
     device: str = ...,
     in_place: bool = ...,
     **options: object,
-) -> Module:
+) -> Module: ...
+
+
+@overload
+def fuse(
+    base: StoredSource,
+    specialists: Mapping[str, Source],
+    method: str | MergeMethod = ...,
+    *,
+    weights: Weights = ...,
+    rules: Sequence[Mapping[str, object]] = ...,
+    copy: Mapping[str, Sequence[str]] | None = ...,
+    components: Mapping[str, Sequence[str]] | None = ...,
+    dtype: str | None = ...,
+    seed: int = ...,
+    device: str = ...,
+    in_place: bool = ...,
+    **options: object,
+) -> FusedModel: ...
+
+
+@checked_arguments(
+    specialists=Named("models"), method=either(Text(), Instance(MergeMethod)), device=Text(), in_place=Flag()
+)
+def fuse(
+    base: Source,
+    specialists: Mapping[str, Source],
+    method: str | MergeMethod = "task_arithmetic",
+    *,
+    weights: Weights = None,
+    rules: Sequence[Mapping[str, object]] = (),
+    copy: Mapping[str, Sequence[str]] | None = None,
+    components: Mapping[str, Sequence[str]] | None = None,
+    dtype: str | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    in_place: bool = False,
+    **options: object,
+) -> FusedModel | nn.Module:
     """Merge models from folders, from the hub, in memory, or live.
 
         fused = fuse("base", {"image": "image", "audio": "audio"}, "ties", weights=0.5, density=0.2)
@@ -86,84 +124,6 @@ def fuse(
         RecipeError, MergeError or CheckpointError: with every problem found.
         UsageError: for live models that cannot be merged (quantized, sharded, not loaded), and for `in_place` if the
             result is not a model of the base's kind.
-    """
-
-
-@overload
-def fuse(
-    base: StoredSource,
-    specialists: Mapping[str, Source],
-    method: str | MergeMethod = ...,
-    *,
-    weights: Weights = ...,
-    rules: Sequence[Mapping[str, object]] = ...,
-    copy: Mapping[str, Sequence[str]] | None = ...,
-    components: Mapping[str, Sequence[str]] | None = ...,
-    dtype: str | None = ...,
-    seed: int = ...,
-    device: str = ...,
-    in_place: bool = ...,
-    **options: object,
-) -> FusedModel: ...
-
-
-@checked_arguments(
-    specialists=Named("models"), method=either(Text(), Instance(MergeMethod)), device=Text(), in_place=Flag()
-)
-def fuse(
-    base: Source,
-    specialists: Mapping[str, Source],
-    method: str | MergeMethod = "task_arithmetic",
-    *,
-    weights: Weights = None,
-    rules: Sequence[Mapping[str, object]] = (),
-    copy: Mapping[str, Sequence[str]] | None = None,
-    components: Mapping[str, Sequence[str]] | None = None,
-    dtype: str | None = None,
-    seed: int = 0,
-    device: str = "cpu",
-    in_place: bool = False,
-    **options: object,
-) -> FusedModel | nn.Module:
-    """Merge models, wherever they are: in folders, on the hub, in memory, or live.
-
-        fused = fuse("base", {"image": "image", "audio": "audio"}, "ties", weights=0.5, density=0.2)
-        fused.save("out/fused")
-
-        model = fuse(SentenceTransformer("base"), {"law": SentenceTransformer("law"), "code": "folder/of/code"}, "ties")
-        model.encode(["a sentence"])
-
-        >>> base, law, code = (torch.nn.Linear(2, 1, bias=False) for _ in range(3))
-        >>> for model, values in ((base, [1.0, 1.0]), (law, [3.0, 1.0]), (code, [1.0, 0.0])):
-        ...     model.weight.data = torch.tensor([values])
-        >>> fuse(base, {"law": law, "code": code}, weights=0.5).weight.data
-        tensor([[2.0000, 0.5000]])
-
-    Live models are merged as the folders are that they would be saved as, with the same bits.
-
-    Args:
-        base: a path, hub id, dict of tensors, `Checkpoint`; or a live model: a `SentenceTransformer`, `CrossEncoder` or
-            `SparseEncoder`, a transformers model, any torch module.
-        specialists: the same by a name of your choice, or a PEFT adapter's folder, a model with an adapter inside, a
-            task vector or its folder.
-        method: the name of a merge method, or one itself.
-        weights: one number for all specialists, or one for each by name; a list of numbers for a name is a gradient
-            over depth, first layer to last; "metagpt" finds them. 1 by default.
-        rules, copy, components, seed: as in a recipe.
-        dtype: torch name of the output's number format; left out: each tensor's own in the base.
-        device: where the arithmetic runs.
-        in_place: of a live base: it becomes the result itself, once all of it is merged.
-        options: the method's parameters.
-
-    Returns:
-        Of a live base a live model, merged: a copy of the base with its device, mode, tokenizer and settings. Where
-        specialists bring tensors or tokens that the base has no place for, its library opens the result as a new model.
-        Of any other base a `FusedModel`, lazy: nothing is merged until a tensor is read or the model saved.
-
-    Raises:
-        RecipeError, MergeError or CheckpointError: with every problem found.
-        UsageError: for live models that cannot be merged as they are (quantized, sharded, not loaded), and for
-            `in_place` where the result is no model of the base's kind.
     """
     device = parse_device(device)
     sources: dict[str, Source] = {BASE: base, **specialists}

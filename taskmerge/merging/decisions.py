@@ -28,7 +28,7 @@ Weighting = tuple[float | Fraction, ...]
 
 @dataclass
 class Decisions:
-    """Decides tensor by tensor.
+    """The decisions of a plan, tensor by tensor.
 
     fixed: tensors that are never merged, and why.  copied: those that the recipe copies -> (specialist, pattern).
     protected: the specialists that rules of `protect` name.  problems, warnings, dropped: of the whole plan; what is
@@ -166,7 +166,7 @@ class Decisions:
         return (own is not None and name not in own) or (base is not None and name in base.tensors)
 
     def _distinct(self, owners: list[str]) -> list[str]:
-        """One label for each model among the owners: a model may stand under several, with a weight each."""
+        """One label for each model among the owners: a model may have several, with a weight each."""
         return list({id(self.inputs.state_dicts[label]): label for label in reversed(owners)}.values())[::-1]
 
     def _ruled(self, name: str, rule: Rule, owners: list[str]) -> TensorStep | None:
@@ -210,7 +210,7 @@ class Decisions:
     def _settings(
         self, rule: Rule | None, having: tuple[str, ...], standing: Standing
     ) -> tuple[Settings, Weighting, Mapping[str, Any]]:
-        """Method, weights and options of a tensor; found once for all that stand alike, which may be very many."""
+        """Method, weights and options of a tensor; found once for all in the same place, which may be very many."""
         key = id(rule), having, standing
         if key not in self._settled:
             settings = self.recipe.merge.settings(rule)

@@ -68,14 +68,27 @@ def execute(
 ) -> Written:
     """Write the planned model into folder `out`, completely or not at all.
 
-    finish: every weight file was written by a part (`parts.execute_part`): they are checked, what is missing is named.
+    An interrupted run leaves its finished files next to `out` and the next call continues from them, and so does one
+    that lacked disk space or a download. A failure that another try cannot repair (a NaN, integers that disagree)
+    leaves nothing.
 
-    memory: bytes an elementwise merge stays within, besides mapped input pages; other methods need their largest
-    tensor whole. progress: called with the number of bytes written since the last call.
+    Args:
+        plan: the plan of the merge.
+        recipe: the recipe that it was made from, for the record.
+        out: the folder, or the uri of a store.
+        device: device of the arithmetic.
+        fresh: replace an existing folder that taskmerge made.
+        progress: called with the number of bytes written since the last call.
+        memory: bytes that an elementwise merge stays within, in addition to mapped input pages; other methods need
+            their largest tensor completely.
+        finish: every weight file was written by a part (`parts.execute_part`): check them; missing ones are reported.
 
-    An interrupted run leaves its finished files beside `out` and the next call goes on from them, and so does one that
-    lacked room or a download. A failure that another try cannot mend (a NaN, integers that disagree) leaves nothing.
-    Raises UsageError (a device that is not there), OutputError, MergeError, CheckpointError.
+    Returns:
+        The output with its hashes, and notes on resumed files.
+
+    Raises:
+        UsageError: for a device that is not available.
+        OutputError, MergeError, CheckpointError: if the output, the arithmetic or an input fails.
     """
     device = parse_device(device)
     fused = FusedStateDict(plan, device)
@@ -136,7 +149,7 @@ def check_same(began: str, plan: Plan, recipe: Recipe) -> None:
 def _add_everything_else(
     output: OutputFolder | StoreFolder, plan: Plan, recipe: Recipe, inputs: Mapping[str, Any]
 ) -> tuple[dict[str, Any], Sequence[str]]:
-    """Writes what stands beside the weights; returns the record, and what the card leaves open."""
+    """Writes the files next to the weights; returns the record, and the information that the card leaves open."""
     add_side_files(output, plan, recipe.output.dtype)
     record = provenance.describe(plan, recipe.text, recipe.folder, output.final, inputs)
     made = card(output.final.name, record, reading(output.small), kept=kept_card(plan.inputs[BASE].beside.folder))
@@ -145,7 +158,7 @@ def _add_everything_else(
 
 
 class _Hashes:
-    """sha256 of all inputs, and what else the record takes long to find out, in a thread beside the merge."""
+    """sha256 of all inputs, and other slow parts of the record, in a thread during the merge."""
 
     def __init__(self, plan: Plan) -> None:
         self._table: dict[str, Any] = {}

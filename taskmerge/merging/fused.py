@@ -38,7 +38,7 @@ class _NotFinite(Exception):
 class FusedStateDict(StateDict):
     """`StateDict` of a planned merge. device: where the arithmetic runs ("cpu", "cuda", …).
 
-    store: what other merges of the same inputs have found, and will (`merging.bench`); None: each begins anew.
+    store: results that merges of the same inputs share (`merging.bench`); None: nothing is shared.
     Elementwise methods work chunk by chunk; others are given whole tensors, one at a time.
     """
 

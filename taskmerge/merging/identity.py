@@ -37,7 +37,7 @@ def identity_of(plan: Plan, said: str) -> str:
         digest.update(part.encode())
     for label, state_dict in every_input(plan).items():
         files = state_dict.beside.files
-        if not files:  # in memory: nobody can say whether they are the same next time
+        if not files:  # in memory: they may be different next time
             return ""
         for name, file in files.items():
             digest.update(f"{label}:{name}:{file.origin or fingerprint(file.path)}".encode())
@@ -55,7 +55,7 @@ def every_input(plan: Plan) -> dict[str, StateDict]:
 
 
 def _files_beside(state_dict: StateDict) -> list[Path]:
-    """What lies beside an input's weights and may decide about them; of the hub, the commit says it all."""
+    """The files next to an input's weights that may affect them; on the hub, the commit identifies them."""
     beside = state_dict.beside
     paths: list[Path] = []
     if beside.folder is not None and beside.commit is None:
@@ -67,7 +67,7 @@ def _files_beside(state_dict: StateDict) -> list[Path]:
 
 
 def _origin(method: MergeMethod) -> str:
-    """What stands for a method's code: this version's own, the state of its file, or nothing that comes again."""
+    """The identity of a method's code: this version's own, the state of its file, or nothing that comes again."""
     try:
         source = Path(inspect.getsourcefile(method.function) or "")
     except TypeError:

@@ -1,4 +1,4 @@
-"""Tensors of a base that are no numbers to be summed: packed modules, LoRA factors inside the weights."""
+"""Tensors of a base that are not numbers to be summed: packed modules, LoRA factors inside the weights."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ Entries = Callable[[int, int], np.ndarray]
 
 
 class Operands:
-    """Every input of a plan as the kernels take it.
+    """The inputs of a plan in the kernels' form.
 
     A specialist is a model, from which the base is subtracted, unless its task vector is at hand itself: it is one, it
     has a base of its own, it is an adapter whose product is known, or `protect` has taken directions away.

@@ -64,10 +64,10 @@ def measure_part(job: Job, part: Part) -> Measured:
 def execute_part(job: Job, part: Part, *, progress: Progress | None = None, memory: int = MEMORY) -> Written:
     """Write a part's files of the planned model, and note them as finished; nothing is published.
 
-    What an earlier run of the part finished is read and taken over. progress, memory: see `execute`.
+    What an earlier run of the part finished is read and reused. progress, memory: see `execute`.
 
-    Raises UsageError (a device that is not there), OutputError (another process writes the same file; something is not
-    measured yet; the output is another run's), MergeError, CheckpointError.
+    Raises UsageError (a device that is not available), OutputError (another process writes the same file; something is
+    not measured yet; the output is another run's), MergeError, CheckpointError.
     """
     fused = FusedStateDict(job.plan, parse_device(job.device))
     shards: list[ShardLayout] = part.share(job.plan.shards)

@@ -1,4 +1,4 @@
-"""One planning run: every tensor decided, with every problem found on the way, and what stands beside them."""
+"""One planning run: every tensor decided, with every problem found on the way, and the files next to them."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Planner:
         )
 
     def _say_notes(self) -> None:
-        """What was assumed when the inputs were opened; what stands beside several (a base under adapters), once."""
+        """Assumptions made when the inputs were opened; one that several share (a base under adapters), once."""
         owners = dict.fromkeys(self.inputs.state_dicts[BASE].beside.notes, BASE)
         for label, state_dict in {**self.inputs.state_dicts, **self.inputs.own_bases}.items():
             for note in state_dict.beside.notes:
@@ -136,7 +136,7 @@ class Planner:
         return tuple(lay_out([step.info for step in steps], self.recipe.output.shard_size, beside.module_folders))
 
     def _beside(self, steps: Sequence[TensorStep]) -> Beside:
-        """What stands beside the result's tensors; says what of it could not be joined."""
+        """The files next to the result's tensors; reports settings that could not be joined."""
         census = self.census
         chosen = census.inputs.get(self.recipe.output.tokenizer)
         tokenizer = (

@@ -1,4 +1,4 @@
-"""The record that lies beside a fused model: recipe, inputs, versions, what became of each tensor, sha256 of all."""
+"""The record next to a fused model: recipe, inputs, versions, the treatment of each tensor, sha256 of all."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def vocabularies(output: Output) -> Vocabularies:
 
 
 def without_tokenizer(output: Output, inputs: Mapping[str, StateDict], folder: Path | None) -> list[str]:
-    """What to tell the user of an output that gets no tokenizer though an input has one. folder: of its tokenizer.
+    """Return a note if the output gets no tokenizer though an input has one. folder: of its tokenizer.
 
     Raises MergeError when the recipe names an input that has none.
     """

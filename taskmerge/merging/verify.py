@@ -59,8 +59,8 @@ def verified(
     Args:
         folder: the model.
         rederive: also run the recorded recipe again and compare tensor by tensor (reads all inputs).
-        recipe_folder: where the recipe's relative paths start; None: where it lay, seen from `folder`, which fails when
-            that was moved alone.
+        recipe_folder: where the recipe's relative paths start; None: its earlier place, relative to `folder`, which
+            fails when that was moved alone.
         methods: `file.py:name` of the user's own that the recorded recipe may use; no other code that it names is run.
         part: look at this share of the weight files and their tensors only; what is not of one file (inputs, rules, the
             small files) is looked at by the first part.
@@ -113,7 +113,7 @@ def verified(
 
 
 def _looked_at(decided: Plan, inputs: Mapping[str, StateDict]) -> list[str]:
-    """What was compared besides the model's own files."""
+    """The comparisons in addition to the model's own files."""
     ways = ways_compared(file for one in inputs.values() for file in one.beside.files.values())
     return [
         *(f"{count} weight files of {len(inputs)} inputs: {way}" for way, count in ways.items()),

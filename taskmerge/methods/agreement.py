@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @merge_method(source="MagMax, arXiv 2407.06322")
 def magmax(weights: MergeWeights) -> Program:
-    """Per entry the weighted delta of largest magnitude; the first specialist wins a tie."""
+    """Select for each entry the weighted delta of largest magnitude; the first specialist wins a tie."""
     return Program(weights, consensus=Largest())
 
 
@@ -131,7 +131,7 @@ def ramplus_tl(
     ] = 0.2,
     above: Changed = 1e-5,
 ) -> Tensor:
-    """Like ram, but entries that only one specialist changed are multiplied by 1 + r · min(shared / sole, α).
+    """Apply ram, but multiply entries that only one specialist changed by 1 + r · min(shared / sole, α).
 
     shared and sole are the numbers of a specialist's changed entries, in this tensor, that others changed too and that
     only it changed. This compensates for the loss by averaging of a specialist whose entries are mostly shared.
@@ -155,7 +155,7 @@ def _over_changed(deltas: Tensor, weights: Tensor, changed: Tensor) -> Tensor:
 
 @merge_method(source="EMR-Merging, arXiv 2405.17461", memory=held(1, 4.1))
 def emr(deltas: Tensor, weights: Tensor) -> Tensor:
-    """EMR's unified task vector: the elected sign with the largest magnitude that agrees with it.
+    """Compute EMR's unified task vector: the elected sign with the largest magnitude that agrees with it.
 
     `emr_masks` gives the 1-bit masks and scalars from which each specialist is restored.
 

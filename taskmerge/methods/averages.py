@@ -17,7 +17,7 @@ def linear(
     *,
     normalize: Annotated[bool, Doc("divide by the sum of the weights; false sums the models as they are")] = True,
 ) -> Program:
-    """Weighted average of the specialists themselves: Σ w x / Σ w.
+    """Average the specialists themselves by weight: Σ w x / Σ w.
 
     Rejects weights that are not zero but sum to zero. With normalize false the result is Σ w x, independent of the
     base, and 0 if all weights are 0.
@@ -27,5 +27,5 @@ def linear(
 
 @merge_method(aliases=("sum",), source="Task Arithmetic, arXiv 2212.04089")
 def task_arithmetic(weights: MergeWeights, *, normalize: Normalize = False) -> Program:
-    """The base plus the weighted sum of the task vectors: b + λ Σ w d."""
+    """Add the weighted sum of the task vectors to the base: b + λ Σ w d."""
     return Program(pieces.shares(weights, normalize))

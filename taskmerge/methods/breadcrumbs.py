@@ -1,4 +1,4 @@
-"""Model Breadcrumbs: drop the outliers and the small entries of each task vector, keep what lies between."""
+"""Model Breadcrumbs: drop the outliers and the small entries of each task vector, keep those between."""
 
 from __future__ import annotations
 

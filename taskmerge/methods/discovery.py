@@ -75,9 +75,16 @@ def registered(name: str) -> MergeMethod:
 
 
 def find_method(name: str, folder: Path | None = None) -> MergeMethod:
-    """Return the method of this name: built in, registered, or `path/to/file.py:name`, relative to `folder`.
+    """Return the method of this name.
 
-    A file named here is executed: it is the user's own code. Raises UsageError saying what is missing.
+    A file that is named here is executed: it is the user's own code.
+
+    Args:
+        name: a built-in or registered method, or `path/to/file.py:name`.
+        folder: the folder that the path is relative to; default: the working directory.
+
+    Raises:
+        UsageError: if there is no such method, file or name.
     """
     return method_from_file(name, folder or Path()) if is_in_file(name) else registered(name)
 

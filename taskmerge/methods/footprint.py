@@ -13,7 +13,7 @@ from taskmerge.methods.registry import Memory
 def held(each: float, beside: float, small: float = 0.0, inputs: float = 0.0) -> Memory:
     """Declare the entries in memory, (each · T + beside) · n + small · (smaller side)² + inputs · columns².
 
-    A tensor that is no matrix, where methods of matrices take the mean: one of each delta and three more.
+    For a tensor that is not a matrix, of which methods of matrices take the mean: one of each delta and three more.
     """
 
     def entries(specialists: int, shape: tuple[int, ...]) -> float:

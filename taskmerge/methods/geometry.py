@@ -52,7 +52,7 @@ def model_stock_weights(gram: np.ndarray, weights: MergeWeights) -> np.ndarray:
 
 @merge_method(source="Model Stock, arXiv 2403.19522")
 def model_stock(weights: MergeWeights) -> Program:
-    """The average of the task vectors, shortened according to their disagreement: b + t·mean(d), per tensor.
+    """Average the task vectors, and shorten the mean according to their disagreement: b + t·mean(d), per tensor.
 
     t = N·c / (1 + (N-1)·c) with c the mean pairwise cosine, including specialists of weight 0. Different weights give a
     weighted mean. Dot products in float64.
@@ -91,7 +91,7 @@ def slerp(
     space: Space = "delta",
     lerp_above: LerpAbove = 0.9995,
 ) -> Program:
-    """Spherical interpolation of two specialists: sin((1-t)Ω)/sin Ω · v_1 + sin(tΩ)/sin Ω · v_2.
+    """Interpolate spherically between two specialists: sin((1-t)Ω)/sin Ω · v_1 + sin(tΩ)/sin Ω · v_2.
 
     Ω is the angle between the two. If they are parallel, opposed or of length zero, the interpolation is linear.
     Weights multiply the deltas (space "delta" only); where one is 0 the angle is that of small weights. Needs exactly
@@ -106,7 +106,7 @@ def slerp(
 
 @merge_method(source="mergekit's NuSLERP")
 def nuslerp(weights: MergeWeights, *, space: Space = "delta", lerp_above: LerpAbove = 0.9995) -> Program:
-    """Spherical interpolation of two specialists by their weights: w_2 / (w_1 + w_2) of the way from the first.
+    """Interpolate spherically between two specialists by weight: w_2 / (w_1 + w_2) of the way from the first.
 
     Needs exactly two specialists.
     """
@@ -143,7 +143,7 @@ def multislerp(
     space: Space = "delta",
     normalize: Annotated[bool, Doc("divide the weights by their sum")] = True,
 ) -> Program:
-    """Barycentre on the sphere of any number of specialists: one step from their mean direction, by the weights.
+    """Average any number of specialists on the sphere by weight: one step from their mean direction.
 
     The step is taken in the plane that touches the sphere at the weighted mean of the directions; lengths are summed
     by the weights. With normalize false the weights are used as they are, so their sum scales the result.
@@ -198,7 +198,7 @@ def karcher(
     iterations: Annotated[int, Between(1, 1_000_000), Doc("maximum number of steps towards the mean")] = 100,
     tolerance: Annotated[float, Between(0, 1), Doc("stop when a step is shorter than this, in radians")] = 1e-10,
 ) -> Program:
-    """The mean direction of any number of specialists on the sphere, with their mean length.
+    """Take the mean direction of any number of specialists on the sphere, with their mean length.
 
     Directions are averaged by the Riemannian (Karcher) mean, lengths arithmetically, both by the weights. Dot products
     in float64. Rejects negative weights, for which a mean direction is not defined.

@@ -108,7 +108,7 @@ class MergeMethod:
 
     @cached_property
     def parameters(self) -> tuple[Parameter, ...]:
-        """Its own parameters, and those that all methods have."""
+        """The method's own parameters, and those of all methods."""
         declared = {row.name for row in self.own}
         return (*self.own, *(row for row in EVERY_METHOD if row.name not in declared))
 
@@ -279,25 +279,7 @@ _private = False
 
 
 @overload
-def merge_method(function: Callable[..., Tensor | Program]) -> MergeMethod:
-    """Declare a function to be a merge method, and register it under its name and aliases.
-
-    A function of `weights` alone returns a Program, which streams; a function of `deltas` returns a tensor.
-
-    Args:
-        function: the function; its annotated keyword arguments are the parameters of the method.
-        name: name of the method; default: the function's.
-        aliases: other names.
-        source: paper that the method comes from.
-        whole_matrices: the method is for 2-D tensors; all other tensors are merged by their mean.
-        memory: (specialists, shape) -> float64 entries in memory at the peak, with deltas, base and result.
-
-    Returns:
-        The method; a decorator if `function` is not given.
-
-    Raises:
-        DeclarationError: for a signature that cannot be checked.
-    """
+def merge_method(function: Callable[..., Tensor | Program]) -> MergeMethod: ...
 
 
 @overload
@@ -318,11 +300,23 @@ def merge_method(
     whole_matrices: bool = False,
     memory: Memory | None = None,
 ) -> MergeMethod | Callable[[Callable[..., Tensor | Program]], MergeMethod]:
-    """Declare a function to be a merge method and register it under its name (and aliases).
+    """Declare a function to be a merge method, and register it under its name and aliases.
 
     A function of `weights` alone returns a Program, which streams; a function of `deltas` returns a tensor.
 
-    Raises DeclarationError at once for a signature that cannot be checked.
+    Args:
+        function: the function; its annotated keyword arguments are the parameters of the method.
+        name: name of the method; default: the function's.
+        aliases: other names.
+        source: paper that the method comes from.
+        whole_matrices: the method is for 2-D tensors; all other tensors are merged by their mean.
+        memory: (specialists, shape) -> float64 entries in memory at the peak, with deltas, base and result.
+
+    Returns:
+        The method; a decorator if `function` is not given.
+
+    Raises:
+        DeclarationError: for a signature that cannot be checked.
     """
 
     def declare(function: Callable[..., Any]) -> MergeMethod:

@@ -25,7 +25,7 @@ def ties(
 
     With trim "model", n counts the entries of all tensors that are merged with trim "model", with any weights, scale or
     density, and ρ gives one threshold for all of them. At weight 0 a specialist has no part in the mean; with any other
-    weight it decides alone the entries at which nobody else agrees, however small it is.
+    weight it decides alone the entries at which no other specialist agrees, however small it is.
     Differs elsewhere: the paper's code trims over the complete model; mergekit trims per tensor and its
     `normalize: false` is average "none" here.
     """

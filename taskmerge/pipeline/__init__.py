@@ -29,16 +29,29 @@ def run(
     keep_checkpoints: bool = False,
     encodings: Keeping | None = None,
 ) -> dict[str, Any]:
-    """Run all stages that the recipe has, from `start` to `until` (both included); return their results and the paths.
+    """Run all stages that the recipe has, from `start` to `until` (both included).
 
-    device: where models run; default: the CPU, and for training the first GPU if there is one. fresh: replace models
-    made here that no earlier run of this recipe has left. keep_checkpoints: leave those of training stages that are
-    done. encodings: where outputs of frozen encoders are kept. Of several processes (`accelerate launch`), the first
-    does everything, and the others take part in training; they return nothing.
+    Inputs of all stages that will run are checked before the first of them does. A stage before `start` whose model is
+    missing is run again.
 
-    What the stages read that will run is checked before the first of them does. A stage before `start` whose model is
-    gone is run again. Raises UsageError for an unknown stage, RecipeError for stages that contradict each other,
-    OutputError for what stands in the way of an output, and what the stages raise.
+    Args:
+        recipe: the recipe.
+        out: folder of the fused model; default: the recipe's `output.path`.
+        start, until: names of the first and the last stage; default: all.
+        say: function that gets lines of progress.
+        device: device that models run on; default: the CPU, and for training the first GPU if there is one.
+        fresh: replace models made here that no earlier run of this recipe has left.
+        keep_checkpoints: keep those of complete training stages.
+        encodings: folder and size limit for the outputs of frozen encoders.
+
+    Returns:
+        The results of the stages and the paths. Of several processes (`accelerate launch`), the first does everything,
+        and the others take part in training; they return nothing.
+
+    Raises:
+        UsageError: for an unknown stage.
+        RecipeError: for stages that contradict each other.
+        OutputError: for conflicts with an output. The errors of the stages are raised too.
     """
     for name in (start, until):
         if name is not None and name not in STAGES:

@@ -68,7 +68,7 @@ def check(current: Run, stages: Sequence[str] = STAGES) -> None:
 
     stages: those that are wanted; of these, only what those read that will not be skipped is looked at.
 
-    Raises: RecipeError with every problem, OutputError for what stands in the way of an output.
+    Raises: RecipeError with every problem, OutputError for conflicts with an output.
     """
     problems = list(model_problems(current, stages))
     if not problems:
@@ -189,7 +189,7 @@ def _part_problems(use: Use) -> Iterator[Problem]:
     if use.parts is None:
         return
     for pattern in use.train:
-        # tensor names of a model that is no graft of ours are known only to its class
+        # tensor names of a model that is not a graft of ours are known only to its class
         if "." in pattern and "backbone" not in use.parts.components:
             continue
         if not use.parts.selected(pattern):

@@ -47,7 +47,7 @@ def _fused(current: Run, foreseen: dict[str, StateDict]) -> Iterator[Problem]:
 
 
 def _foreseen(current: Run, name: str, section: Specialize) -> StateDict:
-    """The names and shapes that a specialist will have, beside what its base has beside it."""
+    """The names and shapes that a specialist will have, with the files of its base."""
     from taskmerge.checkpoints.memory import MemoryStateDict
     from taskmerge.embedders import open_embedder
     from taskmerge.embedders.grafting import graft_on_meta

@@ -11,7 +11,7 @@ from taskmerge.checkpoints.hashing import fingerprint
 from taskmerge.checkpoints.output.record import FILE as RECORD
 from taskmerge.checkpoints.output.replacing import Site
 
-_LISTED = "/"  # behind a folder's name: which files lie in it
+_LISTED = "/"  # behind a folder's name: its files
 _NO_SAY = (".md", ".txt", ".png", ".jpg", ".html", ".lock", ".log")
 """Files of a folder that decide nothing, like its record: cards and pictures. merges.txt and vocab.txt do."""
 _SAY = ("merges.txt", "vocab.txt")
@@ -27,7 +27,7 @@ class Inputs:
     def identities(self, paths: Sequence[Path], media: bool, outputs: Sequence[Path] = ()) -> dict[str, str]:
         """Return the identity of files, and of folders with every file below that matters, by name.
 
-        media: by size and time of change alone. outputs: of the stage itself, which are no inputs.
+        media: by size and time of change alone. outputs: of the stage itself, which are not inputs.
         """
         unfinished = [Site(place).staging for place in outputs]  # a journal is read by the run that continues from it
         own = [place.resolve() for place in (self.report, *outputs, *unfinished)]

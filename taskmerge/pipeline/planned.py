@@ -32,7 +32,7 @@ _ASSUMED = re.compile(r"(\d+)\s*[xX×]\s*([^@]+)(?:@\s*(\d+(?:\.\d+)?)\s*(?:TFLO
 
 @dataclass(frozen=True)
 class Row:
-    """One stage. pairs: set -> how many, None where they are not here. note: what is assumed, or stands in the way."""
+    """One stage. pairs: set -> number, None if they are missing. note: an assumption or an obstacle."""
 
     stage: str
     runs: bool

@@ -60,7 +60,7 @@ def _absent(current: Run, name: str, text: str, place: str) -> Iterator[Problem]
 
 
 def _unmade(current: Run, stages: Sequence[str]) -> Iterator[Problem]:
-    """What the first of these stages goes on from."""
+    """The model that the first of these stages continues from."""
     recipe, places = current.recipe, current.places
     if (recipe.drift and "diagnose" in stages) or (recipe.recover and "recover" in stages):
         if not places.fused.exists():

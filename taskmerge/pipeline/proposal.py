@@ -43,7 +43,7 @@ def propose(base: str, specialists: Sequence[str], folder: Path, out: str = "out
     Args:
         base: path, hub id or hf:// uri, as a recipe takes them.
         specialists: the same, each also as name=path; models, adapters or task vectors.
-        folder: where the recipe will lie, which its relative paths start from.
+        folder: of the recipe, from which its relative paths start.
         out: the output folder that it names.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The folder of notes and the report beside a recipe's models: made here, or not written to."""
+"""The folder of notes and the report next to a recipe's models: made here, or not written to."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The greedy soup: of a run's checkpoints, those whose mean retrieves best on pairs held out for it.
 
-Checkpoints are taken in the order of their own scores, each kept when the mean with it is no worse (arXiv 2203.05482).
+Checkpoints are taken in the order of their own scores, each kept when the mean with it is not worse (arXiv 2203.05482).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def greedy_soup(
 
     Args:
         members: the checkpoints, of equal names and shapes.
-        folders: where each lies; the last is opened as an embedder, and the others' tensors are put into it in turn.
+        folders: of each; the last is opened as an embedder, and the others' tensors are put into it in turn.
         pairs: what retrieval is measured on: see `read_pairs`; the mean of R@1 in both directions decides.
         say: is told each score as it is found.
 

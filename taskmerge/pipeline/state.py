@@ -184,7 +184,7 @@ class Run:
     def specialist(self, name: str) -> Path:
         """Folder of a specialist, which its own stage may not have made yet; raises as `model`.
 
-        Raises RecipeError for one that is trained and lies where no stage can write.
+        Raises RecipeError for one that is trained and is in a place where no stage can write.
         """
         row = self.recipe.specialists[name]
         if name not in (self.recipe.specialize or {}):
@@ -282,7 +282,7 @@ class Run:
         return Inputs(self.recipe.folder, self.places.report)
 
     def _said(self, section: Any) -> str:
-        """A hash of what decides a stage besides the files it opens."""
+        """A hash of everything that decides a stage in addition to its files."""
         text = dump({"section": section, "embedder": self.recipe.embedder, "components": dict(self.recipe.components)})
         return hashlib.sha256(f"{text}:{self.recipe.seed}".encode()).hexdigest()
 
@@ -295,7 +295,7 @@ class Run:
 def training_settings(section: Training, run: Run, work: Path, **defaults: Any) -> Any:
     """Return the trainer's settings for a section of the recipe; `defaults` for keys without a value.
 
-    work: the stage's checkpoints; training goes on from the last one when there are any.
+    work: the stage's checkpoints; training continues from the last one if there are any.
     """
     from taskmerge.training import LoraSettings, TrainingSettings
 

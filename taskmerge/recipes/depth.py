@@ -1,4 +1,4 @@
-"""Gradients over depth: a list of numbers stands for a line through them, first layer to last."""
+"""Gradients over depth: a list of numbers means a line through them, first layer to last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A YAML file as plain values plus the line each one stands on. Stricter than YAML: what could mislead is an error.
+"""A YAML file as plain values plus the line of each. Stricter than YAML: misleading forms are errors.
 
 Numbers, true/false and null are read as YAML 1.2 does (`1e-5` is a number, `no` is text, `010` is ten). Not read:
 keys that are not text, tags, aliases that hold themselves or multiply without end. `<<` merges mappings, as
@@ -44,7 +44,7 @@ class Document:
     """Plain values (dict, list, str, int, float, bool, None) and their places.
 
     label: what places call the file.  folder: what relative file names in it are relative to.
-    lines: line of each value, by path of keys and positions; a mapping's entry stands where its key does.
+    lines: line of each value, by path of keys and positions; the line of a mapping's entry is its key's.
     repeated: keys that are given twice, of which the last counts; what that means is the reader's to say.
     """
 
@@ -208,11 +208,11 @@ class _Reader:
         return read
 
     def _merged(self, source: yaml.Node, path: tuple[str | int, ...]) -> dict[str, Any]:
-        """The entries that `<<` adds to the mapping at `path`; those that stand in it, and earlier sources', win."""
+        """The entries that `<<` adds to the mapping at `path`; its own entries, and earlier sources', win."""
         if not isinstance(source, yaml.MappingNode):
             self.problem("<< must refer to a mapping, or to a list of mappings", source, "write `<<: *anchor`")
             return {}
         held = dict(self.lines)
         found = self.value(source, path)
-        self.lines.update(held)  # what stands in the mapping itself keeps its place
+        self.lines.update(held)  # entries of the mapping itself keep their place
         return found if isinstance(found, dict) else {}

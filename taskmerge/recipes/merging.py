@@ -1,4 +1,4 @@
-"""The `merge` section: a method, its parameters beside it, and rules for the tensors that are treated otherwise."""
+"""The `merge` section: a method, its parameters next to it, and rules for tensors with other settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _filled = {"filled": "options"}
 class Rule:
     """The treatment of the tensors that match; the first rule that matches a tensor applies.
 
-    options: the method's parameters that stand beside `match`.  merge_method: the method itself, None where the rule
+    options: the method's parameters next to `match`.  merge_method: the method itself, None where the rule
     does not merge (keep, drop).
     """
 

@@ -22,7 +22,7 @@ def by_method(
 ) -> dict[str, Any]:
     """Return the schema of a mapping with its own keys and the parameters of the method in it.
 
-    default: the method when none is named.  partial: none need be named, and then any method's parameters may stand.
+    default: the method when none is named.  partial: none need be named, and then any method's parameters are allowed.
     """
     properties = {row.name: row.schema() for row in own} | dict(replaced or {})
     methods = all_methods()

@@ -110,13 +110,23 @@ class Recipe:
 
 
 def load(path: str | Path) -> Recipe:
-    """Read a recipe file, ours or mergekit's. Raises RecipeError with every problem in it, each with file and line."""
+    """Read a recipe file, ours or mergekit's.
+
+    Args:
+        path: the YAML file; relative paths in it start from its folder.
+
+    Returns:
+        The checked recipe.
+
+    Raises:
+        RecipeError: with every problem in it, each with file and line.
+    """
     with _of_user_or_model(Path(path)):
         return _from_documents(read_documents(path))
 
 
 def _of_user_or_model(path: Path) -> AbstractContextManager[None]:
-    """A recipe beside a model's files, or in the hub's cache, came with the model: no code that it names runs."""
+    """A recipe next to a model's files, or in the hub's cache, came with the model: no code that it names runs."""
     return not_the_users(str(path)) if is_model_folder(path.resolve().parent) else nullcontext()
 
 
@@ -151,12 +161,26 @@ def _load_all(path: str | Path, intermediate: str | Path) -> list[Recipe]:
 
 
 def loads(text: str, label: str = "recipe", folder: str | Path = ".") -> Recipe:
-    """Read a recipe from YAML text, as `load` does from a file; label: its name in places."""
+    """Read a recipe from YAML text, as `load` does from a file.
+
+    Args:
+        text: the YAML text.
+        label: its name in the places of problems.
+        folder: the folder that relative paths start from.
+    """
     return _from_documents(parse_documents(text, label, Path(folder)))
 
 
 def from_dict(values: Mapping[str, Any], folder: str | Path = ".") -> Recipe:
-    """Read a recipe from plain values, as `load` does from a file; places are the dotted names of keys."""
+    """Read a recipe from plain values, as `load` does from a file.
+
+    Args:
+        values: the mapping that the YAML file would contain.
+        folder: the folder that relative paths start from.
+
+    Raises:
+        RecipeError: with every problem; places are the dotted names of keys.
+    """
     from yaml.representer import RepresenterError
 
     from taskmerge.recipes.writing import dump, without_paths

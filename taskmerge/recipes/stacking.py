@@ -1,4 +1,4 @@
-"""The `stack` section: which layers of whom stand, one after the other, in the output."""
+"""The `stack` section: the layers of the output, one run of a model after the other."""
 
 from __future__ import annotations
 

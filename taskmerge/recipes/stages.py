@@ -149,6 +149,7 @@ class Recover(Training):
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problems that affect several keys."""
         given = [row.name for row in fields_of(Training) if getattr(self, row.name) != row.default]
         if self.method == "closed_form" and given:
             what = f"recover: {', '.join(given)}: the method closed_form takes no gradient steps"
@@ -189,7 +190,7 @@ class Balance:
             yield Problem(what, self.place, "leave out temperature, or set follows: size")
 
     def share_problems(self, data: Sources) -> Iterator[Problem]:
-        """Yield shares of sets that are not there, and of a single set. data: of the stage."""
+        """Yield a problem for each share of a missing set, and for shares of a single set. data: of the stage."""
         if self.temperature is not None and not isinstance(data, Mapping):
             what = f"balance: temperature: {self.temperature:g} applies to several sets, and `data` is one"
             yield Problem(what, self.place, "leave it out, or name the sets: data: {NAME: PAIRS}")
@@ -287,6 +288,7 @@ class Evaluate:
     place: str = place_field()
 
     def problems(self) -> Iterator[Problem]:
+        """Yield the problems that affect several keys."""
         if not self.retrieval and not self.mteb:
             yield Problem(
                 "evaluate: there is nothing to score", self.place, "add retrieval: {NAME: PAIRS}, or mteb: [TASK]"

@@ -97,7 +97,7 @@ def with_values(recipe: Recipe, axes: Sequence[Axis], values: Mapping[str, Any])
 
 
 def _take_method(recipe: Recipe, merge: dict[str, Any], name: str) -> None:
-    """Another method; of the parameters beside the old one, in rules too, those that it has."""
+    """Another method; of the parameters of the old one, in rules too, those that it has."""
     kept = {row.name for row in find_method(name, recipe.folder).recipe_parameters}
     merge[METHOD] = name
     for option in recipe.merge.options:

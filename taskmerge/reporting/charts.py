@@ -62,7 +62,7 @@ def line_chart(chart: LineChart, frame: Frame = WIDE) -> str:
 
 
 def plot(frame: Frame, x_low: float, x_high: float, y_low: float, y_high: float) -> Place:
-    """Where a point of these ranges is drawn."""
+    """Return the function from a point of these ranges to its place in the drawing."""
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = frame.left + (x - x_low) / (x_high - x_low) * (frame.width - frame.left - frame.right)
@@ -222,7 +222,7 @@ def _known(line: Line) -> list[tuple[float, float]]:
 
 
 def padded(low: float, high: float) -> tuple[float, float]:
-    """Ends of an axis. A range tiny beside its values is widened: what is equal but for rounding looks equal."""
+    """Ends of an axis. A range that is tiny compared with its values is widened: rounding is invisible."""
     least = LEAST_ROOM * max(abs(low), abs(high))
     room = max(0.06 * (high - low), least) if high > low else 0.1 * abs(high) or 0.1
     return low - room, high + room

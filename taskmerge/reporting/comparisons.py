@@ -1,4 +1,4 @@
-"""Task vectors side by side as sections: how they lie to each other, how long they are, what trimming left."""
+"""Sections that compare task vectors: angles between them, lengths, and the effect of trimming."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ Tone = Literal["good", "bad", "open", "plain"]
 
 @dataclass(frozen=True)
 class Banner:
-    """A judgement that leads its section. tone: how it is marked, beside its words. moves: what to do next."""
+    """A judgement that leads its section. tone: its colour and mark. moves: what to do next."""
 
     tone: Tone
     headline: str
@@ -125,7 +125,7 @@ class HeatMap:
 class Matrix:
     """A number for each pair of names. rows: as many as names, of as many values; None where there is none.
 
-    signed: whether values lie in [-1, 1]; else they are shares.
+    signed: whether values are in [-1, 1]; else they are shares.
     """
 
     title: str
@@ -140,7 +140,7 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class Moved:
-    """An item on a map: where it lay, and where it lies now."""
+    """An item on a map: its places before and after."""
 
     name: str
     before: Point
@@ -149,7 +149,7 @@ class Moved:
 
 @dataclass(frozen=True)
 class EmbeddingMap:
-    """Embeddings in a plane. moved: items, an arrow each; fixed: name -> where a text lies."""
+    """Embeddings in a plane. moved: items, an arrow each; fixed: name -> place of a text."""
 
     title: str
     x_label: str
@@ -174,7 +174,7 @@ Block = Banner | Table | Chart | Texts
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it, in order. blocks may be empty; such a section is left out."""
+    """A heading and the blocks under it, in order. blocks may be empty; such a section is left out."""
 
     title: str
     blocks: Sequence[Block] = field(default_factory=tuple)

@@ -9,7 +9,7 @@ from taskmerge.printable import printable
 
 
 def escape(text: str) -> str:
-    """Return a text as it stands between tags or in a quoted attribute of HTML."""
+    """Return a text in a form for use between tags or in a quoted attribute of HTML."""
     return html.escape(printable(text), quote=True)
 
 

@@ -20,12 +20,23 @@ from taskmerge.words.system_errors import writing
 def write_report(
     path: str | Path, title: str, sections: Sequence[Section], data: Mapping[str, Any], lead: str = "", recipe: str = ""
 ) -> tuple[Path, Path]:
-    """Write `path` (HTML) and the same name with .json; returns both.
+    """Write a page as `path` (HTML), and its data under the same name with .json.
 
-    data: what the sections were made of, as plain data; numbers that are none become null. recipe: its text, for the
-    last section, which says how all of it was made.
-    Pages of ours are replaced, and what stands beside them; nothing else is. Raises OutputError for that, and when the
-    folder cannot be written to.
+    Pages of ours are replaced, and their files; nothing else is.
+
+    Args:
+        path: the HTML file.
+        title: of the page.
+        sections: in order.
+        data: the content of the sections as plain data; NaN and infinity become null.
+        lead: the sentence under the title.
+        recipe: its text, for the last section, on the origin of the numbers.
+
+    Returns:
+        The two paths.
+
+    Raises:
+        OutputError: if another file would be replaced, or if the folder cannot be written to.
     """
     page, twin = check_page(path)
     with writing(page):
@@ -36,7 +47,7 @@ def write_report(
 
 
 def check_page(path: str | Path) -> tuple[Path, Path]:
-    """Return where a page and its twin go. Raises OutputError when one would be written over what is not ours."""
+    """Return the paths of a page and of its JSON file. Raises OutputError if a foreign file would be replaced."""
     page = output_path(path)
     if page.suffix not in (".html", ".htm"):
         page = page.with_name(page.name + ".html")

@@ -12,7 +12,7 @@ from taskmerge.reporting.content import Block, Cell, Section, Table, Texts
 from taskmerge.words.sizes import show_bytes
 
 _MORE = ("transformers", "tokenizers", "sentence-transformers", "datasets", "peft", "optuna", "mteb")
-"""Libraries besides those that a merge's record names; those that this process has not loaded are left out."""
+"""Libraries in addition to those in a merge's record; those that this process has not loaded are left out."""
 
 
 def making_section(recipe: str = "") -> Section:

@@ -1,4 +1,4 @@
-"""A map of embeddings as inline SVG: where items lay and lie, among the texts."""
+"""A map of embeddings as inline SVG: places of items before and after, among the texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The frame of every page: one HTML file that needs nothing beside itself, no script, no font, no network."""
+"""The frame of every page: one HTML file that needs no other file, no script, no font, no network."""
 
 from __future__ import annotations
 

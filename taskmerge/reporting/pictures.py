@@ -13,7 +13,7 @@ from taskmerge.words.system_errors import writing
 
 
 def write_pictures(folder: Path, sections: Sequence[Section]) -> list[Path]:
-    """Write every chart as an SVG that needs nothing beside it, named by its title. Returns where they lie."""
+    """Write every chart as an SVG that needs no other file, named by its title. Returns their paths."""
     written = []
     for section in sections:
         for block in section.blocks:

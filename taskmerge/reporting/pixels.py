@@ -26,7 +26,7 @@ DOTS = {"plain": PLAIN, "front": COLORS[1], "corner": COLORS[0]}
 
 
 def write_pixels(folder: Path, sections: Sequence[Section]) -> list[Path]:
-    """Write line charts, planes and heat maps as PNG, named as the SVG beside them. Returns where they lie.
+    """Write line charts, planes and heat maps as PNG, named as the SVG files. Returns their paths.
 
     Raises:
         UsageError: without matplotlib.

@@ -161,7 +161,7 @@ def recovery_section(report: RecoveryReport) -> Section:
 
 
 def training_section(report: StageReport) -> Section:
-    """Learning curves of one stage from the model as it came, one line a modality."""
+    """Learning curves of one stage from the initial model, one line per modality."""
     curves = [{"step": 0.0, **report.before}, *report.curves] if report.before and report.curves else report.curves
     names = [name for name in (curves[0] if curves else {}) if name.endswith("_recall_at_1")]
     lines = [

@@ -1,4 +1,4 @@
-"""A report in a terminal: banners and tables, charts as tables of their values; tab-separated where nobody draws."""
+"""A report in a terminal: banners and tables, charts as tables of their values; tab-separated without a terminal."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class SearchFolder:
         self.path = path
 
     def claim(self) -> None:
-        """Make the folder, or take one of ours. Raises OutputError for anybody else's."""
+        """Make the folder, or take one of ours. Raises OutputError for any other folder."""
         claim_report(self.path)
 
     @contextmanager

@@ -68,7 +68,7 @@ class LiveModel:
             The tensors that were written.
 
         Raises:
-            MergeError: NaN, infinities, or what a method refuses; the model is mended by the next call.
+            MergeError: NaN, infinities, or what a method refuses; the next call restores the model.
         """
         names = (
             [step.info.name for step in plan.steps]

@@ -131,7 +131,7 @@ def _planes(outcome: Outcome, setting: Setting) -> list[Block]:
 def _plane(
     outcome: Outcome, setting: Setting, scored: Sequence[Point]
 ) -> tuple[tuple[str, str] | None, dict[str, tuple[float, float]]]:
-    """What the two sides are, and where each point lies: two objectives, else the scores of two modalities."""
+    """The two axes, and the place of each point: two objectives, else the scores of two modalities."""
     if len(outcome.objectives) > 1:
         found = {point.name: (point.results[0], point.results[1]) for point in scored}
         return (outcome.objectives[0], outcome.objectives[1]), found

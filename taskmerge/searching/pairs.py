@@ -1,4 +1,4 @@
-"""The pairs of a search: what points are scored on, and what is kept back to confirm the best of them."""
+"""The pairs of a search: those for scoring points, and reserved ones to confirm the best point."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from taskmerge.errors import Problem, RecipeError, UsageError
 from taskmerge.words.places import parse_place
 
 LEAST = 30
-"""Distinct texts that a set must have before a third of it is kept back."""
+"""Distinct texts that a set must have before a third of it is reserved."""
 FEW = 100
 """Pairs below which a set decides little."""
 

@@ -22,7 +22,7 @@ class Point:
     name: "trial 12", "own", "only audio".  values: on the axes.  results: one an objective.  scores: means by name.
     short: floor -> by how much the point misses it; those that are met are left out.  why: of a failure.
     around: the number of the trial that it varies, and on which axis.  number: in the study; None for a reference that
-    lies on no axis.
+    is on no axis.
     """
 
     name: str

@@ -29,7 +29,7 @@ FAILURES = 5
 
 @dataclass
 class Runner:
-    """Everything that scores a point.
+    """The parts that score a point.
 
     Attributes:
         bench, live: what is merged, and where.

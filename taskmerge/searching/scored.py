@@ -23,7 +23,7 @@ from taskmerge.words.system_errors import writing
 class Scored:
     """Scores of one merged model.
 
-    values: name of a score -> its queries' values (n,); a number that somebody else computed is one value.
+    values: name of a score -> its queries' values (n,); a number from other code is one value.
     groups: name -> queries that are resampled together; the same for all points of a search.
     near: set -> the texts nearest to each item (n, k), for agreement.
     """

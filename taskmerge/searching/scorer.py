@@ -91,7 +91,7 @@ class Scorer:
 
         Raises:
             Stopped: when `report` says so.
-            UsageError: for embeddings that are no numbers.
+            UsageError: for embeddings with NaN or infinity.
         """
         if objective is not None and report is not None:
             for part in range(self.parts):

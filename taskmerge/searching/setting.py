@@ -26,7 +26,7 @@ OwnScore = Callable[[Any], Any]
 class Setting:
     """A search, decided but for the models.
 
-    recipe: with its `search` section.  pairs: searched on; confirm: kept back.  own, own_confirm: functions of the
+    recipe: with its `search` section.  pairs: for the search; confirm: reserved.  own, own_confirm: functions of the
     user's own.  sources: what the pairs were read from, for the hash of the search.
     """
 

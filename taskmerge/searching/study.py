@@ -60,7 +60,7 @@ class Study:
         """Open a study, or begin one.
 
         Args:
-            folder: where the journal lies.
+            folder: of the journal.
             recipe, axes: what is varied.
             objectives: how many numbers are maximised.
             sampler: as in the recipe.
@@ -121,7 +121,7 @@ class Study:
         if worker is None:
             return trial.datetime_start is None or datetime.now() - trial.datetime_start < _UNCLAIMED
         if worker == self._worker or not str(worker).startswith(socket.gethostname()):
-            return True  # another machine's: nobody here can tell
+            return True  # another machine's: unknown here
         place = self._workers / str(worker)
         if not place.exists():
             return False

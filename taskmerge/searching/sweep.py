@@ -152,7 +152,7 @@ def sweep(
 
 
 def _roomy(recipe: Recipe) -> Path | None:
-    """Where a model for scoring may lie for a while: on the disk of the output, where that is known."""
+    """The place of a temporary model for scoring: on the disk of the output, if that is known."""
     if recipe.output.path is None:
         return None
     place = output_path(recipe.output.path, recipe.folder).parent

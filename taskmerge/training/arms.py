@@ -26,8 +26,12 @@ How = Literal["auto", "gradient", "closed_form"]
 
 @dataclass(frozen=True)
 class Arm:
-    """One way tried. scores: recall@1 and MRR per set, and "mrr", their mean, of pairs that it was not fitted on. gain:
-    what it gains in MRR over "leave it", pair by pair."""
+    """One method that was tried.
+
+    scores: recall@1 and MRR per set, and "mrr", their mean, of pairs that it was not fitted on. gain: its gain in MRR
+        over
+    "leave it", pair by pair.
+    """
 
     name: str
     scores: Mapping[str, float]

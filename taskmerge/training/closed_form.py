@@ -165,7 +165,7 @@ def _fitted(
 
 @contextmanager
 def _without_gradients(model: Any) -> Iterator[None]:
-    """Evaluation mode, and no parameter that autograd follows beside the Jacobian products: they are dearer then."""
+    """Evaluation mode, and no parameter with gradients during the Jacobian products: they would be slower."""
     was_training = model.training
     wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
     model.eval().requires_grad_(False)
@@ -244,7 +244,7 @@ class _Problem:
 
 
 class _Fit:
-    """Rounds of Gauss-Newton on all rows, and beside them the same rounds without each fold, which judge them.
+    """Rounds of Gauss-Newton on all rows, and the same rounds without each fold, which validate them.
 
     parameters: fitted on all.  held: rows that judge, fold by fold.  before, errors: the error of each at the start and
     now, by the fit that never saw its text.  history: their means.  ridges: of the rounds kept.
@@ -292,7 +292,7 @@ class _Fit:
 def _targets(
     model: Embedder, pairs: Pairs, specialist: Embedder | None, texts: Sequence[str] | None, batch_size: int
 ) -> Tensor:
-    """(items, d) of length 1: where each item's embedding should lie in the fused space."""
+    """(items, d) of length 1: the target of each item's embedding in the fused space."""
     distinct, right = pairs.distinct()
     role = pairs.roles[1]
     fused_items = TrainingItems(model, {})

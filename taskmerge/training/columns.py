@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 COLUMNS = "columns"
-"""Where features of several columns are handed in, and their embeddings returned."""
+"""Keys for the features of several columns, and for their embeddings."""
 
 
 class Columns(nn.Module):
@@ -21,7 +21,7 @@ class Columns(nn.Module):
     def __init__(self, embedder: Embedder) -> None:
         super().__init__()
         self.module = embedder.module
-        self._embedder = (embedder,)  # in a tuple: an embedder is no part
+        self._embedder = (embedder,)  # in a tuple: an embedder is not a part
 
     def forward(self, features: Features, **options: Any) -> Features:
         """Features of one batch, or {COLUMNS: [features, …]}."""

@@ -17,7 +17,7 @@ from taskmerge.training.items import TrainingItems
 from taskmerge.training.watching import DECIDES, METRIC, Watch
 
 MOST_OTHERS = 2000
-"""Texts of a gallery besides the held-out ones: as many are hard enough, and each look may embed them all."""
+"""Texts of a gallery in addition to the held-out ones: enough difficulty, and affordable at every evaluation."""
 _BELOW = "_below_its_floor"
 LEAST_SHARE = 0.1
 """Of the largest share, which a modality keeps though it misses nothing."""
@@ -30,7 +30,7 @@ class HeldOutRetrieval(BaseEvaluator):
     texts alone is soon full marks. fixed_texts: embeddings by set name where the text side is frozen. `history` keeps
     every look: the learning curves, one row {"step", "<set>_recall_at_1", "<set>_mrr", ..., "mrr"} per look, and
     "<set>_below_its_floor" where that is so; `looks` the reciprocal rank of every pair at the looks of this process,
-    {set: (pairs,)}, `start` those of the model as it came.
+    {set: (pairs,)}, `start` those of the initial model.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class HeldOutRetrieval(BaseEvaluator):
         return scores
 
     def begin(self) -> dict[str, float]:
-        """Score the model as it came, which sets the floors."""
+        """Score the initial model, which sets the floors."""
         self.start = {}
         scores, self.start = self._look()
         return scores

@@ -49,7 +49,7 @@ class TrainingItems:
 
     sets: {name: Pairs}. A sample of every set is decoded and prepared when this is made, so that bad data is told
     before training starts; the rest is checked when a batch needs it. Prompts that the recipe has for a set's name
-    stand before its items and texts. input_noise: on prepared values, while training. keeping: where encodings are
+    are put before its items and texts. input_noise: on prepared values, while training. keeping: where encodings are
     kept; None: in the user's cache folder. precision: of embeddings that are not trained on (autocast); None: the
     model's own. run: what embeds features, where the model is inside of something else.
     """
@@ -124,7 +124,7 @@ class TrainingItems:
     def embed_texts(self, texts: Sequence[str], role: Role, size: int = _TEXTS, name: str | None = None) -> Tensor:
         """Return embeddings (texts, width) float32 on the CPU, of length 1.
 
-        role: what the texts are.  name: of the set whose prompts stand before them; None: the model's.
+        role: what the texts are.  name: of the set whose prompts are put before them; None: the model's.
         """
         embedder = self.embedder if name is None else self.prompted[name]
         starts = range(0, len(texts), size)
@@ -223,7 +223,7 @@ def _plain(features: Features) -> dict[str, Any]:
 
 
 def _matrix(rows: int, width: int) -> tuple[np.ndarray, Any]:
-    """(rows, width) float32 in memory, or in a file that is mapped, beside what keeps the file."""
+    """(rows, width) float32 in memory, or in a file that is mapped, with the object that keeps the file."""
     if rows * width * 4 <= HELD_BYTES:
         return np.empty((rows, width), np.float32), None
     temporary = TemporaryFolder("bank")

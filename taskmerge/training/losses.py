@@ -25,9 +25,9 @@ MOST_TEXTS = 1 << 16
 
 @dataclass(frozen=True)
 class LossSettings:
-    """temperature: of the softmax.  dimensions: lengths that embeddings are cut to, each with a loss of its own beside
-    the whole ones' (Kusupati et al., arXiv 2205.13147).  gradient_cache: items embedded at once (Gao et al., arXiv
-    2101.06983); None: the whole batch."""
+    """temperature: of the softmax.  dimensions: lengths that embeddings are truncated to, each with a loss of its own
+    next to the whole ones' (Kusupati et al., arXiv 2205.13147).  gradient_cache: items embedded at once (Gao et al.,
+    arXiv 2101.06983); None: the whole batch."""
 
     temperature: float = 0.02
     dimensions: tuple[int, ...] = ()
@@ -83,8 +83,8 @@ class AgainstBank(_Contrast):
     """Symmetric InfoNCE where the texts do not learn: every distinct text of the data is a negative, embedded once.
 
     Item to text runs over the bank; over `MOST_TEXTS` of it and the batch's own texts where it is larger. Text to item
-    runs within the batch of all processes; items of the same text are no negatives of each other. Labels of a batch are
-    rows of the bank: of each item's text, and of its hard negatives.
+    runs within the batch of all processes; items of the same text are not negatives of each other. Labels of a batch
+    are rows of the bank: of each item's text, and of its hard negatives.
     """
 
     bank: Tensor
@@ -112,7 +112,7 @@ class AgainstBank(_Contrast):
         return banked_info_nce(items, everybody, own, texts, theirs[:, 0], self.settings.temperature)
 
     def _drawn(self, theirs: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-        """The batch's own texts and those that stand for a large bank, each once; where the right ones are."""
+        """The batch's own texts and those that represent a large bank, each once; the places of the right ones."""
         own = theirs.unique()  # sorted
         rows = torch.from_numpy(np.ascontiguousarray(self.rows[own.cpu().numpy()])).to(self.bank)
         others = self.bank[~torch.isin(self.chosen, own)]
@@ -133,9 +133,9 @@ def banked_info_nce(
 
     Args:
         items: (batch, width) of this process, of length 1.
-        everybody: (all, width) of all processes; own: (batch,) where these items stand in it.
+        everybody: (all, width) of all processes; own: (batch,) the places of these items in it.
         texts: what items are compared with.
-        labels: (all,) which text each of everybody's is.
+        labels: (all,) the text of each item of all processes.
 
     Returns:
         A scalar: the mean of both directions.
@@ -193,7 +193,7 @@ def _gathered(rows: Tensor) -> Tensor:
 
 
 def _own_rows(count: int, device: Any) -> Tensor:
-    """Where this process's rows stand among those of all."""
+    """The places of this process's rows among those of all."""
     first = torch.distributed.get_rank() * count if _several() else 0
     return torch.arange(first, first + count, device=device)
 

@@ -75,7 +75,7 @@ def in_float32(module: nn.Module) -> Iterator[Masters]:
 
 
 def _divided(module: nn.Module, trained: set[int]) -> tuple[list[nn.Module], list[nn.Module]]:
-    """(the largest modules that are to be float32, the largest that stay in half precision beside them)."""
+    """(the largest modules that are to be float32, the largest that remain in half precision)."""
     own = [one for one in module.parameters() if _is_half(one)]
     if not any(id(one) in trained for one in own):
         return [], _callable(module) if own else []

@@ -65,7 +65,7 @@ def publish(
         report: plain data: what the stage did.
 
     Raises:
-        OutputError: when something of somebody else's is in the way.
+        OutputError: if other data is in the way.
     """
     if not is_first():
         return

@@ -14,7 +14,7 @@ from taskmerge.errors import UsageError
 def recomputed(embedder: Embedder) -> Iterator[None]:
     """Recompute activations of all transformers networks inside the block, if possible (Chen et al., arXiv 1604.06174).
 
-    Raises UsageError for a model without one that can: a class of somebody's own does it in its own forward.
+    Raises UsageError for a model without one that can: a user's own class does it in its own forward.
     """
     from transformers import PreTrainedModel
 

@@ -72,7 +72,7 @@ def _without_doubles(order: np.ndarray, count: int, texts: np.ndarray) -> Iterat
 
 
 class BalancedSampler(MultiDatasetDefaultBatchSampler):
-    """Draws `draws` times one set and a batch of it for all processes, dealt to them in slices.
+    """A sampler that draws a set, then a batch of it for all processes, `draws` times; processes get slices.
 
     accelerate deals batches to the processes in turn: what is learnt in a step does not depend on how many there are.
     sentence-transformers' own samplers stop at the smallest set or follow size.

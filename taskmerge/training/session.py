@@ -35,7 +35,7 @@ from taskmerge.words.progress import tell, work
 
 
 class Session:
-    """Everything is checked when a Session is made; `run` only trains.
+    """One training run: making it checks everything; `run` only trains.
 
     embedder: trained in place.  sets, held_out: {name: Pairs}.  train: components or globs.  folder: for checkpoints.
     stage: what the progress is called. Raises UsageError for data that cannot be used and components that do not exist.
@@ -163,7 +163,7 @@ class Session:
             done = 0 if resumed is None else resumed.step
             trainer.told = around.enter_context(work(self.stage, self.settings.steps, "steps", done))
             trainer.train(resume_from_checkpoint=None if resumed is None else resumed.folder)
-            trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # bf16: it would go on in autocast
+            trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # bf16: it would continue in autocast
             masters.round()
             self._look()
         if self.held_out is not None:

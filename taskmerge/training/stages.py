@@ -244,7 +244,7 @@ def to_train_and_judge(data: Any, held_out: Any, seed: int) -> tuple[dict[str, P
 
 
 def _place(out: str | Path | Destination | None, model: Any, work: str | Path | None) -> Destination | None:
-    """Where the model goes, once nothing stands in the way of it, nor of its checkpoints."""
+    """The destination of the model, after a check for conflicts with it and with its checkpoints."""
     if work is not None:
         check_work(Path(work))
     if out is None:

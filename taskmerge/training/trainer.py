@@ -34,14 +34,14 @@ _BETWEEN = "|"  # column and name of a feature
 
 
 class StageTrainer(SentenceTransformerTrainer):
-    """Saves and restores only tensors that require gradients: a checkpoint is as large as what it trains.
+    """A trainer that saves and restores only tensors that require gradients, so that checkpoints are small.
 
-    A checkpoint holds whole tensors by name, so that any number of processes can go on from it.
+    A checkpoint has complete tensors by name, so that any number of processes can resume it.
 
     Attributes:
         apart: frozen parts that are run by themselves: they are not sharded.
-        first: called once the model is where it trains and as it came, before anything is learnt or taken up.
-        step_losses: of every step, the mean over processes; a run that goes on takes up those of the one before.
+        first: called once when the initial model is on its device, before training or resuming.
+        step_losses: of every step, the mean over processes; a resumed run continues the earlier list.
         told: the progress.
     """
 
@@ -197,7 +197,7 @@ class Telling(TrainerCallback):
 
 
 class StopAt(TrainerCallback):
-    """Leaves off after a step; the schedule stays that of all steps."""
+    """A callback that stops after a step; the schedule remains that of all steps."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -210,7 +210,7 @@ class StopAt(TrainerCallback):
 
 @dataclass
 class ColumnCollator(SentenceTransformerDataCollator):
-    """From numbers of items to features of all columns, and the items' rows of a bank.
+    """A collator from numbers of items to features of all columns, and the items' rows of a bank.
 
     labels: set -> rows of a bank (pairs, columns); None: texts are embedded with the items.
     """

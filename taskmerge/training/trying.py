@@ -133,7 +133,7 @@ class Trial(ABC):
 
 
 class SplitTrial(Trial):
-    """One part is fitted on, the other judges."""
+    """A trial with one split: one part is fitted on, the other is held out."""
 
     def __init__(
         self, source: _Source, sets: dict[str, Pairs], held: dict[str, Pairs], notes: Sequence[str] = ()
@@ -179,7 +179,7 @@ class SplitTrial(Trial):
         return self._trained(model, None)
 
     def _trained(self, model: Embedder, work: Path | None) -> str:
-        """Gradient descent. work: for checkpoints that a run which was stopped goes on from: of one way alone."""
+        """Gradient descent. work: for checkpoints from which an interrupted run resumes: of one method alone."""
         source = self.source
         settings = replace(source.settings, resume=source.settings.resume and work is not None and work.is_dir())
         report = recover(model, self.sets, source.train, settings, held_out=self.held, work=work)

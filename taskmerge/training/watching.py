@@ -8,7 +8,7 @@ from dataclasses import dataclass
 METRIC = "mrr"
 """The mean over modalities of the mean reciprocal rank, finer than recall@1 on small sets."""
 DECIDES = "decides"
-"""What decides between looks: `METRIC`, less one for every modality that lies below its floor."""
+"""The score that decides between evaluations: `METRIC`, minus one per modality below its floor."""
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def checked(value: Any, shape: Any) -> Any:
 
 
 def _bounded(digits: str) -> int:
-    """An integer that is also a number for whoever calculates with it: no larger than a float64 can be."""
+    """An integer that is also a number for calculations: no larger than a float64 can be."""
     if math.isinf(float(digits)):
         raise JsonError(f"not valid JSON: {clipped(digits, 40)} is too large for a number")
     return int(digits)

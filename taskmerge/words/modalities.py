@@ -1,7 +1,7 @@
 """MODALITIES: one row a modality. What it is called in data, in tensor names, in configs, and who takes it.
 
 A tower is what a model has for one or several modalities: pictures and videos go through the same one, "vision". Its
-components are called `vision_encoder` and `vision_projector`. Everybody who speaks of modalities asks this table; a new
+components are called `vision_encoder` and `vision_projector`. All code about modalities uses this table; a new
 modality is a new row.
 """
 
@@ -20,13 +20,13 @@ _VERSION = re.compile(r"(2vec|v?\d)+$")
 
 @dataclass(frozen=True)
 class Modality:
-    """One row.
+    """One modality.
 
     name: also the name of its data column.  media: how an item is decoded.  tower: what its components begin with; ""
     for text, which has none.  columns: further data columns that hold items of it.  words: whole words of tensor names
     and config keys that speak of its tower.  config_words: words that do so in config keys only.  letter: mteb's.
     encoders: what well-known encoders of it are called; owners name modules after them.  placeholders: config keys that
-    hold the id of the token its vectors stand in for.
+    hold the id of the token that its vectors replace.
     """
 
     name: str

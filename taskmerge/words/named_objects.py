@@ -1,7 +1,7 @@
 """Python objects that the user names: `path/to/file.py:name`, or `package.module:name` of an installed package.
 
 A file or package named here is executed: it is the user's own code. Nothing else ever is: what a recipe names that came
-with a model is no wish of the user's, see `not_the_users`.
+with a model is not the user's choice, see `not_the_users`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from taskmerge.opened import opened
 
 @dataclass(frozen=True)
 class _Foreign:
-    """A text that came with somebody's model.
+    """A text that came with a foreign model.
 
     place: where.  own: what the user has named himself, by its last part.  used: those that the text names.
     """

@@ -29,7 +29,7 @@ class Part:
 
 
 def parse_part(text: str) -> Part:
-    """Return what `--part 2/8` says. Raises UsageError for what is no part."""
+    """Return the part that `--part 2/8` means. Raises UsageError for an invalid one."""
     number, _, of = text.strip().partition("/")
     if not (is_whole(number) and is_whole(of) and 1 <= int(number) <= int(of) <= MOST_PARTS):
         raise UsageError(

@@ -21,11 +21,11 @@ _MOST_HELD = 32 << 20
 """Bytes of remembered sets of places."""
 _DIGITS = "0123456789"
 _Place = str | AnyOne | AnyRun
-"""The characters that may stand here, whatever tells of one whether it may, or any run."""
+"""The characters that are allowed here, a test for them, or any run."""
 
 
 class _Reached:
-    """Where all globs stand after some characters. after: where they stand after one more."""
+    """The states of all globs after some characters. after: the states after one more."""
 
     __slots__ = ("after", "covering", "places")
 

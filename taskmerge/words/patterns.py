@@ -64,7 +64,7 @@ def matches(name: str, pattern: str) -> bool:
 
 @dataclass(frozen=True)
 class _Name:
-    """A name with, for each of its characters, the set of positions it stands at (bit i: position i)."""
+    """A name with, for each of its characters, the set of positions where it occurs (bit i: position i)."""
 
     text: str
     places: dict[str, int]
@@ -110,7 +110,7 @@ class Sequence(Step):
 
 @dataclass(frozen=True)
 class Character(Step):
-    """This character."""
+    """One given character."""
 
     character: str
 

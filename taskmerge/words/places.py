@@ -185,7 +185,7 @@ def output_place(text: str | os.PathLike[str] | StoreUri, folder: Path | None = 
 
 
 def _named(path: Path) -> Path:
-    """A path whose last part is a name, since things are put together beside it: "." and ".." become what they are."""
+    """A path whose last part is a name, since files are assembled next to it: "." and ".." are resolved."""
     if path.name not in ("", ".."):
         return path
     try:

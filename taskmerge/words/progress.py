@@ -31,7 +31,7 @@ class Progress:
 
     @property
     def left(self) -> float | None:
-        """Seconds until it is done, at the rate so far; None where it cannot be told."""
+        """The seconds until it is done, at the rate so far; None if unknown."""
         if self.total is None or not self.rate:
             return None
         return max(self.total - self.done, 0) / self.rate
@@ -66,7 +66,7 @@ def tell(text: str) -> None:
 
 
 class Work:
-    """One piece of work; `advance` tells how far it is."""
+    """One piece of work; `advance` reports its progress."""
 
     def __init__(self, title: str, total: int | None, unit: str, done: int = 0) -> None:
         """done: what an earlier run had done already; it does not count for the rate."""

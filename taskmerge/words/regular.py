@@ -34,12 +34,12 @@ Accepts = Callable[[str], bool]
 
 
 class RegularError(UsageError):
-    """A pattern is no regular expression, or not one that is read here."""
+    """A pattern is not a regular expression, or not a supported one."""
 
 
 @dataclass
 class _State:
-    """Where a match may stand. accepts: the character that leads on to `after`; None: `after` and `other` are here too.
+    """A state of a match. accepts: the character that leads to `after`; None: `after` and `other` are here too.
 
     holds: what must hold at this place (the beginning, the end) for that.
     """

@@ -15,9 +15,9 @@ Side = Literal["low", "high", "neither"]
 
 @dataclass(frozen=True)
 class Statistic:
-    """One row.
+    """One statistic of drift.
 
-    key: its name in results and JSON.  title: its name for people.  worse: the side on which harm lies, which is also
+    key: its name in results and JSON.  title: its name for people.  worse: the side that is harmful, which is also
     the side that a null band is limited on.  format: of its values, as a format specification.  leads: whether it may
     lead to the verdict "drifted".  charted: its place in the chart of what decides, from 1; 0: not in it.
     """
@@ -30,7 +30,7 @@ class Statistic:
     charted: int = 0
 
     def outside(self, value: float, limit: float) -> bool:
-        """Return whether a value lies beyond the limit of a null band, on the harmful side."""
+        """Return whether a value is beyond the limit of a null band, on the harmful side."""
         return value < limit if self.worse == "low" else value > limit
 
     def percentile(self, percentile: float) -> float:

@@ -1,4 +1,4 @@
-"""TERMS: what the words on a page mean, told where they first stand."""
+"""TERMS: explanations of the words on a page, shown at their first use."""
 
 from __future__ import annotations
 

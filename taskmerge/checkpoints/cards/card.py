@@ -32,7 +32,7 @@ _DONE = {
     "extract": "A task vector: the changes made by training, to be added to its base",
 }
 KEPT = "## Card of the base"
-"""Heading of the base's own card, which stands last."""
+"""Heading of the base's own card, which comes last."""
 _LONGEST_QUOTE = 20_000
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z]{2,4})?|code|multilingual")
 _DATASET = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
@@ -48,8 +48,11 @@ class Score(NamedTuple):
 
 
 class Card(NamedTuple):
-    """text: of README.md.  findings: what it leaves open (licences that differ, inputs without a hub id), as sentences.
-    conflict: whether the licences of the inputs differ."""
+    """The text of a model card, with its open questions.
+
+    text: of README.md.  findings: information that it leaves open (licences that differ, inputs without a hub id), as
+    sentences.
+    """
 
     text: str
     findings: Sequence[str]
@@ -60,7 +63,7 @@ def card(name: str, record: Mapping[str, Any], read: ReadFile, *, kept: str = ""
     """Return the card of a model.
 
     Args:
-        name: its id on the hub, or the name of its folder: paths of somebody's disk mean nothing to others.
+        name: its id on the hub, or the name of its folder: local paths mean nothing to others.
         record: what taskmerge.json holds.
         read: reads the model's small files, see `kinds.ReadFile`.
         kept: the card of the base, without its YAML, see `kept_card`.

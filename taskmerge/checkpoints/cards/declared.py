@@ -16,7 +16,7 @@ from taskmerge.errors import TaskmergeError
 from taskmerge.words.places import repository_of
 
 How = Literal["hub", "cache", "clone", "card", "config"]
-"""How an id is known: it was read from the hub; the folder lies in the hub's cache, or was cloned from there; the card,
+"""The origin of an id: it was read from the hub; the folder is in the hub's cache, or was cloned from there; the card,
 or the config, of a local folder names the model that it was made from."""
 
 _FIELDS = ("license", "license_name", "license_link", "language", "datasets", "tags", "base_model")
@@ -54,7 +54,7 @@ def declared(folders: Iterable[Path], named: str | None = None) -> list[Declared
     """Return what the models in these folders say, each once.
 
     Args:
-        folders: where one input's files lie: a model's folder, its adapter's too.
+        folders: of one input's files: a model's folder, its adapter's too.
         named: the hub id that the first of them was asked for by; None where it is a folder of this disk.
     """
     found: list[Declared] = []

@@ -1,4 +1,4 @@
-"""The YAML that stands before a model card (README.md): read from anybody's, written for ours."""
+"""The YAML header of a model card (README.md): read from any card, written for ours."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ _OF_TASKS = {
 
 
 def reading(small: Callable[[str], bytes | None]) -> ReadFile:
-    """Return what reads files for `kind_of`. small: name -> the bytes of a file, None where it is not there."""
+    """Return what reads files for `kind_of`. small: name -> the bytes of a file, None if it is missing."""
 
     def read(name: str) -> Any:
         data = small(name)
@@ -85,7 +85,7 @@ def in_folder(folder: Path) -> ReadFile:
 class Kind:
     """library: as the hub names it, None where no library but this one loads it.  pipeline: the hub's task, None where
     nothing says it.  loader: the class that loads it.  trust: whether that runs code of the folder.  texts, media:
-    whether a tokenizer, a processor lies there.  config: the model's."""
+    whether a tokenizer, a processor is there.  config: the model's."""
 
     library: str | None
     pipeline: str | None = None

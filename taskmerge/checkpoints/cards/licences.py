@@ -19,7 +19,7 @@ KNOWN = frozenset(
     "grok2-community gemma".split()
 )
 SAY_NOTHING = frozenset(("unknown", "none", "unlicensed"))
-"""What stands in cards where the owner states no licence."""
+"""Entries in cards whose owner states no licence."""
 
 
 def fields_of(identifier: str, name: str | None, link: str | None) -> dict[str, str]:

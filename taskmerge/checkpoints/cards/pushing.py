@@ -33,7 +33,7 @@ from taskmerge.words.places import repository_of
 PUSHED = ("fused", "model", "trained", "recovered", "grafted", "task vector", "adapter")
 """Kinds of folders that hold something to use; reports, demos and the work of a training are not uploaded."""
 _SIDE = ("statistics/",)
-"""Beginnings of recorded names of what was measured with the model, and is no part of it."""
+"""Prefixes of recorded files that were measured with the model and do not belong to it."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _card(
 
 
 def _base_folder(folder: Path, record: Mapping[str, Any]) -> Path | None:
-    """Where the first thing that a model was made from lies, if it still does."""
+    """The place of the first input of a model, if it still exists."""
     first: Mapping[str, Any] = next(iter(record["inputs"].values()), {})
     source = first.get("source", "")
     for place in (folder / source, Path(source)) if source else ():

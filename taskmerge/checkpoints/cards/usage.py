@@ -1,4 +1,4 @@
-"""Code that loads a model and runs it once, for its card. It runs as it stands; tests run it."""
+"""Code that loads a model and runs it once, for its card. It runs unchanged; tests run it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tensors that lie in pieces over several files: each piece a box of the whole, put together where it is read."""
+"""Tensors that are stored in pieces in several files: each piece a box of the whole, put together where it is read."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class JoinedFile(WeightFile):
         return self._parts
 
     def read(self, name: str, start: int, stop: int | None) -> np.ndarray:
-        """See `WeightFile.read`; what lies in several pieces is copied together."""
+        """See `WeightFile.read`; a tensor in several pieces is copied together."""
         info, boxes = self.entries[name].info, self._boxes[name]
         storage = info.format.storage
         assert storage is not None

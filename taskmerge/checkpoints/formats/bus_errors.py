@@ -2,8 +2,8 @@
 
 Reading a page that a mapped file no longer has, or that its disk cannot give, sends SIGBUS, which ends a process before
 any of its own code runs. Copying through read() would be safe and costs half of a merge's processor time again. So a
-handler stands there, a few lines of machine code: it puts zeros under the rest of the file's pages and marks the file;
-whoever has read from it looks at the mark. A SIGBUS of anybody else's goes where it went before.
+handler is installed, a few lines of machine code: it puts zeros under the rest of the file's pages and marks the file;
+readers check the mark. A SIGBUS of any other code goes to the earlier handler.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _files = np.zeros((_CAPACITY + 1, 3), np.int64)  # the last row: whether a signa
 _free = list(range(_CAPACITY - 1, -1, -1))
 _lock = threading.Lock()
 _handler: Any = None
-_before = ctypes.create_string_buffer(512)  # struct sigaction of whoever had the signal; larger than any
+_before = ctypes.create_string_buffer(512)  # struct sigaction of the earlier handler; larger than any
 
 
 _MASK = ctypes.c_uint32 if sys.platform == "darwin" else ctypes.c_uint8 * 128
@@ -44,7 +44,7 @@ _ON_STACK, _SIGINFO = (0x1, 0x40) if sys.platform == "darwin" else (0x08000000, 
 
 
 class Watched:
-    """One mapping that is watched over until it is let go of. torn: whether pages of it could not be had."""
+    """One mapping that is watched until it is released. torn: whether pages of it could not be read."""
 
     def __init__(self, region: mmap.mmap) -> None:
         self._row = -1

@@ -120,7 +120,7 @@ def _metadata(place: Path) -> Record:
 
 
 def _tables(found: Any, place: Path) -> dict[str, Record]:
-    """Every tensor of the checkpoint; what is no tensor (numbers, settings) is none of the model."""
+    """Every tensor of the checkpoint; other entries (numbers, settings) do not belong to the model."""
     if not isinstance(found, Mapping):
         raise CheckpointError("lists no tensors", str(place), _JOIN)
     return {

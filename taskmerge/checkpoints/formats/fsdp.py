@@ -25,7 +25,7 @@ _JOIN = "join the ranks with the trainer that wrote them (verl: python -m verl.m
 
 @dataclass(frozen=True)
 class _Piece:
-    """What one rank holds of a tensor: its own entries, and where they lie in the whole, as far as it says so."""
+    """One rank's part of a tensor: its own entries, and their place in the tensor, if it states it."""
 
     local: Reference
     shape: tuple[int, ...]
@@ -137,7 +137,7 @@ def _of_sharded(name: str, value: Record, path: Path) -> list[_Piece]:
 
 
 def _mesh_sizes(pieces: Sequence[Mapping[str, Sequence[_Piece]]]) -> dict[int, tuple[int, ...]]:
-    """Number of dimensions of a mesh -> how many ranks stand along each."""
+    """Number of dimensions of a mesh -> number of ranks along each."""
     highest: dict[int, tuple[int, ...]] = {}
     for own in pieces:
         for several in own.values():

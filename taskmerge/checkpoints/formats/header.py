@@ -24,7 +24,7 @@ LONGEST_HEADER = 100_000_000  # the limit of the safetensors library itself
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor of a file: its header entry and where its bytes lie, counted from the start of the file."""
+    """One tensor of a file: its header entry and the place of its bytes, from the start of the file."""
 
     info: TensorInfo
     start: int

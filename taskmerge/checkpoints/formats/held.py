@@ -55,7 +55,7 @@ class State:
 
 @dataclass
 class Held:
-    """One file on this disk and what it was like when its header was read."""
+    """One file on this disk, and its state when its header was read."""
 
     path: Path
     state: State | None
@@ -89,7 +89,7 @@ class Held:
 
 
 class Checked:
-    """Anything that is read and can say whether it is still what it was."""
+    """An input that can check whether it is unchanged."""
 
     def check(self) -> None:
         """Raise CheckpointError when it is not."""

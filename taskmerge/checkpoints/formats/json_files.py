@@ -23,8 +23,8 @@ def read_json(path: Path, shape: type[Shape] | Any = Any, next_move: str | None 
             its own: a link may lead anywhere.
 
     Raises:
-        CheckpointError: for a file that cannot be read, is no regular file, is larger than `LARGEST`, is not UTF-8, is
-            not JSON, or is not of the shape.
+        CheckpointError: for a file that cannot be read, is not a regular file, is larger than `LARGEST`, is not UTF-8,
+            is not JSON, or is not of the shape.
     """
     move = next_move or "get or write the file again"
     if not own:

@@ -29,6 +29,8 @@ class Module(TypedDict, total=False):
 
 
 class Placed(Module):
+    """A module of modules.json, with its path."""
+
     path: str
 
 
@@ -112,7 +114,7 @@ def modules_with_weights(folder: Path) -> dict[str, str]:
 
 
 def is_needed(folder: Path, modules: Mapping[str, str]) -> bool:
-    """Whether the first module must have weights: a transformer, or the only one. A bag of words has none."""
+    """Return whether the first module must have weights: a transformer, or the only one. A bag of words has none."""
     return len(modules) == 1 or _is_transformer(folder)
 
 

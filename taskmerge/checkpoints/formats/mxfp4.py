@@ -1,4 +1,4 @@
-"""MXFP4: floats of four bits, 32 beside each other with one power of two as their scale.
+"""MXFP4: floats of four bits, 32 adjacent ones with one power of two as their scale.
 
 | stored                                    | stands for        | written by                                 |
 |-------------------------------------------|-------------------|--------------------------------------------|

@@ -1,4 +1,4 @@
-"""Weights that are stored in few bits, there and back: what they stand for, and the nearest that the format holds.
+"""Weights that are stored in few bits: reading their numbers, and storing the nearest that the format has.
 
 | stored                                                    | stands for                     | unit of one scale       |
 |-----------------------------------------------------------|--------------------------------|-------------------------|
@@ -68,7 +68,7 @@ class Codec(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class EightBits:
-    """8-bit floats with scales. scaled: where the scale is, and its block."""
+    """A weight in 8-bit floats with scales. scaled: name of the scale, and its block."""
 
     name: str
     info: TensorInfo

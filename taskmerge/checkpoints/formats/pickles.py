@@ -21,9 +21,9 @@ _MOST_EXPANDED = 64 << 20
 
 
 class PickleFile(WeightFile):
-    """One such file, with the interface of a safetensors file. Raises CheckpointError when it is none.
+    """One such file, with the interface of a safetensors file. Raises CheckpointError for any other file.
 
-    archive: what was read of it already, for one whose tensors lie deeper. notes: what was assumed about it.
+    archive: the part that was read already, for tensors in an inner archive. notes: what was assumed about it.
     """
 
     def __init__(self, name: str, path: Path, archive: Archive | None = None,
@@ -39,7 +39,7 @@ class PickleFile(WeightFile):
             self.entries[own] = self._entry(own, reference, archive, path)
 
     def _entry(self, name: str, reference: Reference, archive: Archive, path: Path) -> Entry:
-        """Where a tensor lies; one that is not in order has its strides kept."""
+        """The place of a tensor; one that is not contiguous keeps its strides."""
         row = BY_TORCH_NAME.get(reference.dtype)
         if row is None or row.storage is None:
             raise CheckpointError(f"{name!r} is {reference.dtype}, which is not supported", str(path), SAVE_ANEW)

@@ -70,7 +70,7 @@ def dequantized(state_dict: StateDict, *, keep_packed: bool = False) -> StateDic
     """Return `state_dict` with scaled 8-bit floats as float32 numbers; itself if nothing is quantised.
 
     8-bit floats without a scale are left as they are, for a rule to keep. keep_packed: so are packed numbers, for a
-    plan that lets nobody touch them. Raises CheckpointError naming format and tensor for anything else that is
+    plan that does not use them. Raises CheckpointError naming format and tensor for anything else that is
     quantised.
     """
     if keep_packed and packed_modules(state_dict):
@@ -95,7 +95,7 @@ def dequantized(state_dict: StateDict, *, keep_packed: bool = False) -> StateDic
 
 
 class Dequantized(StateDict):
-    """`StateDict` over scaled 8-bit floats, to be written in the format the model was trained in."""
+    """A `StateDict` of the numbers of scaled 8-bit floats, to be written in the format the model was trained in."""
 
     def __init__(self, source: StateDict, scaled: Mapping[str, Scaled]) -> None:
         self.source = source

@@ -64,7 +64,7 @@ class Prompts(TypedDict, total=False):
 class StoredStateDict(StateDict):
     """`StateDict` in safetensors or PyTorch files, on disk or on the hub.
 
-    folder: where they lie, with the side files. modules: see `Beside.module_folders`. files: (module, file) of every
+    folder: their folder, with the side files. modules: see `Beside.module_folders`. files: (module, file) of every
     weight file. commit: of a hub repository, else None.
     """
 

@@ -1,6 +1,6 @@
 """FORMATS: one row a format of weight files. How it is recognised, how it is opened, or what to do instead.
 
-Everybody who asks which file is a checkpoint asks this table. A new format is a new row; one that can be read also has
+This table alone decides which file is a checkpoint. A new format is a new row; one that can be read also has
 a class with the interface of `files.WeightFile`.
 """
 

@@ -1,7 +1,7 @@
 """Pickles read without running them: tensors as references to bytes, every other object as an inert record.
 
 A pickle names functions to call. Here no name leads to code of the named module: the few that rebuild a tensor lead to
-functions of this file that note where its bytes lie, all others to `Record`s that keep what they were given.
+functions of this file that note the place of its bytes, all others to `Record`s that keep their arguments.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Name:
 
 
 class Storage:
-    """A run of bytes beside the pickle. key: what the file calls it. dtype: torch name. count: entries of it."""
+    """A run of bytes next to the pickle. key: what the file calls it. dtype: torch name. count: entries of it."""
 
     __slots__ = ("count", "dtype", "key")
 
@@ -152,7 +152,7 @@ _HARMFUL_BUILTINS = frozenset(("eval", "exec", "compile", "open", "__import__", 
 
 
 class Unpickler(pickle._Unpickler):
-    """Reads one pickle. Python's own, not the one in C, whose memo a hostile pickle can make take all memory.
+    """A reader of one pickle, based on Python's own: a hostile pickle can make C's memo take all memory.
 
     storages: every storage that the pickle names, by key.
     """

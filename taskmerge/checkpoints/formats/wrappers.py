@@ -64,7 +64,7 @@ def model_under(
 
 @dataclass(frozen=True)
 class _Spot:
-    """Where the model lies: its table, the keys that led there, what stands beside it, openai-whisper's sizes."""
+    """The place of the model: its table, the keys that lead to it, the data next to it, openai-whisper's sizes."""
 
     table: Mapping[str, Any]
     path: tuple[str, ...]

@@ -33,7 +33,7 @@ class ModuleValues:
                 self._names.setdefault(dots, {}).setdefault(_masked(pattern, dots), number)
             else:
                 regular(pattern)
-                self._others.append((number, regular(rf"(?:.*\.)?(?:{pattern})")))  # flags may stand at the start only
+                self._others.append((number, regular(rf"(?:.*\.)?(?:{pattern})")))  # flags: at the start only
         if len(self._others) > MOST_PATTERNS:
             raise RegularError(f"{len(self._others):,} patterns are too many (at most {MOST_PATTERNS:,})")
 
@@ -48,7 +48,7 @@ class ModuleValues:
 
     def _by_name(self, module: str) -> list[int]:
         """Numbers of the names that match, the first of each shape."""
-        line = module.find("\n")  # what stands before a name is on one line
+        line = module.find("\n")  # the text before a name is on one line
         starts = {0, *(place + 1 for place, sign in enumerate(module) if sign == "." and (line < 0 or place < line))}
         found = []
         for dots, names in self._names.items():
@@ -62,7 +62,7 @@ class ModuleValues:
 
 
 def _masked(name: str, dots: tuple[int, ...]) -> str:
-    """A name with a dot wherever a pattern has one, which stands for any character there but a line's end."""
+    """A name with a dot where a pattern has one, which means any character except a line's end."""
     letters = list(name)
     for place in dots[1:]:
         if letters[place] != "\n":

@@ -65,7 +65,7 @@ def sorted_out(file: WeightFile, config: AdapterConfig, place: str) -> AdapterTe
                 "save the adapter with peft's save_pretrained",
             )
         name = stored[len(_PREFIX) :]
-        if ".original_module." in name:  # the base's own tensor, which peft saves beside the trained one
+        if ".original_module." in name:  # the base's own tensor, which peft saves with the trained one
             continue
         if match := _FACTOR.fullmatch(name):
             part = "lora_bias" if match["leaf"] == "bias" else match["part"]

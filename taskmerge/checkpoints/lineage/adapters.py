@@ -29,7 +29,7 @@ from taskmerge.errors import CheckpointError
 
 CONFIG = "adapter_config.json"
 TRAINED_BESIDE = "non_lora_trainables.bin"
-"""What LLaVA's trainer and its heirs save of a run with LoRA besides the adapter: projectors, embeddings."""
+"""Tensors that LLaVA's trainer and its successors save in addition to the adapter: projectors, embeddings."""
 
 
 def is_adapter(folder: Path) -> bool:

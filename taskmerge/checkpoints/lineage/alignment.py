@@ -54,7 +54,7 @@ def align_all(
         overrides: the recipe's `components`: component -> name patterns.
         vocabulary: whose token rows the output has; left out: the base's and those that specialists add.
         own_bases: label -> the base of a specialist that has one of its own.
-        stack: which layers of whom stand, one after the other, in the output; left out: all as they are.
+        stack: the layers of the output, one run of an input after the other; default: unchanged.
 
     Raises: MergeError or CheckpointError with every input that does not fit.
     """

@@ -61,12 +61,12 @@ class Census:
 
     @property
     def specialists(self) -> list[str]:
-        """Their labels, in the recipe's order."""
+        """The specialists' labels, in the recipe's order."""
         return [label for label in self.inputs if label != BASE]
 
     @property
     def config(self) -> dict[str, Any]:
-        """config.json of the result: the naming input's, with what the others' modules in the output add to it."""
+        """The result's config.json: the naming input's, completed for modules of others in the output."""
         added = {label: (self.inputs[label].config, bring) for label, bring in self.grafts.items()}
         if self.naming.label != BASE:
             theirs = {self.components.home(name) for name in self.inputs[self.naming.label].tensors}
@@ -94,7 +94,7 @@ class Census:
 
     @cached_property
     def selector(self) -> Selector:
-        """Reads the recipe's patterns."""
+        """The selector for the recipe's patterns."""
         return Selector(self.components)
 
     def misfits(self, name: str, labels: Sequence[str]) -> list[Problem]:
@@ -188,7 +188,7 @@ class Census:
 
 
 def _told_by_their_owners(inputs: Mapping[str, StateDict], own: Mapping[str, list[str]]) -> dict[str, str]:
-    """What a specialist's own file tells of towers and projectors that it brings: there no others lie beside them."""
+    """The kinds of towers and projectors that a specialist adds, from its own file, which has no others."""
     known: dict[str, str] = {}
     for label in {owners[0] for owners in own.values()}:
         parts = component_map(inputs[label].tensors, inputs[label].config)

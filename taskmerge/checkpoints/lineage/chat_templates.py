@@ -74,7 +74,7 @@ def chosen_template(said: str, folders: Mapping[str, Path | None], beside: Path,
     """Return the template that `said` means, and a sentence about its origin.
 
     said: a name of `NAMED`, "auto", the path of a file, or the template itself.  folders: of the inputs' tokenizers, by
-    label.  beside: what relative paths start at.  place: where it was said.
+    label.  beside: the folder of relative paths.  place: of the setting.
 
     Raises MergeError when it is none of these.
     """
@@ -96,7 +96,7 @@ def chosen_template(said: str, folders: Mapping[str, Path | None], beside: Path,
 
 def _most_common(folders: Mapping[str, Path | None]) -> tuple[str | None, str]:
     first_of: dict[Path | None, str] = {}
-    for label, folder in folders.items():  # one model may stand under several labels
+    for label, folder in folders.items():  # one model may have several labels
         first_of.setdefault(folder, label)
     labels = {label: folder for folder, label in first_of.items()}
     found = {label: text for label, folder in labels.items() if (text := template_of(folder)) is not None}
@@ -112,7 +112,7 @@ def _checked(text: str, place: str) -> str:
     try:
         from jinja2 import TemplateSyntaxError
         from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError:  # whoever renders it has it
+    except ImportError:  # the renderer has it
         return text
     reader = ImmutableSandboxedEnvironment(extensions=["jinja2.ext.loopcontrols"])
     try:
@@ -141,7 +141,7 @@ def _text(path: Path) -> str:
 def template_files(text: str, folder: Path | None, written: Mapping[str, str]) -> dict[str, str]:
     """Return the tokenizer's files with the template: one of its own, and the one that older libraries read.
 
-    folder: of the output's tokenizer.  written: files that are written anew already.
+    folder: of the output's tokenizer.  written: files that are already rewritten.
     """
     config: Any = {}
     if CONFIG in written:

@@ -44,8 +44,8 @@ class Difference:
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[Difference]:
     """Return the settings that differ between two models' configs and change the result of the same tensors.
 
-    The language models' sections are compared, wherever they stand, and those of each modality. A setting that only one
-    of them names is some default of the other, which nobody can know from the file: it is left alone.
+    The language models' sections are compared, at any place, and those of each modality. A setting that only one
+    of them has is a default of the other, which the file does not state: it is not compared.
     """
     found: list[Difference] = []
     for name, one, two in _pairs(ours, theirs):

@@ -62,7 +62,7 @@ def grafted_config(
 ) -> dict[str, Any]:
     """Return config.json of the result: `start`, completed from each grafted specialist.
 
-    grafts: label -> (its config, the components it brings). A key that `start` lacks or leaves null is taken over, and
+    grafts: label -> (its config, the components it brings). A key that `start` lacks or leaves null is copied, and
     so is every key that speaks of a modality the specialist brings (audio_config, audio_token_id); a list of named
     tables (an embedder's towers) gets those it lacks. Of the base, only keys that speak of such a modality are taken.
     """

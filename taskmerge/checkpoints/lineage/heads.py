@@ -1,4 +1,4 @@
-"""Output heads that are token tables: which inputs store one of their own, and what stands for it in the others."""
+"""Output heads that are token tables: inputs that store a head of their own, and its substitute in the others."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def match_heads(inputs: Mapping[str, StateDict], naming: str = BASE) -> Heads:
 
     An input that ties its head to its token table has that table for a head. Where the result's config (that of the
     input `naming`) ties and some head is another than its table, the result must store one, whatever
-    `tie_word_embeddings` says beside it. Only then are values read, of table and head, up to where they differ.
+    `tie_word_embeddings` states in addition. Only then are values read, of table and head, up to where they differ.
     """
     stored = {label: name for label, state_dict in inputs.items() if (name := _stored(state_dict)) is not None}
     base = inputs[BASE]

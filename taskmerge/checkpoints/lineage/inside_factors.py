@@ -1,4 +1,4 @@
-"""LoRA factors inside a model's own file: `q_proj.base_layer.weight` beside `q_proj.lora_A.speech.weight`.
+"""LoRA factors inside a model's own file: `q_proj.base_layer.weight` next to `q_proj.lora_A.speech.weight`.
 
 What the model computes is base_layer + s·B·A. A sum of factors is not the factor of a sum, so they are never merged one
 by one: they must agree in all inputs, or the model is folded first, where its file says s.
@@ -118,7 +118,7 @@ _FIRST = "merge them first: peft's merge_and_unload(), then save_pretrained"
 
 def _settings(state_dict: StateDict, adapter: str) -> AdapterConfig:
     """Rank and alpha of the factors: from the config (`speech_lora`, as Phi-4-multimodal says it), or from
-    adapter_config.json beside the weights."""
+    adapter_config.json next to the weights."""
     said: Any = state_dict.config.get(f"{adapter}_lora")
     if isinstance(said, Mapping) and all(isinstance(said.get(key), int | float) for key in ("r", "lora_alpha")):
         return AdapterConfig(int(said["r"]), float(said["lora_alpha"]))

@@ -68,7 +68,7 @@ class TrainedRows:
 class AdaptedStateDict(StateDict):
     """`StateDict` of a base with adapters applied.
 
-    factors: base's tensor name -> factors.  replaced: name -> the adapter's stored tensor that stands in its place.
+    factors: base's tensor name -> factors.  replaced: name -> the adapter's stored tensor that replaces it.
     rows: table of tokens -> the rows of it that the adapter trained.
     tokenizer: folder of the tokenizer, when the adapter brings its own. prompts: as in `Beside`, when it brings them.
     """

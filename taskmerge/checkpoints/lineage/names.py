@@ -25,7 +25,7 @@ from taskmerge.words.numerals import is_whole
 
 How = Literal["identical", "structure", "transformers"]
 _SHOWN = 4
-_WRAPPERS = ("model", "language_model", "thinker", "vlm")  # path components that may stand before a head
+_WRAPPERS = ("model", "language_model", "thinker", "vlm")  # path components that may precede a head
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def _best_move(sides: _Sides, home: str, ours: list[str], theirs: list[str]) -> 
 
 def _prefixes(names: list[str], home: str, components: Components) -> list[str]:
     """ "" and every leading path of a name that ends before its first number. A head keeps what names it, all but what
-    stands before the backbone too: a pooler's dense layer is not a classifier's.
+    comes before the backbone too: a pooler's dense layer is not a classifier's.
     """
     found = {""}
     wrappers = {*_WRAPPERS, *components.root(BACKBONE).split(".")}

@@ -31,7 +31,7 @@ def overlaid(model: StateDict, also: Sequence[str | Path], relative_to: Path | N
 
 
 class Overlaid(StateDict):
-    """`StateDict` of a model, some tensors taken from a file instead."""
+    """A `StateDict` of a model with some tensors from a file instead."""
 
     def __init__(self, model: StateDict, over: StoredStateDict) -> None:
         if not over.tensors:

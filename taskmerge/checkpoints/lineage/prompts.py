@@ -13,14 +13,14 @@ _NOTHING: tuple[Any, ...] = (
     None,
     "",
     {},
-)  # what sentence-transformers saves for a prompt or a setting that nobody gave
+)  # what sentence-transformers saves for a prompt or a setting that is not set
 
 
 def joined_prompts(inputs: Mapping[str, StateDict], naming: str = BASE) -> tuple[dict[str, Any], list[str]]:
     """Return the result's config_sentence_transformers.json, and a sentence for each setting that does not fit.
 
     naming: the input whose modules the result takes. What it says stays. What it leaves open is taken from the other
-    inputs where they agree; where they do not, nobody's is taken.
+    inputs where they agree; otherwise no value is taken.
     """
     joined = dict(inputs[naming].beside.prompts)
     if _PROMPTS in joined:

@@ -25,7 +25,7 @@ _BY_PLACE = (
 
 @dataclass(frozen=True)
 class Section:
-    """Layers of one model that stand in a row. depth: how many layers that model has."""
+    """A run of layers of one model. depth: how many layers that model has."""
 
     config: Mapping[str, Any]
     layers: range
@@ -79,7 +79,7 @@ def _one_each(value: Any, section: Section) -> bool:
 
 
 def _moved(lists: Sequence[tuple[Any, Section]]) -> list[int]:
-    """Numbers of layers, where these stand now."""
+    """New numbers of layers."""
     found, start = [], 0
     for own, section in lists:
         found += [start + layer - section.layers[0] for layer in section.layers if layer in own]

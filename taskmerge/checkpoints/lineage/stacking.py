@@ -1,6 +1,6 @@
 """A stacked model as a view: its layer j is layer k of some input, nothing copied.
 
-What stands outside the backbone's layers comes from the inputs of the first run (token tables) and of the last (all
+Tensors outside the backbone's layers come from the inputs of the first run (token tables) and of the last (all
 else: final norm, head, towers).
 """
 
@@ -19,13 +19,13 @@ from taskmerge.checkpoints.tensors import TensorInfo
 from taskmerge.errors import MergeError, Problem
 
 Run = Mapping[str, range]
-"""Label -> which of its layers stand, one beside the other, in the next layers of the output; all as many."""
+"""Label -> its layers for the next layers of the output; the same number for each label."""
 _MOST_PROBLEMS = 5
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What one input brings to one run. start: the output's layer where its first one stands. first, last: whether the
+    """One input's part of one run. start: the place of its first layer in the output. first, last: whether the
     run is."""
 
     label: str
@@ -68,7 +68,7 @@ class StackedStateDict(StateDict):
         return state_dict.view(there)
 
     def release(self, name: str, start: int, stop: int) -> None:
-        """See `StateDict.release`: not done where a layer stands several times, which may still be read."""
+        """See `StateDict.release`: not for a layer that is used several times, which may still be read."""
         state_dict, there = self._places[name]
         if sum(place == (state_dict, there) for place in self._places.values()) == 1:
             state_dict.release(there, start, stop)

@@ -77,8 +77,8 @@ class Vocabulary:
 @dataclass(frozen=True)
 class Rows:
     """The token tables of the output. count: rows. of: input -> its own row for each output row, -1 where it has none
-    (int64, (count,)). ids: token -> output row. texts: tokenizer files to be written anew. folder: of the others.
-    left_out: input -> its tokens that have no row in the output. beyond: input -> its tokens whose ids lie beyond its
+    (int64, (count,)). ids: token -> output row. texts: tokenizer files to be rewritten. folder: of the others.
+    left_out: input -> its tokens that have no row in the output. beyond: input -> its tokens whose ids are beyond its
     own table, which has no row for them. given: output row -> where the user has it from. own_rows: see `Vocabularies`.
     """
 
@@ -94,7 +94,7 @@ class Rows:
 
 
 def has_tokenizer(folder: Path | None) -> bool:
-    """Whether a folder has the vocabulary of a tokenizer, in a file that can be read as text or not."""
+    """Return whether a folder has the vocabulary of a tokenizer, in a file that can be read as text or not."""
     return folder is not None and any((folder / name).is_file() for name in _VOCABULARIES)
 
 
@@ -126,7 +126,7 @@ def join(
     """Return the rows of the output's token tables; None if all inputs have the same rows and no others are wanted.
 
     vocabularies, tables: by input label; tables says how many rows its token table has. Raises MergeError when rows
-    differ and cannot be matched, or when a row that is wanted is not there.
+    differ and cannot be matched, or when a row that is wanted is missing.
     """
     mode = wanted.tokenizer
     known = {label: vocabulary for label, vocabulary in vocabularies.items() if vocabulary is not None}
@@ -253,7 +253,7 @@ def _padded(count: int, table: int, used: int) -> int:
 
 
 def _check_fits(known: Mapping[str, Vocabulary], tables: Mapping[str, int], rowed: Mapping[str, Set[str]]) -> None:
-    """A few tokens whose ids lie beyond the table were never trained; when most are, it is another tokenizer."""
+    """A few tokens whose ids are beyond the table were never trained; when most are, it is another tokenizer."""
     for label, own in known.items():
         beyond = len(own.ids) - len(rowed[label])
         if own.ids and (not rowed[label] or beyond > _MOST_ORDINARY):

@@ -1,7 +1,7 @@
 """Tensors that some files store under two names: token tables of encoder and decoder, a head's bias.
 
 The classes of transformers that tie two parameters save one of them. Whole state dicts (older `pytorch_model.bin`, a
-`torch.save` of one's own) hold both. What stands under two names in one input and under one in another is one tensor.
+`torch.save` of one's own) hold both. A tensor with two names in one input and one name in another is the same tensor.
 """
 
 from __future__ import annotations

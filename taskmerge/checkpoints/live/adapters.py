@@ -64,7 +64,7 @@ def _active(network: Any) -> list[str]:
 
 
 def save_adapter(network: Any, folder: Path) -> Path:
-    """Have the active adapter saved; where it lies. network: what `adapted_network` found, in a copy of a model."""
+    """Save the active adapter; return its place. network: what `adapted_network` found, in a copy of a model."""
     folder.mkdir(parents=True, exist_ok=True)
     name = _active(network)[0]
     if not isinstance(network, sys.modules["peft"].PeftModel):

@@ -49,7 +49,7 @@ def tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def check_mergeable(module: nn.Module, label: str) -> None:
-    """Raise UsageError for a model whose tensors are not there, or are not numbers as they stand.
+    """Raise UsageError for a model whose tensors are missing, or are not plain numbers.
 
     Args:
         module: a live model, out of its wrappers.

@@ -37,7 +37,7 @@ _ADAPTER = "adapter_"
 
 
 class _Rooms:
-    """Stands as long as the process does: what its temporary folders hang on."""
+    """An object of the process's lifetime, to which its temporary folders are tied."""
 
 
 _rooms = _Rooms()
@@ -73,9 +73,7 @@ def as_folder(module: nn.Module, label: str) -> WithLiveValues:
         if own is not None:
             values[name] = own[str(stored.stored_name(name))]
     found = WithLiveValues(stored, MemoryStateDict(values, label))
-    found.beside = replace(
-        stored.beside, files={}, notes=()
-    )  # nobody can say whether live tensors are the same next time
+    found.beside = replace(stored.beside, files={}, notes=())  # live tensors may be different next time
     return kept_with(found, room)
 
 

@@ -84,7 +84,7 @@ def _lay_out_module(module: str, folder: str, infos: list[TensorInfo], shard_siz
 
 
 def index_files(shards: Iterable[ShardLayout]) -> dict[str, str]:
-    """Path -> text of the index of each folder whose tensors lie in more than one file."""
+    """Path -> text of the index of each folder whose tensors are in more than one file."""
     folders: dict[str, list[ShardLayout]] = {}
     for shard in shards:
         folders.setdefault(shard.file.rpartition("/")[0], []).append(shard)

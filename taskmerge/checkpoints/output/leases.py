@@ -1,8 +1,8 @@
 """Leases: who writes what in a store, where there are no locks.
 
-A writer puts an object of its own beside those of the others and looks at all of them. Of those that live the oldest
+A writer writes an object of its own next to those of the others and looks at all of them. Of those that live the oldest
 holds; the others step back. Time is the store's: an object that was not written again for `LIFE` seconds, as the newest
-one counts them, is of a writer that is gone; so is one whose process is not there any more on this machine.
+one counts them, is of a writer that is gone; so is one whose process no longer exists on this machine.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def publish_saved(
 ) -> list[str]:
     """Have `save` write a model, and move it to its place in one rename.
 
-    save: is given a folder that is not there yet. record: see `record.new_record`. needed: bytes of weights that it
+    save: is given a folder that does not exist yet. record: see `record.new_record`. needed: bytes of weights that it
     will write, for which there must be room. base: folder of the model whose card is kept. The rest as for
     `OutputFolder`.
     Returns what turned up in a folder that was replaced, and stays. Raises OutputError, and what `save` raises.

@@ -10,7 +10,7 @@ _PLAIN = re.compile(r"[A-Za-z0-9]+([.-][A-Za-z0-9]+)*")
 
 
 def name(text: str) -> str:
-    """Return a name as it may stand in a heading or a sentence: plain where it is, else as `code`."""
+    """Return a name in a form for a heading or a sentence: plain where it is, else as `code`."""
     return text if _PLAIN.fullmatch(text) and not text.startswith("www.") else code(text)
 
 
@@ -35,7 +35,7 @@ def sentence(text: str) -> str:
 
 
 def plain(line: str) -> str:
-    """Return one line of somebody's markdown, without what would be an order to a terminal."""
+    """Return one line of foreign Markdown, without control sequences for a terminal."""
     return printable_line(line.replace("\t", "    "))
 
 

@@ -34,7 +34,7 @@ class FileNote(TypedDict):
 
 
 class Notes(Protocol):
-    """Texts by name, where every process of one output sees them."""
+    """Texts by name, in a place that every process of one output reads."""
 
     @property
     def place(self) -> str:
@@ -55,7 +55,7 @@ class Notes(Protocol):
 
 
 def read_note(notes: Notes, name: str, shape: type[Shape] | Any) -> Shape | None:
-    """Return what a note says; None where it is not there. Raises CheckpointError for one that makes no sense."""
+    """Return the content of a note; None if it is missing. Raises CheckpointError for an invalid one."""
     text = notes.read(name)
     if text is None:
         return None
@@ -70,7 +70,7 @@ def write_note(notes: Notes, name: str, value: Any) -> None:
 
 
 def join_run(notes: Notes, identity: str, discard: str) -> None:
-    """Say which run the notes are of; whoever comes first decides.
+    """Record the run that the notes belong to; the first process decides.
 
     discard: how what is there can be thrown away. Raises OutputError for a run that cannot be told from others, and
     when the parts there are of another run.

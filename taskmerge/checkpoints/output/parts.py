@@ -1,7 +1,8 @@
 """Parts of one output on a disk: several processes collect files in ``.NAME.partial``, one of them publishes it.
 
-A part holds the folder's lock shared, so that nobody publishes it or writes it whole meanwhile, and a lock of its own
-on each file that it writes. What it finished it notes, with the sha256; `PartsFolder` reads the notes and every file.
+A part holds the folder's lock shared, so that no process publishes it or writes it completely meanwhile, and a lock of
+its own on each file that it writes. What it finished it notes, with the sha256; `PartsFolder` reads the notes and every
+file.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class LocalParts:
     """One process's share of an output that others write too. final, inputs, fresh: see `OutputFolder`; identity: of
     the whole run. part: what it is called in the notes.
 
-    finished: sha256 of the weight files that are done, whoever wrote them, and still are what was written; only files
+    finished: sha256 of the weight files that are done, by any process, and are unchanged; only files
     that `take_up` was asked for are looked at.
     """
 
@@ -97,7 +98,7 @@ class LocalParts:
             self._lock.write(json.dumps(name).encode() + b"\n")
 
     def take_up(self, files: Sequence[str]) -> None:
-        """Take over what an earlier run of these parts finished; its bytes are read."""
+        """Reuse the finished files of an earlier run of these parts; their bytes are read."""
         for file in files:
             known: FileNote | None = read_note(self.notes, note_name(file), FileNote)
             path = self.staging / file
@@ -149,7 +150,7 @@ class LocalParts:
 
 
 class PartsFolder(OutputFolder):
-    """An `OutputFolder` that goes on from the files that parts have finished; every byte of them is read.
+    """An `OutputFolder` that continues from the files that parts have finished; every byte of them is read.
 
     After `expect` it refuses to begin unless all of them are there, and names whose part is not.
     """
@@ -203,7 +204,7 @@ class PartsFolder(OutputFolder):
         check_parts([layout.file for layout in self._expected], known, whole, str(self.final))
         self.finished.update(whole)
         self.remade += [file for file in known if file not in whole]
-        self._write_journal()  # before the notes go: a run that is killed here goes on from it
+        self._write_journal()  # before the notes go: a run that is killed here continues from it
         for name in files_below(self.staging):
             if name not in (LOCK, JOURNAL) and name not in whole and is_ours(name, self._begun):
                 (self.staging / name).unlink()

@@ -1,7 +1,7 @@
 """May an output be put where the user says, and putting it there: the one place where folders are replaced or removed.
 
-What stands in the way is replaced only when it was made here, and only the files that are as they were written. What
-else lies in such a folder is named and nothing is done. The older folder stays until the new one is in its place.
+An existing folder is replaced only if it was made here, and only the files that are as they were written. What
+else is in such a folder is reported and nothing is done. The older folder stays until the new one is in its place.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def site(final: Path, fresh: bool = False, inputs: Iterable[Path] = (), *, keep:
         keep: keep what is replaced as `NAME-previous`.
 
     Raises:
-        OutputError: when something stands there that may not give way; it names it.
+        OutputError: if there is something that may not be replaced; the message names it.
     """
     check_apart(final, inputs)
     older = _giving_way(final, fresh)

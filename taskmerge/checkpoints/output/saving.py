@@ -63,7 +63,7 @@ def save_state_dict(
 ) -> Path:
     """Write `state_dict` into folder `path`, completely or not at all; a failure leaves nothing behind.
 
-    Side files come from ``state_dict.write_side_files``, or else from the folder beside the weights. fresh: replace
+    Side files come from ``state_dict.write_side_files``, or else from the folder of the weights. fresh: replace
     what was made here. extra: file name -> text of further files, or what makes it once the weights are written. made:
     what kind of folder its record says this is, and what made it. sources: what it is made of, where the state dict
     does not say. Returns the path. Raises OutputError, UsageError, and what reading raises.

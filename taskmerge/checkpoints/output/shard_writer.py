@@ -47,7 +47,7 @@ class Sink(Protocol):
 
 
 class ShardWriter:
-    """Takes the bytes of one file in order; nothing is sure before `finish`. Raises OutputError if the disk refuses.
+    """A writer of one file, in order; nothing is certain before `finish`. Raises OutputError if the disk refuses.
 
     Either `write` is given everything after the header, or buffers are had from `take`, filled by any thread and
     handed over by `put` in the order of the file, header included. size: bytes of one buffer, a multiple of the page.
@@ -227,7 +227,7 @@ class _StraightFile:
         self._failed = False
 
     def _indirect(self) -> bool:
-        """Goes on through the page cache; False if it already did."""
+        """Continues through the page cache; False if it already did."""
         flags = fcntl.fcntl(self._file, fcntl.F_GETFL)
         if not flags & _DIRECT:
             return False

@@ -16,7 +16,7 @@ from taskmerge.words.system_errors import as_output_error
 JOURNAL = ".taskmerge-journal.json"
 NEXT_JOURNAL = f"{JOURNAL}.new"
 SAVED = "saved"
-"""Folder in which a library saves a model, before its files are taken over."""
+"""Folder in which a library saves a model, before its files are moved."""
 OWN = (LOCK, JOURNAL, NEXT_JOURNAL, FILE)
 
 
@@ -24,7 +24,7 @@ def take_lock(lock: IO[bytes], staging: Path, mode: int, taken: OutputError) -> 
     """Lock the lock file of a staging folder, at once or not at all; the state of the file.
 
     Args:
-        lock: the file, opened.  staging: the folder that it lies in.  mode: `fcntl.LOCK_EX` or `LOCK_SH`.
+        lock: the file, opened.  staging: its folder.  mode: `fcntl.LOCK_EX` or `LOCK_SH`.
         taken: what to raise when another process holds it, or has published the folder since the file was opened.
     """
     try:

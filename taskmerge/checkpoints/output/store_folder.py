@@ -1,6 +1,6 @@
 """An output in a store: whole or not at all where nothing can be renamed.
 
-Weight files go to their final names, each whole or not at all; what says that a file is finished lies under
+Weight files go to their final names, each completely or not at all; the note that a file is finished is under
 ``.taskmerge-unfinished/``, so does who is writing. Small files come last, the index after them, the record at the very
 end; then the marks go. Marks and no record: the output is not finished, and readers refuse it.
 """
@@ -32,7 +32,7 @@ from taskmerge.words.parts import Part
 from taskmerge.words.places import StoreUri
 
 _ONCE = "once-"
-"""What the identity of a run begins with that nobody can go on with."""
+"""Prefix of the identity of a run that cannot be resumed."""
 
 
 class StoreNotes:
@@ -108,7 +108,7 @@ class StoreFolder:
         self._closing.close()
 
     def _look(self) -> Mapping[str, Stat]:
-        """What lies there. Raises OutputError for what may not give way."""
+        """The existing objects. Raises OutputError for those that may not be replaced."""
         there = storing(self.final, self._store.names)
         marked = any(name.startswith(f"{UNFINISHED}/") for name in there)
         if FILE in there:
@@ -151,7 +151,7 @@ class StoreFolder:
         check_parts([layout.file for layout in self._expected], known, whole, str(self.final))
         self.finished = whole
         self.remade = [file for file in known if file not in whole]
-        if FILE in there:  # from here on nobody takes it for whole
+        if FILE in there:  # from here on it counts as incomplete
             storing(self.final, lambda: self._store.remove([FILE]))
 
     def _known(self, there: Mapping[str, Stat]) -> dict[str, FileNote]:

@@ -1,8 +1,8 @@
-"""The output folder: written beside its final place, and there whole or not at all.
+"""The output folder: written next to its final place, and moved there when it is complete.
 
-A run that was killed leaves ``.NAME.partial`` beside the place where NAME would be. It holds a journal with the
+A run that was killed leaves ``.NAME.partial`` next to the place of NAME. It holds a journal with the
 identity of the run (recipe, inputs, version) and every finished file with its sha256; the next run with the same
-identity reads the finished files again and goes on from those that are as they were.
+identity reads the finished files again and continues from the unchanged ones.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ from taskmerge.words.system_errors import writing
 
 
 class OutputFolder:
-    """Collects the files of one output and publishes them in one rename.
+    """The files of one output while they are collected; they are published in one rename.
 
     final: the folder to make. identity: text that is equal only for runs that would write the same bytes; "" for a run
-    that cannot be gone on with. fresh: replace an output made here and throw away an unfinished one. inputs: folders
+    that cannot be resumed. fresh: replace an output made here and remove an unfinished one. inputs: folders
     and files that are being read, which `final` must not replace. keep: keep what is replaced as `NAME-previous`. Every
     file that is read while it is open must stay as it was: nothing is noted as finished, and nothing published, before
     that has been looked at.
@@ -53,7 +53,7 @@ class OutputFolder:
     what had been written.
 
     Raises OutputError for what `replacing.site` refuses, when an unfinished run with another identity or something of
-    somebody else's lies where the files are collected, or when another process is writing.
+    other data is in the staging folder, or when another process is writing.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class OutputFolder:
             self._lock.write(json.dumps(name).encode() + b"\n")
 
     def _take_up_journal(self) -> None:
-        check_staging(self.staging)  # again: now nobody else of ours writes here
+        check_staging(self.staging)  # again: now no other process of ours writes here
         journal = self.staging / JOURNAL
         known = _journal(journal) if journal.exists() and not self.fresh else None
         if known is None or known["identity"] == "":
@@ -153,7 +153,7 @@ class OutputFolder:
                 path.unlink()
 
     def _clear(self) -> None:
-        """Removes what was collected, and nothing that somebody else has put there."""
+        """Remove the collected files, and no file of another program."""
         for name in files_below(self.staging):
             if name not in (LOCK, JOURNAL) and is_ours(name, self._begun):
                 (self.staging / name).unlink()
@@ -254,9 +254,9 @@ class OutputFolder:
                 put_in_place(self.staging, place)
             except OSError:
                 with contextlib.suppress(OSError):
-                    self._write_journal()  # so that the next run goes on from here
+                    self._write_journal()  # so that the next run continues from here
                 raise
-        with contextlib.suppress(OSError):  # it stands, whole
+        with contextlib.suppress(OSError):  # it is complete
             (self.final / LOCK).unlink()
         remember([(self.final / name, state, self.finished[name]) for name, state in self._states.items()])
         return place.left
@@ -294,7 +294,7 @@ def _journal(path: Path) -> _Journal:
 
 
 _SIDES = 16
-"""Files that a model has besides its weights, at most, more or less."""
+"""Approximate upper limit of the files of a model in addition to its weights."""
 
 
 def check_space(final: Path, needed: int, files: int = 1, what: str = "the output") -> None:

@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 BLOCK = 4 << 20
 """Bytes fetched at a time."""
 BUDGET = 256 << 20
-"""Bytes of blocks kept, at least those that are being waited for besides."""
+"""Bytes of blocks kept, in addition to those that are being waited for."""
 _FETCHING = 12
 
 Key = tuple[object, int, int]

@@ -26,15 +26,15 @@ _UNFINISHED = re.compile(r"[0-9a-f]{32}\.unfinished")
 LEAST = 128 << 20
 """Of less a budget, its share below holds no block of a file."""
 _SHARE = 16
-"""One part in so many of the budget is written between two looks at what lies there, and twice as much kept free."""
+"""One part in so many of the budget is written between two listings of the folder, and twice as much kept free."""
 
 
 class RangeCache:
-    """Ranges kept in a folder. budget: most bytes of all of them, whoever kept them."""
+    """Ranges kept in a folder. budget: maximum number of bytes of all of them, from any process."""
 
     def __init__(self, folder: Path, budget: int) -> None:
         self.folder, self.budget = folder, budget
-        self._unseen = budget  # looks at what lies there before it keeps anything
+        self._unseen = budget  # lists the folder before it stores anything
 
     def get(self, key: tuple[object, ...], size: int, fetch: Callable[[], bytes]) -> bytes:
         """Return the `size` bytes of a range, from the folder or from `fetch`; its result is kept if it fits."""
@@ -71,7 +71,7 @@ class RangeCache:
         """Remove what was used longest ago, until so much is free that the next look comes in time."""
         rows = []
         for entry in os.scandir(self.folder):
-            if _NAME.fullmatch(entry.name) or _UNFINISHED.fullmatch(entry.name):  # nobody else's files
+            if _NAME.fullmatch(entry.name) or _UNFINISHED.fullmatch(entry.name):  # no files of other programs
                 with contextlib.suppress(OSError):
                     found = entry.stat(follow_symlinks=False)
                     rows.append((found.st_mtime, found.st_size, entry.path))

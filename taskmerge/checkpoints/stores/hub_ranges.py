@@ -14,7 +14,7 @@ from taskmerge.words.places import StoreUri
 
 
 class HubRepository:
-    """Reads ranges of files of a repository, see `interface.Store`; nothing is written there.
+    """A repository on the hub as a read-only store of ranges of files, see `interface.Store`.
 
     conditional: a commit names its bytes for good. files: name -> size and sha256, as the hub states them.
     """

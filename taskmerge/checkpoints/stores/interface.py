@@ -85,7 +85,7 @@ def patiently(call: Callable[[], Result]) -> Result:
 
 
 def _is_refusal(error: BaseException) -> bool:
-    """Whether a store refused whoever asked, so that asking again changes nothing."""
+    """Whether a store refused the user's rights, so that another try changes nothing."""
     text = f"{type(error).__name__} {error}"
     return any(word in text for word in ("ermissionDenied", "nauthenticated", "ExpiredToken", "InvalidAccessKey",
                                          "InvalidToken", "SignatureDoesNotMatch", "AccessDenied", "NotSupported",

@@ -1,7 +1,7 @@
 """A folder in a store as a folder of this disk: small files are fetched, weights have files that stand for them.
 
-Whoever opens a checkpoint sees a folder, whatever holds it. A file that stands for weights says so in its text and
-holds nothing else; the readers of formats, and whoever hashes, ask here first. It lasts as long as the process.
+A reader of a checkpoint always sees a folder. A file that stands for weights says so in its text and
+contains nothing else; readers of formats, and hashing, ask here first. It lasts as long as the process.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _by_folder: dict[Path, Mirror] = {}
 def mirror(uri: StoreUri) -> Path:
     """Return the path of this disk that stands for a folder or a file in a store.
 
-    Raises CheckpointError: nothing lies there, it cannot be read, or it is an output that is not finished.
+    Raises CheckpointError: if nothing is there, if it cannot be read, or if it is an unfinished output.
     """
     from taskmerge.checkpoints.stores.opening import open_store
 
@@ -88,7 +88,7 @@ def mirror_of_file(uri: StoreUri) -> Path | None:
 
 
 def forget() -> None:
-    """Look anew at every store from now on."""
+    """Read every store again from now on."""
     _mirrors.clear()
 
 

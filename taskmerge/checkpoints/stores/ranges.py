@@ -27,9 +27,9 @@ _GLANCE = 1 << 13
 
 
 class RemoteFile(WeightFile):
-    """A safetensors file in a store, as `WeightFile`. place: a file of this disk that stands for it; it holds no bytes.
+    """A safetensors file in a store, as `WeightFile`. place: a file of this disk that stands for it, without bytes.
 
-    store, key, stat: where it lies, and the version that is meant: a read of another one fails.
+    store, key, stat: its place, and the expected version: a read of another one fails.
     """
 
     def __init__(self, name: str, place: Path, store: Store, key: str, stat: Stat) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class And:
-    """A class whose fields are printed, and keys that are printed beside them: name -> (type, meaning)."""
+    """A class whose fields are printed, and keys that are printed with them: name -> (type, meaning)."""
 
     shape: Any
     more: Mapping[str, tuple[Any, str]]

@@ -19,7 +19,14 @@ _BUILT_IN = ("log_mel", "patches", "huggingface")
 
 
 def register_encoder(kind: str) -> Callable[[EncoderClass], EncoderClass]:
-    """Register an `Encoder` class as `kind` for `graft`, saved folders and recipes; a class decorator."""
+    """Register an `Encoder` class for `graft`, saved folders and recipes; a class decorator.
+
+    Args:
+        kind: the name of the encoder.
+
+    Returns:
+        The decorator.
+    """
 
     def register(encoder: EncoderClass) -> EncoderClass:
         encoder.kind = kind

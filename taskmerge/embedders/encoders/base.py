@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Encoder(nn.Module, ABC):
-    """Turns media items into sequences of vectors.
+    """A module that turns media items into sequences of vectors.
 
     kind: its registered name.  modalities: what `prepare` accepts.  output_size: width of its vectors.
     options: keyword arguments that rebuild it, JSON-serialisable.
@@ -36,7 +36,7 @@ class Encoder(nn.Module, ABC):
     def forward(self, values: Tensor, lengths: Tensor) -> Tensor:
         """Encode (items, longest, ...), zero-padded, with lengths (items,) to (items, tokens, output_size).
 
-        Item i's vectors are its first ``token_count(lengths[i])`` rows; what stands behind them is padding.
+        Item i's vectors are its first ``token_count(lengths[i])`` rows; the rows behind them are padding.
         """
 
 

@@ -20,7 +20,7 @@ CONTRAST = 2.5
 
 @register_encoder("patches")
 class PatchEncoder(Encoder):
-    """A picture is scaled to `height` pixels, cut into patches and read by a small transformer; a film is its
+    """A picture is scaled to `height` pixels, cut into patches and read by a small transformer; a video is its
     frames one after the other, each read by itself.
 
     height: of the scaled picture.  max_width: the scaled width is kept to the aspect ratio, rounded to whole

@@ -40,7 +40,7 @@ def plain(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 class Views(NamedTuple):
-    """A piece's arrays (to be kept alive while in use), where they lie, and their format codes; the base's first."""
+    """A piece's arrays (to be kept alive while in use), their addresses, and their format codes; the base's first."""
 
     arrays: list[np.ndarray]
     addresses: list[int]
@@ -80,7 +80,7 @@ def scratch(rows: int) -> np.ndarray:
 class CompiledBackend:
     """The kernels on the CPU. Each call works on one core and releases the interpreter lock."""
 
-    piece_size = 8 * PIECE  # milliseconds of work: what a call costs in Python is little beside it
+    piece_size = 8 * PIECE  # milliseconds of work: what a call costs in Python is little compared with it
     parallel = True
 
     def combine(self, jobs: Sequence[Job], program: Program, out_dtype: str) -> Health:

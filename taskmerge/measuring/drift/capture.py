@@ -85,7 +85,7 @@ def _hooks(anatomy: Anatomy, modality: str, tokens: Tensor, kept: Captured) -> I
 
 
 def _tensor(output: Any) -> Tensor:
-    """The hidden states of a module that may hand out more beside them."""
+    """The hidden states of a module that may return more than these."""
     return output[0] if isinstance(output, tuple | list) else getattr(output, "last_hidden_state", output)
 
 

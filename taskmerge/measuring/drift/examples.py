@@ -30,7 +30,7 @@ class Example:
     """One probe whose nearest texts changed.
 
     item: what it is called.  text: its own text.  before, after: the nearest texts under the specialist and the fused
-    model, the nearest first.  rank_before, rank_after: where its own text stands among all, from 1.
+    model, the nearest first.  rank_before, rank_after: rank of its own text among all, from 1.
     """
 
     item: str

@@ -79,10 +79,23 @@ def forecast_drift(
     modality: str = "audio",
     components: Mapping[str, list[str]] | None = None,
 ) -> Forecast:
-    """Forecast from three checkpoints, tensor by tensor, without running a model.
+    """Forecast drift from three checkpoints, tensor by tensor, without running a model.
 
-    A specialist whose backbone is the base's (it trained a projector alone) is moved by the others only; see
-    `Forecast.unit`. Raises MergeError when the three share no backbone tensors.
+    A specialist whose backbone is the base's (only its projector was trained) is moved by the others only; see
+    `Forecast.unit`.
+
+    Args:
+        fused: the merged model.
+        specialist: the specialist whose modality is judged.
+        base: the base of the merge.
+        modality: "audio", "image" or "video".
+        components: component -> patterns of tensor names, if the names and the config do not decide it.
+
+    Returns:
+        The forecast; it is not a measurement.
+
+    Raises:
+        MergeError: if the three share no tensors of the backbone.
     """
     parts = component_map(base.tensors, base.config, components, strict=False)
     sides = [align(base, side, components).state_dict for side in (specialist, fused)]

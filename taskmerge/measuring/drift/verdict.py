@@ -65,8 +65,8 @@ def judge(
     """Judge one fused model against its specialist.
 
     changes: see `probe_changes`; texts: one per probe, itself or its number: probes of one text are resampled together.
-    *drifted*: a leading statistic lies outside its null band, the 95 % bootstrap interval of the R@1 loss excludes
-    zero, and the loss exceeds the null band's. *not drifted*: nothing left its band, or the whole interval lies at or
+    *drifted*: a leading statistic is outside its null band, the 95 % bootstrap interval of the R@1 loss excludes
+    zero, and the loss exceeds the null band's. *not drifted*: nothing left its band, or the complete interval is at or
     below `limit`; and there are at least 3 / limit probes, since n probes without a single loss still allow 3 / n (the
     rule of three). *cannot tell*: all else, fewer than 30 probes, and a specialist that finds too little to have
     anything to lose.  control_identical: whether the projector put out the same in both models; None: not checked.

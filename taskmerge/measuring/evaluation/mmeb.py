@@ -1,6 +1,7 @@
 """MMEB-V2's own evaluation: its files of embeddings and scores of one data set, and its report of all.
 
-What VLM2Vec's `eval.py` writes, byte formats and names included, so that either program goes on from the other's files.
+What VLM2Vec's `eval.py` writes, byte formats and names included, so that either program continues from the other's
+files.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ def embed_items(embedder: Embedder, items: Sequence[Any], role: Role, batch_size
 
 
 def mmeb_report(folder: str | Path, metadata: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
-    """Write the leaderboard's JSON of a folder of scores: ``MODEL_NAME.json`` beside the suites.
+    """Write the leaderboard's JSON of a folder of scores: ``MODEL_NAME.json`` next to the suites.
 
     Args:
         folder: what `evaluate_mmeb`, or VLM2Vec's `eval.py` with one output folder a suite, wrote.

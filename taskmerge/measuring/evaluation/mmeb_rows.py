@@ -84,7 +84,7 @@ def _answer(row: Mapping[str, Any], number: int) -> Answer:
 
 
 def _side(row: Mapping[str, Any], side: Side, number: int) -> Iterator[Any]:
-    """The items of one side of a row: a text, a picture, a film, or a text with one of them."""
+    """The items of one side of a row: a text, a picture, a video, or a text with one of them."""
     texts = row.get(f"{side}_text")
     texts = [texts] if isinstance(texts, str) else list(texts or ())
     key = next((name for name in (f"{side}_image", f"{side}_video") if row.get(name) is not None), None)

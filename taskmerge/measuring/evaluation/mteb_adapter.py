@@ -58,7 +58,7 @@ def run_mteb(
     meta: Mapping[str, Any] | None = None,
     say: Say = lambda _: None,
 ) -> MtebScores:
-    """Run every variant on every task that it takes, keep what is finished, go on from what is there.
+    """Run every variant on every task that it takes, keep finished results, and resume from existing ones.
 
     Args:
         variants: name ("organisation/model", or a name of one's own) -> what `open_embedder` takes.
@@ -68,7 +68,7 @@ def run_mteb(
         keep: whether results are written and taken again at all.
         precision: what models are run in; default: each one's own. Results of another are filed by themselves.
         prompts: instead of the models' own, see `Embedder.prompted`.
-        dimensions: what embeddings are cut to, each scored beside the whole ones as "VARIANT, N dimensions".
+        dimensions: lengths that embeddings are truncated to, each scored in addition as "VARIANT, N dimensions".
         meta: fields of mteb's ModelMeta that no file of the model says.
         say: told what runs, what is taken from the folder, what is left out.
 

@@ -29,7 +29,7 @@ def read_meta(path: str | Path) -> dict[str, Any]:
     """Read fields of mteb's ModelMeta from a YAML or JSON file.
 
     Raises:
-        UsageError: for a file that is not there or holds no mapping.
+        UsageError: for a file that is missing or contains no mapping.
     """
     import yaml
 

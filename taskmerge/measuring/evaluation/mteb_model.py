@@ -43,14 +43,14 @@ def as_mteb_model(
 
     Args:
         model: what `open_embedder` takes.
-        name: "organisation/model" in mteb's results; without an organisation "local/" stands before it.
+        name: "organisation/model" in mteb's results; without an organisation "local/" is put before it.
         revision: what its results are filed under; default: the commit of a model that is opened from the hub here,
             else the model's own hash, see `revision_of`.
         device: where it shall compute.
         precision: what it shall compute in, where that is not its own; filed as an experiment of its own.
         prompts: instead of the model's own, see `Embedder.prompted`; filed as an experiment of their own.
         dimension: what embeddings are cut to, likewise.
-        meta: fields of mteb's ModelMeta that nobody else knows (training_datasets, reference, …).
+        meta: fields of mteb's ModelMeta that are not known otherwise (training_datasets, reference, …).
 
     Raises:
         UsageError: for a dimension that the model does not have and fields that ModelMeta does not have.
@@ -72,7 +72,7 @@ def as_mteb_model(
 
         def __init__(self) -> None:
             self.model = embedder
-            # a model that is handed in loaded may have been changed since its commit
+            # a loaded model that is passed may have been changed since its commit
             commit = embedder.state_dict.beside.commit if isinstance(model, str | Path | ModelSource) else None
             self.mteb_model_meta = model_meta(embedder, name, revision or commit, dimension, meta, precision)
 

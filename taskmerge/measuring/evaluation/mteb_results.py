@@ -22,7 +22,7 @@ def results_folder(folder: str | Path | None, revisions: Mapping[str, str | None
     itself asks for neither.
 
     Args:
-        folder: results lie below it in ``results/MODEL/REVISION/TASK.json``; None: mteb's own ($MTEB_CACHE).
+        folder: results are below it in ``results/MODEL/REVISION/TASK.json``; None: mteb's own ($MTEB_CACHE).
         revisions: task -> revision of its data.
         say: told of every result that is there and not taken.
 
@@ -43,13 +43,13 @@ def results_folder(folder: str | Path | None, revisions: Mapping[str, str | None
             return self.scratch / f"{task_name}.json"
 
     class Results(ResultCache):  # type: ignore[misc]
-        """Results that are whole or not there."""
+        """Results that are complete or missing."""
 
         def load_task_result(self, task_name: str, *arguments: Any, **keywords: Any) -> Any:
             path = self.get_task_result_path(task_name, *arguments, **keywords)
             try:
                 found = super().load_task_result(task_name, *arguments, **keywords)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:  # what is no result has many ways
+            except (ValueError, KeyError, TypeError, AttributeError) as error:  # invalid results have many forms
                 say(f"{task_name}: the result in {path} cannot be read ({type(error).__name__}): it is computed again")
                 return None
             if found is not None and found.dataset_revision != revisions.get(task_name, found.dataset_revision):

@@ -34,10 +34,10 @@ def scores_of(folder: Path, report: Path | None = None) -> list[Score]:
     Args:
         folder: of the model.
         report: JSON of an evaluation (`evaluate --html`, `evaluate --json`, OUT-report/report.json); None: the report
-            of the run that made the model, if it lies beside it.
+            of the run that made the model, if it is next to it.
 
     Returns:
-        Scores of the variant whose weights are these, bit for bit; [] where the report beside it is of other models.
+        Scores of the variant whose weights are these, bit for bit; [] where the report next to it is of other models.
 
     Raises:
         UsageError: for a report that was asked for and is not of this model. CheckpointError: for one that makes no

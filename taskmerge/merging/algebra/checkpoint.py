@@ -218,9 +218,18 @@ class MovedCheckpoint(Checkpoint):
 def difference(specialist: Checkpoint, base: Checkpoint) -> TaskVector:
     """Return specialist - base, tensor by tensor under the base's names, with scaled 8-bit floats as numbers.
 
-    A model that was moved from the same base gives back what it was moved by. Tensors only the specialist has become
-    the task vector's own. Raises MergeError as a plan does: when shapes differ, or the base has a tensor that the
-    specialist lacks and that is neither a head nor a buffer, nor of a component it lacks as a whole.
+    For a model that was computed from the same base, the result is the task vectors that were added to it. Tensors that
+    only the specialist has become the task vector's own.
+
+    Args:
+        specialist, base: open models.
+
+    Returns:
+        The task vector, lazy.
+
+    Raises:
+        MergeError: as for a plan: if shapes differ, or if the base has a tensor that the specialist lacks and that is
+            neither a head nor a buffer, nor of a component that it lacks completely.
     """
     if specialist.terms and same(specialist.start.numbers, base.numbers):
         return TaskVector(base.numbers, specialist.terms, specialist.label)

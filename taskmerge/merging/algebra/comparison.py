@@ -114,8 +114,8 @@ def _by_layer(base: Checkpoint, per_tensor: Mapping[str, Mapping[str, float]]) -
 def differences(first: Source, second: Source) -> list[dict[str, Any]]:
     """Return one row per tensor that differs in any bit: the kind of difference, its entries, the largest step.
 
-    The second model is seen under the first's names, its token rows beside the rows of the same tokens; where the two
-    are not of one lineage, names are compared as stored. Entries are compared by their bits, so 0.0 and -0.0 differ
+    The second model is seen under the first's names, its token rows matched with the rows of the same tokens; where the
+    two are not of one lineage, names are compared as stored. Entries are compared by their bits, so 0.0 and -0.0 differ
     and equal NaNs do not.
     """
     one, two = Checkpoint.open(first).underlying, Checkpoint.open(second).underlying

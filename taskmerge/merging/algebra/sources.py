@@ -12,6 +12,6 @@ if TYPE_CHECKING:
     from taskmerge.merging.algebra.task_vector import TaskVector
 
     StoredSource: TypeAlias = Stored | Checkpoint
-    """A base that is no live model."""
+    """A base that is not a live model."""
     Source: TypeAlias = StoredSource | TaskVector | nn.Module
     """A specialist: a live model and a task vector too."""

@@ -104,7 +104,7 @@ def same(one: StateDict | None, two: StateDict) -> bool:
 
 
 def _labels(terms: Sequence[Term]) -> list[str]:
-    """What messages call each term; a name that stands twice gets a number."""
+    """Names of the terms in messages; a repeated name gets a number."""
     found: list[str] = []
     for term in terms:
         name, number = term.label, 2

@@ -1,4 +1,4 @@
-"""One tensor of somebody's merge beside the planned one: entry by entry, row by row."""
+"""Comparison of one tensor of a merge with the planned one: entry by entry, row by row."""
 
 from __future__ import annotations
 
@@ -216,7 +216,7 @@ def _clear(sides: Sides, name: str, span: tuple[int, int, int], e: np.ndarray, b
 def _size(
     sides: Sides, b: np.ndarray, deltas: np.ndarray, weights: np.ndarray, result: np.ndarray, width: int
 ) -> np.ndarray:
-    """The largest number that may have stood where an entry was computed: float64 (entries,).
+    """The largest number that may have occurred in the computation of an entry: float64 (entries,).
 
     An adapter's product is a sum itself, with partial sums about as large as the largest entries of its row.
     """
@@ -262,7 +262,7 @@ _ROW = ("fits", "is zero", "equals the base's", "fits no weights")
 
 
 class _Rows:
-    """What each row of a tensor is, and which stand together."""
+    """The meaning of each row of a tensor, and the rows that belong together."""
 
     def __init__(self) -> None:
         self._kinds: list[np.ndarray] = []
@@ -290,7 +290,7 @@ class _Rows:
         self._some_fit |= bool(((kinds == 0) & (telling.sum(axis=1) >= _LEAST_TELLING)).any()) and width > 1
 
     def ranges(self) -> tuple[str, ...]:
-        """What stands in which rows; where they are scattered, how many of each kind."""
+        """The content of ranges of rows; for scattered rows, their number by kind."""
         kinds = np.concatenate(self._kinds)
         cuts = self._cuts()
         if len(cuts) - 1 <= _MOST_RANGES:

@@ -89,7 +89,7 @@ class Judgement:
 
 
 def judge(merged: str | Path, recipe: Recipe, device: str = "cpu") -> Judgement:
-    """Compare a model with what a recipe gives, tensor by tensor, whoever made it.
+    """Compare a model with what a recipe gives, tensor by tensor, of any origin.
 
     Args:
         merged: a folder, file or hub id.

@@ -1,6 +1,6 @@
 """Methods whose result minimises how much the specialists interfere in each other's input space, in closed form.
 
-Each task vector stands in for the inputs that made it: G_i = d_iᵀ d_i.
+Each task vector represents the inputs that made it: G_i = d_iᵀ d_i.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def actmat(
     ] = 1.0,
     ridge: Ridge = 0.1,
 ) -> Tensor:
-    """RegMean without data: each task vector replaces the covariance of its inputs, G_i = d_iᵀ d_i.
+    """Apply RegMean without data: each task vector replaces the covariance of its inputs, G_i = d_iᵀ d_i.
 
     W = (Σ w_i d_i G_i)(Σ w_i G_i)⁺ with G ← G + ε·mean(diag G)·I. Weights are relative: doubling all changes nothing.
     `ridge: 0` is the paper's formula, a pseudo-inverse that drops eigenvalues below 1e-8 of the largest. It divides
@@ -71,7 +71,7 @@ def _solved(
 
 @merge_method(source="TACT, arXiv 2604.01329", whole_matrices=True, memory=either(held(2, 2, inputs=6), held(2, 6)))
 def tact(deltas: Tensor, weights: Tensor, noise: Tensor | None = None, *, ridge: Ridge = 0.1) -> Tensor:
-    """Like `actmat`, with each G_i computed from the larger half of its task vector's entries.
+    """Apply `actmat` with each G_i computed from the larger half of its task vector's entries.
 
     deltas (specialists, rows, columns), weights and noise (specialists,) -> (rows, columns).
     """
@@ -86,7 +86,7 @@ def _shares(deltas: Tensor, weights: Tensor) -> Tensor:
 
 @merge_method(source="WUDI-Merging, arXiv 2503.08099, in closed form", whole_matrices=True, memory=held(2, 2, inputs=6))
 def wudi(deltas: Tensor, weights: Tensor, noise: Tensor | None = None, *, ridge: Ridge = 0.1) -> Tensor:
-    """The delta that minimises Σ w_i ‖(W - d_i) d_iᵀ‖² / ‖d_i‖², which is the limit of WUDI's gradient descent.
+    """Find the delta that minimises Σ w_i ‖(W - d_i) d_iᵀ‖² / ‖d_i‖², the limit of WUDI's gradient descent.
 
     W = (Σ w_i d_i G_i / ‖d_i‖²)(Σ w_i G_i / ‖d_i‖²)⁺ with G ← G + ε·mean(diag G)·I. Weights are relative: doubling all
     of them changes nothing, and only all 0 gives 0. `ridge: 0` is the paper's objective, which divides directions that
@@ -118,7 +118,7 @@ def swudi(
     ] = 0.65,
     init: Annotated[Literal["sum", "mean"], Doc("the starting point of the flow")] = "sum",
 ) -> Tensor:
-    """WUDI's gradient flow, stopped early and limited to the strongest directions.
+    """Follow WUDI's gradient flow, stopped early and limited to the strongest directions.
 
     With A = Σ w_i G_i / ‖d_i‖² = Q Λ Qᵀ and B = Σ w_i d_i G_i / ‖d_i‖², starting at τ0 = Σ w d or Σ w d / T:
     τ0 + (B - τ0 A) · Q diag((1 - e^(-λt)) / λ, on the top ρ of the spectrum) Qᵀ. T counts every specialist that has the

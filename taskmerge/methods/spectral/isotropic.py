@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @merge_method(source="Iso-C, arXiv 2502.04959", whole_matrices=True, memory=either(held(1, 7), held(2, 2)))
 def iso_c(deltas: Tensor, weights: Tensor, noise: Tensor | None = None) -> Tensor:
-    """The sum of the task vectors with every singular value set to their mean.
+    """Sum the task vectors and set every singular value to their mean.
 
     Only the k directions of the numerical rank count: s̄ · U_k V_kᵀ, s̄ the mean of the first k values. Without this
     limit, the null directions of a rank-deficient sum (LoRA) would be filled with noise as strong as the signal. The
@@ -64,7 +64,7 @@ def iso_cts(
         float, Between(0, 1), Doc("share of directions taken from the sum; the specialists fill the rest")
     ] = 0.8,
 ) -> Tensor:
-    """The leading directions of the sum and, of each specialist, the leading ones outside them, all equally strong.
+    """Combine the leading directions of the sum with each specialist's own leading directions, all equally strong.
 
     Of r directions (the smaller side), `common` come from Σ w d; the rest is shared equally among the T specialists
     that have the tensor, those of weight 0 included, from the part of each w d outside the common left space. Both
@@ -87,7 +87,7 @@ def iso_cts(
     for delta, weight, sigma in zip(cleaned, weights.tolist(), rounding, strict=True):
         own = weight * delta
         outside = own - parts[0].left @ (parts[0].left.mT @ own)
-        # What rounding, of the delta and of the common space, leaves outside of that is no direction of its own.
+        # What rounding, of the delta and of the common space, leaves outside of that is not a direction of its own.
         levels.append(math.hypot(weight * sigma, together.rows))
         parts.append(triplets(outside, white(levels[-1]), largest=longest, or_all=False).first(each))
     values = torch.cat([part.values for part in parts])

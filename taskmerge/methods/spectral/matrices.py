@@ -175,7 +175,7 @@ def denoised(deltas: Tensor, noise: Sequence[float]) -> Tensor:
     """Return each delta without the storage noise outside its own directions, if these are few enough to matter.
 
     deltas (specialists, rows, columns), noise: one deviation a specialist -> as deltas. A large delta with more
-    directions than `triplets` seeks, a full fine-tune, is left as it is: almost all of its noise lies within them.
+    directions than `triplets` seeks, a full fine-tune, is unchanged: almost all of its noise is within them.
     """
     cleaned = deltas
     for index, deviation in enumerate(noise):

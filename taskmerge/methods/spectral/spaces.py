@@ -20,7 +20,7 @@ Inside = Annotated[Literal["ties", "task_arithmetic"], Doc("how the aligned task
 def _merge_inside(aligned: Tensor, weights: Tensor, inside: str, density: Each) -> Tensor:
     if inside == "task_arithmetic":
         return weighted_sum(aligned, weights)
-    # An entry that is 0 but for rounding is no vote for its sign and no part of a mean.
+    # An entry that is 0 but for rounding does not vote for its sign and does not enter a mean.
     clear = aligned.where(aligned.abs() > 1e-12 * aligned.abs().max(), 0.0)
     return elect_and_merge(keep_largest(clear, density), weights, "weighted_mass", "weight")
 

@@ -40,7 +40,7 @@ def cart(
     ] = 0.08,
     spread: Annotated[float, Doc("the factor of those distances when they are added to the mean")] = 1.0,
 ) -> Tensor:
-    """The mean of the specialists plus the leading directions of each specialist's distance from the mean.
+    """Add the leading directions of each specialist's distance from the mean to the mean of the specialists.
 
     mean + spread · Σ svd_k(w_i d_i - mean), mean = Σ w d / T, k the share of the smaller side, at least 1. Weights
     multiply the deltas first; T counts every specialist that has the tensor, and each has its distance to the mean,
@@ -140,7 +140,7 @@ def svc(
         float, Between(0, None, open="low"), Doc("α, the lower limit of a specialist's share in a direction")
     ] = 0.1,
 ) -> Tensor:
-    """The weighted sum, with its singular values divided by how often shared directions were counted.
+    """Sum by weight, and divide the singular values by how often shared directions were counted.
 
     A direction that all T specialists agree on is summed T times; it is reduced to one count. Shares are computed from
     the d_i without weights: the weights only decide the sum and are relative, so doubling all of them changes nothing

@@ -44,8 +44,8 @@ class Peer:
     that comes "first"; "either" the start or not given; "none": it has no part.
     weight: whether each model must be given one.  own: parameters that models may have each for themselves.
     options: parameters of the whole merge.  fixed: our options that make ours the same.  unsupported: parameters that
-    change what is done in ways we do not follow, with the value that is harmless.  most: of models besides the base.
-    spaces: whether ours must be told to combine the models themselves.
+    change what is done in ways we do not follow, with the value that is harmless.  most: of models in addition to the
+    base. spaces: whether ours must be told to combine the models themselves.
     """
 
     method: str

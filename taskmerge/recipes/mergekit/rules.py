@@ -53,7 +53,7 @@ def _by_filter(region: Region, part: Slice, at: float | None = None) -> tuple[di
 
 
 def _layer_rules(region: Region, part: Slice, start: int, findings: Findings) -> list[dict[str, Any]]:
-    """The rules for the layers of one slice, which stand from `start` on in the output."""
+    """The rules for the layers of one slice, which begin at `start` in the output."""
     settings = region.reader.settings(part)
     height = part.height or 0
     _check_filters(settings, part, start, findings)
@@ -67,7 +67,7 @@ def _layer_rules(region: Region, part: Slice, start: int, findings: Findings) ->
 
 
 def _at_layers(region: Region, settings: Settings, layers: str, depth: float | None) -> list[dict[str, Any]]:
-    # A name inside its component begins with the layers, or with what stands before them.
+    # A name inside its component begins with the layers, or with their prefix.
     match = [f"backbone.{_LAYERS}.{layers}.*", f"backbone.*.{_LAYERS}.{layers}.*"]
     return [
         _rule(region, match, contained, region.reader.said(settings, contained, depth))

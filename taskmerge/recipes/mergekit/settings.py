@@ -21,7 +21,10 @@ Settings = Mapping[tuple[str | None, str], Setting]
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads parameters. levels: of the module and of the whole configuration, the inner first.  at: of the method."""
+    """The parameters of a mergekit configuration.
+
+    levels: of the module and of the complete configuration, the inner first.  at: of the method.
+    """
 
     peer: Peer
     names: Mapping[Model, str]

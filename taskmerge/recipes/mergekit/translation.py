@@ -144,7 +144,7 @@ def _scales(said: list[dict[str, Any]]) -> bool:
 
 
 def _check_models(region: Region, roles: Cast, peer: Peer, findings: Findings) -> None:
-    """A method without weights counts every model that has a tensor, so that each must stand in each module."""
+    """A method without weights counts every model that has a tensor, so that each must be in each module."""
     here = {source.model for part in region.slices for source in part.sources}
     missing = [name for model, name in roles.names.items() if model not in here]
     if missing and not peer.weight and peer.base != "none":

@@ -1,7 +1,7 @@
 """A parameter in a mergekit configuration: a scalar, a gradient over depth, or either under a filter on tensor names.
 
-It may stand at several levels (a slice's source, the slice, the module, the whole configuration). The first level that
-has something to say about a tensor decides; a filter speaks of the tensors whose names contain it.
+It may be given at several levels (a slice's source, the slice, the module, the whole configuration). The first level
+that has something to say about a tensor decides; a filter speaks of the tensors whose names contain it.
 """
 
 from __future__ import annotations
