@@ -29,8 +29,7 @@ class Beside:
     the tokenizer, if it is not the transformer's (an adapter's). prompts: the settings in
     config_sentence_transformers.json (prompts, default_prompt_name, truncate_dim, …). commit: of a hub repository.
     files: every file behind the numbers, name -> file; {} if they are in memory or computed, so that it is unknown
-        whether
-    they are the same next time. output_dtype: torch name of the format to write by default.
+    whether they are the same next time. output_dtype: torch name of the format to write by default.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)

@@ -41,9 +41,8 @@ class Written:
     """The result of a run.
 
     path: the output folder; sha256: of each weight file; resumed: files reused from the interrupted run; left: files
-        that
-    were put into the replaced folder during the run, which remain there; remade: finished files of the interrupted run
-    that had changed since; card: information that the model card leaves open.
+    that were put into the replaced folder during the run, which remain there; remade: finished files of the interrupted
+    run that had changed since; card: information that the model card leaves open.
     """
 
     path: Path | StoreUri

@@ -27,9 +27,8 @@ class Inputs:
     """The open inputs of a merge. state_dicts: the base under "base", and each specialist by its label.
 
     own_bases: bases of specialists that were fine-tuned from another model than the base. deltas: the specialists that
-        are
-    task vectors themselves, with the tensors that each stores completely. adapters: specialists that are an adapter on
-    the base.
+    are task vectors themselves, with the tensors that each stores completely. adapters: specialists that are an adapter
+    on the base.
     """
 
     state_dicts: Mapping[str, StateDict]

@@ -69,8 +69,8 @@ def plan_aligned(
     """Plan a merge as `plan` does, for inputs whose tensors have been aligned.
 
     bare: the output is the merged task vector, float64, without the base: only merged tensors, and tensors that
-        specialists
-    add. takes: (census, specialist, tensor) -> whether the specialist takes part in the tensor; default: always.
+    specialists add. takes: (census, specialist, tensor) -> whether the specialist takes part in the tensor; default:
+    always.
     """
     dtype = "float64" if bare else recipe.output.dtype or inputs.state_dicts[BASE].beside.output_dtype
     return Planner(recipe, inputs, alignment, dtype, bare, takes).plan()

@@ -34,11 +34,10 @@ class TensorStep:
     """The plan for one output tensor.
 
     info: name, dtype and shape in the output. rule: the sentence that decides it. action "keep" and "copy" take
-        `source`
-    unchanged; "merge" combines the base's tensor with `specialists`, one weight each, by `method` with `options`.
-    A "keep" with specialists is for integers, in which all must agree. protected: specialists whose input directions
-    are removed from the deltas of the others. token_table: whether it has one row per token. as_is: the recipe itself
-    names the model whose tensor is taken, so NaN in it is accepted.
+    `source` unchanged; "merge" combines the base's tensor with `specialists`, one weight each, by `method` with
+    `options`. A "keep" with specialists is for integers, in which all must agree. protected: specialists whose input
+    directions are removed from the deltas of the others. token_table: whether it has one row per token. as_is: the
+    recipe itself names the model whose tensor is taken, so NaN in it is accepted.
     """
 
     info: TensorInfo

@@ -29,8 +29,7 @@ class Arm:
     """One method that was tried.
 
     scores: recall@1 and MRR per set, and "mrr", their mean, of pairs that it was not fitted on. gain: its gain in MRR
-        over
-    "leave it", pair by pair.
+    over "leave it", pair by pair.
     """
 
     name: str

@@ -42,8 +42,8 @@ class StageReport:
     moved: number of trained tensors that training changed at all.
     losses: [step, mean loss since the previous step in the list], at most 200 of them.
     kept: False if no checkpoint was better than the initial model, or if nothing moved; the initial model was then
-        saved.
-    barred: modalities that were below their initial scores at every evaluation that was better in the mean, if there
+    saved. barred: modalities that were below their initial scores at every evaluation that was better in the mean, if
+    there
         are
     floors: because of them the initial model was kept.  below: modalities that end below their initial scores, which
     `may_fall`.

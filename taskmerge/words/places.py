@@ -60,8 +60,7 @@ class Reference:
     """The meaning of a text.
 
     path: of kind "path", with ~ replaced. text: as written; of kind "hub" an hf:// uri, of kind "store" the uri of an
-        object
-    store or another file system that fsspec knows.
+    object store or another file system that fsspec knows.
     """
 
     kind: Literal["path", "hub", "store"]

@@ -93,8 +93,7 @@ def choose_files(names: Sequence[str], folder: Path, required: bool, formats: Se
     """Choose the files among `names` of `folder` that are the model.
 
     formats: the formats that can be read, the best first. Raises CheckpointError for an index or a set of shards that
-        is
-    incomplete, for several files without an index, and, if `required`, if there is no model.
+    is incomplete, for several files without an index, and, if `required`, if there is no model.
     """
     for row in formats:
         own = sorted(name for name in names if _is_of(row, name))

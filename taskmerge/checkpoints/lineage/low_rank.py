@@ -32,8 +32,7 @@ class Factors:
     magnitude: stored name of DoRA's m, one number per output.  bias: stored name of B's bias.
     transposed: the weight is stored in × out.  embedding: A and B belong to a token table, tokens × width.
     experts: of a parameter with the weights of this number of experts, (experts, out, in): A stores their ranks one
-        expert
-    after another, B one rank after another.
+    expert after another, B one rank after another.
     """
 
     down: str

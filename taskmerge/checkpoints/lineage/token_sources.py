@@ -28,9 +28,8 @@ class Vocabularies:
     """The settings of the output's vocabulary.
 
     tokenizer: "base", "union" or a label. tokens: settings of single rows. multiple: the number of rows is rounded up
-        to a
-    multiple of it. own_rows: a token that the base lacks has, in each input that has it, that input's own row, so that
-    weights decide; False: the mean of their rows in every input.
+    to a multiple of it. own_rows: a token that the base lacks has, in each input that has it, that input's own row, so
+    that weights decide; False: the mean of their rows in every input.
     """
 
     tokenizer: str = "union"

@@ -66,8 +66,7 @@ class StoreFolder:
     """The counterpart of `writing.OutputFolder` in a store; and of `parts.LocalParts`, if `part` is given.
 
     final, identity, fresh, inputs: see `OutputFolder`. expected: see `parts.PartsFolder`. A part does not replace an
-        earlier
-    output: in a store, that would be incomplete for as long as the parts take.
+    earlier output: in a store, that would be incomplete for as long as the parts take.
     """
 
     def __init__(

@@ -18,9 +18,8 @@ def pack_short(magnitudes_at: int, count: int, row: int, place_bits: int, keys_a
     """Write a key for each entry: its magnitude in the upper bits, its place in its row in the lower bits.
 
     keys: uint32 (count,). The magnitude is a whole number of 32 - place_bits bits, of which the largest magnitude of
-        the row
-    takes all but one at least. Its last bit is set if the others are inexact: two such entries may differ although
-    their numbers are equal. magnitudes: uint32 (count,), bits of float32.
+    the row takes all but one at least. Its last bit is set if the others are inexact: two such entries may differ
+    although their numbers are equal. magnitudes: uint32 (count,), bits of float32.
     """
     rows = count // row
     all_magnitudes, all_keys = (
@@ -58,9 +57,8 @@ def chances_of_short(
     """Compute the chances of `chances_of_ranks` for the keys of `pack_short`.
 
     table: float64 (2 * row - 1,), the probability by twice the mean rank.  left: uint8 (rows,), 1 for a row whose keys
-        do
-    not distinguish all its magnitudes.  scratch: uint32 (row,). Indices are unsigned: for signed ones, numba would test
-    whether they count from the end.
+    do not distinguish all its magnitudes.  scratch: uint32 (row,). Indices are unsigned: for signed ones, numba would
+    test whether they count from the end.
     """
     rows = count // row
     all_keys, all_chances = array_at(keys_at, (rows, row), np.uint32), array_at(chances_at, (rows, row), np.float64)

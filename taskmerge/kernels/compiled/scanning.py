@@ -224,8 +224,7 @@ def gram_of_piece(
     """Compute `<d_i, d_j>` over one piece, or `<x_i, x_j>` with models != 0.
 
     partial: float64 (specialists, specialists, blocks), blocks a power of two, zeroed; the sums are folded over blocks
-        and
-    left in [:, :, 0]. scratch: float64 ((specialists + 4) * BLOCK,).
+    and left in [:, :, 0]. scratch: float64 ((specialists + 4) * BLOCK,).
     """
     addresses = array_at(addresses_at, (specialists + 1,), np.int64)
     formats = array_at(formats_at, (specialists + 1,), np.int64)

@@ -17,8 +17,7 @@ def merged(
     """Return the merged entry, rounded once.
 
     origins: the value that each model's delta starts from. divisors: divisor of each delta, 0 if the consensus leaves
-        it
-    out.
+    it out.
     """
     move, below = Fraction(0), Fraction(0) if terms.shares else Fraction(1)
     for i, (model, origin, divisor) in enumerate(zip(models, origins, divisors, strict=True)):

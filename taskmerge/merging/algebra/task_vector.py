@@ -271,8 +271,7 @@ class TaskVector(TensorMapping):
         """Write the deltas and the specialist's own tensors to a folder that `load` reads; tensors are streamed.
 
         Token tables to which the specialist adds rows are stored completely, with its tokenizer: a new row has no
-            counterpart
-        in the base.
+        counterpart in the base.
 
         Args:
             path: the folder.

@@ -37,8 +37,8 @@ class Judgement:
 
     verdict: in a word; `fits` if it is the expected merge. sentence: the verdict in full. findings: one per tensor.
     weights: specialist -> the weight with which it was added, if all tensors that differ agree with it ("all" if the
-        method
-    does not add a plain sum: the factor of its change). text_path: whether the tensors of the text path are bit for bit
+    method does not add a plain sum: the factor of its change). text_path: whether the tensors of the text path are bit
+    for bit
         the
     base's. notes: assumptions, and checks that were not made.
     """
