@@ -99,7 +99,7 @@ class Confirmed:
         else:
             verdict = "these pairs cannot show whether there is a gain"
         if self.dev_gain.estimate > 0 and lost > 0.5 * self.dev_gain.estimate:
-            share = f"{lost / self.dev_gain.estimate:.0%}"
+            share = f"{lost / self.dev_gain.estimate:.0%}" if self.gain.estimate > 0 else "all"
             verdict += f"; {share} of the gain exists only on the pairs used for the search: this part is overfitting"
         return f"{said}: {verdict}"
 

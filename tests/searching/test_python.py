@@ -144,6 +144,7 @@ def test_a_flat_optimum_is_named_with_its_range() -> None:
     (interval(0.05, 0.02, 0.08), "the gain is confirmed"),
     (interval(-0.05, -0.08, -0.02), "it is worse than your own weights"),
     (interval(0.01, -0.02, 0.04), "83% of the gain exists only on the pairs used for the search: this"),
+    (interval(-0.01, -0.03, 0.01), "all of the gain exists only on the pairs used for the search: this"),
 ])  # fmt: skip
 def test_what_the_best_is_worth_is_said(gain: Interval, words: str) -> None:
     said = Confirmed("trial 3", interval(0.8, 0.7, 0.9), gain, interval(0.06, 0.04, 0.08), {})
