@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -187,7 +187,7 @@ def _write(decided: Plan, said: Recipe, target: Path | StoreUri, how: _How) -> d
         write_fusion(
             how.html, decided, said, written, seconds, compare=how.compare, device=how.device, quiet=how.as_json
         )
-    return _show_written(written, seconds, decided.notes, how.as_json, by_parts=by_parts)
+    return _show_written(written, seconds, decided, how.as_json, by_parts=by_parts)
 
 
 def _check_sweep(given: Mapping[str, bool]) -> None:
@@ -282,7 +282,7 @@ def _fuse_part(job: Job, part: Part, measure: bool, memory: int, as_json: bool) 
         )
     with progress(size, f"part {part}", quiet=as_json) as advance:
         written = execute_part(job, part, progress=advance, memory=memory)
-    return _show_written(written, time.monotonic() - began, job.plan.notes, as_json, published=False)
+    return _show_written(written, time.monotonic() - began, job.plan, as_json, published=False)
 
 
 def _output(given: Path | StoreUri | None, said: str | None, folder: Path, recipe: Path) -> Path | StoreUri:
@@ -346,7 +346,7 @@ def _ways(plan: Plan) -> list[tuple[str, dict[str, Any]]]:
 def _show_written(
     written: Written,
     seconds: float,
-    notes: Sequence[str],
+    decided: Plan,
     as_json: bool,
     published: bool = True,
     by_parts: bool = False,
@@ -358,7 +358,8 @@ def _show_written(
         "sha256": dict(written.sha256),
         "resumed": list(written.resumed),
         "remade": list(written.remade),
-        "notes": list(notes),
+        "warnings": list(decided.warnings),
+        "notes": list(decided.notes),
         "left": list(written.left),
         "card": list(written.card),
         "published": published,

@@ -93,6 +93,16 @@ def test_fuse_as_json(folder: Path, command: Command) -> None:
     assert table["bytes"] == sum((folder / "out" / name).stat().st_size for name in weights)
 
 
+def test_json_has_the_warnings_of_the_plan(folder: Path, command: Command) -> None:
+    rules = [{"match": "backbone", "keep": "image"}, {"match": "model.layers.0.*", "keep": "base"}]
+    said = yaml.safe_load((folder / "merge.yaml").read_text())
+    write_recipe(folder, **{**said, "merge": {"rules": rules}})
+    planned = json.loads(command("fuse", "merge.yaml", "--dry-run", "--json").out)
+    written = json.loads(command("fuse", "merge.yaml", "--json").out)
+    assert any("never applies" in line for line in written["warnings"])
+    assert written["warnings"] == planned["warnings"]
+
+
 def test_a_dry_run_prints_the_plan_and_writes_nothing(folder: Path, command: Command) -> None:
     before = digests(folder)
     ran = command("fuse", "merge.yaml", "--dry-run")

@@ -45,6 +45,7 @@ class Fused(TypedDict):
     sha256: Annotated[dict[str, str], Doc("Weight file -> its sha256.")]
     resumed: Annotated[list[str], Doc("Files reused from an interrupted run.")]
     remade: Annotated[list[str], Doc("Files of the interrupted run that had been changed and were written again.")]
+    warnings: Annotated[list[str], Doc("Possible problems.")]
     notes: Annotated[list[str], Doc("Assumptions, omissions and approximations.")]
     left: Annotated[list[str], Doc("Files that others added to the replaced folder; they are kept.")]
     card: Annotated[
