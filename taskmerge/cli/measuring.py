@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,10 +71,7 @@ def diagnose_drift(
             "--trained-on": trained_on, "--query-prompt": query_prompt, "--document-prompt": document_prompt,
             "--limit": limit, "--precision": precision, "--batch-size": batch_size,
         }  # fmt: skip
-        given = [option for option, said in of_probes.items() if said is not None]
-        if probes is None and base is not None and given:
-            what = f"{', '.join(given)}: a forecast from the weights alone runs no model"
-            raise UsageError(what, next_move="give --probes too, or leave it out")
+        _check_probes(probes, base, of_probes)
         prompts = prompts_of(query_prompt, document_prompt)
         options = {
             "device": device, "prompts": prompts, "trained_on": trained_on,
@@ -107,6 +105,14 @@ def diagnose_drift(
         say(recovered)
     if found.exit_code and recovered is None:
         raise typer.Exit(found.exit_code)
+
+
+def _check_probes(probes: str | None, base: str | None, given: Mapping[str, object]) -> None:
+    """Raise UsageError for options of probes, where there is only a forecast."""
+    named = [option for option, value in given.items() if value is not None]
+    if probes is None and base is not None and named:
+        what = f"{', '.join(named)}: a forecast from the weights alone runs no model"
+        raise UsageError(what, next_move="give --probes too, or leave it out")
 
 
 def _recovered(recipe: Path, device: str | None) -> Path:

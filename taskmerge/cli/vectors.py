@@ -47,20 +47,15 @@ def extract(
     from taskmerge.merging.algebra import Checkpoint
 
     share = None if part is None else parse_part(part)
+    shared = share is not None or finish or isinstance(out, StoreUri)
     if share is not None and finish:
         raise UsageError(
             "--part writes one part, --finish publishes all parts", next_move="run --finish when all parts are written"
         )
-    if (lora is not None or form != "dense") and (share is not None or finish or isinstance(out, StoreUri)):
+    if (lora is not None or form != "dense") and shared:
         what = f"{out}: only the dense form can be written in parts or to a store"
         raise UsageError(what, next_move="leave out --form and --lora, or write to a folder without --part")
-    if rank is not None and form != "low_rank":
-        raise UsageError("--rank belongs to --form low_rank", next_move="add --form low_rank, or leave out --rank")
-    if lora is not None:
-        given = {"--form": form != "dense", "--dtype": dtype is not None, "--shard-size": shard_size is not None}
-        if without := [option for option, is_given in given.items() if is_given]:
-            what = f"--lora writes an adapter in one file, in float32: {', '.join(without)} does not apply"
-            raise UsageError(what, next_move="leave it out")
+    _check_form(form, rank, lora, {"--dtype": dtype, "--shard-size": shard_size})
     dtype, shard_size = dtype or "float32", shard_size or "5GB"
     announce_preparing()
     announce_notes(here=False)
@@ -74,7 +69,7 @@ def extract(
     found: dict[str, Any] = {"path": str(out), "form": form, "deltas": len(vector), "own": len(vector.own),
                              "bytes": None, "relative_error": None, "left_out": [], "part": part,
                              "warnings": list(vector.warnings)}  # fmt: skip
-    if share is not None or finish or isinstance(out, StoreUri):
+    if shared:
         _shared(vector.shared(out, dtype=dtype, shard_size=parse_size(shard_size), fresh=fresh), share, finish)
         _end(found, base, as_json)
         return
@@ -95,6 +90,17 @@ def extract(
         note(f"{report['bytes']:,} bytes ({share:.1%} of float32), relative error {report['relative_error']:.3g}")
         found |= {"bytes": report["bytes"], "relative_error": report["relative_error"]}
     _end(found, base, as_json)
+
+
+def _check_form(form: str, rank: int | None, lora: int | None, files: Mapping[str, str | None]) -> None:
+    """Raise UsageError for options that the form does not use. files: options of files, and their values."""
+    if rank is not None and form != "low_rank":
+        raise UsageError("--rank belongs to --form low_rank", next_move="add --form low_rank, or leave out --rank")
+    if lora is not None:
+        given = ["--form"] * (form != "dense") + [option for option, value in files.items() if value is not None]
+        if given:
+            what = f"--lora writes an adapter in one file, in float32: {', '.join(given)} does not apply"
+            raise UsageError(what, next_move="leave it out")
 
 
 def _end(found: Mapping[str, Any], base: str, as_json: bool) -> None:
