@@ -13,6 +13,7 @@ from taskmerge.checkpoints.lineage.token_rows import MatchedTokens
 from taskmerge.checkpoints.lineage.token_sources import Vocabularies
 from taskmerge.checkpoints.lineage.tokenizers import Rows, Vocabulary, join, read_vocabulary
 from taskmerge.checkpoints.state_dict import BASE, StateDict
+from taskmerge.errors import CheckpointError
 
 _MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
 
@@ -58,7 +59,7 @@ def unmatched_tokens(inputs: Mapping[str, StateDict]) -> list[str]:
     ]
     if _table_rows(inputs[BASE]) is not None or _one_tokenizer(list(folders.values())):
         return found
-    known = {label: own for label, folder in folders.items() if (own := read_vocabulary(folder)) is not None}
+    known = {label: own for label, folder in folders.items() if (own := _read(folder)) is not None}
     base = known.get(BASE)
     return found + [
         f"the tokenizer of {label} gives tokens other numbers than the base's, but the base has no known token table: "
@@ -72,10 +73,23 @@ def _other_model(one: Path | None, two: Path | None) -> str | None:
     """The file of a tokenizer that cannot be read as text and differs; None where there is none."""
     if one is None or two is None or one == two:
         return None
-    if read_vocabulary(one) is not None and read_vocabulary(two) is not None:
+    if _states_tokens(one) and _states_tokens(two):
         return None
     both = (name for name in _MODELS if (one / name).is_file() and (two / name).is_file())
     return next((name for name in both if not filecmp.cmp(one / name, two / name, shallow=False)), None)
+
+
+def _states_tokens(folder: Path) -> bool:
+    """Return whether a folder has a file that states which token is which."""
+    return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt"))
+
+
+def _read(folder: Path | None) -> Vocabulary | None:
+    """Return a vocabulary as `read_vocabulary`; None for a file that makes no sense, as no row depends on it here."""
+    try:
+        return read_vocabulary(folder)
+    except CheckpointError:
+        return None
 
 
 def _table_rows(state_dict: StateDict) -> int | None:
@@ -90,7 +104,7 @@ def _one_tokenizer(folders: list[Path | None]) -> bool:
     """Whether all inputs share a tokenizer.json byte for byte, or one of them has none to compare."""
     files = {folder / "tokenizer.json" for folder in folders if folder is not None}
     if any(folder is None for folder in folders) or not all(file.is_file() for file in files):
-        return all(folder is None or read_vocabulary(folder) is None for folder in folders) or not files
+        return not any(folder is not None and _states_tokens(folder) for folder in folders) or not files
     first = next(iter(files))
     return all(filecmp.cmp(first, other, shallow=False) for other in files)
 
