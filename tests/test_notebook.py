@@ -205,7 +205,7 @@ def test_mappings(kind: str) -> None:
     assert one == one and one != made["Checkpoint" if kind != "Checkpoint" else "FusedModel"] and len({one, one}) == 1
     with pytest.raises(KeyError) as caught:
         one["c.weight"]
-    assert isinstance(caught.value, MergeError) and str(caught.value).startswith("no ")
+    assert isinstance(caught.value, MergeError) and str(caught.value).startswith("there is no ")
     assert "\\n" not in str(caught.value)
 
 

@@ -138,12 +138,12 @@ def test_base_and_specialists_from_the_hub(project: Path, monkeypatch: pytest.Mo
         (
             ("", ""),
             {"start": "recover", "until": "recover"},
-            "there is no fused model in '.*fused'\n    `taskmerge fuse`",
+            "there is no fused model in '.*fused'\n    make it: `taskmerge fuse`",
         ),
         (
             ("", ""),
             {"start": "rehearse", "until": "rehearse"},
-            "no model to rehearse in '.*fused-recovered'\n    `taskmerge r",
+            "no model to rehearse in '.*fused-recovered'\n    make it: `taskmerge r",
         ),
         (("  text: {data", "  # text: {data"), {"start": "diagnose", "until": "diagnose"}, "there is no fused model"),
         (
