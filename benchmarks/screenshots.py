@@ -22,6 +22,8 @@ from browser import Browser, find_browser  # noqa: E402
 
 from taskmerge.demo.story import set_stage  # noqa: E402
 from taskmerge.demo.unpacking import SHIPPED  # noqa: E402
+from taskmerge.pipeline import Places  # noqa: E402
+from taskmerge.recipes import load  # noqa: E402
 
 WIDE, NARROW = (1280, 1000), (390, 844)
 SHOWN = {
@@ -78,6 +80,8 @@ def made(work: Path, names: list[str]) -> dict[str, Path]:
     for name in (name for name in words if name in names):
         found[name] = work / f"{name}.html"
         if not found[name].exists():
+            if name == "diagnose-drift" and not Places.of(load(work / "recipe.yaml")).fused.exists():
+                subprocess.run([sys.executable, "-m", "taskmerge", "fuse", "recipe.yaml"], cwd=work, check=True)
             command = [sys.executable, "-m", "taskmerge", *words[name], "--html", found[name].name]
             ended = subprocess.run(command, cwd=work, stdout=subprocess.DEVNULL)
             if not found[name].exists():
