@@ -12,7 +12,7 @@ from taskmerge.checkpoints.components import component_map
 from taskmerge.checkpoints.memory import MemoryStateDict
 from taskmerge.checkpoints.state_dict import Beside, StateDict
 from taskmerge.embedders.anatomy import Anatomy, components_of, native_anatomy, token_table
-from taskmerge.embedders.file_names import Part, parts_of
+from taskmerge.embedders.file_names import parts_of
 from taskmerge.embedders.interface import EMBEDDING, Embedder, Features
 from taskmerge.embedders.items import GraftedItems, PreparedItems
 from taskmerge.embedders.opening import quiet
@@ -48,10 +48,10 @@ class SentenceEmbedder(Embedder):
         """
         self.module = model
         self._beside = Beside() if stored is None else replace(stored.beside, files={})  # live tensors may have changed
-        parts = self._parts
-        self.network: Any = parts[0].network
+        self._parts = parts_of(cast("Sequence[nn.Module]", model), self._beside)
+        self.network: Any = self._parts[0].network
         self.label = label or f"{type(self.network).__name__} in memory"
-        self._in_files = {part.folder: part.in_file(stored) for part in parts}
+        self._in_files = {part.folder: part.in_file(stored) for part in self._parts}
         self._in_file = self._in_files[""]
         if stored is None:
             self._beside = MemoryStateDict.of_module(self.network).beside
@@ -73,10 +73,6 @@ class SentenceEmbedder(Embedder):
         found = MemoryStateDict(tensors, self.label)
         found.beside = self._beside
         return found
-
-    @property
-    def _parts(self) -> list[Part]:
-        return parts_of(cast("Sequence[nn.Module]", self.module), self._beside)
 
     def prepare(self, items: Sequence[Any], modality: str | None = None, role: Role | None = None) -> Features:
         """Make one batch of features from decoded items, see `Embedder.prepare`."""

@@ -1,4 +1,4 @@
-"""Which modules a sentence-transformers folder consists of, those in a Router included, and where each of them is."""
+"""The modules of a sentence-transformers folder, those in a Router included, and the place of each."""
 
 from __future__ import annotations
 
@@ -105,12 +105,11 @@ def _main(rows: list[Placed], places: list[str], folder: Path) -> int:
     return next((number for number in own if _is_transformer(folder / places[number])), own[0])
 
 
-def modules_with_weights(folder: Path) -> dict[str, str]:
+def modules_with_weights(folder: Path, modules: Mapping[str, str]) -> dict[str, str]:
     """Folder of a module -> its class, of all classes of sentence-transformers that have weights; without the first."""
     rows = all_modules_of(folder) or []
-    first = module_folders(folder)[""]
     kinds = {_checked(row["path"], folder, folder / "modules.json"): class_of(row.get("type", "")) for row in rows}
-    return {place: kind for place, kind in kinds.items() if place != first and kind in _WITH_WEIGHTS}
+    return {place: kind for place, kind in kinds.items() if place != modules[""] and kind in _WITH_WEIGHTS}
 
 
 def is_needed(folder: Path, modules: Mapping[str, str]) -> bool:
@@ -160,6 +159,6 @@ def _inside(text: str, listing: Path) -> str:
         raise CheckpointError(
             f"lists a folder that cannot exist on any disk: {clipped(repr(text), 200)}",
             str(listing),
-            "save the model again with sentence-transformers",
+            _MOVE,
         )
     return "" if str(path) == "." else str(path)

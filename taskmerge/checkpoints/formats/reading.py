@@ -151,7 +151,7 @@ def open_stored(text: str | Path, relative_to: Path | None = None, label: str | 
         notes += (*said, *chosen.notes)
     if not files:
         weight_files(place / modules[""])  # raises what is wrong with them
-    _check_modules_have_weights(place, files)
+    _check_modules_have_weights(place, modules, files)
     return StoredStateDict(label, config_folder(place, modules), modules, files, notes=notes)
 
 
@@ -201,14 +201,16 @@ def _open_hub(place: HubPlace, label: str, download: bool = False) -> StoredStat
     for prefix, inside in modules.items():
         check_index(snapshot.folder / inside, {name: opened_files[path] for name, path in chosen[prefix].items()})
     files = [(prefix, opened_files[path]) for prefix, part in chosen.items() for path in part.values()]
-    _check_modules_have_weights(snapshot.folder, files)
+    _check_modules_have_weights(snapshot.folder, modules, files)
     return StoredStateDict(label, snapshot.folder, modules, files, snapshot.commit, notes)
 
 
-def _check_modules_have_weights(folder: Path, files: Iterable[tuple[str, WeightFile]]) -> None:
+def _check_modules_have_weights(
+    folder: Path, modules: Mapping[str, str], files: Iterable[tuple[str, WeightFile]]
+) -> None:
     """Raise CheckpointError for a module that cannot be loaded: its folder came without its weights."""
     having = {prefix for prefix, _ in files}
-    for place, kind in modules_with_weights(folder).items():
+    for place, kind in modules_with_weights(folder, modules).items():
         if place not in having:
             what = f"there are no readable weights of this module ({kind}), which modules.json lists"
             names = [path.name for path in (folder / place).glob("*")]
