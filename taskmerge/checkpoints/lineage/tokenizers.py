@@ -24,10 +24,10 @@ FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
 )  # fmt: skip
-_VOCABULARIES = (
-    "tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model",
-    "tekken.json",
-)  # fmt: skip
+_TEXTS = ("tokenizer.json", "vocab.json", "vocab.txt")
+"""Files that state which token is which, the first of them first."""
+OPAQUE = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
+"""Vocabularies that only their own library reads."""
 _MOST_TOKENS = 10_000_000
 _MOST_ORDINARY = 1000  # more new ordinary tokens than this are another tokenizer, not an extended one
 _TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
@@ -95,7 +95,12 @@ class Rows:
 
 def has_tokenizer(folder: Path | None) -> bool:
     """Return whether a folder has the vocabulary of a tokenizer, in a file that can be read as text or not."""
-    return folder is not None and any((folder / name).is_file() for name in _VOCABULARIES)
+    return folder is not None and any((folder / name).is_file() for name in (*_TEXTS, *OPAQUE))
+
+
+def states_tokens(folder: Path) -> bool:
+    """Return whether a folder has a file that states which token is which."""
+    return any((folder / name).is_file() for name in _TEXTS)
 
 
 def read_vocabulary(folder: Path | None) -> Vocabulary | None:

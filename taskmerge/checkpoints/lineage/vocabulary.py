@@ -11,11 +11,9 @@ from taskmerge.checkpoints.components import HEAD, component_map, is_token_table
 from taskmerge.checkpoints.lineage.token_ids import with_new_ids
 from taskmerge.checkpoints.lineage.token_rows import MatchedTokens
 from taskmerge.checkpoints.lineage.token_sources import Vocabularies
-from taskmerge.checkpoints.lineage.tokenizers import Rows, Vocabulary, join, read_vocabulary
+from taskmerge.checkpoints.lineage.tokenizers import OPAQUE, Rows, Vocabulary, join, read_vocabulary, states_tokens
 from taskmerge.checkpoints.state_dict import BASE, StateDict
 from taskmerge.errors import CheckpointError
-
-_MODELS = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tekken.json")
 
 
 def match_tokens(inputs: Mapping[str, StateDict], wanted: Vocabularies) -> tuple[dict[str, StateDict], Rows | None]:
@@ -73,15 +71,10 @@ def _other_model(one: Path | None, two: Path | None) -> str | None:
     """The file of a tokenizer that cannot be read as text and differs; None where there is none."""
     if one is None or two is None or one == two:
         return None
-    if _states_tokens(one) and _states_tokens(two):
+    if states_tokens(one) and states_tokens(two):
         return None
-    both = (name for name in _MODELS if (one / name).is_file() and (two / name).is_file())
+    both = (name for name in OPAQUE if (one / name).is_file() and (two / name).is_file())
     return next((name for name in both if not filecmp.cmp(one / name, two / name, shallow=False)), None)
-
-
-def _states_tokens(folder: Path) -> bool:
-    """Return whether a folder has a file that states which token is which."""
-    return any((folder / name).is_file() for name in ("tokenizer.json", "vocab.json", "vocab.txt"))
 
 
 def _read(folder: Path | None) -> Vocabulary | None:
@@ -104,7 +97,7 @@ def _one_tokenizer(folders: list[Path | None]) -> bool:
     """Whether all inputs share a tokenizer.json byte for byte, or one of them has none to compare."""
     files = {folder / "tokenizer.json" for folder in folders if folder is not None}
     if any(folder is None for folder in folders) or not all(file.is_file() for file in files):
-        return not any(folder is not None and _states_tokens(folder) for folder in folders) or not files
+        return not any(folder is not None and states_tokens(folder) for folder in folders) or not files
     first = next(iter(files))
     return all(filecmp.cmp(first, other, shallow=False) for other in files)
 
