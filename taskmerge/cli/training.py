@@ -247,9 +247,10 @@ def run(
 def _unrepaired(recipe: Recipe, until: str | None) -> bool:
     """Whether a diagnosis of this run is its last word: no stage of it repairs."""
     from taskmerge.pipeline import STAGES
+    from taskmerge.pipeline.steps import stages_of
 
     stages = STAGES[: STAGES.index(until) + 1] if until else STAGES
-    return not any(stage in stages and getattr(recipe, stage) is not None for stage in ("recover", "rehearse"))
+    return not {"recover", "rehearse"} & {*stages} & {*stages_of(recipe)}
 
 
 def _end(table: dict[str, Any], unrepaired: bool = False) -> None:

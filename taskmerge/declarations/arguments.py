@@ -103,11 +103,6 @@ class Place(Kind):
         return {"type": "string", "minLength": 1}
 
 
-def either(*kinds: Kind) -> Kind:
-    """Return the kind of what any of these accepts."""
-    return Either(kinds)
-
-
 def optional(kind: Kind) -> Kind:
     """Return the kind that also accepts None."""
     return Either((kind, Nothing()))

@@ -17,6 +17,7 @@ from taskmerge.checkpoints.output.replacing import absolute, site
 from taskmerge.declarations import (
     COUNT,
     Between,
+    Either,
     Flag,
     Named,
     Number,
@@ -24,7 +25,6 @@ from taskmerge.declarations import (
     Section,
     Text,
     checked_arguments,
-    either,
     optional,
 )
 from taskmerge.errors import CheckpointError, UsageError, did_you_mean, first_line
@@ -52,7 +52,7 @@ class ProjectorOptions:
 @checked_arguments(
     backbone=Place(),
     modality=Text(),
-    encoder=either(Place(), Named("options")),
+    encoder=Either((Place(), Named("options"))),
     projector=Section(ProjectorOptions),
     out=optional(Place()),
     pooling=optional(Text()),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from taskmerge.checkpoints.memory import is_live
 from taskmerge.checkpoints.state_dict import BASE, StateDict
-from taskmerge.declarations import Flag, Instance, Named, Text, checked_arguments, either, plain
+from taskmerge.declarations import Either, Flag, Instance, Named, Text, checked_arguments, plain
 from taskmerge.errors import UsageError
 from taskmerge.merging.algebra import Checkpoint, TaskVector
 from taskmerge.merging.fused import FusedStateDict
@@ -67,7 +67,7 @@ def fuse(
 
 
 @checked_arguments(
-    specialists=Named("models"), method=either(Text(), Instance(MergeMethod)), device=Text(), in_place=Flag()
+    specialists=Named("models"), method=Either((Text(), Instance(MergeMethod))), device=Text(), in_place=Flag()
 )
 def fuse(
     base: Source,

@@ -14,6 +14,7 @@ from taskmerge.checkpoints.output.replacing import absolute
 from taskmerge.declarations import (
     COUNT,
     TEXTS,
+    Either,
     Flag,
     Instance,
     Named,
@@ -21,7 +22,6 @@ from taskmerge.declarations import (
     Place,
     Text,
     checked_arguments,
-    either,
     optional,
 )
 from taskmerge.merging.bench import MEMORY, Bench
@@ -58,7 +58,7 @@ _SETS = Named("sets of pairs")
     objective=optional(_FUNCTION),
     maximize=optional(TEXTS),
     on=optional(_SETS),
-    confirm=optional(either(_SETS, _FUNCTION)),
+    confirm=optional(Either((_SETS, _FUNCTION))),
     trials=optional(COUNT),
     sampler=optional(Text()),
     prune=optional(Flag()),
@@ -98,7 +98,7 @@ def search(
                        vary={"specialists.*.weight": [0.0, 1.0]}, trials=40)
 
     No model is written in a trial: tensors are merged in place into one live model, with the same bits as `fuse`
-        writes.
+    writes.
 
     Args:
         models: a recipe, its file, or models by name with the base under "base"; all sources that `fuse` takes.

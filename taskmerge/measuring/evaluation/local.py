@@ -80,7 +80,7 @@ def evaluate_retrieval(
     """
     device = device_or_default(device)
     checked = _checked(sets)
-    _check_choices(variants, directions, dimensions, against)
+    _check_choices(variants, directions, against)
     scored: dict[_Key, _Scored] = {}
     conditions = []
     for variant, source in variants.items():
@@ -228,15 +228,12 @@ def _neighbours(variants: Sequence[str], variant: str) -> list[str]:
 def _check_choices(
     variants: Mapping[str, Any],
     directions: Sequence[str],
-    dimensions: Sequence[int],
     against: Mapping[str, Sequence[str]] | None,
 ) -> None:
     unknown = set(directions) - set(DIRECTIONS)
     if unknown or not directions:
         what = f"unknown direction {sorted(unknown)}" if unknown else "no direction to evaluate"
         raise UsageError(what, next_move=f"known: {', '.join(DIRECTIONS)}")
-    if small := [one for one in dimensions if one < 1]:
-        raise UsageError(f"embeddings cannot be truncated to {small[0]} dimensions", next_move="use at least 1")
     strange = {name for variant, others in (against or {}).items() for name in (variant, *others)} - set(variants)
     if strange:
         raise UsageError(f"unknown variant {sorted(strange)[0]!r}", next_move=f"there are: {', '.join(variants)}")
